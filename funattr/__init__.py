@@ -1,0 +1,33 @@
+"""Attributions for PyTorch models as stateless pure functions: *how* (the method), *where* (`layer`), *what* (`target`)."""
+
+from ._alias import guided_grad_cam
+from ._backprop import deconvnet, guided_backprop
+from ._backward import value_and_gradient
+from ._combine import at_input, interpolate, multiply, relu
+from ._gradient import activation, grad_cam, gradient, input_x_gradient, saliency
+from ._score import neuron, score
+from ._site import Split, input_of, output_of, split
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Split",
+    "activation",
+    "at_input",
+    "deconvnet",
+    "grad_cam",
+    "gradient",
+    "guided_backprop",
+    "guided_grad_cam",
+    "input_of",
+    "input_x_gradient",
+    "interpolate",
+    "multiply",
+    "neuron",
+    "output_of",
+    "relu",
+    "saliency",
+    "score",
+    "split",
+    "value_and_gradient",
+]

@@ -1,0 +1,299 @@
+"""Value and gradient at a site: the only place of the gradient recipe."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._bind import Bound, bind
+from ._check import batch_size, method
+from ._door import complaint
+from ._rules import PlainAttention
+from ._score import Neuron, neuron_score, score
+from ._site import Sites, check_reached, observe, read, resolve, settle
+from ._tap import Site, Stop
+from ._torch import grad_level, make_leaf, tracing, transforms_active, unwrap_for_grad
+from ._types import Layer, Model, Target, Tree, attributable, copied, map_floats, map_tensors, tensors
+
+
+@method
+def value_and_gradient(
+    model: Model, x: Tree, *, layer: Layer = None, target: Target = None, create_graph: bool = False
+) -> tuple[Tree, Tree]:
+    """The value at a site and the gradient of the score there, from one forward pass and a backward pass to the site.
+
+    ``(v, df/dv)`` for the score ``f`` of each example. With several layers, each gets its total gradient, also where one
+    feeds the other.
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        create_graph: True if the result is to be differentiated further; otherwise it is a constant.
+
+    Returns:
+        ``(value, gradient)``, each with the structure of the value at the site. The gradient's unit is score per unit of
+        the value. An integer tensor has the gradient None.
+
+    Raises:
+        ValueError: there is no such layer, it does not run, the target does not fit, or the score has no graph.
+        TypeError: an argument is of the wrong type, or there are only integers at the site.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+        >>> value, gradient = fa.value_and_gradient(model, torch.randn(5, 3), layer="1", target=0)
+        >>> torch.equal(gradient, model[2].weight[0].expand(5, 4))
+        True
+    """
+    value, gradient = at_site(model, x, layer, target, create_graph)
+    # A leaf made of the input, or of what a layer returned, may still be somebody else's memory.
+    return (map_tensors(torch.clone, value), gradient)
+
+
+def at_site(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> tuple[Tree, Tree]:
+    """`value_and_gradient` without the door, and without a copy of the value: not to be written to."""
+    bound = bind(model)
+    sites = resolve(bound, layer)
+    with PlainAttention() if create_graph else _as_it_is:
+        if tracing():
+            values, gradients = _two_passes(bound, x, sites, target, create_graph)
+        elif torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                # Tensors made in inference mode cannot be saved for a backward pass; copies of them can.
+                bound = bound._replace(call=_with_normal_tensors(bound.call))
+                target = copied(target) if isinstance(target, Tensor) else target
+                values, gradients = _one_pass(bound, copied(x), sites, target, create_graph)
+        else:
+            values, gradients = _one_pass(bound, x, sites, target, create_graph)
+    return sites.build(values), sites.build(gradients)
+
+
+_as_it_is = contextlib.nullcontext()
+
+
+class _Watch:
+    """The sites inside the model, a neuron target's last, and how to score: what every form of the recipe needs."""
+
+    def __init__(self, bound: Bound, x: Tree, sites: Sequence[Site | None], target: Target):
+        self.where = [i for i, site in enumerate(sites) if site is not None]
+        inner = [site for site in sites if site is not None]
+        self.neuron = target if isinstance(target, Neuron) else None
+        if self.neuron is not None:
+            inner += [site for site in resolve(bound, self.neuron.layer).sites if site is not None]
+        self.sites = settle(bound, x, inner)
+        self.target = target
+        self.size = batch_size(x)
+
+    def is_neuron(self, i: int) -> bool:
+        return self.neuron is not None and i == len(self.sites) - 1
+
+    def neuron_score(self, value: Tree) -> Tensor:
+        assert self.neuron is not None
+        return self.checked(neuron_score(value, self.neuron.index, self.sites[-1].label))
+
+    def score(self, output: Any) -> Tensor:
+        return self.checked(score(output, self.target))
+
+    def checked(self, scores: Tensor) -> Tensor:
+        if scores.shape[0] != self.size:
+            raise complaint(
+                ValueError,
+                f"the score has {scores.shape[0]} values for the {self.size} examples of x: the first dimension of the "
+                f"model's output must be the batch.",
+            )
+        return scores
+
+
+# Eager: one pass. The leaf is made inside the model, from the value just seen.
+
+
+def _one_pass(bound: Bound, x: Tree, sites: Sites, target: Target, create_graph: bool) -> tuple[list[Tree], list[Tree]]:
+    watch = _Watch(bound, x, sites.sites, target)
+    attempt = _recorded_in_level if transforms_active() else _recorded
+    result = attempt(bound, x, sites, watch, create_graph, not watch.where)
+    if result is None:  # a no_grad block around the layer has closed since: record all of the pass
+        result = attempt(bound, x, sites, watch, create_graph, True)
+    assert result is not None
+    return result
+
+
+def _recorded_in_level(
+    bound: Bound, x: Tree, sites: Sites, watch: _Watch, create_graph: bool, whole: bool
+) -> tuple[list[Tree], list[Tree]]:
+    """Under vmap or another torch.func transform: the same inside a grad level of its own."""
+    with torch.set_grad_enabled(create_graph), grad_level() as level, torch.enable_grad():
+        # Nothing before the leaf is recorded at this level: nothing there requires grad. Outer levels record if asked to.
+        values, gradients = _forward_backward(bound, x, sites, watch, create_graph, True) or ([], [])
+
+        def unwrap(value: Tensor) -> Tensor:
+            return unwrap_for_grad(value, level)
+
+        return [map_tensors(unwrap, value) for value in values], [map_tensors(unwrap, value) for value in gradients]
+
+
+def _recorded(
+    bound: Bound, x: Tree, sites: Sites, watch: _Watch, create_graph: bool, whole: bool
+) -> tuple[list[Tree], list[Tree]] | None:
+    with torch.set_grad_enabled(create_graph or whole or None in sites.sites):
+        return _forward_backward(bound, x, sites, watch, create_graph, whole)
+
+
+def _forward_backward(
+    bound: Bound, x: Tree, sites: Sites, watch: _Watch, create_graph: bool, whole: bool
+) -> tuple[list[Tree], list[Tree]] | None:
+    values: list[Tree] = [None] * len(sites.sites)
+    scores: list[Tensor] = []
+    recording = True
+
+    def visit(i: int, value: Tree, shared: bool) -> Tree:
+        nonlocal recording
+        if watch.is_neuron(i):
+            recording = torch.is_grad_enabled()
+            scores[:] = [_stopping(watch.neuron_score, value)]
+            if not create_graph:
+                torch.set_grad_enabled(False)  # the rest only shows how often layers run
+            return value
+        torch.set_grad_enabled(True)
+        values[watch.where[i]] = value = _stopping(_leaves, value, shared, watch.sites[i].label)
+        return copied(value)
+
+    for i, site in enumerate(sites.sites):
+        if site is None:
+            values[i] = x = _leaves(x, False, "x")
+    output, run = observe(bound, x, watch.sites, visit, early=watch.neuron is not None)
+    check_reached(bound, run)
+    if watch.neuron is None:
+        recording = torch.is_grad_enabled()
+        scores = [watch.score(output)]
+        del output
+    if watch.where and not recording and not whole:
+        return None
+    leaves = [leaf for value in values for leaf in tensors(value) if attributable(leaf)]
+    found = iter(_gradients(scores.pop(), leaves, sites, create_graph))
+    gradients = [map_floats(lambda leaf: next(found), value) for value in values]
+    return (values if create_graph else [map_tensors(torch.detach, value) for value in values]), gradients
+
+
+def _stopping(f: Callable[..., Any], *args: Any) -> Any:
+    """`f(*args)`, where a complaint ends the pass: a model may catch ValueError."""
+    try:
+        return f(*args)
+    except (ValueError, TypeError) as error:
+        if not hasattr(error, "complaint"):
+            raise
+        raise Stop(None, error) from None
+
+
+def _leaves(value: Tree, shared: bool, label: str) -> Tree:
+    """`value` with its floating-point tensors turned into leaves of the graph to come."""
+    in_level = transforms_active()
+
+    def leaf_of(t: Tensor) -> Tensor:
+        if not t.is_floating_point():
+            return t
+        if in_level or t.requires_grad:
+            leaf = t.clone()  # stays connected to what came before: another site, an outer transform
+        else:
+            leaf = t.detach()
+            if shared or t._is_view():  # written to later through another name, the value would change after the fact
+                leaf = leaf.clone()
+        return leaf if leaf.requires_grad else make_leaf(leaf)
+
+    check_attributable(value, label)
+    return map_tensors(leaf_of, value)
+
+
+def check_attributable(value: Tree, label: str) -> None:
+    found = tensors(value)
+    if any(t.is_floating_point() for t in found):
+        return
+    if label == "x":
+        cure = "integers have no gradient: choose a layer after the embedding, layer='...'."
+        raise complaint(TypeError, f"x holds no floating-point tensor ({_dtypes(found)}), and {cure}")
+    raise complaint(
+        TypeError, f"the value at layer {label} holds no floating-point tensor ({_dtypes(found) or 'no tensor at all'})."
+    )
+
+
+def _dtypes(found: Sequence[Tensor]) -> str:
+    return ", ".join(sorted({str(t.dtype) for t in found}))
+
+
+def _gradients(scores: Tensor, leaves: Sequence[Tensor], sites: Sites, create_graph: bool) -> list[Tensor]:
+    """The gradient of the sum of the scores; each example's score depends on its own row alone."""
+    found: Sequence[Tensor | None] = [None]
+    if scores.requires_grad:
+        found = torch.autograd.grad(scores, leaves, torch.ones_like(scores), create_graph=create_graph, allow_unused=True)
+    if all(gradient is None for gradient in found):
+        where = ", ".join("the input" if site is None else f"layer {site.label}" for site in sites.sites)
+        raise complaint(
+            ValueError,
+            f"the score has no gradient with respect to {where}: the target does not depend on it, or the model cuts the "
+            f"graph in between (torch.no_grad, detach, an integer or numpy step). Remove the cut, or choose a later layer.",
+        )
+    return [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(leaves, found)]
+
+
+# Compiled: the public form. It needs the value's shape first; the compiler drops the second prefix.
+
+
+def _two_passes(bound: Bound, x: Tree, sites: Sites, target: Target, create_graph: bool) -> tuple[list[Tree], list[Tree]]:
+    watch = _Watch(bound, x, sites.sites, target)
+    with torch.set_grad_enabled(create_graph):
+        shapes = read(bound, x, sites.sites)
+        for site, value in zip(sites.sites, shapes):
+            check_attributable(value, "x" if site is None else site.label)
+        # torch.zeros, not zeros_like: that would depend on the first pass and keep it in the graph.
+        zeros = [
+            [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in tensors(value) if t.is_floating_point()]
+            for value in shapes
+        ]
+
+        def scored(zeros: list[list[Tensor]]) -> tuple[Tensor, list[Tree]]:
+            values: list[Tree] = [None] * len(sites.sites)
+            scores: list[Tensor] = []
+
+            def moved(i: int, value: Tree) -> Tree:
+                shift = iter(zeros[i])
+                return map_tensors(lambda t: t + next(shift) if t.is_floating_point() else t, value)
+
+            def visit(i: int, value: Tree, shared: bool) -> Tree:
+                if watch.is_neuron(i):
+                    scores.append(watch.neuron_score(value))
+                    return value
+                values[watch.where[i]] = value = moved(watch.where[i], value)
+                return copied(value)
+
+            inputs = x
+            for i, site in enumerate(sites.sites):
+                if site is None:
+                    values[i] = inputs = moved(i, x)
+            output, run = observe(bound, inputs, watch.sites, visit)
+            check_reached(bound, run)
+            return (watch.score(output) if watch.neuron is None else scores[0]).sum(), values
+
+        found, values = torch.func.grad(scored, has_aux=True)(zeros)
+    gradients = []
+    for value, parts in zip(values, found):
+        part = iter(parts)
+        gradients.append(map_floats(lambda leaf, part=part: next(part), value))
+    return values, gradients
+
+
+def _with_normal_tensors(call: Callable[..., Any]) -> Callable[..., Any]:
+    return partial(call.func, *copied(call.args), **copied(call.keywords)) if isinstance(call, partial) else call
+
+
+@contextlib.contextmanager
+def rnn_backward(root: nn.Module | None) -> Iterator[None]:
+    """cuDNN's recurrent layers have no backward pass in eval mode: do without, for this call."""
+    recurrent = root is not None and any(isinstance(m, nn.RNNBase) and not m.training for m in root.modules())
+    with torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext():
+        yield

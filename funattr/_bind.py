@@ -1,0 +1,91 @@
+"""Which model: looking through what wraps a module, and finding layers by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ._door import complaint, kind_of
+from ._types import Model
+
+
+class Bound(NamedTuple):
+    """A model made ready: what to call with the inputs, and the module in which layer names resolve."""
+
+    call: Callable[..., Any]
+    root: nn.Module | None
+
+
+def bind(model: Model) -> Bound:
+    """Look through compile, DataParallel, functools.partial and functional_call to the module that runs."""
+    if isinstance(model, nn.Module):
+        if isinstance(model, nn.DataParallel) or "_orig_mod" in model._modules:
+            # A compiled module runs no hooks inside, and replicas run elsewhere: the module itself, once.
+            return bind(model.module if isinstance(model, nn.DataParallel) else model._modules["_orig_mod"])  # type: ignore[arg-type]
+        return Bound(model, model)
+    if isinstance(model, partial):
+        if model.func is torch.func.functional_call and model.args:
+            return _bind_functional(*model.args, **model.keywords)
+        inner = bind(model.func)
+        return Bound(partial(inner.call, *model.args, **model.keywords), inner.root)
+    if not callable(model):
+        raise complaint(TypeError, f"model must be an nn.Module or a callable, got {kind_of(model)}.")
+    owner = getattr(model, "__self__", None)  # a bound method, such as model.encode
+    return Bound(model, owner if isinstance(owner, nn.Module) else None)
+
+
+def _bind_functional(module: nn.Module, params: Any, args: Any = (), kwargs: Any = None, **options: Any) -> Bound:
+    module = bind(module).root or module
+    before = args if isinstance(args, tuple) else (args,)
+
+    def call(*args: Any, **named: Any) -> Any:
+        return torch.func.functional_call(module, params, (*before, *args), {**(kwargs or {}), **named}, **options)
+
+    return Bound(call, module)
+
+
+def find(root: nn.Module | None, name: str) -> nn.Module:
+    """The layer called `name`, also inside what `root` wraps (DistributedDataParallel, a compiled child)."""
+    if root is None:
+        raise complaint(
+            ValueError,
+            f"the layer name {name!r} cannot be looked up in a plain function: pass the layer's module object, "
+            f"or bind extra arguments with functools.partial(model, ...) in place of a lambda.",
+        )
+    if name in root._modules and root._modules[name] is not None:
+        return root._modules[name]  # type: ignore[return-value]
+    inner = root
+    while True:
+        try:
+            return inner.get_submodule(name)
+        except AttributeError:
+            wrapped = [child for key, child in inner._modules.items() if key in ("module", "_orig_mod") and child is not None]
+            if not wrapped:
+                raise complaint(ValueError, _no_layer(root, name)) from None
+            inner = wrapped[0]
+
+
+def _no_layer(root: nn.Module, name: str) -> str:
+    names = [known for known, _ in root.named_modules() if known]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        hint = f"Did you mean {close[0]!r}?"
+    elif names:
+        hint = f"It has {', '.join(map(repr, names[:8]))}{', ...' if len(names) > 8 else ''}."
+    else:
+        hint = "It has no named layers at all."
+    return f"{type(root).__name__} has no layer {name!r}. {hint}"
+
+
+def sees_nothing_inside(module: nn.Module) -> bool:
+    """Whether taps and rules cannot see the operations inside `module`: it is scripted or compiled."""
+    return (
+        isinstance(module, torch.jit.ScriptModule)
+        or "_orig_mod" in module._modules
+        or getattr(module, "_compiled_call_impl", None) is not None
+    )

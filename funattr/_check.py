@@ -1,0 +1,153 @@
+"""The door of an attribution method: checks of the input, of the model's mode and of the result, once per call."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import math
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ._bind import bind
+from ._door import complaint, complete, door
+from ._torch import is_plain, observed_by_dispatch_mode, tracing, transforms_active
+from ._types import Tree, tensors
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def method(function: Callable[P, R]) -> Callable[P, R]:
+    """`door` for attribution methods ``(model, x, ...)``, with the checks of input, mode and result."""
+    inner = door(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if tracing() or _state.inside:
+            return inner(*args, **kwargs)
+        _state.inside = True
+        try:
+            check_input(args[1] if len(args) > 1 else kwargs.get("x"))
+            training = noisy_modules(args[0] if args else kwargs.get("model"))
+            with mode_kept(training) if training else _as_it_is:
+                result = function(*args, **kwargs)
+            check_result(result)
+            return result
+        except (ValueError, TypeError) as error:
+            complete(error, function, kwargs)
+            raise
+        finally:
+            _state.inside = False
+
+    # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.
+    call.__code__ = call.__code__.replace(co_name=function.__name__)  # type: ignore[attr-defined]
+    call.accepts = [p.name for p in inspect.signature(function).parameters.values()]  # type: ignore[attr-defined]
+    return call
+
+
+_as_it_is = contextlib.nullcontext()
+
+
+class _State(threading.local):
+    inside = False  # a method called by another method or a combinator is not checked, or warned about, again
+
+
+_state = _State()
+
+
+def may_read() -> bool:
+    """Whether checks may look at the data: not under a transform, nor while somebody traces."""
+    return not (tracing() or transforms_active() or observed_by_dispatch_mode())
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether there is neither NaN nor inf in `value`."""
+    value = value.detach() if value.requires_grad else value
+    # One sum tells, unless it overflows: only then look at each element.
+    return math.isfinite(value.sum().item()) or bool(torch.isfinite(value).all())
+
+
+def check_input(x: Tree) -> None:
+    """Refuse what is not a batch of tensors, or not finite."""
+    if not isinstance(x, (Tensor, tuple, Mapping)):
+        hint = {"list": ": pass tuple(x)", "ndarray": ": pass torch.from_numpy(x)"}.get(type(x).__name__, "")
+        raise complaint(
+            TypeError,
+            f"x must be a tensor, a tuple of tensors (positional inputs) or a dict of tensors (keyword inputs), "
+            f"got {type(x).__name__}{hint}.",
+        )
+    batch_size(x)
+    if may_read():
+        for value in tensors(x):
+            if (value.is_floating_point() or value.is_complex()) and is_plain(value) and not is_finite(value):
+                raise complaint(ValueError, f"x {list(value.shape)} holds NaN or inf: clean the input first.")
+
+
+def batch_size(x: Tree) -> int:
+    """The number of examples: the first dimension of the first tensor of `x`."""
+    found = tensors(x)
+    if not found:
+        raise complaint(TypeError, "x holds no tensor: pass a tensor, or a tuple or dict with at least one.")
+    if found[0].dim() == 0:
+        raise complaint(ValueError, "x is a 0-d tensor, expected the batch first: pass x[None].")
+    return found[0].shape[0]
+
+
+def check_result(result: Tree) -> None:
+    """Refuse to return an attribution that is not finite."""
+    if not may_read():
+        return
+    for value in tensors(result):
+        if value.is_floating_point() and is_plain(value) and not is_finite(value):
+            raise complaint(
+                ValueError,
+                f"the attribution {list(value.shape)} holds NaN or inf: the model's gradient or value is not finite "
+                f"here. Look at the model's output and, in {value.dtype}, at its range.",
+            )
+
+
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def _in_train_mode(module: nn.Module) -> str | None:
+    if isinstance(module, _BATCH_NORM) or (isinstance(module, _INSTANCE_NORM) and module.track_running_stats):
+        return "batch norm"
+    if isinstance(module, _DROPOUT) and module.p > 0:
+        return "dropout"
+    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)) and module.dropout > 0:
+        return "dropout"
+    return None
+
+
+def noisy_modules(model: Any) -> list[nn.Module]:
+    """The modules in train mode whose result depends on the batch or on chance."""
+    root = bind(model).root
+    modules = [] if root is None else [root]
+    for module in modules:  # grows: modules() is slower, and this is on the way of every call
+        modules.extend(child for child in module._modules.values() if child is not None)
+    return [module for module in modules if module.training and _in_train_mode(module)]
+
+
+@contextlib.contextmanager
+def mode_kept(training: list[nn.Module]) -> Iterator[None]:
+    """Warn about modules in train mode, and keep their running statistics."""
+    what = " and ".join(sorted({_in_train_mode(module) or "" for module in training}))
+    warnings.warn(
+        f"the model is in train mode with {what}: attributions depend on the batch or on chance. "
+        f"Call model.eval() first. Running statistics are not updated.",
+        stacklevel=6,
+    )
+    kept = [(buffer, buffer.clone()) for module in training for buffer in module._buffers.values() if buffer is not None]
+    try:
+        yield
+    finally:
+        for buffer, before in kept:
+            buffer.data.copy_(before)  # through .data: a graph that the result pins may have saved the buffer

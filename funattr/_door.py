@@ -1,0 +1,61 @@
+"""Errors in the caller's own words: the call as written, what was expected, what was got, the cure."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from torch import Tensor, nn
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def complaint(kind: type[Exception], text: str) -> Exception:
+    """An error whose message the door completes with the call as the caller wrote it."""
+    error = kind(text)
+    error.complaint = text  # type: ignore[attr-defined]
+    return error
+
+
+def door(function: Callable[P, R]) -> Callable[P, R]:
+    """Prefix complaints with the call: ``grad_cam(layer='conv9'): Net has no layer 'conv9'.``"""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (ValueError, TypeError) as error:
+            complete(error, function, kwargs)
+            raise
+
+    return call
+
+
+def complete(error: Exception, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+    """Prefix a complaint with the call; the outermost door has the last word. Other errors are left as they are."""
+    text = getattr(error, "complaint", None)
+    if text is not None:
+        error.args = (f"{spelled(function, kwargs)}: {text}",)
+
+
+def spelled(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> str:
+    """The call as written, with the model and the input left out."""
+    return f"{function.__name__}({', '.join(f'{name}={_short(value)}' for name, value in kwargs.items())})"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"<tensor {list(value.shape)}>"
+    if isinstance(value, nn.Module):
+        return f"<{type(value).__name__}>"
+    if callable(value):
+        return f"<{getattr(value, '__name__', type(value).__name__)}>"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def kind_of(value: object) -> str:
+    """What `value` is, for a message."""
+    return f"the class {value.__name__}, not an instance" if isinstance(value, type) else f"{type(value).__name__} {value!r}"

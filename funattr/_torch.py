@@ -1,0 +1,72 @@
+"""Private torch names, all of them, each with the reason it is needed.
+
+Seen to work on torch 2.13. Everything else in the package uses documented names only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+# Grad levels entered by hand: torch.func.grad wants its input before the call, but the leaf of an
+# attribution is only met inside the model, in the same forward pass.
+from torch._C._functorch import _unwrap_for_grad as unwrap_for_grad
+from torch._C._functorch import peek_interpreter_stack
+from torch._functorch.eager_transforms import enable_inplace_requires_grad, grad_increment_nesting
+
+# The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+__all__ = [
+    "TreeSpec",
+    "compile_lock",
+    "grad_level",
+    "is_plain",
+    "make_leaf",
+    "observed_by_dispatch_mode",
+    "tracing",
+    "transforms_active",
+    "tree_flatten",
+    "tree_unflatten",
+    "unwrap_for_grad",
+]
+
+#: True while Dynamo traces this very thread; `is_compiling` is process-wide and would fool the others.
+tracing = torch.compiler.is_dynamo_compiling if hasattr(torch, "compiler") else torch._dynamo.is_compiling
+
+
+def transforms_active() -> bool:
+    """Whether a torch.func transform (vmap, grad, jvp, ...) is running in this thread."""
+    return peek_interpreter_stack() is not None
+
+
+grad_level = grad_increment_nesting
+
+
+def make_leaf(value: torch.Tensor) -> torch.Tensor:
+    """Turn `value`, a fresh tensor of the current grad level, into a leaf of that level."""
+    with enable_inplace_requires_grad(True):
+        return value.requires_grad_()
+
+
+def observed_by_dispatch_mode() -> bool:
+    """Whether a TorchDispatchMode (a tracer, a fake mode, a FLOP counter) sees every operation of this thread."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def is_plain(value: Any) -> bool:
+    """Whether the data of `value` may be read: no subclass, not on the meta device."""
+    return type(value) in (torch.Tensor, torch.nn.Parameter) and not value.is_meta
+
+
+def compile_lock() -> AbstractContextManager[Any]:
+    """The lock that keeps Dynamo from tracing a model in another thread while its hook dictionaries change under it."""
+    convert_frame = sys.modules.get("torch._dynamo.convert_frame")
+    return _no_lock if convert_frame is None else convert_frame.compile_lock
+
+
+_no_lock = contextlib.nullcontext()

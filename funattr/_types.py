@@ -1,0 +1,82 @@
+"""Shared types, and functions over structures of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ._torch import tree_flatten, tree_unflatten
+
+if TYPE_CHECKING:
+    from ._score import Neuron
+    from ._site import Place
+
+Model: TypeAlias = Callable[..., Any]
+#: A tensor, or tuples, lists and dicts that hold tensors.
+Tree: TypeAlias = Any
+Selector: TypeAlias = "str | nn.Module | Place | None"
+Layer: TypeAlias = "Selector | Sequence[Selector] | Mapping[Any, Selector]"
+Target: TypeAlias = (
+    "int | Tensor | Sequence[int] | tuple[int, ...] | Sequence[tuple[int, ...]] | str | Callable[[Any], Tensor] | Neuron | None"
+)
+
+
+class Method(Protocol):
+    """An attribution method: a pure function of a model and its input. Combinators take and return these."""
+
+    __name__: str
+
+    def __call__(self, model: Model, x: Tree, /, *args: Any, **options: Any) -> Tree: ...
+
+
+def tensors(tree: Tree) -> list[Tensor]:
+    """The tensors in `tree`, in order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
+
+
+def attributable(leaf: object) -> bool:
+    """Whether a leaf can carry an attribution: floating-point tensors can, integers and other objects cannot."""
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def map_floats(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+    """Apply `f` to the floating-point tensors of `tree` (and what stands in their place in `rest`), keeping the structure.
+
+    An integer tensor, which has no attribution, becomes None; other objects pass through.
+    """
+    if isinstance(tree, Tensor) and tree.is_floating_point():
+        return f(tree, *rest)
+    leaves, spec = tree_flatten(tree)
+    others = [tree_flatten(other)[0] for other in rest]
+    mapped = [
+        f(leaf, *(other[i] for other in others)) if attributable(leaf) else None if isinstance(leaf, Tensor) else leaf
+        for i, leaf in enumerate(leaves)
+    ]
+    return tree_unflatten(mapped, spec)
+
+
+def map_tensors(f: Callable[[Tensor], Any], tree: Tree) -> Tree:
+    """Apply `f` to every tensor of `tree`, keeping the structure."""
+    if isinstance(tree, Tensor):
+        return f(tree)
+    leaves, spec = tree_flatten(tree)
+    return tree_unflatten([f(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
+
+
+def copied(tree: Tree) -> Tree:
+    """A copy that somebody else may change in place."""
+    return map_tensors(torch.clone, tree)
+
+
+def as_arguments(x: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the model is called with: a tuple is positional inputs, a dict is keyword inputs."""
+    if isinstance(x, tuple):
+        return x, {}
+    if isinstance(x, Mapping):
+        return (), dict(x)
+    return (x,), {}
