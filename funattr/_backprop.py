@@ -41,7 +41,7 @@ def _under(
                 )
     fired: list[bool] = []
     with rule(fired):
-        _, gradient = at_site(model, x, layer, target, create_graph)
+        _, gradient = at_site(model, x, layer, target, create_graph, own_level=create_graph)
         if not fired and isinstance(target, Neuron):  # the pass may have ended at the neuron
             with torch.no_grad():
                 observe(bound, x, [], lambda i, value, shared: value)

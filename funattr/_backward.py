@@ -57,11 +57,16 @@ def value_and_gradient(
     return (map_tensors(torch.clone, value), gradient)
 
 
-def at_site(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> tuple[Tree, Tree]:
-    """`value_and_gradient` without the door, and without a copy of the value: not to be written to."""
+def at_site(
+    model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool, *, own_level: bool = False
+) -> tuple[Tree, Tree]:
+    """`value_and_gradient` without the door, and without a copy of the value: not to be written to.
+
+    `own_level` takes the gradient in a grad level of its own, for a rule that must not reach further derivatives.
+    """
     bound = bind(model)
     sites = resolve(bound, layer)
-    with PlainAttention() if create_graph else _as_it_is:
+    with PlainAttention() if create_graph else _as_it_is:  # fused attention has no second derivative
         if tracing():
             values, gradients = _two_passes(bound, x, sites, target, create_graph)
         elif torch.is_inference_mode_enabled():
@@ -69,9 +74,9 @@ def at_site(model: Model, x: Tree, layer: Layer, target: Target, create_graph: b
                 # Tensors made in inference mode cannot be saved for a backward pass; copies of them can.
                 bound = bound._replace(call=_with_normal_tensors(bound.call))
                 target = copied(target) if isinstance(target, Tensor) else target
-                values, gradients = _one_pass(bound, copied(x), sites, target, create_graph)
+                values, gradients = _one_pass(bound, copied(x), sites, target, create_graph, own_level)
         else:
-            values, gradients = _one_pass(bound, x, sites, target, create_graph)
+            values, gradients = _one_pass(bound, x, sites, target, create_graph, own_level)
     return sites.build(values), sites.build(gradients)
 
 
@@ -114,9 +119,11 @@ class _Watch:
 # Eager: one pass. The leaf is made inside the model, from the value just seen.
 
 
-def _one_pass(bound: Bound, x: Tree, sites: Sites, target: Target, create_graph: bool) -> tuple[list[Tree], list[Tree]]:
+def _one_pass(
+    bound: Bound, x: Tree, sites: Sites, target: Target, create_graph: bool, own_level: bool
+) -> tuple[list[Tree], list[Tree]]:
     watch = _Watch(bound, x, sites.sites, target)
-    attempt = _recorded_in_level if transforms_active() else _recorded
+    attempt = _recorded_in_level if own_level or transforms_active() else _recorded
     result = attempt(bound, x, sites, watch, create_graph, not watch.where)
     if result is None:  # a no_grad block around the layer has closed since: record all of the pass
         result = attempt(bound, x, sites, watch, create_graph, True)
@@ -284,7 +291,9 @@ def _two_passes(bound: Bound, x: Tree, sites: Sites, target: Target, create_grap
     for value, parts in zip(values, found):
         part = iter(parts)
         gradients.append(map_floats(lambda leaf, part=part: next(part), value))
-    return values, gradients
+    if create_graph:
+        return values, gradients
+    return [map_tensors(torch.detach, value) for value in values], [map_tensors(torch.detach, part) for part in gradients]
 
 
 def _with_normal_tensors(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -89,3 +89,20 @@ def sees_nothing_inside(module: nn.Module) -> bool:
         or "_orig_mod" in module._modules
         or getattr(module, "_compiled_call_impl", None) is not None
     )
+
+
+_FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+
+
+def runs_fused(root: nn.Module | None) -> bool:
+    """Whether the model may skip layers of its own when no gradient is asked for. Unknown (a plain function): it may."""
+    return root is None or any(isinstance(module, _FUSED) for module in all_modules(root))
+
+
+def all_modules(root: nn.Module | None) -> list[nn.Module]:
+    """``list(root.modules())``, several times faster: it is asked for in every call. A shared module may come twice."""
+    modules = [] if root is None else [root]
+    for module in modules:  # grows
+        if module._modules:
+            modules.extend(child for child in module._modules.values() if child is not None)
+    return modules

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ._bind import bind
+from ._bind import all_modules, bind
 from ._door import complaint, complete, door
 from ._torch import is_plain, observed_by_dispatch_mode, tracing, transforms_active
 from ._types import Tree, tensors
@@ -129,11 +129,7 @@ def _in_train_mode(module: nn.Module) -> str | None:
 
 def noisy_modules(model: Any) -> list[nn.Module]:
     """The modules in train mode whose result depends on the batch or on chance."""
-    root = bind(model).root
-    modules = [] if root is None else [root]
-    for module in modules:  # grows: modules() is slower, and this is on the way of every call
-        modules.extend(child for child in module._modules.values() if child is not None)
-    return [module for module in modules if module.training and _in_train_mode(module)]
+    return [module for module in all_modules(bind(model).root) if module.training and _in_train_mode(module)]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
+from ._torch import tracing
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -15,6 +17,8 @@ R = TypeVar("R")
 def complaint(kind: type[Exception], text: str) -> Exception:
     """An error whose message the door completes with the call as the caller wrote it."""
     error = kind(text)
+    if tracing():  # Dynamo cannot, and shows the line of the call itself
+        return error
     error.complaint = text  # type: ignore[attr-defined]
     return error
 

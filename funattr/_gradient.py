@@ -9,14 +9,15 @@ from ._backward import at_site
 from ._bind import bind
 from ._check import method
 from ._site import read, resolve
-from ._types import Layer, Model, Target, Tree, map_floats
+from ._types import Layer, Model, Target, Tree, map_floats, map_tensors
 
 
 @method
 def activation(model: Model, x: Tree, *, layer: Layer, create_graph: bool = False) -> Tree:
     sites = resolve(bound := bind(model), layer)
     with torch.set_grad_enabled(create_graph and torch.is_grad_enabled()):
-        return sites.build(read(bound, x, sites.sites))
+        values = read(bound, x, sites.sites)
+    return sites.build(values if create_graph else [map_tensors(torch.detach, value) for value in values])
 
 
 @method

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ._door import complaint
+from ._torch import current_grad_level
 
 #: Every spelling of ReLU, and whether it works in place.
 _RELU = {
@@ -41,53 +42,47 @@ _CLAMP = {
 }
 
 
-class _Guided(torch.autograd.Function):
-    """ReLU whose backward keeps positive gradients at positive outputs: ``relu(g) * (y > 0)``, in one kernel."""
+class _Rectify(torch.autograd.Function):
+    """ReLU with a rule for its backward pass, for gradients of one level only.
+
+    Differentiated once more (``create_graph=True``), the values that the rule's gradient was made of vary as ReLU says,
+    not as the rule says: so the rule holds at the grad level of the attribution, and outer levels see a plain ReLU.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
+    def forward(x: Tensor, guided: bool, level: int) -> Tensor:
         return torch.relu(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.guided = inputs[1]
+        ctx.ruled = current_grad_level() == inputs[2]
         ctx.save_for_backward(output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (y,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(torch.relu(gradient), y, 0)  # type: ignore[no-any-return]
-
-
-class _Deconv(torch.autograd.Function):
-    """ReLU whose backward keeps positive gradients, wherever they go: ``relu(g)``."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return torch.relu(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return torch.relu(gradient)
+        if ctx.ruled:
+            gradient = torch.relu(gradient)
+            if not ctx.guided:
+                return gradient, None, None
+        return torch.ops.aten.threshold_backward(gradient, y, 0), None, None
 
 
 # Dynamo's own form of an autograd.Function loses the second derivative inside torch.func.grad (torch 2.13); kept whole,
-# the function is traced further down, where it has it.
+# the function is traced further down, where it has it, and where the level is known.
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def _guided_relu(x: Tensor) -> Tensor:
-    return _Guided.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    """Positive gradients at positive outputs: ``relu(g) * (y > 0)``."""
+    return _Rectify.apply(x, True, current_grad_level())  # type: ignore[no-any-return, no-untyped-call]
 
 
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def _deconv_relu(x: Tensor) -> Tensor:
-    return _Deconv.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    """Positive gradients, wherever they go: ``relu(g)``."""
+    return _Rectify.apply(x, False, current_grad_level())  # type: ignore[no-any-return, no-untyped-call]
 
 
 class ReluRule(TorchFunctionMode):
@@ -133,11 +128,15 @@ def deconv(fired: list[bool]) -> ReluRule:
 
 
 class PlainAttention(TorchFunctionMode):
-    """Attention in plain operations: the fused kernels have no second derivative."""
+    """Attention in plain operations: the fused kernels have no second derivative, and not all have a batching rule."""
+
+    def __init__(self, only: str | None = None):
+        super().__init__()
+        self.only = only
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
+        if func is F.scaled_dot_product_attention and self.only in (None, args[0].device.type if args else None):
             return plain_attention(*args, **kwargs)
         if func is F.multi_head_attention_forward:
             with self:  # a mode is off while it handles a call, and the attention is inside this one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ._bind import Bound, bind, find, sees_nothing_inside
+from ._bind import Bound, bind, find, runs_fused, sees_nothing_inside
 from ._door import complaint, door, kind_of
+from ._rules import PlainAttention
 from ._tap import Run, Site, Stop, Visit, call_tapped
-from ._torch import TreeSpec, tree_flatten, tree_unflatten
+from ._torch import TreeSpec, tracing, transforms_active, tree_flatten, tree_unflatten
 from ._types import Layer, Model, Tree, as_arguments, copied
 
 
@@ -140,20 +142,28 @@ class _Unfused(TorchFunctionMode):
 
 
 def observe(bound: Bound, x: Tree, sites: Sequence[Site], visit: Visit, *, early: bool = False) -> tuple[Any, Run]:
-    """Run the model on a copy of `x` (it may write to it), with `visit` at the sites. May run, and visit, a second time.
+    """Run the model on a copy of `x` (it may write to it), with `visit` at the sites.
 
-    Without gradients, nn.TransformerEncoderLayer runs as one fused operation: the layers inside never run, and values
-    between may be nested tensors. So where a site was missed, once more without that.
+    Without gradients, nn.TransformerEncoder runs fused: layers inside are skipped, and nested tensors go from one to the
+    next, which breaks where gradients are turned on half-way. So it is not fused where there are sites.
     """
     args, kwargs = as_arguments(copied(x))
     run = Run(sites, visit, early)
-    output = call_tapped(bound.call, args, kwargs, run)
-    if run.nested or not all(run.seen):
-        args, kwargs = as_arguments(copied(x))
-        run = Run(sites, visit, early)
-        with _Unfused():
-            output = call_tapped(bound.call, args, kwargs, run)
-    return output, run
+    with _conditions(bound, sites):
+        return call_tapped(bound.call, args, kwargs, run), run
+
+
+def _conditions(bound: Bound, sites: Sequence[Site]) -> AbstractContextManager[Any]:
+    """What the model's operations run under."""
+    if not tracing() and transforms_active():
+        return PlainAttention(only="cpu")  # no batching rule there: vmap would loop over the examples, and warn
+    if sites and runs_fused(bound.root):
+        # A traced layer does not look at modes, but is not fused either where a gradient could be asked of it.
+        return torch.enable_grad() if tracing() else _Unfused()
+    return _as_it_is
+
+
+_as_it_is = nullcontext()
 
 
 def settle(bound: Bound, x: Tree, sites: Sequence[Site]) -> list[Site]:

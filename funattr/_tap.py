@@ -52,7 +52,6 @@ class Run:
         self.waiting = len(sites)
         #: Stop after the last site. Only where the calls are given: otherwise it must be seen how often a layer runs.
         self.early = early and all(site.call is not None for site in sites) and not tracing()
-        self.nested = False
 
     def layers(self) -> list[tuple[nn.Module, list[int]]]:
         """The tapped layers, each once, with the indices of its sites."""
@@ -73,7 +72,6 @@ class Run:
                 count = self.seen[i]
                 self.seen[i] = count + 1
                 if count == (site.call or 0):
-                    self.nested = self.nested or getattr(value, "is_nested", False)
                     value = self.visit(i, value, shared)
                     self.waiting -= 1
                     if self.early and not self.waiting:

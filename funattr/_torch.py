@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch._C._functorch import TransformType, get_interpreter_stack, peek_interpreter_stack
 
 # Grad levels entered by hand: torch.func.grad wants its input before the call, but the leaf of an
 # attribution is only met inside the model, in the same forward pass.
 from torch._C._functorch import _unwrap_for_grad as unwrap_for_grad
-from torch._C._functorch import peek_interpreter_stack
 from torch._functorch.eager_transforms import enable_inplace_requires_grad, grad_increment_nesting
 
 # The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
@@ -24,6 +24,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 __all__ = [
     "TreeSpec",
     "compile_lock",
+    "current_grad_level",
     "grad_level",
     "is_plain",
     "make_leaf",
@@ -45,6 +46,12 @@ def transforms_active() -> bool:
 
 
 grad_level = grad_increment_nesting
+
+
+def current_grad_level() -> int:
+    """The number of the innermost grad level; 0 where only plain autograd records."""
+    stack = get_interpreter_stack() or []
+    return max((level.level() for level in stack if level.key() == TransformType.Grad), default=0)
 
 
 def make_leaf(value: torch.Tensor) -> torch.Tensor:

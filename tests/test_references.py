@@ -1,0 +1,90 @@
+"""Every method at every site of every net equals its formula on a plain-autograd reference, in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import funattr as fa
+
+from . import reference
+from .methods import METHODS, Row, row_id
+from .models import CASES, Case, case_id, double
+
+TARGET = torch.tensor([1, 4, 0, 2])
+
+
+def assert_equal(found: Any, expected: list[torch.Tensor], rtol: float = 1e-12) -> None:
+    flat = reference.leaves(found)
+    assert len(flat) == len(expected)
+    for a, b in zip(flat, (leaf.detach() for leaf in expected)):
+        torch.testing.assert_close(a.detach(), b, rtol=rtol, atol=rtol * max(1.0, float(b.abs().max())))
+
+
+@pytest.mark.parametrize("row", [r for r in METHODS if r.formula is not None], ids=row_id)
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_formula(case: Case, row: Row) -> None:
+    model, x = double(case)
+    sites = list(case.layers) if row.at_layer else []
+    if row.at_input and case.name != "text":
+        sites.append(None)
+    for site in sites:
+        values, gradients = reference.value_and_gradient(model, x, site, reference.pick(TARGET))
+        assert row.formula is not None
+        expected = [row.formula(v, g) for v, g in zip(values, gradients)]
+        assert any(bool(g.abs().max() > 0) for g in gradients), "a reference of zeros proves nothing"
+        options = row.options | ({"target": TARGET} if row.targeted else {})
+        assert_equal(row.method(model, x, layer=site, **options), expected)
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_value_and_gradient_agree_with_split(case: Case) -> None:
+    model, x = double(case)
+    for site in case.layers:
+        value_at, rest = fa.split(model, site)
+        assert_equal(rest(value_at(x), x), reference.leaves(model(*_copies(x))))
+        value, gradient = fa.value_and_gradient(model, x, layer=site, target=TARGET)
+        assert_equal(value, reference.leaves(value_at(x)))
+        # The gradient is that of `rest` alone: nothing of it flows around the site.
+        flat = reference.leaves(value)
+        for leaf in flat:
+            leaf.requires_grad_()
+        out = reference.pick(TARGET)(rest(value, x)).sum()
+        assert_equal(
+            gradient,
+            [torch.zeros_like(v) if g is None else g for v, g in zip(flat, torch.autograd.grad(out, flat, allow_unused=True))],
+        )
+
+
+def _copies(x: Any) -> tuple[Any, ...]:
+    return tuple(part.clone() for part in (x if isinstance(x, tuple) else (x,)))
+
+
+def test_several_layers_get_total_gradients_in_one_pass() -> None:
+    model, x = double(CASES[2])
+    sites = {"in": None, "stem": "stem", "blocks": ["layer1", "layer2"], "pair": ("layer1.bn1", fa.input_of("fc"))}
+    found = fa.gradient(model, x, layer=sites, target=TARGET)
+    assert list(found) == list(sites)
+    assert isinstance(found["blocks"], list)
+    assert isinstance(found["pair"], tuple)
+    for key, alone in [("in", None), ("stem", "stem")]:
+        assert_equal(found[key], [fa.gradient(model, x, layer=alone, target=TARGET)])
+    for got, alone in zip([*found["blocks"], *found["pair"]], ["layer1", "layer2", "layer1.bn1", fa.input_of("fc")]):
+        assert_equal(got, [fa.gradient(model, x, layer=alone, target=TARGET)])
+
+
+class Relus(nn.Module):
+    """Two inputs to one product of ReLUs, for guided rules by hand."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (torch.relu(x) * torch.tensor([-1.0, 2.0, 3.0, -4.0])).sum(1)
+
+
+def test_guided_rules_by_hand() -> None:
+    x = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    assert fa.gradient(Relus(), x).tolist() == [[-1.0, 2.0, 0.0, 0.0]]
+    assert fa.guided_backprop(Relus(), x).tolist() == [[0.0, 2.0, 0.0, 0.0]]
+    assert fa.deconvnet(Relus(), x).tolist() == [[0.0, 2.0, 3.0, 0.0]]

@@ -1,0 +1,241 @@
+"""Every method under torch.compile, vmap, and differentiated again: equal to the eager, looped, plain result."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import funattr as fa
+
+from . import reference
+from .methods import METHODS, Row, row_id
+from .models import CASES, Case, double
+
+TARGET = torch.tensor([1, 4, 0, 2])
+
+
+def fits(row: Row, case: Case) -> bool:
+    return (case.convolutional or not row.convolutional) and (case.relu or not row.relu)
+
+
+def sites_of(row: Row, case: Case) -> list[Any]:
+    sites: list[Any] = [site for site in case.layers if row.at_layer]
+    if row.convolutional:
+        sites = [site for site in sites if site not in (fa.input_of("fc"),)]
+    if row.at_input and case.name != "text":
+        sites.append(None)
+    return sites
+
+
+def options_of(row: Row, target: torch.Tensor) -> dict[str, Any]:
+    return row.options | ({"target": target} if row.targeted else {})
+
+
+PAIRS = [(case, row) for case in CASES for row in METHODS if fits(row, case)]
+by_pair = pytest.mark.parametrize(("case", "row"), PAIRS, ids=[f"{case.name}-{row.name}" for case, row in PAIRS])
+
+
+def assert_same(found: Any, expected: Any, tolerance: float = 1e-10) -> None:
+    a, b = reference.leaves(found), reference.leaves(expected)
+    assert len(a) == len(b) > 0
+    for left, right in zip(a, b):
+        torch.testing.assert_close(left.detach(), right.detach(), rtol=tolerance, atol=tolerance)
+
+
+#: One pair per method, and one per net: compiling all of them takes too long.
+COMPILED = [(case, row) for case, row in PAIRS if case.name == "residual" or row.name == "input_x_gradient"]
+#: torch.compile refuses nn.LSTM by itself, whatever is asked of it.
+COMPILED = [(case, row) for case, row in COMPILED if case.name != "recurrent"]
+
+
+@pytest.mark.parametrize(("case", "row"), COMPILED, ids=[f"{case.name}-{row.name}" for case, row in COMPILED])
+def test_compiled_equals_eager(case: Case, row: Row) -> None:
+    model, x = double(case)
+    more = tuple(part.flip(0) for part in x) if isinstance(x, tuple) else x.flip(0)
+    before = state(model)
+    sites = sites_of(row, case)
+    for site in [sites[0], sites[-1]] if row.name != "input_x_gradient" else sites:
+        torch._dynamo.reset()
+        counter = CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(row.method, fullgraph=True, backend=counter)
+        eager = row.method(model, x, layer=site, **options_of(row, TARGET))
+        assert_same(compiled(model, x, layer=site, **options_of(row, TARGET)), eager)
+        # Other data, another target: the same graph.
+        eager = row.method(model, more, layer=site, **options_of(row, TARGET.flip(0)))
+        assert_same(compiled(model, more, layer=site, **options_of(row, TARGET.flip(0))), eager)
+        assert counter.frame_count == 1
+    assert state(model) == before
+
+
+def state(model: torch.nn.Module) -> Any:
+    """Everything of the model that a call might leave changed."""
+    return [
+        (
+            sorted(module.__dict__),
+            dict(module._forward_hooks),
+            dict(module._forward_pre_hooks),
+            dict(module._forward_pre_hooks_with_kwargs),  # type: ignore[call-overload]
+            module.training,
+            [(p.requires_grad, p.grad, p._version, p.sum().item()) for p in module.parameters(recurse=False)],
+            [(b._version, b.sum().item()) for b in module.buffers(recurse=False)],
+        )
+        for module in model.modules()
+    ]
+
+
+def test_compiled_with_inductor() -> None:
+    model, x = double(CASES[2])
+    compiled = torch.compile(fa.guided_grad_cam, fullgraph=True)
+    assert_same(
+        compiled(model, x, layer="layer1", target=TARGET), fa.guided_grad_cam(model, x, layer="layer1", target=TARGET), 1e-8
+    )
+
+
+@pytest.mark.parametrize(
+    "target", [3, (3,), [3, 0, 0, 1], torch.tensor([2]), "argmax", fa.neuron("layer2", (1, 2, 2)), lambda y: y[:, 0]]
+)
+def test_compiled_targets(target: Any) -> None:
+    model, x = double(CASES[2])
+    compiled = torch.compile(fa.gradient, fullgraph=True, backend="aot_eager")
+    assert_same(compiled(model, x, layer="stem", target=target), fa.gradient(model, x, layer="stem", target=target))
+
+
+def test_compiled_on_several_layers_and_a_composition() -> None:
+    model, x = double(CASES[2])
+    sites = {"a": ["stem", None], "b": fa.input_of("layer2")}
+    own = fa.multiply(fa.relu(fa.gradient), fa.input_x_gradient)
+    for method in (fa.input_x_gradient, own):
+        compiled = torch.compile(method, fullgraph=True, backend="aot_eager")
+        assert_same(compiled(model, x, layer=sites, target=1), method(model, x, layer=sites, target=1))
+
+
+def test_compiled_value_and_gradient_and_split() -> None:
+    model, x = double(CASES[2])
+    compiled = torch.compile(fa.value_and_gradient, fullgraph=True, backend="aot_eager")
+    assert_same(compiled(model, x, layer="layer1", target=1), fa.value_and_gradient(model, x, layer="layer1", target=1))
+
+    def own(model: Any, x: Any) -> Any:
+        value_at, rest = fa.split(model, "layer1")
+        value = value_at(x)
+        return torch.func.grad(lambda v: fa.score(rest(v, x), 1).sum())(value) * value
+
+    compiled_own = torch.compile(own, fullgraph=True, backend="aot_eager")
+    assert_same(compiled_own(model, x), fa.input_x_gradient(model, x, layer="layer1", target=1))
+
+
+def test_compiled_with_other_hooks_on_the_layer() -> None:
+    model, x = double(CASES[2])
+    handle = model.layer1.register_forward_hook(lambda module, args, output: output * 2)  # type: ignore[union-attr,operator]
+    eager = fa.input_x_gradient(model, x, layer="layer1", target=TARGET)
+    compiled = torch.compile(fa.input_x_gradient, fullgraph=True, backend="aot_eager")
+    assert_same(compiled(model, x, layer="layer1", target=TARGET), eager)
+    handle.remove()
+    torch._dynamo.reset()
+    assert not torch.allclose(fa.input_x_gradient(model, x, layer="layer1", target=TARGET), eager)
+
+
+@by_pair
+def test_vmapped_equals_looped(case: Case, row: Row) -> None:
+    if case.name in ("recurrent", "masked"):
+        pytest.skip("torch has no batching rule for fused LSTMs and nested tensors: the model itself cannot be vmapped")
+    model, x = double(case)
+    several = isinstance(x, tuple)
+    sites = sites_of(row, case)
+    for site in (sites[0], sites[-1]):
+
+        def alone(*parts: Any, site: Any = site) -> Any:
+            *inputs, target = (part.unsqueeze(0) for part in parts)
+            found = row.method(model, tuple(inputs) if several else inputs[0], layer=site, **options_of(row, target))
+            return [leaf[0] if leaf.shape[0] == 1 else leaf[:, 0] for leaf in reference.leaves(found)]
+
+        parts = (*(x if several else (x,)), TARGET)
+        in_one = torch.func.vmap(alone, randomness="same")(*parts)
+        looped = [alone(*example) for example in zip(*parts)]
+        assert_same(in_one, [torch.stack(leaves) for leaves in zip(*looped)])
+
+
+@by_pair
+def test_differentiable(case: Case, row: Row) -> None:
+    """With create_graph, by backward() and by torch.func.grad, against second derivatives of the plain reference."""
+    if case.name == "text":
+        pytest.skip("integers in: there is nothing to differentiate by")
+    model, x = double(case)
+    inputs = x if isinstance(x, tuple) else (x,)
+    for site in sites_of(row, case)[:: max(1, len(sites_of(row, case)) - 1)]:
+
+        def total(*inputs: Any, site: Any = site) -> Any:
+            given = inputs if isinstance(x, tuple) else inputs[0]
+            found = row.method(model, given, layer=site, create_graph=True, **options_of(row, TARGET))
+            return sum(leaf.square().sum() for leaf in reference.leaves(found))
+
+        leaves = tuple(part.clone().requires_grad_() for part in inputs)
+        by_backward = torch.autograd.grad(total(*leaves), leaves, allow_unused=True, materialize_grads=True)
+        by_func = torch.func.grad(total, argnums=tuple(range(len(inputs))))(*inputs)
+        assert_same(by_backward, by_func)
+        # A directional derivative by central differences knows nothing of autograd.
+        direction = [torch.randn_like(part) for part in inputs]
+        step = 1e-5
+        ahead = total(*(part + step * d for part, d in zip(inputs, direction)))
+        behind = total(*(part - step * d for part, d in zip(inputs, direction)))
+        slope = sum((g * d).sum() for g, d in zip(by_func, direction))
+        torch.testing.assert_close(slope, ((ahead - behind) / (2 * step)).detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_differentiable_in_the_parameters() -> None:
+    """functional_call with create_graph: an attribution prior's gradient, against plain double backward."""
+    model, x = double(CASES[4])
+    parameters = dict(model.named_parameters())
+
+    def prior(parameters: dict[str, Any]) -> Any:
+        called = functools.partial(torch.func.functional_call, model, parameters)
+        return fa.gradient(called, x, layer="embed", target=TARGET, create_graph=True).square().sum()
+
+    found = torch.func.grad(prior)(parameters)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        value = model.embed(x)  # type: ignore[operator]
+        rest = fa.split(model, "embed").rest
+        slope = torch.autograd.grad(reference.pick(TARGET)(rest(value, x)).sum(), value, create_graph=True)[0]
+        expected = torch.autograd.grad(
+            slope.square().sum(), list(parameters.values()), allow_unused=True, materialize_grads=True
+        )
+    assert_same(found, list(expected))
+    assert any(bool(g.abs().max() > 0) for g in expected)
+
+
+def test_constant_results_pin_no_graph() -> None:
+    model, x = double(CASES[2])
+    x.requires_grad_()
+    for row in METHODS:
+        found = row.method(model, x, layer="layer1", **options_of(row, TARGET))
+        assert all(not leaf.requires_grad and leaf.grad_fn is None for leaf in reference.leaves(found)), row.name
+    # A constant for torch.func.grad as well.
+    slope = torch.func.grad(lambda x: fa.gradient(model, x, layer="layer1", target=1).square().sum())(x.detach())
+    assert not slope.any()
+
+
+def test_nested_transforms() -> None:
+    """vmap of grad of an attribution, and forward over it."""
+    model, x = double(CASES[0])
+
+    def total(x: Any) -> Any:
+        return fa.input_x_gradient(model, x[None], layer="act2", target=2, create_graph=True).square().sum()
+
+    in_one = torch.func.vmap(torch.func.grad(total))(x)
+    assert_same(in_one, torch.stack([torch.func.grad(total)(example) for example in x]))
+    assert_same(torch.func.vmap(torch.func.jacfwd(total))(x), in_one)
+
+
+@pytest.mark.parametrize("row", METHODS, ids=row_id)
+def test_inside_no_grad_and_inference_mode(row: Row) -> None:
+    model, x = double(CASES[2])
+    for site in ("layer1", None) if row.at_input else ("layer1",):
+        expected = row.method(model, x, layer=site, **options_of(row, TARGET))
+        with torch.no_grad():
+            assert_same(row.method(model, x, layer=site, **options_of(row, TARGET)), expected, 0.0)
+        with torch.inference_mode():
+            inside = x.clone()
+            assert_same(row.method(model, inside, layer=site, **options_of(row, TARGET.clone())), expected, 0.0)
