@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 after a mistake of the caller, which is answered in one sentence on stderr.
 
     Example:
-        >>> main(["demo", "--method", "saliency", "--index", "17", "--out", "/no/such/folder/demo.png"])
+        >>> main(["demo", "--method", "saliency", "--index", "17", "--out", "nowhere/demo.png"])
         2
     """
     parser = _Parser(prog="funattr", description="Attributions for PyTorch models.")

@@ -14,7 +14,7 @@ from ._bind import Bound, bind
 from ._check import batch_size, method
 from ._door import complaint
 from ._rules import PlainAttention
-from ._score import Neuron, neuron_score, score
+from ._score import Neuron, neuron_score, score_of
 from ._site import Sites, check_reached, observe, read, resolve, settle
 from ._tap import Site, Stop
 from ._torch import grad_level, make_leaf, tracing, transforms_active, unwrap_for_grad
@@ -104,7 +104,7 @@ class _Watch:
         return self.checked(neuron_score(value, self.neuron.index, self.sites[-1].label))
 
     def score(self, output: Any) -> Tensor:
-        return self.checked(score(output, self.target))
+        return self.checked(score_of(output, self.target))
 
     def checked(self, scores: Tensor) -> Tensor:
         if scores.shape[0] != self.size:
@@ -137,7 +137,13 @@ def _recorded_in_level(
     """Under vmap or another torch.func transform: the same inside a grad level of its own."""
     with torch.set_grad_enabled(create_graph), grad_level() as level, torch.enable_grad():
         # Nothing before the leaf is recorded at this level: nothing there requires grad. Outer levels record if asked to.
-        values, gradients = _forward_backward(bound, x, sites, watch, create_graph, True) or ([], [])
+        try:
+            values, gradients = _forward_backward(bound, x, sites, watch, create_graph, True) or ([], [])
+        except RuntimeError as error:
+            if "mutate a captured Tensor" not in str(error):
+                raise
+            text = "the model writes to its own buffers (batch norm in train mode?), which torch.func does not allow here"
+            raise complaint(ValueError, f"{text}: call model.eval() first.") from error
 
         def unwrap(value: Tensor) -> Tensor:
             return unwrap_for_grad(value, level)
@@ -167,13 +173,14 @@ def _forward_backward(
             if not create_graph:
                 torch.set_grad_enabled(False)  # the rest only shows how often layers run
             return value
-        torch.set_grad_enabled(True)
+        if not whole:  # else it is on already, or the model itself has turned it off
+            torch.set_grad_enabled(True)
         values[watch.where[i]] = value = _stopping(_leaves, value, shared, watch.sites[i].label)
         return copied(value)
 
     for i, site in enumerate(sites.sites):
         if site is None:
-            values[i] = x = _leaves(x, False, "x")
+            values[i] = x = _leaves(x, False, "x", connected=create_graph)
     output, run = observe(bound, x, watch.sites, visit, early=watch.neuron is not None)
     check_reached(bound, run)
     if watch.neuron is None:
@@ -198,20 +205,22 @@ def _stopping(f: Callable[..., Any], *args: Any) -> Any:
         raise Stop(None, error) from None
 
 
-def _leaves(value: Tree, shared: bool, label: str) -> Tree:
-    """`value` with its floating-point tensors turned into leaves of the graph to come."""
+def _leaves(value: Tree, shared: bool, label: str, connected: bool = True) -> Tree:
+    """`value` with its floating-point tensors turned into leaves of the graph to come, `connected` to what came before."""
     in_level = transforms_active()
 
     def leaf_of(t: Tensor) -> Tensor:
         if not t.is_floating_point():
             return t
-        if in_level or t.requires_grad:
-            leaf = t.clone()  # stays connected to what came before: another site, an outer transform
+        if in_level or (connected and t.requires_grad):
+            leaf = t.clone()  # what came before: another site, an outer transform, the caller's own graph
         else:
             leaf = t.detach()
             if shared or t._is_view():  # written to later through another name, the value would change after the fact
                 leaf = leaf.clone()
-        return leaf if leaf.requires_grad else make_leaf(leaf)
+        if leaf.requires_grad:
+            return leaf
+        return make_leaf(leaf) if in_level else leaf.requires_grad_()
 
     check_attributable(value, label)
     return map_tensors(leaf_of, value)

@@ -139,7 +139,7 @@ def mode_kept(training: list[nn.Module]) -> Iterator[None]:
     warnings.warn(
         f"the model is in train mode with {what}: attributions depend on the batch or on chance. "
         f"Call model.eval() first. Running statistics are not updated.",
-        stacklevel=6,
+        stacklevel=4,
     )
     kept = [(buffer, buffer.clone()) for module in training for buffer in module._buffers.values() if buffer is not None]
     try:

@@ -76,6 +76,28 @@ def _check_method(function: Any, combinator: str) -> None:
 
 @door
 def multiply(method: Method, other: Method) -> Method:
+    """The product of two methods' attributions.
+
+    ``multiply(a, b)(model, x, ...) = a(model, x, ...) * b(model, x, ...)``. Each method is given those of the arguments that it
+    takes; sizes of 1 broadcast.
+
+    Args:
+        method: a method.
+        other: another, whose result has the same structure.
+
+    Returns:
+        A method with the arguments of both.
+
+    Raises:
+        TypeError: not a method; when called, an argument that neither takes.
+        ValueError: when called, results that do not fit each other.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> signed_square = fa.multiply(fa.gradient, fa.saliency)
+        >>> signed_square(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0]]))
+        tensor([[  4., -16.]])
+    """
     _check_method(method, "multiply")
     _check_method(other, "multiply")
 
@@ -104,6 +126,24 @@ def _product(a: Any, b: Any, name: str, other: str) -> Any:
 
 @door
 def relu(method: Method) -> Method:
+    """The positive part of a method's attributions.
+
+    ``relu(a)(model, x, ...) = max(a(model, x, ...), 0)``
+
+    Args:
+        method: a method.
+
+    Returns:
+        A method with the same arguments.
+
+    Raises:
+        TypeError: not a method.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> fa.relu(fa.gradient)(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0]]))
+        tensor([[2., 0.]])
+    """
     _check_method(method, "relu")
 
     def positive(model: Model, x: Tree, **options: Any) -> Tree:
@@ -114,6 +154,24 @@ def relu(method: Method) -> Method:
 
 @door
 def at_input(method: Method) -> Method:
+    """A method at the input, whatever `layer` it is called with: for compositions of a layer's map and the input's.
+
+    ``at_input(a)(model, x, layer=..., ...) = a(model, x, ...)``
+
+    Args:
+        method: a method that works without a layer.
+
+    Returns:
+        A method with the same arguments, and `layer`, which it drops.
+
+    Raises:
+        TypeError: not a method.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> fa.at_input(fa.gradient)(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0]]), layer="any")
+        tensor([[ 2., -4.]])
+    """
     _check_method(method, "at_input")
 
     def there(model: Model, x: Tree, *, layer: Any = None, **options: Any) -> Tree:
@@ -124,6 +182,29 @@ def at_input(method: Method) -> Method:
 
 @door
 def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
+    """A method's maps at the spatial size of the input; or one tensor of maps at a given size.
+
+    ``interpolate(a)(model, x, ...)`` is ``a(model, x, ...)`` ``[N, C, *s]`` at the size ``[N, C, *S]`` of `x`; for several inputs,
+    one map for each.
+
+    Args:
+        method: a method, or a tensor of attributions ``[N, C, *s]``.
+        size: the spatial size, or a tensor ``[N, C, *S]`` that has it; None for that of the input.
+        mode: ``"nearest"``, ``"nearest-exact"``, ``"area"``, ``"linear"`` (one spatial dimension), ``"bilinear"``, ``"bicubic"`` (two) or
+            ``"trilinear"`` (three), as in `torch.nn.functional.interpolate`.
+
+    Returns:
+        A method with the same arguments; or a tensor ``[N, C, *S]``, in the unit of what was given.
+
+    Raises:
+        ValueError: there is no such mode, it does not fit the dimensions, or there are no spatial dimensions.
+        TypeError: neither a method nor a tensor.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> fa.interpolate(torch.tensor([[[1.0, 2.0]]]), size=4)
+        tensor([[[1., 1., 2., 2.]]])
+    """
     if not isinstance(mode, str) or mode not in MODES:
         close = difflib.get_close_matches(str(mode), MODES, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Use one of {', '.join(map(repr, MODES))}."

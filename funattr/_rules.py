@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ._door import complaint
-from ._torch import current_grad_level
+from ._torch import current_grad_level, tracing, transforms_active
 
 #: Every spelling of ReLU, and whether it works in place.
 _RELU = {
@@ -52,37 +52,35 @@ class _Rectify(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, guided: bool, level: int) -> Tensor:
-        return torch.relu(x)
+    def forward(x: Tensor, guided: bool, level: int, in_place: bool) -> Tensor:
+        return torch.relu_(x) if in_place else torch.relu(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.guided = inputs[1]
-        ctx.ruled = current_grad_level() == inputs[2]
+        x, ctx.guided, level, in_place = inputs
+        ctx.ruled = current_grad_level() == level
+        if in_place:
+            ctx.mark_dirty(x)
         ctx.save_for_backward(output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (y,) = ctx.saved_tensors
         if ctx.ruled:
             gradient = torch.relu(gradient)
             if not ctx.guided:
-                return gradient, None, None
-        return torch.ops.aten.threshold_backward(gradient, y, 0), None, None
+                return gradient, None, None, None
+        return torch.ops.aten.threshold_backward(gradient, y, 0), None, None, None
 
 
-# Dynamo's own form of an autograd.Function loses the second derivative inside torch.func.grad (torch 2.13); kept whole,
-# the function is traced further down, where it has it, and where the level is known.
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
-def _guided_relu(x: Tensor) -> Tensor:
+def guided_relu(x: Tensor, in_place: bool) -> Tensor:
     """Positive gradients at positive outputs: ``relu(g) * (y > 0)``."""
-    return _Rectify.apply(x, True, current_grad_level())  # type: ignore[no-any-return, no-untyped-call]
+    return _Rectify.apply(x, True, current_grad_level(), in_place)  # type: ignore[no-any-return, no-untyped-call]
 
 
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
-def _deconv_relu(x: Tensor) -> Tensor:
+def deconv_relu(x: Tensor, in_place: bool) -> Tensor:
     """Positive gradients, wherever they go: ``relu(g)``."""
-    return _Rectify.apply(x, False, current_grad_level())  # type: ignore[no-any-return, no-untyped-call]
+    return _Rectify.apply(x, False, current_grad_level(), in_place)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class ReluRule(TorchFunctionMode):
@@ -91,7 +89,7 @@ class ReluRule(TorchFunctionMode):
     `fired` is the caller's list: an attribute of the mode could not be read after it exits in a compiled function.
     """
 
-    def __init__(self, rule: Callable[[Tensor], Tensor], fired: list[bool]):
+    def __init__(self, rule: Callable[[Tensor, bool], Tensor], fired: list[bool]):
         super().__init__()
         self.rule = rule
         self.fired = fired
@@ -109,8 +107,11 @@ class ReluRule(TorchFunctionMode):
             return func(*args, **kwargs)
         x = args[0] if args else kwargs["input"]
         self.fired.append(True)
-        y = self.rule(x)
-        return x.copy_(y) if in_place else y
+        if not in_place:
+            return self.rule(x, False)
+        if tracing() or transforms_active() or x._is_view():  # there, a function that writes to its input is refused
+            return x.copy_(self.rule(x, False))
+        return self.rule(x, True)
 
 
 def _is_relu(min: Any = None, max: Any = None, **other: Any) -> bool:
@@ -119,12 +120,16 @@ def _is_relu(min: Any = None, max: Any = None, **other: Any) -> bool:
 
 def guided(fired: list[bool]) -> ReluRule:
     """Guided backpropagation (Springenberg et al. 2014)."""
-    return ReluRule(_guided_relu, fired)
+    if tracing():
+        from . import _traced  # noqa: F401
+    return ReluRule(guided_relu, fired)
 
 
 def deconv(fired: list[bool]) -> ReluRule:
     """The deconvolutional network (Zeiler & Fergus 2014)."""
-    return ReluRule(_deconv_relu, fired)
+    if tracing():
+        from . import _traced  # noqa: F401
+    return ReluRule(deconv_relu, fired)
 
 
 class PlainAttention(TorchFunctionMode):

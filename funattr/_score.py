@@ -78,6 +78,11 @@ def score(output: Any, target: Target = None) -> Tensor:
     """
     if isinstance(target, Neuron):
         raise complaint(ValueError, "a neuron is a value inside the model, and cannot be taken from its output.")
+    return score_of(output, target)
+
+
+def score_of(output: Any, target: Target) -> Tensor:
+    """`score` without the door."""
     if callable(target):
         return _one_each(target(output), "the target")
     out = _the_tensor(output)

@@ -149,6 +149,8 @@ def observe(bound: Bound, x: Tree, sites: Sequence[Site], visit: Visit, *, early
     """
     args, kwargs = as_arguments(copied(x))
     run = Run(sites, visit, early)
+    if not sites and not transforms_active():
+        return bound.call(*args, **kwargs), run
     with _conditions(bound, sites):
         return call_tapped(bound.call, args, kwargs, run), run
 
@@ -168,7 +170,7 @@ _as_it_is = nullcontext()
 
 def settle(bound: Bound, x: Tree, sites: Sequence[Site]) -> list[Site]:
     """Sites with calls counted from the front. A negative `call` needs a pass of its own, to count."""
-    if all(site.call is None or site.call >= 0 for site in sites):
+    if not any(site.call is not None and site.call < 0 for site in sites):
         return list(sites)
     with torch.no_grad():
         _, run = observe(bound, x, sites, lambda i, value, shared: value)

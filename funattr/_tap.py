@@ -208,14 +208,14 @@ def _unhook(layer: nn.Module) -> None:
 
 
 def _here(layer: nn.Module) -> list[_Frame]:
-    """The frames of this thread that tap `layer`, innermost first."""
+    """The frames of this thread that tap `layer`, outermost first: what it puts there is the layer's output for the others."""
     if tracing():  # another thread taps a layer that this one compiles: not its business
         return []
     if id(layer) not in _tapped and not getattr(layer, "_is_replica", False):
         with _lock:  # a copy (deepcopy, pickle) of a layer, made while it was tapped
             if id(layer) not in _tapped:
                 _unhook(layer)
-    return [frame for frame in reversed(_frames.stack) if id(layer) in frame.indices]
+    return [frame for frame in _frames.stack if id(layer) in frame.indices]
 
 
 def _before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -75,6 +75,8 @@ def copied(tree: Tree) -> Tree:
 
 def as_arguments(x: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What the model is called with: a tuple is positional inputs, a dict is keyword inputs."""
+    if isinstance(x, Tensor):
+        return (x,), {}
     if isinstance(x, tuple):
         return x, {}
     if isinstance(x, Mapping):

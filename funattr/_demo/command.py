@@ -6,7 +6,7 @@ import argparse
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import funattr as fa
 
@@ -71,6 +71,27 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+class Seen(NamedTuple):
+    """A digit of the test set, and what the network sees in it."""
+
+    number: int
+    true: int
+    predicted: int
+    confidence: str
+
+    @property
+    def mistaken(self) -> bool:
+        return self.true != self.predicted
+
+    def line(self) -> str:
+        mark = "  <- misclassified" if self.mistaken else ""
+        return f"digit {self.number}: is {self.true}, predicted {self.predicted}, confidence {self.confidence}{mark}"
+
+    def title(self) -> str:
+        how = "mistaken for" if self.mistaken else "seen as"
+        return f"digit {self.number}\na {self.true}, {how} {self.predicted}\nconfidence {self.confidence}"
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Print a line per digit, and write the picture.
 
@@ -90,21 +111,14 @@ def run(arguments: argparse.Namespace) -> None:
     chosen = _checked_indices(arguments.index, len(test.images)) or _default_indices(test, predicted, confidence)
     _check_layer(arguments.layer, model, test.images[:1])
 
+    seen = [Seen(i, int(test.classes[i]), int(predicted[i]), f"{confidence[i]:.1%}") for i in chosen]
+    for digit in seen:
+        print(digit.line())
     x, maps = test.images[chosen], {}
     for name in methods:
         options = {"layer": arguments.layer} if name in _AT_LAYER else {}
         maps[name] = getattr(fa, name)(model, x, target=target, **options)
-
-    rows = []
-    for i in chosen:
-        true, seen, sure = int(test.classes[i]), int(predicted[i]), f"{confidence[i]:.1%}"
-        print(f"digit {i}: is {true}, predicted {seen}, confidence {sure}{'' if true == seen else '  <- misclassified'}")
-        rows.append(f"digit {i}\n" + (f"a {true}, seen as {seen}" if true == seen else f"a {true}, mistaken for {seen}"))
-        rows[-1] += f"\nconfidence {sure}"
-    figure = _picture(x, maps, rows, target, arguments.layer)
-    for row, i in enumerate(chosen):
-        if predicted[i] != test.classes[i]:
-            figure.axes[row * (1 + len(maps))].yaxis.label.set(color="firebrick", weight="bold")
+    figure = _picture(x, maps, seen, target, arguments.layer)
     try:
         figure.savefig(out, dpi=120)
     except OSError as error:
@@ -112,11 +126,16 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"wrote {out}")
 
 
-def _picture(x: Tensor, maps: dict[str, Tensor], rows: Sequence[str], target: int | str, layer: str) -> Figure:
+def _picture(x: Tensor, maps: dict[str, Tensor], seen: list[Seen], target: int | str, layer: str) -> Figure:
     from funattr import viz
 
     # 1 - x: dark ink on white paper, as a digit is written.
-    figure = viz.show(1 - x, {f"{name}\n{METHODS[name]}": found for name, found in maps.items()}, titles=rows)
+    figure = viz.show(
+        1 - x, {f"{name}\n{METHODS[name]}": found for name, found in maps.items()}, titles=[digit.title() for digit in seen]
+    )
+    for row, digit in enumerate(seen):
+        if digit.mistaken:
+            figure.axes[row * (1 + len(maps))].yaxis.label.set(color="firebrick", weight="bold")
     score = "the predicted class" if target == "argmax" else f"class {target}"
     legend = [f"red: for {score} · blue: against it · white: neither"]
     if "saliency" in maps:
@@ -145,6 +164,8 @@ def _split(values: Sequence[str]) -> list[str]:
 def _checked_out(out: Path) -> Path:
     if out.suffix.lower() != ".png":
         _refuse(f"--out must name a .png file, got {str(out)!r}.")
+    if out.is_dir():
+        _refuse(f"--out must name a file, and {str(out)!r} is a folder.")
     if not out.parent.is_dir():
         _refuse(f"the folder {str(out.parent)!r} of --out does not exist: make it first, or choose another.")
     return out

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLORS = "RdBu_r"  # safe for the colour-blind, and white in the middle
-_CELL, _LINE = 1.5, 0.15  # inches: the width of a cell, the height of a line of its title
+_CELL, _LINE = 1.6, 0.15  # inches: the width of a cell, the height of a line of its title
 _TITLE = 20  # the characters of a title that fit above a cell
 
 
@@ -94,9 +94,8 @@ def show(
     """A table of heat maps: a row per example, a column for the input and one per method.
 
     Each column has one scale, on the colour bar below it: from -limit to limit, or from 0 where the column has no negative
-    value, with the limit at the percentile of the absolute values of *all* its maps. Maps can so be compared down a column,
-    strong with weak; across columns only their patterns can, as methods have different units. Colours are those of
-    `overlay`.
+    value, with the limit at the percentile of the absolute values of *all* its maps. So strong and weak can be compared down
+    a column. Across columns only patterns can: methods have different units. The colours are those of `overlay`.
 
     Args:
         images: ``[N, C, H, W]`` or ``[N, H, W]``, grey or RGB: a tensor of any device and dtype, or an array. One that

@@ -1,0 +1,165 @@
+"""Agreement with Captum 0.9.0 wherever it is right, and the cases where it is not, against references of our own."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import captum.attr as ca
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funattr as fa
+
+from .models import Conv, Mlp, Residual, Tokens, Two
+
+RTOL = {torch.float32: 1e-6, torch.float64: 1e-12}
+TARGETS: list[Any] = [3, torch.tensor([1, 4, 0, 2]), [0, 1, 2, 3], torch.tensor(2)]
+
+
+def assert_same(found: Any, expected: Any, dtype: torch.dtype) -> None:
+    found, expected = (v if isinstance(v, tuple) else (v,) for v in (found, expected))
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected):
+        assert a.shape == b.shape
+        torch.testing.assert_close(a, b.detach(), rtol=RTOL[dtype], atol=RTOL[dtype] * float(b.detach().abs().max()))
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="captum")
+        warnings.filterwarnings("ignore", "Setting forward, backward hooks")
+        warnings.filterwarnings("ignore", "Input Tensor")
+        yield
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=["int", "tensor", "list", "0-d"])
+@pytest.mark.parametrize("build", [Conv, Residual])
+def test_value_and_gradient_methods(build: Any, target: Any, dtype: torch.dtype) -> None:
+    model, x = build().to(dtype).eval(), torch.randn(4, 3, 8, 8, dtype=dtype)
+    leaf = x.clone().requires_grad_()
+    assert_same(fa.gradient(model, x, target=target), ca.Saliency(model).attribute(leaf, target, abs=False), dtype)
+    assert_same(fa.saliency(model, x, target=target), ca.Saliency(model).attribute(leaf, target), dtype)
+    assert_same(fa.input_x_gradient(model, x, target=target), ca.InputXGradient(model).attribute(leaf, target), dtype)
+    for name in ("conv1", "conv2") if build is Conv else ("stem", "layer1", "layer2"):
+        layer = model.get_submodule(name)
+        assert_same(fa.activation(model, x, layer=name), ca.LayerActivation(model, layer).attribute(x), dtype)
+        theirs = ca.LayerGradientXActivation(model, layer)
+        assert_same(fa.input_x_gradient(model, x, layer=name, target=target), theirs.attribute(x, target), dtype)
+        theirs = ca.LayerGradCam(model, layer)
+        assert_same(fa.grad_cam(model, x, layer=name, target=target), theirs.attribute(x, target), dtype)
+        assert_same(
+            fa.relu(fa.grad_cam)(model, x, layer=name, target=target),
+            theirs.attribute(x, target, relu_attributions=True),
+            dtype,
+        )
+    site = fa.input_of("fc")
+    theirs = ca.LayerGradientXActivation(model, model.fc)
+    assert_same(
+        fa.input_x_gradient(model, x, layer=site, target=target),
+        theirs.attribute(x, target, attribute_to_layer_input=True),
+        dtype,
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=["int", "tensor", "list", "0-d"])
+def test_guided_methods(target: Any, dtype: torch.dtype) -> None:
+    model, x = Conv().to(dtype).eval(), torch.randn(4, 3, 8, 8, dtype=dtype)
+    leaf = x.clone().requires_grad_()
+    assert_same(fa.guided_backprop(model, x, target=target), ca.GuidedBackprop(model).attribute(leaf, target), dtype)
+    assert_same(fa.deconvnet(model, x, target=target), ca.Deconvolution(model).attribute(leaf, target), dtype)
+    for name in ("conv1", "relu1", "conv2"):
+        for mode in ("nearest", "bilinear"):
+            theirs = ca.GuidedGradCam(model, model.get_submodule(name)).attribute(leaf, target, interpolate_mode=mode)
+            assert_same(fa.guided_grad_cam(model, x, layer=name, target=target, mode=mode), theirs, dtype)
+
+
+def test_several_inputs(dtype: torch.dtype) -> None:
+    model, x = Two().to(dtype).eval(), (torch.randn(4, 3, 8, 8, dtype=dtype), torch.randn(4, 6, dtype=dtype))
+    leaves = tuple(part.clone().requires_grad_() for part in x)
+    assert_same(fa.input_x_gradient(model, x, target=1), ca.InputXGradient(model).attribute(leaves, 1), dtype)
+    by_name = dict(zip(("image", "table"), x))
+    found = fa.input_x_gradient(model, by_name, target=1)
+    assert list(found) == ["image", "table"]
+    assert_same(tuple(found.values()), ca.InputXGradient(model).attribute(leaves, 1), dtype)
+
+
+@pytest.mark.parametrize("index", [2, (2,)])
+def test_neurons(index: Any, dtype: torch.dtype) -> None:
+    model, x = Mlp().to(dtype).eval(), torch.randn(4, 6, dtype=dtype)
+    leaf = x.clone().requires_grad_()
+    target = fa.neuron("act1", index)
+    assert_same(fa.gradient(model, x, target=target), ca.NeuronGradient(model, model.act1).attribute(leaf, index), dtype)
+    assert_same(
+        fa.guided_backprop(model, x, target=target), ca.NeuronGuidedBackprop(model, model.act1).attribute(leaf, index), dtype
+    )
+    assert_same(fa.deconvnet(model, x, target=target), ca.NeuronDeconvolution(model, model.act1).attribute(leaf, index), dtype)
+
+
+@pytest.mark.parametrize("index", [(1, 2, 3), (1, slice(0, 2), 3), lambda value: value[:, 0].amax((1, 2))])
+def test_neurons_in_maps(index: Any, dtype: torch.dtype) -> None:
+    model, x = Conv().to(dtype).eval(), torch.randn(4, 3, 8, 8, dtype=dtype)
+    theirs = ca.NeuronGradient(model, model.conv2).attribute(x.clone().requires_grad_(), index)
+    assert_same(fa.gradient(model, x, target=fa.neuron("conv2", index)), theirs, dtype)
+    # A neuron, seen from a layer.
+    value = fa.activation(model, x, layer="relu1").requires_grad_()
+    score = fa.score(
+        model.conv2(model.pool(value)),
+        index if callable(index) else (lambda out: out[(slice(None), *index)].reshape(4, -1).sum(1)),
+    )
+    expected = torch.autograd.grad(score.sum(), value)[0]
+    assert_same(fa.gradient(model, x, layer="relu1", target=fa.neuron("conv2", index)), expected, dtype)
+
+
+# Where Captum 0.9.0 is wrong.
+
+
+def test_grad_cam_on_channel_last_tokens() -> None:
+    """Captum averages over the channels and sums over the tokens, without a word."""
+    model, x = Tokens().double().eval(), torch.randn(4, 7, 4, dtype=torch.float64)
+    value, gradient = fa.value_and_gradient(model, x, layer="down", target=1)
+    expected = torch.einsum("nc,ntc->nt", gradient.mean(1), value)[..., None]
+    torch.testing.assert_close(fa.grad_cam(model, x, layer="down", target=1, channel_dim=-1), expected)
+    theirs = ca.LayerGradCam(model, model.down).attribute(x, 1)
+    assert theirs.shape == (4, 1, 8)  # one number per channel, none per token
+
+
+def test_guided_grad_cam_with_a_misspelt_mode() -> None:
+    """Captum returns an empty tensor."""
+    model, x = Conv().eval(), torch.randn(4, 3, 8, 8)
+    assert ca.GuidedGradCam(model, model.conv2).attribute(x.requires_grad_(), 1, interpolate_mode="bilinaer").numel() == 0
+    with pytest.raises(ValueError, match=r"guided_grad_cam\(layer='conv2', mode='bilinaer'\).*Did you mean 'bilinear'"):
+        fa.guided_grad_cam(model, x.detach(), layer="conv2", mode="bilinaer")
+
+
+@pytest.mark.parametrize("spelling", ["in-place", "functional", "methods", "mixed"])
+def test_guided_rules_see_every_spelling_of_relu(spelling: str) -> None:
+    """Captum's hooks miss functional ReLUs, and crash or warn on reused ones. Modules used once are its home ground."""
+
+    class OneByOne(nn.Module):
+        def __init__(self, net: Residual) -> None:
+            super().__init__()
+            self.net = net
+            self.acts = nn.ModuleList(nn.ReLU() for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.tanh(self.net.stem(x))
+            for i, block in enumerate((self.net.layer1, self.net.layer2)):
+                out = self.acts[2 * i](block.bn1(block.conv1(x)))
+                x = self.acts[2 * i + 1](block.bn2(block.conv2(out)) + x)
+            return self.net.fc(x.square().mean((2, 3)))
+
+    net = Residual(spelling).double().eval()
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    plain = OneByOne(net).eval()
+    for own, theirs in [(fa.guided_backprop, ca.GuidedBackprop), (fa.deconvnet, ca.Deconvolution)]:
+        expected = theirs(plain).attribute(x.clone().requires_grad_(), 1)
+        assert_same(own(net, x, target=1), expected, torch.float64)
+        assert not torch.allclose(expected, fa.gradient(net, x, target=1))
