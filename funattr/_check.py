@@ -8,6 +8,7 @@ import inspect
 import math
 import threading
 import warnings
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -33,7 +34,11 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             return inner(*args, **kwargs)
         _state.inside = True
         try:
-            check_input(args[1] if len(args) > 1 else kwargs.get("x"))
+            x = args[1] if len(args) > 1 else kwargs.get("x")
+            if isinstance(x, UserDict):  # transformers' tokenizers return one
+                args, kwargs = (*args[:1], dict(x), *args[2:]), {k: v for k, v in kwargs.items() if k != "x"}  # type: ignore[assignment]
+                x = args[1]
+            check_input(x)
             training = noisy_modules(args[0] if args else kwargs.get("model"))
             with mode_kept(training) if training else _as_it_is:
                 result = function(*args, **kwargs)
