@@ -5,7 +5,9 @@ from ._backprop import deconvnet, guided_backprop
 from ._backward import value_and_gradient
 from ._combine import at_input, interpolate, multiply, relu
 from ._gradient import activation, grad_cam, gradient, input_x_gradient, saliency
+from ._path import conductance, convergence_delta, integrated_gradients, internal_influence
 from ._score import neuron, score
+from ._shap import gradient_shap
 from ._site import Split, input_of, output_of, split
 
 __version__ = "0.1.0.dev0"
@@ -14,13 +16,18 @@ __all__ = [
     "Split",
     "activation",
     "at_input",
+    "conductance",
+    "convergence_delta",
     "deconvnet",
     "grad_cam",
     "gradient",
+    "gradient_shap",
     "guided_backprop",
     "guided_grad_cam",
     "input_of",
     "input_x_gradient",
+    "integrated_gradients",
+    "internal_influence",
     "interpolate",
     "multiply",
     "neuron",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._bind import Bound, bind
 from ._check import batch_size, method
@@ -72,7 +72,7 @@ def at_site(
         elif torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 # Tensors made in inference mode cannot be saved for a backward pass; copies of them can.
-                bound = bound._replace(call=_with_normal_tensors(bound.call))
+                bound = bound._replace(call=with_normal_tensors(bound.call))
                 target = copied(target) if isinstance(target, Tensor) else target
                 values, gradients = _one_pass(bound, copied(x), sites, target, create_graph, own_level)
         else:
@@ -83,7 +83,7 @@ def at_site(
 _as_it_is = contextlib.nullcontext()
 
 
-class _Watch:
+class Watch:
     """The sites inside the model, a neuron target's last, and how to score: what every form of the recipe needs."""
 
     def __init__(self, bound: Bound, x: Tree, sites: Sequence[Site | None], target: Target):
@@ -122,7 +122,7 @@ class _Watch:
 def _one_pass(
     bound: Bound, x: Tree, sites: Sites, target: Target, create_graph: bool, own_level: bool
 ) -> tuple[list[Tree], list[Tree]]:
-    watch = _Watch(bound, x, sites.sites, target)
+    watch = Watch(bound, x, sites.sites, target)
     attempt = _recorded_in_level if own_level or transforms_active() else _recorded
     result = attempt(bound, x, sites, watch, create_graph, not watch.where)
     if result is None:  # a no_grad block around the layer has closed since: record all of the pass
@@ -132,7 +132,7 @@ def _one_pass(
 
 
 def _recorded_in_level(
-    bound: Bound, x: Tree, sites: Sites, watch: _Watch, create_graph: bool, whole: bool
+    bound: Bound, x: Tree, sites: Sites, watch: Watch, create_graph: bool, whole: bool
 ) -> tuple[list[Tree], list[Tree]]:
     """Under vmap or another torch.func transform: the same inside a grad level of its own."""
     with torch.set_grad_enabled(create_graph), grad_level() as level, torch.enable_grad():
@@ -152,14 +152,14 @@ def _recorded_in_level(
 
 
 def _recorded(
-    bound: Bound, x: Tree, sites: Sites, watch: _Watch, create_graph: bool, whole: bool
+    bound: Bound, x: Tree, sites: Sites, watch: Watch, create_graph: bool, whole: bool
 ) -> tuple[list[Tree], list[Tree]] | None:
     with torch.set_grad_enabled(create_graph or whole or None in sites.sites):
         return _forward_backward(bound, x, sites, watch, create_graph, whole)
 
 
 def _forward_backward(
-    bound: Bound, x: Tree, sites: Sites, watch: _Watch, create_graph: bool, whole: bool
+    bound: Bound, x: Tree, sites: Sites, watch: Watch, create_graph: bool, whole: bool
 ) -> tuple[list[Tree], list[Tree]] | None:
     values: list[Tree] = [None] * len(sites.sites)
     scores: list[Tensor] = []
@@ -169,18 +169,18 @@ def _forward_backward(
         nonlocal recording
         if watch.is_neuron(i):
             recording = torch.is_grad_enabled()
-            scores[:] = [_stopping(watch.neuron_score, value)]
+            scores[:] = [stopping(watch.neuron_score, value)]
             if not create_graph:
                 torch.set_grad_enabled(False)  # the rest only shows how often layers run
             return value
         if not whole:  # else it is on already, or the model itself has turned it off
             torch.set_grad_enabled(True)
-        values[watch.where[i]] = value = _stopping(_leaves, value, shared, watch.sites[i].label)
+        values[watch.where[i]] = value = stopping(leaves_of, value, shared, watch.sites[i].label)
         return copied(value)
 
     for i, site in enumerate(sites.sites):
         if site is None:
-            values[i] = x = _leaves(x, False, "x", connected=create_graph)
+            values[i] = x = leaves_of(x, False, "x", connected=create_graph)
     output, run = observe(bound, x, watch.sites, visit, early=watch.neuron is not None)
     check_reached(bound, run)
     if watch.neuron is None:
@@ -190,12 +190,12 @@ def _forward_backward(
     if watch.where and not recording and not whole:
         return None
     leaves = [leaf for value in values for leaf in tensors(value) if attributable(leaf)]
-    found = iter(_gradients(scores.pop(), leaves, sites, create_graph))
+    found = iter(gradients_of(scores.pop(), leaves, sites, create_graph))
     gradients = [map_floats(lambda leaf: next(found), value) for value in values]
     return (values if create_graph else [map_tensors(torch.detach, value) for value in values]), gradients
 
 
-def _stopping(f: Callable[..., Any], *args: Any) -> Any:
+def stopping(f: Callable[..., Any], *args: Any) -> Any:
     """`f(*args)`, where a complaint ends the pass: a model may catch ValueError."""
     try:
         return f(*args)
@@ -205,7 +205,7 @@ def _stopping(f: Callable[..., Any], *args: Any) -> Any:
         raise Stop(None, error) from None
 
 
-def _leaves(value: Tree, shared: bool, label: str, connected: bool = True) -> Tree:
+def leaves_of(value: Tree, shared: bool, label: str, connected: bool = True) -> Tree:
     """`value` with its floating-point tensors turned into leaves of the graph to come, `connected` to what came before."""
     in_level = transforms_active()
 
@@ -242,7 +242,7 @@ def _dtypes(found: Sequence[Tensor]) -> str:
     return ", ".join(sorted({str(t.dtype) for t in found}))
 
 
-def _gradients(scores: Tensor, leaves: Sequence[Tensor], sites: Sites, create_graph: bool) -> list[Tensor]:
+def gradients_of(scores: Tensor, leaves: Sequence[Tensor], sites: Sites, create_graph: bool) -> list[Tensor]:
     """The gradient of the sum of the scores; each example's score depends on its own row alone."""
     found: Sequence[Tensor | None] = [None]
     if scores.requires_grad:
@@ -261,7 +261,7 @@ def _gradients(scores: Tensor, leaves: Sequence[Tensor], sites: Sites, create_gr
 
 
 def _two_passes(bound: Bound, x: Tree, sites: Sites, target: Target, create_graph: bool) -> tuple[list[Tree], list[Tree]]:
-    watch = _Watch(bound, x, sites.sites, target)
+    watch = Watch(bound, x, sites.sites, target)
     with torch.set_grad_enabled(create_graph):
         shapes = read(bound, x, sites.sites)
         for site, value in zip(sites.sites, shapes):
@@ -305,13 +305,5 @@ def _two_passes(bound: Bound, x: Tree, sites: Sites, target: Target, create_grap
     return [map_tensors(torch.detach, value) for value in values], [map_tensors(torch.detach, part) for part in gradients]
 
 
-def _with_normal_tensors(call: Callable[..., Any]) -> Callable[..., Any]:
+def with_normal_tensors(call: Callable[..., Any]) -> Callable[..., Any]:
     return partial(call.func, *copied(call.args), **copied(call.keywords)) if isinstance(call, partial) else call
-
-
-@contextlib.contextmanager
-def rnn_backward(root: nn.Module | None) -> Iterator[None]:
-    """cuDNN's recurrent layers have no backward pass in eval mode: do without, for this call."""
-    recurrent = root is not None and any(isinstance(m, nn.RNNBase) and not m.training for m in root.modules())
-    with torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext():
-        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
@@ -28,9 +29,9 @@ def references(x: Tree, baselines: Any, *, ids: bool) -> Tree:
     everywhere = not isinstance(baselines, (Tensor, tuple, list, Mapping))
     found = []
     for leaf, reference in zip(leaves, given):
-        if isinstance(leaf, Tensor) and not leaf.is_floating_point():
-            if not ids or reference is None or (everywhere and (not only_ids or leaf.dtype == torch.bool)):
-                reference = leaf
+        held = not ids or reference is None or (everywhere and (not only_ids or getattr(leaf, "dtype", None) == torch.bool))
+        if isinstance(leaf, Tensor) and not leaf.is_floating_point() and held:
+            reference = leaf
         found.append(_reference(leaf, reference) if isinstance(leaf, Tensor) else leaf)
     return tree_unflatten(found, spec)
 
@@ -95,6 +96,8 @@ def _shape_of(tree: Tree) -> str:
 def _number(value: Any, leaf: Tensor) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise complaint(TypeError, f"baselines must be numbers or tensors, got {kind_of(value)}.")
+    if value != value or value in (math.inf, -math.inf):
+        raise complaint(ValueError, f"baselines={value} is not a finite number.")
     if leaf.is_floating_point():
         return float(value)
     if value != int(value):

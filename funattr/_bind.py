@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ._door import complaint, kind_of
-from ._types import Model
+from ._torch import tracing
+from ._types import Model, Tree, tensors
 
 
 class Bound(NamedTuple):
@@ -71,6 +72,8 @@ def find(root: nn.Module | None, name: str) -> nn.Module:
 
 
 def _no_layer(root: nn.Module, name: str) -> str:
+    if tracing():
+        return f"{type(root).__name__} has no layer {name!r}."
     names = [known for known, _ in root.named_modules() if known]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
@@ -97,6 +100,14 @@ _FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttenti
 def runs_fused(root: nn.Module | None) -> bool:
     """Whether the model may skip layers of its own when no gradient is asked for. Unknown (a plain function): it may."""
     return root is None or any(isinstance(module, _FUSED) for module in all_modules(root))
+
+
+def runs_cudnn_rnn(root: nn.Module | None, x: Tree) -> bool:
+    """Whether cuDNN's recurrent layers may run, in eval mode."""
+    found = x if isinstance(x, Tensor) else next(iter(tensors(x)), None)
+    if found is None or not found.is_cuda:
+        return False
+    return any(isinstance(module, nn.RNNBase) and not module.training for module in all_modules(root))
 
 
 def all_modules(root: nn.Module | None) -> list[nn.Module]:

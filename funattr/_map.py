@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import itertools
 import os
 import threading
 import warnings
@@ -17,12 +18,8 @@ from typing import Any
 
 import torch
 
-# torch's warning that an operation has no batching rule (attention, on a CPU) and runs sample by sample: nothing a user
-# of this library can do about it, and warnings.catch_warnings is not thread-safe.
-from torch._C._functorch import _set_vmap_fallback_warning_enabled
-
 from ._door import complaint, kind_of
-from ._torch import tracing
+from ._torch import set_vmap_fallback_warning, tracing
 from ._types import Tree, map_tensors, tensors
 
 
@@ -35,40 +32,62 @@ def each(function: Callable[..., Tree], mapped: Tree, *shared: Any, chunk: int |
     """
     run = Runner()
     for start, stop in chunks(tensors(mapped)[0].shape[0], chunk):
-        yield from run(function, map_tensors(lambda t, a=start, b=stop: t[a:b], mapped), *shared)
+        yield from run(function, _part(mapped, start, stop), *shared)
 
 
 class Runner:
     """Runs chunks of steps, and remembers over the chunks of one call what vmap could not do."""
 
     def __init__(self, sequential: bool = False) -> None:
-        self.ways = [] if sequential else [_mapped, _mapped_functional]
+        self.ways = [] if sequential else [mapped, mapped_functional]
         self.cause: str | None = None
 
     def __call__(self, function: Callable[..., Tree], part: Tree, *shared: Any) -> Iterator[Tree]:
         if tracing():
-            yield _mapped(function, part, shared)
+            yield mapped(function, part, shared)
             return
         while self.ways:
             try:
                 result = self.ways[0](function, part, shared)
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 if not refused(error):
                     raise
-                self.cause = str(error)  # not the error: its traceback holds the model's activations
-                del self.ways[0]
+                self.refuse(error)
             else:
                 yield result
                 return
-        for i in range(tensors(part)[0].shape[0]):
-            result = function(map_tensors(lambda t, i=i: t[i], part), *shared)
-            if self.cause is not None:  # now it is known that vmap was to blame
-                _warn(self.cause)
-                self.cause = None
+        for step in slices(part):
+            result = function(step, *shared)
+            self.warn()
             yield map_tensors(lambda t: t[None], result)
 
+    def refuse(self, error: Exception) -> None:
+        """Go on to the next way."""
+        self.cause = str(error)  # not the error: its traceback holds the model's activations
+        del self.ways[0]
 
-def _mapped(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...]) -> Tree:
+    def warn(self) -> None:
+        """Say, once, that the steps run one after another: a step has, so vmap was to blame."""
+        if self.cause is not None:
+            cause = " ".join(self.cause.split())[:300]
+            self.cause = None
+            warnings.warn(
+                f"the steps run one after another, which is slower: torch.func.vmap cannot run this model ({cause})",
+                stacklevel=2,
+            )
+
+
+def slices(part: Tree) -> Iterator[Tree]:
+    """The steps of a chunk."""
+    for i in range(tensors(part)[0].shape[0]):
+        yield map_tensors(lambda t: t[0], _part(part, i, i + 1))
+
+
+def _part(mapped: Tree, start: int, stop: int) -> Tree:
+    return map_tensors(lambda t: t[start:stop], mapped)
+
+
+def mapped(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...]) -> Tree:
     dims = (0, *(None for _ in shared))
     if tracing():
         return torch.func.vmap(function, in_dims=dims, randomness="same")(part, *shared)
@@ -77,9 +96,9 @@ def _mapped(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...]) 
         return torch.func.vmap(function, in_dims=dims, randomness="same")(part, *shared)
 
 
-def _mapped_functional(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...]) -> Tree:
+def mapped_functional(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...]) -> Tree:
     """For models that write a mapped tensor into a shared one in place: `out += shortcut`."""
-    return _mapped(torch.func.functionalize(function), part, shared)
+    return mapped(torch.func.functionalize(function), part, shared)
 
 
 def chunks(size: int, chunk: int | None) -> list[tuple[int, int]]:
@@ -89,20 +108,21 @@ def chunks(size: int, chunk: int | None) -> list[tuple[int, int]]:
     bounds = [0]
     for i in range(count):
         bounds.append(bounds[-1] + each_one + (1 if i < longer else 0))
-    return list(zip(bounds[:-1], bounds[1:]))
+    return list(itertools.pairwise(bounds))
 
 
-def chunk_for(chunk_size: int | None, like: Tree, *, shares: bool) -> int:
+def chunk_for(chunk_size: int | None, like: Tree, *, shares: bool, times: int = 1) -> int:
     """How many steps to run at once: what the caller says, else as many as bounded memory allows.
 
-    `like` is what one step holds. Where steps share a prefix (`shares`), every further chunk costs one more run of it,
-    so chunks are larger.
+    `like`, `times` over, is what one step holds. Where steps share a prefix (`shares`), every further chunk costs one
+    more run of it, so chunks are larger.
     """
     if chunk_size is not None:
         check_count(chunk_size, "chunk_size")
         return chunk_size
-    elements = sum(t.numel() for t in tensors(like))
-    return max(1, min(50, (1 << 23 if shares else 1 << 21) // max(1, elements)))
+    elements = times * sum(t.numel() for t in tensors(like))
+    most = 50 if shares or 50 * elements <= 1 << 16 else 25
+    return max(1, min(most, (1 << 23 if shares else 1 << 21) // max(1, elements)))
 
 
 def check_count(value: Any, name: str) -> None:
@@ -114,15 +134,16 @@ def check_count(value: Any, name: str) -> None:
 
 # Whose error is it?
 
-_WORDS = ("vmap", "functorch", "torch.func", "functionalize", "functionalization", "batching rule", "batchedtensor")
-_WORDS += ("doesn't match the broadcast shape", "autograd.function", "storage", "data pointer", "view size is not compatible", "saved tensor hooks")
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 
 
-def refused(error: RuntimeError) -> bool:
-    """Whether vmap or torch.func raised `error`, and not the model."""
-    text = str(error).lower()
-    return any(word in text for word in _WORDS) and not raised_by_model(error)
+def refused(error: Exception) -> bool:
+    """Whether vmap or torch.func may be why there is an `error`, and not the model. A step on its own will tell."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    if isinstance(error, ValueError):  # our own words for it
+        return "torch.func" in getattr(error, "complaint", "")
+    return not raised_by_model(error)
 
 
 def raised_by_model(error: BaseException) -> bool:
@@ -137,14 +158,6 @@ def raised_by_model(error: BaseException) -> bool:
     return raising and not code.co_filename.startswith(_TORCH) and not hasattr(error, "complaint")
 
 
-def _warn(cause: str) -> None:
-    warnings.warn(
-        f"the steps run one after another, which is slower: torch.func.vmap cannot run this model "
-        f"({' '.join(cause.split())[:300]})",
-        stacklevel=2,
-    )
-
-
 class _Quiet(contextlib.AbstractContextManager[None]):
     """No warnings about missing batching rules while any thread is inside."""
 
@@ -155,15 +168,14 @@ class _Quiet(contextlib.AbstractContextManager[None]):
     def __enter__(self) -> None:
         with self.lock:
             if not self.inside:
-                _set_vmap_fallback_warning_enabled(False)
+                set_vmap_fallback_warning(False)
             self.inside += 1
 
     def __exit__(self, *exception: object) -> None:
         with self.lock:
             self.inside -= 1
             if not self.inside:
-                _set_vmap_fallback_warning_enabled(True)  # torch's default; it cannot be read
+                set_vmap_fallback_warning(True)  # torch's default; it cannot be read
 
 
 _quiet = _Quiet()
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._door import complaint, kind_of
 from ._map import check_count
-from ._torch import tracing
+from ._torch import constant, tracing
 
 #: The name of a rule, or ``n -> (nodes, weights)``.
 Quadrature: TypeAlias = "str | Callable[[int], tuple[Any, Any]]"
@@ -57,12 +57,12 @@ def riemann_trapezoid(n: int) -> tuple[list[float], list[float]]:
 RULES = {f.__name__: f for f in (gausslegendre, riemann_left, riemann_right, riemann_middle, riemann_trapezoid)}
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _known(name: str, n: int) -> Tensor:
     return torch.tensor(RULES[name](n), dtype=torch.float64)
 
 
-def rule_for(quadrature: Quadrature, n_steps: int) -> Rule:
+def rule_for(quadrature: Any, n_steps: int) -> Rule:
     """The nodes and weights that the caller asks for."""
     check_count(n_steps, "n_steps")
     n_steps = len([None] * n_steps)  # torch.compile may have made it symbolic, and the rule needs the number
@@ -76,8 +76,8 @@ def rule_for(quadrature: Quadrature, n_steps: int) -> Rule:
     if not callable(quadrature):
         text = f"quadrature must be the name of a rule or a callable n -> (nodes, weights), got {kind_of(quadrature)}."
         raise complaint(TypeError, text)
-    pair = quadrature(n_steps)
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+    pair: Any = quadrature(n_steps)
+    if not isinstance(pair, Sequence) or len(pair) != 2:
         raise complaint(TypeError, f"the quadrature rule returned {type(pair).__name__}, expected a pair (nodes, weights).")
     nodes, weights = (torch.as_tensor(part, dtype=torch.float64, device="cpu").detach() for part in pair)
     if nodes.dim() != 1 or nodes.shape != weights.shape or not nodes.numel():

@@ -145,18 +145,18 @@ class PlainAttention(TorchFunctionMode):
             return plain_attention(*args, **kwargs)
         if func is F.multi_head_attention_forward:
             with self:  # a mode is off while it handles a call, and the attention is inside this one
-                return _attention_body(*args, **kwargs)
+                return attention_body(*args, **kwargs)
         return func(*args, **kwargs)
 
 
 #: The body of `F.multi_head_attention_forward`, which does not hand itself to the mode again.
-_attention_body = FunctionType(
+attention_body = FunctionType(
     F.multi_head_attention_forward.__code__,
     {**vars(F), "has_torch_function": lambda _: False},
     "multi_head_attention_forward",
     F.multi_head_attention_forward.__defaults__,
 )
-_attention_body.__kwdefaults__ = F.multi_head_attention_forward.__kwdefaults__
+attention_body.__kwdefaults__ = F.multi_head_attention_forward.__kwdefaults__
 
 
 def plain_attention(

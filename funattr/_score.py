@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ._check import may_read
 from ._door import complaint, door, kind_of
-from ._site import Place, _place
+from ._site import Place, place_of
 from ._torch import is_plain
 from ._types import Target, Tree, tensors
 
@@ -45,7 +45,7 @@ def neuron(layer: str | nn.Module | Place, index: int | tuple[int | slice, ...] 
         >>> torch.equal(fa.gradient(model, x, target=fa.neuron("0", 1)), model[0].weight[1].expand(4, 2))
         True
     """
-    place = layer if isinstance(layer, Place) else _place(layer, False, None)
+    place = layer if isinstance(layer, Place) else place_of(layer, False, None)
     indices = index if isinstance(index, tuple) else (index,)
     if not callable(index) and not (indices and all(_is_int(i) or isinstance(i, slice) for i in indices)):
         raise complaint(TypeError, f"index must be an int, a tuple of ints and slices, or a callable, got {kind_of(index)}.")
@@ -85,7 +85,7 @@ def score_of(output: Any, target: Target) -> Tensor:
     """`score` without the door."""
     if callable(target):
         return _one_each(target(output), "the target")
-    out = _the_tensor(output)
+    out = the_tensor(output)
     if out.dim() == 0:
         raise complaint(ValueError, "the model's output is a 0-d tensor, expected one value (or row of values) per example.")
     if isinstance(target, (list, np.ndarray)):
@@ -145,7 +145,7 @@ def _is_int(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def _the_tensor(output: Any) -> Tensor:
+def the_tensor(output: Any) -> Tensor:
     """The tensor that targets index: the output itself, its `logits`, or its only tensor."""
     if isinstance(output, Tensor):
         return output

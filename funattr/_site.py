@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ._bind import Bound, bind, find, runs_fused, sees_nothing_inside
+from ._bind import Bound, bind, find, runs_cudnn_rnn, runs_fused, sees_nothing_inside
 from ._door import complaint, door, kind_of
 from ._rules import PlainAttention
 from ._tap import Run, Site, Stop, Visit, call_tapped
@@ -49,7 +49,7 @@ def input_of(layer: str | nn.Module, call: int | None = None) -> Place:
         >>> fa.activation(model, torch.ones(1, 2, 2), layer=fa.input_of("1"))
         tensor([[1., 1., 1., 1.]])
     """
-    return _place(layer, True, call)
+    return place_of(layer, True, call)
 
 
 @door
@@ -70,10 +70,10 @@ def output_of(layer: str | nn.Module, call: int | None = None) -> Place:
         >>> fa.activation(model, torch.tensor([[-1.0, 2.0]]), layer=fa.output_of(relu, call=-1))
         tensor([[0., 2.]])
     """
-    return _place(layer, False, call)
+    return place_of(layer, False, call)
 
 
-def _place(layer: Any, inputs: bool, call: Any) -> Place:
+def place_of(layer: Any, inputs: bool, call: Any) -> Place:
     if not isinstance(layer, (str, nn.Module)):
         raise complaint(TypeError, f"layer must be a dotted name or a module, got {kind_of(layer)}.")
     if not (call is None or (isinstance(call, int) and not isinstance(call, bool))):
@@ -149,14 +149,16 @@ def observe(bound: Bound, x: Tree, sites: Sequence[Site], visit: Visit, *, early
     """
     args, kwargs = as_arguments(copied(x))
     run = Run(sites, visit, early)
-    if not sites and not transforms_active():
+    if not sites and not transforms_active() and not runs_cudnn_rnn(bound.root, x):
         return bound.call(*args, **kwargs), run
-    with _conditions(bound, sites):
+    with _conditions(bound, sites, x):
         return call_tapped(bound.call, args, kwargs, run), run
 
 
-def _conditions(bound: Bound, sites: Sequence[Site]) -> AbstractContextManager[Any]:
+def _conditions(bound: Bound, sites: Sequence[Site], x: Tree) -> AbstractContextManager[Any]:
     """What the model's operations run under."""
+    if runs_cudnn_rnn(bound.root, x):
+        return torch.backends.cudnn.flags(enabled=False)  # no backward pass in eval mode otherwise
     if not tracing() and transforms_active():
         return PlainAttention(only="cpu")  # no batching rule there: vmap would loop over the examples, and warn
     if sites and runs_fused(bound.root):

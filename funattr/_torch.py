@@ -8,10 +8,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch._C._functorch import TransformType, get_interpreter_stack, peek_interpreter_stack
+from torch._C._functorch import TransformType, get_interpreter_stack, maybe_get_level, peek_interpreter_stack
+
+# torch's warning that an operation has no batching rule: nothing a user can do about it where the vmap is ours, and
+# warnings.catch_warnings is not thread-safe. (There is no getter; True is the default.)
+from torch._C._functorch import _set_vmap_fallback_warning_enabled as set_vmap_fallback_warning  # type: ignore[attr-defined]
 
 # Grad levels entered by hand: torch.func.grad wants its input before the call, but the leaf of an
 # attribution is only met inside the model, in the same forward pass.
@@ -24,25 +28,55 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 __all__ = [
     "TreeSpec",
     "compile_lock",
+    "constant",
     "current_grad_level",
     "grad_level",
+    "is_mapped",
     "is_plain",
     "make_leaf",
     "observed_by_dispatch_mode",
+    "only_vmap_runs",
+    "set_vmap_fallback_warning",
     "tracing",
     "transforms_active",
     "tree_flatten",
     "tree_unflatten",
     "unwrap_for_grad",
+    "without_modes",
 ]
 
+F = TypeVar("F")
+
 #: True while Dynamo traces this very thread; `is_compiling` is process-wide and would fool the others.
-tracing = torch.compiler.is_dynamo_compiling if hasattr(torch, "compiler") else torch._dynamo.is_compiling
+tracing = torch.compiler.is_dynamo_compiling
 
 
 def transforms_active() -> bool:
     """Whether a torch.func transform (vmap, grad, jvp, ...) is running in this thread."""
     return peek_interpreter_stack() is not None
+
+
+def only_vmap_runs() -> bool:
+    """Whether one vmap runs, and no transform around it: below it, the fused kernels are at home."""
+    levels = get_interpreter_stack()
+    return levels is not None and len(levels) == 1 and levels[0].key() == TransformType.Vmap
+
+
+def is_mapped(value: torch.Tensor | None) -> bool:
+    """Whether the vmap that runs now maps over `value`."""
+    level = peek_interpreter_stack()
+    return value is not None and level is not None and maybe_get_level(value) == level.level()
+
+
+#: Turns off function modes and subclasses: for looking at data without being seen, and for calling an operation plainly.
+without_modes = torch._C.DisableTorchFunction
+
+
+def constant(function: F) -> F:
+    """Have Dynamo call `function` while it traces, and keep the result. As `torch.compiler.assume_constant_result`, which
+    imports Dynamo, a second's work."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 grad_level = grad_increment_nesting

@@ -10,8 +10,8 @@ from captum.attr import LayerGradCam, LayerGradientXActivation
 from torch import Tensor
 
 import funattr as fa
+from benchmarks.cost import cost
 
-from .cost import cost
 from .models import Residual, Tokens
 
 

@@ -1,0 +1,150 @@
+"""Many points of the input at once: folded into the batch where that is exact, else vmapped or one after another."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ._along import Inner, Job
+from ._baselines import holds_batch, one_batch
+from ._check import noisy_modules
+from ._door import complaint
+from ._map import raised_by_model
+from ._score import Neuron, score
+from ._torch import tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
+from ._types import Target, attributable, map_tensors, tensors
+
+_as_it_is = contextlib.nullcontext()
+
+
+def along(job: Job, f: Inner, points: list[Tensor]) -> Iterator[list[Tensor]]:
+    """`f` at points of the input, ``[c, N, ...]`` each: results ``[c', N, ...]`` in order, where the c' sum to c.
+
+    Points are folded into the batch where that is exact; else vmapped, or run one after another.
+    """
+    if job.folds is None:
+        job.folds = _may_fold(job)
+    count = points[0].shape[0]
+    if job.folds or count == 1:
+        folded = _folded(job, f, points, count)
+        if folded is not None:
+            yield folded
+            return
+        job.folds = False
+    yield from job.run(lambda part, x: f(job, job.with_floats(part, x), job.target), points, job.x)
+
+
+def _may_fold(job: Job) -> bool:
+    """Whether points may share the batch: each example alone, and nobody else has a row for each."""
+    if job.bound.root is None or not one_batch(job.x, job.size) or holds_batch(job.model, job.size):
+        return False
+    return tracing() or not noisy_modules(job.model)
+
+
+def _folded(job: Job, f: Inner, points: list[Tensor], count: int) -> list[Tensor] | None:
+    if count == 1:  # as it is, whatever the model does with its batch
+        return [t[None] for t in f(job, job.with_floats([t[0] for t in points]), job.target)]
+    size = job.size
+
+    def repeated(leaf: Any) -> Any:
+        return leaf.expand(count, *leaf.shape).flatten(0, 1) if isinstance(leaf, Tensor) and not attributable(leaf) else leaf
+
+    folded = [t.flatten(0, 1) for t in points]
+    if not (job.create_graph or tracing() or transforms_active()):
+        folded = [t.data for t in folded]  # not a view: of a view, which others may write to, a leaf is a copy
+    inputs = job.with_floats(folded, map_tensors(repeated, job.x))
+    try:
+        with _as_it_is if tracing() else _NoBranches():
+            found = f(job, inputs, _repeated(job.target, count, size))
+    except _Branch:  # vmap tells whether it depends on the points
+        return None
+    except (RuntimeError, ValueError) as error:
+        # The model may want just its batch, and the vmapped run tells; its own errors are for the caller.
+        if tracing() or raised_by_model(error):
+            raise
+        return None
+    dims = [_batch_dim(job, i, t, count) for i, t in enumerate(found)]
+    if None in dims:
+        return None
+    return [_unfolded(t, dim, count, size) for t, dim in zip(found, dims)]
+
+
+def _batch_dim(job: Job, i: int, t: Tensor, count: int) -> int | None:
+    """Where the batch is in the i-th tensor of the value at the sites: first, or (an LSTM's state) where its size shows."""
+    if t.dim() and t.shape[0] == count * job.size:
+        return 0
+    plain = job.value_shapes()[i]
+    grown = [d for d in range(len(plain)) if t.dim() == len(plain) and t.shape[d] != plain[d]]
+    return grown[0] if len(grown) == 1 and plain[grown[0]] == job.size and t.shape[grown[0]] == count * job.size else None
+
+
+def _unfolded(t: Tensor, dim: int | None, count: int, size: int) -> Tensor:
+    assert dim is not None
+    return t.reshape(*t.shape[:dim], count, size, *t.shape[dim + 1 :]).movedim(dim, 0)
+
+
+class _Branch(BaseException):
+    """Control flow that looks at data. A BaseException: models catch Exception."""
+
+
+class _NoBranches(TorchFunctionMode):
+    """A branch on the data of many points at once is not the branch that each would take."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _READS and isinstance(args[0], Tensor):
+            raise _Branch
+        return func(*args, **(kwargs or {}))
+
+
+_READS = {
+    Tensor.__bool__,
+    Tensor.__float__,
+    Tensor.__int__,
+    Tensor.__index__,
+    Tensor.item,
+    Tensor.tolist,
+    Tensor.numpy,
+    torch.is_nonzero,
+    torch.equal,
+    torch.allclose,
+}
+
+
+def _repeated(target: Target, count: int, size: int) -> Target:
+    """The target for `count` copies of the batch."""
+    if isinstance(target, Neuron):
+        if not callable(target.index):
+            return target
+        return Neuron(target.layer, partial(_per_copy, target.index, count, size))
+    if callable(target):
+        return partial(_per_copy, target, count, size)
+    if isinstance(target, Tensor):
+        target = target if target.numel() == 1 else target.repeat(count)
+        return target if tracing() else partial(_unwatched, target)
+    if isinstance(target, list):
+        return target * count
+    return target
+
+
+def _unwatched(target: Tensor, output: Any) -> Tensor:
+    with without_modes():  # the range of the target is checked by looking at it
+        return score(output, target)
+
+
+def _per_copy(target: Callable[[Any], Tensor], count: int, size: int, output: Any) -> Tensor:
+    """A callable may know the batch it is made for: it sees one copy at a time."""
+    leaves, spec = tree_flatten(output)
+    if any(t.dim() == 0 or t.shape[0] != count * size for t in leaves if isinstance(t, Tensor)) or not tensors(output):
+        raise complaint(ValueError, "the output has no row for each example.")
+    copies = []
+    with _as_it_is if tracing() else without_modes():  # it may look at the data: it sees its own
+        for k in range(count):
+            part = [t[k * size : (k + 1) * size] if isinstance(t, Tensor) else t for t in leaves]
+            copies.append(target(tree_unflatten(part, spec)))
+    return torch.cat(copies)

@@ -1,0 +1,161 @@
+"""Operations under vmap with the mapped dimension folded into the batch, so that the fused kernels run, and run once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ._bind import Bound
+from ._rules import PlainAttention, attention_body
+from ._torch import is_mapped, only_vmap_runs, tracing, without_modes
+
+
+def folding(bound: Bound) -> Bound:
+    """`bound`, with operations under vmap folded; inside whatever modes are on, so that it comes before them."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if tracing():
+            with PlainForms(only="cpu"):
+                return bound.call(*args, **kwargs)
+        if not only_vmap_runs():
+            return bound.call(*args, **kwargs)
+        with Folded():
+            return bound.call(*args, **kwargs)
+
+    return bound._replace(call=call)
+
+
+class PlainForms(PlainAttention):
+    """Compiled, under vmap: plain operations for what has no batching rule there and would run sample by sample."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.batch_norm:
+            return _batch_norm(*args, **(kwargs or {}))
+        if func is Tensor.unflatten:  # written in Python with super(), which does not trace inside a mode
+            return torch.unflatten(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if training or running_mean is None or running_var is None:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    scale = torch.rsqrt(running_var + eps)
+    scale = scale if weight is None else scale * weight
+    shift = -running_mean * scale if bias is None else bias - running_mean * scale
+    shape = [1, -1, *[1] * (input.dim() - 2)]
+    return (input * scale.reshape(shape) + shift.reshape(shape)).to(input.dtype)
+
+
+class Folded(TorchFunctionMode):
+    """Without it, vmap takes the plain form of attention, which holds every weight, or runs it sample by sample."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and only_vmap_runs():
+            return _folded(*args, **kwargs)
+        if func is F.batch_norm and only_vmap_runs():
+            return _folded_norm(*args, **kwargs)
+        if func is F.multi_head_attention_forward and only_vmap_runs():
+            with self:  # a mode is off while it handles a call, and the attention is inside this one
+                return attention_body(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _folded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    options: dict[str, Any] = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
+    if enable_gqa:
+        options["enable_gqa"] = True
+    if not any(map(is_mapped, (query, key, value, attn_mask))):
+        with without_modes():  # modes outside would take it apart
+            return F.scaled_dot_product_attention(query, key, value, attn_mask, **options)
+    return _Attention.apply(query, key, value, attn_mask, _Options(options))  # type: ignore[no-untyped-call]
+
+
+class _Options:
+    """Keyword arguments, in an object that vmap does not look into."""
+
+    def __init__(self, values: dict[str, Any]):
+        self.values = values
+
+
+class _Attention(torch.autograd.Function):
+    """Attention, at the level below vmap: recorded there by autograd as the plain call that it is."""
+
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: _Options) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, mask, **options.values)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: _Options
+    ) -> tuple[Tensor, int]:
+        size: int = info.batch_size
+
+        def whole(t: Tensor, dim: int | None) -> Tensor:
+            return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+
+        parts = [whole(t, dim) for t, dim in zip((query, key, value), in_dims)]
+        folds = parts[0].dim() == 5  # the kernels want [batch, heads, length, features]
+        if mask is not None and (in_dims[3] is not None or mask.dim() >= parts[0].dim() - 1):
+            mask = whole(mask, in_dims[3])
+            while mask.dim() < parts[0].dim():
+                mask = mask.unsqueeze(1)
+            if folds:
+                mask = mask.expand(size, parts[0].shape[1], *mask.shape[2:]).flatten(0, 1)
+        batch = parts[0].shape[1]
+        if folds:
+            parts = [t.flatten(0, 1) for t in parts]
+        with without_modes():
+            found = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], mask, **options.values)
+        return (found.reshape(size, batch, *found.shape[1:]) if folds else found), 0
+
+
+def _folded_norm(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    others = [*args, *kwargs.values()]
+    training = kwargs.get("training", len(args) > 4 and args[4])
+    if training or not is_mapped(input) or any(is_mapped(t) for t in others if isinstance(t, Tensor)):
+        return F.batch_norm(input, *args, **kwargs)
+    return _BatchNorm.apply(input, _Options({"args": args, "kwargs": kwargs}))  # type: ignore[no-untyped-call]
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Batch norm in eval mode, in the same way: vmap's own rule moves the mapped dimension into the channels, and copies."""
+
+    @staticmethod
+    def forward(input: Tensor, options: _Options) -> Tensor:
+        return F.batch_norm(input, *options.values["args"], **options.values["kwargs"])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, input: Tensor, options: _Options) -> tuple[Tensor, int]:
+        input = input.movedim(in_dims[0], 0)
+        with without_modes():
+            found = F.batch_norm(input.flatten(0, 1), *options.values["args"], **options.values["kwargs"])
+        return found.reshape(input.shape), 0

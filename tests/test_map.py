@@ -1,0 +1,129 @@
+"""How steps are run: mapped in chunks, or one after another, with the same result."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from funattr._bind import bind
+from funattr._folded import folding
+from funattr._map import chunk_for, chunks, each
+
+STEPS = torch.arange(10.0).reshape(10, 1)
+X = torch.randn(3, 4)
+
+
+def ran(function: Any, chunk: int | None = None) -> Tensor:
+    return torch.cat(list(each(function, STEPS, X, chunk=chunk)))
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3, 10, 99])
+def test_every_step_in_order(chunk: int | None) -> None:
+    assert torch.equal(ran(lambda step, x: x * step, chunk), torch.stack([X * step for step in STEPS]))
+
+
+def test_chunks_are_of_about_the_same_size() -> None:
+    assert chunks(10, 4) == [(0, 4), (4, 7), (7, 10)]
+    assert chunks(10, None) == [(0, 10)]
+    assert chunks(0, 4) == []
+    assert chunk_for(None, torch.zeros(2, 3), shares=True) == 50
+    assert chunk_for(None, torch.zeros(8, 3, 512, 512), shares=False) == 1
+    assert chunk_for(7, X, shares=True) == 7
+
+
+def test_what_steps_share_runs_once() -> None:
+    calls = []
+
+    def function(step: Tensor, x: Tensor) -> Tensor:
+        calls.append(1)
+        return x.exp() * step
+
+    ran(function, 5)
+    assert len(calls) == 2
+
+
+def test_a_mapped_tensor_written_into_a_shared_one() -> None:
+    def function(step: Tensor, x: Tensor) -> Tensor:
+        out = x.sin()
+        out += step
+        return out.mul_(2)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(ran(function, 4), torch.stack([(X.sin() + step) * 2 for step in STEPS]))
+
+
+def test_one_after_another_with_one_warning_that_names_the_cause() -> None:
+    def function(step: Tensor, x: Tensor) -> Tensor:
+        return x * step if step.sum() > 4 else x + step
+
+    with pytest.warns(UserWarning, match="one after another.*data-dependent") as caught:
+        found = ran(function, 4)
+    assert len(caught) == 1
+    assert torch.equal(found, torch.stack([X * s if s > 4 else X + s for s in STEPS]))
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, KeyError, KeyboardInterrupt])
+def test_own_exceptions_at_once_and_unchanged(kind: type[BaseException]) -> None:
+    calls = []
+
+    def function(step: Tensor, x: Tensor) -> Tensor:
+        calls.append(1)
+        raise kind("vmap, torch.func and a batching rule")
+
+    with pytest.raises(kind, match=r"vmap, torch\.func"):
+        ran(function)
+    assert len(calls) == 1
+
+
+def test_an_operations_error_is_that_of_a_step_on_its_own() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeError, match="3x4 and 5x5"):
+            ran(lambda step, x: (x * step) @ torch.zeros(5, 5))
+
+
+def test_random_operations() -> None:
+    assert ran(lambda step, x: F.dropout(x * step, 0.5, True), 4).shape == (10, 3, 4)
+    assert ran(lambda step, x: torch.rand_like(x) + step, 4).shape == (10, 3, 4)
+
+
+def attention(mask: Tensor | None, causal: bool = False) -> Any:
+    def model(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+
+    return model
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (3, 5, 4)])
+@pytest.mark.parametrize("mapped", [(0, 0, 0), (0, None, 0), (None, 0, None), (0, None, None)])
+@pytest.mark.parametrize("kind", ["none", "causal", "shared mask", "mask per example"])
+def test_attention_is_folded(shape: tuple[int, ...], mapped: tuple[Any, ...], kind: str) -> None:
+    mask = {"shared mask": torch.rand(5, 5) > 0.3, "mask per example": torch.randn(*shape[:1], *[1] * (len(shape) - 3), 5, 5)}
+    parts = [torch.randn(*([6] if dim == 0 else []), *shape, requires_grad=True) for dim in mapped]
+    model = attention(mask.get(kind), kind == "causal")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no sample by sample
+        found = torch.func.vmap(folding(bind(model)).call, in_dims=mapped)(*parts)
+        gradients = torch.autograd.grad(found.square().sum(), parts)
+    expected = torch.stack([model(*(t[i] if dim == 0 else t for t, dim in zip(parts, mapped))) for i in range(6)])
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected.square().sum(), parts))
+
+
+def test_memory_of_a_chunk_is_freed_before_the_next() -> None:
+    def live() -> int:
+        gc.collect()
+        return sum(type(o) is Tensor and o.numel() == 4 * 1234 for o in gc.get_objects())
+
+    counts = []
+    for part in each(lambda step, x: x.expand(1234) * step, torch.ones(16, 1), torch.ones(1), chunk=4):
+        del part
+        counts.append(live())
+    assert max(counts) <= counts[0]
