@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import captum.attr as ca
@@ -95,12 +96,9 @@ def _paths(model: nn.Module, x: torch.Tensor, site: str, n: int) -> Iterator[Cas
     options: dict[str, Any] = {"layer": site, "target": 1, "n_steps": n}
     theirs: dict[str, Any] = {"target": 1, "n_steps": n}
     zero = torch.zeros_like(x)
-    for own, captum in [(fa.integrated_gradients, ig), (fa.internal_influence, ii), (fa.conductance, co)]:
-        yield Case(
-            f"{own.__name__}, {site}",
-            lambda own=own: own(model, x, **options),
-            lambda captum=captum: captum.attribute(x, zero, **theirs),
-        )
+    methods: list[tuple[Any, Any]] = [(fa.integrated_gradients, ig), (fa.internal_influence, ii), (fa.conductance, co)]
+    for own, captum in methods:
+        yield Case(f"{own.__name__}, {site}", partial(own, model, x, **options), partial(captum.attribute, x, zero, **theirs))
 
 
 def _references(model: nn.Module, x: torch.Tensor, site: str, references: torch.Tensor, convolutional: bool) -> Iterator[Case]:

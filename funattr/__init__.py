@@ -1,11 +1,13 @@
 """Attributions for PyTorch models as stateless pure functions: *how* (the method), *where* (`layer`), *what* (`target`)."""
 
+from ._ablation import feature_ablation
 from ._alias import guided_grad_cam
 from ._backprop import deconvnet, guided_backprop
 from ._backward import value_and_gradient
 from ._combine import at_input, interpolate, multiply, relu
 from ._gradient import activation, grad_cam, gradient, input_x_gradient, saliency
 from ._path import conductance, convergence_delta, integrated_gradients, internal_influence
+from ._progress import progress
 from ._score import neuron, score
 from ._shap import gradient_shap
 from ._site import Split, input_of, output_of, split
@@ -19,6 +21,7 @@ __all__ = [
     "conductance",
     "convergence_delta",
     "deconvnet",
+    "feature_ablation",
     "grad_cam",
     "gradient",
     "gradient_shap",
@@ -32,6 +35,7 @@ __all__ = [
     "multiply",
     "neuron",
     "output_of",
+    "progress",
     "relu",
     "saliency",
     "score",

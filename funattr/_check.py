@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import cmath
 import contextlib
 import functools
 import inspect
-import math
 import threading
 import warnings
 from collections import UserDict
@@ -36,8 +36,8 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
         try:
             x = args[1] if len(args) > 1 else kwargs.get("x")
             if isinstance(x, UserDict):  # transformers' tokenizers return one
-                args, kwargs = (*args[:1], dict(x), *args[2:]), {k: v for k, v in kwargs.items() if k != "x"}  # type: ignore[assignment]
-                x = args[1]
+                x = dict(x)
+                args, kwargs = ((args[0], x, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})  # type: ignore[assignment]
             check_input(x)
             training = noisy_modules(args[0] if args else kwargs.get("model"))
             with mode_kept(training) if training else _as_it_is:
@@ -75,7 +75,7 @@ def is_finite(value: Tensor) -> bool:
     """Whether there is neither NaN nor inf in `value`."""
     value = value.detach() if value.requires_grad else value
     # One sum tells, unless it overflows: only then look at each element.
-    return math.isfinite(value.sum().item()) or bool(torch.isfinite(value).all())
+    return cmath.isfinite(value.sum().item()) or bool(torch.isfinite(value).all())
 
 
 def check_input(x: Tree) -> None:

@@ -184,14 +184,14 @@ def at_input(method: Method) -> Method:
 def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
     """A method's maps at the spatial size of the input; or one tensor of maps at a given size.
 
-    ``interpolate(a)(model, x, ...)`` is ``a(model, x, ...)`` ``[N, C, *s]`` at the size ``[N, C, *S]`` of `x`; for several inputs,
-    one map for each.
+    ``interpolate(a)(model, x, ...)`` is ``a(model, x, ...)`` ``[N, C, *s]`` at the size ``[N, C, *S]`` of `x`; for several
+    inputs, one map for each.
 
     Args:
         method: a method, or a tensor of attributions ``[N, C, *s]``.
         size: the spatial size, or a tensor ``[N, C, *S]`` that has it; None for that of the input.
-        mode: ``"nearest"``, ``"nearest-exact"``, ``"area"``, ``"linear"`` (one spatial dimension), ``"bilinear"``, ``"bicubic"`` (two) or
-            ``"trilinear"`` (three), as in `torch.nn.functional.interpolate`.
+        mode: ``"nearest"``, ``"nearest-exact"``, ``"area"``, ``"linear"`` (one spatial dimension), ``"bilinear"``,
+            ``"bicubic"`` (two) or ``"trilinear"`` (three), as in `torch.nn.functional.interpolate`.
 
     Returns:
         A method with the same arguments; or a tensor ``[N, C, *S]``, in the unit of what was given.

@@ -17,7 +17,7 @@ R = TypeVar("R")
 def complaint(kind: type[Exception], text: str) -> Exception:
     """An error whose message the door completes with the call as the caller wrote it."""
     error = kind(text)
-    if tracing():  # Dynamo cannot, and shows the line of the call itself
+    if tracing():
         return error
     error.complaint = text  # type: ignore[attr-defined]
     return error
@@ -28,6 +28,8 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if tracing():  # Dynamo reports the error its own way, and cannot look at it here
+            return function(*args, **kwargs)
         try:
             return function(*args, **kwargs)
         except (ValueError, TypeError) as error:

@@ -60,9 +60,9 @@ def _folded(job: Job, f: Inner, points: list[Tensor], count: int) -> list[Tensor
         folded = [t.data for t in folded]  # not a view: of a view, which others may write to, a leaf is a copy
     inputs = job.with_floats(folded, map_tensors(repeated, job.x))
     try:
-        with _as_it_is if tracing() else _NoBranches():
+        with _as_it_is if tracing() else NoBranches():
             found = f(job, inputs, _repeated(job.target, count, size))
-    except _Branch:  # vmap tells whether it depends on the points
+    except Branch:  # vmap tells whether it depends on the points
         return None
     except (RuntimeError, ValueError) as error:
         # The model may want just its batch, and the vmapped run tells; its own errors are for the caller.
@@ -89,16 +89,16 @@ def _unfolded(t: Tensor, dim: int | None, count: int, size: int) -> Tensor:
     return t.reshape(*t.shape[:dim], count, size, *t.shape[dim + 1 :]).movedim(dim, 0)
 
 
-class _Branch(BaseException):
+class Branch(BaseException):
     """Control flow that looks at data. A BaseException: models catch Exception."""
 
 
-class _NoBranches(TorchFunctionMode):
+class NoBranches(TorchFunctionMode):
     """A branch on the data of many points at once is not the branch that each would take."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _READS and isinstance(args[0], Tensor):
-            raise _Branch
+            raise Branch
         return func(*args, **(kwargs or {}))
 
 

@@ -35,8 +35,6 @@ class PlainForms(PlainAttention):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.batch_norm:
             return _batch_norm(*args, **(kwargs or {}))
-        if func is Tensor.unflatten:  # written in Python with super(), which does not trace inside a mode
-            return torch.unflatten(*args, **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
 
 

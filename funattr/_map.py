@@ -91,7 +91,7 @@ def mapped(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...]) -
     dims = (0, *(None for _ in shared))
     if tracing():
         return torch.func.vmap(function, in_dims=dims, randomness="same")(part, *shared)
-    with _quiet:
+    with quiet:
         # "same": all steps see one dropout mask, so that the score is one function along a path.
         return torch.func.vmap(function, in_dims=dims, randomness="same")(part, *shared)
 
@@ -104,7 +104,7 @@ def mapped_functional(function: Callable[..., Tree], part: Tree, shared: tuple[A
 def chunks(size: int, chunk: int | None) -> list[tuple[int, int]]:
     """`size` steps in chunks of at most `chunk`, of about the same size."""
     count = 1 if chunk is None else -(-size // chunk)
-    each_one, longer = divmod(size, count) if count else (0, 0)
+    each_one, longer = (size // count, size % count) if count else (0, 0)  # divmod does not trace with a symbolic number
     bounds = [0]
     for i in range(count):
         bounds.append(bounds[-1] + each_one + (1 if i < longer else 0))
@@ -178,4 +178,4 @@ class _Quiet(contextlib.AbstractContextManager[None]):
                 set_vmap_fallback_warning(True)  # torch's default; it cannot be read
 
 
-_quiet = _Quiet()
+quiet = _Quiet()

@@ -11,6 +11,7 @@ from ._baselines import references
 from ._door import complaint
 from ._fold import along
 from ._map import chunk_for, chunks
+from ._progress import reported
 from ._quadrature import Rule
 from ._rules import PlainAttention
 from ._types import Target, Tree
@@ -22,7 +23,7 @@ def input_path(
     """Start and end of the path in the input, and the mean over it of the gradient at the sites."""
     start, end = input_ends(job, baselines)
     total, like = Sum(), end
-    for a, b in chunks(len(rule.nodes), chunk_for(chunk_size, end, shares=False)):
+    for a, b in reported(chunks(len(rule.nodes), chunk_for(chunk_size, end, shares=False))):
         weights = rule.weights[a:b]
         for part in along(job, slope_at, points(start, end, rule.nodes[a:b])):
             total.add(part, weights[: part[0].shape[0]])
@@ -54,7 +55,7 @@ def site_path(job: Job, rule: Rule, baselines: Tree, chunk_size: int | None) -> 
 
     total, end = Sum(), start
     nodes = rule.nodes.to(start[0].device if start else "cpu")
-    for a, b in chunks(len(nodes), chunk_for(chunk_size, start, shares=True, times=job.size)):
+    for a, b in reported(chunks(len(nodes), chunk_for(chunk_size, start, shares=True, times=job.size))):
         weights = rule.weights[a:b]
         for values, part in at_points(job, nodes[a:b], point):
             total.add(part, weights[: part[0].shape[0]])
@@ -68,7 +69,7 @@ def with_differences(job: Job, rule: Rule, baselines: Tree, chunk_size: int | No
     edges = rule.edges()
     before = gathered(job, value_at, points(start, end, edges[:1]))
     total, like = Sum(), before
-    for a, b in chunks(len(rule.nodes), chunk_for(chunk_size, end, shares=False)):
+    for a, b in reported(chunks(len(rule.nodes), chunk_for(chunk_size, end, shares=False))):
         slopes = gathered(job, slope_at, points(start, end, rule.nodes[a:b]))
         values = gathered(job, value_at, points(start, end, edges[a + 1 : b + 1]))
         total.add([g * v.diff(dim=0, prepend=v0) for g, v, v0 in zip(slopes, values, before)])
@@ -90,7 +91,7 @@ def with_rates(job: Job, rule: Rule, baselines: Tree, chunk_size: int | None) ->
     """
     start, end = input_ends(job, baselines)
     slope, rate, total, like = Sum(), Sum(), Sum(), end
-    for a, b in chunks(len(rule.nodes), chunk_for(chunk_size, end, shares=False)):
+    for a, b in reported(chunks(len(rule.nodes), chunk_for(chunk_size, end, shares=False))):
         at = points(start, end, rule.nodes[a:b])
         slopes, rates = gathered(job, slope_at, at), gathered(job, _rate_along([v - v0 for v, v0 in zip(end, start)]), at)
         slope.add(slopes, rule.weights[a:b])

@@ -141,6 +141,8 @@ class PlainAttention(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is Tensor.unflatten:  # written in Python with super(), which does not trace inside a mode
+            return torch.unflatten(*args, **kwargs)
         if func is F.scaled_dot_product_attention and self.only in (None, args[0].device.type if args else None):
             return plain_attention(*args, **kwargs)
         if func is F.multi_head_attention_forward:

@@ -15,6 +15,7 @@ from ._check import method
 from ._door import complaint, kind_of
 from ._map import check_count, chunk_for, chunks
 from ._paths import gathered
+from ._progress import reported
 from ._site import read
 from ._torch import tree_flatten
 from ._types import Layer, Model, Target, Tree, attributable, map_tensors, tensors
@@ -142,7 +143,7 @@ def _in_the_input(
     value = None if at_input or not multiply or any(stdevs) else value_at(job, job.x)
     total, like = Sum(), inputs
     count = len(draws.steps)
-    for a, b in chunks(count, chunk_for(chunk_size, inputs, shares=False)):
+    for a, b in reported(chunks(count, chunk_for(chunk_size, inputs, shares=False))):
         steps, which = draws.steps[a:b], draws.which[a:b]
         ends = [t + e for t, e in zip(inputs, draws.noise(inputs, stdevs, b - a))]
         begins = [t[which] for t in starts]
@@ -197,7 +198,7 @@ def _at_the_site(
         return [towards(s, v + e, at.reshape(-1, *[1] * (v.dim() - 1))) for s, v, e in moves]
 
     total, like = Sum(), starts
-    for a, b in chunks(count, chunk_for(chunk_size, [t[0] for t in starts], shares=True)):
+    for a, b in reported(chunks(count, chunk_for(chunk_size, [t[0] for t in starts], shares=True))):
         noise = draws.noise([t[0] for t in starts], stdevs * len(starts), b - a)
         part = [draws.steps[a:b], *(t[a:b] for t in starts), *noise]
         done = 0

@@ -134,7 +134,7 @@ def _site(bound: Bound, selector: Any) -> Site | None:
     return Site(module, repr(place.layer) if named else f"<{type(module).__name__}>", place.inputs, place.call)
 
 
-class _Unfused(TorchFunctionMode):
+class Unfused(TorchFunctionMode):
     """Does nothing, and that suffices: nn.TransformerEncoderLayer takes its fused path only when no mode is active."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -163,7 +163,7 @@ def _conditions(bound: Bound, sites: Sequence[Site], x: Tree) -> AbstractContext
         return PlainAttention(only="cpu")  # no batching rule there: vmap would loop over the examples, and warn
     if sites and runs_fused(bound.root):
         # A traced layer does not look at modes, but is not fused either where a gradient could be asked of it.
-        return torch.enable_grad() if tracing() else _Unfused()
+        return torch.enable_grad() if tracing() else Unfused()
     return _as_it_is
 
 

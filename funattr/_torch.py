@@ -13,6 +13,11 @@ from typing import Any, TypeVar
 import torch
 from torch._C._functorch import TransformType, get_interpreter_stack, maybe_get_level, peek_interpreter_stack
 
+# A vmap entered by hand, inside the model: over how many groups is only known once the value at the layer has been seen,
+# and a pass to look at it first would run what lies before the layer a second time.
+from torch._C._functorch import _add_batch_dim as add_batch_dim
+from torch._C._functorch import _remove_batch_dim as remove_batch_dim
+
 # torch's warning that an operation has no batching rule: nothing a user can do about it where the vmap is ours, and
 # warnings.catch_warnings is not thread-safe. (There is no getter; True is the default.)
 from torch._C._functorch import _set_vmap_fallback_warning_enabled as set_vmap_fallback_warning  # type: ignore[attr-defined]
@@ -20,6 +25,8 @@ from torch._C._functorch import _set_vmap_fallback_warning_enabled as set_vmap_f
 # Grad levels entered by hand: torch.func.grad wants its input before the call, but the leaf of an
 # attribution is only met inside the model, in the same forward pass.
 from torch._C._functorch import _unwrap_for_grad as unwrap_for_grad
+from torch._C._functorch import _vmap_decrement_nesting as leave_vmap
+from torch._C._functorch import _vmap_increment_nesting as enter_vmap
 from torch._functorch.eager_transforms import enable_inplace_requires_grad, grad_increment_nesting
 
 # The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
@@ -27,15 +34,19 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 __all__ = [
     "TreeSpec",
+    "add_batch_dim",
     "compile_lock",
     "constant",
     "current_grad_level",
+    "enter_vmap",
     "grad_level",
     "is_mapped",
     "is_plain",
+    "leave_vmap",
     "make_leaf",
     "observed_by_dispatch_mode",
     "only_vmap_runs",
+    "remove_batch_dim",
     "set_vmap_fallback_warning",
     "tracing",
     "transforms_active",

@@ -18,7 +18,8 @@ Model: TypeAlias = Callable[..., Any]
 #: A tensor, or tuples, lists and dicts that hold tensors.
 Tree: TypeAlias = Any
 Selector: TypeAlias = "str | nn.Module | Place | None"
-Layer: TypeAlias = "Selector | Sequence[Selector] | Mapping[Any, Selector]"
+#: Selectors may be nested: lists of lists of them, and so on.
+Layer: TypeAlias = "Selector | Sequence[Any] | Mapping[Any, Any]"
 Target: TypeAlias = (
     "int | Tensor | Sequence[int] | tuple[int, ...] | Sequence[tuple[int, ...]] | str | Callable[[Any], Tensor] | Neuron | None"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -64,10 +65,11 @@ def test_one_forward_and_the_backward_after_the_site(method: Any, layer: str | N
 @pytest.mark.parametrize("layer", ["stem", "layer1", "layer2"])
 def test_no_more_than_captum(layer: str) -> None:
     hand = ByHand()
-    for own, theirs in [(fa.input_x_gradient, LayerGradientXActivation), (fa.grad_cam, LayerGradCam)]:
+    pairs: list[tuple[Any, Any]] = [(fa.input_x_gradient, LayerGradientXActivation), (fa.grad_cam, LayerGradCam)]
+    for own, theirs in pairs:
         captum = theirs(hand.net, hand.net.get_submodule(layer))
-        a = cost(lambda own=own: own(hand.net, hand.x, layer=layer, target=1))
-        b = cost(lambda captum=captum: captum.attribute(hand.x, target=1))
+        a = cost(functools.partial(own, hand.net, hand.x, layer=layer, target=1))
+        b = cost(functools.partial(captum.attribute, hand.x, target=1))
         assert a.flops <= b.flops
         assert a.peak <= b.peak
 

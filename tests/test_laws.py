@@ -198,9 +198,8 @@ def test_half_precision(row: Row, dtype: torch.dtype) -> None:
 def test_channels_last_and_autocast() -> None:
     model, x = Residual().eval(), torch.randn(4, 3, 8, 8)
     expected = fa.grad_cam(model, x, layer="layer1", target=3)
-    found = fa.grad_cam(
-        model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last), layer="layer1", target=3
-    )  # type: ignore[call-overload]
+    like: Any = {"memory_format": torch.channels_last}
+    found = fa.grad_cam(model.to(**like), x.to(**like), layer="layer1", target=3)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = fa.grad_cam(model, x, layer="layer1", target=3)

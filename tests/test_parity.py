@@ -112,7 +112,7 @@ def test_neurons_in_maps(index: Any, dtype: torch.dtype) -> None:
     value = fa.activation(model, x, layer="relu1").requires_grad_()
     score = fa.score(
         model.conv2(model.pool(value)),
-        index if callable(index) else (lambda out: out[(slice(None), *index)].reshape(4, -1).sum(1)),
+        index if callable(index) else (lambda out: out[(slice(None),) + index].reshape(4, -1).sum(1)),
     )
     expected = torch.autograd.grad(score.sum(), value)[0]
     assert_same(fa.gradient(model, x, layer="relu1", target=fa.neuron("conv2", index)), expected, dtype)

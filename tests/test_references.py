@@ -70,8 +70,9 @@ def test_several_layers_get_total_gradients_in_one_pass() -> None:
     assert list(found) == list(sites)
     assert isinstance(found["blocks"], list)
     assert isinstance(found["pair"], tuple)
-    for key, alone in [("in", None), ("stem", "stem")]:
-        assert_equal(found[key], [fa.gradient(model, x, layer=alone, target=TARGET)])
+    for key, layer in [("in", None), ("stem", "stem")]:
+        assert_equal(found[key], [fa.gradient(model, x, layer=layer, target=TARGET)])
+    alone: Any
     for got, alone in zip([*found["blocks"], *found["pair"]], ["layer1", "layer2", "layer1.bn1", fa.input_of("fc")]):
         assert_equal(got, [fa.gradient(model, x, layer=alone, target=TARGET)])
 

@@ -279,7 +279,12 @@ def test_hooks_of_the_user_are_seen_and_kept() -> None:
     model = Residual().eval()
     x = torch.randn(2, 3, 8, 8)
     calls: list[str] = []
-    first = model.layer1.register_forward_hook(lambda m, a, o: calls.append("after") or o * 2)
+
+    def after(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        calls.append("after")
+        return output * 2
+
+    first = model.layer1.register_forward_hook(after)
     second = model.layer1.register_forward_pre_hook(lambda m, a: calls.append("before"))
     value = fa.activation(model, x, layer="layer1")
     first.remove()
