@@ -22,6 +22,7 @@ class Row(NamedTuple):
     convolutional: bool = False  # needs spatial dimensions at the layer, and at the input
     relu: bool = False  # needs a ReLU in the model
     targeted: bool = True
+    integers: bool = True  # takes integer inputs, with a layer
     options: dict[str, Any] = {}  # noqa: RUF012  (never changed)
 
 
@@ -41,6 +42,10 @@ METHODS = [
     Row("guided_backprop", fa.guided_backprop, None, relu=True),
     Row("deconvnet", fa.deconvnet, None, relu=True),
     Row("guided_grad_cam", fa.guided_grad_cam, None, at_input=False, convolutional=True, relu=True),
+    Row("integrated_gradients", fa.integrated_gradients, None, options={"n_steps": 3}),
+    Row("internal_influence", fa.internal_influence, None, integers=False, options={"n_steps": 3, "baselines": 0.5}),
+    Row("conductance", fa.conductance, None, integers=False, options={"n_steps": 3}),
+    Row("feature_ablation", fa.feature_ablation, None, options={"chunk_size": 64}),
     Row("relu(gradient)", fa.relu(fa.gradient), lambda v, g: torch.relu(g)),
     Row("multiply(gradient, saliency)", fa.multiply(fa.gradient, fa.saliency), lambda v, g: g * g.abs()),
 ]

@@ -19,6 +19,8 @@ TARGET = torch.tensor([1, 4, 0, 2])
 
 
 def fits(row: Row, case: Case) -> bool:
+    if case.name == "text" and not row.integers:
+        return False
     return (case.convolutional or not row.convolutional) and (case.relu or not row.relu)
 
 
@@ -159,6 +161,7 @@ def test_vmapped_equals_looped(case: Case, row: Row) -> None:
 
 
 @by_pair
+@pytest.mark.filterwarnings("ignore:the steps run one after another")  # an LSTM, nested tensors: vmap cannot
 def test_differentiable(case: Case, row: Row) -> None:
     """With create_graph, by backward() and by torch.func.grad, against second derivatives of the plain reference."""
     if case.name == "text":
