@@ -101,7 +101,8 @@ class Watch:
 
     def neuron_score(self, value: Tree) -> Tensor:
         assert self.neuron is not None
-        return self.checked(neuron_score(value, self.neuron.index, self.sites[-1].label))
+        # Of a copy: the model goes on, and may overwrite the value.
+        return self.checked(neuron_score(copied(value), self.neuron.index, self.sites[-1].label))
 
     def score(self, output: Any) -> Tensor:
         return self.checked(score_of(output, self.target))

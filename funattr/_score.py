@@ -166,6 +166,8 @@ def the_tensor(output: Any) -> Tensor:
 def _one_each(picked: Any, what: str) -> Tensor:
     if not isinstance(picked, Tensor):
         raise complaint(TypeError, f"{what} returned {kind_of(picked)}, expected a tensor [N].")
+    if picked.dim() == 0:  # one example, and a target that sums over all it is given
+        return picked.reshape(1)
     if picked.dim() != 1:
         raise complaint(ValueError, f"{what} returned a tensor {list(picked.shape)}, expected one value per example, [N].")
     return picked

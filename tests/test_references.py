@@ -77,6 +77,33 @@ def test_several_layers_get_total_gradients_in_one_pass() -> None:
         assert_equal(got, [fa.gradient(model, x, layer=alone, target=TARGET)])
 
 
+@pytest.mark.parametrize("index", [3, (3,), (slice(2, 4),), lambda value: value[:, 3].square()])
+def test_a_neuron_whose_value_is_overwritten_later(index: Any) -> None:
+    model, x = double(next(case for case in CASES if case.name == "writes"))
+
+    def by_hand(x: torch.Tensor) -> torch.Tensor:
+        value = model.fc1((x * 0.5).relu())
+        picked = (
+            index(value)
+            if callable(index)
+            else value[:, 2:4]
+            if isinstance(index, tuple) and isinstance(index[0], slice)
+            else value[:, 3]
+        )
+        return picked.reshape(len(x), -1).sum(1)
+
+    leaf = x.clone().requires_grad_()
+    expected = torch.autograd.grad(by_hand(leaf).sum(), leaf)[0]
+    target = fa.neuron("fc1", index)
+    assert_equal(fa.gradient(model, x, target=target), [expected])
+    ablated = x.clone()
+    ablated[:, 0] = 0
+    lost = fa.feature_ablation(model, x, target=target)[:, 0]
+    torch.testing.assert_close(lost, (by_hand(x) - by_hand(ablated)).detach())
+    delta = fa.convergence_delta(fa.integrated_gradients(model, x, target=target), model, x, target=target)
+    assert delta.abs().max() < 1e-2
+
+
 class Relus(nn.Module):
     """Two inputs to one product of ReLUs, for guided rules by hand."""
 
