@@ -5,6 +5,8 @@ from ._alias import guided_grad_cam
 from ._backprop import deconvnet, guided_backprop
 from ._backward import value_and_gradient
 from ._combine import at_input, interpolate, multiply, relu
+from ._deeplift import deep_lift
+from ._deeplift_shap import deep_lift_shap, mean_over_baselines
 from ._gradient import activation, grad_cam, gradient, input_x_gradient, saliency
 from ._path import conductance, convergence_delta, integrated_gradients, internal_influence
 from ._progress import progress
@@ -21,6 +23,8 @@ __all__ = [
     "conductance",
     "convergence_delta",
     "deconvnet",
+    "deep_lift",
+    "deep_lift_shap",
     "feature_ablation",
     "grad_cam",
     "gradient",
@@ -32,6 +36,7 @@ __all__ = [
     "integrated_gradients",
     "internal_influence",
     "interpolate",
+    "mean_over_baselines",
     "multiply",
     "neuron",
     "output_of",

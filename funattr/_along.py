@@ -50,7 +50,8 @@ class Job:
     def __init__(self, model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool):
         self.model = model
         self.x = x if create_graph else map_tensors(torch.detach, x)
-        self.bound = bind(model) if create_graph else folding(bind(model))  # fused attention has no second derivative
+        # Fused attention has no second derivative; what is folded in a compiled function is not fused.
+        self.bound = bind(model) if create_graph and not tracing() else folding(bind(model))
         self.sites = resolve(self.bound, layer)
         inner = [site for site in self.sites.sites if site is not None]
         if any(site.call is not None and site.call < 0 for site in inner):  # counting takes a pass: once, not at every step

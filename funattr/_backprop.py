@@ -7,13 +7,12 @@ from collections.abc import Callable
 import torch
 
 from ._backward import at_site
-from ._bind import bind, sees_nothing_inside
+from ._bind import bind, refuse_opaque
 from ._check import method
 from ._door import complaint
 from ._rules import ReluRule, deconv, guided
 from ._score import Neuron
 from ._site import observe
-from ._torch import tracing
 from ._types import Layer, Model, Target, Tree
 
 
@@ -85,14 +84,7 @@ def _under(
     rule: Callable[[list[bool]], ReluRule], model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool
 ) -> Tree:
     bound = bind(model)
-    if not tracing() and bound.root is not None:
-        for module in bound.root.modules():
-            if sees_nothing_inside(module):
-                raise complaint(
-                    ValueError,
-                    f"the model holds a {type(module).__name__}, and a backward rule cannot reach the operations inside a "
-                    f"scripted or compiled module: pass the model before it was.",
-                )
+    refuse_opaque(bound)
     fired: list[bool] = []
     with rule(fired):
         _, gradient = at_site(model, x, layer, target, create_graph, own_level=create_graph)

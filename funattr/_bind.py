@@ -94,6 +94,19 @@ def sees_nothing_inside(module: nn.Module) -> bool:
     )
 
 
+def refuse_opaque(bound: Bound) -> None:
+    """A rule for the backward pass must see every operation."""
+    if tracing():
+        return
+    for module in all_modules(bound.root):
+        if sees_nothing_inside(module):
+            raise complaint(
+                ValueError,
+                f"the model holds a {type(module).__name__}, and a backward rule cannot reach the operations inside a "
+                f"scripted or compiled module: pass the model before it was.",
+            )
+
+
 _FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
 

@@ -17,30 +17,32 @@ class _Slope(torch.autograd.Function):
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
-        return inputs[-1].view_as(inputs[-1])  # type: ignore[no-any-return]
+        return inputs[-1].detach()  # type: ignore[no-any-return]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*inputs[:-1])
+        *live, _ = inputs
+        ctx.shapes = [x.shape for x in live[: len(live) // 2]]
+        ctx.save_for_backward(*live[len(live) // 2 :])
 
-    @classmethod
-    def vmap(cls, info: Any, in_dims: Any, *inputs: Any) -> Any:
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
         # The slopes may be mapped while the value is not: then nor is the result.
         value, dim = inputs[-1], in_dims[-1]
-        return value.view_as(value), dim
+        return value.detach(), dim
 
 
 class _Scaled(_Slope):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        x, m = ctx.saved_tensors
+        (m,) = ctx.saved_tensors
         return g * m, None, None
 
 
 class _Scaled2(_Slope):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        _, _, mx, my = ctx.saved_tensors
+        mx, my = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         return g * mx if wanted[0] else None, g * my if wanted[1] else None, None, None, None
 
@@ -48,31 +50,36 @@ class _Scaled2(_Slope):
 class _Matmul(_Slope):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        x, y, a, b = ctx.saved_tensors
+        a, b = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        gx = _reduced(g @ b.mT, x.shape) if wanted[0] else None
-        gy = _reduced(a.mT @ g, y.shape) if wanted[1] else None
+        gx = _reduced(g @ b.mT, ctx.shapes[0]) if wanted[0] else None
+        gy = _reduced(a.mT @ g, ctx.shapes[1]) if wanted[1] else None
         return gx, gy, None, None, None
 
 
 class _Rows(_Slope):
-    """``L * (x - sum(w x))`` along a dimension moved last; L = 1 for log_softmax."""
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[1:3])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        _, scale, weight = ctx.saved_tensors
+        scale, weight = ctx.saved_tensors
         h = g * scale
         return h - weight * h.sum(-1, keepdim=True), None, None, None
 
 
 class _Picked(_Slope):
-    """``m * x[..., index]`` along the last dimension."""
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.shape = inputs[0].shape
+        ctx.save_for_backward(*inputs[1:3])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        x, index, m = ctx.saved_tensors
+        index, m = ctx.saved_tensors
         h = g * m
-        zeros = torch.zeros(x.shape, dtype=h.dtype, device=h.device)
+        zeros = torch.zeros(ctx.shape, dtype=h.dtype, device=h.device)
         return zeros.scatter_add(-1, index.expand(h.shape), h), None, None, None
 
 
@@ -86,34 +93,29 @@ def _reduced(g: Tensor, shape: torch.Size) -> Tensor:
     return g.sum(ones, keepdim=True) if ones else g
 
 
-# Kept whole: Dynamo's own form of an autograd.Function loses the second derivative inside torch.func.grad (torch 2.13).
+# Functions, for Dynamo to keep whole: see _traced.py.
 
 
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def scaled(x: Tensor, m: Tensor, value: Tensor) -> Tensor:
     """The value, with slope `m` in each element of `x`."""
     return _Scaled.apply(x, m, value)  # type: ignore[no-any-return, no-untyped-call]
 
 
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def scaled2(x: Tensor, y: Tensor, mx: Tensor, my: Tensor, value: Tensor) -> Tensor:
     """The value, with slopes `mx` in `x` and `my` in `y`, all elementwise."""
     return _Scaled2.apply(x, y, mx, my, value)  # type: ignore[no-any-return, no-untyped-call]
 
 
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def matmul(x: Tensor, y: Tensor, a: Tensor, b: Tensor, value: Tensor) -> Tensor:
     """The value, with the slopes of ``x @ b`` in `x` and of ``a @ y`` in `y`."""
     return _Matmul.apply(x, y, a, b, value)  # type: ignore[no-any-return, no-untyped-call]
 
 
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def rows(x: Tensor, scale: Tensor, weight: Tensor, value: Tensor) -> Tensor:
     """The value, with the slopes of ``scale * (x - sum(weight * x, -1))``."""
     return _Rows.apply(x, scale, weight, value)  # type: ignore[no-any-return, no-untyped-call]
 
 
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def picked(x: Tensor, index: Tensor, m: Tensor, value: Tensor) -> Tensor:
     """The value, with slope `m` in the elements of `x` at `index` along the last dimension."""
     return _Picked.apply(x, index, m, value)  # type: ignore[no-any-return, no-untyped-call]

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ._door import complaint, kind_of
+from ._progress import reported
 from ._torch import set_vmap_fallback_warning, tracing
 from ._types import Tree, map_tensors, tensors
 
@@ -31,7 +32,7 @@ def each(function: Callable[..., Tree], mapped: Tree, *shared: Any, chunk: int |
     returns tensors, in any structure.
     """
     run = Runner()
-    for start, stop in chunks(tensors(mapped)[0].shape[0], chunk):
+    for start, stop in reported(chunks(tensors(mapped)[0].shape[0], chunk)):
         yield from run(function, _part(mapped, start, stop), *shared)
 
 

@@ -20,7 +20,7 @@ from ._door import complaint
 from ._torch import current_grad_level, tracing, transforms_active
 
 #: Every spelling of ReLU, and whether it works in place.
-_RELU = {
+RELU = {
     F.relu: False,
     torch.relu: False,
     Tensor.relu: False,
@@ -28,7 +28,7 @@ _RELU = {
     Tensor.relu_: True,
 }
 #: Spellings of ReLU only when the bound is zero and there is no upper one.
-_CLAMP = {
+CLAMP = {
     torch.clamp: False,
     Tensor.clamp: False,
     torch.clamp_min: False,
@@ -99,10 +99,10 @@ class ReluRule(TorchFunctionMode):
         if func is torch.rnn_relu or func is torch.rnn_relu_cell:
             text = "nn.RNN(nonlinearity='relu') runs its ReLU inside one fused operation, where a rule cannot reach."
             raise complaint(ValueError, text)
-        if func in _RELU:
-            in_place = _RELU[func] or kwargs.get("inplace", args[1] if len(args) > 1 else False)
-        elif func in _CLAMP and _is_relu(*args[1:], **kwargs):
-            in_place = _CLAMP[func]
+        if func in RELU:
+            in_place = RELU[func] or kwargs.get("inplace", args[1] if len(args) > 1 else False)
+        elif func in CLAMP and _is_relu(*args[1:], **kwargs):
+            in_place = CLAMP[func]
         else:
             return func(*args, **kwargs)
         x = args[0] if args else kwargs["input"]

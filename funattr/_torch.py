@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -46,8 +47,10 @@ __all__ = [
     "make_leaf",
     "observed_by_dispatch_mode",
     "only_vmap_runs",
+    "operation_spaces",
     "remove_batch_dim",
     "set_vmap_fallback_warning",
+    "show_to_modes",
     "tracing",
     "transforms_active",
     "tree_flatten",
@@ -89,6 +92,18 @@ def constant(function: F) -> F:
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
+
+def show_to_modes(functions: Iterable[Any]) -> None:
+    """Have Dynamo hand `functions` to function modes, as eager calls do. It asks torch.overrides which ones those are, and
+    that list leaves out some that are: torch.relu_, F.hardswish. Imports Dynamo."""
+    import torch._dynamo.variables.torch as dynamo
+
+    if hasattr(dynamo, "get_overridable_functions"):
+        dynamo.get_overridable_functions().update(functions)
+
+
+#: Where the Python functions of torch.nn.functional find the operations themselves.
+operation_spaces = (torch._C._nn, torch._VF)
 
 grad_level = grad_increment_nesting
 

@@ -1,14 +1,23 @@
-"""Functions that Dynamo must not look into, told to it. Imported while it traces: importing Dynamo itself takes a second.
+"""What Dynamo must be told. Imported while it traces: importing Dynamo itself takes a second.
 
-Dynamo's own form of an autograd.Function loses the second derivative inside torch.func.grad (torch 2.13). Kept whole, the
-function is traced further down, where it has it, and where its grad level is known.
+Functions to keep whole: Dynamo's own form of an autograd.Function loses the second derivative inside torch.func.grad (torch
+2.13). The function is traced further down, where it has it, and where its grad level is known.
+
+Functions to show to modes: without it, a rule would not meet `torch.relu_` in a compiled model.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
-from ._rules import deconv_relu, guided_relu
+from . import _lift_slopes as slopes
+from ._lift_table import RULES
+from ._rules import CLAMP, RELU, deconv_relu, guided_relu
+from ._torch import show_to_modes
 
-for function in (guided_relu, deconv_relu):
-    torch.compiler.allow_in_graph(function)  # type: ignore[no-untyped-call]
+for function in (guided_relu, deconv_relu, slopes.scaled, slopes.scaled2, slopes.matmul, slopes.rows, slopes.picked):
+    torch.compiler.allow_in_graph(function)
+
+known = {id(function) for space in (torch, F) for function in vars(space).values() if callable(function)}
+show_to_modes(function for function in {*RELU, *CLAMP, *RULES} if id(function) in known)

@@ -45,6 +45,7 @@ METHODS = [
     Row("integrated_gradients", fa.integrated_gradients, None, options={"n_steps": 3}),
     Row("internal_influence", fa.internal_influence, None, integers=False, options={"n_steps": 3, "baselines": 0.5}),
     Row("conductance", fa.conductance, None, integers=False, options={"n_steps": 3}),
+    Row("deep_lift", fa.deep_lift, None, integers=False, options={"baselines": 0.3}),  # 0.3 is no id
     Row("feature_ablation", fa.feature_ablation, None, options={"chunk_size": 64}),
     Row("relu(gradient)", fa.relu(fa.gradient), lambda v, g: torch.relu(g)),
     Row("multiply(gradient, saliency)", fa.multiply(fa.gradient, fa.saliency), lambda v, g: g * g.abs()),

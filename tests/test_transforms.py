@@ -13,7 +13,7 @@ import funattr as fa
 
 from . import reference
 from .methods import METHODS, Row, row_id
-from .models import CASES, Case, double
+from .models import CASES, SPELLINGS, Case, Residual, double
 
 TARGET = torch.tensor([1, 4, 0, 2])
 
@@ -87,6 +87,30 @@ def state(model: torch.nn.Module) -> Any:
         )
         for module in model.modules()
     ]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_compiled_rules_meet_every_spelling_of_relu(spelling: str) -> None:
+    model, x = Residual(spelling).double().eval(), torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    for method in (fa.guided_backprop, fa.deconvnet):
+        torch._dynamo.reset()
+        compiled = torch.compile(method, fullgraph=True, backend="aot_eager")
+        assert_same(compiled(model, x, target=1), method(model, x, target=1))
+
+
+@pytest.mark.parametrize(
+    "method", [fa.guided_backprop, fa.deconvnet, fa.input_x_gradient, fa.guided_grad_cam, fa.integrated_gradients]
+)
+def test_compiled_results_can_be_differentiated(method: Any) -> None:
+    """Second derivatives through a compiled method: where Dynamo's own autograd.Function goes wrong."""
+    model, x = double(CASES[2])
+
+    def slope(method: Any) -> Any:
+        leaf = x.clone().requires_grad_()
+        found = method(model, leaf, layer="layer1", target=TARGET, create_graph=True)
+        return torch.autograd.grad(found.square().sum(), leaf)[0]
+
+    assert_same(slope(torch.compile(method, fullgraph=True, backend="aot_eager")), slope(method))
 
 
 def test_compiled_with_inductor() -> None:
