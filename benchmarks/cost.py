@@ -19,7 +19,7 @@ class Cost(NamedTuple):
 
 class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
         self.live: dict[int, tuple[StorageWeakRef, int]] = {}
         self.peak = 0

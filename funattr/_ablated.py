@@ -70,7 +70,7 @@ class Ablated:
             chunk_size = len(range(chunk_size))  # Dynamo may have made a symbol of it: a number again
         self.chunk_size = chunk_size
         self.folding = not create_graph
-        self.bound = bound if create_graph else folding(bound)
+        self.bound = bound if create_graph and not tracing() else folding(bound)
         self.sites = resolve(bound, layer)
         self.watch = Watch(bound, x, self.sites.sites, target)
         self.scored = self.watch.neuron is not None or callable(target)
