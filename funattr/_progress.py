@@ -56,7 +56,7 @@ def progress(callback: Callable[[int, int], None] | None = None) -> Iterator[Non
     Example:
         >>> import torch, funattr as fa
         >>> with fa.progress(lambda done, total: print(done, "of", total)):
-        ...     _ = fa.feature_ablation(lambda x: x.sum(1), torch.ones(1, 4), chunk_size=2)
+        ...     _ = fa.feature_ablation(lambda x: x.sum(1), torch.ones(1, 3), chunk_size=2)
         0 of 4
         2 of 4
         4 of 4
