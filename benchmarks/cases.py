@@ -60,7 +60,7 @@ class Setting(NamedTuple):
 
 
 def settings(quick: bool) -> Iterator[Setting]:
-    yield Setting("ResNet-18", ResNet18().eval(), torch.randn(2, 3, 64, 64), ["layer1", "layer3", "layer4"])
+    yield Setting("ResNet-18", ResNet18().eval(), torch.randn(2 if quick else 8, 3, 64, 64), ["layer1", "layer3", "layer4"])
     depth = 2 if quick else 12
     blocks = [f"blocks.{i}.down" for i in sorted({0, depth // 2, depth - 1})]
     yield Setting("ViT-tiny", VitTiny(depth=depth).eval(), torch.randn(2, 3, 112, 112), blocks)
@@ -130,6 +130,6 @@ def _ablation(model: nn.Module, x: torch.Tensor, site: str) -> Iterator[Case]:
     fab = ca.LayerFeatureAblation(model, layer)
     yield Case(
         f"feature_ablation, {site}",
-        lambda: fa.feature_ablation(model, x, layer=site, target=1, feature_mask=mask),
+        lambda: fa.feature_ablation(model, x, layer=site, target=1, feature_mask=mask, chunk_size=8),
         lambda: fab.attribute(x, layer_mask=mask, target=1, perturbations_per_eval=8),
     )
