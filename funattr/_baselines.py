@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._bind import is_functional_call
 from ._check import is_finite, may_read
 from ._door import complaint, kind_of
 from ._torch import is_plain, tracing, tree_flatten, tree_unflatten
@@ -151,9 +152,9 @@ def holds_batch(model: Any, size: int) -> bool:
     if isinstance(model, nn.Module):
         return False
     if isinstance(model, partial):
-        args = model.args[2:] if model.func is torch.func.functional_call else model.args
-        inside = not isinstance(model.func, type(torch.func.functional_call)) or model.func is not torch.func.functional_call
-        return _has_rows((args, model.keywords), size) or (inside and holds_batch(model.func, size))
+        if is_functional_call(model):  # its parameters are no batch
+            return _has_rows((model.args[2:], model.keywords), size)
+        return _has_rows((model.args, model.keywords), size) or holds_batch(model.func, size)
     if tracing():  # closures cannot be looked into
         return True
     if isinstance(model, MethodType):

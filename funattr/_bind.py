@@ -30,7 +30,7 @@ def bind(model: Model) -> Bound:
             return bind(model.module if isinstance(model, nn.DataParallel) else model._modules["_orig_mod"])  # type: ignore[arg-type]
         return Bound(model, model)
     if isinstance(model, partial):
-        if model.func is torch.func.functional_call and model.args:
+        if is_functional_call(model):
             return _bind_functional(*model.args, **model.keywords)
         inner = bind(model.func)
         return Bound(partial(inner.call, *model.args, **model.keywords), inner.root)
@@ -38,6 +38,15 @@ def bind(model: Model) -> Bound:
         raise complaint(TypeError, f"model must be an nn.Module or a callable, got {kind_of(model)}.")
     owner = getattr(model, "__self__", None)  # a bound method, such as model.encode
     return Bound(model, owner if isinstance(owner, nn.Module) else None)
+
+
+def is_functional_call(model: partial[Any]) -> bool:
+    """Whether `model` is ``partial(torch.func.functional_call, module, parameters)``."""
+    if not tracing():
+        return model.func is torch.func.functional_call and bool(model.args)
+    # Dynamo cannot compare that function with anything: it is known by what it is given.
+    parameters = model.args[1] if len(model.args) > 1 else None
+    return isinstance(model.args[0] if model.args else None, nn.Module) and isinstance(parameters, (dict, tuple))
 
 
 def _bind_functional(module: nn.Module, params: Any, args: Any = (), kwargs: Any = None, **options: Any) -> Bound:

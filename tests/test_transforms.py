@@ -13,7 +13,7 @@ import funattr as fa
 
 from . import reference
 from .methods import METHODS, Row, row_id
-from .models import CASES, SPELLINGS, Case, Residual, double
+from .models import CASES, SPELLINGS, Case, Residual, Text, double
 
 TARGET = torch.tensor([1, 4, 0, 2])
 
@@ -152,6 +152,30 @@ def test_compiled_value_and_gradient_and_split() -> None:
 
     compiled_own = torch.compile(own, fullgraph=True, backend="aot_eager")
     assert_same(compiled_own(model, x), fa.input_x_gradient(model, x, layer="layer1", target=1))
+
+
+def test_compiled_models_of_every_kind() -> None:
+    """Each way to hand over a model, and an input in each form, compiled."""
+    net, x = double(CASES[2])
+    text, ids = Text().double().eval(), torch.randint(0, 20, (4, 7))
+    two, both = double(next(case for case in CASES if case.name == "two"))
+    mask = torch.rand(4, 7, dtype=torch.float64)
+    parameters = dict(net.named_parameters())
+    kinds: list[Any] = [
+        (functools.partial(text, mask=mask), ids, {"layer": "mix"}),
+        (text, {"ids": ids, "mask": mask}, {"layer": "mix"}),
+        (functools.partial(torch.func.functional_call, net, parameters), x, {"layer": "layer1"}),
+        (torch.compile(net, backend="eager"), x, {"layer": "layer1"}),
+        (torch.nn.DataParallel(net), x, {"layer": "layer1"}),
+        (lambda v: net(v), x, {"layer": net.layer1}),
+        (net.forward, x, {"layer": "layer1"}),
+        (two, both, {}),
+    ]
+    for model, given, options in kinds:
+        for method in (fa.input_x_gradient, functools.partial(fa.integrated_gradients, n_steps=3)):
+            torch._dynamo.reset()
+            compiled = torch.compile(method, fullgraph=True, backend="aot_eager")
+            assert_same(compiled(model, given, target=1, **options), method(model, given, target=1, **options))
 
 
 def test_compiled_with_other_hooks_on_the_layer() -> None:
