@@ -160,7 +160,7 @@ def test_compiled_models_of_every_kind() -> None:
     text, ids = Text().double().eval(), torch.randint(0, 20, (4, 7))
     two, both = double(next(case for case in CASES if case.name == "two"))
     mask = torch.rand(4, 7, dtype=torch.float64)
-    parameters = dict(net.named_parameters())
+    parameters: dict[str, Any] = dict(net.named_parameters())
     kinds: list[Any] = [
         (functools.partial(text, mask=mask), ids, {"layer": "mix"}),
         (text, {"ids": ids, "mask": mask}, {"layer": "mix"}),
