@@ -10,6 +10,7 @@ from ._deeplift_shap import deep_lift_shap, mean_over_baselines
 from ._gradient import activation, grad_cam, gradient, input_x_gradient, saliency
 from ._path import conductance, convergence_delta, integrated_gradients, internal_influence
 from ._progress import progress
+from ._repeat import each_target, noise_tunnel
 from ._score import neuron, score
 from ._shap import gradient_shap
 from ._site import Split, input_of, output_of, split
@@ -25,6 +26,7 @@ __all__ = [
     "deconvnet",
     "deep_lift",
     "deep_lift_shap",
+    "each_target",
     "feature_ablation",
     "grad_cam",
     "gradient",
@@ -39,6 +41,7 @@ __all__ = [
     "mean_over_baselines",
     "multiply",
     "neuron",
+    "noise_tunnel",
     "output_of",
     "progress",
     "relu",

@@ -43,11 +43,18 @@ def chosen(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, A
     return {name: value for name, value in options.items() if known is None or name in known}
 
 
-def combined(function: Callable[..., Tree], name: str, *parts: Callable[..., Any], extra: Sequence[str] = ()) -> Method:
+def combined(
+    function: Callable[..., Tree],
+    name: str,
+    *parts: Callable[..., Any],
+    extra: Sequence[str] = (),
+    without: Sequence[str] = (),
+) -> Method:
     """`function`, dressed as a method that takes what `parts` take: readable in ``help()`` and in a traceback."""
     known = [accepts(part) for part in parts]
     if tracing():
-        function.accepts = None if None in known else [*extra, *(n for names in known for n in names or ())]  # type: ignore[attr-defined]
+        names = [*extra, *(n for part in known for n in part or () if n not in without)]
+        function.accepts = None if None in known else names  # type: ignore[attr-defined]
         return function
     parameters: dict[str, inspect.Parameter] = {}
     for part in parts:
@@ -58,18 +65,18 @@ def combined(function: Callable[..., Tree], name: str, *parts: Callable[..., Any
     for added in extra:
         if added not in parameters:
             parameters[added] = inspect.Parameter(added, inspect.Parameter.KEYWORD_ONLY, default=None)
-    ordered = sorted(parameters.values(), key=lambda p: p.kind)
+    ordered = sorted((p for p in parameters.values() if p.name not in without), key=lambda p: p.kind)
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"``{name}``, with the arguments of {' and '.join(_name(part) for part in parts)}."
+    function.__doc__ = f"``{name}``, with the arguments of {' and '.join(name_of(part) for part in parts)}."
     function.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
     return method(function)
 
 
-def _name(function: Callable[..., Any]) -> str:
+def name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _check_method(function: Any, combinator: str) -> None:
+def check_method(function: Any) -> None:
     if not callable(function):
         raise complaint(TypeError, f"expected a method such as fa.gradient, got {type(function).__name__}.")
 
@@ -98,22 +105,22 @@ def multiply(method: Method, other: Method) -> Method:
         >>> signed_square(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0]]))
         tensor([[  4., -16.]])
     """
-    _check_method(method, "multiply")
-    _check_method(other, "multiply")
+    check_method(method)
+    check_method(other)
 
     def product(model: Model, x: Tree, **options: Any) -> Tree:
         mine, others = chosen(method, options), chosen(other, options)
         for name in options:
             if name not in mine and name not in others:
-                raise complaint(TypeError, f"neither {_name(method)} nor {_name(other)} takes an argument {name!r}.")
+                raise complaint(TypeError, f"neither {name_of(method)} nor {name_of(other)} takes an argument {name!r}.")
         a, b = method(model, x, **mine), other(model, x, **others)
         (left, spec), (right, spec_of_right) = tree_flatten(a), tree_flatten(b)
         if spec != spec_of_right:
-            text = f"{_name(method)} gives {spec}, {_name(other)} gives {spec_of_right}: they cannot be multiplied."
+            text = f"{name_of(method)} gives {spec}, {name_of(other)} gives {spec_of_right}: they cannot be multiplied."
             raise complaint(ValueError, text)
-        return tree_unflatten([_product(p, q, _name(method), _name(other)) for p, q in zip(left, right)], spec)
+        return tree_unflatten([_product(p, q, name_of(method), name_of(other)) for p, q in zip(left, right)], spec)
 
-    return combined(product, f"multiply({_name(method)}, {_name(other)})", method, other)
+    return combined(product, f"multiply({name_of(method)}, {name_of(other)})", method, other)
 
 
 def _product(a: Any, b: Any, name: str, other: str) -> Any:
@@ -144,12 +151,12 @@ def relu(method: Method) -> Method:
         >>> fa.relu(fa.gradient)(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0]]))
         tensor([[2., 0.]])
     """
-    _check_method(method, "relu")
+    check_method(method)
 
     def positive(model: Model, x: Tree, **options: Any) -> Tree:
         return map_floats(torch.relu, method(model, x, **options))
 
-    return combined(positive, f"relu({_name(method)})", method)
+    return combined(positive, f"relu({name_of(method)})", method)
 
 
 @door
@@ -172,12 +179,12 @@ def at_input(method: Method) -> Method:
         >>> fa.at_input(fa.gradient)(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0]]), layer="any")
         tensor([[ 2., -4.]])
     """
-    _check_method(method, "at_input")
+    check_method(method)
 
     def there(model: Model, x: Tree, *, layer: Any = None, **options: Any) -> Tree:
         return method(model, x, **options)
 
-    return combined(there, f"at_input({_name(method)})", method, extra=["layer"])
+    return combined(there, f"at_input({name_of(method)})", method, extra=["layer"])
 
 
 @door
@@ -214,7 +221,7 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
             text = "give the size to interpolate the tensor to: size=(height, width), or a tensor of that size."
             raise complaint(ValueError, text)
         return _resized(method, _spatial(size), mode)
-    _check_method(method, "interpolate")
+    check_method(method)
 
     def upsampled(model: Model, x: Tree, **options: Any) -> Tree:
         attribution = method(model, x, **options)
@@ -226,7 +233,7 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
             return map_floats(lambda leaf: for_input(leaf, attribution), x)
         return map_floats(for_input, x, attribution)
 
-    return combined(upsampled, f"interpolate({_name(method)})", method)
+    return combined(upsampled, f"interpolate({name_of(method)})", method)
 
 
 def _spatial(size: Any) -> tuple[int, ...]:

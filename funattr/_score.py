@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from ._check import may_read
 from ._door import complaint, door, kind_of
 from ._site import Place, place_of
-from ._torch import is_plain
+from ._torch import is_plain, tracing
 from ._types import Target, Tree, tensors
 
 
@@ -231,6 +233,25 @@ def _one_of_each(out: Tensor, target: Any) -> Tensor:
     return out[tuple(rows + columns)] if columns else out.reshape(out.shape[0])
 
 
+class _Mapped(threading.local):
+    extremes: tuple[int, ...] = ()
+
+
+_mapped = _Mapped()
+
+
+@contextlib.contextmanager
+def mapping_over(classes: Tensor) -> Iterator[None]:
+    """While vmap hides the data of a target: the smallest and the largest class, for the check of its range."""
+    before = _mapped.extremes
+    if may_read() and is_plain(classes):
+        _mapped.extremes = tuple(int(extreme) for extreme in torch.aminmax(classes))
+    try:
+        yield
+    finally:
+        _mapped.extremes = before
+
+
 def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
     """One class per example, from a tensor: a gather, so that its data is never read in a compiled function."""
     _check_classes(out, "a tensor")
@@ -243,8 +264,10 @@ def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
     classes = out.shape[1]
     target = target.to(out.device, torch.long)
     if target.numel() and may_read() and is_plain(target):
-        low, high = torch.aminmax(target)
-        _check_range(int(low), classes)
-        _check_range(int(high), classes)
+        for extreme in torch.aminmax(target):
+            _check_range(int(extreme), classes)
+    elif not tracing():
+        for known in _mapped.extremes:
+            _check_range(known, classes)
     target = torch.where(target < 0, target + classes, target)
     return out.gather(1, target.reshape(-1, 1).expand(out.shape[0], 1)).squeeze(1)

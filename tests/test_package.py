@@ -61,6 +61,7 @@ ORDER = [
     "_ablation",
     "_deeplift",
     "_combine",
+    "_repeat",
     # compositions
     "_deeplift_shap",
     "_alias",

@@ -1,0 +1,210 @@
+"""noise_tunnel and each_target: their laws, on every method of the table, and what they cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import captum.attr as ca
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funattr as fa
+from benchmarks.cost import cost
+
+from . import reference
+from .methods import METHODS, Row, row_id
+from .models import CASES, Residual, Text, double
+
+TARGETED = [row for row in METHODS if row.targeted]
+
+
+def equal(a: Any, b: Any, tolerance: float = 1e-10) -> None:
+    left, right = reference.leaves(a), reference.leaves(b)
+    assert len(left) == len(right) > 0
+    for p, q in zip(left, right):
+        torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("row", TARGETED, ids=row_id)
+def test_without_noise_it_is_the_method(row: Row) -> None:
+    model, x = double(CASES[2])
+    options = row.options | {"layer": "layer1", "target": 1}
+    plain = row.method(model, x, **options)
+    equal(fa.noise_tunnel(row.method, stdevs=0)(model, x, **options), plain)
+    equal(fa.noise_tunnel(row.method, stdevs=0.0, nt_type="smoothgrad_sq")(model, x, **options), plain**2)
+    assert fa.noise_tunnel(row.method, stdevs=0, nt_type="vargrad")(model, x, **options).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("nt_type", ["smoothgrad", "smoothgrad_sq", "vargrad"])
+def test_moments_by_hand(nt_type: str) -> None:
+    model, x = double(CASES[0])
+    g = seeded()
+    found = [fa.gradient(model, x + 0.3 * torch.randn(x.shape, generator=g, dtype=x.dtype), target=2) for _ in range(7)]
+    mean, square = sum(found) / 7, sum(f**2 for f in found) / 7
+    expected = {"smoothgrad": mean, "smoothgrad_sq": square, "vargrad": square - mean**2}[nt_type]
+    assert expected.abs().max() > 1e-6
+    for chunk_size in (None, 1, 3, 7, 50):
+        tunnel = fa.noise_tunnel(
+            fa.gradient, n_samples=7, stdevs=0.3, nt_type=nt_type, generator=seeded(), chunk_size=chunk_size
+        )
+        equal(tunnel(model, x, target=2), expected)
+
+
+def test_captum_in_expectation() -> None:
+    model, x = double(CASES[0])
+    own = fa.noise_tunnel(fa.saliency, n_samples=4000, stdevs=0.5, generator=seeded(), chunk_size=200)(model, x, target=1)
+    theirs = ca.NoiseTunnel(ca.Saliency(model)).attribute(
+        x.requires_grad_(), nt_samples=4000, stdevs=0.5, nt_type="smoothgrad", target=1
+    )
+    assert (own - theirs).norm() / theirs.norm() < 0.03
+    assert (fa.saliency(model, x.detach(), target=1) - theirs).norm() / theirs.norm() > 0.05  # it is not just the method
+
+
+def test_several_inputs_each_with_its_noise() -> None:
+    model, x = double(next(case for case in CASES if case.name == "two"))
+    g = seeded()
+    total = [torch.zeros_like(part) for part in x]
+    for _ in range(3):
+        noisy = tuple(part + s * torch.randn(part.shape, generator=g, dtype=part.dtype) for part, s in zip(x, (0.1, 0.0)))
+        total = [t + f / 3 for t, f in zip(total, fa.input_x_gradient(model, noisy, target=1))]
+    tunnel = fa.noise_tunnel(fa.input_x_gradient, n_samples=3, stdevs=(0.1, 0.0), generator=seeded())
+    equal(tunnel(model, x, target=1), total)
+
+
+def test_noise_at_the_layer_for_integers() -> None:
+    model, ids = Text().double().eval(), torch.randint(0, 20, (4, 7))
+    value = fa.activation(model, ids, layer="embedding")
+    rest = fa.split(model, "embedding").rest
+    expected = fa.noise_tunnel(fa.gradient, n_samples=3, stdevs=0.2, generator=seeded())(
+        lambda v: rest(v, ids), value, target=1
+    )
+    for chunk_size in (None, 2):
+        tunnel = fa.noise_tunnel(fa.gradient, n_samples=3, stdevs=0.2, generator=seeded(), chunk_size=chunk_size)
+        equal(tunnel(model, ids, layer="embedding", target=1), expected)
+        neuron = tunnel(model, ids, layer="embedding", target=fa.neuron("mix", (1, 2)))
+        assert neuron[:, 1].any()
+        assert not neuron[:, 0].any()
+
+
+def test_it_nests_and_composes() -> None:
+    model, x = double(CASES[2])
+    squares = fa.multiply(fa.saliency, fa.saliency)
+    inner = fa.noise_tunnel(squares, n_samples=2, stdevs=0.1, generator=seeded())
+    squared = fa.noise_tunnel(fa.saliency, n_samples=2, stdevs=0.1, nt_type="smoothgrad_sq", generator=seeded())
+    equal(fa.relu(inner)(model, x, target=1), squared(model, x, target=1))
+    path = fa.noise_tunnel(fa.integrated_gradients, n_samples=2, stdevs=0.1, generator=seeded())
+    assert path(model, x, target=1, n_steps=3, layer="layer1").shape == (4, 6, 6, 6)
+    assert path.__name__ == "noise_tunnel(integrated_gradients)"
+
+
+@pytest.mark.parametrize("row", TARGETED, ids=row_id)
+def test_each_target_is_a_stack_of_calls(row: Row) -> None:
+    model, x = double(CASES[2])
+    for site in ["layer1", *([None] if row.at_input else [])]:
+        options = row.options | {"layer": site}
+        for targets in (
+            [0, 3, 3],
+            torch.tensor([[1, 2, 3, 4], [0, 0, 1, 1]]),
+            [torch.tensor([1, 2, 3, 4]), torch.tensor([0, 0, 1, 1])],
+            [(2,), "argmax", lambda out: out[:, 1], fa.neuron("fc", 2)],
+        ):
+            stack = torch.stack([row.method(model, x, target=target, **options) for target in targets])  # type: ignore[union-attr]
+            for chunk_size in (None, 1, 2):
+                equal(fa.each_target(row.method, targets, chunk_size=chunk_size)(model, x, **options), stack)  # type: ignore[arg-type]
+
+
+def test_each_target_of_nested_values() -> None:
+    model, x = double(next(case for case in CASES if case.name == "two"))
+    found = fa.each_target(fa.gradient, [0, 1, 4])(model, x, layer={"a": None, "b": ["conv", "fc"]})
+    for t, target in enumerate([0, 1, 4]):
+        alone = fa.gradient(model, x, layer={"a": None, "b": ["conv", "fc"]}, target=target)
+        equal([leaf[t] for leaf in reference.leaves(found)], reference.leaves(alone))
+
+
+def test_all_targets_share_one_forward_pass() -> None:
+    model, x = Residual().eval(), torch.randn(2, 3, 16, 16)
+    forward = cost(lambda: model(x)).flops
+    backward = cost(lambda: fa.grad_cam(model, x, layer="layer1", target=1)).flops - forward
+    found = cost(lambda: fa.each_target(fa.grad_cam, [0, 1, 2, 3, 4], chunk_size=5)(model, x, layer="layer1")).flops
+    assert found == forward + 5 * backward
+
+
+def test_compiled_and_vmapped() -> None:
+    model, x = double(CASES[2])
+    every = fa.each_target(fa.grad_cam, [0, 3], chunk_size=2)
+    compiled = torch.compile(every, fullgraph=True, backend="aot_eager")
+    equal(compiled(model, x, layer="layer1"), every(model, x, layer="layer1"))
+    in_one = torch.func.vmap(lambda example: every(model, example[None], layer="layer1")[:, 0])(x)
+    equal(in_one, every(model, x, layer="layer1").transpose(0, 1))
+    tunnel = fa.noise_tunnel(fa.saliency, stdevs=0.0)
+    compiled = torch.compile(tunnel, fullgraph=True, backend="aot_eager")
+    equal(compiled(model, x, target=1), fa.saliency(model, x, target=1))
+
+
+def test_differentiable() -> None:
+    model, x = double(CASES[2])
+    leaf = x.clone().requires_grad_()
+    tunnel = fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.1, generator=seeded())
+    total = tunnel(model, leaf, target=1, create_graph=True).square().sum()
+    found = torch.autograd.grad(total, leaf)[0]
+    step = 1e-5 * torch.randn_like(x)
+
+    def at(point: Tensor) -> Tensor:
+        again = fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.1, generator=seeded())
+        return again(model, point, target=1).square().sum()
+
+    torch.testing.assert_close((found * step).sum(), (at(x + step) - at(x - step)) / 2, rtol=1e-4, atol=1e-12)
+
+
+mlp, row = CASES[0].build().eval(), torch.randn(4, 6)
+ERRORS: list[tuple[Any, type[Exception], str]] = [
+    (lambda: fa.noise_tunnel(3), TypeError, "noise_tunnel.*method"),
+    (lambda: fa.noise_tunnel(fa.gradient, n_samples=0), ValueError, "n_samples must be at least 1"),
+    (lambda: fa.noise_tunnel(fa.gradient, n_samples=2.0), TypeError, "n_samples must be an int"),
+    (lambda: fa.noise_tunnel(fa.gradient, nt_type="smoothgard"), ValueError, "Did you mean 'smoothgrad'"),
+    (lambda: fa.noise_tunnel(fa.gradient, stdevs=-1.0)(mlp, row, target=1), ValueError, "not negative"),
+    (lambda: fa.noise_tunnel(fa.gradient, stdevs="big")(mlp, row, target=1), TypeError, "stdevs must be a number"),
+    (lambda: fa.noise_tunnel(fa.gradient, stdevs=(1.0, 2.0))(mlp, row, target=1), ValueError, "2 entries for 1"),
+    (lambda: fa.noise_tunnel(fa.gradient, chunk_size=0), ValueError, "chunk_size must be at least 1"),
+    (lambda: fa.noise_tunnel(fa.gradient)(mlp, row.long(), target=1), TypeError, "torch.int64"),
+    (
+        lambda: fa.noise_tunnel(fa.gradient)(mlp, row, target=9),
+        ValueError,
+        r"noise_tunnel\(gradient\)\(target=9\).*out of range",
+    ),
+    (lambda: fa.each_target("gradient", [1]), TypeError, "each_target.*method"),
+    (lambda: fa.each_target(fa.gradient, []), ValueError, "empty"),
+    (lambda: fa.each_target(fa.gradient, 3), TypeError, "list of targets"),
+    (lambda: fa.each_target(fa.gradient, "argmax"), TypeError, "list of targets"),
+    (lambda: fa.each_target(fa.gradient, [1, 2])(mlp, row, target=1), TypeError, "given already"),
+    (lambda: fa.each_target(fa.gradient, [1, 7])(mlp, row), ValueError, "7 is out of range"),
+    (lambda: fa.each_target(fa.gradient, torch.zeros(2, 3, dtype=torch.long))(mlp, row), ValueError, r"\[3\]"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "words"), ERRORS)
+def test_bad_input(call: Any, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=f"(?s){words}"):
+        call()
+
+
+def test_a_model_that_vmap_cannot_run_warns_once_and_is_right() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.fc(x)
+            return y * 2 if x.sum() > 0 else y
+
+    model, x = Branches().double(), torch.randn(4, 6, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="one after another") as caught:
+        found = fa.noise_tunnel(fa.gradient, n_samples=5, stdevs=0.1, generator=seeded(), chunk_size=2)(model, x, target=1)
+    assert len(caught) == 1
+    equal(found, fa.noise_tunnel(fa.gradient, n_samples=5, stdevs=0.1, generator=seeded())(model, x, target=1))
