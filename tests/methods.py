@@ -47,6 +47,7 @@ METHODS = [
     Row("conductance", fa.conductance, None, integers=False, options={"n_steps": 3}),
     Row("deep_lift", fa.deep_lift, None, integers=False, options={"baselines": 0.3}),  # 0.3 is no id
     Row("feature_ablation", fa.feature_ablation, None, options={"chunk_size": 64}),
+    Row("noise_tunnel(gradient)", fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.0), lambda v, g: g),
     Row("relu(gradient)", fa.relu(fa.gradient), lambda v, g: torch.relu(g)),
     Row("multiply(gradient, saliency)", fa.multiply(fa.gradient, fa.saliency), lambda v, g: g * g.abs()),
 ]
