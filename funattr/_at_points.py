@@ -62,7 +62,12 @@ def _twice(attempt: Callable[[bool], Found | None], create_graph: bool) -> Found
 
 
 class _Pass:
-    """One run of the model that puts the point of a step at each site; `make` turns a tensor into a leaf."""
+    """One run of the model that puts the point of a step at each site; `make` turns a tensor into a leaf.
+
+    `keeps` says that the leaf must stay as it is, so that the model, which may write to what it is handed, gets a copy.
+    """
+
+    keeps = True
 
     def __init__(self, job: Job, watch: Watch, point: Point, make: Callable[[Tensor], Tensor], dependence: Callable[..., bool]):
         self.job, self.watch, self.point = job, watch, point
@@ -80,7 +85,7 @@ class _Pass:
         self.values[i] = value = copied(value)
         moved = iter(self.point(step, floats_of(value), i))
         self.leaves[i] = map_tensors(lambda t: self.make(next(moved)) if t.is_floating_point() else t, value)
-        return copied(self.leaves[i])
+        return copied(self.leaves[i]) if self.keeps else self.leaves[i]
 
     def scores(self, step: Tree, x: Tree) -> Tensor:
         job, watch = self.job, self.watch
@@ -132,7 +137,7 @@ class _Box:
 
 
 class _Leaf(torch.autograd.Function):
-    """The identity, which makes its input, all steps of it, a leaf of the graph below vmap."""
+    """The identity, with a leaf of the graph below vmap for all steps of its input."""
 
     @staticmethod
     def forward(value: Tensor, anchor: Tensor, box: _Box) -> Tensor:
@@ -148,9 +153,10 @@ class _Leaf(torch.autograd.Function):
             whole = value.expand(info.batch_size, *value.shape)
         elif in_dims[0] != 0:  # else not even a view is made, of which a leaf would be a copy
             whole = value.movedim(in_dims[0], 0)
-        leaf = leaves_of(whole, in_dims[0] is None, "")
+        # A leaf of zeros in the memory of one: the model gets the sum, to write to as it likes, and nobody keeps the points.
+        leaf = torch.zeros((), dtype=value.dtype, device=value.device).expand(whole.shape).requires_grad_()
         box.leaves.append(leaf)
-        return leaf, 0
+        return whole + leaf, 0
 
 
 def _mapped(job: Job, steps: Tree, point: Point, watch: Watch) -> Found:
@@ -162,6 +168,7 @@ def _mapped(job: Job, steps: Tree, point: Point, watch: Watch) -> Found:
 
         def scored(part: tuple[Tree, Tensor], x: Tree) -> tuple[Tensor, list[Tensor]]:
             one = _Pass(job, watch, point, lambda t: _Leaf.apply(t, part[1], box), _varies)  # type: ignore[no-untyped-call]
+            one.keeps = False
             box.leaves.clear()
             scores = one.scores(part[0], x)
             recording[:] = [one.recording]
