@@ -127,8 +127,9 @@ def test_exceptions_from_outside_leave_nothing() -> None:
             armed.wait(0.05)
             time.sleep(chance.random() * 0.004)
             if armed.is_set():
-                armed.clear()
+                # In this order: the other thread waits, inside its try, until the shot is fired.
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(main), ctypes.py_object(Interrupt))
+                armed.clear()
 
     shooter = threading.Thread(target=shoot)
     shooter.start()
