@@ -27,7 +27,8 @@ def bind(model: Model) -> Bound:
     if isinstance(model, nn.Module):
         if isinstance(model, nn.DataParallel) or "_orig_mod" in model._modules:
             # A compiled module runs no hooks inside, and replicas run elsewhere: the module itself, once.
-            return bind(model.module if isinstance(model, nn.DataParallel) else model._modules["_orig_mod"])  # type: ignore[arg-type]
+            inner = model.module if isinstance(model, nn.DataParallel) else model._modules["_orig_mod"]
+            return bind(inner) if inner is not None else Bound(model, model)
         return Bound(model, model)
     if isinstance(model, partial):
         if is_functional_call(model):
@@ -67,8 +68,9 @@ def find(root: nn.Module | None, name: str) -> nn.Module:
             f"the layer name {name!r} cannot be looked up in a plain function: pass the layer's module object, "
             f"or bind extra arguments with functools.partial(model, ...) in place of a lambda.",
         )
-    if name in root._modules and root._modules[name] is not None:
-        return root._modules[name]  # type: ignore[return-value]
+    child = root._modules.get(name)
+    if child is not None:
+        return child
     inner = root
     while True:
         try:

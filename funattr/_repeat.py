@@ -19,7 +19,7 @@ from ._progress import reported
 from ._score import Neuron, mapping_over
 from ._site import Place, split
 from ._torch import tracing, tree_flatten, tree_unflatten
-from ._types import Method, Model, Target, Tree, attributable, tensors
+from ._types import Method, Model, Target, Tree, attributable, map_tensors, tensors
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
@@ -114,17 +114,13 @@ def _at_noise(method: Method, model: Model, x: Tree, options: dict[str, Any]) ->
         options["target"] = Neuron(Place(module, target.layer.inputs, target.layer.call), target.index)
     value = value_at(x)
     if not options.get("create_graph"):
-        value = tree_unflatten(
-            [v.detach() if isinstance(v, Tensor) else v for v in tree_flatten(value)[0]], tree_flatten(value)[1]
-        )
+        value = map_tensors(torch.detach, value)
 
-    def from_value(noisy: Tree) -> Tree:
-        # A tuple or dict of the model's would be taken for several inputs: hand it over whole.
-        return method(
-            lambda *parts, **named: rest(named or (parts if isinstance(noisy, tuple) else parts[0]), x), noisy, **options
-        )
+    def after(*parts: Any, **named: Any) -> Any:
+        # A value that is a tuple or a dict arrives as several inputs.
+        return rest(named or (parts if isinstance(value, tuple) else parts[0]), x)
 
-    return from_value, value
+    return lambda noisy: method(after, noisy, **options), value
 
 
 def _spread(stdevs: Any, leaves: list[Tensor]) -> list[tuple[Tensor, float]]:
