@@ -1,8 +1,8 @@
 """Training through attributions: a network that is told where not to look.
 
 Each training digit carries a patch in a corner whose grey level gives its class away; in the test set the patch is random.
-A network trained plainly learns to read the patch. The same network, from the same seed, reads the digits once the loss
-penalises the gradient at the patch (Ross et al., "Right for the Right Reasons", 2017, https://arxiv.org/abs/1703.03717).
+A network trained plainly reads the patch; it reads the digits once the loss penalises the gradient at the patch (Ross et al.,
+"Right for the Right Reasons", 2017, https://arxiv.org/abs/1703.03717).
 """
 
 import argparse
@@ -19,7 +19,7 @@ PATCH = ..., slice(0, 3), slice(0, 3)
 
 
 def with_patch(images: Tensor, level: Tensor) -> Tensor:
-    images = images / 2  # faint digits, which makes it tempting to cheat
+    images = images / 2  # faint, so that cheating is tempting
     images[PATCH] = (level[:, None, None, None] + 1) / 10
     return images
 
@@ -30,10 +30,9 @@ def train(x: Tensor, classes: Tensor, strength: float, seed: int) -> nn.Module:
     model = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(64, 10), nn.LogSoftmax(1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for batch in (batch for _ in range(30) for batch in torch.randperm(len(x)).split(64)):
-        loss = F.nll_loss(model(x[batch]), classes[batch])
-        if strength:  # the attribution prior: no log-probability is to depend on the patch
-            slope = fa.gradient(model, x[batch], target=classes[batch], create_graph=True)
-            loss = loss + strength * slope[PATCH].square().sum((1, 2, 3)).mean()
+        slope = fa.gradient(model, x[batch], target=classes[batch], create_graph=True)
+        # The attribution prior: no log-probability is to depend on the patch.
+        loss = F.nll_loss(model(x[batch]), classes[batch]) + strength * slope[PATCH].square().sum((1, 2, 3)).mean()
         model.zero_grad()
         loss.backward()
         optimizer.step()
@@ -51,8 +50,7 @@ x, test = with_patch(images, classes), with_patch(test_images, torch.randint(10,
 models = {"plain": train(x, classes, 0, options.seed), "with prior": train(x, classes, 30, options.seed)}
 maps, guesses = {}, {}
 for name, model in models.items():
-    found = fa.normalize(fa.integrated_gradients)(model, test, target="argmax")
-    guesses[name] = model(test).argmax(1)
+    found, guesses[name] = fa.normalize(fa.integrated_gradients)(model, test, target="argmax"), model(test).argmax(1)
     accuracy, share = (guesses[name] == test_classes).float().mean(), found[PATCH].abs().sum() / found.abs().sum()
     print(f"{name}: test accuracy {accuracy:.1%}, share of the attribution on the patch {share:.1%}")
     maps[f"{name}\naccuracy {accuracy:.0%}"] = found[:5]

@@ -10,7 +10,7 @@ from funattr._demo.model import load_digits, load_model
 
 parser = argparse.ArgumentParser(description="Explain all ten classes at once.")
 parser.add_argument("--out", default="every_class.png", help="the picture")
-options = parser.parse_args()
+out = parser.parse_args().out
 
 model, (images, classes) = load_model(), load_digits()[1]
 x = images[[int((classes == c).nonzero()[0]) for c in range(10)]]  # the first digit of each class
@@ -43,5 +43,5 @@ for cell in cells.flat:
     cell.set(xticks=[], yticks=[])
 bar = figure.colorbar(drawn, ax=list(cells.flat), location="bottom", fraction=0.02, pad=0.02, aspect=60)
 bar.set_label("red: for the class, blue: against it; framed: the predicted class", fontsize=10)
-figure.savefig(options.out, dpi=100)
-print(f"wrote {options.out}")
+figure.savefig(out, dpi=100)
+print(f"wrote {out}")
