@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from matplotlib import pyplot
+
+import funattr as fa
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -74,15 +80,21 @@ CLAIMS: dict[str, Callable[[str], None]] = {
 }
 
 
+def run(name: str, folder: Path, *arguments: str) -> list[str]:
+    """The lines that an example prints, run in a folder."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs_draws_and_shows_what_it_claims(example: Path, tmp_path: Path) -> None:
     assert len(example.read_text().splitlines()) < 60
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, cwd=tmp_path, env=env)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    *printed, last = done.stdout.splitlines()
+    *printed, last = run(example.stem, tmp_path)
     assert last == f"wrote {example.stem}.png"
     assert [file.name for file in tmp_path.iterdir()] == [f"{example.stem}.png"]
     picture = pyplot.imread(tmp_path / f"{example.stem}.png")[..., :3]
@@ -97,20 +109,59 @@ def test_every_claim_is_that_of_an_example() -> None:
 
 
 def test_out_says_where_the_picture_goes(tmp_path: Path) -> None:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     out = tmp_path / "a.png"
-    example = ROOT / "examples" / "own_method.py"
-    done = subprocess.run(
-        [sys.executable, str(example), "--out", str(out)], capture_output=True, text=True, env=env, check=True
-    )
-    assert done.stdout.splitlines()[-1] == f"wrote {out}"
-    assert out.stat().st_size > 10_000
+    assert run("own_method", tmp_path, "--out", str(out))[-1] == f"wrote {out}"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_the_pictures_of_the_documentation_are_there_and_small() -> None:
-    drawn = {example.stem for example in EXAMPLES} | {"methods", "methods-input", "methods-layer"}
-    for name in drawn:
+# The pictures of the documentation.
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("make_pictures", ROOT / "scripts" / "make_pictures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_pictures_are_there_and_small() -> None:
+    for name in {example.stem for example in EXAMPLES} | {"methods", "methods-input", "methods-layer"}:
         picture = ROOT / "docs" / "pictures" / f"{name}.png"
         assert picture.is_file(), "run scripts/make_pictures.py"
         assert picture.stat().st_size < 120_000
+
+
+def test_the_tables_have_every_method(script: Any) -> None:
+    primitives = {"convergence_delta", "split", "value_and_gradient"}
+    methods = {name for name in fa.__all__ if list(signature_of(name))[:2] == ["model", "x"]} - primitives
+    assert len(methods) > 20
+    assert methods == {name for row in script.AT_INPUT + script.AT_LAYER for name in row} - {"noise_tunnel\n(saliency)"}
+
+
+def test_a_table_is_drawn_row_by_row(script: Any, tmp_path: Path) -> None:
+    sizes = []
+    for rows in ([{"grad_cam": "relu2"}], [{"saliency": None, "activation": "relu1"}], [{"grad_cam": "relu2"}] * 2):
+        script.table(rows, tmp_path / "a.png")
+        sizes.append(pyplot.imread(tmp_path / "a.png").shape[:2])
+    assert sizes[1][1] > 1.3 * sizes[0][1]
+    assert sizes[2] == (2 * sizes[0][0], sizes[0][1])
+
+
+def test_a_large_picture_is_reduced(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = torch.randint(256, (300, 300, 3), dtype=torch.uint8).numpy()
+    noise[:100] = 255
+    pyplot.imsave(out := tmp_path / "a.png", noise)
+    before = out.stat().st_size
+    assert before > script.LARGE
+    script.reduce(out)
+    assert out.stat().st_size < 0.7 * before
+    assert (pyplot.imread(out)[:100, :, :3] == 1).all()  # paper is white
+    assert capsys.readouterr().out == f"a.png: {out.stat().st_size / 1000:.0f} kB\n"
+
+
+def signature_of(name: str) -> list[str]:
+    found = getattr(fa, name)
+    return list(inspect.signature(found).parameters) if inspect.isfunction(found) else []
