@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ._backprop import guided_backprop
+from ._cam import grad_cam
 from ._check import method
-from ._combine import MODES, at_input, interpolate, multiply, relu
-from ._gradient import grad_cam
+from ._combine import at_input, multiply, relu
+from ._shapes import MODES, interpolate
 from ._types import Layer, Method, Model, Target, Tree
 
 

@@ -80,16 +80,7 @@ class Job:
 
     def scores(self, x: Tree) -> Tensor:
         """The score of each example, from a forward pass."""
-        watch = Watch(self.bound, x, [], self.target)
-        found: list[Tensor] = []
-
-        def visit(i: int, value: Tree, shared: bool) -> Tree:
-            found[:] = [stopping(watch.neuron_score, value)]
-            return value
-
-        output, run = observe(self.bound, x, watch.sites, visit)
-        check_reached(self.bound, run)
-        return found[0] if watch.neuron is not None else watch.score(output)
+        return score_at(self, x, self.target)[0]
 
     def value_shapes(self) -> list[tuple[int, ...]]:
         """The shapes of the value at the sites, for x itself: a pass, where nothing else tells them."""
@@ -212,3 +203,17 @@ def value_at(job: Job, x: Tree, target: Target = None) -> list[Tensor]:
     values = read(job.bound, x, job.first)
     job.mould.keep(values)
     return floats_at(values)
+
+
+def score_at(job: Job, x: Tree, target: Target) -> list[Tensor]:
+    """The score of each example, for the input x."""
+    watch = Watch(job.bound, x, [], target)
+    found: list[Tensor] = []
+
+    def visit(i: int, value: Tree, shared: bool) -> Tree:
+        found[:] = [stopping(watch.neuron_score, value)]
+        return value
+
+    output, run = observe(job.bound, x, watch.sites, visit)
+    check_reached(job.bound, run)
+    return found if watch.neuron is not None else [watch.score(output)]

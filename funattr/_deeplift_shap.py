@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ._baselines import distribution
 from ._check import may_read, method
-from ._combine import chosen, combined
+from ._combined import chosen, combined
 from ._deeplift import Attribution, attributions, deep_lift
 from ._door import complaint, door
 from ._lift_passes import lifted, prepare, tell

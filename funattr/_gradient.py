@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from ._backward import at_site
 from ._bind import bind
 from ._check import method
-from ._door import complaint, kind_of
 from ._site import read, resolve
 from ._types import Layer, Model, Target, Tree, map_floats, map_tensors
 
@@ -148,61 +146,3 @@ def input_x_gradient(
     """
     value, slope = at_site(model, x, layer, target, create_graph)
     return map_floats(torch.mul, value, slope) if multiply_by_inputs else slope
-
-
-@method
-def grad_cam(
-    model: Model, x: Tree, *, layer: Layer, target: Target = None, channel_dim: int = 1, create_graph: bool = False
-) -> Tree:
-    """Grad-CAM: the channels of a layer, each weighted by its mean gradient, summed.
-
-    ``sum_c w_c v_c`` with ``w_c = mean_s df/dv_cs``, for the value ``v`` ``[N, C, *S]`` at the layer. The paper's ReLU is the
-    caller's: ``fa.relu(fa.grad_cam)``, or ``.relu()`` of the result.
-
-    Args:
-        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
-        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
-        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
-        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
-        channel_dim: which dimension of the value holds the channels: 1, or -1 for the tokens of a transformer ``[N, T, C]``.
-        create_graph: True if the result is to be differentiated further; otherwise it is a constant.
-
-    Returns:
-        ``[N, 1, *S]``: signed, the channel dimension kept with size 1, in units of the score. It obeys no sum rule.
-        `interpolate` brings it to the size of the input.
-
-    Raises:
-        ValueError: there is no such layer, it does not run, the target does not fit, or the score has no graph.
-        TypeError: an argument is of the wrong type, or there are only integers at the site.
-
-    Example:
-        >>> import torch, funattr as fa
-        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 5))
-        >>> fa.grad_cam(model, torch.randn(2, 3, 8, 8), layer="1", target=3).shape
-        torch.Size([2, 1, 6, 6])
-
-    References:
-        Selvaraju et al., "Grad-CAM", 2016, https://arxiv.org/abs/1610.02391
-    """
-    value, slope = at_site(model, x, layer, target, create_graph)
-    return map_floats(lambda v, g: _cam(v, g, channel_dim), value, slope)
-
-
-def _cam(value: Tensor, slope: Tensor, channel_dim: int) -> Tensor:
-    channel = _channel(value, channel_dim)
-    space = [d for d in range(1, value.dim()) if d != channel]
-    weight = slope.mean(space, keepdim=True) if space else slope  # mean over no dimension would be over all of them
-    return (weight * value).sum(channel, keepdim=True)
-
-
-def _channel(value: Tensor, channel_dim: int) -> int:
-    if not isinstance(channel_dim, int) or isinstance(channel_dim, bool):
-        raise complaint(TypeError, f"channel_dim must be an integer, got {kind_of(channel_dim)}.")
-    shape = list(value.shape)
-    if value.dim() < 2:
-        raise complaint(ValueError, f"the value {shape} has no channel dimension: choose a layer whose value is [N, C, ...].")
-    if not -value.dim() <= channel_dim < value.dim():
-        raise complaint(ValueError, f"channel_dim={channel_dim} is out of range for the value {shape}.")
-    if channel_dim % value.dim() == 0:
-        raise complaint(ValueError, f"channel_dim={channel_dim} is the batch of the value {shape}: channels are another one.")
-    return channel_dim % value.dim()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ._bind import bind, find
-from ._combine import check_method, combined, name_of
+from ._combined import check_method, combined, name_of
 from ._door import complaint, door, kind_of
 from ._map import Runner, check_count, chunk_for, chunks
 from ._progress import reported
@@ -232,7 +232,7 @@ def each_target(method: Method, targets: Sequence[Target] | Tensor, *, chunk_siz
         spec = tree_flatten(parts[0])[1]
         return tree_unflatten([torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*flat)], spec)
 
-    return combined(of_each, f"each_target({name_of(method)})", method, without=["target"])
+    return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], more=1)
 
 
 def _one(method: Method, model: Model, x: Tree, options: dict[str, Any], target: Target) -> Tree:

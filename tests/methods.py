@@ -10,6 +10,8 @@ from torch import Tensor
 
 import funattr as fa
 
+from .models import Case
+
 
 class Row(NamedTuple):
     """A method, what it takes, and its formula made of value and gradient (None where a rule changes the gradient)."""
@@ -23,13 +25,45 @@ class Row(NamedTuple):
     relu: bool = False  # needs a ReLU in the model
     targeted: bool = True
     integers: bool = True  # takes integer inputs, with a layer
+    batch_first: bool = False  # needs values whose tensors all have the batch first, as an LSTM's state has not
     options: dict[str, Any] = {}  # noqa: RUF012  (never changed)
 
 
-def cam(value: Tensor, gradient: Tensor) -> Tensor:
-    space = tuple(range(2, value.dim()))
-    weights = gradient.mean(space, keepdim=True) if space else gradient
-    return (weights * value).sum(1, keepdim=True)
+# The formulas of the papers, place by place and channel by channel: slow, and unlike the code.
+
+
+def cam_by(weight: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """A map ``sum_c w_c v_c``, with ``w_c`` from the values and the gradients of channel c of one example, each ``[S]``."""
+
+    def cam(value: Tensor, gradient: Tensor) -> Tensor:
+        maps = torch.zeros_like(value[:, 0])
+        for n in range(value.shape[0]):
+            for c in range(value.shape[1]):
+                v, g = value[n, c].reshape(-1), gradient[n, c].reshape(-1)
+                maps[n] += (weight(v, g) * v).reshape(maps[n].shape)
+        return maps.unsqueeze(1)
+
+    return cam
+
+
+def plus_plus(v: Tensor, g: Tensor) -> Tensor:
+    below = 2 * g**2 + g**3 * v.sum()
+    alpha = torch.where(g != 0, g**2 / torch.where(g != 0, below, 1), 0)
+    return (alpha * g.clamp(min=0)).sum()
+
+
+def axiomatic(v: Tensor, g: Tensor) -> Tensor:
+    return (g * v / v.sum()).sum() if v.sum() != 0 else v.sum()
+
+
+def principal(value: Tensor, gradient: Tensor) -> Tensor:
+    """Of all unit vectors of channels, the one whose projection is largest, found by an eigendecomposition in float64."""
+    maps = []
+    for v in value:
+        rows = v.reshape(v.shape[0], -1).t().double()
+        projected = rows @ torch.linalg.eigh(rows.t() @ rows).eigenvectors[:, -1]
+        maps.append((projected * (-1 if projected.sum() < 0 else 1)).reshape(v[:1].shape).to(value.dtype))
+    return torch.stack(maps)
 
 
 METHODS = [
@@ -38,7 +72,14 @@ METHODS = [
     Row("saliency", fa.saliency, lambda v, g: g.abs()),
     Row("input_x_gradient", fa.input_x_gradient, lambda v, g: v * g),
     Row("local input_x_gradient", fa.input_x_gradient, lambda v, g: g, options={"multiply_by_inputs": False}),
-    Row("grad_cam", fa.grad_cam, cam, at_input=False),
+    Row("grad_cam", fa.grad_cam, cam_by(lambda v, g: g.mean()), at_input=False),
+    Row("grad_cam_plus_plus", fa.grad_cam_plus_plus, cam_by(plus_plus), at_input=False),
+    Row("xgrad_cam", fa.xgrad_cam, cam_by(axiomatic), at_input=False),
+    Row("hires_cam", fa.hires_cam, cam_by(lambda v, g: g), at_input=False),
+    Row("layer_cam", fa.layer_cam, cam_by(lambda v, g: g.clamp(min=0)), at_input=False),
+    Row("eigen_cam", fa.eigen_cam, principal, at_input=False, targeted=False),
+    Row("score_cam", fa.score_cam, None, at_input=False, convolutional=True, integers=False),
+    Row("ablation_cam", fa.ablation_cam, None, at_input=False, batch_first=True),
     Row("guided_backprop", fa.guided_backprop, None, relu=True),
     Row("deconvnet", fa.deconvnet, None, relu=True),
     Row("guided_grad_cam", fa.guided_grad_cam, None, at_input=False, convolutional=True, relu=True),
@@ -49,9 +90,19 @@ METHODS = [
     Row("feature_ablation", fa.feature_ablation, None, options={"chunk_size": 64}),
     Row("noise_tunnel(gradient)", fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.0), lambda v, g: g),
     Row("relu(gradient)", fa.relu(fa.gradient), lambda v, g: torch.relu(g)),
+    Row("absolute(gradient)", fa.absolute(fa.gradient), lambda v, g: torch.where(g < 0, -g, g)),
+    Row("normalize(gradient)", fa.normalize(fa.gradient), None, batch_first=True),
+    Row("sum_channels(gradient)", fa.sum_channels(fa.gradient), lambda v, g: torch.einsum("nc...->n...", g)[:, None]),
     Row("multiply(gradient, saliency)", fa.multiply(fa.gradient, fa.saliency), lambda v, g: g * g.abs()),
 ]
 
 
 def row_id(row: Row) -> str:
     return row.name
+
+
+def fits(row: Row, case: Case) -> bool:
+    """Whether the method is for this net."""
+    if (case.name == "text" and not row.integers) or (case.name == "recurrent" and row.batch_first):
+        return False
+    return (case.convolutional or not row.convolutional) and (case.relu or not row.relu)

@@ -12,16 +12,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import funattr as fa
 
 from . import reference
-from .methods import METHODS, Row, row_id
+from .methods import METHODS, Row, fits, row_id
 from .models import CASES, SPELLINGS, Case, Residual, Text, double
 
 TARGET = torch.tensor([1, 4, 0, 2])
-
-
-def fits(row: Row, case: Case) -> bool:
-    if case.name == "text" and not row.integers:
-        return False
-    return (case.convolutional or not row.convolutional) and (case.relu or not row.relu)
 
 
 def sites_of(row: Row, case: Case) -> list[Any]:

@@ -1,0 +1,84 @@
+"""What every combinator is made with: which arguments its parts take, and dressing the result as a method."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from ._check import method
+from ._door import complaint
+from ._torch import tracing
+from ._types import Method, Tree
+
+
+def accepts(function: Callable[..., Any]) -> tuple[str, ...] | None:
+    """The names of the arguments that `function` takes; None where it takes any."""
+    known = getattr(function, "accepts", None)
+    if known is not None:
+        return tuple(known)
+    parameters = inspect.signature(function).parameters.values()
+    return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else tuple(p.name for p in parameters)
+
+
+def chosen(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the keyword arguments that `function` takes."""
+    known = accepts(function)
+    return {name: value for name, value in options.items() if known is None or name in known}
+
+
+def combined(
+    function: Callable[..., Tree],
+    name: str,
+    *parts: Callable[..., Any],
+    extra: Sequence[str] = (),
+    without: Sequence[str] = (),
+    more: int = 0,
+) -> Method:
+    """`function`, dressed as a method that takes what `parts` take: readable in ``help()`` and in a traceback.
+
+    `more` is the number of dimensions that its results have before the batch, beside those of its parts.
+    """
+    known = [accepts(part) for part in parts]
+    function.leading = more + max(leading(part) for part in parts)  # type: ignore[attr-defined]
+    if tracing():
+        names = [*extra, *(n for part in known for n in part or () if n not in without)]
+        function.accepts = None if None in known else names  # type: ignore[attr-defined]
+        return function
+    parameters: dict[str, inspect.Parameter] = {}
+    for part in parts:
+        for parameter in inspect.signature(part).parameters.values():
+            # Needed by one part is needed by the whole.
+            if parameter.name not in parameters or parameter.default is parameter.empty:
+                parameters[parameter.name] = parameter
+    for added in extra:
+        if added not in parameters:
+            parameters[added] = inspect.Parameter(added, inspect.Parameter.KEYWORD_ONLY, default=None)
+    ordered = sorted((p for p in parameters.values() if p.name not in without), key=lambda p: p.kind)
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"``{name}``, with the arguments of {' and '.join(name_of(part) for part in parts)}."
+    function.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+    return method(function)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """How a method is called in messages and in the names of what is made of it."""
+    return getattr(_inner(function), "__name__", type(function).__name__)
+
+
+def leading(function: Callable[..., Any]) -> int:
+    """How many dimensions a method's results have before the batch: one for each `each_target` in it."""
+    found: int = getattr(_inner(function), "leading", 0)
+    return found
+
+
+def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(function, partial):  # a method with some of its arguments bound
+        function = function.func
+    return function
+
+
+def check_method(function: Any) -> None:
+    if not callable(function):
+        raise complaint(TypeError, f"expected a method such as fa.gradient, got {type(function).__name__}.")
