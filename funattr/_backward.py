@@ -14,7 +14,7 @@ from ._bind import Bound, bind
 from ._check import batch_size, method
 from ._door import complaint
 from ._rules import PlainAttention
-from ._score import Neuron, neuron_score, score_of
+from ._score import Neuron, few_targets, neuron_score, score_of
 from ._site import Sites, check_reached, observe, read, resolve, settle
 from ._tap import Site, Stop
 from ._torch import grad_level, make_leaf, tracing, transforms_active, unwrap_for_grad
@@ -191,6 +191,7 @@ def _forward_backward(
     if watch.where and not recording and not whole:
         return None
     leaves = [leaf for value in values for leaf in tensors(value) if attributable(leaf)]
+    few_targets(sum(leaf.numel() for leaf in leaves))
     found = iter(gradients_of(scores.pop(), leaves, sites, create_graph))
     gradients = [map_floats(lambda leaf: next(found), value) for value in values]
     return (values if create_graph else [map_tensors(torch.detach, value) for value in values]), gradients

@@ -20,6 +20,7 @@ import torch
 
 from ._door import complaint, kind_of
 from ._progress import reported
+from ._score import few_targets
 from ._torch import set_vmap_fallback_warning, tracing
 from ._types import Tree, map_tensors, tensors
 
@@ -118,6 +119,7 @@ def chunk_for(chunk_size: int | None, like: Tree, *, shares: bool, times: int = 
     `like`, `times` over, is what one step holds. Where steps share a prefix (`shares`), every further chunk costs one
     more run of it, so chunks are larger.
     """
+    few_targets()
     if chunk_size is not None:
         check_count(chunk_size, "chunk_size")
         return chunk_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from ._combined import check_method, combined, name_of
 from ._door import complaint, door, kind_of
 from ._map import Runner, check_count, chunk_for, chunks
 from ._progress import reported
-from ._score import Neuron, mapping_over
+from ._score import ROOM, Neuron, TooManyTargets, mapping_over
 from ._site import Place, split
 from ._torch import tracing, tree_flatten, tree_unflatten
 from ._types import Method, Model, Target, Tree, attributable, map_tensors, tensors
@@ -182,12 +181,13 @@ def each_target(method: Method, targets: Sequence[Target] | Tensor, *, chunk_siz
     """One attribution per target, in a new leading dimension; for gradients from one forward pass.
 
     ``each_target(a, targets)(model, x, ...)[t] = a(model, x, ..., target=targets[t])``. Classes (integers, or one per example)
-    are mapped: what does not depend on the target, such as the forward pass, runs once per chunk. Other targets run one by one.
+    are mapped: what does not depend on the target, such as the forward pass, runs once. Other targets run one by one.
 
     Args:
         method: a method.
         targets: several targets: a list of what `score` takes, a tensor of classes ``[T]``, or ``[T, N]`` with one per example.
-        chunk_size: how many targets at once: the memory knob. None: the library chooses. The result does not depend on it.
+        chunk_size: how many targets at once: the memory knob; what they share runs once per chunk. None: the library chooses:
+            all, where the gradients for all of them fit into 0.2 GB. The result does not depend on it.
 
     Returns:
         A method with the same arguments but `target`, whose results have a leading dimension T.
@@ -217,22 +217,38 @@ def each_target(method: Method, targets: Sequence[Target] | Tensor, *, chunk_siz
             raise complaint(TypeError, "the targets are given already: leave target out.")
         explain = partial(_one, method, model, x, options)
         if classes is None:
-            parts = [_as_one(explain(target)) for target in targets]
+            parts = [_as_one(explain(targets[i])) for i, _ in reported(chunks(len(targets), 1))]
         else:
-            mapped = classes.to(tensors(x)[0].device) if tensors(x) else classes
-            size = chunk_for(chunk_size, x, shares=False)
-            run = Runner()
-            with contextlib.nullcontext() if tracing() else mapping_over(mapped):
-                parts = [
-                    part
-                    for first, last in reported(chunks(len(mapped), size))
-                    for part in _run(run, explain, list(mapped[first:last].unbind()))
-                ]
+            parts = _mapped(explain, classes.to(tensors(x)[0].device) if tensors(x) else classes, x, chunk_size)
         flat = [tree_flatten(part)[0] for part in parts]
         spec = tree_flatten(parts[0])[1]
         return tree_unflatten([torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*flat)], spec)
 
     return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], more=1)
+
+
+def _mapped(explain: Callable[[Target], Tree], classes: Tensor, x: Tree, chunk_size: int | None) -> list[Tree]:
+    """The attributions for all classes, in parts; all at once, unless somebody complains that memory is not for that."""
+    if tracing():
+        size = chunk_size or max(chunk_for(None, x, shares=False), ROOM // max(1, sum(t.numel() for t in tensors(x))))
+        return _in_chunks(explain, classes, size)
+    size = chunk_size or len(classes)
+    try:
+        with mapping_over(classes, 0 if chunk_size else size):
+            return _in_chunks(explain, classes, size)
+    except TooManyTargets as error:
+        size = error.at_most or chunk_for(None, x, shares=False)
+    with mapping_over(classes, 0):
+        return _in_chunks(explain, classes, size)
+
+
+def _in_chunks(explain: Callable[[Target], Tree], classes: Tensor, size: int) -> list[Tree]:
+    run = Runner()
+    return [
+        part
+        for first, last in reported(chunks(len(classes), size))
+        for part in _run(run, explain, list(classes[first:last].unbind()))
+    ]
 
 
 def _one(method: Method, model: Model, x: Tree, options: dict[str, Any], target: Target) -> Tree:

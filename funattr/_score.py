@@ -235,21 +235,41 @@ def _one_of_each(out: Tensor, target: Any) -> Tensor:
 
 class _Mapped(threading.local):
     extremes: tuple[int, ...] = ()
+    count = 0  # of targets at once, where it may be fewer
 
 
 _mapped = _Mapped()
 
 
 @contextlib.contextmanager
-def mapping_over(classes: Tensor) -> Iterator[None]:
+def mapping_over(classes: Tensor, count: int) -> Iterator[None]:
     """While vmap hides the data of a target: the smallest and the largest class, for the check of its range."""
-    before = _mapped.extremes
+    before = _mapped.extremes, _mapped.count
+    _mapped.count = count
     if may_read() and is_plain(classes):
         _mapped.extremes = tuple(int(extreme) for extreme in torch.aminmax(classes))
     try:
         yield
     finally:
-        _mapped.extremes = before
+        _mapped.extremes, _mapped.count = before
+
+
+class TooManyTargets(BaseException):
+    """Asks for fewer targets at once: no more than `at_most`, or as many as the library takes steps at once."""
+
+    def __init__(self, at_most: int | None):
+        self.at_most = at_most
+
+
+#: How many elements the gradients for all targets may have: in float32, and with what is made of them, 0.2 GB.
+ROOM = 1 << 24
+
+
+def few_targets(elements: int | None = None) -> None:
+    """Targets are mapped all at once, so that they share one forward pass, until somebody who knows better says here how
+    many elements there will be for each; None, where there are many points for each."""
+    if _mapped.count > 1 and (elements is None or _mapped.count * elements > ROOM):
+        raise TooManyTargets(None if elements is None else max(1, ROOM // elements))
 
 
 def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
