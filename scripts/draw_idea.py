@@ -17,8 +17,8 @@ WHERE, WHAT, HOW, GREY = "#1f6fb4", "#b4371f", "#3d7d3a", "#555555"
 Y, HALF = 3.0, 0.42  # the height at which the model lies, and half of a block's
 
 
-def main() -> None:
-    """Draw it, from left to right."""
+def main(out: Path = OUT) -> None:
+    """Draw it, from left to right, into a file."""
     figure = Figure(figsize=(9.6, 4.0))
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set_xlim(0, 12)
@@ -74,8 +74,7 @@ def main() -> None:
     arrow((site - 2.2, 1.05), (1.55, 1.05), HOW)
     text(0.8, 1.05, "attribution\nof $v$", HOW, 11)
 
-    OUT.parent.mkdir(exist_ok=True)
-    figure.savefig(OUT, dpi=150, metadata={"Software": None})
+    figure.savefig(out, dpi=150, metadata={"Software": None})
 
 
 if __name__ == "__main__":
