@@ -23,6 +23,8 @@ smartquotes_action = "D"  # dashes; quotes stay as typed
 
 html_theme = "furo"
 html_title = "funattr"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_show_copyright = False
 html_copy_source = False
 html_show_sourcelink = False
