@@ -11,11 +11,11 @@ from ._check import batch_size
 from ._combined import check_method, chosen, combined, leading, name_of
 from ._door import complaint, door
 from ._torch import tree_flatten, tree_unflatten
-from ._types import Method, Model, Tree, map_floats, tensors
+from ._types import Explains, Method, Model, Tree, map_floats, tensors
 
 
 @door
-def multiply(method: Method, other: Method) -> Method:
+def multiply(method: Explains, other: Explains) -> Method:
     """The product of two methods' attributions.
 
     ``multiply(a, b)(model, x, ...) = a(model, x, ...) * b(model, x, ...)``. Each method is given those of the arguments that it
@@ -72,7 +72,7 @@ def _product(a: Any, b: Any, name: str, other: str) -> Any:
 
 
 @door
-def relu(method: Method) -> Method:
+def relu(method: Explains) -> Method:
     """The positive part of a method's attributions.
 
     ``relu(a)(model, x, ...) = max(a(model, x, ...), 0)``
@@ -100,7 +100,7 @@ def relu(method: Method) -> Method:
 
 
 @door
-def absolute(method: Method) -> Method:
+def absolute(method: Explains) -> Method:
     """The size of a method's attributions, without their sign.
 
     ``absolute(a)(model, x, ...) = |a(model, x, ...)|``; `saliency` is ``absolute(gradient)``.
@@ -128,7 +128,7 @@ def absolute(method: Method) -> Method:
 
 
 @door
-def normalize(method: Method) -> Method:
+def normalize(method: Explains) -> Method:
     """A method's attributions on a scale from -1 to 1: each example divided by its largest absolute value.
 
     ``normalize(a)(model, x, ...)[n] = a[n] / max |a[n]|``. Signs and zeros stay. The largest value is that of the whole
@@ -165,7 +165,7 @@ def normalize(method: Method) -> Method:
 
 
 @door
-def at_input(method: Method) -> Method:
+def at_input(method: Explains) -> Method:
     """A method at the input, whatever `layer` it is called with: for compositions of a layer's map and the input's.
 
     ``at_input(a)(model, x, layer=..., ...) = a(model, x, ...)``

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from ._baselines import distribution
 from ._check import may_read, method
-from ._combined import chosen, combined
+from ._combined import chosen, combined, name_of
 from ._deeplift import Attribution, attributions, deep_lift
 from ._door import complaint, door
 from ._lift_passes import lifted, prepare, tell
 from ._map import chunk_for, each
 from ._torch import tree_flatten, tree_unflatten
-from ._types import Layer, Method, Model, Target, Tree, map_tensors, tensors
+from ._types import Explains, Layer, Method, Model, Target, Tree, map_tensors, tensors
 
 
 @method
@@ -99,7 +99,7 @@ def _plus(a: Tree, b: Tree) -> Tree:
 
 
 @door
-def mean_over_baselines(method: Method) -> Method:
+def mean_over_baselines(method: Explains) -> Method:
     """`method` averaged over a distribution of baselines: a method with the same arguments, and `baselines` in plural.
 
     ``mean_k method(x, baselines=x0_k)``. For `deep_lift` it is `deep_lift_shap`, which shares passes; any other method runs
@@ -122,8 +122,8 @@ def mean_over_baselines(method: Method) -> Method:
         torch.Size([3, 2])
     """
     if not callable(method) or "baselines" not in chosen(method, {"baselines": None}):
-        name = getattr(method, "__name__", type(method).__name__)
-        raise complaint(TypeError, f"expected a method that takes baselines, such as fa.deep_lift, got {name}.")
+        text = f"expected a method that takes baselines, such as fa.deep_lift, got {name_of(method)}."
+        raise complaint(TypeError, text)
     if method is deep_lift:
         return deep_lift_shap
 
@@ -135,4 +135,4 @@ def mean_over_baselines(method: Method) -> Method:
             total = part if total is None else _plus(total, part)
         return map_tensors(lambda t: t / count, total)
 
-    return combined(averaged, f"mean_over_baselines({getattr(method, '__name__', 'method')})", method)
+    return combined(averaged, f"mean_over_baselines({name_of(method)})", method, needs=["baselines"])

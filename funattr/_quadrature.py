@@ -58,8 +58,8 @@ RULES = {f.__name__: f for f in (gausslegendre, riemann_left, riemann_right, rie
 
 
 @constant
-def _known(name: str, n: int) -> Tensor:
-    return torch.tensor(RULES[name](n), dtype=torch.float64)
+def _known(name: str, n: int) -> tuple[list[float], list[float]]:
+    return RULES[name](n)  # numbers, not tensors: Dynamo takes in a constant tensor of one name once
 
 
 def rule_for(quadrature: Any, n_steps: int) -> Rule:
@@ -71,8 +71,8 @@ def rule_for(quadrature: Any, n_steps: int) -> Rule:
             close = difflib.get_close_matches(quadrature, RULES, n=1, cutoff=0.4)
             hint = f"Did you mean {close[0]!r}?" if close else f"Use one of {', '.join(map(repr, RULES))}."
             raise complaint(ValueError, f"there is no quadrature rule {quadrature!r}. {hint}")
-        nodes, weights = _known(quadrature, n_steps).unbind()
-        return Rule(nodes, weights)
+        known = _known(quadrature, n_steps)
+        return Rule(torch.tensor(known[0], dtype=torch.float64), torch.tensor(known[1], dtype=torch.float64))
     if not callable(quadrature):
         text = f"quadrature must be the name of a rule or a callable n -> (nodes, weights), got {kind_of(quadrature)}."
         raise complaint(TypeError, text)

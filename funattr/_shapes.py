@@ -11,7 +11,7 @@ from torch import Tensor
 from ._channels import channel_of, check_channel_dim
 from ._combined import check_method, combined, leading, name_of
 from ._door import complaint, door
-from ._types import Method, Model, Tree, map_floats
+from ._types import Explains, Method, Model, Tree, map_floats
 
 #: F.interpolate's modes, and the numbers of spatial dimensions they are for.
 MODES = {
@@ -26,7 +26,7 @@ MODES = {
 
 
 @door
-def sum_channels(method: Method, channel_dim: int = 1) -> Method:
+def sum_channels(method: Explains, channel_dim: int = 1) -> Method:
     """A method's attributions summed over the channels: one value per place.
 
     ``sum_channels(a)(model, x, ...) = sum_c a(model, x, ...)[:, c]``, the dimension kept with size 1. `hires_cam` is

@@ -66,6 +66,7 @@ ORDER = [
     "_combined",
     "_combine",
     "_shapes",
+    "_draw",
     "_repeat",
     # compositions
     "_deeplift_shap",

@@ -172,6 +172,18 @@ def test_compiled_models_of_every_kind() -> None:
             assert_same(compiled(model, given, target=1, **options), method(model, given, target=1, **options))
 
 
+def test_compiled_path_methods_twice_in_one_graph_and_with_another_number_of_steps() -> None:
+    model, x = double(CASES[2])
+
+    def both(model: Any, x: Any, n: int) -> Any:
+        path = fa.integrated_gradients(model, x, target=1, n_steps=n)
+        return path - fa.conductance(model, x, layer="layer1", target=1, n_steps=4).sum()
+
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    for n in (5, 7, 3):
+        assert_same(compiled(model, x, n), both(model, x, n))
+
+
 def test_compiled_with_other_hooks_on_the_layer() -> None:
     model, x = double(CASES[2])
     handle = model.layer1.register_forward_hook(lambda module, args, output: output * 2)  # type: ignore[union-attr,operator]
