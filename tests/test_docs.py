@@ -250,4 +250,7 @@ def test_the_figure_of_the_idea_is_what_its_script_draws(tmp_path: pathlib.Path)
     drawn, kept = (matplotlib.image.imread(path) for path in (tmp_path / "idea.png", ROOT / "docs" / "pictures" / "idea.png"))
     assert drawn.shape == kept.shape
     assert drawn.std() > 0.05
-    assert np.abs(drawn - kept).mean() < 0.01  # versions of matplotlib differ in the edges of letters
+    # Versions of matplotlib differ in the edges of letters, which does not show in the mean of a square.
+    rows, columns = (size // 10 for size in drawn.shape[:2])
+    squares = [p[: rows * 10, : columns * 10].reshape(rows, 10, columns, 10, -1).mean((1, 3)) for p in (drawn, kept)]
+    assert np.abs(squares[0] - squares[1]).max() < 0.1
