@@ -79,6 +79,7 @@ def score_cam(
 
 
 def _score_cam(job: Job, value: Tensor, channel: int, chunk_size: int | None) -> Tensor:
+    _check_rows(value, job.size)
     maps, inputs = value.movedim(channel, 1), job.input_floats()
     scores = []
     for a, b in reported(chunks(maps.shape[1], chunk_for(chunk_size, inputs, shares=False))):
@@ -175,16 +176,18 @@ def _channel_numbers(value: Tree, channel_dim: int, size: int) -> Tree:
     def numbers(v: Tensor) -> Tensor:
         nonlocal count
         channel = channel_of(v, channel_dim)
-        if v.shape[0] != size:
-            text = (
-                f"the layer gives a tensor {list(v.shape)} without a row for each of the {size} examples: choose another layer."
-            )
-            raise complaint(ValueError, text)
+        _check_rows(v, size)
         count += v.shape[channel]
         ids = torch.arange(count - v.shape[channel], count, device=v.device)
         return ids.reshape([-1 if d == channel else 1 for d in range(v.dim())])
 
     return map_floats(numbers, value)
+
+
+def _check_rows(value: Tensor, size: int) -> None:
+    if value.shape[0] != size:
+        text = f"the layer gives a tensor {list(value.shape)} without a row for each of the {size} examples: choose another."
+        raise complaint(ValueError, text)
 
 
 @method
