@@ -182,6 +182,15 @@ def test_compiled_and_mapped(row: Row) -> None:
         test_transforms.test_vmapped_equals_looped(case, row)
 
 
+@pytest.mark.parametrize("row", GUIDED, ids=row_id)
+def test_differentiated_and_in_half_precision(row: Row) -> None:
+    for case in named("residual", "tokens"):
+        test_transforms.test_differentiable(case, row)
+    for dtype in (torch.float16, torch.bfloat16):
+        test_laws.test_half_precision(row, dtype)
+    test_transforms.test_inside_no_grad_and_inference_mode(row)
+
+
 # Nothing is left out, and links lead somewhere.
 
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
