@@ -54,13 +54,23 @@ def entry(cells: list[str]) -> Entry:
 ROWS = [entry(cells) for cells in tables("| Captum | funattr |")]
 
 
-@pytest.fixture(scope="module")
-def names() -> Iterator[dict[str, Any]]:
-    """What the code blocks of the page define. They also set the default dtype."""
+def defined() -> dict[str, Any]:
+    """What the code blocks of the page define. They also set the default dtype, which is put back."""
     found: dict[str, Any] = {}
     dtype = torch.get_default_dtype()
-    for block in re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S):
-        exec(block, found)
+    try:
+        for block in re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S):
+            exec(block, found)
+        found["dtype"] = torch.get_default_dtype()
+    finally:
+        torch.set_default_dtype(dtype)
+    return found
+
+
+@pytest.fixture(scope="module")
+def names() -> Iterator[dict[str, Any]]:
+    found, dtype = defined(), torch.get_default_dtype()
+    torch.set_default_dtype(found["dtype"])
     yield found
     torch.set_default_dtype(dtype)
 
