@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+import funattr as fa
+
 from . import reference
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -138,3 +140,46 @@ def test_every_class_of_captum_is_named(names: dict[str, Any]) -> None:
         assert reason.strip()
         excluded |= set(re.findall(r"`(\w+)`", listed))
     assert classes - rows == excluded
+
+
+# Deliberate differences that are shown here.
+
+
+def test_layer_feature_permutation_with_a_target(names: dict[str, Any]) -> None:
+    with pytest.raises(AssertionError, match="Cannot choose target column"):
+        run("LayerFeaturePermutation(net, net.conv2).attribute(x[:2], 1)", names)
+
+
+def test_noise_for_float64() -> None:
+    """Whether the inputs that the model saw are all float32 numbers."""
+    seen: list[torch.Tensor] = []
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.detach())
+        return (x**2).sum(1)
+
+    def only_float32() -> bool:
+        found = torch.cat(seen)
+        seen.clear()
+        assert found.any()
+        return torch.equal(found.float().double(), found)
+
+    x, dtype = torch.zeros(2, 3, dtype=torch.float64), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        captum.attr.NoiseTunnel(captum.attr.Saliency(model)).attribute(x)
+        assert only_float32()
+        fa.noise_tunnel(fa.saliency)(model, x)
+        assert not only_float32()
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def test_conductance_at_relus(names: dict[str, Any]) -> None:
+    theirs = run("LayerConductance(net, net.conv2).attribute(x, x0, t, n_steps=50)", names)[0]
+    ours = run('fa.conductance(net, x, layer="conv2", baselines=x0, target=t, n_steps=50)', names)[0]
+    limit = run(
+        'fa.conductance(net, x, layer="conv2", baselines=x0, target=t, n_steps=1000, quadrature="riemann_middle")', names
+    )[0]
+    for found in (theirs, ours):
+        assert 1.5e-2 < (found - limit).abs().max() / limit.abs().max() < 2.5e-2
