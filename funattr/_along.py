@@ -94,10 +94,14 @@ class Job:
         return self.mould.fill(floats, self.sites)
 
     def at_input(self) -> bool:
-        """Whether the site of the path is the input."""
-        if any(site is None for site in self.sites.sites) and any(site is not None for site in self.sites.sites):
+        """Whether the site is the input."""
+        return self.sites.sites == (None,)
+
+    def path_at_input(self) -> bool:
+        """Whether a path that runs at the sites runs in the input."""
+        if None in self.sites.sites and len(self.sites.sites) > 1:
             raise dependent()
-        return self.sites.sites[0] is None
+        return self.at_input()
 
     def input_floats(self) -> list[Tensor]:
         check_attributable(self.x, "x")

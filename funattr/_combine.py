@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._check import batch_size
-from ._combined import check_method, chosen, combined, leading, name_of
+from ._combined import check_method, chosen, combined, layered, leading, name_of, per_layer
 from ._door import complaint, door
 from ._torch import tree_flatten, tree_unflatten
 from ._types import Explains, Method, Model, Tree, map_floats, tensors
@@ -19,7 +19,7 @@ def multiply(method: Explains, other: Explains) -> Method:
     """The product of two methods' attributions.
 
     ``multiply(a, b)(model, x, ...) = a(model, x, ...) * b(model, x, ...)``. Each method is given those of the arguments that it
-    takes; sizes of 1 broadcast.
+    takes; sizes of 1 broadcast. For several layers, what is no layer's (`at_input`) goes with each of them.
 
     Args:
         method: a method.
@@ -47,6 +47,14 @@ def multiply(method: Explains, other: Explains) -> Method:
             if name not in mine and name not in others:
                 raise complaint(TypeError, f"neither {name_of(method)} nor {name_of(other)} takes an argument {name!r}.")
         a, b = method(model, x, **mine), other(model, x, **others)
+        layer = options.get("layer")
+        if layered(method) and not layered(other):
+            return per_layer(lambda part: times(part, b), layer, a)
+        if layered(other) and not layered(method):
+            return per_layer(lambda part: times(a, part), layer, b)
+        return times(a, b)
+
+    def times(a: Tree, b: Tree) -> Tree:
         (left, spec), (right, spec_of_right) = tree_flatten(a), tree_flatten(b)
         if spec != spec_of_right:
             text = f"{name_of(method)} gives {spec}, {name_of(other)} gives {spec_of_right}: they cannot be multiplied."
@@ -189,7 +197,7 @@ def at_input(method: Explains) -> Method:
     def there(model: Model, x: Tree, *, layer: Any = None, **options: Any) -> Tree:
         return method(model, x, **options)
 
-    return combined(there, f"at_input({name_of(method)})", method, extra=["layer"])
+    return combined(there, f"at_input({name_of(method)})", method, extra=["layer"], of_layers=False)
 
 
 def _peak(found: Tensor, rows: int, size: int, name: str) -> Tensor:

@@ -39,14 +39,17 @@ def combined(
     needs: Sequence[str] = (),
     more: int = 0,
     generators: Sequence[torch.Generator] = (),
+    of_layers: bool | None = None,
 ) -> Method:
     """`function`, dressed as a method that takes what `parts` take: readable in ``help()`` and in a traceback.
 
     `more` is the number of dimensions that its results have before the batch, beside those of its parts; `generators` are
-    what it draws from itself.
+    what it draws from itself; `of_layers` says whether its results have the structure in which layers are named, where its
+    parts do not.
     """
     known = [accepts(part) for part in parts]
     function.leading = more + max(leading(part) for part in parts)  # type: ignore[attr-defined]
+    function.layered = any(map(layered, parts)) if of_layers is None else of_layers  # type: ignore[attr-defined]
     function.generators = [*generators, *(g for part in parts for g in generators_of(part))]  # type: ignore[attr-defined]
     if tracing():
         names = [*extra, *(n for part in known for n in part or () if n not in without)]
@@ -79,6 +82,24 @@ def leading(function: Callable[..., Any]) -> int:
     """How many dimensions a method's results have before the batch: one for each `each_target` in it."""
     found: int = getattr(_inner(function), "leading", 0)
     return found
+
+
+def layered(function: Callable[..., Any]) -> bool:
+    """Whether a method's results are those of layers, in the structure in which these are named."""
+    known: bool | None = getattr(_inner(function), "layered", None)
+    if known is None:
+        names = accepts(function)
+        return names is None or "layer" in names
+    return known
+
+
+def per_layer(f: Callable[[Any], Tree], layer: Any, found: Any = None) -> Tree:
+    """`f` of what was found at each layer, in the structure in which the layers are named."""
+    if isinstance(layer, dict):
+        return {name: per_layer(f, part, None if found is None else found[name]) for name, part in layer.items()}
+    if isinstance(layer, (list, tuple)):
+        return type(layer)([per_layer(f, part, None if found is None else found[i]) for i, part in enumerate(layer)])
+    return f(found)
 
 
 def generators_of(function: Callable[..., Any]) -> list[torch.Generator]:

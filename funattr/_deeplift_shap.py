@@ -6,14 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
+from ._backward import Watch
 from ._baselines import distribution
 from ._check import may_read, method
 from ._combined import chosen, combined, name_of
 from ._deeplift import Attribution, attributions, deep_lift
 from ._door import complaint, door
+from ._joint import look
 from ._lift_passes import lifted, prepare, tell
 from ._map import chunk_for, each
-from ._torch import tree_flatten, tree_unflatten
+from ._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from ._types import Explains, Layer, Method, Model, Target, Tree, map_tensors, tensors
 
 
@@ -68,6 +70,9 @@ def deep_lift_shap(
         https://arxiv.org/abs/1705.07874
     """
     task = prepare(model, x, layer, target, create_graph)
+    if len(task.inner) > 1 and not tracing() and not transforms_active():
+        # Whether one feeds another: the passes cannot tell under vmap.
+        look(task.bound, task.x, task.sites, Watch(task.bound, task.x, task.sites.sites, task.target))
     samples, count = distribution(x, baselines, ids=bool(task.inner))
 
     def against(sample: list[Tensor]) -> Tree:

@@ -209,6 +209,8 @@ def dependence() -> Callable[[Tree], None]:
 
     def check(value: Tree) -> None:
         mine = {t.grad_fn for t in tensors(value) if t.grad_fn is not None}
+        if mine & nodes:  # one layer, named twice
+            raise Stop(None, complaint(ValueError, _DEPENDENT))
         todo, seen = list(mine), set(mine)
         while todo:
             for node, _ in todo.pop().next_functions:

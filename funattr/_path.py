@@ -71,7 +71,7 @@ def integrated_gradients(
     rule = rule_for(quadrature, n_steps)
 
     def attribution(job: Job, baselines: Tree) -> Tree:
-        path = input_path if job.at_input() else site_path
+        path = input_path if job.path_at_input() else site_path
         start, end, slope = path(job, rule, baselines, chunk_size)
         return job.result([g * (v - v0) for g, v, v0 in zip(slope, end, start)] if multiply_by_inputs else slope)
 

@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._backward import Watch
 from ._bind import bind, find
 from ._combined import check_method, combined, generators_of, name_of
 from ._door import complaint, door, kind_of
 from ._draw import Rewound, normal_from
+from ._joint import look
 from ._map import Runner, check_count, chunk_for, chunks
 from ._progress import reported
 from ._score import ROOM, Neuron, TooManyTargets, mapping_over
-from ._site import Place, split
+from ._site import Place, resolve, split
 from ._torch import tracing, tree_flatten, tree_unflatten
 from ._types import Explains, Method, Model, Target, Tree, attributable, map_tensors, tensors
 
@@ -36,7 +38,8 @@ def noise_tunnel(
     """A method averaged over noisy inputs: SmoothGrad, its square, or VarGrad.
 
     ``mean_i a_i``, ``mean_i a_i^2`` or ``mean_i a_i^2 - (mean_i a_i)^2``, for the attributions ``a_i`` of ``x + noise_i``.
-    Where x holds only integers, the noise is added at the layer.
+    Where x holds only integers, the noise is added at the layer; several layers are then one joint site, and must not depend on
+    each other.
 
     Args:
         method: a method.
@@ -108,6 +111,10 @@ def _at_noise(method: Explains, model: Model, x: Tree, options: dict[str, Any]) 
     """What takes the noise: the method as a function of the input; or, for integers, of the value at the layer."""
     if any(attributable(leaf) for leaf in tensors(x)) or options.get("layer") is None:
         return lambda noisy: method(model, noisy, **options), x
+    if isinstance(options["layer"], (list, tuple, dict)):
+        bound = bind(model)
+        sites = resolve(bound, options["layer"])
+        look(bound, x, sites, Watch(bound, x, sites.sites, None))  # noise at one must not be undone by noise at another
     value_at, rest = split(model, options["layer"])
     options = {name: value for name, value in options.items() if name != "layer"}
     target = options.get("target")

@@ -72,11 +72,8 @@ FEEDS: list[tuple[str, Any, Any]] = [
     ("keywords", "gate", "last"),
     ("thrice", fa.output_of("inner", call=0), fa.output_of("inner", call=-1)),
 ]
-#: The path is in the input and each layer's result its own, but the input may not be among the layers.
-REFUSED = ("conductance", "gradient_shap", "mean_over_baselines(conductance)")
-REFUSES = pytest.mark.xfail(strict=True, raises=ValueError, reason="refused as if the path ran at the layers")
 ASKED = [
-    pytest.param(row, net, a, b, id=f"{row.name}-{net}-{i}", marks=[REFUSES] if row.name in REFUSED and a is None else [])
+    pytest.param(row, net, a, b, id=f"{row.name}-{net}-{i}")
     for row in EACH
     for i, (net, a, b) in enumerate(FEEDS)
     if (row.at_input or a is not None)
@@ -109,7 +106,6 @@ def is_site(part: Any) -> bool:
     return not isinstance(part, (list, tuple, dict))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the gradient of all but the last is 0")
 def test_the_input_named_twice() -> None:
     model, x = double(CASES[2])
     expected = reference.value_and_gradient(model, x, None, reference.pick(TARGET))[1]
@@ -144,7 +140,6 @@ def test_at_input_drops_them_all() -> None:
     close(fa.at_input(fa.gradient)(model, x, layer=["stem", "layer1"], target=TARGET), expected)
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="interpolate takes maps in a list for one map per input")
 @pytest.mark.parametrize("layers", [["stem", "layer1"], ("layer1",), {"early": "stem", "late": ["layer2"]}])
 def test_interpolated_maps_of_several_layers(layers: Any) -> None:
     model, x = double(CASES[2])
@@ -154,12 +149,50 @@ def test_interpolated_maps_of_several_layers(layers: Any) -> None:
         close(fa.interpolate(fa.grad_cam, mode=mode)(model, x, layer=layers, target=TARGET), expected)
 
 
-@pytest.mark.xfail(strict=True, reason="for integer inputs the layers are replaced together, unchecked")
+@pytest.mark.parametrize("layers", [["stem", "layer1"], ("layer1",), {"early": "stem", "late": ["layer2"]}])
+def test_guided_grad_cam_of_several_layers(layers: Any) -> None:
+    """Guided backpropagation, the same for each, times each layer's map; compiled too."""
+    model, x = double(CASES[2])
+    maps = reference.leaves(fa.grad_cam(model, x, layer=layers, target=TARGET))
+    guided = fa.guided_backprop(model, x, target=TARGET)
+    expected = [guided * F.interpolate(cam.clamp(min=0), (8, 8)) for cam in maps]
+    found = fa.guided_grad_cam(model, x, layer=layers, target=TARGET)
+    assert type(found) is type(layers)
+    close(found, expected)
+    compiled = torch.compile(fa.guided_grad_cam, fullgraph=True, backend="aot_eager")
+    close(compiled(model, x, layer=layers, target=TARGET), expected)
+
+
+def test_maps_of_several_layers_for_several_inputs() -> None:
+    """A map for each input, of each layer."""
+
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Residual()
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.net(a[..., ::2] + b)
+
+    model = Added().double().eval()
+    a, b = torch.randn(4, 3, 8, 16, dtype=torch.float64), torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    layers = ["net.stem", "net.layer2"]
+    maps = fa.grad_cam(model, (a, b), layer=layers, target=TARGET)
+    found = fa.interpolate(fa.grad_cam)(model, (a, b), layer=layers, target=TARGET)
+    for cam, (for_a, for_b) in zip(maps, found):
+        close([for_a, for_b], [F.interpolate(cam, (8, 16)), F.interpolate(cam, (8, 8))])
+
+
 def test_noise_at_several_layers_for_integers() -> None:
+    """The noise is put at the layers, as one joint site: it cannot be where one feeds the other."""
     model, ids = Text().double().eval(), torch.randint(0, 20, (4, 7))
     quiet = fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.0)
-    expected = [reference.value_and_gradient(model, ids, site, reference.pick(TARGET))[1] for site in ("embedding", "mix")]
-    close(quiet(model, ids, layer=["embedding", "mix"], target=TARGET), expected)
+    with pytest.raises(ValueError, match="'mix' depends on another"):
+        quiet(model, ids, layer=["embedding", "mix"], target=TARGET)
+    with pytest.raises(ValueError, match="depends on another"):
+        quiet(model, ids, layer={"a": "mix", "b": "mix"}, target=TARGET)
+    expected = reference.value_and_gradient(model, ids, "mix", reference.pick(TARGET))[1]
+    close(quiet(model, ids, layer=["mix"], target=TARGET), expected)
 
 
 # Path and replacement methods: one joint site.
@@ -305,15 +338,11 @@ DEPENDENT: dict[str, Any] = {
     "nested": {"deep": ["table", {"inner": "head"}], "beside": "image"},
     "twice": ["table", "table"],
 }
-UNCHECKED = {("deep_lift_shap", "fed"), ("deep_lift_shap", "feeding"), ("deep_lift_shap", "nested")}
-UNCHECKED |= {("deep_lift", "twice"), ("deep_lift_shap", "twice")}
 
 
 @pytest.mark.parametrize("kind", DEPENDENT)
 @pytest.mark.parametrize("name", METHOD_OF)
-def test_layers_that_depend_on_each_other(name: str, kind: str, request: pytest.FixtureRequest) -> None:
-    if (name, kind) in UNCHECKED:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="deep_lift and deep_lift_shap count these twice"))
+def test_layers_that_depend_on_each_other(name: str, kind: str) -> None:
     model, x, _, _ = joint()
     with pytest.raises(ValueError, match="depend"):
         METHOD_OF[name](model, x, layer=DEPENDENT[kind], target=1)
