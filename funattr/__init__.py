@@ -8,6 +8,7 @@ from ._combine import at_input, interpolate, multiply, relu
 from ._deeplift import deep_lift
 from ._deeplift_shap import deep_lift_shap, mean_over_baselines
 from ._gradient import activation, grad_cam, gradient, input_x_gradient, saliency
+from ._layers import layers
 from ._path import conductance, convergence_delta, integrated_gradients, internal_influence
 from ._progress import progress
 from ._repeat import each_target, noise_tunnel
@@ -38,6 +39,7 @@ __all__ = [
     "integrated_gradients",
     "internal_influence",
     "interpolate",
+    "layers",
     "mean_over_baselines",
     "multiply",
     "neuron",
