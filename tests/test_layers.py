@@ -149,7 +149,7 @@ class Dense(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.grow = Grow()
-        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 7), nn.Sigmoid())
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8), nn.Sigmoid())
         self.scaled = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class Dense(nn.Module):
 class Grow(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.conv = nn.Conv2d(3, 5, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, self.conv(x)], 1)
@@ -313,7 +313,7 @@ def test_one_forward_pass_and_linear_work() -> None:
 def test_wrapped_models() -> None:
     x, net = table(), Mlp().eval()
     expected = fa.layers(net, x)
-    parameters = dict(net.named_parameters())
+    parameters: dict[str, Tensor] = dict(net.named_parameters())
     wrapped: list[Any] = [
         nn.DataParallel(net),
         torch.compile(net, backend="eager"),
