@@ -183,8 +183,8 @@ def _baselines(source: Source, given: Input, distribution: bool, at_site: bool) 
     if given.tokens is not None:
         return torch.zeros_like(x)
     low, high = float(x.min()), float(x.max())
-    if source.mean is not None and source.std is not None:
-        mean, std = (torch.tensor(list(v), dtype=x.dtype, device=x.device)[:, None, None] for v in (source.mean, source.std))
+    if given.mean is not None and given.std is not None:
+        mean, std = (torch.tensor(list(v), dtype=x.dtype, device=x.device)[:, None, None] for v in (given.mean, given.std))
         return torch.stack([((shade - mean) / std).expand(x.shape[1:]) for shade in (0.0, 0.5, 1.0)])
     return torch.stack([torch.full_like(x[0], shade) for shade in (low, (low + high) / 2, high)])
 

@@ -25,6 +25,9 @@ class Input(NamedTuple):
     picture: Tensor | None = None
     """``[1, C, H, W]`` in [0, 1], what the model sees before its values are normalised."""
     tokens: Sequence[str] | None = None
+    mean: Sequence[float] | None = None
+    """What was subtracted from values in [0, 1], and then divided by: None where that is not known."""
+    std: Sequence[float] | None = None
 
 
 def read(source: Source, given: str, options: argparse.Namespace) -> Input:
@@ -79,8 +82,9 @@ def _opened(given: str) -> Any:
     if path.is_dir():
         raise mistake(f"{given!r} is a folder: name one image.")
     try:
-        image = pillow.open(path)
-        image.load()
+        with path.open("rb") as file:
+            image = pillow.open(file)
+            image.load()
     except pillow.UnidentifiedImageError as error:
         raise mistake(f"{given!r} is not an image that pillow can read.") from error
     except Exception as error:  # truncated, not permitted, too large, ...
@@ -108,14 +112,14 @@ def _image(source: Source, image: Any, name: str, options: argparse.Namespace) -
         how = source.how
     else:
         x, how = _plain(image, options)
-        mean, std = options.mean, options.std
+        mean, std = options.mean or (0.0,), options.std or (1.0,)
     if isinstance(x, torch.Tensor) and x.dim() == 3:
         x = x[None]
     if not isinstance(x, torch.Tensor) or x.dim() != 4 or x.shape[0] != 1 or not x.is_floating_point():
         got = f"{x.dtype} {list(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
         raise mistake(f"an image made ready {how} must be a floating-point tensor [C, H, W] or [1, C, H, W], got {got}.")
     told = f"{name}, {before}, {how}: {list(x.shape)}"
-    return Input(x.to(options.device), told, _picture(x, mean, std))
+    return Input(x.to(options.device), told, _picture(x, mean, std), None, mean, std)
 
 
 def _channels(source: Source, image: Any) -> int:
