@@ -217,7 +217,7 @@ def each_target(method: Method, targets: Sequence[Target] | Tensor, *, chunk_siz
             raise complaint(TypeError, "the targets are given already: leave target out.")
         explain = partial(_one, method, model, x, options)
         if classes is None:
-            parts = [_as_one(explain(target)) for target in targets]
+            parts = [_as_one(explain(targets[i])) for i, _ in reported(chunks(len(targets), 1))]
         else:
             mapped = classes.to(tensors(x)[0].device) if tensors(x) else classes
             size = chunk_for(chunk_size, x, shares=False)
