@@ -80,6 +80,15 @@ def is_finite(value: Tensor) -> bool:
 
 def check_input(x: Tree) -> None:
     """Refuse what is not a batch of tensors, or not finite."""
+    check_structure(x)
+    if may_read():
+        for value in tensors(x):
+            if (value.is_floating_point() or value.is_complex()) and is_plain(value) and not is_finite(value):
+                raise complaint(ValueError, f"x {list(value.shape)} holds NaN or inf: clean the input first.")
+
+
+def check_structure(x: Tree) -> None:
+    """Refuse what is not a batch of tensors."""
     if not isinstance(x, (Tensor, tuple, Mapping)):
         hint = {"list": ": pass tuple(x)", "ndarray": ": pass torch.from_numpy(x)"}.get(type(x).__name__, "")
         raise complaint(
@@ -88,10 +97,6 @@ def check_input(x: Tree) -> None:
             f"got {type(x).__name__}{hint}.",
         )
     batch_size(x)
-    if may_read():
-        for value in tensors(x):
-            if (value.is_floating_point() or value.is_complex()) and is_plain(value) and not is_finite(value):
-                raise complaint(ValueError, f"x {list(value.shape)} holds NaN or inf: clean the input first.")
 
 
 def batch_size(x: Tree) -> int:
@@ -146,6 +151,13 @@ def mode_kept(training: list[nn.Module]) -> Iterator[None]:
         f"Call model.eval() first. Running statistics are not updated.",
         stacklevel=4,
     )
+    with statistics_kept(training):
+        yield
+
+
+@contextlib.contextmanager
+def statistics_kept(training: list[nn.Module]) -> Iterator[None]:
+    """Keep the running statistics of modules in train mode."""
     kept = [(buffer, buffer.clone()) for module in training for buffer in module._buffers.values() if buffer is not None]
     try:
         yield

@@ -14,7 +14,8 @@ from ._deeplift import Attribution, attributions, deep_lift
 from ._door import complaint, door
 from ._joint import look
 from ._lift_passes import lifted, prepare, tell
-from ._map import chunk_for, each
+from ._map import chunk_for, chunks, each
+from ._progress import reported
 from ._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from ._types import Explains, Layer, Method, Model, Target, Tree, map_tensors, tensors
 
@@ -135,7 +136,7 @@ def mean_over_baselines(method: Explains) -> Method:
     def averaged(model: Model, x: Tree, *, baselines: Tree, **options: Any) -> Tree:
         samples, count = distribution(x, baselines, ids=options.get("layer") is not None)
         total: Tree = None
-        for i in range(count):
+        for i, _ in reported(chunks(count, 1)):
             part = method(model, x, baselines=_one(samples, [t[i] for t in tensors(samples)], x), **options)
             total = part if total is None else _plus(total, part)
         return map_tensors(lambda t: t / count, total)

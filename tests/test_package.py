@@ -29,6 +29,7 @@ ORDER = [
     "_tap",
     "_site",
     "_check",
+    "_layers",
     "_score",
     "_backward",
     # running a model at many points
