@@ -85,7 +85,7 @@ def _score_cam(job: Job, value: Tensor, channel: int, chunk_size: int | None) ->
     for a, b in reported(chunks(maps.shape[1], chunk_for(chunk_size, inputs, shares=False))):
         seen = [(_masks(maps[:, a:b], leaf) * leaf.unsqueeze(1)).movedim(1, 0) for leaf in inputs]
         scores += [part[0] for part in along(job, score_at, seen)]
-    wide = maps if maps.dtype.itemsize >= 4 else maps.float()
+    wide = maps if maps.element_size() >= 4 else maps.float()
     weights = torch.cat(scores).to(wide.dtype).softmax(0).t()
     mean = (weights.reshape(weights.shape + (1,) * (maps.dim() - 2)) * wide).sum(1, keepdim=True)
     return mean.to(value.dtype).movedim(1, channel)
@@ -227,7 +227,7 @@ def eigen_cam(model: Model, x: Tree, *, layer: Layer, channel_dim: int = 1, crea
         channel = channel_of(v, channel_dim)
         moved = v.movedim(channel, -1)
         places = moved.flatten(1, -2) if v.dim() > 2 else moved.unsqueeze(1)
-        projected = _projected(places if v.dtype.itemsize >= 4 else places.float(), create_graph)
+        projected = _projected(places if v.element_size() >= 4 else places.float(), create_graph)
         return projected.reshape(*moved.shape[:-1], 1).movedim(-1, channel).to(v.dtype)
 
     return map_floats(cam, activation(model, x, layer=layer, create_graph=create_graph))
