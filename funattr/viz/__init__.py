@@ -2,6 +2,8 @@
 
 from ._draw import to_image
 from ._figure import overlay, show
+from ._series import series
 from ._text import text
+from ._volume import volume
 
-__all__ = ["overlay", "show", "text", "to_image"]
+__all__ = ["overlay", "series", "show", "text", "to_image", "volume"]

@@ -24,14 +24,19 @@ def heat_maps(value: Any, name: str, channel_dim: int, *, lone: bool = False) ->
 
 def pictures(value: Any, name: str, channel_dim: int, *, lone: bool = False) -> Array:
     """Images ``[N, H, W, 1 or 3]`` in [0, 1]; one that leaves this range is scaled by its own minimum and maximum."""
-    images = _channels_last(value, name, channel_dim, lone)
+    return brightness(_channels_last(value, name, channel_dim, lone), value, name, channel_dim)
+
+
+def brightness(images: Array, value: Any, name: str, channel_dim: int) -> Array:
+    """Images, or volumes, ``[N, *S, 1 or 3]`` brought to [0, 1], each by itself and only where it must be."""
+    space = tuple(range(1, images.ndim))
     if images.shape[-1] not in (1, 3):
         raise ValueError(
             f"{name} {shape_of(value)} has {images.shape[-1]} channels in dimension {channel_dim}, expected 1 (grey) or 3 "
-            f"(RGB): pass the channels to show, or channel_dim={-4 - channel_dim} if the channels are there."
+            f"(RGB): pass the channels to show, or channel_dim={-images.ndim - channel_dim} if the channels are there."
         )
-    low = images.min((1, 2, 3), keepdims=True)
-    high = images.max((1, 2, 3), keepdims=True)
+    low = images.min(space, keepdims=True)
+    high = images.max(space, keepdims=True)
     outside = (low < 0) | (high > 1)
     span = np.where(high > low, high - low, 1.0)
     return np.where(outside, (images - low) / span, images)
@@ -40,6 +45,30 @@ def pictures(value: Any, name: str, channel_dim: int, *, lone: bool = False) -> 
 def grey(images: Array) -> Array:
     """``[N, H, W]``, the brightness alone: beside a heat map, colour is to mean attribution and nothing else."""
     return images[..., 0] if images.shape[-1] == 1 else images @ np.array(_LUMINANCE)
+
+
+def with_channels(value: Any, name: str, channel_dim: int, space: Sequence[str]) -> Array:
+    """``[N, *space, C]`` of what may lack its channels, or these and its batch, whatever the dimensions of its space are."""
+    size = len(space)
+    if channel_dim not in (-size - 1, -1):
+        first, last = ", ".join(["C", *space]), ", ".join([*space, "C"])
+        raise ValueError(f"channel_dim must be {-size - 1} ([N, {first}]) or -1 ([N, {last}]), got {channel_dim!r}.")
+    array = numbers(value, name)
+    whole = ["N", "C", *space] if channel_dim == -size - 1 else ["N", *space, "C"]
+    if not size <= array.ndim <= size + 2 or array.size == 0:
+        shapes = [f"[{', '.join(dims)}]" for dims in (whole, ["N", *space], list(space))]
+        cure = "there is nothing to draw" if array.size == 0 else "choose what has these dimensions, and drop the others"
+        raise ValueError(f"{name} has the shape {shape_of(value)}, expected {', '.join(shapes[:2])} or {shapes[2]}: {cure}.")
+    if array.ndim == size:
+        array = array[None]
+    if array.ndim == size + 1:
+        return array[..., None]
+    return array if channel_dim == -1 else np.moveaxis(array, 1, -1)
+
+
+def check_count(found: int, name: str, expected: int, of: str) -> None:
+    if found != expected:
+        raise ValueError(f"{name} has {found} examples and {of} has {expected}: pass one for each, in their order.")
 
 
 def check_titles(titles: Sequence[str] | None, count: int, what: str) -> None:

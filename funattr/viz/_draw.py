@@ -44,9 +44,7 @@ def new_figure(inches: tuple[float, float], layout: Literal["compressed"] | None
 def write(figure: Figure, out: str | PathLike[str] | None) -> Figure:
     if out is not None:
         if fspath(out).lower().endswith((".html", ".htm")):
-            raise ValueError(
-                f"out={fspath(out)!r} is a page, and this is a picture: page() writes pages, or choose .png or .svg."
-            )
+            raise ValueError(f"out={fspath(out)!r} names a page, and this is a picture: call page(), or choose .png or .svg.")
         figure.savefig(out, dpi=150)
     return figure
 
