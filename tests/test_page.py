@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -339,6 +340,15 @@ def test_text_is_harmless_and_has_its_values(opened: Callable[..., Tab]) -> None
     assert tab.run(f"{tokens}.map(token => token.textContent)") == ["short0.25"]
 
 
+def test_numbers_of_any_size_can_be_read(opened: Callable[..., Tab]) -> None:
+    values = torch.tensor([1.25e-7, -3e8, 1e-3, 120.0, 99999.0, 0.0])
+    tab = opened(viz.page(list("abcdef"), {"m": values}))
+    found = tab.run("[...document.querySelectorAll('small')].map(number => number.textContent)")
+    assert found == ["1.25e-7", "-3e+8", "0.001", "120", "100000", "0"]
+    titles = tab.run("[...document.querySelectorAll('.token')].map(token => token.title)")
+    np.testing.assert_allclose([float(title) for title in titles], values, rtol=1e-6)
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_contrast(dark: bool, opened: Callable[..., Tab]) -> None:
     """WCAG AA, 4.5 to 1, of all words on the page, in light and in dark."""
@@ -366,9 +376,12 @@ def test_two_cells_of_a_notebook_do_not_meet(tab: Tab, tmp_path: Path) -> None:
     file = tmp_path / "notebook.html"
     file.write_text(f"<!DOCTYPE html><meta charset=utf-8><link rel=icon href='data:,'>{style}<h1 id=map>Notebook</h1>{cells}")
     tab.open(file.as_uri(), height=1500)
-    shot = tab.screenshot()
-    reds, blues = [np.argwhere((shot == color).all(-1)) for color in ([103, 0, 31], [5, 48, 97])]
-    assert len(reds) > 10_000
-    assert len(blues) > 10_000
+    end = time.monotonic() + 30
+    reds: Any = ()
+    blues: Any = ()
+    while min(len(reds), len(blues)) < 10_000 and time.monotonic() < end:  # frames are painted after the page is loaded
+        shot = tab.screenshot()
+        reds, blues = [np.argwhere((shot == color).all(-1)) for color in ([103, 0, 31], [5, 48, 97])]
+    assert min(len(reds), len(blues)) > 10_000
     assert np.median(reds[:, 0]) < 680 < np.median(blues[:, 0])
     assert tab.complaints == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +47,24 @@ def bar(figure: Figure, i: int) -> tuple[list[str], str]:
     sides = [(axes.get_yticklabels(), axes.get_ylabel()), (axes.get_xticklabels(), axes.get_xlabel())]
     (labels, caption) = next(side for side in sides if side[1])
     return [label.get_text() for label in labels], caption
+
+
+@pytest.mark.parametrize("name", viz.__all__)
+def test_documentation(name: str) -> None:
+    """Every function says what it takes, returns and raises, with an example; what is shared, in the same words."""
+    assert list(viz.__all__) == sorted(viz.__all__)
+    function = getattr(viz, name)
+    doc = inspect.getdoc(function) or ""
+    assert "Example:\n    >>> " in doc
+    if name == "Page":
+        return
+    assert all(f"\n{section}:\n" in doc for section in ("Args", "Returns", "Raises"))
+    told = dict(re.findall(r"^    (\w+): (.+)$", doc.split("Args:")[1].split("\n\n")[0], re.M))
+    assert list(told) == list(inspect.signature(function).parameters)
+    if "percentile" in told:
+        assert told["percentile"].startswith(
+            "where the colours end, as a percentile of the absolute values; 100 is the largest."
+        )
 
 
 # The values.

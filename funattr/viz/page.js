@@ -14,7 +14,10 @@ function numbers(text) {
     size === 4 ? raw.getFloat32(4 * i, true) : raw.getFloat64(8 * i, true));
 }
 // As many digits as the numbers have: what is shown is the attribution itself.
-const format = (value, digits) => String(Number(value.toPrecision(digits)));
+function format(value, digits) {
+  const size = Math.abs(value), short = size === 0 || (size >= 1e-3 && size < 1e6);
+  return short ? String(Number(value.toPrecision(digits))) : value.toExponential(digits - 1).replace(/\.?0*e/, "e");
+}
 const exact = value => format(value, data.bytes === 4 ? 7 : 12);
 
 const decoded = new Map();
