@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import enum
 import functools
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -1008,3 +1009,25 @@ def test_the_command_is_light() -> None:
     root = Path(fa.__file__).parents[1]
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert found.stdout == "[]\n"
+
+
+# The page.
+
+
+def test_the_transcript_is_true(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/command.md shows what its commands print; numbers may differ a little from machine to machine."""
+    script = Path(fa.__file__).parents[1] / "scripts" / "command_transcript.py"
+    spec = importlib.util.spec_from_file_location("command_transcript", script)
+    assert spec is not None
+    assert spec.loader is not None
+    transcript = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(transcript)
+    page = transcript.PAGE.read_text()
+    with transcript.workplace(page) as folder:
+        again = transcript.replay(page)
+        assert {"explained.png", "why.npz"} <= {path.name for path in folder.iterdir()}
+    number = re.compile(r"-?\d+\.\d+(?:e-?\d+)?|-?\d+e-\d+")
+    assert number.sub("#", again) == number.sub("#", page)
+    for now, then in zip(number.findall(again), number.findall(page)):
+        assert float(now) == pytest.approx(float(then), rel=0.2, abs=0.05)
+    assert page.count("$ funattr") == page.count("\n$ funattr") == 8
