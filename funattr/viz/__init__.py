@@ -1,5 +1,9 @@
-"""Pictures of attributions. Needs matplotlib: ``pip install "funattr[viz]"``."""
+"""Pictures and pages of attributions. Pictures need matplotlib (``pip install "funattr[viz]"``); a page needs nothing."""
 
+from ._draw import to_image
 from ._figure import overlay, show
+from ._series import series
+from ._text import text
+from ._volume import volume
 
-__all__ = ["overlay", "show"]
+__all__ = ["overlay", "series", "show", "text", "to_image", "volume"]
