@@ -426,15 +426,14 @@ def test_own_preprocessing(here: Path, capsys: pytest.CaptureFixture[str], shown
     ids = torch.tensor([[1, 2, 3, 4]])
     (_, tokens, values, options) = shown[1]
     expected = fa.integrated_gradients(model, ids, layer="embedding", target=0, baselines=0)
-    rows = list(values.values()) if isinstance(values, dict) else values
+    rows = list(values.values())
     torch.testing.assert_close(rows[0].flatten(), expected.sum(2)[0])
     value_at, rest = fa.split(model, "embedding")
     value = value_at(ids)
     ablated = value.clone()
     ablated[:, 2] = 0
     torch.testing.assert_close(rows[1].flatten()[2], (rest(value, ids) - rest(ablated, ids))[0, 0].detach())
-    flat = tokens if isinstance(tokens[0], str) else tokens[0]
-    assert list(flat) == ["a", "good", "bad", "film"]
+    assert tokens == ["a", "good", "bad", "film"]
     assert str(options["out"]).endswith("explained.html")
 
 
@@ -678,12 +677,29 @@ def test_a_text_classifier_of_transformers(bert: str, here: Path, capsys: pytest
     padded = {**x, "input_ids": torch.tensor([[2, 0, 0, 0, 0, 0, 3]])}
     expected = fa.integrated_gradients(model, x, layer=site, target=1, baselines=padded)
     (_, tokens, values, _) = shown[0]
-    first = next(iter(values.values())) if isinstance(values, dict) else values[0]
+    first = next(iter(values.values()))
     torch.testing.assert_close(first.flatten(), expected.sum(2)[0])
-    assert list(tokens if isinstance(tokens[0], str) else tokens[0]) == ["[CLS]", "it", "was", "a", "good", "film", "[SEP]"]
+    assert tokens == ["[CLS]", "it", "was", "a", "good", "film", "[SEP]"]
     difference = float((model(**x).logits - model(**padded).logits)[0, 1].detach())
     for line in found["completeness"].splitlines():
         assert float(re.findall(r"F\(baseline\) (\S+),", line)[0]) == pytest.approx(difference, rel=1e-3)
+
+
+@pytest.mark.parametrize("out", ["a.png", "a.html"])
+def test_pictures_and_pages_are_written(out: str, here: Path, capsys: pytest.CaptureFixture[str], bert: str) -> None:
+    """By the real functions, all the way."""
+    run(capsys, f"explain cat.png --model my_net:build --method grad_cam,saliency --out {out}")
+    image = Path(out).read_bytes()
+    Path(out).unlink()
+    run(capsys, f'explain "it was a good film" --model {bert} --method ig,ablation --out {out}')
+    text = Path(out).read_bytes()
+    assert image != text
+    for written in (image, text):
+        assert len(written) > 3000
+        assert written.startswith(b"\x89PNG" if out == "a.png" else b"<!")
+    if out == "a.html":
+        assert b"grad_cam at blocks.0" in image
+        assert b"film" in text
 
 
 # layers, methods, bench, help.
