@@ -2,8 +2,9 @@
 
 from ._draw import to_image
 from ._figure import overlay, show
+from ._page import Page, page
 from ._series import series
 from ._text import text
 from ._volume import volume
 
-__all__ = ["overlay", "series", "show", "text", "to_image", "volume"]
+__all__ = ["Page", "overlay", "page", "series", "show", "text", "to_image", "volume"]

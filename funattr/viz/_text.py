@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from os import PathLike
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._arrays import check_titles
 from ._draw import fill_colorbar, mappable, new_figure, readable_on, write
+from ._page import page
 from ._scales import Scale, check_scale, scales_of
 from ._tokens import printable, sentences_of, token_values
 
@@ -39,20 +40,20 @@ def text(
 
     Args:
         tokens: the tokens of a sentence, or a list of them per sentence. They are drawn as they are; what cannot be seen, such
-            as a line break, as an escape sequence.
+            as a line break, as an escape sequence. Signs that matplotlib's font lacks are drawn as boxes: `page` has all.
         attributions: for one sentence ``[L]`` or ``[L, D]``, for several ``[N, L]`` or ``[N, L, D]``, or a list of one per
             sentence where their lengths differ: tensors of any device and dtype, or arrays. The features ``D`` of an
             embedding are summed, which keeps the total.
         titles: one per sentence.
         percentile: where the colours end, as a percentile of the absolute values; 100 is the largest.
         scale: ``"grid"``, one for all sentences, or ``"example"``, one for each.
-        out: a file to write to, such as ``"text.png"``; None writes none.
+        out: a file to write to, such as ``"text.png"``; ``.html`` writes a `page` of it instead. None writes none.
 
     Returns:
         The matplotlib figure. Its first axes are the sentences, with a patch and a text per token, then come the colour bars.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: matplotlib is not installed (`page` does not need it).
         ValueError: the tokens and their values do not fit, or `titles`, `percentile` or `scale`, or a value is NaN or inf.
         TypeError: `tokens` are not strings, or `attributions` does not hold real numbers.
 
@@ -68,6 +69,9 @@ def text(
     check_titles(titles, len(sentences), "sentence")
     check_scale(scale, ("grid", "example"))
     scales = scales_of([values], scale, percentile)[0]
+    if out is not None and fspath(out).lower().endswith((".html", ".htm")):
+        page(tokens, {"attribution": attributions}, titles=titles, percentile=percentile, scale=scale, out=out)
+        out = None
     return write(_draw(sentences, values, titles, scales, scale == "example"), out)
 
 
