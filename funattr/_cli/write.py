@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,15 +89,16 @@ def _flat(name: str, value: Any) -> list[tuple[str, Tensor]]:
 
 
 def _draw(out: Path, given: Input, found: Sequence[Found], label: str) -> None:
-    viz: Any = importlib.import_module("funattr.viz")
+    from funattr import viz
+
     page = out.suffix.lower() == ".html"
     if given.tokens is not None:
         tokens = list(given.tokens)
-        values = {_title(each): _per_token(each, len(tokens)) for each in found}
+        values = {each.name: _per_token(each, len(tokens)) for each in found}
         if page:
             viz.page(tokens, values, titles=[label], title=label, out=out)
         else:  # a scale for each: methods have different units
-            titles = [f"{title}\n{label}" for title in values]
+            titles = [f"{name}, {label}" for name in values]
             viz.text([tokens] * len(values), list(values.values()), titles=titles, scale="example", out=out)
         return
     assert given.picture is not None
