@@ -48,12 +48,13 @@ class Net(nn.Module):
         self.conv2 = nn.Conv2d(4, 6, 3, padding=1)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.blocks = nn.ModuleList([nn.Identity()])
+        self.drop = nn.Dropout(0.5)
         self.fc = nn.Linear(6, classes)
 
     def forward(self, x):
         x = self.relu(self.conv1(x))
         x = self.blocks[0](self.relu(self.conv2(x)))
-        return self.fc(self.pool(x).flatten(1))
+        return self.fc(self.drop(self.pool(x).flatten(1)))
 
 
 def build():
@@ -732,12 +733,25 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_method_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = methods.names()
+    names = [name for name in methods.names() if not methods.missing(name)]
     assert len(names) >= 15
     run(capsys, f"explain cat.png --model my_net:build --size 6 --method {','.join(names)} --out all.npz")
     with np.load("all.npz") as stored:
         assert set(stored) == {"input", *names}
         assert all(np.isfinite(stored[name]).all() and np.abs(stored[name]).sum() > 0 for name in names)
+
+
+def test_a_method_that_needs_more(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    def window(model: Any, x: Any, *, size: int, target: Any = None, create_graph: bool = False) -> Any:
+        """The score without a window."""
+
+    monkeypatch.setattr(fa, "window", window, raising=False)
+    monkeypatch.setattr(fa, "__all__", [*fa.__all__, "window"])
+    assert any(line.startswith("  window ") for line in run(capsys, "methods"))
+    assert main(shlex.split("explain cat.png --model my_net:build --method window")) == 2
+    assert capsys.readouterr().err == (
+        "funattr: window needs size, which the command has no option for: call it from Python.\n"
+    )
 
 
 def test_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
