@@ -512,7 +512,10 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> None:
     def create_model(model_name: str, pretrained: bool = False) -> nn.Module:
         created.append((model_name, pretrained))
         model = tiny(3 if pretrained else 0)
-        model.pretrained_cfg = {"label_names": ["n01", "n02", "n03"], "label_descriptions": {"n01": "tench", "n02": "tabby"}}  # type: ignore[assignment]
+        model.pretrained_cfg = {
+            "label_names": ["n01", "n02", "n03"],
+            "label_descriptions": {"n01": "tench", "n02": "tabby, tabby cat"},
+        }  # type: ignore[assignment]
         return model
 
     data = stand_in(
@@ -588,11 +591,11 @@ def test_timm(
     timm: None,
     shown: list[Any],
 ) -> None:
-    found = told(run(capsys, f"explain cat.png {line} --target tabby"))
+    found = told(run(capsys, f"explain cat.png {line} --target 'Tabby cat'"))
     assert sys.modules["timm"].created == [created]
     assert found["model"] == title
     assert found["input"] == "cat.png, 16 x 12, by timm's transform of its data config: [1, 3, 9, 9]"
-    assert found["explained"].startswith("1 (tabby)")
+    assert found["explained"].startswith("1 (tabby, tabby cat)")
     expected = torch.from_numpy(np.array(Image.open("cat.png").resize((9, 9)))).permute(2, 0, 1)[None] / 255
     torch.testing.assert_close(shown[0][1], expected)
 

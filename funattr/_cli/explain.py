@@ -50,7 +50,12 @@ def add(commands: Any) -> None:
         metavar="NAME",
         help="where in the model; NAME@CALL for one run of several (default: for Grad-CAM the last that suits, else the input)",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a .png, .html, .npz or .safetensors (default: explained.png)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="a .png, .html, .npz or .safetensors (default: explained.png, for a text explained.html)",
+    )
     parser.add_argument("--n-steps", type=positive, metavar="N", help=f"nodes on a path (default: {_STEPS})")
     parser.add_argument("--quadrature", choices=_QUADRATURES, help="the rule on a path (default: gausslegendre)")
     parser.add_argument("--n-samples", type=positive, metavar="N", help="samples of noise, or of a distribution")
