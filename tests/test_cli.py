@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import enum
 import functools
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -47,12 +48,13 @@ class Net(nn.Module):
         self.conv2 = nn.Conv2d(4, 6, 3, padding=1)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.blocks = nn.ModuleList([nn.Identity()])
+        self.drop = nn.Dropout(0.5)
         self.fc = nn.Linear(6, classes)
 
     def forward(self, x):
         x = self.relu(self.conv1(x))
         x = self.blocks[0](self.relu(self.conv2(x)))
-        return self.fc(self.pool(x).flatten(1))
+        return self.fc(self.drop(self.pool(x).flatten(1)))
 
 
 def build():
@@ -425,15 +427,14 @@ def test_own_preprocessing(here: Path, capsys: pytest.CaptureFixture[str], shown
     ids = torch.tensor([[1, 2, 3, 4]])
     (_, tokens, values, options) = shown[1]
     expected = fa.integrated_gradients(model, ids, layer="embedding", target=0, baselines=0)
-    rows = list(values.values()) if isinstance(values, dict) else values
+    rows = list(values.values())
     torch.testing.assert_close(rows[0].flatten(), expected.sum(2)[0])
     value_at, rest = fa.split(model, "embedding")
     value = value_at(ids)
     ablated = value.clone()
     ablated[:, 2] = 0
     torch.testing.assert_close(rows[1].flatten()[2], (rest(value, ids) - rest(ablated, ids))[0, 0].detach())
-    flat = tokens if isinstance(tokens[0], str) else tokens[0]
-    assert list(flat) == ["a", "good", "bad", "film"]
+    assert tokens == ["a", "good", "bad", "film"]
     assert str(options["out"]).endswith("explained.html")
 
 
@@ -511,7 +512,10 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> None:
     def create_model(model_name: str, pretrained: bool = False) -> nn.Module:
         created.append((model_name, pretrained))
         model = tiny(3 if pretrained else 0)
-        model.pretrained_cfg = {"label_names": ["n01", "n02", "n03"], "label_descriptions": {"n01": "tench", "n02": "tabby"}}  # type: ignore[assignment]
+        model.pretrained_cfg = {
+            "label_names": ["n01", "n02", "n03"],
+            "label_descriptions": {"n01": "tench", "n02": "tabby, tabby cat"},
+        }  # type: ignore[assignment]
         return model
 
     data = stand_in(
@@ -587,11 +591,11 @@ def test_timm(
     timm: None,
     shown: list[Any],
 ) -> None:
-    found = told(run(capsys, f"explain cat.png {line} --target tabby"))
+    found = told(run(capsys, f"explain cat.png {line} --target 'Tabby cat'"))
     assert sys.modules["timm"].created == [created]
     assert found["model"] == title
     assert found["input"] == "cat.png, 16 x 12, by timm's transform of its data config: [1, 3, 9, 9]"
-    assert found["explained"].startswith("1 (tabby)")
+    assert found["explained"].startswith("1 (tabby, tabby cat)")
     expected = torch.from_numpy(np.array(Image.open("cat.png").resize((9, 9)))).permute(2, 0, 1)[None] / 255
     torch.testing.assert_close(shown[0][1], expected)
 
@@ -677,12 +681,29 @@ def test_a_text_classifier_of_transformers(bert: str, here: Path, capsys: pytest
     padded = {**x, "input_ids": torch.tensor([[2, 0, 0, 0, 0, 0, 3]])}
     expected = fa.integrated_gradients(model, x, layer=site, target=1, baselines=padded)
     (_, tokens, values, _) = shown[0]
-    first = next(iter(values.values())) if isinstance(values, dict) else values[0]
+    first = next(iter(values.values()))
     torch.testing.assert_close(first.flatten(), expected.sum(2)[0])
-    assert list(tokens if isinstance(tokens[0], str) else tokens[0]) == ["[CLS]", "it", "was", "a", "good", "film", "[SEP]"]
+    assert tokens == ["[CLS]", "it", "was", "a", "good", "film", "[SEP]"]
     difference = float((model(**x).logits - model(**padded).logits)[0, 1].detach())
     for line in found["completeness"].splitlines():
         assert float(re.findall(r"F\(baseline\) (\S+),", line)[0]) == pytest.approx(difference, rel=1e-3)
+
+
+@pytest.mark.parametrize("out", ["a.png", "a.html"])
+def test_pictures_and_pages_are_written(out: str, here: Path, capsys: pytest.CaptureFixture[str], bert: str) -> None:
+    """By the real functions, all the way."""
+    run(capsys, f"explain cat.png --model my_net:build --method grad_cam,saliency --out {out}")
+    image = Path(out).read_bytes()
+    Path(out).unlink()
+    run(capsys, f'explain "it was a good film" --model {bert} --method ig,ablation --out {out}')
+    text = Path(out).read_bytes()
+    assert image != text
+    for written in (image, text):
+        assert len(written) > 3000
+        assert written.startswith(b"\x89PNG" if out == "a.png" else b"<!")
+    if out == "a.html":
+        assert b"grad_cam at blocks.0" in image
+        assert b"film" in text
 
 
 # layers, methods, bench, help.
@@ -715,12 +736,25 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_method_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = methods.names()
+    names = [name for name in methods.names() if not methods.missing(name)]
     assert len(names) >= 15
     run(capsys, f"explain cat.png --model my_net:build --size 6 --method {','.join(names)} --out all.npz")
     with np.load("all.npz") as stored:
         assert set(stored) == {"input", *names}
         assert all(np.isfinite(stored[name]).all() and np.abs(stored[name]).sum() > 0 for name in names)
+
+
+def test_a_method_that_needs_more(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    def window(model: Any, x: Any, *, size: int, target: Any = None, create_graph: bool = False) -> Any:
+        """The score without a window."""
+
+    monkeypatch.setattr(fa, "window", window, raising=False)
+    monkeypatch.setattr(fa, "__all__", [*fa.__all__, "window"])
+    assert any(line.startswith("  window ") for line in run(capsys, "methods"))
+    assert main(shlex.split("explain cat.png --model my_net:build --method window")) == 2
+    assert capsys.readouterr().err == (
+        "funattr: window needs size, which the command has no option for: call it from Python.\n"
+    )
 
 
 def test_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -1008,3 +1042,25 @@ def test_the_command_is_light() -> None:
     root = Path(fa.__file__).parents[1]
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert found.stdout == "[]\n"
+
+
+# The page.
+
+
+def test_the_transcript_is_true(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/command.md shows what its commands print; numbers may differ a little from machine to machine."""
+    script = Path(fa.__file__).parents[1] / "scripts" / "command_transcript.py"
+    spec = importlib.util.spec_from_file_location("command_transcript", script)
+    assert spec is not None
+    assert spec.loader is not None
+    transcript = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(transcript)
+    page = transcript.PAGE.read_text()
+    with transcript.workplace(page) as folder:
+        again = transcript.replay(page)
+        assert {"explained.png", "why.npz"} <= {path.name for path in folder.iterdir()}
+    number = re.compile(r"-?\d+\.\d+(?:e-?\d+)?|-?\d+e-\d+")
+    assert number.sub("#", again) == number.sub("#", page)
+    for now, then in zip(number.findall(again), number.findall(page)):
+        assert float(now) == pytest.approx(float(then), rel=0.2, abs=0.05)
+    assert page.count("$ funattr") == page.count("\n$ funattr") == 8

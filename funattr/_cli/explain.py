@@ -50,7 +50,12 @@ def add(commands: Any) -> None:
         metavar="NAME",
         help="where in the model; NAME@CALL for one run of several (default: for Grad-CAM the last that suits, else the input)",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a .png, .html, .npz or .safetensors (default: explained.png)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="a .png, .html, .npz or .safetensors (default: explained.png, for a text explained.html)",
+    )
     parser.add_argument("--n-steps", type=positive, metavar="N", help=f"nodes on a path (default: {_STEPS})")
     parser.add_argument("--quadrature", choices=_QUADRATURES, help="the rule on a path (default: gausslegendre)")
     parser.add_argument("--n-samples", type=positive, metavar="N", help="samples of noise, or of a distribution")
@@ -97,6 +102,9 @@ def _wanted(arguments: argparse.Namespace) -> list[str]:
     """The methods, each once; options that none of them takes are a mistake."""
     given = [part.strip() for value in arguments.method or () for part in value.split(",")]
     wanted = list(dict.fromkeys(methods.checked(name) for name in given))
+    for name in wanted:
+        if missing := methods.missing(name):
+            raise mistake(f"{name} needs {listed(missing)}, which the command has no option for: call it from Python.")
     for option in ("n_steps", "quadrature", "n_samples", "chunk_size"):
         if getattr(arguments, option) is not None and not any(option in methods.parameters(name) for name in wanted):
             takers = [name for name in methods.names() if option in methods.parameters(name)]
@@ -162,9 +170,6 @@ def _options(name: str, source: Source, given: Input, where: Where | None, argum
     if "baselines" in taken:
         distribution = taken["baselines"].default is inspect.Parameter.empty
         options["baselines"] = _baselines(source, given, distribution, where is not None and "feature_mask" in taken)
-    rest = [key for key, value in taken.items() if value.default is value.empty and value.kind is value.KEYWORD_ONLY]
-    if missing := [key for key in rest if key not in options]:
-        raise mistake(f"{name} needs {listed(missing)}, which the command has no option for: call it from Python.")
     return options
 
 

@@ -80,6 +80,14 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
 _NOISE = ("n_samples", "generator", "chunk_size")
 
 
+def missing(name: str) -> list[str]:
+    """What the method cannot do without, and the command has no way to give."""
+    needed = [
+        key for key, value in parameters(name).items() if value.default is value.empty and value.kind is value.KEYWORD_ONLY
+    ]
+    return [key for key in needed if key not in ("layer", "baselines", "feature_mask", "generator")]
+
+
 def is_cam(name: str) -> bool:
     """Whether it makes a map of a layer, and so cannot do without one."""
     layer = parameters(name).get("layer")

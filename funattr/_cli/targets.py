@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -86,8 +87,10 @@ def _number(wanted: str, count: int, classes: Sequence[str] | None) -> int:
             f"--target {wanted!r} is a name, and the model's classes have none: give their names with --labels, or a number."
         )
     names = [str(name) for name in classes]
-    for match in (wanted.__eq__, lambda name: name.lower() == wanted.lower()):
-        same = [i for i, name in enumerate(names) if match(name) and i < count]
+    lower = wanted.lower()
+    matches = (wanted.__eq__, lambda name: name.lower() == lower, lambda name: lower in re.split(r",\s*", name.lower()))
+    for match in matches:  # the last: ImageNet's classes are lists of synonyms
+        same = [i for i, name in enumerate(names[:count]) if match(name)]
         if len(same) == 1:
             return same[0]
         if same:

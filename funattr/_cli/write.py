@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,19 +89,25 @@ def _flat(name: str, value: Any) -> list[tuple[str, Tensor]]:
 
 
 def _draw(out: Path, given: Input, found: Sequence[Found], label: str) -> None:
-    viz: Any = importlib.import_module("funattr.viz")
-    columns = {_title(each): each for each in found}
+    from funattr import viz
+
+    page = out.suffix.lower() == ".html"
     if given.tokens is not None:
-        rows = [_per_token(each, len(given.tokens)) for each in found]
-        viz.text([list(given.tokens)] * len(rows), rows, titles=[f"{title}, {label}" for title in columns], out=out)
+        tokens = list(given.tokens)
+        values = {each.name: _per_token(each, len(tokens)) for each in found}
+        if page:
+            viz.page(tokens, values, titles=[label], title=label, out=out)
+        else:  # a scale for each: methods have different units
+            titles = [f"{name}, {label}" for name in values]
+            viz.text([tokens] * len(values), list(values.values()), titles=titles, scale="example", out=out)
         return
     assert given.picture is not None
     height, width = given.picture.shape[-2:]
-    maps = {title: _as_map(each, height, width) for title, each in columns.items()}
-    if out.suffix.lower() == ".html":
-        viz.page(given.picture, maps, titles=[label], out=out)
+    maps = {_title(each): _as_map(each, height, width) for each in found}
+    if page:
+        viz.page(given.picture, maps, titles=[label], title=label, out=out)
     else:
-        viz.show(given.picture, maps, titles=[label], out=out)
+        viz.show(given.picture, maps, titles=[label], scale="method", out=out)
 
 
 def _title(found: Found) -> str:
