@@ -136,7 +136,7 @@ def floats_of(tree: Tree) -> list[Tensor]:
 
 def towards(start: Tensor, end: Tensor, step: Tensor) -> Tensor:
     """``start + step (end - start)``; half precision would be too coarse for the step."""
-    wide = end if end.dtype.itemsize >= 4 else end.float()
+    wide = end if end.element_size() >= 4 else end.float()
     return (start + step.to(wide.dtype) * (wide - start)).to(end.dtype)
 
 
@@ -149,7 +149,7 @@ class Sum:
     def add(self, floats: Sequence[Tensor], weights: Tensor | None = None) -> None:
         new = []
         for t in floats:
-            wide = t if t.dtype.itemsize >= 4 else t.float()
+            wide = t if t.element_size() >= 4 else t.float()
             if weights is not None:
                 wide = wide * weights.to(wide).reshape(-1, *[1] * (t.dim() - 1))
             new.append(wide.sum(0))

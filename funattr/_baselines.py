@@ -117,6 +117,10 @@ def _reference(leaf: Tensor, reference: Any) -> Tensor:
 
 def _same_kind(reference: Tensor, leaf: Tensor) -> Tensor:
     """`reference` in the dtype of `leaf`, on its device, and fit to start from."""
+    if reference.is_complex() and not leaf.is_complex():
+        raise complaint(
+            ValueError, f"baselines of {reference.dtype} cannot be held by an input of {leaf.dtype}: pass real ones."
+        )
     if reference.is_floating_point():
         if not leaf.is_floating_point():
             text = f"baselines of {reference.dtype} cannot be held by an input of {leaf.dtype}: pass integer ids."

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ._along import Mould, Sum, floats_at
 from ._backward import Watch
 from ._baselines import distribution
 from ._check import may_read, method
@@ -76,19 +77,22 @@ def deep_lift_shap(
         look(task.bound, task.x, task.sites, Watch(task.bound, task.x, task.sites.sites, task.target))
     samples, count = distribution(x, baselines, ids=bool(task.inner))
 
-    def against(sample: list[Tensor]) -> Tree:
+    mould = Mould()
+
+    def against(sample: list[Tensor]) -> list[Tensor]:
         values, base, multipliers = lifted(task, _one(samples, sample, x))
-        return task.sites.build(attributions(values, base, multipliers, multiply_by_inputs, attribution_func))
+        mould.keep(values)
+        return floats_at(attributions(values, base, multipliers, multiply_by_inputs, attribution_func))
 
     size = chunk_for(chunk_size, x, shares=bool(task.inner))
-    total: Tree = None
+    total, like = Sum(), tensors(samples)
     for part in each(against, tensors(samples), chunk=min(size, count)):
-        part = map_tensors(lambda t: t.sum(0), part)
-        total = part if total is None else _plus(total, part)
+        total.add(part)
+        like = part
     if task.suspects and may_read():  # under vmap there is no looking at the data: look at one baseline
         lifted(task, _one(samples, [t[0] for t in tensors(samples)], x))
     tell(task)
-    return map_tensors(lambda t: t / count, total)
+    return mould.fill([t / count for t in total.total(like)], task.sites)
 
 
 def _one(samples: Tree, sample: list[Tensor], x: Tree) -> Tree:

@@ -21,8 +21,11 @@ def normal_from(generator: torch.Generator | None) -> Draw:
     """Draws from `generator`, or from torch's global one. To be made outside a compiled function, and used anywhere."""
     if generator is None or tracing():
         return partial(_drawn, generator)
+    try:
+        _known[id(generator)] = generator
+    except TypeError:  # before torch 2.5 there are no weak references to it, and torch.compile does without
+        return partial(_drawn, generator)
     _operation()
-    _known[id(generator)] = generator
     return partial(_from_known, generator, id(generator), generator.device)
 
 

@@ -16,7 +16,7 @@ from ._baselines import holds_batch, one_batch
 from ._check import noisy_modules
 from ._door import complaint
 from ._map import raised_by_model
-from ._score import Neuron, score
+from ._score import Neuron, one_for_each, score
 from ._torch import tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
 from ._types import Target, attributable, map_tensors, tensors
 
@@ -146,5 +146,7 @@ def _per_copy(target: Callable[[Any], Tensor], count: int, size: int, output: An
     with _as_it_is if tracing() else without_modes():  # it may look at the data: it sees its own
         for k in range(count):
             part = [t[k * size : (k + 1) * size] if isinstance(t, Tensor) else t for t in leaves]
-            copies.append(target(tree_unflatten(part, spec)))
+            copies.append(one_for_each(target(tree_unflatten(part, spec)), "the target"))
+    if any(copy.shape[0] != size for copy in copies):
+        raise complaint(ValueError, "the target does not give one value for each example.")
     return torch.cat(copies)

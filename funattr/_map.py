@@ -21,7 +21,7 @@ import torch
 from ._door import complaint, kind_of
 from ._progress import reported
 from ._score import few_targets
-from ._torch import set_vmap_fallback_warning, tracing
+from ._torch import OutOfMemoryError, set_vmap_fallback_warning, tracing
 from ._types import Tree, map_tensors, tensors
 
 
@@ -135,6 +135,11 @@ def check_count(value: Any, name: str) -> None:
         raise complaint(ValueError, f"{name} must be at least 1, got {value}.")
 
 
+def check_generator(value: Any) -> None:
+    if not (value is None or isinstance(value, torch.Generator)):
+        raise complaint(TypeError, f"generator must be a torch.Generator or None, got {kind_of(value)}.")
+
+
 # Whose error is it?
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -142,7 +147,7 @@ _TORCH = os.path.dirname(torch.__file__) + os.sep
 
 def refused(error: Exception) -> bool:
     """Whether vmap or torch.func may be why there is an `error`, and not the model. A step on its own will tell."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, OutOfMemoryError):
         return False
     if isinstance(error, ValueError):  # our own words for it
         return "torch.func" in getattr(error, "complaint", "")

@@ -13,7 +13,7 @@ from ._at_points import at_points
 from ._baselines import distribution, full_batch, holds_batch, one_batch
 from ._check import method
 from ._door import complaint, kind_of
-from ._map import check_count, chunk_for, chunks
+from ._map import check_count, check_generator, chunk_for, chunks
 from ._paths import gathered
 from ._progress import reported
 from ._site import read
@@ -79,6 +79,7 @@ def gradient_shap(
         Gradients, 2021, https://arxiv.org/abs/1906.10670
     """
     check_count(n_samples, "n_samples")
+    check_generator(generator)
 
     def attribution(job: Job, baselines: Tree) -> Tree:
         ids = not any(attributable(leaf) for leaf in tensors(job.x)) and not job.at_input()
@@ -127,8 +128,8 @@ def _stdevs(x: Tree, stdevs: Any) -> list[float]:
     for stdev in given:
         if isinstance(stdev, bool) or not isinstance(stdev, (int, float)):
             raise complaint(TypeError, f"stdevs must be a number, or one per input, got {kind_of(stdev)}.")
-        if not stdev >= 0:
-            raise complaint(ValueError, f"stdevs must not be negative, got {stdev}.")
+        if not 0 <= stdev < float("inf"):
+            raise complaint(ValueError, f"stdevs must be finite and not negative, got {stdev}.")
     found = [float(stdev) for leaf, stdev in zip(leaves, given) if attributable(leaf)]
     return found or [float(given[0])]
 
