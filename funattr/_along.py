@@ -169,12 +169,25 @@ def baseline_values(job: Job, reference: Tree) -> list[list[Tensor]]:
         return [floats_of(reference) for _ in job.sites.sites]
     if one and not holds_batch(job.model, job.size):
         try:
-            return [floats_of(value) for value in read(job.bound, reference, job.first)]
+            found = [floats_of(value) for value in read(job.bound, reference, job.first)]
+            if _serves_all(job, found):
+                return found
         except RuntimeError as error:
             if tracing() or raised_by_model(error):
                 raise
             # An operation wants all of the batch (a graph's adjacency matrix, say).
     return [floats_of(value) for value in read(job.bound, full_batch(reference, job.x), job.first)]
+
+
+def _serves_all(job: Job, found: list[list[Tensor]]) -> bool:
+    """Whether values for one row broadcast to those for x. Several rows per example (windows of an image) do not."""
+    floats = [t for part in found for t in part]
+    if all(t.dim() and t.shape[0] == 1 for t in floats):
+        return True
+    return all(
+        len(shape) == t.dim() and all(p in (1, q) for p, q in zip(t.shape, shape))
+        for t, shape in zip(floats, job.value_shapes())
+    )
 
 
 def floats_at(values: list[Tree]) -> list[Tensor]:
