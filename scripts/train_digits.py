@@ -37,7 +37,7 @@ def train(digits: Digits, epochs: int = EPOCHS) -> DigitsNet:
     for _ in range(epochs):
         for batch in torch.split(torch.randperm(len(digits.images)), BATCH):
             optimizer.zero_grad()
-            F.cross_entropy(model(digits.images[batch]), digits.classes[batch]).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(model(digits.images[batch]), digits.classes[batch]).backward()
             optimizer.step()
             schedule.step()
     # Half the bytes, and what is measured below is what is shipped.

@@ -1,0 +1,113 @@
+"""Draw the pictures of the documentation, ``docs/pictures/*.png``, in about a minute on a CPU.
+
+    python scripts/make_pictures.py
+
+These are the examples' own, and tables of what the methods find in the same three digits: ``methods-input.png`` at the input,
+``methods-layer.png`` at a layer, and ``methods.png``, a few of both. Each map is summed over channels, and divided by its
+largest absolute value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import funattr as fa
+from funattr import viz
+from funattr._demo.model import load_digits, load_model
+
+ROOT = Path(__file__).parents[1]
+LAYER = "relu2"
+DIGITS = [6, 7, 9]  # of the test set: a 1, a 9 and a 5
+LARGE = 100_000  # bytes: a larger picture is reduced to 256 colours
+
+AT_INPUT = [
+    ["gradient", "saliency", "noise_tunnel\n(saliency)", "input_x_gradient", "guided_backprop", "deconvnet"],
+    ["guided_grad_cam", "integrated_gradients", "gradient_shap", "deep_lift", "deep_lift_shap", "feature_ablation"],
+]
+AT_LAYER = [
+    ["activation", "saliency", "input_x_gradient", "integrated_gradients", "gradient_shap", "internal_influence"],
+    ["conductance", "deep_lift", "deep_lift_shap", "feature_ablation", "grad_cam", "grad_cam_plus_plus"],
+    ["xgrad_cam", "hires_cam", "layer_cam", "score_cam", "ablation_cam", "eigen_cam"],
+]
+A_FEW = [  # at the input, and at the layer
+    ["saliency", "guided_backprop", "integrated_gradients", "deep_lift"],
+    ["grad_cam", "layer_cam", "conductance"],
+]
+
+
+def explained(name: str, x: Tensor, layer: str | None) -> Tensor:
+    """What a method finds in each of some digits."""
+    generator = torch.Generator().manual_seed(0)
+    method = getattr(fa, name, None) or fa.noise_tunnel(fa.saliency, n_samples=25, stdevs=0.2, generator=generator)
+    options: dict[str, Any] = {} if name in ("activation", "eigen_cam") else {"target": "argmax"}
+    if layer is not None or name == "guided_grad_cam":
+        options["layer"] = layer or LAYER
+    if name.endswith("_shap"):
+        options["baselines"] = load_digits()[0].images[:100]
+    if name == "gradient_shap":
+        options |= {"n_samples": 200, "generator": generator}
+    found: Tensor = fa.normalize(fa.sum_channels(method))(load_model(), x, **options)
+    return found
+
+
+def table(rows: Sequence[dict[str, str | None]], out: Path) -> None:
+    """Draw rows of methods, each with its layer, one below the other."""
+    x, strips = load_digits()[1].images[DIGITS], []
+    for row in rows:
+        figure = viz.show(1 - x, {name: explained(name, x, layer) for name, layer in row.items()}, percentile=100)
+        figure.savefig(buffer := io.BytesIO(), dpi=100)
+        strips.append(Image.open(buffer))
+    whole = Image.new("RGB", (max(strip.width for strip in strips), sum(strip.height for strip in strips)), "white")
+    top = 0
+    for strip in strips:
+        whole.paste(strip, (0, top))
+        top += strip.height
+    whole.save(out)
+
+
+def reduce(out: Path) -> None:
+    """The same picture in fewer bytes, if it has many."""
+    if out.stat().st_size > LARGE:
+        with Image.open(out) as picture:
+            # Of the methods to choose colours this one keeps rare ones, as a flower's.
+            few = picture.convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        few.putpalette([255 if level > 250 else level for level in few.getpalette() or []])  # paper stays white
+        few.save(out, optimize=True)
+    print(f"{out.name}: {out.stat().st_size / 1000:.0f} kB")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Draw the pictures of the documentation.")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures", help="the folder (default: docs/pictures)")
+    folder = parser.parse_args(argv).out
+    folder.mkdir(parents=True, exist_ok=True)
+
+    torch.set_num_threads(1)
+    tables: dict[str, list[dict[str, str | None]]] = {
+        "methods-input": [dict.fromkeys(row) for row in AT_INPUT],
+        "methods-layer": [dict.fromkeys(row, LAYER) for row in AT_LAYER],
+        "methods": [dict.fromkeys(A_FEW[0]) | dict.fromkeys(A_FEW[1], LAYER)],
+    }
+    for name, rows in tables.items():
+        table(rows, folder / f"{name}.png")
+        reduce(folder / f"{name}.png")
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    for example in sorted((ROOT / "examples").glob("*.py")):
+        out = folder / f"{example.stem}.png"
+        subprocess.run([sys.executable, str(example), "--out", str(out)], check=True, env={**os.environ, "PYTHONPATH": path})
+        reduce(out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Every file in ``examples/``: it runs, draws, stays short, and what it prints is what it claims to show."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from matplotlib import pyplot
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def percents(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"([\d.]+)%", text)]
+
+
+def the(pattern: str, printed: str) -> str:
+    """What the one line that fits the pattern has in its group."""
+    found = re.findall(f"^{pattern}$", printed, re.MULTILINE)
+    assert len(found) == 1, printed
+    return str(found[0])
+
+
+def attribution_prior(printed: str) -> None:
+    accuracy, share = percents(the("plain: (.*)", printed))
+    accuracy_with_prior, share_with_prior = percents(the("with prior: (.*)", printed))
+    assert accuracy < 55
+    assert accuracy_with_prior > 90
+    assert share > 30
+    assert share_with_prior < 3
+
+
+def cams(printed: str) -> None:
+    area = percents(the("its area, in the place of (.*)", printed))
+    assert len(area) == 3
+    # Where the weights are the gradients themselves, most of a map is in the place of what it is for.
+    for name in ("grad_cam", "xgrad_cam", "hires_cam", "ablation_cam"):
+        assert all(found > 1.5 * a for found, a in zip(percents(the(f"{name}, in the place of (.*)", printed)), area)), name
+    for name in ("grad_cam_plus_plus", "layer_cam", "score_cam"):
+        assert all(found > 1.2 * a for found, a in zip(percents(the(f"{name}, in the place of (.*)", printed)), area)), name
+
+
+def every_class(printed: str) -> None:
+    assert the("10 classes, 10 digits, forward passes: (.*)", printed) == "1"
+    assert float(the("the maps miss the scores by at most (.*)", printed)) < 1e-4
+    assert int(the("digits with the most evidence for their own class: (.*) of 10", printed)) >= 9
+
+
+def own_method(printed: str) -> None:
+    assert float(the("the map of the margin differs from the difference of the maps by (.*)", printed)) < 1e-5
+    assert float(the("the map of relu3 sums to (.*)", printed)) < 1e-4
+
+
+def text(printed: str) -> None:
+    words = re.findall(r"^(\w+): most for it is '(\w+)' in '(.*)'$", printed, re.MULTILINE)
+    speaking = {
+        "flowers": {"length", "width", "sepal", "petal", "iris"},
+        "wines": {"alcohol", "malic", "acid", "wine", "wines"},
+        "tumours": {"image", "mass", "radius"},
+    }
+    assert [topic for topic, _, _ in words] == 2 * list(speaking)
+    assert all(word in speaking[topic] and word in sentence.split() for topic, word, sentence in words), words
+    assert float(the("sums miss the gain by at most (.*)", printed)) < 1e-2
+
+
+CLAIMS: dict[str, Callable[[str], None]] = {
+    check.__name__: check for check in (attribution_prior, cams, every_class, own_method, text)
+}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs_draws_and_shows_what_it_claims(example: Path, tmp_path: Path) -> None:
+    assert len(example.read_text().splitlines()) < 60
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    *printed, last = done.stdout.splitlines()
+    assert last == f"wrote {example.stem}.png"
+    assert [file.name for file in tmp_path.iterdir()] == [f"{example.stem}.png"]
+    picture = pyplot.imread(tmp_path / f"{example.stem}.png")[..., :3]
+    assert picture.shape[1] > 400
+    assert ((picture.max(-1) - picture.min(-1)) > 0.3).mean() > 0.005  # colour: there are attributions on it
+    if example.stem in CLAIMS:
+        CLAIMS[example.stem]("\n".join(printed))
+
+
+def test_every_claim_is_that_of_an_example() -> None:
+    assert CLAIMS.keys() <= {example.stem for example in EXAMPLES}
+
+
+def test_out_says_where_the_picture_goes(tmp_path: Path) -> None:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    out = tmp_path / "a.png"
+    example = ROOT / "examples" / "own_method.py"
+    done = subprocess.run(
+        [sys.executable, str(example), "--out", str(out)], capture_output=True, text=True, env=env, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"wrote {out}"
+    assert out.stat().st_size > 10_000
+
+
+def test_the_pictures_of_the_documentation_are_there_and_small() -> None:
+    drawn = {example.stem for example in EXAMPLES} | {"methods", "methods-input", "methods-layer"}
+    for name in drawn:
+        picture = ROOT / "docs" / "pictures" / f"{name}.png"
+        assert picture.is_file(), "run scripts/make_pictures.py"
+        assert picture.stat().st_size < 120_000
