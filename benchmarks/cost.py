@@ -8,8 +8,20 @@ from typing import Any, NamedTuple
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils._pytree import tree_flatten
+
+try:
+    from torch.utils.flop_counter import flop_registry
+except ImportError:  # torch 2.0
+
+    class _Missing(dict[Any, Any]):
+        def __contains__(self, operation: object) -> bool:
+            raise NotImplementedError("counting FLOPs needs torch 2.1 or later.")
+
+    flop_registry = _Missing()
+
+
+__all__ = ["Cost", "cost", "flop_registry"]
 
 
 class Cost(NamedTuple):
@@ -29,8 +41,8 @@ class _Counter(TorchDispatchMode):
         if func._overloadpacket in flop_registry:
             self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
         # What an operation returns and was given is not new: weights and inputs do not count.
-        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        for tensor in tree_leaves(out):
+        given = {t.untyped_storage()._cdata for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)}
+        for tensor in tree_flatten(out)[0]:
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 if storage._cdata not in given:

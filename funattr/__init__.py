@@ -10,6 +10,7 @@ from ._combine import absolute, at_input, multiply, normalize, relu
 from ._deeplift import deep_lift
 from ._deeplift_shap import deep_lift_shap, mean_over_baselines
 from ._gradient import activation, gradient, input_x_gradient, saliency
+from ._layers import layers
 from ._path import conductance, convergence_delta, integrated_gradients, internal_influence
 from ._progress import progress
 from ._repeat import each_target, noise_tunnel
@@ -47,6 +48,7 @@ __all__ = [
     "internal_influence",
     "interpolate",
     "layer_cam",
+    "layers",
     "mean_over_baselines",
     "multiply",
     "neuron",

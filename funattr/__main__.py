@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from funattr import __version__
+from funattr._cli import bench, explain, layers, methods
 from funattr._demo import command as demo
 
 
@@ -25,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
 
     Returns:
-        The exit status: 0, or 2 after a mistake of the caller, which is answered in one sentence on stderr.
+        The exit status: 0; 2 after a mistake of the caller, which is answered in one sentence on stderr; 130 after Ctrl-C.
 
     Example:
         >>> main(["demo", "--method", "saliency", "--index", "17", "--out", "nowhere/demo.png"])
@@ -34,17 +38,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _Parser(prog="funattr", description="Attributions for PyTorch models.")
     parser.add_argument("--version", action="version", version=f"funattr {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    demo.add(commands)
+    for command in (explain, layers, methods, demo, bench):
+        command.add(commands)
+    arguments = argparse.Namespace()
     try:
         arguments = parser.parse_args(argv)
         if not hasattr(arguments, "run"):
             parser.print_help(sys.stderr)
             return 2
-        arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            return arguments.run(arguments) or 0
     except (argparse.ArgumentError, ImportError) as error:  # ImportError: an extra is missing, and the message says which
+        if getattr(arguments, "traceback", False):
+            traceback.print_exception(error)
         print(f"funattr: {error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # funattr layers ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        return 141
+
+
+def _warn(message: Warning | str, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+    """A warning as one line, without the code it comes from."""
+    print(f"funattr: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

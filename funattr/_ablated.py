@@ -15,7 +15,7 @@ from ._baselines import holds_batch, one_batch
 from ._bind import Bound, all_modules, bind, runs_fused
 from ._check import noisy_modules
 from ._door import complaint
-from ._fold import Branch, NoBranches
+from ._fold import Branch, NoBranches, mixes
 from ._folded import Folded, folding
 from ._groups import Meta, baseline_for, by_site, check_fits, matched, metas, numbered, one_each, ranges, spread
 from ._joint import look
@@ -153,6 +153,9 @@ class Ablated:
                 raise
             self.folds = False
         else:
+            if mixes(self.bound, x, output, count * size):
+                self.folds = False
+                return None
             if not self.scored:
                 out = the_tensor(output)
                 self.folds = out.shape[:1] == (count * size,)

@@ -94,10 +94,14 @@ class Job:
         return self.mould.fill(floats, self.sites)
 
     def at_input(self) -> bool:
-        """Whether the site of the path is the input."""
-        if any(site is None for site in self.sites.sites) and any(site is not None for site in self.sites.sites):
+        """Whether the site is the input."""
+        return self.sites.sites == (None,)
+
+    def path_at_input(self) -> bool:
+        """Whether a path that runs at the sites runs in the input."""
+        if None in self.sites.sites and len(self.sites.sites) > 1:
             raise dependent()
-        return self.sites.sites[0] is None
+        return self.at_input()
 
     def input_floats(self) -> list[Tensor]:
         check_attributable(self.x, "x")
@@ -132,7 +136,7 @@ def floats_of(tree: Tree) -> list[Tensor]:
 
 def towards(start: Tensor, end: Tensor, step: Tensor) -> Tensor:
     """``start + step (end - start)``; half precision would be too coarse for the step."""
-    wide = end if end.dtype.itemsize >= 4 else end.float()
+    wide = end if end.element_size() >= 4 else end.float()
     return (start + step.to(wide.dtype) * (wide - start)).to(end.dtype)
 
 
@@ -145,7 +149,7 @@ class Sum:
     def add(self, floats: Sequence[Tensor], weights: Tensor | None = None) -> None:
         new = []
         for t in floats:
-            wide = t if t.dtype.itemsize >= 4 else t.float()
+            wide = t if t.element_size() >= 4 else t.float()
             if weights is not None:
                 wide = wide * weights.to(wide).reshape(-1, *[1] * (t.dim() - 1))
             new.append(wide.sum(0))
@@ -165,12 +169,25 @@ def baseline_values(job: Job, reference: Tree) -> list[list[Tensor]]:
         return [floats_of(reference) for _ in job.sites.sites]
     if one and not holds_batch(job.model, job.size):
         try:
-            return [floats_of(value) for value in read(job.bound, reference, job.first)]
+            found = [floats_of(value) for value in read(job.bound, reference, job.first)]
+            if _serves_all(job, found):
+                return found
         except RuntimeError as error:
             if tracing() or raised_by_model(error):
                 raise
             # An operation wants all of the batch (a graph's adjacency matrix, say).
     return [floats_of(value) for value in read(job.bound, full_batch(reference, job.x), job.first)]
+
+
+def _serves_all(job: Job, found: list[list[Tensor]]) -> bool:
+    """Whether values for one row broadcast to those for x. Several rows per example (windows of an image) do not."""
+    floats = [t for part in found for t in part]
+    if all(t.dim() and t.shape[0] == 1 for t in floats):
+        return True
+    return all(
+        len(shape) == t.dim() and all(p in (1, q) for p, q in zip(t.shape, shape))
+        for t, shape in zip(floats, job.value_shapes())
+    )
 
 
 def floats_at(values: list[Tree]) -> list[Tensor]:

@@ -180,8 +180,8 @@ def _forward_backward(
         return copied(value)
 
     for i, site in enumerate(sites.sites):
-        if site is None:
-            values[i] = x = leaves_of(x, False, "x", connected=create_graph)
+        if site is None:  # named twice, the second leaf is made of the first
+            values[i] = x = leaves_of(x, False, "x", connected=create_graph or None in sites.sites[:i])
     output, run = observe(bound, x, watch.sites, visit, early=watch.neuron is not None)
     check_reached(bound, run)
     if watch.neuron is None:

@@ -38,7 +38,10 @@ def references(x: Tree, baselines: Any, *, ids: bool) -> Tree:
 
 
 def distribution(x: Tree, baselines: Any, *, ids: bool) -> tuple[Tree, int]:
-    """Baselines ``[n_baselines, ...]`` in the structure of `x`, and how many there are. Those of several inputs go together."""
+    """Baselines ``[n_baselines, ...]`` in the structure of `x`, and how many there are. Those of several inputs go together.
+
+    None stands for what is held at x's value: integers beside floating-point inputs, and those that the caller holds (masks).
+    """
     if callable(baselines) and not isinstance(baselines, Tensor):
         baselines = baselines(x)
     leaves, spec = tree_flatten(x)
@@ -46,7 +49,8 @@ def distribution(x: Tree, baselines: Any, *, ids: bool) -> tuple[Tree, int]:
     only_ids = not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves)
     found: list[Any] = []
     for leaf, references in zip(leaves, given):
-        if not isinstance(leaf, Tensor) or (not leaf.is_floating_point() and not (ids and only_ids)):
+        held = references is None or not (ids and only_ids)
+        if not isinstance(leaf, Tensor) or (not leaf.is_floating_point() and held):
             found.append(None)
             continue
         if not isinstance(references, Tensor):
@@ -117,6 +121,10 @@ def _reference(leaf: Tensor, reference: Any) -> Tensor:
 
 def _same_kind(reference: Tensor, leaf: Tensor) -> Tensor:
     """`reference` in the dtype of `leaf`, on its device, and fit to start from."""
+    if reference.is_complex() and not leaf.is_complex():
+        raise complaint(
+            ValueError, f"baselines of {reference.dtype} cannot be held by an input of {leaf.dtype}: pass real ones."
+        )
     if reference.is_floating_point():
         if not leaf.is_floating_point():
             text = f"baselines of {reference.dtype} cannot be held by an input of {leaf.dtype}: pass integer ids."

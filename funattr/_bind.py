@@ -35,7 +35,7 @@ def bind(model: Model) -> Bound:
             return _bind_functional(*model.args, **model.keywords)
         inner = bind(model.func)
         return Bound(partial(inner.call, *model.args, **model.keywords), inner.root)
-    if not callable(model):
+    if not callable(model) or isinstance(model, type):
         raise complaint(TypeError, f"model must be an nn.Module or a callable, got {kind_of(model)}.")
     owner = getattr(model, "__self__", None)  # a bound method, such as model.encode
     return Bound(model, owner if isinstance(owner, nn.Module) else None)

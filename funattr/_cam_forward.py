@@ -79,12 +79,13 @@ def score_cam(
 
 
 def _score_cam(job: Job, value: Tensor, channel: int, chunk_size: int | None) -> Tensor:
+    _check_rows(value, job.size)
     maps, inputs = value.movedim(channel, 1), job.input_floats()
     scores = []
     for a, b in reported(chunks(maps.shape[1], chunk_for(chunk_size, inputs, shares=False))):
         seen = [(_masks(maps[:, a:b], leaf) * leaf.unsqueeze(1)).movedim(1, 0) for leaf in inputs]
         scores += [part[0] for part in along(job, score_at, seen)]
-    wide = maps if maps.dtype.itemsize >= 4 else maps.float()
+    wide = maps if maps.element_size() >= 4 else maps.float()
     weights = torch.cat(scores).to(wide.dtype).softmax(0).t()
     mean = (weights.reshape(weights.shape + (1,) * (maps.dim() - 2)) * wide).sum(1, keepdim=True)
     return mean.to(value.dtype).movedim(1, channel)
@@ -175,16 +176,18 @@ def _channel_numbers(value: Tree, channel_dim: int, size: int) -> Tree:
     def numbers(v: Tensor) -> Tensor:
         nonlocal count
         channel = channel_of(v, channel_dim)
-        if v.shape[0] != size:
-            text = (
-                f"the layer gives a tensor {list(v.shape)} without a row for each of the {size} examples: choose another layer."
-            )
-            raise complaint(ValueError, text)
+        _check_rows(v, size)
         count += v.shape[channel]
         ids = torch.arange(count - v.shape[channel], count, device=v.device)
         return ids.reshape([-1 if d == channel else 1 for d in range(v.dim())])
 
     return map_floats(numbers, value)
+
+
+def _check_rows(value: Tensor, size: int) -> None:
+    if value.shape[0] != size:
+        text = f"the layer gives a tensor {list(value.shape)} without a row for each of the {size} examples: choose another."
+        raise complaint(ValueError, text)
 
 
 @method
@@ -224,7 +227,7 @@ def eigen_cam(model: Model, x: Tree, *, layer: Layer, channel_dim: int = 1, crea
         channel = channel_of(v, channel_dim)
         moved = v.movedim(channel, -1)
         places = moved.flatten(1, -2) if v.dim() > 2 else moved.unsqueeze(1)
-        projected = _projected(places if v.dtype.itemsize >= 4 else places.float(), create_graph)
+        projected = _projected(places if v.element_size() >= 4 else places.float(), create_graph)
         return projected.reshape(*moved.shape[:-1], 1).movedim(-1, channel).to(v.dtype)
 
     return map_floats(cam, activation(model, x, layer=layer, create_graph=create_graph))

@@ -12,11 +12,12 @@ from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ._bind import all_modules, bind
-from ._door import complaint, complete, door
+from ._door import complaint, complete, door, kind_of
 from ._torch import is_plain, observed_by_dispatch_mode, tracing, transforms_active
 from ._types import Tree, tensors
 
@@ -26,11 +27,21 @@ R = TypeVar("R")
 
 def method(function: Callable[P, R]) -> Callable[P, R]:
     """`door` for attribution methods ``(model, x, ...)``, with the checks of input, mode and result."""
-    inner = door(function)
+    parameters = inspect.signature(function).parameters.values()
+    flags = [p.name for p in parameters if p.annotation == "bool"]
+    plain = door(function)
+
+    @door
+    @functools.wraps(function)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_flags(flags, kwargs)
+        return function(*args, **kwargs)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if tracing() or _state.inside:
+        if tracing():
+            return plain(*args, **kwargs)
+        if _state.inside:
             return inner(*args, **kwargs)
         _state.inside = True
         try:
@@ -38,6 +49,7 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             if isinstance(x, UserDict):  # transformers' tokenizers return one
                 x = dict(x)
                 args, kwargs = ((args[0], x, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})  # type: ignore[assignment]
+            check_flags(flags, kwargs)
             check_input(x)
             training = noisy_modules(args[0] if args else kwargs.get("model"))
             with mode_kept(training) if training else _as_it_is:
@@ -52,7 +64,7 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
 
     # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.
     call.__code__ = call.__code__.replace(co_name=function.__name__)  # type: ignore[attr-defined]
-    call.accepts = [p.name for p in inspect.signature(function).parameters.values()]  # type: ignore[attr-defined]
+    call.accepts = [p.name for p in parameters]  # type: ignore[attr-defined]
     return call
 
 
@@ -78,8 +90,24 @@ def is_finite(value: Tensor) -> bool:
     return cmath.isfinite(value.sum().item()) or bool(torch.isfinite(value).all())
 
 
+def check_flags(flags: list[str], given: Mapping[str, Any]) -> None:
+    """Refuse what is neither True nor False: "no" would count as True."""
+    for name in flags:
+        if name in given and not isinstance(given[name], (bool, np.bool_)):
+            raise complaint(TypeError, f"{name} must be True or False, got {kind_of(given[name])}.")
+
+
 def check_input(x: Tree) -> None:
     """Refuse what is not a batch of tensors, or not finite."""
+    check_structure(x)
+    if may_read():
+        for value in tensors(x):
+            if (value.is_floating_point() or value.is_complex()) and is_plain(value) and not is_finite(value):
+                raise complaint(ValueError, f"x {list(value.shape)} holds NaN or inf: clean the input first.")
+
+
+def check_structure(x: Tree) -> None:
+    """Refuse what is not a batch of tensors."""
     if not isinstance(x, (Tensor, tuple, Mapping)):
         hint = {"list": ": pass tuple(x)", "ndarray": ": pass torch.from_numpy(x)"}.get(type(x).__name__, "")
         raise complaint(
@@ -88,10 +116,6 @@ def check_input(x: Tree) -> None:
             f"got {type(x).__name__}{hint}.",
         )
     batch_size(x)
-    if may_read():
-        for value in tensors(x):
-            if (value.is_floating_point() or value.is_complex()) and is_plain(value) and not is_finite(value):
-                raise complaint(ValueError, f"x {list(value.shape)} holds NaN or inf: clean the input first.")
 
 
 def batch_size(x: Tree) -> int:
@@ -146,6 +170,13 @@ def mode_kept(training: list[nn.Module]) -> Iterator[None]:
         f"Call model.eval() first. Running statistics are not updated.",
         stacklevel=4,
     )
+    with statistics_kept(training):
+        yield
+
+
+@contextlib.contextmanager
+def statistics_kept(training: list[nn.Module]) -> Iterator[None]:
+    """Keep the running statistics of modules in train mode."""
     kept = [(buffer, buffer.clone()) for module in training for buffer in module._buffers.values() if buffer is not None]
     try:
         yield

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from ._check import batch_size
-from ._combined import check_method, chosen, combined, leading, name_of
+from ._combined import check_method, chosen, combined, layered, leading, name_of, per_layer
 from ._door import complaint, door
 from ._torch import tree_flatten, tree_unflatten
-from ._types import Method, Model, Tree, map_floats, tensors
+from ._types import Explains, Method, Model, Tree, map_floats, tensors
 
 
 @door
-def multiply(method: Method, other: Method) -> Method:
+def multiply(method: Explains, other: Explains) -> Method:
     """The product of two methods' attributions.
 
     ``multiply(a, b)(model, x, ...) = a(model, x, ...) * b(model, x, ...)``. Each method is given those of the arguments that it
-    takes; sizes of 1 broadcast.
+    takes; sizes of 1 broadcast. For several layers, what is no layer's (`at_input`) goes with each of them.
 
     Args:
         method: a method.
@@ -47,6 +47,14 @@ def multiply(method: Method, other: Method) -> Method:
             if name not in mine and name not in others:
                 raise complaint(TypeError, f"neither {name_of(method)} nor {name_of(other)} takes an argument {name!r}.")
         a, b = method(model, x, **mine), other(model, x, **others)
+        layer = options.get("layer")
+        if layered(method) and not layered(other):
+            return per_layer(lambda part: times(part, b), layer, a)
+        if layered(other) and not layered(method):
+            return per_layer(lambda part: times(a, part), layer, b)
+        return times(a, b)
+
+    def times(a: Tree, b: Tree) -> Tree:
         (left, spec), (right, spec_of_right) = tree_flatten(a), tree_flatten(b)
         if spec != spec_of_right:
             text = f"{name_of(method)} gives {spec}, {name_of(other)} gives {spec_of_right}: they cannot be multiplied."
@@ -72,7 +80,7 @@ def _product(a: Any, b: Any, name: str, other: str) -> Any:
 
 
 @door
-def relu(method: Method) -> Method:
+def relu(method: Explains) -> Method:
     """The positive part of a method's attributions.
 
     ``relu(a)(model, x, ...) = max(a(model, x, ...), 0)``
@@ -100,7 +108,7 @@ def relu(method: Method) -> Method:
 
 
 @door
-def absolute(method: Method) -> Method:
+def absolute(method: Explains) -> Method:
     """The size of a method's attributions, without their sign.
 
     ``absolute(a)(model, x, ...) = |a(model, x, ...)|``; `saliency` is ``absolute(gradient)``.
@@ -128,7 +136,7 @@ def absolute(method: Method) -> Method:
 
 
 @door
-def normalize(method: Method) -> Method:
+def normalize(method: Explains) -> Method:
     """A method's attributions on a scale from -1 to 1: each example divided by its largest absolute value.
 
     ``normalize(a)(model, x, ...)[n] = a[n] / max |a[n]|``. Signs and zeros stay. The largest value is that of the whole
@@ -165,7 +173,7 @@ def normalize(method: Method) -> Method:
 
 
 @door
-def at_input(method: Method) -> Method:
+def at_input(method: Explains) -> Method:
     """A method at the input, whatever `layer` it is called with: for compositions of a layer's map and the input's.
 
     ``at_input(a)(model, x, layer=..., ...) = a(model, x, ...)``
@@ -189,7 +197,7 @@ def at_input(method: Method) -> Method:
     def there(model: Model, x: Tree, *, layer: Any = None, **options: Any) -> Tree:
         return method(model, x, **options)
 
-    return combined(there, f"at_input({name_of(method)})", method, extra=["layer"])
+    return combined(there, f"at_input({name_of(method)})", method, extra=["layer"], of_layers=False)
 
 
 def _peak(found: Tensor, rows: int, size: int, name: str) -> Tensor:

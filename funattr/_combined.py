@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
+
 from ._check import method
 from ._door import complaint
 from ._torch import tracing
@@ -34,14 +36,21 @@ def combined(
     *parts: Callable[..., Any],
     extra: Sequence[str] = (),
     without: Sequence[str] = (),
+    needs: Sequence[str] = (),
     more: int = 0,
+    generators: Sequence[torch.Generator] = (),
+    of_layers: bool | None = None,
 ) -> Method:
     """`function`, dressed as a method that takes what `parts` take: readable in ``help()`` and in a traceback.
 
-    `more` is the number of dimensions that its results have before the batch, beside those of its parts.
+    `more` is the number of dimensions that its results have before the batch, beside those of its parts; `generators` are
+    what it draws from itself; `of_layers` says whether its results have the structure in which layers are named, where its
+    parts do not.
     """
     known = [accepts(part) for part in parts]
     function.leading = more + max(leading(part) for part in parts)  # type: ignore[attr-defined]
+    function.layered = any(map(layered, parts)) if of_layers is None else of_layers  # type: ignore[attr-defined]
+    function.generators = [*generators, *(g for part in parts for g in generators_of(part))]  # type: ignore[attr-defined]
     if tracing():
         names = [*extra, *(n for part in known for n in part or () if n not in without)]
         function.accepts = None if None in known else names  # type: ignore[attr-defined]
@@ -55,6 +64,8 @@ def combined(
     for added in extra:
         if added not in parameters:
             parameters[added] = inspect.Parameter(added, inspect.Parameter.KEYWORD_ONLY, default=None)
+    for needed in needs:
+        parameters[needed] = parameters[needed].replace(default=inspect.Parameter.empty)
     ordered = sorted((p for p in parameters.values() if p.name not in without), key=lambda p: p.kind)
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"``{name}``, with the arguments of {' and '.join(name_of(part) for part in parts)}."
@@ -71,6 +82,30 @@ def leading(function: Callable[..., Any]) -> int:
     """How many dimensions a method's results have before the batch: one for each `each_target` in it."""
     found: int = getattr(_inner(function), "leading", 0)
     return found
+
+
+def layered(function: Callable[..., Any]) -> bool:
+    """Whether a method's results are those of layers, in the structure in which these are named."""
+    known: bool | None = getattr(_inner(function), "layered", None)
+    if known is None:
+        names = accepts(function)
+        return names is None or "layer" in names
+    return known
+
+
+def per_layer(f: Callable[[Any], Tree], layer: Any, found: Any = None) -> Tree:
+    """`f` of what was found at each layer, in the structure in which the layers are named."""
+    if isinstance(layer, dict):
+        return {name: per_layer(f, part, None if found is None else found[name]) for name, part in layer.items()}
+    if isinstance(layer, (list, tuple)):
+        return type(layer)([per_layer(f, part, None if found is None else found[i]) for i, part in enumerate(layer)])
+    return f(found)
+
+
+def generators_of(function: Callable[..., Any]) -> list[torch.Generator]:
+    """The generators that a method draws from, beside torch's global ones and those in its arguments."""
+    bound = [g for g in getattr(function, "keywords", {}).values() if isinstance(g, torch.Generator)]
+    return [*bound, *getattr(_inner(function), "generators", ())]
 
 
 def _inner(function: Callable[..., Any]) -> Callable[..., Any]:

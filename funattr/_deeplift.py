@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
 from ._baselines import references
 from ._check import method
+from ._door import complaint, kind_of
 from ._lift_passes import lifted, prepare, tell
 from ._types import Layer, Model, Target, Tree, map_floats
 
@@ -82,6 +84,20 @@ def attributions(
         return multipliers
 
     def attribution(value: Tensor, reference: Tensor, m: Tensor) -> Tensor:
-        return m * (value - reference) if func is None else func(m, value, reference.expand_as(value))
+        return m * (value - reference) if func is None else _own(func, m, value, reference.expand_as(value))
 
     return [map_floats(attribution, v, b, m) for v, b, m in zip(values, base, multipliers)]
+
+
+def _own(func: Any, m: Tensor, value: Tensor, reference: Tensor) -> Tensor:
+    """What the caller's function makes of the multipliers."""
+    if not callable(func):
+        text = f"attribution_func must be a function of (multipliers, value, baseline_value), got {kind_of(func)}."
+        raise complaint(TypeError, text)
+    found: Any = func(m, value, reference)
+    if not isinstance(found, Tensor):
+        raise complaint(TypeError, f"attribution_func returned {kind_of(found)}, expected a tensor.")
+    if found.shape[:1] != value.shape[:1]:
+        text = f"attribution_func returned a tensor {list(found.shape)} for the value {list(value.shape)}: keep its rows."
+        raise complaint(ValueError, text)
+    return found

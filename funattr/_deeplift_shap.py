@@ -6,15 +6,19 @@ from typing import Any
 
 from torch import Tensor
 
+from ._along import Mould, Sum, floats_at
+from ._backward import Watch
 from ._baselines import distribution
 from ._check import may_read, method
-from ._combined import chosen, combined
+from ._combined import chosen, combined, name_of
 from ._deeplift import Attribution, attributions, deep_lift
 from ._door import complaint, door
+from ._joint import look
 from ._lift_passes import lifted, prepare, tell
-from ._map import chunk_for, each
-from ._torch import tree_flatten, tree_unflatten
-from ._types import Layer, Method, Model, Target, Tree, map_tensors, tensors
+from ._map import chunk_for, chunks, each
+from ._progress import reported
+from ._torch import tracing, transforms_active, tree_flatten, tree_unflatten
+from ._types import Explains, Layer, Method, Model, Target, Tree, map_tensors, tensors
 
 
 @method
@@ -68,21 +72,27 @@ def deep_lift_shap(
         https://arxiv.org/abs/1705.07874
     """
     task = prepare(model, x, layer, target, create_graph)
+    if len(task.inner) > 1 and not tracing() and not transforms_active():
+        # Whether one feeds another: the passes cannot tell under vmap.
+        look(task.bound, task.x, task.sites, Watch(task.bound, task.x, task.sites.sites, task.target))
     samples, count = distribution(x, baselines, ids=bool(task.inner))
 
-    def against(sample: list[Tensor]) -> Tree:
+    mould = Mould()
+
+    def against(sample: list[Tensor]) -> list[Tensor]:
         values, base, multipliers = lifted(task, _one(samples, sample, x))
-        return task.sites.build(attributions(values, base, multipliers, multiply_by_inputs, attribution_func))
+        mould.keep(values)
+        return floats_at(attributions(values, base, multipliers, multiply_by_inputs, attribution_func))
 
     size = chunk_for(chunk_size, x, shares=bool(task.inner))
-    total: Tree = None
+    total, like = Sum(), tensors(samples)
     for part in each(against, tensors(samples), chunk=min(size, count)):
-        part = map_tensors(lambda t: t.sum(0), part)
-        total = part if total is None else _plus(total, part)
+        total.add(part)
+        like = part
     if task.suspects and may_read():  # under vmap there is no looking at the data: look at one baseline
         lifted(task, _one(samples, [t[0] for t in tensors(samples)], x))
     tell(task)
-    return map_tensors(lambda t: t / count, total)
+    return mould.fill([t / count for t in total.total(like)], task.sites)
 
 
 def _one(samples: Tree, sample: list[Tensor], x: Tree) -> Tree:
@@ -99,7 +109,7 @@ def _plus(a: Tree, b: Tree) -> Tree:
 
 
 @door
-def mean_over_baselines(method: Method) -> Method:
+def mean_over_baselines(method: Explains) -> Method:
     """`method` averaged over a distribution of baselines: a method with the same arguments, and `baselines` in plural.
 
     ``mean_k method(x, baselines=x0_k)``. For `deep_lift` it is `deep_lift_shap`, which shares passes; any other method runs
@@ -122,17 +132,17 @@ def mean_over_baselines(method: Method) -> Method:
         torch.Size([3, 2])
     """
     if not callable(method) or "baselines" not in chosen(method, {"baselines": None}):
-        name = getattr(method, "__name__", type(method).__name__)
-        raise complaint(TypeError, f"expected a method that takes baselines, such as fa.deep_lift, got {name}.")
+        text = f"expected a method that takes baselines, such as fa.deep_lift, got {name_of(method)}."
+        raise complaint(TypeError, text)
     if method is deep_lift:
         return deep_lift_shap
 
     def averaged(model: Model, x: Tree, *, baselines: Tree, **options: Any) -> Tree:
         samples, count = distribution(x, baselines, ids=options.get("layer") is not None)
         total: Tree = None
-        for i in range(count):
+        for i, _ in reported(chunks(count, 1)):
             part = method(model, x, baselines=_one(samples, [t[i] for t in tensors(samples)], x), **options)
             total = part if total is None else _plus(total, part)
         return map_tensors(lambda t: t / count, total)
 
-    return combined(averaged, f"mean_over_baselines({getattr(method, '__name__', 'method')})", method)
+    return combined(averaged, f"mean_over_baselines({name_of(method)})", method, needs=["baselines"])

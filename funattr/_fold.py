@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,12 +14,14 @@ from torch.overrides import TorchFunctionMode
 
 from ._along import Inner, Job
 from ._baselines import holds_batch, one_batch
+from ._bind import Bound
 from ._check import noisy_modules
 from ._door import complaint
 from ._map import raised_by_model
-from ._score import Neuron, score
+from ._score import Neuron, one_for_each, score_of
+from ._site import observe
 from ._torch import tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
-from ._types import Target, attributable, map_tensors, tensors
+from ._types import Target, Tree, attributable, map_tensors, tensors
 
 _as_it_is = contextlib.nullcontext()
 
@@ -59,15 +62,18 @@ def _folded(job: Job, f: Inner, points: list[Tensor], count: int) -> list[Tensor
     if not (job.create_graph or tracing() or transforms_active()):
         folded = [t.data for t in folded]  # not a view: of a view, which others may write to, a leaf is a copy
     inputs = job.with_floats(folded, map_tensors(repeated, job.x))
+    mixed: list[bool] = []
     try:
         with _as_it_is if tracing() else NoBranches():
-            found = f(job, inputs, _repeated(job.target, count, size))
+            found = f(job, inputs, _repeated(job, count, size, mixed))
     except Branch:  # vmap tells whether it depends on the points
         return None
     except (RuntimeError, ValueError) as error:
         # The model may want just its batch, and the vmapped run tells; its own errors are for the caller.
         if tracing() or raised_by_model(error):
             raise
+        return None
+    if any(mixed):
         return None
     dims = [_batch_dim(job, i, t, count) for i, t in enumerate(found)]
     if None in dims:
@@ -116,25 +122,48 @@ _READS = {
 }
 
 
-def _repeated(target: Target, count: int, size: int) -> Target:
-    """The target for `count` copies of the batch."""
+def _repeated(job: Job, count: int, size: int, mixed: list[bool]) -> Target:
+    """The target for `count` copies of the batch; it notes in `mixed` whether the copies meet."""
+    target = job.target
     if isinstance(target, Neuron):
         if not callable(target.index):
             return target
         return Neuron(target.layer, partial(_per_copy, target.index, count, size))
     if callable(target):
-        return partial(_per_copy, target, count, size)
-    if isinstance(target, Tensor):
-        target = target if target.numel() == 1 else target.repeat(count)
-        return target if tracing() else partial(_unwatched, target)
-    if isinstance(target, list):
-        return target * count
-    return target
+        repeated: Callable[[Any], Tensor] = partial(_per_copy, target, count, size)
+    else:
+        if isinstance(target, Tensor):
+            target = target if target.numel() == 1 else target.repeat(count)
+        elif isinstance(target, list):
+            target = target * count
+        repeated = partial(_unwatched, target)
+
+    def scored(output: Any) -> Tensor:
+        mixed.append(mixes(job.bound, job.x, output, count * size))
+        return repeated(output)
+
+    return scored
 
 
-def _unwatched(target: Tensor, output: Any) -> Tensor:
-    with without_modes():  # the range of the target is checked by looking at it
-        return score(output, target)
+def _unwatched(target: Target, output: Any) -> Tensor:
+    with _as_it_is if tracing() else without_modes():  # the range of the target is checked by looking at it
+        return score_of(output, target)
+
+
+def mixes(bound: Bound, x: Tree, output: Any, rows: int) -> bool:
+    """Whether every example meets the others in the output for `rows` of them, such as ``[N, N]`` of images and texts."""
+    found = _held(output)
+    if not any(rows in t.shape[1:] for t in found):
+        return False
+    # By chance, as many classes? The output for x itself tells.
+    with torch.no_grad(), _as_it_is if tracing() else without_modes():
+        plain = _held(observe(bound, x, [], lambda i, value, shared: value)[0])
+    return any(a.shape[1:] != b.shape[1:] for a, b in zip(found, plain))
+
+
+def _held(output: Any) -> list[Tensor]:
+    plain = dataclasses.is_dataclass(output) and not isinstance(output, Mapping)
+    return tensors(vars(output) if plain else output)
 
 
 def _per_copy(target: Callable[[Any], Tensor], count: int, size: int, output: Any) -> Tensor:
@@ -146,5 +175,7 @@ def _per_copy(target: Callable[[Any], Tensor], count: int, size: int, output: An
     with _as_it_is if tracing() else without_modes():  # it may look at the data: it sees its own
         for k in range(count):
             part = [t[k * size : (k + 1) * size] if isinstance(t, Tensor) else t for t in leaves]
-            copies.append(target(tree_unflatten(part, spec)))
+            copies.append(one_for_each(target(tree_unflatten(part, spec)), "the target"))
+    if any(copy.shape[0] != size for copy in copies):
+        raise complaint(ValueError, "the target does not give one value for each example.")
     return torch.cat(copies)

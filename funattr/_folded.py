@@ -82,8 +82,10 @@ def _folded(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    options: dict[str, Any] = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
-    if enable_gqa:
+    options: dict[str, Any] = {"dropout_p": dropout_p, "is_causal": is_causal}
+    if scale is not None:  # since torch 2.1
+        options["scale"] = scale
+    if enable_gqa:  # since torch 2.5
         options["enable_gqa"] = True
     if not any(map(is_mapped, (query, key, value, attn_mask))):
         with without_modes():  # modes outside would take it apart

@@ -177,7 +177,9 @@ def baseline_for(leaf: Tensor, given: Any, known: Ranges, label: str) -> Tensor:
     """`given` as a tensor that broadcasts to `leaf`, in its dtype; an error where the dtype cannot hold it."""
     if isinstance(given, Tensor):
         check_fits(given, leaf, "baselines", label)
-        held = id(given) not in known or _holds(leaf.dtype, *known[id(given)])
+        held = (leaf.is_complex() or not given.is_complex()) and (
+            id(given) not in known or _holds(leaf.dtype, *known[id(given)])
+        )
     elif isinstance(given, (int, float)):
         held = _holds(leaf.dtype, given, given, given == given // 1)
     else:

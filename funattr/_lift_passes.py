@@ -20,7 +20,7 @@ from ._map import raised_by_model
 from ._score import Neuron
 from ._site import Place, Sites, check_reached, observe, resolve, settle
 from ._tap import Run, Site, Stop, call_tapped
-from ._torch import tracing, transforms_active
+from ._torch import OutOfMemoryError, tracing, transforms_active
 from ._types import Layer, Model, Target, Tree, copied, map_tensors, tensors
 
 _PATHS = (
@@ -91,7 +91,7 @@ def lifted(task: Task, reference: Tree) -> tuple[list[Tree], list[Tree], list[Tr
         pass
     except (RuntimeError, IndexError, AssertionError, ValueError) as error:
         # One reference may not do for a model that knows its batch size: with all of them, its own errors stay.
-        mine = hasattr(error, "complaint") or isinstance(error, torch.OutOfMemoryError)
+        mine = hasattr(error, "complaint") or isinstance(error, OutOfMemoryError)
         if mine or reference is whole or raised_by_model(error):
             raise
     try:
@@ -209,6 +209,8 @@ def dependence() -> Callable[[Tree], None]:
 
     def check(value: Tree) -> None:
         mine = {t.grad_fn for t in tensors(value) if t.grad_fn is not None}
+        if mine & nodes:  # one layer, named twice
+            raise Stop(None, complaint(ValueError, _DEPENDENT))
         todo, seen = list(mine), set(mine)
         while todo:
             for node, _ in todo.pop().next_functions:

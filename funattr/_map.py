@@ -17,11 +17,12 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ._door import complaint, kind_of
 from ._progress import reported
 from ._score import few_targets
-from ._torch import set_vmap_fallback_warning, tracing
+from ._torch import OutOfMemoryError, set_vmap_fallback_warning, tracing, tree_flatten, tree_unflatten
 from ._types import Tree, map_tensors, tensors
 
 
@@ -30,7 +31,7 @@ def each(function: Callable[..., Tree], mapped: Tree, *shared: Any, chunk: int |
 
     Yields results with a leading dimension, in order: as many steps as fit, so count them by that dimension. Take what
     is needed from one result before asking for the next, and memory does not grow with the number of steps. `function`
-    returns tensors, in any structure.
+    returns tensors, in any structure; what else that holds (None, say) comes as it is.
     """
     run = Runner()
     for start, stop in reported(chunks(tensors(mapped)[0].shape[0], chunk)):
@@ -91,11 +92,17 @@ def _part(mapped: Tree, start: int, stop: int) -> Tree:
 
 def mapped(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...]) -> Tree:
     dims = (0, *(None for _ in shared))
-    if tracing():
-        return torch.func.vmap(function, in_dims=dims, randomness="same")(part, *shared)
-    with quiet:
+    rest: list[Any] = []
+
+    def tensors_of(step: Tree, *shared: Any) -> list[Tensor]:  # vmap takes nothing else
+        leaves, spec = tree_flatten(function(step, *shared))
+        rest[:] = [[None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves], spec]
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    with contextlib.nullcontext() if tracing() else quiet:
         # "same": all steps see one dropout mask, so that the score is one function along a path.
-        return torch.func.vmap(function, in_dims=dims, randomness="same")(part, *shared)
+        found = iter(torch.func.vmap(tensors_of, in_dims=dims, randomness="same")(part, *shared))
+    return tree_unflatten([next(found) if other is None else other[0] for other in rest[0]], rest[1])
 
 
 def mapped_functional(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...]) -> Tree:
@@ -135,6 +142,11 @@ def check_count(value: Any, name: str) -> None:
         raise complaint(ValueError, f"{name} must be at least 1, got {value}.")
 
 
+def check_generator(value: Any) -> None:
+    if not (value is None or isinstance(value, torch.Generator)):
+        raise complaint(TypeError, f"generator must be a torch.Generator or None, got {kind_of(value)}.")
+
+
 # Whose error is it?
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -142,7 +154,7 @@ _TORCH = os.path.dirname(torch.__file__) + os.sep
 
 def refused(error: Exception) -> bool:
     """Whether vmap or torch.func may be why there is an `error`, and not the model. A step on its own will tell."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, OutOfMemoryError):
         return False
     if isinstance(error, ValueError):  # our own words for it
         return "torch.func" in getattr(error, "complaint", "")

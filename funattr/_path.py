@@ -7,7 +7,7 @@ from torch import Tensor
 from ._along import Job, asked
 from ._baselines import full_batch, references
 from ._check import method
-from ._door import complaint, door
+from ._door import complaint, door, kind_of
 from ._paths import input_path, site_path, with_differences, with_rates
 from ._quadrature import Quadrature, rule_for
 from ._types import Layer, Model, Target, Tree, tensors
@@ -71,7 +71,7 @@ def integrated_gradients(
     rule = rule_for(quadrature, n_steps)
 
     def attribution(job: Job, baselines: Tree) -> Tree:
-        path = input_path if job.at_input() else site_path
+        path = input_path if job.path_at_input() else site_path
         start, end, slope = path(job, rule, baselines, chunk_size)
         return job.result([g * (v - v0) for g, v, v0 in zip(slope, end, start)] if multiply_by_inputs else slope)
 
@@ -236,7 +236,10 @@ def _delta(model: Model, x: Tree, *, attributions: Tree, baselines: Tree, target
     def delta(job: Job, attributions: Tree, baselines: Tree) -> Tree:
         start = full_batch(references(job.x, baselines, ids=True), job.x)
         total = job.scores(start) - job.scores(job.x)
-        for t in tensors(attributions):
+        found = tensors(attributions)
+        if not found:
+            raise complaint(TypeError, f"attributions must be tensors [N, ...], in any structure, got {kind_of(attributions)}.")
+        for t in found:
             if t.dim() == 0 or t.shape[0] != job.size:
                 text = f"attributions {list(t.shape)} have no row for each of the {job.size} examples of x."
                 raise complaint(ValueError, text)

@@ -57,9 +57,17 @@ def riemann_trapezoid(n: int) -> tuple[list[float], list[float]]:
 RULES = {f.__name__: f for f in (gausslegendre, riemann_left, riemann_right, riemann_middle, riemann_trapezoid)}
 
 
+def _numbers(given: Any) -> Tensor:
+    try:
+        return torch.as_tensor(given, dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError):  # torch says so in its own words, and does not say of what
+        text = f"the quadrature rule must return numbers for its nodes and weights, got {kind_of(given)}."
+        raise complaint(TypeError, text) from None
+
+
 @constant
-def _known(name: str, n: int) -> Tensor:
-    return torch.tensor(RULES[name](n), dtype=torch.float64)
+def _known(name: str, n: int) -> tuple[list[float], list[float]]:
+    return RULES[name](n)  # numbers, not tensors: Dynamo takes in a constant tensor of one name once
 
 
 def rule_for(quadrature: Any, n_steps: int) -> Rule:
@@ -71,15 +79,15 @@ def rule_for(quadrature: Any, n_steps: int) -> Rule:
             close = difflib.get_close_matches(quadrature, RULES, n=1, cutoff=0.4)
             hint = f"Did you mean {close[0]!r}?" if close else f"Use one of {', '.join(map(repr, RULES))}."
             raise complaint(ValueError, f"there is no quadrature rule {quadrature!r}. {hint}")
-        nodes, weights = _known(quadrature, n_steps).unbind()
-        return Rule(nodes, weights)
+        known = _known(quadrature, n_steps)
+        return Rule(torch.tensor(known[0], dtype=torch.float64), torch.tensor(known[1], dtype=torch.float64))
     if not callable(quadrature):
         text = f"quadrature must be the name of a rule or a callable n -> (nodes, weights), got {kind_of(quadrature)}."
         raise complaint(TypeError, text)
     pair: Any = quadrature(n_steps)
     if not isinstance(pair, Sequence) or len(pair) != 2:
         raise complaint(TypeError, f"the quadrature rule returned {type(pair).__name__}, expected a pair (nodes, weights).")
-    nodes, weights = (torch.as_tensor(part, dtype=torch.float64, device="cpu").detach() for part in pair)
+    nodes, weights = (_numbers(part) for part in pair)
     if nodes.dim() != 1 or nodes.shape != weights.shape or not nodes.numel():
         raise complaint(
             ValueError,

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._backward import Watch
 from ._bind import bind, find
-from ._combined import check_method, combined, name_of
+from ._combined import check_method, combined, generators_of, name_of
 from ._door import complaint, door, kind_of
+from ._draw import Rewound, normal_from
+from ._joint import look
 from ._map import Runner, check_count, chunk_for, chunks
 from ._progress import reported
 from ._score import ROOM, Neuron, TooManyTargets, mapping_over
-from ._site import Place, split
+from ._site import Place, resolve, split
 from ._torch import tracing, tree_flatten, tree_unflatten
-from ._types import Method, Model, Target, Tree, attributable, map_tensors, tensors
+from ._types import Explains, Method, Model, Target, Tree, attributable, map_tensors, tensors
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
 
 @door
 def noise_tunnel(
-    method: Method,
+    method: Explains,
     *,
     n_samples: int = 5,
     stdevs: Any = 1.0,
@@ -36,7 +38,8 @@ def noise_tunnel(
     """A method averaged over noisy inputs: SmoothGrad, its square, or VarGrad.
 
     ``mean_i a_i``, ``mean_i a_i^2`` or ``mean_i a_i^2 - (mean_i a_i)^2``, for the attributions ``a_i`` of ``x + noise_i``.
-    Where x holds only integers, the noise is added at the layer.
+    Where x holds only integers, the noise is added at the layer; several layers are then one joint site, and must not depend on
+    each other.
 
     Args:
         method: a method.
@@ -74,6 +77,8 @@ def noise_tunnel(
         hint = f"Did you mean {close[0]!r}?" if close else f"Use one of {', '.join(map(repr, _TYPES))}."
         raise complaint(ValueError, f"there is no nt_type {nt_type!r}. {hint}")
 
+    draw = normal_from(generator)
+
     def tunnel(model: Model, x: Tree, **options: Any) -> Tree:
         explain, start = _at_noise(method, model, x, options)
         leaves, spec = tree_flatten(start)
@@ -87,7 +92,7 @@ def noise_tunnel(
         run = Runner()
         for first, last in reported(chunks(n_samples, chunk_size or 1)):
             # One draw per sample, whatever the chunks: the same numbers in the same order.
-            drawn = [[_draw(leaf, s, generator) for leaf, s in spread] for _ in range(first, last)]
+            drawn = [[s * draw(leaf.shape, leaf.dtype, leaf.device) for leaf, s in spread] for _ in range(first, last)]
             for found in _run(run, noisy, drawn):
                 mean.add(found)
                 if nt_type != "smoothgrad":
@@ -98,13 +103,18 @@ def noise_tunnel(
             return square.result(found)
         return square.result(found, [m * m for m in mean.sums])
 
-    return combined(tunnel, f"noise_tunnel({name_of(method)})", method)
+    own = [] if generator is None else [generator]
+    return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=own)
 
 
-def _at_noise(method: Method, model: Model, x: Tree, options: dict[str, Any]) -> tuple[Callable[[Tree], Tree], Tree]:
+def _at_noise(method: Explains, model: Model, x: Tree, options: dict[str, Any]) -> tuple[Callable[[Tree], Tree], Tree]:
     """What takes the noise: the method as a function of the input; or, for integers, of the value at the layer."""
     if any(attributable(leaf) for leaf in tensors(x)) or options.get("layer") is None:
         return lambda noisy: method(model, noisy, **options), x
+    if isinstance(options["layer"], (list, tuple, dict)):
+        bound = bind(model)
+        sites = resolve(bound, options["layer"])
+        look(bound, x, sites, Watch(bound, x, sites.sites, None))  # noise at one must not be undone by noise at another
     value_at, rest = split(model, options["layer"])
     options = {name: value for name, value in options.items() if name != "layer"}
     target = options.get("target")
@@ -135,11 +145,6 @@ def _spread(stdevs: Any, leaves: list[Tensor]) -> list[tuple[Tensor, float]]:
     if len(each) != len(leaves):
         raise complaint(ValueError, f"stdevs has {len(each)} entries for {len(leaves)} floating-point inputs.")
     return list(zip(leaves, each))
-
-
-def _draw(leaf: Tensor, stdev: float, generator: torch.Generator | None) -> Tensor:
-    device = leaf.device if generator is None else generator.device
-    return stdev * torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype, device=device).to(leaf.device)
 
 
 def _run(run: Runner, function: Callable[[Any], Tree], steps: list[Any]) -> Iterator[Tree]:
@@ -177,7 +182,7 @@ class _Mean:
 
 
 @door
-def each_target(method: Method, targets: Sequence[Target] | Tensor, *, chunk_size: int | None = None) -> Method:
+def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_size: int | None = None) -> Method:
     """One attribution per target, in a new leading dimension; for gradients from one forward pass.
 
     ``each_target(a, targets)(model, x, ...)[t] = a(model, x, ..., target=targets[t])``. Classes (integers, or one per example)
@@ -190,7 +195,8 @@ def each_target(method: Method, targets: Sequence[Target] | Tensor, *, chunk_siz
             all, where the gradients for all of them fit into 0.2 GB. The result does not depend on it.
 
     Returns:
-        A method with the same arguments but `target`, whose results have a leading dimension T.
+        A method with the same arguments but `target`, whose results have a leading dimension T. A method that draws random
+        numbers draws the same for each target.
 
     Raises:
         ValueError: there are no targets, or `chunk_size` is out of range; when called, as the method.
@@ -215,11 +221,18 @@ def each_target(method: Method, targets: Sequence[Target] | Tensor, *, chunk_siz
     def of_each(model: Model, x: Tree, **options: Any) -> Tree:
         if "target" in options:
             raise complaint(TypeError, "the targets are given already: leave target out.")
-        explain = partial(_one, method, model, x, options)
+        device = next((t.device for t in tensors(x)), torch.device("cpu"))
+        given = [value for value in options.values() if isinstance(value, torch.Generator)]
+        noise = Rewound([*generators_of(method), *given], device)
+
+        def explain(target: Target) -> Tree:
+            noise.rewind()  # every target, in whatever chunk, meets the same noise
+            return method(model, x, target=target, **options)
+
         if classes is None:
             parts = [_as_one(explain(targets[i])) for i, _ in reported(chunks(len(targets), 1))]
         else:
-            parts = _mapped(explain, classes.to(tensors(x)[0].device) if tensors(x) else classes, x, chunk_size)
+            parts = _mapped(explain, classes.to(device), x, chunk_size)
         flat = [tree_flatten(part)[0] for part in parts]
         spec = tree_flatten(parts[0])[1]
         return tree_unflatten([torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*flat)], spec)
@@ -249,10 +262,6 @@ def _in_chunks(explain: Callable[[Target], Tree], classes: Tensor, size: int) ->
         for first, last in reported(chunks(len(classes), size))
         for part in _run(run, explain, list(classes[first:last].unbind()))
     ]
-
-
-def _one(method: Method, model: Model, x: Tree, options: dict[str, Any], target: Target) -> Tree:
-    return method(model, x, target=target, **options)
 
 
 def _classes(targets: Sequence[Target] | Tensor) -> Tensor | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ._check import may_read
 from ._door import complaint, door, kind_of
 from ._site import Place, place_of
-from ._torch import is_plain, tracing
+from ._torch import is_plain, is_wrapped, observed_by_dispatch_mode, tracing
 from ._types import Target, Tree, tensors
 
 
@@ -86,7 +86,7 @@ def score(output: Any, target: Target = None) -> Tensor:
 def score_of(output: Any, target: Target) -> Tensor:
     """`score` without the door."""
     if callable(target):
-        return _one_each(target(output), "the target")
+        return one_for_each(target(output), "the target")
     out = the_tensor(output)
     if out.dim() == 0:
         raise complaint(ValueError, "the model's output is a 0-d tensor, expected one value (or row of values) per example.")
@@ -122,7 +122,7 @@ def score_of(output: Any, target: Target) -> Tensor:
 def neuron_score(value: Tree, index: Any, label: str) -> Tensor:
     """The score that a neuron's index takes from the value at its layer."""
     if callable(index):
-        return _one_each(index(value), "the neuron's index")
+        return one_for_each(index(value), "the neuron's index")
     found = [leaf for leaf in tensors(value) if leaf.is_floating_point()]
     if len(found) != 1:
         text = f"the value at {label} holds {len(found)} tensors: pass a callable index, value -> Tensor [N]."
@@ -165,7 +165,7 @@ def the_tensor(output: Any) -> Tensor:
     )
 
 
-def _one_each(picked: Any, what: str) -> Tensor:
+def one_for_each(picked: Any, what: str) -> Tensor:
     if not isinstance(picked, Tensor):
         raise complaint(TypeError, f"{what} returned {kind_of(picked)}, expected a tensor [N].")
     if picked.dim() == 0:  # one example, and a target that sums over all it is given
@@ -282,8 +282,9 @@ def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
             ValueError, f"target has the shape {list(target.shape)}, expected one class per example, [{out.shape[0]}]."
         )
     classes = out.shape[1]
+    hidden = tracing() or observed_by_dispatch_mode() or is_wrapped(target)  # it may be plain where x is not
     target = target.to(out.device, torch.long)
-    if target.numel() and may_read() and is_plain(target):
+    if target.numel() and not hidden and is_plain(target):
         for extreme in torch.aminmax(target):
             _check_range(int(extreme), classes)
     elif not tracing():

@@ -13,12 +13,12 @@ from ._at_points import at_points
 from ._baselines import distribution, full_batch, holds_batch, one_batch
 from ._check import method
 from ._door import complaint, kind_of
-from ._map import check_count, chunk_for, chunks
+from ._map import check_count, check_generator, chunk_for, chunks
 from ._paths import gathered
 from ._progress import reported
 from ._site import read
-from ._torch import tree_flatten
-from ._types import Layer, Model, Target, Tree, attributable, map_tensors, tensors
+from ._torch import tree_flatten, tree_unflatten
+from ._types import Layer, Model, Target, Tree, attributable, tensors
 
 
 @method
@@ -79,6 +79,7 @@ def gradient_shap(
         Gradients, 2021, https://arxiv.org/abs/1906.10670
     """
     check_count(n_samples, "n_samples")
+    check_generator(generator)
 
     def attribution(job: Job, baselines: Tree) -> Tree:
         ids = not any(attributable(leaf) for leaf in tensors(job.x)) and not job.at_input()
@@ -127,8 +128,8 @@ def _stdevs(x: Tree, stdevs: Any) -> list[float]:
     for stdev in given:
         if isinstance(stdev, bool) or not isinstance(stdev, (int, float)):
             raise complaint(TypeError, f"stdevs must be a number, or one per input, got {kind_of(stdev)}.")
-        if not stdev >= 0:
-            raise complaint(ValueError, f"stdevs must not be negative, got {stdev}.")
+        if not 0 <= stdev < float("inf"):
+            raise complaint(ValueError, f"stdevs must be finite and not negative, got {stdev}.")
     found = [float(stdev) for leaf, stdev in zip(leaves, given) if attributable(leaf)]
     return found or [float(given[0])]
 
@@ -175,18 +176,22 @@ def _at_the_site(
     """The same for integer inputs, where a path can only run at the sites: baselines and noise are there too."""
     count, size = len(draws.steps), job.size
     rows = tensors(references)[0].shape[0]
-    if one_batch(job.x, size) and not holds_batch(job.model, size):
-        per_site = [[t[draws.which] for t in floats_of(value)] for value in read(job.bound, references, job.first)]
+    held = any(
+        isinstance(t, Tensor) and own is None for t, own in zip(*(tree_flatten(tree)[0] for tree in (job.x, references)))
+    )
+    if one_batch(job.x, size) and not held and not holds_batch(job.model, size):
+        per_site = [[_rows(t, rows)[draws.which] for t in floats_of(value)] for value in read(job.bound, references, job.first)]
     else:
         each = [_read_one(job, references, row) for row in range(rows)]
         examples = torch.arange(size, device=draws.which.device)
         per_site = [
-            [torch.stack(same)[draws.which, examples] for same in zip(*(floats_of(values[i]) for values in each))]
+            [
+                torch.stack([_rows(t, size) for t in same])[draws.which, examples]
+                for same in zip(*(floats_of(values[i]) for values in each))
+            ]
             for i in range(len(job.first))
         ]
     starts = [t for part in per_site for t in part]
-    if any(t.dim() < 2 or t.shape[1] != size for t in starts):
-        raise complaint(ValueError, "the value at the site has no row for each example: choose a layer with the batch first.")
     offsets = [0]
     for part in per_site:
         offsets.append(offsets[-1] + len(part))
@@ -210,6 +215,15 @@ def _at_the_site(
     return [t / count for t in total.total(like)]
 
 
+def _rows(value: Tensor, rows: int) -> Tensor:
+    if value.dim() == 0 or value.shape[0] != rows:
+        raise complaint(ValueError, "the value at the site has no row for each example: choose a layer with the batch first.")
+    return value
+
+
 def _read_one(job: Job, references: Tree, row: int) -> list[Tree]:
-    """The values at the sites for one of the baselines, for all examples."""
-    return read(job.bound, full_batch(map_tensors(lambda t: t[row : row + 1], references), job.x), job.first)
+    """The values at the sites for one of the baselines, for all examples; what has no baseline stays at x's value."""
+    leaves, spec = tree_flatten(job.x)
+    given = zip(leaves, tree_flatten(references)[0])
+    one = tree_unflatten([leaf if own is None else own[row : row + 1] for leaf, own in given], spec)
+    return read(job.bound, full_batch(one, job.x), job.first)

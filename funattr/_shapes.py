@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._channels import channel_of, check_channel_dim
-from ._combined import check_method, combined, leading, name_of
+from ._combined import check_method, combined, layered, leading, name_of, per_layer
 from ._door import complaint, door
-from ._types import Method, Model, Tree, map_floats
+from ._types import Explains, Method, Model, Tree, map_floats
 
 #: F.interpolate's modes, and the numbers of spatial dimensions they are for.
 MODES = {
@@ -26,7 +26,7 @@ MODES = {
 
 
 @door
-def sum_channels(method: Method, channel_dim: int = 1) -> Method:
+def sum_channels(method: Explains, channel_dim: int = 1) -> Method:
     """A method's attributions summed over the channels: one value per place.
 
     ``sum_channels(a)(model, x, ...) = sum_c a(model, x, ...)[:, c]``, the dimension kept with size 1. `hires_cam` is
@@ -63,7 +63,7 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
     """A method's maps at the spatial size of the input; or one tensor of maps at a given size.
 
     ``interpolate(a)(model, x, ...)`` is ``a(model, x, ...)`` ``[N, C, *s]`` at the size ``[N, C, *S]`` of `x`; for several
-    inputs, one map for each.
+    inputs, one map for each; for several layers, each layer's.
 
     Args:
         method: a method, or a tensor of attributions ``[N, C, *s]``.
@@ -95,16 +95,17 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
     check_method(method)
 
     def upsampled(model: Model, x: Tree, **options: Any) -> Tree:
-        attribution = method(model, x, **options)
-
         def for_input(leaf: Tensor, found: Tensor) -> Tensor:
             before = leading(method)  # targets: to each map, as many examples more
             maps = resized(found.flatten(0, before), _spatial(leaf if size is None else size), mode)
             return maps.reshape(found.shape[: before + 1] + maps.shape[1:])
 
-        if isinstance(attribution, Tensor):  # one map: for every input
-            return map_floats(lambda leaf: for_input(leaf, attribution), x)
-        return map_floats(for_input, x, attribution)
+        def for_inputs(attribution: Tree) -> Tree:
+            if isinstance(attribution, Tensor):  # one map: for every input
+                return map_floats(lambda leaf: for_input(leaf, attribution), x)
+            return map_floats(for_input, x, attribution)
+
+        return per_layer(for_inputs, options.get("layer") if layered(method) else None, method(model, x, **options))
 
     return combined(upsampled, f"interpolate({name_of(method)})", method)
 

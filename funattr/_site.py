@@ -142,17 +142,22 @@ class Unfused(TorchFunctionMode):
 
 
 def observe(bound: Bound, x: Tree, sites: Sequence[Site], visit: Visit, *, early: bool = False) -> tuple[Any, Run]:
-    """Run the model on a copy of `x` (it may write to it), with `visit` at the sites.
+    """Run the model on a copy of `x` (it may write to it), with `visit` at the sites."""
+    run = Run(sites, visit, early)
+    return watched(bound, x, run), run
+
+
+def watched(bound: Bound, x: Tree, run: Run) -> Any:
+    """The model's output for a copy of `x`, under `run`.
 
     Without gradients, nn.TransformerEncoder runs fused: layers inside are skipped, and nested tensors go from one to the
     next, which breaks where gradients are turned on half-way. So it is not fused where there are sites.
     """
     args, kwargs = as_arguments(copied(x))
-    run = Run(sites, visit, early)
-    if not sites and not transforms_active() and not runs_cudnn_rnn(bound.root, x):
-        return bound.call(*args, **kwargs), run
-    with _conditions(bound, sites, x):
-        return call_tapped(bound.call, args, kwargs, run), run
+    if not run.sites and not transforms_active() and not runs_cudnn_rnn(bound.root, x):
+        return bound.call(*args, **kwargs)
+    with _conditions(bound, run.sites, x):
+        return call_tapped(bound.call, args, kwargs, run)
 
 
 def _conditions(bound: Bound, sites: Sequence[Site], x: Tree) -> AbstractContextManager[Any]:

@@ -1,18 +1,20 @@
-"""Private torch names, all of them, each with the reason it is needed.
+"""Private torch names, all of them, each with the reason it is needed; and what older versions call otherwise.
 
-Seen to work on torch 2.13. Everything else in the package uses documented names only.
+Seen to work on torch 2.0.1, 2.4.1, 2.13.0 and 2.14.1; what a version lacks is said where it is made up for. Everything else in
+the package uses documented names only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
-from torch._C._functorch import TransformType, get_interpreter_stack, maybe_get_level, peek_interpreter_stack
+from torch._C import _functorch
+from torch._C._functorch import TransformType, maybe_get_level, peek_interpreter_stack
 
 # A vmap entered by hand, inside the model: over how many groups is only known once the value at the layer has been seen,
 # and a pass to look at it first would run what lies before the layer a second time.
@@ -28,12 +30,14 @@ from torch._C._functorch import _set_vmap_fallback_warning_enabled as set_vmap_f
 from torch._C._functorch import _unwrap_for_grad as unwrap_for_grad
 from torch._C._functorch import _vmap_decrement_nesting as leave_vmap
 from torch._C._functorch import _vmap_increment_nesting as enter_vmap
-from torch._functorch.eager_transforms import enable_inplace_requires_grad, grad_increment_nesting
+from torch._functorch import eager_transforms
+from torch._functorch.eager_transforms import enable_inplace_requires_grad
 
 # The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 __all__ = [
+    "OutOfMemoryError",
     "TreeSpec",
     "add_batch_dim",
     "compile_lock",
@@ -43,6 +47,7 @@ __all__ = [
     "grad_level",
     "is_mapped",
     "is_plain",
+    "is_wrapped",
     "leave_vmap",
     "make_leaf",
     "observed_by_dispatch_mode",
@@ -61,8 +66,17 @@ __all__ = [
 
 F = TypeVar("F")
 
-#: True while Dynamo traces this very thread; `is_compiling` is process-wide and would fool the others.
-tracing = torch.compiler.is_dynamo_compiling
+
+def _never() -> bool:
+    return False
+
+
+#: True while Dynamo traces this very thread; `is_compiling` is process-wide and would fool the others. (Before torch 2.3
+#: there is no such function: what is compiled there runs as it does eagerly, with graph breaks.)
+tracing = getattr(getattr(torch, "compiler", None), "is_dynamo_compiling", _never)
+
+#: Documented since torch 2.5.
+OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 
 
 def transforms_active() -> bool:
@@ -70,16 +84,49 @@ def transforms_active() -> bool:
     return peek_interpreter_stack() is not None
 
 
+def _levels_one_by_one() -> list[Any]:
+    """For torch 2.0, which shows the innermost level only: they are taken off and put back."""
+    levels: list[Any] = []
+    taken: list[Any] = []
+    try:
+        while transforms_active():
+            levels.append(peek_interpreter_stack())
+            taken.append(_functorch.pop_dynamic_layer_stack())
+    finally:
+        for layer in reversed(taken):
+            _functorch.push_dynamic_layer_stack(layer)
+    return levels[::-1]
+
+
+@contextlib.contextmanager
+def _grad_level() -> Iterator[int]:
+    """For torch 2.0."""
+    level = _functorch._grad_increment_nesting()
+    try:
+        yield level
+    finally:
+        _functorch._grad_decrement_nesting()
+
+
+_levels: Callable[[], Any] = getattr(_functorch, "get_interpreter_stack", _levels_one_by_one)
+grad_level = getattr(eager_transforms, "grad_increment_nesting", _grad_level)
+
+
 def only_vmap_runs() -> bool:
     """Whether one vmap runs, and no transform around it: below it, the fused kernels are at home."""
-    levels = get_interpreter_stack()
-    return levels is not None and len(levels) == 1 and levels[0].key() == TransformType.Vmap
+    levels = _levels() or []
+    return len(levels) == 1 and bool(levels[0].key() == TransformType.Vmap)
 
 
 def is_mapped(value: torch.Tensor | None) -> bool:
     """Whether the vmap that runs now maps over `value`."""
     level = peek_interpreter_stack()
     return value is not None and level is not None and maybe_get_level(value) == level.level()
+
+
+def is_wrapped(value: torch.Tensor) -> bool:
+    """Whether a transform stands between us and the data of `value`."""
+    return maybe_get_level(value) != -1
 
 
 #: Turns off function modes and subclasses: for looking at data without being seen, and for calling an operation plainly.
@@ -105,13 +152,10 @@ def show_to_modes(functions: Iterable[Any]) -> None:
 #: Where the Python functions of torch.nn.functional find the operations themselves.
 operation_spaces = (torch._C._nn, torch._VF)
 
-grad_level = grad_increment_nesting
-
 
 def current_grad_level() -> int:
     """The number of the innermost grad level; 0 where only plain autograd records."""
-    stack = get_interpreter_stack() or []
-    return max((level.level() for level in stack if level.key() == TransformType.Grad), default=0)
+    return max((level.level() for level in _levels() or [] if level.key() == TransformType.Grad), default=0)
 
 
 def make_leaf(value: torch.Tensor) -> torch.Tensor:
@@ -133,7 +177,8 @@ def is_plain(value: Any) -> bool:
 def compile_lock() -> AbstractContextManager[Any]:
     """The lock that keeps Dynamo from tracing a model in another thread while its hook dictionaries change under it."""
     convert_frame = sys.modules.get("torch._dynamo.convert_frame")
-    return _no_lock if convert_frame is None else convert_frame.compile_lock
+    # Torch 2.0 has the lock elsewhere, and does not trace what we do anyway.
+    return getattr(convert_frame, "compile_lock", _no_lock)
 
 
 _no_lock = contextlib.nullcontext()

@@ -33,6 +33,10 @@ class Method(Protocol):
     def __call__(self, model: Model, x: Tree, /, *args: Any, **options: Any) -> Tree: ...
 
 
+#: What combinators take: a method, with some of its arguments bound or not, or any function with a method's arguments.
+Explains: TypeAlias = Callable[..., Tree]
+
+
 def tensors(tree: Tree) -> list[Tensor]:
     """The tensors in `tree`, in order."""
     if isinstance(tree, Tensor):

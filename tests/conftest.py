@@ -1,20 +1,43 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
 from hypothesis import settings
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--eager", action="store_true", help="skip what compiles, where it asks torch.compile to")
+
 
 settings.register_profile("funattr", deadline=None, derandomize=True, max_examples=30, print_blob=True)
 settings.load_profile("funattr")
 torch.set_num_threads(1)
 
 
+def no_compiling(*args: object, **options: object) -> None:
+    pytest.skip("it compiles")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    try:
+        yield
+    except NotImplementedError as error:  # of benchmarks/cost.py, on torch 2.0
+        if "counting FLOPs" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
+def fresh(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The same seed for every test, and no compiled graphs or grad mode left over from the last one."""
     torch.manual_seed(0)
+    if request.config.getoption("--eager"):
+        monkeypatch.setattr(torch, "compile", no_compiling)
     yield
     assert torch.is_grad_enabled()
-    torch._dynamo.reset()
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()

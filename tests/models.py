@@ -91,6 +91,23 @@ class Residual(nn.Module):
         return self.fc(self.layer2(self.layer1(torch.tanh(self.stem(x)))).square().mean((2, 3)))
 
 
+class OneByOne(nn.Module):
+    """The same net with a module for each activation, out of place and used once: Captum's home ground."""
+
+    def __init__(self, net: Residual) -> None:
+        super().__init__()
+        self.net = net
+        self.tanh = nn.Tanh()
+        self.acts = nn.ModuleList(nn.ReLU() for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tanh(self.net.stem(x))
+        for i, block in enumerate((self.net.layer1, self.net.layer2)):
+            out = self.acts[2 * i](block.bn1(block.conv1(x)))
+            x = self.acts[2 * i + 1](block.bn2(block.conv2(out)) + x)
+        return self.net.fc(x.square().mean((2, 3)))
+
+
 class Tokens(nn.Module):
     """A transformer on channel-last tokens: fused attention, layer norm, GELU, residuals."""
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 import funattr as fa
+from benchmarks.cost import flop_registry
 from funattr import deep_lift, deep_lift_shap, mean_over_baselines
 
 from . import models
@@ -63,7 +63,8 @@ MODULES = [
     *[nn.ReLU(), nn.ReLU(True), nn.ReLU6(), nn.LeakyReLU(0.2), nn.ELU(0.7), nn.CELU(0.5), nn.GELU("tanh"), nn.SiLU(True)],
     *[nn.Mish(), nn.Hardswish(True), nn.Hardsigmoid(), nn.Hardtanh(-0.3, 0.4), nn.Softplus(2.0), nn.Threshold(0.1, 0.3)],
     *[nn.PReLU(), nn.PReLU(4), nn.LogSigmoid(), nn.Softmin(-1), nn.Softmax(1), nn.LogSoftmax(-1), nn.GLU()],
-    *[nn.LayerNorm(6), nn.LayerNorm((4, 6)), nn.GroupNorm(2, 4), nn.InstanceNorm1d(4, affine=True), nn.RMSNorm(6)],
+    *[nn.LayerNorm(6), nn.LayerNorm((4, 6)), nn.GroupNorm(2, 4), nn.InstanceNorm1d(4, affine=True)],
+    *([nn.RMSNorm(6)] if hasattr(nn, "RMSNorm") else []),  # since torch 2.4
     *[nn.LocalResponseNorm(2), nn.MaxPool1d(3, 1), nn.MaxPool1d(3, 2, 1), nn.AdaptiveMaxPool1d(4), nn.LPPool1d(2, 2)],
     *[nn.AvgPool1d(2), nn.BatchNorm1d(4).eval()],
 ]
@@ -226,10 +227,27 @@ def test_rescale_by_hand() -> None:
     torch.testing.assert_close(deep_lift(model, x, baselines=x0, target=2), wanted * (x - x0), rtol=1e-9, atol=1e-12)
 
 
+def test_integers_beside_floats_are_held() -> None:
+    class Picks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(3, 4)
+
+        def forward(self, x: Tensor, kind: Tensor) -> Tensor:
+            return torch.tanh(x * self.table(kind)).sum(1)
+
+    model = Picks().double()
+    x, kind, many = torch.randn(5, 4).double(), torch.tensor([0, 1, 2, 0, 1]), torch.randn(3, 4).double()
+    found, held = deep_lift_shap(model, (x, kind), baselines=(many, kind))
+    assert held is None
+    looped = [deep_lift(model, (x, kind), baselines=(one[None], kind))[0] for one in many]
+    torch.testing.assert_close(found, sum(looped) / 3)
+    gained = model(x, kind) - sum(model(one.expand(5, 4), kind) for one in many) / 3
+    torch.testing.assert_close(found.sum(1), gained)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "name", ["F.gelu", "x ** 3", "softmax", "nn.LayerNorm((6,), eps=1e-05, elementwise_affine=True, bias=True)"]
-)
+@pytest.mark.parametrize("name", ["F.gelu", "x ** 3", "softmax", f"nn.{nn.LayerNorm(6)}"])
 def test_close_to_the_baseline_the_slope_is_the_derivative(name: str, dtype: torch.dtype) -> None:
     model = Around(OPS[name]).to(dtype)
     x = torch.randn(3, 5, dtype=dtype)

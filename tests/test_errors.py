@@ -69,7 +69,8 @@ class Pair(nn.Module):
 
 attention = nn.Sequential(nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True)).eval()
 in_place = Mlp().eval()
-in_place.fc1.compile(backend="eager")
+if hasattr(in_place, "compile"):  # since torch 2.2
+    in_place.fc1.compile(backend="eager")
 
 TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
     # x
@@ -97,7 +98,8 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
         TypeError,
         ["saliency(target=1)", "str 'resnet18'", "nn.Module"],
     ),
-    ("a class", lambda: fa.grad_cam(3, image, layer="conv1"), TypeError, ["int 3"]),
+    ("a number", lambda: fa.grad_cam(3, image, layer="conv1"), TypeError, ["int 3"]),
+    ("a class", lambda: fa.grad_cam(Conv, image, layer="conv1"), TypeError, ["the class Conv, not an instance"]),
     # layers
     (
         "no layer",
@@ -313,7 +315,10 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("no relu, deconv", lambda: fa.deconvnet(Thrice(), x, target=1), ValueError, ["deconvnet(target=1)", "no ReLU"]),
     ("scripted", lambda: fa.guided_backprop(PartScripted(), x, target=1), ValueError, ["scripted or compiled"]),
     ("scripted whole", lambda: fa.deconvnet(scripted, x, target=1), ValueError, ["scripted or compiled"]),
-    ("compiled in place", lambda: fa.guided_backprop(in_place, x, target=1), ValueError, ["scripted or compiled"]),
+    *[
+        ("compiled in place", lambda: fa.guided_backprop(in_place, x, target=1), ValueError, ["scripted or compiled"])
+        for _ in range(hasattr(in_place, "compile"))
+    ],
     (
         "relu in an rnn",
         lambda: fa.guided_backprop(
@@ -358,6 +363,44 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
         ValueError,
         ["[4, 8]", "[4, 6]"],
     ),
+    ("not a method, noise", lambda: fa.noise_tunnel("saliency"), TypeError, ["noise_tunnel()", "str"]),
+    ("not a method, targets", lambda: fa.each_target(None, [0, 1]), TypeError, ["each_target()", "NoneType"]),
+    ("not a method, absolute", lambda: fa.absolute(fa.gradient(mlp, x, target=1)), TypeError, ["absolute()", "Tensor"]),
+    ("not a method, normalize", lambda: fa.normalize([fa.gradient]), TypeError, ["normalize()", "list"]),
+    ("not a method, sum", lambda: fa.sum_channels(1), TypeError, ["sum_channels()", "int"]),
+    ("not a method, at_input", lambda: fa.at_input({}), TypeError, ["at_input()", "dict"]),
+    ("neither a method nor a tensor", lambda: fa.interpolate("grad_cam"), TypeError, ["interpolate()", "str"]),
+    ("no baselines to take", lambda: fa.mean_over_baselines(fa.gradient), TypeError, ["mean_over_baselines()", "gradient"]),
+    ("no targets", lambda: fa.each_target(fa.gradient, []), ValueError, ["each_target()", "empty"]),
+    ("one target", lambda: fa.each_target(fa.gradient, 3), TypeError, ["each_target()", "int 3"]),
+    ("a name for targets", lambda: fa.each_target(fa.gradient, "argmax"), TypeError, ["each_target()", "'argmax'"]),
+    (
+        "a target among them",
+        lambda: fa.each_target(fa.gradient, [0, 9])(mlp, x),
+        ValueError,
+        ["each_target(gradient)()", "9 is out of range"],
+    ),
+    (
+        "targets and a target",
+        lambda: fa.each_target(fa.gradient, [0, 1])(mlp, x, target=1),
+        TypeError,
+        ["each_target(gradient)(target=1)", "leave target out"],
+    ),
+    ("no samples", lambda: fa.noise_tunnel(fa.gradient, n_samples=0), ValueError, ["noise_tunnel(n_samples=0)", "at least 1"]),
+    ("half a sample", lambda: fa.noise_tunnel(fa.gradient, n_samples=1.5), TypeError, ["float 1.5"]),
+    ("no such moment", lambda: fa.noise_tunnel(fa.gradient, nt_type="smothgrad"), ValueError, ["Did you mean 'smoothgrad'"]),
+    (
+        "negative noise",
+        lambda: fa.noise_tunnel(fa.gradient, stdevs=-1.0)(mlp, x, target=1),
+        ValueError,
+        ["noise_tunnel(gradient)(target=1)", "-1.0"],
+    ),
+    (
+        "noise for two inputs",
+        lambda: fa.noise_tunnel(fa.gradient, stdevs=(1.0, 1.0))(mlp, x, target=1),
+        ValueError,
+        ["2 entries for 1"],
+    ),
     ("unknown argument", lambda: fa.multiply(fa.gradient, fa.saliency)(mlp, x, target=1, n_steps=3), TypeError, ["n_steps"]),
     # results
     ("nan result", lambda: fa.saliency(lambda v: (v - v).sqrt().sum(1), x), ValueError, ["saliency()", "attribution", "NaN"]),
@@ -367,6 +410,159 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
         ValueError,
         ["torch.float16"],
     ),
+    # paths, baselines, steps
+    (
+        "no steps",
+        lambda: fa.integrated_gradients(mlp, x, target=1, n_steps=0),
+        ValueError,
+        ["n_steps must be at least 1, got 0"],
+    ),
+    ("a step and a half", lambda: fa.conductance(mlp, x, target=1, n_steps=1.5), TypeError, ["n_steps", "float 1.5"]),
+    (
+        "misspelt rule",
+        lambda: fa.internal_influence(mlp, x, layer="fc1", target=1, quadrature="gauss_legendre"),
+        ValueError,
+        ["internal_influence(layer='fc1', target=1, quadrature='gauss_legendre')", "Did you mean 'gausslegendre'"],
+    ),
+    (
+        "a rule of names",
+        lambda: fa.integrated_gradients(mlp, x, target=1, quadrature=lambda n: (["a"] * n, [1 / n] * n)),
+        TypeError,
+        ["integrated_gradients(target=1, quadrature=", "numbers", "list ['a'"],
+    ),
+    (
+        "a rule that does not sum to 1",
+        lambda: fa.integrated_gradients(mlp, x, target=1, quadrature=lambda n: ([0.5], [2.0])),
+        ValueError,
+        ["sum to 2"],
+    ),
+    ("no chunks", lambda: fa.feature_ablation(mlp, x, target=1, chunk_size=0), ValueError, ["chunk_size must be at least 1"]),
+    (
+        "baselines of another shape",
+        lambda: fa.integrated_gradients(mlp, x, target=1, baselines=torch.zeros(3, 6)),
+        ValueError,
+        ["baselines=<tensor [3, 6]>", "do not broadcast to [4, 6]"],
+    ),
+    ("nan baselines", lambda: fa.deep_lift(mlp, x, target=1, baselines=x * float("nan")), ValueError, ["baselines hold NaN"]),
+    (
+        "complex baselines",
+        lambda: fa.integrated_gradients(mlp, x, target=1, baselines=x[:1] * 1j),
+        ValueError,
+        ["torch.complex64", "torch.float32", "real"],
+    ),
+    (
+        "complex baselines at a layer",
+        lambda: fa.feature_ablation(mlp, x, layer="fc1", target=1, baselines=torch.zeros(1, 8) * 1j),
+        ValueError,
+        ["torch.complex64", "'fc1'", "torch.float32"],
+    ),
+    (
+        "baselines without their dimension",
+        lambda: fa.deep_lift_shap(mlp, x, target=1, baselines=x[0]),
+        ValueError,
+        ["baselines[None]"],
+    ),
+    ("no baselines", lambda: fa.gradient_shap(mlp, x, target=1, baselines=x[:0]), ValueError, ["empty distribution"]),
+    ("endless noise", lambda: fa.gradient_shap(mlp, x, target=1, baselines=x, stdevs=float("inf")), ValueError, ["inf"]),
+    (
+        "a seed for a generator",
+        lambda: fa.gradient_shap(mlp, x, target=1, baselines=x, generator=3),
+        TypeError,
+        ["gradient_shap(target=1, baselines=<tensor [4, 6]>, generator=3)", "torch.Generator", "int 3"],
+    ),
+    (
+        "an attribution_func that is none",
+        lambda: fa.deep_lift(mlp, x, target=1, attribution_func="abs"),
+        TypeError,
+        ["deep_lift(target=1, attribution_func='abs')", "str 'abs'"],
+    ),
+    (
+        "an attribution_func that returns nothing",
+        lambda: fa.deep_lift_shap(mlp, x, target=1, baselines=x, attribution_func=lambda m, v, v0: None),
+        TypeError,
+        ["attribution_func returned NoneType"],
+    ),
+    (
+        "an attribution_func that loses the rows",
+        lambda: fa.deep_lift(mlp, x, target=1, attribution_func=lambda m, v, v0: m.sum(0)),
+        ValueError,
+        ["attribution_func returned a tensor [6]", "[4, 6]"],
+    ),
+    ("no attributions", lambda: fa.convergence_delta(0.0, mlp, x, target=1), TypeError, ["convergence_delta(", "float 0.0"]),
+    (
+        "attributions of others",
+        lambda: fa.convergence_delta(x[:3], mlp, x, target=1),
+        ValueError,
+        ["[3, 6]", "4 examples"],
+    ),
+    ("a mask of floats", lambda: fa.feature_ablation(mlp, x, target=1, feature_mask=x), TypeError, ["feature_mask.long()"]),
+    (
+        "a mask of another shape",
+        lambda: fa.feature_ablation(mlp, x, target=1, feature_mask=torch.arange(5)),
+        ValueError,
+        ["feature_mask has the shape [5]", "[4, 6]"],
+    ),
+    # switches
+    (
+        "yes",
+        lambda: fa.saliency(mlp, x, target=1, create_graph="yes"),
+        TypeError,
+        ["create_graph must be True or False", "'yes'"],
+    ),
+    (
+        "no",
+        lambda: fa.input_x_gradient(mlp, x, target=1, multiply_by_inputs="no"),
+        TypeError,
+        ["input_x_gradient(target=1, multiply_by_inputs='no')", "str 'no'"],
+    ),
+    (
+        "none",
+        lambda: fa.relu(fa.conductance)(mlp, x, target=1, exact=None),
+        TypeError,
+        ["relu(conductance)(target=1, exact=None)"],
+    ),
+    # targets where something else is transformed
+    (
+        "out of range under a rule",
+        lambda: fa.deconvnet(net, image, target=torch.tensor([0, 1, 2, 5]), create_graph=True),
+        ValueError,
+        ["deconvnet(target=<tensor [4]>, create_graph=True)", "target 5 is out of range"],
+    ),
+    (
+        "out of range under vmap",
+        lambda: torch.func.vmap(lambda part: fa.gradient(mlp, part[None], target=torch.tensor([5])))(x),
+        ValueError,
+        ["target 5 is out of range"],
+    ),
+    (
+        "callable gives a list, several points at once",
+        lambda: fa.score_cam(conv, image, layer="conv1", target=lambda out: out[:, 0].tolist()),
+        TypeError,
+        ["score_cam(layer='conv1', target=", "the target returned list"],
+    ),
+    # the CAM family
+    ("no channels", lambda: fa.eigen_cam(lambda v: v[:, 0], x, layer=None, channel_dim=2), ValueError, ["channel_dim=2"]),
+    (
+        "no space",
+        lambda: fa.score_cam(mlp, x, layer="fc1", target=1),
+        ValueError,
+        ["score_cam(layer='fc1', target=1)", "0 spatial"],
+    ),
+    (
+        "no score to share",
+        lambda: fa.ablation_cam(conv, image, layer="conv1", target=lambda out: out[:, 0] * 0),
+        ValueError,
+        ["ablation_cam(layer='conv1', target=", "score of an example is 0"],
+    ),
+    *[
+        (
+            f"{cam.__name__} of no layer",
+            lambda cam=cam: cam(conv, image, layer="conv9", target=1),
+            ValueError,
+            ["no layer 'conv9'"],
+        )
+        for cam in (fa.grad_cam_plus_plus, fa.xgrad_cam, fa.hires_cam, fa.layer_cam, fa.score_cam, fa.ablation_cam)
+    ],
     # split
     ("split of no layer", lambda: fa.split(mlp, "fc9"), ValueError, ["split()", "no layer 'fc9'"]),
     (

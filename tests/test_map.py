@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+import funattr as fa
 from funattr._bind import bind
 from funattr._folded import folding
 from funattr._map import chunk_for, chunks, each
@@ -127,3 +128,30 @@ def test_memory_of_a_chunk_is_freed_before_the_next() -> None:
         del part
         counts.append(live())
     assert max(counts) <= counts[0]
+
+
+def test_what_is_no_tensor_in_a_result_comes_as_it_is() -> None:
+    class Attends(nn.Module):
+        """Gives its weights to those who ask, as attention does: None to the others."""
+
+        def forward(self, x: Tensor) -> tuple[Tensor, None]:
+            return torch.tanh(x), None
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = Attends()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.attention(x)[0])
+
+    net, x = Net().double(), torch.randn(2, 4, dtype=torch.float64)
+    found, nothing = fa.each_target(fa.gradient, [0, 2])(net, x, layer="attention")
+    assert nothing is None
+    torch.testing.assert_close(found, net.head.weight[[0, 2]].detach()[:, None].expand(2, 2, 4))
+    references = torch.randn(3, 4, dtype=torch.float64)
+    found, nothing = fa.deep_lift_shap(net, x, baselines=references, layer="attention", target=1)
+    assert nothing is None
+    expected = net.head.weight[1] * (torch.tanh(x) - torch.tanh(references).mean(0))
+    torch.testing.assert_close(found, expected.detach())

@@ -29,6 +29,7 @@ ORDER = [
     "_tap",
     "_site",
     "_check",
+    "_layers",
     "_score",
     "_backward",
     # running a model at many points
@@ -66,6 +67,7 @@ ORDER = [
     "_combined",
     "_combine",
     "_shapes",
+    "_draw",
     "_repeat",
     # compositions
     "_deeplift_shap",

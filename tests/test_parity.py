@@ -8,11 +8,10 @@ from typing import Any
 import captum.attr as ca
 import pytest
 import torch
-from torch import Tensor, nn
 
 import funattr as fa
 
-from .models import Conv, Mlp, Residual, Tokens, Two
+from .models import Conv, OneByOne, Residual, Tokens, Two
 
 RTOL = {torch.float32: 1e-6, torch.float64: 1e-12}
 TARGETS: list[Any] = [3, torch.tensor([1, 4, 0, 2]), [0, 1, 2, 3], torch.tensor(2)]
@@ -91,33 +90,6 @@ def test_several_inputs(dtype: torch.dtype) -> None:
     assert_same(tuple(found.values()), ca.InputXGradient(model).attribute(leaves, 1), dtype)
 
 
-@pytest.mark.parametrize("index", [2, (2,)])
-def test_neurons(index: Any, dtype: torch.dtype) -> None:
-    model, x = Mlp().to(dtype).eval(), torch.randn(4, 6, dtype=dtype)
-    leaf = x.clone().requires_grad_()
-    target = fa.neuron("act1", index)
-    assert_same(fa.gradient(model, x, target=target), ca.NeuronGradient(model, model.act1).attribute(leaf, index), dtype)
-    assert_same(
-        fa.guided_backprop(model, x, target=target), ca.NeuronGuidedBackprop(model, model.act1).attribute(leaf, index), dtype
-    )
-    assert_same(fa.deconvnet(model, x, target=target), ca.NeuronDeconvolution(model, model.act1).attribute(leaf, index), dtype)
-
-
-@pytest.mark.parametrize("index", [(1, 2, 3), (1, slice(0, 2), 3), lambda value: value[:, 0].amax((1, 2))])
-def test_neurons_in_maps(index: Any, dtype: torch.dtype) -> None:
-    model, x = Conv().to(dtype).eval(), torch.randn(4, 3, 8, 8, dtype=dtype)
-    theirs = ca.NeuronGradient(model, model.conv2).attribute(x.clone().requires_grad_(), index)
-    assert_same(fa.gradient(model, x, target=fa.neuron("conv2", index)), theirs, dtype)
-    # A neuron, seen from a layer.
-    value = fa.activation(model, x, layer="relu1").requires_grad_()
-    score = fa.score(
-        model.conv2(model.pool(value)),
-        index if callable(index) else (lambda out: out[(slice(None),) + index].reshape(4, -1).sum(1)),
-    )
-    expected = torch.autograd.grad(score.sum(), value)[0]
-    assert_same(fa.gradient(model, x, layer="relu1", target=fa.neuron("conv2", index)), expected, dtype)
-
-
 # Where Captum 0.9.0 is wrong.
 
 
@@ -142,20 +114,6 @@ def test_guided_grad_cam_with_a_misspelt_mode() -> None:
 @pytest.mark.parametrize("spelling", ["in-place", "functional", "methods", "mixed"])
 def test_guided_rules_see_every_spelling_of_relu(spelling: str) -> None:
     """Captum's hooks miss functional ReLUs, and crash or warn on reused ones. Modules used once are its home ground."""
-
-    class OneByOne(nn.Module):
-        def __init__(self, net: Residual) -> None:
-            super().__init__()
-            self.net = net
-            self.acts = nn.ModuleList(nn.ReLU() for _ in range(4))
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = torch.tanh(self.net.stem(x))
-            for i, block in enumerate((self.net.layer1, self.net.layer2)):
-                out = self.acts[2 * i](block.bn1(block.conv1(x)))
-                x = self.acts[2 * i + 1](block.bn2(block.conv2(out)) + x)
-            return self.net.fc(x.square().mean((2, 3)))
-
     net = Residual(spelling).double().eval()
     x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     plain = OneByOne(net).eval()

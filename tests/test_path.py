@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from captum.attr import GradientShap, IntegratedGradients, InternalInfluence, LayerConductance, LayerIntegratedGradients
@@ -16,11 +15,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import funattr as fa
 from funattr import _fold, _map, conductance, convergence_delta, gradient_shap, integrated_gradients, internal_influence
-from funattr._torch import tree_flatten, tree_unflatten
 
 from .cost import cost
 from .models import CASES, Case, Conv, Mlp, Residual, Tokens, case_id, double
-from .reference import leaves, value_and_gradient
+from .reference import leaves, path_at_site, path_in_input
 
 PATHS = [integrated_gradients, internal_influence, conductance]
 SITES = [pytest.param(case, layer, id=f"{case.name}-{i}") for case in CASES for i, layer in enumerate((None, *case.layers))]
@@ -35,48 +33,12 @@ def built(index: int) -> tuple[Any, Any]:
     return double(CASES[index])
 
 
-def gauss(n: int) -> Iterator[tuple[float, float]]:
-    nodes, weights = np.polynomial.legendre.leggauss(n)
-    return zip(((nodes + 1) / 2).tolist(), (weights / 2).tolist())
-
-
 def score(output: Any) -> Tensor:
     return fa.score(output, 2)
 
 
 def is_ids(x: Any) -> bool:
     return isinstance(x, Tensor) and not x.is_floating_point()
-
-
-def at(x: Any, a: float) -> Any:
-    return tuple(a * t for t in x) if isinstance(x, tuple) else a * x
-
-
-def by_loop_at_site(model: nn.Module, x: Any, layer: Any, n: int) -> list[Tensor]:
-    """Integrated gradients from zero, one node at a time."""
-    value_at, rest = fa.split(model, layer)
-    with torch.no_grad():
-        (end, spec), (start, _) = tree_flatten(value_at(x)), tree_flatten(value_at(at(x, 0)))
-    total = [torch.zeros_like(v) for v in end]
-    for a, w in gauss(n):
-        point = [(v0 + a * (v - v0)).requires_grad_() for v, v0 in zip(end, start)]
-        found = torch.autograd.grad(score(rest(tree_unflatten(point, spec), x)).sum(), point, allow_unused=True)
-        total = [t if g is None else t + w * g * (v - v0) for t, g, v, v0 in zip(total, found, end, start)]
-    return total
-
-
-def by_loop_in_input(model: nn.Module, x: Any, layer: Any, n: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Internal influence and conductance from zero, one node at a time."""
-    edge, influence, flow = 0.0, [], []
-    before = value_and_gradient(model, at(x, 0), layer, score)[0]
-    for i, (a, w) in enumerate(gauss(n)):
-        edge = edge + w if i < n - 1 else 1.0
-        gradient = value_and_gradient(model, at(x, a), layer, score)[1]
-        after = value_and_gradient(model, at(x, edge), layer, score)[0]
-        influence.append([w * g for g in gradient])
-        flow.append([g * (v - v0) for g, v, v0 in zip(gradient, after, before)])
-        before = after
-    return [torch.stack(p).sum(0).detach() for p in zip(*influence)], [torch.stack(p).sum(0).detach() for p in zip(*flow)]
 
 
 def close(found: Any, expected: Any, tolerance: float = 1e-10) -> None:
@@ -93,9 +55,9 @@ def test_formula(case: Case, layer: Any, chunk_size: int | None) -> None:
     model, x = double(case)
     options: dict[str, Any] = {"layer": layer, "target": 2, "n_steps": 5, "chunk_size": chunk_size}
     if layer is not None or not is_ids(x):
-        close(integrated_gradients(model, x, **options), by_loop_at_site(model, x, layer, 5))
+        close(integrated_gradients(model, x, **options), path_at_site(model, x, layer, score, 5))
     if not is_ids(x):
-        influence, flow = by_loop_in_input(model, x, layer, 5)
+        influence, flow = path_in_input(model, x, layer, score, 5)
         close(internal_influence(model, x, **options), influence)
         close(conductance(model, x, **options), flow)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 from benchmarks.cost import cost
+from benchmarks.models import ResNet18
 
 from . import reference
 from .methods import METHODS, Row, row_id
@@ -132,6 +133,50 @@ def test_all_targets_share_one_forward_pass() -> None:
     backward = cost(lambda: fa.grad_cam(model, x, layer="layer1", target=1)).flops - forward
     found = cost(lambda: fa.each_target(fa.grad_cam, [0, 1, 2, 3, 4], chunk_size=5)(model, x, layer="layer1")).flops
     assert found == forward + 5 * backward
+
+
+def test_a_hundred_classes_of_a_resnet_cost_one_forward_pass() -> None:
+    model, x = ResNet18().eval(), torch.randn(2, 3, 64, 64)
+    forward = cost(lambda: model(x)).flops
+    for layer in ("layer4", "layer3"):
+        backward = cost(lambda layer=layer: fa.grad_cam(model, x, layer=layer, target=1)).flops - forward  # type: ignore[misc]
+        found = cost(lambda layer=layer: fa.each_target(fa.grad_cam, range(100))(model, x, layer=layer))  # type: ignore[misc]
+        assert found.flops == forward + 100 * backward
+        values = fa.activation(model, x, layer=layer).nbytes
+        assert found.peak < 4 * 100 * values + 2 * cost(lambda: model(x)).peak
+
+
+def test_where_memory_is_short_there_are_fewer_targets_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = double(CASES[2])
+    elements = fa.activation(model, x, layer="layer1").numel()
+    classes = [0, 1, 2, 3, 4, 0, 1, 2]
+    stack = torch.stack([fa.grad_cam(model, x, layer="layer1", target=k) for k in classes])
+    passes: list[int] = []
+    handle = model.stem.register_forward_hook(lambda *_: passes.append(1))
+    for room, expected in ((8 * elements, 1), (3 * elements, 1 + 3), (1, 1 + 8)):  # the first one finds out
+        monkeypatch.setattr("funattr._score.ROOM", room)
+        passes.clear()
+        equal(fa.each_target(fa.grad_cam, classes)(model, x, layer="layer1"), stack)
+        assert len(passes) == expected
+    handle.remove()
+
+
+def test_each_target_meets_the_same_noise() -> None:
+    """Whatever the chunks, and however the noise comes in: the generator's own, an argument's, or torch's."""
+    model, x = double(CASES[2])
+    noisy = fa.noise_tunnel(fa.gradient, n_samples=3, stdevs=0.5, generator=seeded())
+    expected = fa.noise_tunnel(fa.each_target(fa.gradient, [0, 3, 0]), n_samples=3, stdevs=0.5, generator=seeded())(model, x)
+    torch.testing.assert_close(expected[0], expected[2], rtol=0, atol=0)
+    for chunk_size in (None, 1, 2):
+        noisy = fa.noise_tunnel(fa.gradient, n_samples=3, stdevs=0.5, generator=seeded())
+        equal(fa.each_target(noisy, [0, 3, 0], chunk_size=chunk_size)(model, x), expected)
+        torch.manual_seed(0)
+        anywhere = fa.each_target(fa.noise_tunnel(fa.gradient, stdevs=0.5), [0, 3, 0], chunk_size=chunk_size)(model, x)
+        equal(anywhere[0], anywhere[2])
+        shap = fa.each_target(fa.gradient_shap, [0, 3, 0], chunk_size=chunk_size)
+        found = shap(model, x, baselines=x, generator=seeded())
+        equal(found[1], fa.gradient_shap(model, x, baselines=x, target=3, generator=seeded()))
+        equal(found[0], found[2])
 
 
 def test_compiled_and_vmapped() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +47,24 @@ def bar(figure: Figure, i: int) -> tuple[list[str], str]:
     sides = [(axes.get_yticklabels(), axes.get_ylabel()), (axes.get_xticklabels(), axes.get_xlabel())]
     (labels, caption) = next(side for side in sides if side[1])
     return [label.get_text() for label in labels], caption
+
+
+@pytest.mark.parametrize("name", viz.__all__)
+def test_documentation(name: str) -> None:
+    """Every function says what it takes, returns and raises, with an example; what is shared, in the same words."""
+    assert list(viz.__all__) == sorted(viz.__all__)
+    function = getattr(viz, name)
+    doc = inspect.getdoc(function) or ""
+    assert "Example:\n    >>> " in doc
+    if name == "Page":
+        return
+    assert all(f"\n{section}:\n" in doc for section in ("Args", "Returns", "Raises"))
+    told = dict(re.findall(r"^    (\w+): (.+)$", doc.split("Args:")[1].split("\n\n")[0], re.M))
+    assert list(told) == list(inspect.signature(function).parameters)
+    if "percentile" in told:
+        assert told["percentile"].startswith(
+            "where the colours end, as a percentile of the absolute values; 100 is the largest."
+        )
 
 
 # The values.
@@ -100,10 +120,41 @@ def test_positive_maps_start_at_zero() -> None:
 
 
 def test_each_column_has_its_own_scale() -> None:
-    figure = viz.show(GREY, {"small": SIGNED[:, 0], "large": 100 * SIGNED[:, 0]})
+    figure = viz.show(GREY, {"small": SIGNED[:, 0], "large": 100 * SIGNED[:, 0]}, scale="method")
     small, large = limits(figure.axes[1]), limits(figure.axes[2])
     assert large == pytest.approx((100 * small[0], 100 * small[1]))
     assert len(figure.axes) == 6 + 2
+
+
+def test_the_table_has_one_scale_unasked() -> None:
+    """That of all values, clipped at their percentile; the numbers drawn are as they were given."""
+    maps = {"small": SIGNED[:, 0], "large": 100 * SIGNED[:, 1].abs()}
+    figure = viz.show(GREY, maps)
+    limit = float(np.percentile(torch.stack(list(maps.values())).abs().double().numpy(), 99))
+    for cell in (1, 2, 4, 5):
+        assert limits(figure.axes[cell]) == pytest.approx((-limit, limit))
+    np.testing.assert_array_equal(drawn(figure.axes[1])[1], SIGNED[0, 0].double().numpy())
+    assert len(figure.axes) == 6 + 1
+    assert bar(figure, -1) == ([f"{-limit:.3g}", "0", f"{limit:.3g}"], "clipped at percentile 99")
+
+
+def test_each_row_has_its_own_scale() -> None:
+    values = SIGNED[:, 0] * torch.tensor([1.0, 50])[:, None, None]
+    figure = viz.show(GREY, {"a": values, "b": -values}, scale="example", percentile=100)
+    for row in range(2):
+        peak = float(values[row].abs().max())
+        assert limits(figure.axes[3 * row + 1]) == limits(figure.axes[3 * row + 2]) == pytest.approx((-peak, peak))
+        assert bar(figure, 6 + row)[0] == [f"{-peak:.3g}", "0", f"{peak:.3g}"]
+
+
+def test_a_map_of_few_pixels_counts_as_much_as_one_of_many() -> None:
+    """Both are as large on paper: a 2 x 2 map of large values is not clipped away by a thousand small ones."""
+    rng = np.random.default_rng(0)
+    small, many = np.array([[[5.0, 6], [7, 8]]]), rng.uniform(-1, 1, (1, 32, 32))
+    figure = viz.show(GREY[:1], {"many": many, "few": small}, percentile=90)
+    assert 7 < limits(figure.axes[1])[1] < 8
+    tiled = np.percentile(np.concatenate([np.abs(many).ravel(), np.linspace(5, 8, 1024)]), 90)
+    assert limits(figure.axes[1])[1] == pytest.approx(tiled, rel=1e-3)
 
 
 def test_zero_is_white_and_positive_is_the_same_red_on_both_scales() -> None:
@@ -266,6 +317,19 @@ def test_nothing_is_left_open_and_no_file_is_written_unasked(tmp_path: Path, mon
     assert pyplot.imread("maps.png").std() > 0.1
 
 
+def test_files_and_images(tmp_path: Path) -> None:
+    figure = viz.overlay(SIGNED[0], out=tmp_path / "one.svg")
+    viz.show(GREY, {"any": SIGNED}, out=str(tmp_path / "table.pdf"))
+    assert (tmp_path / "one.svg").read_bytes().startswith(b"<?xml")
+    assert (tmp_path / "table.pdf").read_bytes().startswith(b"%PDF")
+    image = viz.to_image(figure, dpi=100)
+    assert image.mode == "RGB"
+    assert image.size == tuple(round(100 * side) for side in figure.get_size_inches())
+    figure.savefig(tmp_path / "one.png", dpi=100)
+    written = (255 * pyplot.imread(tmp_path / "one.png")[..., :3]).round()
+    np.testing.assert_array_equal(np.asarray(image), written)
+
+
 def test_what_is_on_the_paper() -> None:
     """The pixels themselves: blue left, white in the middle, red right."""
     figure = viz.overlay(torch.tensor([[-1.0, 0.0, 1.0]]), colorbar=False)
@@ -310,6 +374,8 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         r"attributions\['fc'\] .*choose a layer whose value has",
     ),
+    "scale": (lambda: viz.show(GREY, {"a": SIGNED}, scale="row"), ValueError, r"'grid' \(one for all\), 'method'.*got 'row'"),
+    "a page": (lambda: viz.show(GREY, {"a": SIGNED}, out="maps.html"), ValueError, r"'maps.html' names a page.*call page\(\)"),
     "titles": (lambda: viz.show(GREY, {"a": SIGNED}, titles=["x"]), ValueError, "1 entries for 2 images: pass one title per"),
     "no dict": (lambda: viz.show(GREY, SIGNED), TypeError, "must be a dict of method name -> maps, got Tensor: pass"),  # type: ignore[arg-type]
     "no method": (lambda: viz.show(GREY, {}), ValueError, "attributions is empty, expected at least one method"),

@@ -131,7 +131,10 @@ def _picture(x: Tensor, maps: dict[str, Tensor], seen: list[Seen], target: int |
 
     # 1 - x: dark ink on white paper, as a digit is written.
     figure = viz.show(
-        1 - x, {f"{name}\n{METHODS[name]}": found for name, found in maps.items()}, titles=[digit.title() for digit in seen]
+        1 - x,
+        {f"{name}\n{METHODS[name]}": found for name, found in maps.items()},
+        titles=[digit.title() for digit in seen],
+        scale="method",  # saliency is per unit of ink, Grad-CAM is in units of the score
     )
     for row, digit in enumerate(seen):
         if digit.mistaken:

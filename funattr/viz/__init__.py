@@ -1,5 +1,10 @@
-"""Pictures of attributions. Needs matplotlib: ``pip install "funattr[viz]"``."""
+"""Pictures and pages of attributions. Pictures need matplotlib (``pip install "funattr[viz]"``); a page needs nothing."""
 
+from ._draw import to_image
 from ._figure import overlay, show
+from ._page import Page, page
+from ._series import series
+from ._text import text
+from ._volume import volume
 
-__all__ = ["overlay", "show"]
+__all__ = ["Page", "overlay", "page", "series", "show", "text", "to_image", "volume"]

@@ -1,8 +1,9 @@
-"""From what the caller has to what is drawn: shapes, channels and scales. Nothing here needs matplotlib."""
+"""From what the caller has to what is drawn: shapes and channels. Nothing here needs matplotlib."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +24,19 @@ def heat_maps(value: Any, name: str, channel_dim: int, *, lone: bool = False) ->
 
 def pictures(value: Any, name: str, channel_dim: int, *, lone: bool = False) -> Array:
     """Images ``[N, H, W, 1 or 3]`` in [0, 1]; one that leaves this range is scaled by its own minimum and maximum."""
-    images = _channels_last(value, name, channel_dim, lone)
+    return brightness(_channels_last(value, name, channel_dim, lone), value, name, channel_dim)
+
+
+def brightness(images: Array, value: Any, name: str, channel_dim: int) -> Array:
+    """Images, or volumes, ``[N, *S, 1 or 3]`` brought to [0, 1], each by itself and only where it must be."""
+    space = tuple(range(1, images.ndim))
     if images.shape[-1] not in (1, 3):
         raise ValueError(
-            f"{name} {_shape(value)} has {images.shape[-1]} channels in dimension {channel_dim}, expected 1 (grey) or 3 "
-            f"(RGB): pass the channels to show, or channel_dim={-4 - channel_dim} if the channels are there."
+            f"{name} {shape_of(value)} has {images.shape[-1]} channels in dimension {channel_dim}, expected 1 (grey) or 3 "
+            f"(RGB): pass the channels to show, or channel_dim={-images.ndim - channel_dim} if the channels are there."
         )
-    low = images.min((1, 2, 3), keepdims=True)
-    high = images.max((1, 2, 3), keepdims=True)
+    low = images.min(space, keepdims=True)
+    high = images.max(space, keepdims=True)
     outside = (low < 0) | (high > 1)
     span = np.where(high > low, high - low, 1.0)
     return np.where(outside, (images - low) / span, images)
@@ -41,47 +47,46 @@ def grey(images: Array) -> Array:
     return images[..., 0] if images.shape[-1] == 1 else images @ np.array(_LUMINANCE)
 
 
-class Scale(NamedTuple):
-    """How values become colours: from -limit (0 where no value is negative) to limit."""
+def with_channels(value: Any, name: str, channel_dim: int, space: Sequence[str]) -> Array:
+    """``[N, *space, C]`` of what may lack its channels, or these and its batch, whatever the dimensions of its space are."""
+    size = len(space)
+    if channel_dim not in (-size - 1, -1):
+        first, last = ", ".join(["C", *space]), ", ".join([*space, "C"])
+        raise ValueError(f"channel_dim must be {-size - 1} ([N, {first}]) or -1 ([N, {last}]), got {channel_dim!r}.")
+    array = numbers(value, name)
+    whole = ["N", "C", *space] if channel_dim == -size - 1 else ["N", *space, "C"]
+    if not size <= array.ndim <= size + 2 or array.size == 0:
+        shapes = [f"[{', '.join(dims)}]" for dims in (whole, ["N", *space], list(space))]
+        cure = "there is nothing to draw" if array.size == 0 else "choose what has these dimensions, and drop the others"
+        raise ValueError(f"{name} has the shape {shape_of(value)}, expected {', '.join(shapes[:2])} or {shapes[2]}: {cure}.")
+    if array.ndim == size:
+        array = array[None]
+    if array.ndim == size + 1:
+        return array[..., None]
+    return array if channel_dim == -1 else np.moveaxis(array, 1, -1)
 
-    limit: float
-    signed: bool
-    below: bool  # values beyond the limits get the outermost colours
-    above: bool
-    caption: str
 
-    @property
-    def bottom(self) -> float:
-        return -self.limit if self.signed else 0.0
+def check_count(found: int, name: str, expected: int, of: str) -> None:
+    if found != expected:
+        raise ValueError(f"{name} has {found} examples and {of} has {expected}: pass one for each, in their order.")
 
 
-def scale_of(maps: Array, percentile: float) -> Scale:
-    """One scale for all of `maps`."""
-    if not 0 < percentile <= 100:
-        raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}: 99.0 clips the largest 1 % of values.")
-    sizes = np.abs(maps)
-    peak = float(sizes.max())
-    limit = float(np.percentile(sizes, percentile))
-    signed = bool((maps < 0).any())
-    if peak == 0:
-        return Scale(1.0, False, False, False, "0 everywhere")
-    if limit == 0:
-        limit = peak  # so few values differ from 0 that the percentile is 0 too: no scale would be left
-    if limit == peak:
-        return Scale(limit, signed, False, False, "full range")
-    clipped = f"clipped at percentile {percentile:g}"
-    return Scale(limit, signed, bool((maps < -limit).any()), bool((maps > limit).any()), clipped)
+def check_titles(titles: Sequence[str] | None, count: int, what: str) -> None:
+    if isinstance(titles, str):
+        raise TypeError(f"titles is one string, expected one per {what}: pass [{titles!r}].")
+    if titles is not None and len(titles) != count:
+        raise ValueError(f"titles has {len(titles)} entries for {count} {what}s: pass one title per {what}.")
 
 
 def _channels_last(value: Any, name: str, channel_dim: int, lone: bool) -> Array:
     """``[N, H, W, C]``. A `lone` value may come without its batch dimension."""
     if channel_dim not in (-3, -1):
         raise ValueError(f"channel_dim must be -3 ([..., C, H, W]) or -1 ([..., H, W, C]), got {channel_dim!r}.")
-    array = _numbers(value, name)
+    array = numbers(value, name)
     wanted = "C, H, W" if channel_dim == -3 else "H, W, C"
     if lone and array.ndim == 4 and len(array) != 1:
         raise ValueError(
-            f"{name} {_shape(value)} holds {len(array)} examples, expected one: pass {name}[0], or use show() for several."
+            f"{name} {shape_of(value)} holds {len(array)} examples, expected one: pass {name}[0], or use show() for several."
         )
     dims = (2, 3, 4) if lone else (3, 4)
     if array.ndim not in dims or array.size == 0:
@@ -91,7 +96,7 @@ def _channels_last(value: Any, name: str, channel_dim: int, lone: bool) -> Array
             cure = "there is nothing to draw"
         elif not lone and array.ndim == 2:
             cure = f"a single map needs its batch dimension, {name}[None]"
-        raise ValueError(f"{name} has the shape {_shape(value)}, expected {', '.join(shapes[:-1])} or {shapes[-1]}: {cure}.")
+        raise ValueError(f"{name} has the shape {shape_of(value)}, expected {', '.join(shapes[:-1])} or {shapes[-1]}: {cure}.")
     without_channels = array.ndim == (2 if lone else 3)
     if without_channels:
         array = array[..., None]
@@ -100,7 +105,7 @@ def _channels_last(value: Any, name: str, channel_dim: int, lone: bool) -> Array
     return array if array.ndim == 4 else array[None]
 
 
-def _numbers(value: Any, name: str) -> Array:
+def numbers(value: Any, name: str) -> Array:
     """A float64 array. It may share memory with `value`: it is only read."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
@@ -110,9 +115,9 @@ def _numbers(value: Any, name: str) -> Array:
         raise TypeError(f"{name} must be a tensor or an array of real numbers, got {type(value).__name__} of {found.dtype}.")
     found = found.astype(np.float64, copy=False)
     if not np.isfinite(found).all():
-        raise ValueError(f"{name} {_shape(value)} holds NaN or inf, which have no colour: replace them first.")
+        raise ValueError(f"{name} {shape_of(value)} holds NaN or inf, which have no colour: replace them first.")
     return found
 
 
-def _shape(value: Any) -> str:
+def shape_of(value: Any) -> str:
     return str(list(np.shape(value)))

@@ -1,23 +1,20 @@
-"""Drawing. Figures are made without pyplot: none is registered, shown or left open, and no backend is needed."""
+"""Heat maps: one over its image, or a table of them."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ._arrays import Array, Scale, grey, heat_maps, pictures, scale_of
+from ._arrays import Array, check_titles, grey, heat_maps, pictures
+from ._draw import add_colorbar, aspect, draw_heat, draw_image, new_figure, wrapped, write
+from ._scales import Scale, check_scale, scale_of, scales_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLORS = "RdBu_r"  # safe for the colour-blind, and white in the middle
 _CELL, _LINE = 1.6, 0.15  # inches: the width of a cell, the height of a line of its title
-_TITLE = 20  # the characters of a title that fit above a cell
 
 
 def overlay(
@@ -30,6 +27,7 @@ def overlay(
     channel_dim: int = -3,
     alpha: float = 0.7,
     colorbar: bool = True,
+    out: str | PathLike[str] | None = None,
 ) -> Figure:
     """One attribution as a heat map, over the image it explains.
 
@@ -49,9 +47,10 @@ def overlay(
         channel_dim: where the channels are: -3 (``[C, H, W]``) or -1 (``[H, W, C]``).
         alpha: the opacity of the heat map over the image, from 0 to 1.
         colorbar: whether to draw the colour bar.
+        out: a file to write the figure to, such as ``"map.png"``; None writes none.
 
     Returns:
-        The matplotlib figure: ``figure.savefig("map.png")`` writes it, a notebook displays it.
+        The matplotlib figure, that of `ax` where it was given. A notebook displays it; `to_image` makes a PIL image of it.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -71,14 +70,14 @@ def overlay(
     scale = scale_of(heat, percentile)
     context = None if image is None else grey(pictures(image, "image", channel_dim, lone=True))[0]
     if ax is None:
-        inches = 3.4 + 0.8 * colorbar, 3.4 * _aspect(heat if context is None else context[None]) + 0.3 * (title is not None)
-        ax = _new_figure(inches).add_subplot()
-    drawn = _draw(ax, heat[0], context, scale, alpha)
+        inches = 3.4 + 0.8 * colorbar, 3.4 * aspect(heat if context is None else context[None]) + 0.3 * (title is not None)
+        ax = new_figure(inches).add_subplot()
+    drawn = draw_heat(ax, heat[0], context, scale, alpha)
     if title is not None:
         ax.set_title(title)
     if colorbar:
-        _add_colorbar(drawn, ax, scale, "right")
-    return ax.figure.figure  # of a subfigure, the whole
+        add_colorbar(drawn, ax, scale, "right")
+    return write(ax.figure.figure, out)  # of a subfigure, the whole
 
 
 def show(
@@ -87,15 +86,18 @@ def show(
     *,
     titles: Sequence[str] | None = None,
     percentile: float = 99.0,
+    scale: str = "grid",
     channel_dim: int = -3,
     alpha: float = 0.7,
     out: str | PathLike[str] | None = None,
 ) -> Figure:
     """A table of heat maps: a row per example, a column for the input and one per method.
 
-    Each column has one scale, on the colour bar below it: from -limit to limit, or from 0 where the column has no negative
-    value, with the limit at the percentile of the absolute values of *all* its maps. So strong and weak can be compared down
-    a column. Across columns only patterns can: methods have different units. The colours are those of `overlay`.
+    All maps share one scale, on the colour bar below them: from -limit to limit, or from 0 where no map has a negative value,
+    with the limit at the percentile of the absolute values of *all* maps (each map counts the same, whatever its size). So
+    strong and weak can be compared anywhere in the table. Where methods have different units, there is nothing to compare and
+    the smaller one would look like nothing: ``scale="method"`` gives each its own scale, on a colour bar below its column.
+    The colours are those of `overlay`.
 
     Args:
         images: ``[N, C, H, W]`` or ``[N, H, W]``, grey or RGB: a tensor of any device and dtype, or an array. One that
@@ -104,6 +106,7 @@ def show(
             than the images. The names are the columns' titles; long ones are wrapped.
         titles: one per row.
         percentile: where the colours end, as a percentile of the absolute values; 100 is the largest.
+        scale: ``"grid"``, one for all maps, ``"method"``, one per column, or ``"example"``, one per row.
         channel_dim: where the channels are: -3 (``[N, C, H, W]``) or -1 (``[N, H, W, C]``).
         alpha: the opacity of the heat maps over the images, from 0 to 1.
         out: a file to write the figure to, such as ``"maps.png"``; None writes none.
@@ -113,7 +116,7 @@ def show(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: a shape, the number of titles, `percentile` or `channel_dim` does not fit, or a value is NaN or inf.
+        ValueError: a shape, `titles`, `percentile`, `scale` or `channel_dim` does not fit, or a value is NaN or inf.
         TypeError: `attributions` is not a dict, or something does not hold real numbers.
 
     Example:
@@ -130,30 +133,40 @@ def show(
     """
     shown = pictures(images, "images", channel_dim)
     columns = _columns(attributions, len(shown), channel_dim)
-    scales = [scale_of(heat, percentile) for heat in columns.values()]
-    if titles is not None and len(titles) != len(shown):
-        raise ValueError(f"titles has {len(titles)} entries for {len(shown)} images: pass one title per image.")
+    check_titles(titles, len(shown), "image")
+    check_scale(scale, ("grid", "method", "example"))
+    scales = scales_of(list(columns.values()), scale, percentile)
 
     rows, width = len(shown), 1 + len(columns)
-    headers = {name: _wrapped(name) for name in columns}
+    headers = {name: wrapped(name) for name in columns}
     lines = max(header.count("\n") + 1 for header in headers.values())
-    inches = _CELL * width + 1.2 * (titles is not None), 0.93 * _CELL * rows * _aspect(shown) + 0.7 + _LINE * lines
-    figure = _new_figure(inches)
+    inches = _CELL * width + 1.2 * (titles is not None), 0.93 * _CELL * rows * aspect(shown) + 0.7 + _LINE * lines
+    figure = new_figure(inches)
     cells = figure.subplots(rows, width, squeeze=False)
     for row in range(rows):
-        _draw_image(cells[row][0], shown[row])
+        draw_image(cells[row][0], shown[row])
         if titles is not None:
             cells[row][0].set_ylabel(titles[row], rotation=0, ha="right", va="center", fontsize=9)
     cells[0][0].set_title("input", fontsize=9)
     faint = grey(shown)
-    for column, (name, heat), scale in zip(range(1, width), columns.items(), scales):
-        for row in range(rows):
-            drawn = _draw(cells[row][column], heat[row], faint[row], scale, alpha)
-        cells[0][column].set_title(headers[name], fontsize=9)
-        _add_colorbar(drawn, list(cells[:, column]), scale, "bottom")
-    if out is not None:
-        figure.savefig(out, dpi=150)
-    return figure
+    drawn = []
+    for column, (name, heat) in enumerate(columns.items()):
+        below = cells[:, column + 1]
+        drawn.append([draw_heat(*each, alpha) for each in zip(below, heat, faint, scales[column])])
+        below[0].set_title(headers[name], fontsize=9)
+    _add_colorbars(cells, drawn, scales, scale)
+    return write(figure, out)
+
+
+def _add_colorbars(cells: Any, drawn: list[list[Any]], scales: list[list[Scale]], scale: str) -> None:
+    if scale == "grid":
+        add_colorbar(drawn[-1][-1], list(cells[:, 1:].flat), scales[0][0], "bottom")
+    elif scale == "method":
+        for column, maps in enumerate(drawn):
+            add_colorbar(maps[-1], list(cells[:, column + 1]), scales[column][0], "bottom")
+    else:
+        for row, of_example in enumerate(scales[0]):
+            add_colorbar(drawn[-1][row], list(cells[row]), of_example, "right")
 
 
 def _columns(attributions: Mapping[str, Any], n_images: int, channel_dim: int) -> dict[str, Array]:
@@ -173,76 +186,3 @@ def _columns(attributions: Mapping[str, Any], n_images: int, channel_dim: int) -
                 f"and a single image with its batch dimension, image[None]."
             )
     return columns
-
-
-def _aspect(images: Array) -> float:
-    """Height over width, within what fits on a page."""
-    return float(np.clip(images.shape[1] / images.shape[2], 0.25, 4))
-
-
-def _wrapped(title: str) -> str:
-    """A title that does not run into the next column's."""
-    return "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, _TITLE) or [""])
-
-
-def _new_figure(inches: tuple[float, float]) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ImportError('pictures need matplotlib: pip install "funattr[viz]".') from error
-    return Figure(figsize=inches, layout="compressed")  # which keeps the cells of one shape together
-
-
-def _draw_image(ax: Axes, image: Array) -> None:
-    # squeeze: matplotlib takes grey images without channels.
-    ax.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    _no_ticks(ax)
-
-
-def _draw(ax: Axes, heat: Array, context: Array | None, scale: Scale, alpha: float) -> Any:
-    """The heat map, in the frame of the image under it, where there is one."""
-    height, width = heat.shape if context is None else context.shape
-    if context is not None:
-        # From -1: black becomes mid-grey, so that the colours above stay those of the colour bar.
-        ax.imshow(context, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-    drawn = ax.imshow(
-        heat,
-        cmap=_colors(scale.signed),
-        vmin=scale.bottom,
-        vmax=scale.limit,
-        alpha=None if context is None else alpha,
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-        interpolation="nearest",
-    )
-    _no_ticks(ax)
-    return drawn
-
-
-def _colors(signed: bool) -> Any:
-    """The colour map, or only its half from white to red: zero and positive look the same in both."""
-    import matplotlib
-    from matplotlib.colors import ListedColormap
-
-    both = matplotlib.colormaps[_COLORS]
-    return both if signed else ListedColormap(both(np.linspace(0.5, 1, 256)), name=f"{_COLORS}, positive half")
-
-
-def _add_colorbar(drawn: Any, ax: Any, scale: Scale, location: str) -> None:
-    beyond = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
-    figure = drawn.axes.figure
-    extend = beyond[scale.below, scale.above]
-    bar = figure.colorbar(drawn, ax=ax, location=location, extend=extend, fraction=0.08, pad=0.03, panchor=False)
-    ticks = [scale.bottom, 0.0, scale.limit] if scale.signed else [0.0, scale.limit]
-    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
-    bar.minorticks_off()
-    if location == "bottom":  # labels that end where the bar ends do not push the columns apart
-        bar.ax.get_xticklabels()[0].set_ha("left")
-        bar.ax.get_xticklabels()[-1].set_ha("right")
-    bar.ax.tick_params(labelsize=8)
-    bar.set_label(scale.caption, fontsize=8)
-
-
-def _no_ticks(ax: Axes) -> None:
-    ax.set(xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set(linewidth=0.5, color="0.6")

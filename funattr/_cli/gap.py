@@ -1,0 +1,56 @@
+"""Completeness: whether attributions sum to what they explain, and what to do where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import funattr as fa
+
+LARGE = 0.01  # of the difference that is explained
+
+
+class Gap(NamedTuple):
+    """What a complete method's attributions sum to, and what they should."""
+
+    total: float
+    difference: float
+
+    @property
+    def relative(self) -> float:
+        size = abs(self.difference)
+        return abs(self.total - self.difference) / size if size > 0 else float("inf") if self.total else 0.0
+
+    def line(self) -> str:
+        gap = self.total - self.difference
+        share = f" ({self.relative:.2%})" if self.difference else ""
+        return f"sum of attributions {self.total:.5g}, F(x) - F(baseline) {self.difference:.5g}, gap {gap:.2g}{share}"
+
+
+def measure(attribution: Any, model: Any, x: Any, baselines: Any, target: int | None, *, several: bool) -> Gap:
+    """The gap of an attribution; over `several` baselines, to the mean of their scores."""
+    deltas = [fa.convergence_delta(attribution, model, x, baselines=one, target=target) for one in each(baselines, several)]
+    tensors = list(attribution.values()) if isinstance(attribution, Mapping) else [attribution]
+    total = sum(float(t.double().sum()) for t in tensors if t is not None)
+    return Gap(total, total - sum(float(delta) for delta in deltas) / len(deltas))
+
+
+def each(baselines: Any, several: bool) -> list[Any]:
+    """The single baselines of a distribution."""
+    if not several:
+        return [baselines]
+    if isinstance(baselines, Mapping):
+        size = len(next(iter(baselines.values())))
+        return [{name: value[i : i + 1] for name, value in baselines.items()} for i in range(size)]
+    return [baselines[i : i + 1] for i in range(len(baselines))]
+
+
+def advice(name: str, n_steps: int, quadrature: str, at_layer: bool) -> str:
+    """What to do about a large gap."""
+    passed = "what passes the layer by (a skip connection, an input used again) is not in the sum: choose the end of a block"
+    if name in ("deep_lift", "deep_lift_shap"):
+        what = "an operation of the model has no rule (a warning names it), so compare with --method integrated_gradients"
+    else:
+        other = "riemann_middle" if quadrature == "gausslegendre" else "gausslegendre"
+        what = f"take more steps, --n-steps {4 * n_steps}, or another rule, --quadrature {other}"
+    return f"large: {what}" + (f"; or {passed}" if at_layer else "")

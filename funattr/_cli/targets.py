@@ -1,0 +1,109 @@
+"""What is explained: a class, by number or by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .source import Source
+from .words import answered, choices, mistake
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Chosen(NamedTuple):
+    """The score to explain, and what the model says."""
+
+    target: int | None
+    predicted: str
+    explained: str
+    label: str
+    """Short, for the title of a picture."""
+
+
+def choose(source: Source, x: Any, wanted: str) -> Chosen:
+    """Run the model, and find the class that is wanted in its output.
+
+    Raises:
+        argparse.ArgumentError: the model fails, or there is no such class.
+    """
+    import torch
+
+    with torch.no_grad(), answered(f"the model failed on this input, {shapes(x)}"):
+        output = source.model(**x) if isinstance(x, Mapping) else source.model(x)
+    scores = _scores(output)
+    if scores.numel() == 1:
+        if wanted not in ("argmax", "0"):
+            raise mistake(f"the model puts out one number, so there is no class {wanted!r} to choose: leave --target out.")
+        told = f"{float(scores.reshape(())):.4g}, the model's only output"
+        return Chosen(None if scores.dim() == 1 else 0, told, "the model's only output", "the output")
+    if scores.dim() != 2 or len(scores) != 1:
+        raise mistake(f"the model's output has the shape {list(scores.shape)}: explain wants scores of classes, [1, C].")
+    best = int(scores[0].argmax())
+    target = best if wanted == "argmax" else _number(wanted, scores.shape[1], source.classes)
+    return Chosen(
+        target, _told(scores, best, source.classes), _told(scores, target, source.classes), _name(target, source.classes)
+    )
+
+
+def shapes(x: Any) -> str:
+    """The shape of the input, for a message."""
+    if isinstance(x, Mapping):
+        return ", ".join(f"{name} {list(value.shape)}" for name, value in x.items())
+    return str(list(x.shape))
+
+
+def _scores(output: Any) -> Tensor:
+    import torch
+
+    found = getattr(output, "logits", None)
+    if isinstance(output, Mapping):
+        found = output.get("logits", found)
+    if found is None:
+        values = (
+            list(output.values()) if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else [output]
+        )
+        tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        if len(tensors) != 1:
+            raise mistake(
+                f"the model's output is of type {type(output).__name__} with {len(tensors)} tensors: explain wants one, or "
+                f"a field `logits`; wrap the model in a factory of yours that returns the scores."
+            )
+        found = tensors[0]
+    result: Tensor = found.detach().float()
+    return result
+
+
+def _number(wanted: str, count: int, classes: Sequence[str] | None) -> int:
+    if wanted.lstrip("-").isdecimal():
+        number = int(wanted)
+        if not 0 <= number < count:
+            raise mistake(f"--target must be from 0 to {count - 1}, the classes of the model, got {wanted}.")
+        return number
+    if not classes:
+        raise mistake(
+            f"--target {wanted!r} is a name, and the model's classes have none: give their names with --labels, or a number."
+        )
+    names = [str(name) for name in classes]
+    lower = wanted.lower()
+    matches = (wanted.__eq__, lambda name: name.lower() == lower, lambda name: lower in re.split(r",\s*", name.lower()))
+    for match in matches:  # the last: ImageNet's classes are lists of synonyms
+        same = [i for i, name in enumerate(names[:count]) if match(name)]
+        if len(same) == 1:
+            return same[0]
+        if same:
+            raise mistake(f"the name {wanted!r} stands for several classes: choose by number, {', '.join(map(str, same))}.")
+    raise mistake(f"there is no class {wanted!r}{choices(wanted, names)}")
+
+
+def _told(scores: Tensor, number: int, classes: Sequence[str] | None) -> str:
+    """A class, its score, and its share where scores are not shares already."""
+    row = scores[0]
+    share = row if bool((row >= 0).all()) and abs(float(row.sum()) - 1) < 1e-3 else row.softmax(0)
+    return f"{_name(number, classes)}, score {float(row[number]):.4g} ({float(share[number]):.1%})"
+
+
+def _name(number: int, classes: Sequence[str] | None) -> str:
+    return f"{number} ({classes[number]})" if classes and number < len(classes) else f"class {number}"
