@@ -9,12 +9,11 @@ import re
 from functools import partial
 
 import torch
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from torch import Tensor, nn
 
 import funattr as fa
+from funattr import viz
 
 TOPICS = {"flowers": load_iris, "wines": load_wine, "tumours": load_breast_cancer}
 TEXTS = ["the length of the sepal of an iris", "alcohol and malic acid of wines", "the image of a mass"]
@@ -44,16 +43,14 @@ for _ in range(40):
     optimizer.zero_grad()
     nn.functional.cross_entropy(model(some, some > 0), topics).backward()
     optimizer.step()
-texts, target = [(text.split() + 14 * [""])[:14] for text in TEXTS], [0, 1, 2, 0, 1, 2]
-x = torch.tensor([[ids_of.get(word, 1) for word in text] for text in texts])
+
+texts, target = [text.split() for text in TEXTS], [0, 1, 2, 0, 1, 2]
+x = nn.utils.rnn.pad_sequence([torch.tensor([ids_of.get(word, 1) for word in text]) for text in texts], batch_first=True)
 masked = partial(model, mask=x > 0)
 found = fa.integrated_gradients(masked, x, layer=embedding, target=target).sum(2)
 labels = [list(TOPICS)[t] for t in target]
 for label, text, value in zip(labels, texts, found):
-    print(f"{label}: most for it is {text[value.argmax()]!r} in {' '.join(text).strip()!r}")
+    print(f"{label}: most for it is {text[value.argmax()]!r} in {' '.join(text)!r}")
 print(f"sums miss the gain by at most {fa.convergence_delta(found, masked, x, target=target).abs().max():.0e}")
-colours = colormaps["RdBu_r"](0.5 + 0.4 * found / found.abs().max())
-figure = Figure(figsize=(11, 1.25), layout="constrained")
-figure.add_subplot(frame_on=False, xticks=[], yticks=[]).table(texts, colours, cellLoc="center", rowLabels=labels, loc="center")
-figure.savefig(out, dpi=100)
+viz.text(texts, [value[: len(text)] for text, value in zip(texts, found)], titles=labels, out=out)
 print(f"wrote {out}")

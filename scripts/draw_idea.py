@@ -8,6 +8,7 @@ Writes ``docs/pictures/idea.png``. Needs matplotlib.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -25,15 +26,15 @@ def main(out: Path = OUT) -> None:
     ax.set_ylim(0.35, 5.35)
     ax.axis("off")
 
-    def text(x: float, y: float, words: str, color: str = "black", size: float = 11, **style: object) -> None:
+    def text(x: float, y: float, words: str, color: str = "black", size: float = 11, **style: Any) -> None:
         ax.text(x, y, words, color=color, fontsize=size, ha="center", va="center", **style)
 
     def box(x: float, y: float, width: float, height: float, edge: str, fill: str) -> None:
         shape = "round,pad=0,rounding_size=0.12"
         ax.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, shape, ec=edge, fc=fill, lw=1.6))
 
-    def arrow(start: tuple[float, float], end: tuple[float, float], color: str = GREY, **style: object) -> None:
-        look = {"arrowstyle": "-|>", "mutation_scale": 14, "lw": 1.6, "shrinkA": 0, "shrinkB": 0} | style
+    def arrow(start: tuple[float, float], end: tuple[float, float], color: str = GREY, **style: Any) -> None:
+        look: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 14, "lw": 1.6, "shrinkA": 0, "shrinkB": 0} | style
         ax.add_patch(FancyArrowPatch(start, end, color=color, **look))
 
     def span(left: float, right: float, words: str) -> None:

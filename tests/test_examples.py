@@ -135,7 +135,7 @@ def test_the_pictures_are_there_and_small() -> None:
 
 
 def test_the_tables_have_every_method(script: Any) -> None:
-    primitives = {"convergence_delta", "split", "value_and_gradient"}
+    primitives = {"convergence_delta", "layers", "split", "value_and_gradient"}
     methods = {name for name in fa.__all__ if list(signature_of(name))[:2] == ["model", "x"]} - primitives
     assert len(methods) > 20
     assert methods == {name for row in script.AT_INPUT + script.AT_LAYER for name in row} - {"noise_tunnel\n(saliency)"}
