@@ -51,9 +51,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def names() -> list[str]:
-    """The methods: public functions of a model, an input and a target that give an attribution."""
-    found = [name for name in fa.__all__ if {"target", "create_graph"} <= set(_parameters(getattr(fa, name)))]
-    return sorted([name for name in found if name != "value_and_gradient"] + list(COMPOSED))
+    """The methods: public functions of a model and an input that give an attribution."""
+    found = [name for name in fa.__all__ if {"model", "x", "create_graph"} <= set(_parameters(getattr(fa, name)))]
+    return sorted([name for name in found if name not in ("value_and_gradient", "activation")] + list(COMPOSED))
 
 
 def checked(name: str) -> str:
@@ -97,7 +97,9 @@ def is_cam(name: str) -> bool:
 def call(name: str, model: Any, x: Any, options: dict[str, Any]) -> Any:
     """The attribution, with the options that the method takes."""
     if name != "smoothgrad":
-        return getattr(fa, name)(model, x, **options)
+        function = getattr(fa, name)
+        taken = _parameters(function)  # eigen_cam explains no class
+        return function(model, x, **{key: value for key, value in options.items() if key in taken})
     noise = {key: options.pop(key) for key in _NOISE if key in options}
     value = x if not isinstance(x, dict) else fa.activation(model, x, layer=options["layer"])
     spread = 0.15 * float(value.max() - value.min())  # the paper's 10% to 20% of the range
