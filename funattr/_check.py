@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ._bind import all_modules, bind
 from ._door import complaint, complete, door, kind_of
-from ._torch import is_plain, observed_by_dispatch_mode, tracing, transforms_active
+from ._torch import is_plain, observed_by_dispatch_mode, put_back, surroundings, tracing, transforms_active
 from ._types import Tree, tensors
 
 P = ParamSpec("P")
@@ -43,6 +43,7 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             return plain(*args, **kwargs)
         if _state.inside:
             return inner(*args, **kwargs)
+        before = surroundings()
         _state.inside = True
         try:
             x = args[1] if len(args) > 1 else kwargs.get("x")
@@ -60,7 +61,11 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             complete(error, function, kwargs)
             raise
         finally:
-            _state.inside = False
+            # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
+            try:
+                _leave(before)
+            finally:
+                _leave(before)
 
     # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.
     call.__code__ = call.__code__.replace(co_name=function.__name__)  # type: ignore[attr-defined]
@@ -76,6 +81,12 @@ class _State(threading.local):
 
 
 _state = _State()
+
+
+def _leave(before: tuple[int, int, bool]) -> None:
+    _state.inside = False
+    if surroundings() != before:
+        put_back(before)
 
 
 def may_read() -> bool:
@@ -178,8 +189,16 @@ def mode_kept(training: list[nn.Module]) -> Iterator[None]:
 def statistics_kept(training: list[nn.Module]) -> Iterator[None]:
     """Keep the running statistics of modules in train mode."""
     kept = [(buffer, buffer.clone()) for module in training for buffer in module._buffers.values() if buffer is not None]
+
+    def put_back() -> None:
+        for buffer, before in kept:
+            buffer.data.copy_(before)  # through .data: a graph that the result pins may have saved the buffer
+
     try:
         yield
     finally:
-        for buffer, before in kept:
-            buffer.data.copy_(before)  # through .data: a graph that the result pins may have saved the buffer
+        # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
+        try:
+            put_back()
+        finally:
+            put_back()

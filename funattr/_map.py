@@ -154,7 +154,7 @@ _TORCH = os.path.dirname(torch.__file__) + os.sep
 
 def refused(error: Exception) -> bool:
     """Whether vmap or torch.func may be why there is an `error`, and not the model. A step on its own will tell."""
-    if isinstance(error, OutOfMemoryError):
+    if isinstance(error, OutOfMemoryError) or _interrupted(error):
         return False
     if isinstance(error, ValueError):  # our own words for it
         return "torch.func" in getattr(error, "complaint", "")
@@ -163,6 +163,8 @@ def refused(error: Exception) -> bool:
 
 def raised_by_model(error: BaseException) -> bool:
     """Whether a `raise` statement outside torch made `error`: operations of torch raise without one."""
+    if _interrupted(error):
+        return True
     trace: TracebackType | None = error.__traceback__
     if trace is None:
         return False
@@ -171,6 +173,14 @@ def raised_by_model(error: BaseException) -> bool:
     code = trace.tb_frame.f_code
     raising = dis.opname[code.co_code[trace.tb_lasti]].startswith(("RAISE", "RERAISE"))
     return raising and not code.co_filename.startswith(_TORCH) and not hasattr(error, "complaint")
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Whether `error` comes of torch's cleaning up after another (Ctrl-C in the middle of vmap) that asks to stop at once."""
+    before = error.__context__
+    while before is not None and isinstance(before, Exception):
+        before = before.__context__
+    return before is not None
 
 
 class _Quiet(contextlib.AbstractContextManager[None]):

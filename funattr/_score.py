@@ -245,10 +245,10 @@ _mapped = _Mapped()
 def mapping_over(classes: Tensor, count: int) -> Iterator[None]:
     """While vmap hides the data of a target: the smallest and the largest class, for the check of its range."""
     before = _mapped.extremes, _mapped.count
-    _mapped.count = count
-    if may_read() and is_plain(classes):
-        _mapped.extremes = tuple(int(extreme) for extreme in torch.aminmax(classes))
-    try:
+    try:  # from here on: an exception from outside (Ctrl-C, a timeout) may come at any point
+        _mapped.count = count
+        if may_read() and is_plain(classes):
+            _mapped.extremes = tuple(int(extreme) for extreme in torch.aminmax(classes))
         yield
     finally:
         _mapped.extremes, _mapped.count = before

@@ -53,9 +53,11 @@ __all__ = [
     "observed_by_dispatch_mode",
     "only_vmap_runs",
     "operation_spaces",
+    "put_back",
     "remove_batch_dim",
     "set_vmap_fallback_warning",
     "show_to_modes",
+    "surroundings",
     "tracing",
     "transforms_active",
     "tree_flatten",
@@ -162,6 +164,31 @@ def make_leaf(value: torch.Tensor) -> torch.Tensor:
     """Turn `value`, a fresh tensor of the current grad level, into a leaf of that level."""
     with enable_inplace_requires_grad(True):
         return value.requires_grad_()
+
+
+def surroundings() -> tuple[int, int, bool]:
+    """What a call must leave as it was in its thread: how many function modes there are and transforms, and the grad mode."""
+    level = peek_interpreter_stack()
+    return torch._C._len_torch_function_stack(), 0 if level is None else level.level(), torch.is_grad_enabled()
+
+
+def put_back(before: tuple[int, int, bool]) -> None:
+    """Leave what was entered since. Torch's context managers are Python functions: an exception from outside (Ctrl-C, a
+    timeout) that comes just as one is being left would keep it entered, for all that the thread does from then on."""
+    modes, outer, grad = before
+    while torch._C._len_torch_function_stack() > modes:
+        torch._C._pop_torch_function_stack()
+    while (level := peek_interpreter_stack()) is not None and level.level() > outer:
+        _LEAVE[level.key()]()
+    torch.set_grad_enabled(grad)
+
+
+_LEAVE: dict[TransformType, Callable[[], Any]] = {
+    TransformType.Vmap: leave_vmap,
+    TransformType.Grad: _functorch._grad_decrement_nesting,
+    TransformType.Jvp: _functorch._jvp_decrement_nesting,
+    TransformType.Functionalize: _functorch._func_decrement_nesting,
+}
 
 
 def observed_by_dispatch_mode() -> bool:

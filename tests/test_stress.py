@@ -1,0 +1,66 @@
+"""The stress suite, short: every figure that scripts/stress.py prints for hours must be right after seconds, too."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+import funattr as fa
+
+from . import stress
+from .test_transforms import state
+
+
+def test_threads_on_one_model() -> None:
+    figures = stress.threaded(2000 // 4)
+    assert figures["calls"] >= 500
+    assert figures == {"calls": figures["calls"], "wrong": 0, "changed": 0, "left": 0}
+
+
+@pytest.mark.parametrize(("kind", "stride", "some"), [("model", 7, 3), ("operation", 11, 5), ("outside", 97, 5)])
+def test_faults_leave_the_model_as_found(kind: str, stride: int, some: int) -> None:
+    figures = stress.faults(kind, stride, some)
+    assert figures["faults"] > 100
+    given = ["calls", "faults"] + (["lost by Python", "mode left in the thread"] if kind == "outside" else [])
+    assert {name: n for name, n in figures.items() if n and name not in given} == {}
+
+
+def test_a_fault_in_train_mode_keeps_the_running_statistics() -> None:
+    model, x = stress.subject()
+    model.train()
+    before = state(model)
+    for point in range(0, 60, 3):
+        with pytest.warns(UserWarning, match="train mode"), stress.AnyOperation(point), pytest.raises(stress.Fault):
+            fa.saliency(model, x, target=stress.TARGET)
+        for module, entry in zip(model.modules(), before):
+            assert [b.sum().item() for b in module.buffers(recurse=False)] == [total for _, total in entry[6]]
+
+
+def test_nothing_grows() -> None:
+    figures = stress.growth(150)
+    assert figures["bytes grown"] == 0
+    assert figures["tensors grown"] == 0
+    assert figures["hooks grown"] == 0
+    assert figures["objects grown"] < 150  # less than one for each call
+    assert figures["peak RSS grown (bytes)"] < 1 << 26
+
+
+def test_copies_after_use() -> None:
+    model, x = stress.subject()
+    before = state(model)
+    for job in stress.jobs():
+        job.run(model, x)
+    assert state(model) == before
+    for made in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert stress.clean(made)
+        assert stress.same(made(x), model(x))
+        for job in stress.jobs()[::9]:
+            assert stress.same(job.run(made, x), job.run(model, x)), job.name
+
+
+def test_seeds() -> None:
+    figures = stress.repeated(3)
+    assert figures == {"draws": figures["draws"], "differ": 0, "alike": 0}
+    assert figures["draws"] >= 30
