@@ -15,22 +15,21 @@ from ._bind import is_functional_call
 from ._check import is_finite, may_read
 from ._door import complaint, kind_of
 from ._torch import is_plain, tracing, tree_flatten, tree_unflatten
-from ._types import Tree, tensors
+from ._types import Tree, attributable, tensors
 
 
 def references(x: Tree, baselines: Any, *, ids: bool) -> Tree:
     """The baselines in the structure of `x`: each tensor of x's dtype, with batch 1 where one reference serves all.
 
     Integer tensors stay at x's value; with `ids`, a baseline given for them counts, and a scalar is the id where x holds
-    integers only.
+    integers only: of tokens, but not of what says where they are.
     """
     leaves, spec = tree_flatten(x)
     only_ids = not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves)
     given = _given(x, baselines, leaves, spec)
-    everywhere = not isinstance(baselines, (Tensor, tuple, list, Mapping))
     found = []
     for leaf, reference in zip(leaves, given):
-        held = not ids or reference is None or (everywhere and (not only_ids or getattr(leaf, "dtype", None) == torch.bool))
+        held = not ids or reference is None or (_everywhere(baselines) and not only_ids)
         if isinstance(leaf, Tensor) and not leaf.is_floating_point() and held:
             reference = leaf
         found.append(_reference(leaf, reference) if isinstance(leaf, Tensor) else leaf)
@@ -72,14 +71,31 @@ def distribution(x: Tree, baselines: Any, *, ids: bool) -> tuple[Tree, int]:
     return tree_unflatten(found, spec), counts[0]
 
 
+#: Keyword inputs of language models that are no tokens: what a number stands in for is not these.
+_NO_TOKENS = ("mask", "position_ids", "token_type_ids")
+
+
+def _everywhere(baselines: Any) -> bool:
+    """Whether it is one number for all inputs."""
+    return not isinstance(baselines, (Tensor, tuple, list, Mapping))
+
+
+def _tokens(x: Tree, leaves: list[Any]) -> list[bool]:
+    """Which integer leaves of x one id for all positions can stand in for."""
+    names = [str(name) for name in x for _ in tree_flatten(x[name])[0]] if isinstance(x, Mapping) else [""] * len(leaves)
+    return [getattr(t, "dtype", None) != torch.bool and not name.endswith(_NO_TOKENS) for name, t in zip(names, leaves)]
+
+
 def _given(x: Tree, baselines: Any, leaves: list[Any], spec: Any) -> list[Any]:
-    """One baseline per leaf of x, as the caller gave it."""
+    """One baseline per leaf of x, as the caller gave it; None for integers that one number does not stand in for."""
     if isinstance(x, Tensor):
         return [baselines]
     if isinstance(baselines, Tensor) and len(leaves) > 1:
         text = f"x is a {type(x).__name__} of {len(leaves)} inputs: give a scalar, or one baseline for each, got a tensor."
         raise complaint(ValueError, text)
-    if not isinstance(baselines, (tuple, list, Mapping)):
+    if _everywhere(baselines):
+        return [baselines if attributable(leaf) or token else None for leaf, token in zip(leaves, _tokens(x, leaves))]
+    if isinstance(baselines, Tensor):
         return [baselines] * len(leaves)
     baselines = tuple(baselines) if isinstance(x, tuple) and isinstance(baselines, list) else baselines
     parts = tree_flatten(baselines)[0]

@@ -13,7 +13,7 @@ from ._check import may_read
 from ._door import complaint, kind_of
 from ._site import Sites
 from ._torch import is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
-from ._types import Tree
+from ._types import Tree, tensors
 
 
 class Meta(NamedTuple):
@@ -119,9 +119,11 @@ def matched(given: Tree, like: Tree, what: str, label: str, deep: bool = False) 
             raise _differs(given, like, what, label)
         return leaves
     if isinstance(like, Mapping):
-        if not isinstance(given, Mapping) or set(given) != set(like):
+        # What holds no tensor (a cache) need not be there: a ModelOutput leaves out what is None.
+        needed = {key for key in like if key in given or tensors(like[key])} if isinstance(given, Mapping) else set()
+        if not isinstance(given, Mapping) or set(given) != needed:
             raise _differs(given, like, what, label)
-        pairs = [(given[key], like[key]) for key in like]
+        pairs = [(given.get(key), like[key]) for key in like]
     else:
         if not isinstance(given, (tuple, list)) or len(given) != len(like):
             raise _differs(given, like, what, label)

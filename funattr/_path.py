@@ -36,7 +36,8 @@ def integrated_gradients(
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
         baselines: where the path starts: a number, a tensor that broadcasts to x (batch 1 or N), or the structure of x.
-            For integer inputs with a `layer`, ids; a number is one id for all positions.
+            For integer inputs with a `layer`, ids; a number is one id for all positions. What has None stays as it is in x;
+            with a number, so do a dict's masks, position and token type ids.
         layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
             Several layers are one joint path, and must not depend on each other.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
