@@ -93,6 +93,13 @@ def ids(length: int = 5, high: int = 50) -> Tensor:
     return torch.randint(4, high, (N, length))
 
 
+def captions() -> Tensor:
+    """Ids with the token that ends a text, where the text tower of CLIP looks."""
+    tokens = ids()
+    tokens[0, -1] = tokens[1, -2] = 3
+    return tokens
+
+
 def padded(length: int = 5) -> Tensor:
     """A mask of which the second example is one shorter."""
     mask = torch.ones(N, length, dtype=torch.long)
@@ -514,8 +521,9 @@ NETS = [
     Net(
         "CLIP, text tower",
         clip_text,
-        tokenized(),
-        under({"embeddings": Site("{0}.embeddings", cuts=True)} | CLIP_TOWER, "text_model")
+        lambda: {"input_ids": captions(), "attention_mask": padded()},
+        # The ids also say where the last token is: not all goes through the embeddings.
+        under({"embeddings": Site("{0}.embeddings")} | CLIP_TOWER, "text_model")
         | {"late": Site(fa.input_of("text_projection"), cuts=True, linear=True)},
         target=projected("text_embeds", 3),
         ids=("input_ids",),
@@ -533,7 +541,7 @@ NETS = [
     Net(
         "CLIP, image and its own text",
         clip,
-        lambda: {"pixel_values": image()(), "input_ids": ids(), "attention_mask": padded()},
+        lambda: {"pixel_values": image()(), "input_ids": captions(), "attention_mask": padded()},
         under(CLIP_TOWER, "vision_model")
         | {"text attention": Site("text_model.encoder.layers.0.self_attn"), "late": Site("text_projection")},
         target=pairs,
@@ -645,7 +653,7 @@ NETS = [
 ]
 
 STEPS, START, SEED, GROUPS = 3, 0.25, 5, 4
-TOKEN = 3  # what stands in for a token
+TOKEN = 5  # what stands in for a token
 
 
 def more_targets(net: Net) -> list[Any]:
@@ -795,13 +803,13 @@ class Question:
     def known(self, row: Row) -> bool:
         """What is wrong, and known to be."""
         value = fa.activation(self.called, self.x, layer=self.site.layer)
-        if row.name == "guided_grad_cam":  # an error from inside where the value is a tuple: a map with height and width
-            return isinstance(value, tuple) and self.reason(row) is None
+        if row.name == "guided_grad_cam":  # an error from inside where the value is no tensor
+            return not isinstance(value, Tensor) and self.reason(row) in (None, "space")
         if row.name == "score_cam":  # of a channel with one value, the rounding of its interpolation is taken for a mask
-            flat = all(v.flatten(2).amax(2).equal(v.flatten(2).amin(2)) for v in self.loops.value if v.dim() > 2)
+            flat = any(v.flatten(2).amax(2).equal(v.flatten(2).amin(2)) for v in self.loops.value if v.dim() > 2)
             return self.reason(row) is None and flat
         if row.name == "ablation_cam":  # an error from inside where the value holds what is no tensor: a cache
-            return not all(t is None or isinstance(t, Tensor) for t in tree_flatten(value)[0])
+            return not all(t is None or isinstance(t, Tensor | int) for t in tree_flatten(value)[0])
         if row.name == "noise_tunnel(gradient)":  # of ids, and the value is not a tensor, tuple or dict: a ModelOutput
             return self.integers and isinstance(value, tf.utils.ModelOutput)
         return False
