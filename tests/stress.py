@@ -208,7 +208,7 @@ def faults(kind: str, stride: int = 1, some: int = 1, offset: int = 0) -> dict[s
     figures = {"calls": 0, "faults": 0, "changed": 0, "left": 0, "swallowed": 0, "wrong afterwards": 0}
     # Python may lose an exception from outside in a destructor. And torch takes a function mode off its stack while the mode
     # handles a call, and puts it back when a generator ends: after the call, where such an exception cut that short.
-    figures |= {"lost by Python": 0, "mode left in the thread": 0}
+    figures |= {"tried again": 0, "lost by Python": 0, "mode left in the thread": 0}
     inner, x = subject()
     model = Failing(inner) if kind == "model" else inner
     kept, before = x.clone(), state(model)
@@ -219,9 +219,10 @@ def faults(kind: str, stride: int = 1, some: int = 1, offset: int = 0) -> dict[s
         point = 0
         while True:
             error: BaseException | None = None
+            found: Any = None
             try:
                 for _ in injected(kind, model, point):
-                    job.run(model, x)
+                    found = job.run(model, x)
             except BaseException as raised:
                 error = raised
             reached = fired(kind, model, error)
@@ -230,6 +231,8 @@ def faults(kind: str, stride: int = 1, some: int = 1, offset: int = 0) -> dict[s
             figures["faults"] += 1
             if error is None and lost:  # in a destructor, where Python can only print it
                 figures["lost by Python"] += 1
+            elif error is None and found is not None and kind != "outside" and same(found, expected):
+                figures["tried again"] += 1  # feature_ablation, where groups share a batch: the model may want just its own
             elif not came(error):
                 figures["swallowed"] += 1
                 print(f"  {error!r} out of {job.name} at point {point}")
