@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import ctypes
 import functools
@@ -376,10 +377,13 @@ def held(model: nn.Module) -> Held:
     gc.collect()
     everything = gc.get_objects()
     alive = [o for o in everything if type(o) in (Tensor, nn.Parameter)]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in alive}
+    storages: dict[int, int] = {}
+    for t in alive:
+        with contextlib.suppress(NotImplementedError):  # of a tensor that torch has left undefined
+            storages[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) + len(_tap._tapped)
     found = Held(len(alive), sum(storages.values()), len(everything), hooks)
-    del everything, alive, storages
+    del everything, alive
     return found
 
 

@@ -55,21 +55,10 @@ def sites(row: Row) -> list[Any]:
     return ["layer1", fa.input_of("layer2"), *([None] if row.at_input and row.name != "feature_ablation" else [])]
 
 
-def can_convolve(dtype: torch.dtype) -> bool:
-    """Older torch versions have no half precision on the CPU."""
-    try:
-        nn.Conv2d(3, 6, 3).to(dtype)(torch.randn(1, 3, 8, 8, dtype=dtype))
-    except RuntimeError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @every_method
 def test_half_precision(row: Row, dtype: torch.dtype) -> None:
     """Half precision in, half precision out, near the float32 result."""
-    if not can_convolve(dtype):
-        pytest.skip(f"this torch has no {dtype} on the CPU")
     model, x = subject()
     expected = row.method(model, x, layer="layer1", **options_of(row))
     found = row.method(model.to(dtype), x.to(dtype), layer="layer1", **options_of(row))
