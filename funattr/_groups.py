@@ -69,7 +69,7 @@ def numbered(masks: Sequence[Tree]) -> tuple[list[Tree], int]:
 
 
 def _compact(ids: Tensor) -> tuple[int, Tensor]:
-    if not tracing():
+    if not (tracing() or ids.is_meta):
         try:
             unique, inverse = torch.unique(ids, return_inverse=True)
             return unique.numel(), inverse

@@ -183,29 +183,3 @@ def test_the_model_is_left_as_found(case: Case, row: Row) -> None:
     assert state(model) == before
     assert torch.equal(x, kept)
     assert not x.requires_grad
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("row", METHODS, ids=row_id)
-def test_half_precision(row: Row, dtype: torch.dtype) -> None:
-    """Half precision in, half precision out, near the float32 result."""
-    model, x = Residual().eval(), torch.randn(4, 3, 8, 8)
-    options = row.options | ({"target": 3} if row.targeted else {})
-    expected = row.method(model, x, layer="layer1", **options)
-    found = row.method(model.to(dtype), x.to(dtype), layer="layer1", **options)
-    assert found.dtype == dtype
-    error = (found.float() - expected).norm() / expected.norm()
-    cancels = 2 if row.name in ("feature_ablation", "ablation_cam") else 1  # a difference of two scores
-    assert 0 < error < cancels * (0.02 if dtype == torch.float16 else 0.15)
-
-
-def test_channels_last_and_autocast() -> None:
-    model, x = Residual().eval(), torch.randn(4, 3, 8, 8)
-    expected = fa.grad_cam(model, x, layer="layer1", target=3)
-    like: Any = {"memory_format": torch.channels_last}
-    found = fa.grad_cam(model.to(**like), x.to(**like), layer="layer1", target=3)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = fa.grad_cam(model, x, layer="layer1", target=3)
-    assert (found.float() - expected).norm() / expected.norm() < 0.15
-    assert found.any()

@@ -1,0 +1,284 @@
+"""Precision and devices: every method in half precision, under autocast, channels last, on an accelerator, distributed.
+
+What is compared with is the float32 or float64 result of one process on the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import funattr as fa
+
+from .methods import METHODS, Row, row_id
+from .models import CASES, Residual, Text, double
+from .reference import leaves
+
+TARGET = torch.tensor([1, 4, 0, 2])
+#: A difference of two scores cancels; a product with itself counts twice.
+CANCELS = {"feature_ablation": 2, "ablation_cam": 2, "multiply(gradient, saliency)": 2, "guided_grad_cam": 2}
+#: Not linear in the score.
+SCALED = (
+    "multiply(gradient, saliency)",
+    "normalize(gradient)",
+    "score_cam",
+    "ablation_cam",
+    "grad_cam_plus_plus",
+    "guided_grad_cam",
+)
+every_method = pytest.mark.parametrize("row", METHODS, ids=row_id)
+
+
+def options_of(row: Row, target: Any = 3) -> dict[str, Any]:
+    return row.options | ({"target": target} if row.targeted else {})
+
+
+def subject(dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tensor]:
+    return Residual().eval().to(dtype), torch.randn(4, 3, 8, 8, dtype=dtype)
+
+
+def error(found: Any, expected: Any) -> float:
+    """The largest relative distance of a tensor."""
+    a, b = leaves(found), leaves(expected)
+    assert len(a) == len(b) > 0
+    return max(float((p.cpu().double() - q.double()).norm() / q.double().norm()) for p, q in zip(a, b))
+
+
+def sites(row: Row) -> list[Any]:
+    return ["layer1", fa.input_of("layer2"), *([None] if row.at_input and row.name != "feature_ablation" else [])]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@every_method
+def test_half_precision(row: Row, dtype: torch.dtype) -> None:
+    """Half precision in, half precision out, near the float32 result."""
+    model, x = subject()
+    expected = row.method(model, x, layer="layer1", **options_of(row))
+    found = row.method(model.to(dtype), x.to(dtype), layer="layer1", **options_of(row))
+    assert found.dtype == dtype
+    assert 0 < error(found, expected) < CANCELS.get(row.name, 1) * (0.02 if dtype == torch.float16 else 0.15)
+
+
+@every_method
+def test_double_precision(row: Row) -> None:
+    """Nothing is made in float32 on the way: what a weight of 1 + 2^-40 on the score adds is seen, and the dtype is float64."""
+    model, x = subject()
+    single = [row.method(model, x, layer=site, **options_of(row)) for site in sites(row)]
+    model, x = model.double(), x.double()
+    for site, rough in zip(sites(row), single):
+        found = row.method(model, x, layer=site, **options_of(row))
+        assert all(leaf.dtype == torch.float64 for leaf in leaves(found))
+        assert error(rough, found) < 1e-3
+        if row.targeted and row.name not in SCALED:
+            grown = row.method(model, x, layer=site, **options_of(row, lambda out: (1 + 2**-40) * out[:, 3]))
+            assert error(grown, (1 + 2**-40) * found) < 1e-14
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.filterwarnings("ignore:the steps run one after another")  # torch's vmap does not cast, and mixes dtypes
+@every_method
+def test_autocast(row: Row, weights: torch.dtype) -> None:
+    """Under autocast, with weights in float32 or already in bfloat16: near the float32 result, and not exactly it."""
+    model, x = subject()
+    model, x = model.to(weights).float(), x.to(weights).float()  # the same numbers for both
+    expected = row.method(model, x, layer="layer1", **options_of(row))
+    model, x = model.to(weights), x.to(weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = row.method(model, x, layer="layer1", **options_of(row))
+    assert 0 < error(found, expected) < CANCELS.get(row.name, 1) * 0.15
+    assert not torch.is_autocast_enabled()
+
+
+@every_method
+def test_channels_last(row: Row) -> None:
+    model, x = subject(torch.float64)
+    expected = [row.method(model, x, layer=site, **options_of(row)) for site in sites(row)]
+    like: Any = {"memory_format": torch.channels_last}
+    model, x = model.to(**like), x.to(**like)
+    for site, plain in zip(sites(row), expected):
+        assert error(row.method(model, x, layer=site, **options_of(row)), plain) < 1e-10
+
+
+@every_method
+def test_a_compiled_model_is_seen_through(row: Row) -> None:
+    model, x = subject(torch.float64)
+    compiled = torch.compile(model, backend="eager")
+    for site in ("layer1", *([None] if row.at_input else [])):
+        expected = row.method(model, x, layer=site, **options_of(row))
+        assert error(row.method(compiled, x, layer=site, **options_of(row)), expected) < 1e-10
+    assert (
+        error(
+            row.method(compiled, x, layer=model.layer1, **options_of(row)),
+            row.method(model, x, layer="layer1", **options_of(row)),
+        )
+        < 1e-10
+    )
+
+
+@every_method
+def test_inference_mode(row: Row) -> None:
+    """A model and an input made in inference mode, which autograd refuses to save; and text, by its embedding."""
+    expected_model, x = subject(torch.float64)
+    for site in sites(row):
+        expected = row.method(expected_model, x, layer=site, **options_of(row, TARGET))
+        with torch.inference_mode():
+            found = row.method(expected_model, x.clone(), layer=site, **options_of(row, TARGET.clone()))
+            assert error(found, expected) == 0
+            assert torch.is_inference_mode_enabled()
+    if row.integers and not row.convolutional and not row.relu:
+        text, ids = Text().double().eval(), torch.randint(0, 20, (4, 7))
+        expected = row.method(text, ids, layer="embedding", **options_of(row, TARGET))
+        with torch.inference_mode():
+            assert error(row.method(text, ids.clone(), layer="embedding", **options_of(row, TARGET)), expected) == 0
+
+
+@every_method
+def test_no_data(row: Row) -> None:
+    """On the meta device there is nothing to explain: shapes, or a clear error, never an error from inside."""
+    model, x = subject()
+    expected = row.method(model, x, layer="layer1", **options_of(row))
+    found = row.method(model.to("meta"), x.to("meta"), layer="layer1", **options_of(row))
+    assert [leaf.shape for leaf in leaves(found)] == [leaf.shape for leaf in leaves(expected)]
+    assert all(leaf.is_meta for leaf in leaves(found))
+
+
+def test_devices_that_do_not_meet() -> None:
+    """An error of the model, which the caller knows, comes through as it is."""
+    model, x = subject()
+    with pytest.raises(RuntimeError) as own:
+        model.to("meta")(x)
+    with pytest.raises(type(own.value)):
+        fa.saliency(model, x, target=1)
+
+
+# An accelerator: where one is present.
+
+accelerated = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: not tested on an accelerator here")
+
+
+@accelerated
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@every_method
+def test_on_cuda(row: Row, case: Any) -> None:
+    from .methods import fits
+
+    if not fits(row, case):
+        pytest.skip("the method is not for this model")
+    model, x = double(case)
+    there = tuple(part.cuda() for part in x) if isinstance(x, tuple) else x.cuda()
+    for site in case.layers:
+        if row.convolutional and site == fa.input_of("fc"):
+            continue
+        expected = row.method(model.cpu(), x, layer=site, **options_of(row, TARGET))
+        found = row.method(model.cuda(), there, layer=site, **options_of(row, TARGET.cuda()))
+        assert all(leaf.is_cuda for leaf in leaves(found))
+        assert error(found, expected) < 1e-8
+
+
+@accelerated
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@every_method
+def test_autocast_on_cuda(row: Row, dtype: torch.dtype) -> None:
+    model, x = subject()
+    expected = row.method(model, x, layer="layer1", **options_of(row))
+    with torch.autocast("cuda", dtype=dtype):
+        found = row.method(model.cuda(), x.cuda(), layer="layer1", **options_of(row))
+    assert 0 < error(found, expected) < CANCELS.get(row.name, 1) * (0.02 if dtype == torch.float16 else 0.15)
+
+
+@accelerated
+def test_draws_on_cuda() -> None:
+    """A generator of the device, and one of the CPU, whose numbers are the same wherever the model is."""
+    model, x = subject(torch.float64)
+    here = fa.noise_tunnel(fa.gradient, generator=torch.Generator().manual_seed(0))(model, x, target=1)
+    there = fa.noise_tunnel(fa.gradient, generator=torch.Generator().manual_seed(0))(model.cuda(), x.cuda(), target=1)
+    assert error(there, here) < 1e-8
+    for generator in (torch.Generator().manual_seed(1), torch.Generator("cuda").manual_seed(1)):
+        found = fa.gradient_shap(model, x.cuda(), baselines=torch.zeros_like(x).cuda(), target=1, generator=generator)
+        assert found.is_cuda
+        assert found.any()
+
+
+# Several processes, and several devices in one.
+
+
+@every_method
+def test_data_parallel(row: Row) -> None:
+    model, x = subject(torch.float64)
+    for site in ("layer1", *([None] if row.at_input else [])):
+        expected = row.method(model, x, layer=site, **options_of(row))
+        assert error(row.method(nn.DataParallel(model), x, layer=site, **options_of(row)), expected) < 1e-10
+
+
+def distributed(rank: int, port: int, folder: str) -> None:
+    """What each of two processes does: all methods on its own rows, by DistributedDataParallel and by FSDP2."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    try:
+        torch.manual_seed(0)
+        model, x = subject(torch.float64)
+        rows = slice(2 * rank, 2 * rank + 2)
+        found: dict[str, Any] = {}
+        kinds: dict[str, nn.Module] = {"ddp": nn.parallel.DistributedDataParallel(model)}
+        fsdp = sharded(model)
+        if fsdp is not None:
+            kinds["fsdp"] = fsdp
+        for kind, wrapped in kinds.items():
+            for row in METHODS:
+                for site in ("layer1", *([None] if row.at_input else [])):
+                    try:
+                        result = row.method(wrapped, x[rows], layer=site, **options_of(row, TARGET[rows]))
+                        found[f"{kind} {row.name} {site}"] = leaves(result)
+                    except Exception as problem:  # told to the test, which shows it
+                        found[f"{kind} {row.name} {site}"] = f"{type(problem).__name__}: {problem}"
+        torch.save(found, os.path.join(folder, f"{rank}.pt"))
+    finally:
+        dist.destroy_process_group()
+
+
+def sharded(model: nn.Module) -> nn.Module | None:
+    """A copy of the model with its blocks and itself sharded over the processes; None where this torch cannot."""
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:
+        return None
+    copied = Residual().double().eval()
+    copied.load_state_dict(model.state_dict())
+    mesh = init_device_mesh("cpu", (2,))
+    for block in (copied.layer1, copied.layer2, copied):
+        fully_shard(block, mesh=mesh)
+    return copied
+
+
+@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo")
+def test_two_processes() -> None:
+    """Each process explains its rows with a shared model: every method gives what one process gives."""
+    torch.manual_seed(0)
+    model, x = subject(torch.float64)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(distributed, (port, folder), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+        parts = [torch.load(os.path.join(folder, f"{rank}.pt"), weights_only=False) for rank in range(2)]
+    assert parts[0].keys() == parts[1].keys()
+    wrong = []
+    for row in METHODS:
+        for site in ("layer1", *([None] if row.at_input else [])):
+            expected = leaves(row.method(model, x, layer=site, **options_of(row, TARGET)))
+            for kind in {name.split()[0] for name in parts[0]}:
+                found = [part[f"{kind} {row.name} {site}"] for part in parts]
+                if any(isinstance(one, str) for one in found):
+                    wrong.append(f"{kind} {row.name} at {site}: {found}")
+                elif error([torch.cat(same) for same in zip(*found)], expected) > 1e-10:
+                    wrong.append(f"{kind} {row.name} at {site}: other numbers")
+    assert wrong == []
