@@ -20,7 +20,7 @@ from ._progress import reported
 from ._shapes import resized
 from ._site import read
 from ._torch import is_plain, tree_flatten, tree_unflatten
-from ._types import Layer, Model, Target, Tree, map_floats
+from ._types import Layer, Model, Target, Tree, attributable, map_floats
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -93,10 +93,12 @@ def _score_cam(job: Job, value: Tensor, channel: int, chunk_size: int | None) ->
 
 def _masks(maps: Tensor, leaf: Tensor) -> Tensor:
     """``[N, c, 1, *S]``: maps at the size of an input, from 0 to 1."""
-    maps = resized(maps, leaf.shape[2:], _MODES.get(leaf.dim() - 2, "nearest"))
+    small, maps = maps, resized(maps, leaf.shape[2:], _MODES.get(leaf.dim() - 2, "nearest"))
     flat = maps.flatten(2)
     low, high = flat.amin(2, keepdim=True), flat.amax(2, keepdim=True)
     masks = (flat - low) / torch.where(high > low, high - low, 1)
+    varies = small.flatten(2).amax(2, keepdim=True) > small.flatten(2).amin(2, keepdim=True)
+    masks = torch.where(varies, masks, 0)  # of one value, interpolation makes several, by rounding
     return masks.reshape(maps.shape).unsqueeze(2).to(leaf.dtype)
 
 
@@ -181,7 +183,8 @@ def _channel_numbers(value: Tree, channel_dim: int, size: int) -> Tree:
         ids = torch.arange(count - v.shape[channel], count, device=v.device)
         return ids.reshape([-1 if d == channel else 1 for d in range(v.dim())])
 
-    return map_floats(numbers, value)
+    leaves, spec = tree_flatten(value)
+    return tree_unflatten([numbers(leaf) if attributable(leaf) else None for leaf in leaves], spec)
 
 
 def _check_rows(value: Tensor, size: int) -> None:

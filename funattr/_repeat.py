@@ -126,8 +126,9 @@ def _at_noise(method: Explains, model: Model, x: Tree, options: dict[str, Any]) 
         value = map_tensors(torch.detach, value)
 
     def after(*parts: Any, **named: Any) -> Any:
-        # A value that is a tuple or a dict arrives as several inputs.
-        return rest(named or (parts if isinstance(value, tuple) else parts[0]), x)
+        # A value that is a tuple or a dict arrives as several inputs; a model's output is a dict of its own kind.
+        given = [named[name] for name in value if name in named] if named else list(parts)
+        return rest(tree_unflatten(tree_flatten(given)[0], tree_flatten(value)[1]), x)
 
     return lambda noisy: method(after, noisy, **options), value
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from ._channels import channel_of, check_channel_dim
 from ._combined import check_method, combined, layered, leading, name_of, per_layer
 from ._door import complaint, door
-from ._types import Explains, Method, Model, Tree, map_floats
+from ._torch import tree_flatten
+from ._types import Explains, Method, Model, Tree, map_floats, tensors
 
 #: F.interpolate's modes, and the numbers of spatial dimensions they are for.
 MODES = {
@@ -101,8 +102,15 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
             return maps.reshape(found.shape[: before + 1] + maps.shape[1:])
 
         def for_inputs(attribution: Tree) -> Tree:
-            if isinstance(attribution, Tensor):  # one map: for every input
-                return map_floats(lambda leaf: for_input(leaf, attribution), x)
+            maps = tensors(attribution)
+            if len(maps) == 1:  # for every input
+                return map_floats(lambda leaf: for_input(leaf, maps[0]), x)
+            if tree_flatten(attribution)[1] != tree_flatten(x)[1]:
+                text = (
+                    f"{name_of(method)} gives {len(maps)} maps, and x has {len(tensors(x))} inputs: choose a layer whose value "
+                    f"is one tensor, with the spatial dimensions of the input."
+                )
+                raise complaint(ValueError, text)
             return map_floats(for_input, x, attribution)
 
         return per_layer(for_inputs, options.get("layer") if layered(method) else None, method(model, x, **options))

@@ -800,20 +800,6 @@ class Question:
             needs = not rows[0]
         return "rows" if needs and not all(rows) else None
 
-    def known(self, row: Row) -> bool:
-        """What is wrong, and known to be."""
-        value = fa.activation(self.called, self.x, layer=self.site.layer)
-        if row.name == "guided_grad_cam":  # an error from inside where the value is no tensor
-            return not isinstance(value, Tensor) and self.reason(row) in (None, "space")
-        if row.name == "score_cam":  # of a channel with one value, the rounding of its interpolation is taken for a mask
-            flat = any(v.flatten(2).amax(2).equal(v.flatten(2).amin(2)) for v in self.loops.value if v.dim() > 2)
-            return self.reason(row) is None and flat
-        if row.name == "ablation_cam":  # an error from inside where the value holds what is no tensor: a cache
-            return not all(t is None or isinstance(t, Tensor | int) for t in tree_flatten(value)[0])
-        if row.name == "noise_tunnel(gradient)":  # of ids, and the value is not a tensor, tuple or dict: a ModelOutput
-            return self.integers and isinstance(value, tf.utils.ModelOutput)
-        return False
-
     def applies(self, row: Row) -> bool:
         return row.at_input or self.place is not None
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import funattr as fa
 import funattr.viz
 
-from . import test_laws, test_references, test_transforms
+from . import test_laws, test_precision, test_references, test_transforms
 from .methods import Row, row_id
 from .models import CASES, Case
 
@@ -187,8 +187,8 @@ def test_differentiated_and_in_half_precision(row: Row) -> None:
     for case in named("residual", "tokens"):
         test_transforms.test_differentiable(case, row)
     for dtype in (torch.float16, torch.bfloat16):
-        test_laws.test_half_precision(row, dtype)
-    test_transforms.test_inside_no_grad_and_inference_mode(row)
+        test_precision.test_half_precision(row, dtype)
+    test_precision.test_inference_mode(row)
 
 
 # Nothing is left out, and links lead somewhere.
@@ -202,7 +202,7 @@ def test_links_lead_to_files(page: pathlib.Path) -> None:
     links = [link[1] for link in LINK.finditer(page.read_text()) if not re.match(r"\w+:", link[1])]
     missing = [link for link in links if not (page.parent / link).is_file()]
     assert not missing
-    assert links or page.stem in ("CHANGELOG", "api", "changelog", "from-captum")
+    assert links or page.stem in ("CHANGELOG", "api", "changelog", "from-captum", "models", "versions")
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=page_id)

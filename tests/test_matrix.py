@@ -1,0 +1,51 @@
+"""The model matrix: every method at places inside the architectures that people use, against loops of plain autograd.
+
+`scripts/model_matrix.py` runs more of it, and writes the table in docs/models.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .matrix import NETS, ROWS, SEQUENTIAL, Net, Question, tolerance
+
+
+def cases() -> list[tuple[Net, str, str]]:
+    """Everything with the first kind of attention; with the others, what depends on it."""
+    return [
+        (net, attention, kind)
+        for net in NETS
+        for attention in net.attention
+        for kind in net.sites
+        if attention == net.attention[0] or kind in ("attention", "inside")
+    ]
+
+
+@pytest.mark.parametrize(("net", "attention", "kind"), cases(), ids=[f"{n.name}-{a}-{k}" for n, a, k in cases()])
+def test_every_method(net: Net, attention: str, kind: str) -> None:
+    question = Question(net, attention, kind)
+    wrong = []
+    for row in ROWS:
+        if not question.applies(row):
+            continue
+        try:
+            found = question.ask(row)
+        except Exception as error:
+            wrong.append((row.name, f"{type(error).__name__}: {error}"))
+            continue
+        if not found.error < tolerance(row, net, attention):
+            wrong.append((row.name, f"is off by {found.error:.1e}"))
+        if any(not told.startswith(SEQUENTIAL) for told in found.warnings):
+            wrong.append((row.name, f"warns {found.warnings}"))
+    assert not wrong
+
+
+def test_the_table_in_the_docs_has_every_model_and_every_method() -> None:
+    lines = (Path(__file__).parents[1] / "docs" / "models.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    heads = {name.strip("`") for row in cells if row[0] == "model" for name in row[1:]}
+    assert heads == {row.name for row in ROWS}
+    models = {row[0] for row in cells} - {"model", "---"}
+    assert models == {net.name for net in NETS}
