@@ -89,6 +89,7 @@ def with_path() -> dict[str, str]:
 def fullgraph() -> dict[str, str]:
     """Run inside: which methods of a family compile to one graph, at a layer and at the input, and give what eager gives."""
     import torch
+    import torch._dynamo
 
     from tests.methods import METHODS
     from tests.models import CASES, double

@@ -43,7 +43,7 @@ def test_nothing_grows() -> None:
     assert figures["bytes grown"] == 0
     assert figures["tensors grown"] == 0
     assert figures["hooks grown"] == 0
-    assert figures["objects grown"] < 150  # less than one for each call
+    assert figures["objects grown"] <= 5  # in 50 calls
     assert figures["peak RSS grown (bytes)"] < 1 << 26
 
 
