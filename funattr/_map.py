@@ -163,6 +163,8 @@ def refused(error: Exception) -> bool:
 
 def raised_by_model(error: BaseException) -> bool:
     """Whether a `raise` statement outside torch made `error`: operations of torch raise without one."""
+    if hasattr(error, "complaint"):  # ours; and it may have ended the pass by a Stop, which is no interruption
+        return False
     if _interrupted(error):
         return True
     trace: TracebackType | None = error.__traceback__
@@ -172,7 +174,7 @@ def raised_by_model(error: BaseException) -> bool:
         trace = trace.tb_next
     code = trace.tb_frame.f_code
     raising = dis.opname[code.co_code[trace.tb_lasti]].startswith(("RAISE", "RERAISE"))
-    return raising and not code.co_filename.startswith(_TORCH) and not hasattr(error, "complaint")
+    return raising and not code.co_filename.startswith(_TORCH)
 
 
 def _interrupted(error: BaseException) -> bool:
