@@ -120,7 +120,11 @@ def _stdevs(x: Tree, stdevs: Any) -> list[float]:
     leaves = tree_flatten(x)[0]
     given = [stdevs] * len(leaves)
     if isinstance(stdevs, (tuple, list, Mapping)):
-        given = [stdevs[name] for name in x] if isinstance(x, Mapping) and isinstance(stdevs, Mapping) else list(stdevs)
+        named = isinstance(x, Mapping) and isinstance(stdevs, Mapping)
+        if named and set(x) != set(stdevs):
+            text = f"stdevs has the names {', '.join(map(repr, stdevs))}, and x {', '.join(map(repr, x))}: give one for each."
+            raise complaint(ValueError, text)
+        given = [stdevs[name] for name in x] if named else list(stdevs)
         if len(given) != len(leaves):
             raise complaint(
                 ValueError, f"stdevs has {len(given)} entries for {len(leaves)} inputs: give one each, or a number."

@@ -465,6 +465,12 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("no baselines", lambda: fa.gradient_shap(mlp, x, target=1, baselines=x[:0]), ValueError, ["empty distribution"]),
     ("endless noise", lambda: fa.gradient_shap(mlp, x, target=1, baselines=x, stdevs=float("inf")), ValueError, ["inf"]),
     (
+        "noise for an input of another name",
+        lambda: fa.gradient_shap(lambda a, b: (a * b).sum(1), {"a": x, "b": x}, baselines=0.0, stdevs={"a": 0.1, "c": 0.1}),
+        ValueError,
+        ["stdevs has the names 'a', 'c', and x 'a', 'b'"],
+    ),
+    (
         "a seed for a generator",
         lambda: fa.gradient_shap(mlp, x, target=1, baselines=x, generator=3),
         TypeError,
