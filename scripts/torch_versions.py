@@ -24,7 +24,16 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 VERSIONS = ["2.0.1", "2.4.1", "2.13.0", "2.14.1"]
-TOOLS = ["setuptools", "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "tqdm", "matplotlib>=3.7", "scikit-learn>=1.3"]
+TOOLS = [
+    "setuptools",
+    "pytest>=8",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
+    "tqdm",
+    "matplotlib>=3.7",
+    "scikit-learn>=1.3",
+    "safetensors",
+]
 #: Warnings of torch's own that are no failures of ours.
 WARNINGS = ["TypedStorage is deprecated", "There is a performance drop because"]
 FAMILIES = {
@@ -68,8 +77,10 @@ def suite(python: Path, report: Path) -> dict[str, int]:
     """The eager suite: how many passed, failed, were skipped."""
     left_out = ["funattr/_traced.py"]
     if subprocess.run([python, "-c", "import transformers"], capture_output=True).returncode:
-        files = (ROOT / "tests").glob("test_*.py")
-        left_out += [str(f.relative_to(ROOT)) for f in files if re.search(r"^(import|from) transformers", f.read_text(), re.M)]
+        files = (ROOT / "tests").glob("*.py")
+        left_out += [
+            str(f.relative_to(ROOT)) for f in files if re.search(r"^(import transformers|from \.matrix)", f.read_text(), re.M)
+        ]
     ignored = [f"--ignore={path}" for path in left_out] + [part for text in WARNINGS for part in ("-W", f"ignore:{text}")]
     options = ["--eager", "-n", "2", "-p", "no:cacheprovider", f"--junitxml={report}", *ignored]
     subprocess.run([python, "-m", "pytest", "tests", "funattr", *options], cwd=ROOT, env=with_path())
@@ -83,7 +94,7 @@ def suite(python: Path, report: Path) -> dict[str, int]:
 
 
 def with_path() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": f"ignore:{WARNINGS[0]}"}
 
 
 def fullgraph() -> dict[str, str]:

@@ -21,15 +21,29 @@ def no_compiling(*args: object, **options: object) -> None:
     pytest.skip("it compiles")
 
 
-#: What old torch versions cannot do, in their words or in those of benchmarks/cost.py.
-CANNOT = ("counting FLOPs needs torch 2.1", "not implemented for 'Half'")
+#: What is not to be had beside an old torch, in its words or in those of benchmarks/cost.py.
+CANNOT = (
+    "counting FLOPs needs torch 2.1",
+    "not implemented for 'Half'",
+    "No module named 'transformers'",
+    "models of transformers need it",
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    yield from skipped_where_impossible(item)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    yield from skipped_where_impossible(item)
+
+
+def skipped_where_impossible(item: pytest.Item) -> Generator[None, None, None]:
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ImportError, AssertionError) as error:
         if not item.config.getoption("--eager") or not any(text in str(error) for text in CANNOT):
             raise
         pytest.skip(str(error))

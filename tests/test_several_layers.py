@@ -40,7 +40,16 @@ def arranged(a: Any, b: Any) -> list[Any]:
 
 def structure(tree: Any, leaf: Callable[[Any], bool]) -> Any:
     """Lists, tuples and dicts, without what is in them."""
-    return tree_flatten(tree_map(lambda _: 0, tree, is_leaf=leaf))[1]
+    return tree_flatten(put(lambda _: 0, tree, leaf))[1]
+
+
+def put(f: Callable[[Any], Any], tree: Any, leaf: Callable[[Any], bool]) -> Any:
+    """`f` of each leaf, in the structure of `tree`. (torch 2.0's tree_map cannot be told what a leaf is.)"""
+    if leaf(tree):
+        return f(tree)
+    if isinstance(tree, dict):
+        return {name: put(f, part, leaf) for name, part in tree.items()}
+    return type(tree)(put(f, part, leaf) for part in tree)
 
 
 # Methods of value and gradient: each layer its total gradient, also where one feeds the other.
@@ -97,7 +106,7 @@ def test_each_layer_as_if_alone(row: Row, net: str, a: Any, b: Any) -> None:
             close(one, [row.formula(v, g) for v, g in zip(values, gradients)])
     for layers in arranged(a, b):
         found = row.method(model, x, layer=layers, **options, **seeds(row))
-        close(found, tree_map(lambda site, alone=alone: alone[site], layers, is_leaf=is_site))
+        close(found, put(alone.__getitem__, layers, is_site))
         if all(isinstance(one, Tensor) for one in alone.values()):
             assert structure(found, lambda part: isinstance(part, Tensor)) == structure(layers, is_site)
 
