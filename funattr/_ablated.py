@@ -14,12 +14,13 @@ from ._backward import Watch, stopping
 from ._baselines import holds_batch, one_batch
 from ._bind import Bound, all_modules, bind, runs_fused
 from ._check import noisy_modules
+from ._chunks import fitting, given_chunk
 from ._door import complaint
 from ._fold import Branch, NoBranches, mixes
 from ._folded import Folded, folding
 from ._groups import Meta, baseline_for, by_site, check_fits, matched, metas, numbered, one_each, ranges, spread
 from ._joint import look
-from ._map import Runner, check_count, quiet, refused
+from ._map import Runner, quiet, refused
 from ._progress import report
 from ._score import the_tensor
 from ._site import Unfused, check_reached, observe, resolve
@@ -34,7 +35,7 @@ from ._torch import (
     tree_flatten,
     tree_unflatten,
 )
-from ._types import Layer, Model, Target, Tree, as_arguments, copied, tensors
+from ._types import ChunkSize, Layer, Model, Target, Tree, as_arguments, copied, tensors
 
 _as_it_is = contextlib.nullcontext()
 
@@ -61,14 +62,13 @@ class Ablated:
         baselines: Any,
         target: Target,
         feature_mask: Any,
-        chunk_size: int | None,
+        chunk_size: ChunkSize,
         create_graph: bool,
     ):
         bound = bind(model)
-        if chunk_size is not None:
-            check_count(chunk_size, "chunk_size")
-            chunk_size = len(range(chunk_size))  # Dynamo may have made a symbol of it: a number again
-        self.chunk_size = chunk_size
+        given = given_chunk(chunk_size)
+        # Dynamo may have made a symbol of it: a number again.
+        self.chunk_size = None if given is None else len(range(given))
         self.folding = not create_graph
         self.bound = bound if create_graph and not tracing() else folding(bound)
         self.sites = resolve(bound, layer)
@@ -91,9 +91,9 @@ class Ablated:
         """How many steps there are, and how many of them at once."""
         self.total = count + 1 if self.watch.size else 1
         if found is None:  # the value has not been seen
-            bounded = max(1, min(50, 128 // max(1, self.watch.size)))
+            bounded = fitting(min(50, self.total), self.watch.size, 128)
         else:
-            bounded = _chunk_for(found, shares=bool(self.watch.where))
+            bounded = _chunk_for(found, self.total, shares=bool(self.watch.where))
         self.chunk = self.chunk_size or bounded
 
     def look(self, found: list[list[Meta | None]]) -> None:
@@ -271,17 +271,19 @@ def _may_fold(bound: Bound, model: Model, x: Tree, size: int) -> bool:
     return not mixes and not noisy_modules(model)
 
 
-def _chunk_for(found: list[list[Meta | None]], shares: bool) -> int:
+def _chunk_for(found: list[list[Meta | None]], total: int, shares: bool) -> int:
     """How many groups at once: bounded memory, and on a CPU no more than its caches like.
 
     Where there is a part of the model to share, each chunk runs it again: larger ones, of small values any number.
     """
     known = [meta for value in found for meta in value if meta is not None]
-    elements = max(1, sum(math.prod(meta.shape) for meta in known))
-    if shares:
-        return max(1, min(50, (1 << 23) // elements), (1 << 20) // elements)
-    on_cpu = all(meta.device.type == "cpu" for meta in known)
-    return max(1, min(50, (1 << (19 if on_cpu else 21)) // elements))
+    elements = sum(math.prod(meta.shape) for meta in known)
+    if not shares:
+        return fitting(min(50, total), elements, 1 << (19 if all(meta.device.type == "cpu" for meta in known) else 21))
+    size = fitting(min(50, total), elements, 1 << 23)
+    while 50 <= size < total and 2 * size * elements <= 1 << 20:
+        size *= 2
+    return size
 
 
 def _in_words(f: Any, *args: Any) -> Any:

@@ -14,7 +14,7 @@ from ._check import method
 from ._progress import report
 from ._rules import PlainAttention
 from ._score import score
-from ._types import Layer, Model, Target, Tree
+from ._types import ChunkSize, Layer, Model, Target, Tree
 
 
 @method
@@ -26,7 +26,7 @@ def feature_ablation(
     layer: Layer = None,
     target: Target = None,
     feature_mask: Any = None,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tree:
     """What the score loses when a group of features is replaced by its baseline.

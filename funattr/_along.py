@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from ._backward import Watch, at_site, check_attributable, stopping, with_normal_tensors
 from ._baselines import full_batch, holds_batch, one_batch
-from ._bind import bind
+from ._bind import Bound, bind
 from ._check import batch_size
 from ._door import complaint
 from ._folded import folding
@@ -48,7 +50,7 @@ class Job:
     """What is asked, made ready: the model, its input, the sites, the score."""
 
     def __init__(self, model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool):
-        self.model = model
+        self.model: Model | Bound = model
         self.x = x if create_graph else map_tensors(torch.detach, x)
         # Fused attention has no second derivative; what is folded in a compiled function is not fused.
         self.bound = bind(model) if create_graph and not tracing() else folding(bind(model))
@@ -67,6 +69,7 @@ class Job:
         self.mould = Mould()
         self.run = Runner()
         self.folds: bool | None = None
+        self.strict: Job | None = None
         self.shapes: list[tuple[int, ...]] | None = None
 
     def _settled(self, target: Target) -> Target:
@@ -77,6 +80,12 @@ class Job:
             output, _ = observe(self.bound, self.x, [], lambda i, value, shared: value)
         score(output, target)  # its checks
         return the_tensor(output).argmax(1)
+
+    def under(self, mode: AbstractContextManager[Any]) -> Job:
+        """The same job, with a function mode on while the model runs."""
+        job = copy.copy(self)
+        job.bound, job.model = self.bound.under(mode), bind(self.model).under(mode)
+        return job
 
     def scores(self, x: Tree) -> Tensor:
         """The score of each example, from a forward pass."""

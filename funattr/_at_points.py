@@ -13,7 +13,7 @@ from ._along import Job, dependent, floats_at, floats_of
 from ._backward import Watch, check_attributable, gradients_of, leaves_of, stopping
 from ._map import mapped, mapped_functional, refused, slices
 from ._site import check_reached, observe, read
-from ._torch import grad_level, is_mapped, tracing, transforms_active, unwrap_for_grad
+from ._torch import autograd_function, grad_level, is_mapped, tracing, transforms_active, unwrap_for_grad
 from ._types import Tree, copied, map_tensors, tensors
 
 #: ``point(step, values, i)``: where to evaluate, from the floating-point tensors of the value at site `i`.
@@ -136,6 +136,7 @@ class _Box:
         self.leaves: list[Tensor] = []
 
 
+@autograd_function
 class _Leaf(torch.autograd.Function):
     """The identity, with a leaf of the graph below vmap for all steps of its input."""
 

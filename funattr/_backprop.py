@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ._backward import at_site
 from ._bind import bind, refuse_opaque
@@ -86,11 +88,18 @@ def _under(
     bound = bind(model)
     refuse_opaque(bound)
     fired: list[bool] = []
-    with rule(fired):
-        _, gradient = at_site(model, x, layer, target, create_graph, own_level=create_graph)
-        if not fired and isinstance(target, Neuron):  # the pass may have ended at the neuron
-            with torch.no_grad():
-                observe(bound, x, [], lambda i, value, shared: value)
+    mode = rule(fired)
+    ruled, scored = bound.under(mode), target
+    if callable(target) and not isinstance(target, Neuron):  # what computes the score may have ReLUs too
+
+        def scored(output: Any) -> Tensor:
+            with mode:
+                return target(output)
+
+    _, gradient = at_site(ruled, x, layer, scored, create_graph, own_level=create_graph)
+    if not fired and isinstance(target, Neuron):  # the pass may have ended at the neuron
+        with torch.no_grad():
+            observe(ruled, x, [], lambda i, value, shared: value)
     if not fired:
         raise complaint(
             ValueError,

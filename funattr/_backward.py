@@ -58,7 +58,7 @@ def value_and_gradient(
 
 
 def at_site(
-    model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool, *, own_level: bool = False
+    model: Model | Bound, x: Tree, layer: Layer, target: Target, create_graph: bool, *, own_level: bool = False
 ) -> tuple[Tree, Tree]:
     """`value_and_gradient` without the door, and without a copy of the value: not to be written to.
 

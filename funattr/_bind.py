@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,8 +22,17 @@ class Bound(NamedTuple):
     call: Callable[..., Any]
     root: nn.Module | None
 
+    def under(self, mode: AbstractContextManager[Any]) -> Bound:
+        """The same with a function mode on while the model runs, and only then: each operation that it sees costs time."""
 
-def bind(model: Model) -> Bound:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with mode:
+                return self.call(*args, **kwargs)
+
+        return self._replace(call=call)
+
+
+def bind(model: Model | Bound) -> Bound:
     """Look through compile, DataParallel, functools.partial and functional_call to the module that runs."""
     if isinstance(model, nn.Module):
         if isinstance(model, nn.DataParallel) or "_orig_mod" in model._modules:
@@ -30,6 +40,8 @@ def bind(model: Model) -> Bound:
             inner = model.module if isinstance(model, nn.DataParallel) else model._modules["_orig_mod"]
             return bind(inner) if inner is not None else Bound(model, model)
         return Bound(model, model)
+    if isinstance(model, Bound):
+        return model
     if isinstance(model, partial):
         if is_functional_call(model):
             return _bind_functional(*model.args, **model.keywords)

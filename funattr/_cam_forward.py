@@ -12,15 +12,15 @@ from ._ablation import feature_ablation
 from ._along import Job, asked, floats_at, score_at
 from ._channels import channel_of
 from ._check import may_read, method
+from ._chunks import parts
 from ._door import complaint
 from ._fold import along
 from ._gradient import activation
-from ._map import chunk_for, chunks
 from ._progress import reported
 from ._shapes import resized
 from ._site import read
 from ._torch import is_plain, tree_flatten, tree_unflatten
-from ._types import Layer, Model, Target, Tree, attributable, map_floats
+from ._types import ChunkSize, Layer, Model, Target, Tree, attributable, map_floats
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -33,7 +33,7 @@ def score_cam(
     layer: Layer,
     target: Target = None,
     channel_dim: int = 1,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tree:
     """Score-CAM: the channels of a layer, each weighted by the score of the input seen through it, summed.
@@ -78,11 +78,11 @@ def score_cam(
     return asked(cams, model, x, layer, target, create_graph)
 
 
-def _score_cam(job: Job, value: Tensor, channel: int, chunk_size: int | None) -> Tensor:
+def _score_cam(job: Job, value: Tensor, channel: int, chunk_size: ChunkSize) -> Tensor:
     _check_rows(value, job.size)
     maps, inputs = value.movedim(channel, 1), job.input_floats()
     scores = []
-    for a, b in reported(chunks(maps.shape[1], chunk_for(chunk_size, inputs, shares=False))):
+    for a, b in reported(parts(maps.shape[1], chunk_size, inputs, shares=False)):
         seen = [(_masks(maps[:, a:b], leaf) * leaf.unsqueeze(1)).movedim(1, 0) for leaf in inputs]
         scores += [part[0] for part in along(job, score_at, seen)]
     wide = maps if maps.element_size() >= 4 else maps.float()
@@ -110,7 +110,7 @@ def ablation_cam(
     layer: Layer,
     target: Target = None,
     channel_dim: int = 1,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tree:
     """Ablation-CAM: the channels of a layer, each weighted by the share of the score that is lost without it, summed.

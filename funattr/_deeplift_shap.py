@@ -10,15 +10,16 @@ from ._along import Mould, Sum, floats_at
 from ._backward import Watch
 from ._baselines import distribution
 from ._check import may_read, method
+from ._chunks import chunk_for, chunks
 from ._combined import chosen, combined, name_of
 from ._deeplift import Attribution, attributions, deep_lift
 from ._door import complaint, door
 from ._joint import look
 from ._lift_passes import lifted, prepare, tell
-from ._map import chunk_for, chunks, each
+from ._map import each
 from ._progress import reported
 from ._torch import tracing, transforms_active, tree_flatten, tree_unflatten
-from ._types import Explains, Layer, Method, Model, Target, Tree, map_tensors, tensors
+from ._types import ChunkSize, Explains, Layer, Method, Model, Target, Tree, map_tensors, tensors
 
 
 @method
@@ -31,7 +32,7 @@ def deep_lift_shap(
     target: Target = None,
     multiply_by_inputs: bool = True,
     attribution_func: Attribution | None = None,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tree:
     """DeepLIFT averaged over a distribution of baselines: an estimate of SHAP values.
@@ -84,7 +85,7 @@ def deep_lift_shap(
         mould.keep(values)
         return floats_at(attributions(values, base, multipliers, multiply_by_inputs, attribution_func))
 
-    size = chunk_for(chunk_size, x, shares=bool(task.inner))
+    size = chunk_for(count, chunk_size, x, shares=bool(task.inner))
     total, like = Sum(), tensors(samples)
     for part in each(against, tensors(samples), chunk=min(size, count)):
         total.add(part)

@@ -6,7 +6,7 @@ import functools
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -30,7 +30,8 @@ def normal_from(generator: torch.Generator | None) -> Draw:
 
 
 def _drawn(generator: torch.Generator | None, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.randn(shape, dtype=dtype, device=device, generator=generator)
+    drawn: Tensor = torch.randn(shape, dtype=dtype, device=device, **seeded(generator))
+    return drawn
 
 
 def _from_known(
@@ -40,6 +41,11 @@ def _from_known(
         found: Tensor = torch.ops.funattr.randn(number, shape, dtype, there)
         return found.to(device)
     return _drawn(generator, shape, dtype, there).to(device)
+
+
+def seeded(generator: torch.Generator | None) -> dict[str, Any]:
+    """The argument `generator`, where there is one: with None, torch cannot trace a draw of a symbolic size."""
+    return {} if generator is None else {"generator": generator}
 
 
 class Rewound:

@@ -63,9 +63,10 @@ def _folded(job: Job, f: Inner, points: list[Tensor], count: int) -> list[Tensor
         folded = [t.data for t in folded]  # not a view: of a view, which others may write to, a leaf is a copy
     inputs = job.with_floats(folded, map_tensors(repeated, job.x))
     mixed: list[bool] = []
+    if job.strict is None and not tracing():
+        job.strict = job.under(NoBranches())
     try:
-        with _as_it_is if tracing() else NoBranches():
-            found = f(job, inputs, _repeated(job, count, size, mixed))
+        found = f(job.strict or job, inputs, _repeated(job, count, size, mixed))
     except Branch:  # vmap tells whether it depends on the points
         return None
     except (RuntimeError, ValueError) as error:
@@ -136,7 +137,7 @@ def _repeated(job: Job, count: int, size: int, mixed: list[bool]) -> Target:
             target = target if target.numel() == 1 else target.repeat(count)
         elif isinstance(target, list):
             target = target * count
-        repeated = partial(_unwatched, target)
+        repeated = partial(score_of, target=target)
 
     def scored(output: Any) -> Tensor:
         mixed.append(mixes(job.bound, job.x, output, count * size))
@@ -145,18 +146,13 @@ def _repeated(job: Job, count: int, size: int, mixed: list[bool]) -> Target:
     return scored
 
 
-def _unwatched(target: Target, output: Any) -> Tensor:
-    with _as_it_is if tracing() else without_modes():  # the range of the target is checked by looking at it
-        return score_of(output, target)
-
-
 def mixes(bound: Bound, x: Tree, output: Any, rows: int) -> bool:
     """Whether every example meets the others in the output for `rows` of them, such as ``[N, N]`` of images and texts."""
     found = _held(output)
     if not any(rows in t.shape[1:] for t in found):
         return False
     # By chance, as many classes? The output for x itself tells.
-    with torch.no_grad(), _as_it_is if tracing() else without_modes():
+    with torch.no_grad():
         plain = _held(observe(bound, x, [], lambda i, value, shared: value)[0])
     return any(a.shape[1:] != b.shape[1:] for a, b in zip(found, plain))
 

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from ._bind import Bound
 from ._rules import PlainAttention, attention_body
-from ._torch import is_mapped, only_vmap_runs, tracing, without_modes
+from ._torch import autograd_function, is_mapped, only_vmap_runs, tracing, without_modes
 
 
 def folding(bound: Bound) -> Bound:
@@ -100,6 +100,7 @@ class _Options:
         self.values = values
 
 
+@autograd_function
 class _Attention(torch.autograd.Function):
     """Attention, at the level below vmap: recorded there by autograd as the plain call that it is."""
 
@@ -143,6 +144,7 @@ def _folded_norm(input: Tensor, *args: Any, **kwargs: Any) -> Any:
     return _BatchNorm.apply(input, _Options({"args": args, "kwargs": kwargs}))  # type: ignore[no-untyped-call]
 
 
+@autograd_function
 class _BatchNorm(torch.autograd.Function):
     """Batch norm in eval mode, in the same way: vmap's own rule moves the mapped dimension into the channels, and copies."""
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ._torch import tracing
+from ._torch import tracing, transforms_active, without_modes
 
 
 class Met(NamedTuple):
@@ -70,11 +70,28 @@ class Ledger:
 
     def constants(self) -> AbstractContextManager[Any]:
         """Slopes have a graph only where the result is to be differentiated."""
-        return contextlib.nullcontext() if self.own is not None else torch.no_grad()
+        if self.own is not None:
+            return contextlib.nullcontext()
+        return torch.no_grad() if tracing() or not transforms_active() else _Aside()
 
     def inert(self, *inputs: Tensor) -> bool:
         """Whether none of the inputs depends on the site, as far as can be told."""
         return not tracing() and self.baseline is not None and not any(t.requires_grad for t in inputs)
+
+
+class _Aside(torch.no_grad):
+    """Without a graph, and unseen by other modes: under vmap there is one for attention, and slopes take many operations."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self.modes = without_modes()
+        self.modes.__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        try:
+            self.modes.__exit__(*exception)
+        finally:
+            super().__exit__(*exception)
 
 
 class Lift(TorchFunctionMode, Ledger):

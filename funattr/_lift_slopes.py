@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._torch import autograd_function
 
+
+@autograd_function
 class _Slope(torch.autograd.Function):
     """A value given beforehand, whose backward is for the subclass to say. Inputs: live tensors first, the value last."""
 

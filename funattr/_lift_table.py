@@ -151,6 +151,7 @@ _RULED = {"glu", "softsign", "tanhshrink", "mse_loss", "cross_entropy", *_EXACT.
 #: mode F.silu, and not the function of the same name that it calls.)
 _WHOLE = {
     F.interpolate,
+    *(getattr(F, f"adaptive_avg_pool{n}d") for n in (1, 2, 3)),  # with a symbolic size Dynamo cannot trace their bodies
     *(f for f in RULES if "max_pool" in getattr(f, "__name__", "")),
     *(getattr(F, n, None) for n in _RULED),
 }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dis
-import itertools
 import os
 import threading
 import warnings
@@ -19,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._chunks import chunks
 from ._door import complaint, kind_of
 from ._progress import reported
-from ._score import few_targets
 from ._torch import OutOfMemoryError, set_vmap_fallback_warning, tracing, tree_flatten, tree_unflatten
 from ._types import Tree, map_tensors, tensors
 
@@ -108,38 +107,6 @@ def mapped(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...]) -
 def mapped_functional(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...]) -> Tree:
     """For models that write a mapped tensor into a shared one in place: `out += shortcut`."""
     return mapped(torch.func.functionalize(function), part, shared)
-
-
-def chunks(size: int, chunk: int | None) -> list[tuple[int, int]]:
-    """`size` steps in chunks of at most `chunk`, of about the same size."""
-    count = 1 if chunk is None else -(-size // chunk)
-    each_one, longer = (size // count, size % count) if count else (0, 0)  # divmod does not trace with a symbolic number
-    bounds = [0]
-    for i in range(count):
-        bounds.append(bounds[-1] + each_one + (1 if i < longer else 0))
-    return list(itertools.pairwise(bounds))
-
-
-def chunk_for(chunk_size: int | None, like: Tree, *, shares: bool, times: int = 1) -> int:
-    """How many steps to run at once: what the caller says, else as many as bounded memory allows.
-
-    `like`, `times` over, is what one step holds. Where steps share a prefix (`shares`), every further chunk costs one
-    more run of it, so chunks are larger.
-    """
-    few_targets()
-    if chunk_size is not None:
-        check_count(chunk_size, "chunk_size")
-        return chunk_size
-    elements = times * sum(t.numel() for t in tensors(like))
-    most = 50 if shares or 50 * elements <= 1 << 16 else 25
-    return max(1, min(most, (1 << 23 if shares else 1 << 21) // max(1, elements)))
-
-
-def check_count(value: Any, name: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise complaint(TypeError, f"{name} must be an int, got {kind_of(value)}.")
-    if value < 1:
-        raise complaint(ValueError, f"{name} must be at least 1, got {value}.")
 
 
 def check_generator(value: Any) -> None:

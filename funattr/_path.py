@@ -10,7 +10,7 @@ from ._check import method
 from ._door import complaint, door, kind_of
 from ._paths import input_path, site_path, with_differences, with_rates
 from ._quadrature import Quadrature, rule_for
-from ._types import Layer, Model, Target, Tree, tensors
+from ._types import ChunkSize, Layer, Model, Target, Tree, tensors
 
 
 @method
@@ -24,7 +24,7 @@ def integrated_gradients(
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
     multiply_by_inputs: bool = True,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tree:
     """The mean gradient along a straight path from the baselines, times the way: Integrated Gradients.
@@ -89,7 +89,7 @@ def internal_influence(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tree:
     """The mean gradient at a site while the input moves straight from the baselines to x: internal influence.
@@ -146,7 +146,7 @@ def conductance(
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
     exact: bool = False,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tree:
     """What flows through each feature of a site while the input moves straight from the baselines to x: conductance.

@@ -8,22 +8,20 @@ from torch import Tensor
 from ._along import Inner, Job, Sum, baseline_values, floats_of, slope_at, towards, value_at
 from ._at_points import at_points
 from ._baselines import references
+from ._chunks import parts
 from ._door import complaint
 from ._fold import along
-from ._map import chunk_for, chunks
 from ._progress import reported
 from ._quadrature import Rule
 from ._rules import PlainAttention
-from ._types import Target, Tree
+from ._types import ChunkSize, Target, Tree
 
 
-def input_path(
-    job: Job, rule: Rule, baselines: Tree, chunk_size: int | None
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def input_path(job: Job, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Start and end of the path in the input, and the mean over it of the gradient at the sites."""
     start, end = input_ends(job, baselines)
     total, like = Sum(), end
-    for a, b in reported(chunks(len(rule.nodes), chunk_for(chunk_size, end, shares=False))):
+    for a, b in reported(parts(len(rule.nodes), chunk_size, end, shares=False)):
         weights = rule.weights[a:b]
         for part in along(job, slope_at, points(start, end, rule.nodes[a:b])):
             total.add(part, weights[: part[0].shape[0]])
@@ -42,7 +40,7 @@ def points(start: list[Tensor], end: list[Tensor], nodes: Tensor) -> list[Tensor
     return [towards(a, b, nodes.to(b.device).reshape(-1, *[1] * b.dim())) for a, b in zip(start, end)]
 
 
-def site_path(job: Job, rule: Rule, baselines: Tree, chunk_size: int | None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def site_path(job: Job, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Start and end of the path at the sites, and the mean over it of the gradient there."""
     starts = baseline_values(job, references(job.x, baselines, ids=True))
     start = [t for part in starts for t in part]
@@ -55,7 +53,7 @@ def site_path(job: Job, rule: Rule, baselines: Tree, chunk_size: int | None) -> 
 
     total, end = Sum(), start
     nodes = rule.nodes.to(start[0].device if start else "cpu")
-    for a, b in reported(chunks(len(nodes), chunk_for(chunk_size, start, shares=True, times=job.size))):
+    for a, b in reported(parts(len(nodes), chunk_size, start, shares=True, times=job.size)):
         weights = rule.weights[a:b]
         for values, part in at_points(job, nodes[a:b], point):
             total.add(part, weights[: part[0].shape[0]])
@@ -63,13 +61,13 @@ def site_path(job: Job, rule: Rule, baselines: Tree, chunk_size: int | None) -> 
     return start, end, total.total(end)
 
 
-def with_differences(job: Job, rule: Rule, baselines: Tree, chunk_size: int | None) -> list[Tensor]:
+def with_differences(job: Job, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> list[Tensor]:
     """``sum_k g_k (V_k - V_(k-1))``: gradients at the nodes, values at the edges of the cells around them."""
     start, end = input_ends(job, baselines)
     edges = rule.edges()
     before = gathered(job, value_at, points(start, end, edges[:1]))
     total, like = Sum(), before
-    for a, b in reported(chunks(len(rule.nodes), chunk_for(chunk_size, end, shares=False))):
+    for a, b in reported(parts(len(rule.nodes), chunk_size, end, shares=False)):
         slopes = gathered(job, slope_at, points(start, end, rule.nodes[a:b]))
         values = gathered(job, value_at, points(start, end, edges[a + 1 : b + 1]))
         total.add([g * v.diff(dim=0, prepend=v0) for g, v, v0 in zip(slopes, values, before)])
@@ -83,7 +81,7 @@ def gathered(job: Job, f: Inner, at: list[Tensor]) -> list[Tensor]:
     return parts[0] if len(parts) == 1 else [torch.cat(same) for same in zip(*parts)]
 
 
-def with_rates(job: Job, rule: Rule, baselines: Tree, chunk_size: int | None) -> list[Tensor]:
+def with_rates(job: Job, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> list[Tensor]:
     """``sum_k w_k g_k V'_k``, with the rates of change at the nodes themselves.
 
     Where the path crosses a kink of the model the rates miss what the value does there: that is added at the mean gradient,
@@ -91,7 +89,7 @@ def with_rates(job: Job, rule: Rule, baselines: Tree, chunk_size: int | None) ->
     """
     start, end = input_ends(job, baselines)
     slope, rate, total, like = Sum(), Sum(), Sum(), end
-    for a, b in reported(chunks(len(rule.nodes), chunk_for(chunk_size, end, shares=False))):
+    for a, b in reported(parts(len(rule.nodes), chunk_size, end, shares=False)):
         at = points(start, end, rule.nodes[a:b])
         slopes, rates = gathered(job, slope_at, at), gathered(job, _rate_along([v - v0 for v, v0 in zip(end, start)]), at)
         slope.add(slopes, rule.weights[a:b])

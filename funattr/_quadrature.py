@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._chunks import check_count
 from ._door import complaint, kind_of
-from ._map import check_count
 from ._torch import constant, tracing
 
 #: The name of a rule, or ``n -> (nodes, weights)``.

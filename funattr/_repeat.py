@@ -11,16 +11,17 @@ from torch import Tensor
 
 from ._backward import Watch
 from ._bind import bind, find
+from ._chunks import check_count, chunk_for, chunks, fitting, given_chunk
 from ._combined import check_method, combined, generators_of, name_of
 from ._door import complaint, door, kind_of
 from ._draw import Rewound, normal_from
 from ._joint import look
-from ._map import Runner, check_count, chunk_for, chunks
+from ._map import Runner
 from ._progress import reported
 from ._score import ROOM, Neuron, TooManyTargets, mapping_over
 from ._site import Place, resolve, split
 from ._torch import tracing, tree_flatten, tree_unflatten
-from ._types import Explains, Method, Model, Target, Tree, attributable, map_tensors, tensors
+from ._types import ChunkSize, Explains, Method, Model, Target, Tree, attributable, map_tensors, tensors
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
@@ -33,7 +34,7 @@ def noise_tunnel(
     stdevs: Any = 1.0,
     nt_type: str = "smoothgrad",
     generator: torch.Generator | None = None,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
 ) -> Method:
     """A method averaged over noisy inputs: SmoothGrad, its square, or VarGrad.
 
@@ -70,8 +71,7 @@ def noise_tunnel(
     """
     check_method(method)
     check_count(n_samples, "n_samples")
-    if chunk_size is not None:
-        check_count(chunk_size, "chunk_size")
+    together = given_chunk(chunk_size) or 1
     if nt_type not in _TYPES:
         close = difflib.get_close_matches(str(nt_type), _TYPES, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Use one of {', '.join(map(repr, _TYPES))}."
@@ -90,7 +90,7 @@ def noise_tunnel(
 
         mean, square, found = _Mean(n_samples), _Mean(n_samples), None
         run = Runner()
-        for first, last in reported(chunks(n_samples, chunk_size or 1)):
+        for first, last in reported(chunks(n_samples, together)):
             # One draw per sample, whatever the chunks: the same numbers in the same order.
             drawn = [[s * draw(leaf.shape, leaf.dtype, leaf.device) for leaf, s in spread] for _ in range(first, last)]
             for found in _run(run, noisy, drawn):
@@ -183,7 +183,7 @@ class _Mean:
 
 
 @door
-def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_size: int | None = None) -> Method:
+def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_size: ChunkSize = None) -> Method:
     """One attribution per target, in a new leading dimension; for gradients from one forward pass.
 
     ``each_target(a, targets)(model, x, ...)[t] = a(model, x, ..., target=targets[t])``. Classes (integers, or one per example)
@@ -211,8 +211,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         True
     """
     check_method(method)
-    if chunk_size is not None:
-        check_count(chunk_size, "chunk_size")
+    together = given_chunk(chunk_size)
     if isinstance(targets, str) or not isinstance(targets, (Sequence, Tensor)):
         raise complaint(TypeError, f"targets must be a list of targets or a tensor of classes, got {kind_of(targets)}.")
     if len(targets) == 0:
@@ -233,7 +232,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         if classes is None:
             parts = [_as_one(explain(targets[i])) for i, _ in reported(chunks(len(targets), 1))]
         else:
-            parts = _mapped(explain, classes.to(device), x, chunk_size)
+            parts = _mapped(explain, classes.to(device), x, together)
         flat = [tree_flatten(part)[0] for part in parts]
         spec = tree_flatten(parts[0])[1]
         return tree_unflatten([torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*flat)], spec)
@@ -244,14 +243,14 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
 def _mapped(explain: Callable[[Target], Tree], classes: Tensor, x: Tree, chunk_size: int | None) -> list[Tree]:
     """The attributions for all classes, in parts; all at once, unless somebody complains that memory is not for that."""
     if tracing():
-        size = chunk_size or max(chunk_for(None, x, shares=False), ROOM // max(1, sum(t.numel() for t in tensors(x))))
+        size = chunk_size or fitting(len(classes), sum(t.numel() for t in tensors(x)), ROOM)
         return _in_chunks(explain, classes, size)
     size = chunk_size or len(classes)
     try:
         with mapping_over(classes, 0 if chunk_size else size):
             return _in_chunks(explain, classes, size)
     except TooManyTargets as error:
-        size = error.at_most or chunk_for(None, x, shares=False)
+        size = error.at_most or chunk_for(len(classes), None, x, shares=False)
     with mapping_over(classes, 0):
         return _in_chunks(explain, classes, size)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ._door import complaint
-from ._torch import current_grad_level, tracing, transforms_active
+from ._torch import autograd_function, current_grad_level, tracing, transforms_active
 
 #: Every spelling of ReLU, and whether it works in place.
 RELU = {
@@ -42,6 +42,7 @@ CLAMP = {
 }
 
 
+@autograd_function
 class _Rectify(torch.autograd.Function):
     """ReLU with a rule for its backward pass, for gradients of one level only.
 

@@ -12,13 +12,15 @@ from ._along import Job, Sum, asked, floats_of, slope_at, towards, value_at
 from ._at_points import at_points
 from ._baselines import distribution, full_batch, holds_batch, one_batch
 from ._check import method
+from ._chunks import check_count, parts
 from ._door import complaint, kind_of
-from ._map import check_count, check_generator, chunk_for, chunks
+from ._draw import seeded
+from ._map import check_generator
 from ._paths import gathered
 from ._progress import reported
 from ._site import read
 from ._torch import tree_flatten, tree_unflatten
-from ._types import Layer, Model, Target, Tree, attributable, tensors
+from ._types import ChunkSize, Layer, Model, Target, Tree, attributable, tensors
 
 
 @method
@@ -33,7 +35,7 @@ def gradient_shap(
     stdevs: Any = 0.0,
     generator: torch.Generator | None = None,
     multiply_by_inputs: bool = True,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tree:
     """Gradients at random points between random baselines and x, times the way: Gradient SHAP, expected gradients.
@@ -101,8 +103,8 @@ class Draws:
         wide = torch.float64 if first.dtype == torch.float64 else torch.float32
         size = (n_samples, first.shape[0])
         # One for each example and sample, the same for all inputs: they are drawn jointly.
-        self.steps = torch.rand(size, generator=generator, device=self.device, dtype=wide).to(first.device)
-        self.which = torch.randint(references, size, generator=generator, device=self.device).to(first.device)
+        self.steps = torch.rand(size, device=self.device, dtype=wide, **seeded(generator)).to(first.device)
+        self.which = torch.randint(references, size, device=self.device, **seeded(generator)).to(first.device)
 
     def noise(self, like: list[Tensor], stdevs: list[float], samples: int) -> list[Tensor]:
         """Noise ``[samples, ...]`` for each tensor, sample after sample."""
@@ -112,7 +114,7 @@ class Draws:
         return [torch.stack(same) for same in zip(*drawn)]
 
     def _normal(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self.generator, device=self.device, dtype=like.dtype).to(like.device)
+        return torch.randn(like.shape, device=self.device, dtype=like.dtype, **seeded(self.generator)).to(like.device)
 
 
 def _stdevs(x: Tree, stdevs: Any) -> list[float]:
@@ -139,7 +141,7 @@ def _stdevs(x: Tree, stdevs: Any) -> list[float]:
 
 
 def _in_the_input(
-    job: Job, references: Tree, draws: Draws, stdevs: list[float], multiply: bool, chunk_size: int | None
+    job: Job, references: Tree, draws: Draws, stdevs: list[float], multiply: bool, chunk_size: ChunkSize
 ) -> list[Tensor]:
     """``mean_k g(x0_k + a_k (x_k - x0_k)) (V(x_k) - V(x0_k))`` for inputs x_k with noise and drawn baselines x0_k."""
     inputs, starts = job.input_floats(), floats_of(references)
@@ -148,7 +150,7 @@ def _in_the_input(
     value = None if at_input or not multiply or any(stdevs) else value_at(job, job.x)
     total, like = Sum(), inputs
     count = len(draws.steps)
-    for a, b in reported(chunks(count, chunk_for(chunk_size, inputs, shares=False))):
+    for a, b in reported(parts(count, chunk_size, inputs, shares=False)):
         steps, which = draws.steps[a:b], draws.which[a:b]
         ends = [t + e for t, e in zip(inputs, draws.noise(inputs, stdevs, b - a))]
         begins = [t[which] for t in starts]
@@ -175,7 +177,7 @@ def _values_of_references(job: Job, references: Tree) -> list[Tensor] | None:
 
 
 def _at_the_site(
-    job: Job, references: Tree, draws: Draws, stdevs: list[float], multiply: bool, chunk_size: int | None
+    job: Job, references: Tree, draws: Draws, stdevs: list[float], multiply: bool, chunk_size: ChunkSize
 ) -> list[Tensor]:
     """The same for integer inputs, where a path can only run at the sites: baselines and noise are there too."""
     count, size = len(draws.steps), job.size
@@ -207,7 +209,7 @@ def _at_the_site(
         return [towards(s, v + e, at.reshape(-1, *[1] * (v.dim() - 1))) for s, v, e in moves]
 
     total, like = Sum(), starts
-    for a, b in reported(chunks(count, chunk_for(chunk_size, [t[0] for t in starts], shares=True))):
+    for a, b in reported(parts(count, chunk_size, [t[0] for t in starts], shares=True)):
         noise = draws.noise([t[0] for t in starts], stdevs * len(starts), b - a)
         part = [draws.steps[a:b], *(t[a:b] for t in starts), *noise]
         done = 0

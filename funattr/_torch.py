@@ -7,6 +7,7 @@ the package uses documented names only.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -40,6 +41,7 @@ __all__ = [
     "OutOfMemoryError",
     "TreeSpec",
     "add_batch_dim",
+    "autograd_function",
     "compile_lock",
     "constant",
     "current_grad_level",
@@ -149,6 +151,13 @@ def show_to_modes(functions: Iterable[Any]) -> None:
 
     if hasattr(dynamo, "get_overridable_functions"):
         dynamo.get_overridable_functions().update(functions)
+
+
+def autograd_function(kind: F) -> F:
+    """For a torch.autograd.Function with a setup_context: `apply` binds the arguments of its forward, and asks for the
+    signature at every call, which takes longer than a small operation. Here it is at hand."""
+    kind.forward.__signature__ = inspect.signature(kind.forward)  # type: ignore[attr-defined]
+    return kind
 
 
 #: Where the Python functions of torch.nn.functional find the operations themselves.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ Layer: TypeAlias = "Selector | Sequence[Any] | Mapping[Any, Any]"
 Target: TypeAlias = (
     "int | Tensor | Sequence[int] | tuple[int, ...] | Sequence[tuple[int, ...]] | str | Callable[[Any], Tensor] | Neuron | None"
 )
+#: How many steps run at once; None and "auto" let the library choose.
+ChunkSize: TypeAlias = 'int | Literal["auto"] | None'
 
 
 class Method(Protocol):

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import funattr as fa
+import funattr._chunks
 from funattr._bind import bind
+from funattr._chunks import chunk_for, chunks, fitting
 from funattr._folded import folding
-from funattr._map import chunk_for, chunks, each
+from funattr._map import each
 
 STEPS = torch.arange(10.0).reshape(10, 1)
 X = torch.randn(3, 4)
@@ -33,9 +35,45 @@ def test_chunks_are_of_about_the_same_size() -> None:
     assert chunks(10, 4) == [(0, 4), (4, 7), (7, 10)]
     assert chunks(10, None) == [(0, 10)]
     assert chunks(0, 4) == []
-    assert chunk_for(None, torch.zeros(2, 3), shares=True) == 50
-    assert chunk_for(None, torch.zeros(8, 3, 512, 512), shares=False) == 1
-    assert chunk_for(7, X, shares=True) == 7
+    for choose in (None, "auto"):
+        assert chunk_for(100, choose, torch.zeros(2, 3), shares=True) == 50
+        assert chunk_for(4, choose, torch.zeros(2, 3), shares=True) == 4
+        assert chunk_for(100, choose, torch.zeros(8, 3, 512, 512), shares=False) == 1
+    assert chunk_for(100, 7, X, shares=True) == 7
+
+
+def test_a_budget_of_memory() -> None:
+    """Half as many steps of double precision, and never more than there is room for, but for one."""
+    x = torch.zeros(8, 3, 112, 112)
+    found = {dtype: chunk_for(50, "auto", x.to(dtype), shares=True) for dtype in (torch.float16, torch.float32, torch.float64)}
+    assert found[torch.float64] < found[torch.float32] < found[torch.float16]
+    for dtype, size in found.items():
+        assert size * x.numel() * x.to(dtype).element_size() <= 1 << 25 < 2 * size * x.numel() * x.to(dtype).element_size()
+    for most, size, room in ((50, 1, 1000), (50, 30, 1000), (50, 999, 1000), (50, 1001, 1000), (3, 500, 1000)):
+        fits = fitting(most, size, room)
+        assert fits == 1 or fits * size <= room
+        assert fits == most or (fits + 1) * 4 // 3 * size > room
+
+
+def test_a_gpu_has_the_room_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnGpu:
+        is_cuda, device = True, torch.device("cuda", 0)
+
+        def __init__(self, elements: int):
+            self.elements = elements
+
+        def numel(self) -> int:
+            return self.elements
+
+        def element_size(self) -> int:
+            return 4
+
+    monkeypatch.setattr(funattr._chunks, "tensors", lambda like: [like])
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 << 30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1 << 30)
+    for free, expected in ((0, 4), (62 << 30, 50)):  # and 2 GB that torch holds
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80 << 30))
+        assert chunk_for(100, None, OnGpu(1 << 21), shares=True) == expected
 
 
 def test_what_steps_share_runs_once() -> None:

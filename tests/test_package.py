@@ -33,8 +33,10 @@ ORDER = [
     "_score",
     "_backward",
     # running a model at many points
+    "_chunks",
     "_progress",
     "_folded",
+    "_draw",
     "_map",
     "_baselines",
     "_along",
@@ -67,7 +69,6 @@ ORDER = [
     "_combined",
     "_combine",
     "_shapes",
-    "_draw",
     "_repeat",
     # compositions
     "_deeplift_shap",

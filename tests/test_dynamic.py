@@ -1,0 +1,41 @@
+"""One graph for every batch size: torch.compile(dynamic=True), with a tensor of targets, each batch with its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo
+from torch import nn
+from torch._dynamo.utils import counters
+
+import funattr as fa
+
+CASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "saliency": (fa.saliency, {}),
+    "grad_cam": (fa.grad_cam, {"layer": "3"}),
+    "integrated_gradients": (fa.integrated_gradients, {"layer": "3", "n_steps": 3}),
+    "deep_lift": (fa.deep_lift, {"layer": "3"}),
+    "feature_ablation": (fa.feature_ablation, {"layer": "3", "feature_mask": torch.arange(8)[None, :, None, None]}),
+}
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    front = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(inplace=True)]
+    return nn.Sequential(*front, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval().double()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_batches_of_other_sizes_share_a_graph(name: str) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    method, options = CASES[name]
+    model, compiled = net(), torch.compile(method, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (4, 3, 6, 7, 2):
+        x, target = torch.randn(size, 3, 8, 8).double(), torch.arange(size) % 5
+        found, expected = (f(model, x, target=target, **options) for f in (compiled, method))
+        torch.testing.assert_close(found, expected)
+    assert counters["stats"]["unique_graphs"] == 1
