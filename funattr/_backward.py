@@ -17,7 +17,7 @@ from ._rules import PlainAttention
 from ._score import Neuron, few_targets, neuron_score, score_of
 from ._site import Sites, check_reached, observe, read, resolve, settle
 from ._tap import Site, Stop
-from ._torch import grad_level, make_leaf, tracing, transforms_active, unwrap_for_grad
+from ._torch import grad_level, make_leaf, tracing, transforms_active, unwrap_for_grad, without_modes
 from ._types import Layer, Model, Target, Tree, attributable, copied, map_floats, map_tensors, tensors
 
 
@@ -174,10 +174,11 @@ def _forward_backward(
             if not create_graph:
                 torch.set_grad_enabled(False)  # the rest only shows how often layers run
             return value
-        if not whole:  # else it is on already, or the model itself has turned it off
-            torch.set_grad_enabled(True)
-        values[watch.where[i]] = value = stopping(leaves_of, value, shared, watch.sites[i].label)
-        return copied(value)
+        with without_modes() if type(value) is Tensor else _as_it_is:  # a rule's mode has nothing to do with this
+            if not whole:  # else it is on already, or the model itself has turned it off
+                torch.set_grad_enabled(True)
+            values[watch.where[i]] = value = stopping(leaves_of, value, shared, watch.sites[i].label)
+            return copied(value)
 
     for i, site in enumerate(sites.sites):
         if site is None:  # named twice, the second leaf is made of the first

@@ -8,18 +8,20 @@ from torch import Tensor
 
 from ._along import Mould, Sum, floats_at
 from ._backward import Watch
-from ._baselines import distribution
-from ._check import may_read, method
-from ._chunks import chunk_for, chunks
+from ._baselines import distribution, holds_batch, one_batch
+from ._bind import all_modules
+from ._check import batch_size, may_read, method, noisy_modules
+from ._chunks import chunk_for, chunks, given_chunk
 from ._combined import chosen, combined, name_of
 from ._deeplift import Attribution, attributions, deep_lift
 from ._door import complaint, door
+from ._fold import repeated_target
 from ._joint import look
-from ._lift_passes import lifted, prepare, tell
-from ._map import each
+from ._lift_passes import Task, lifted, prepare, tell
+from ._map import each, raised_by_model
 from ._progress import reported
 from ._torch import tracing, transforms_active, tree_flatten, tree_unflatten
-from ._types import ChunkSize, Explains, Layer, Method, Model, Target, Tree, map_tensors, tensors
+from ._types import ChunkSize, Explains, Layer, Method, Model, Target, Tree, map_floats, map_tensors, tensors
 
 
 @method
@@ -77,6 +79,11 @@ def deep_lift_shap(
         # Whether one feeds another: the passes cannot tell under vmap.
         look(task.bound, task.x, task.sites, Watch(task.bound, task.x, task.sites.sites, task.target))
     samples, count = distribution(x, baselines, ids=bool(task.inner))
+    if attribution_func is None and given_chunk(chunk_size) is None and _small(task, count):
+        found = _in_one_batch(task, samples, count, multiply_by_inputs)
+        if found is not None:
+            tell(task)
+            return found
 
     mould = Mould()
 
@@ -94,6 +101,45 @@ def deep_lift_shap(
         lifted(task, _one(samples, [t[0] for t in tensors(samples)], x))
     tell(task)
     return mould.fill([t / count for t in total.total(like)], task.sites)
+
+
+#: Multiplications, about, that take no longer than entering vmap.
+_SMALL = 1 << 21
+
+
+def _small(task: Task, count: int) -> bool:
+    """Whether all of the work is less than what vmap costs: then the pass at x runs once for each baseline, in one batch."""
+    if tracing() or transforms_active() or task.create_graph or task.bound.root is None or len(task.inner) > 1:
+        return False
+    rows, uses = batch_size(task.x), 0
+    for t in tensors(task.x):
+        uses += count * (rows if t.dim() == 2 and t.is_floating_point() else t.numel())  # of each weight, at most
+    room = _SMALL // max(1, uses)
+    for module in all_modules(task.bound.root):
+        room -= sum(weight.numel() for weight in module._parameters.values() if weight is not None)
+        if room < 0:
+            return False
+    return not holds_batch(task.model, rows) and one_batch(task.x, rows) and not noisy_modules(task.model)
+
+
+def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> Tree | None:
+    """The same from a single pass over ``[count * N, ...]``; None where the model wants just its batch."""
+    size, mixed = batch_size(task.x), list[bool]()
+    x = map_tensors(lambda t: t.expand(count, *t.shape).flatten(0, 1), task.x)
+    leaves, spec = tree_flatten(samples)
+    given = zip(leaves, tree_flatten(x)[0])
+    reference = tree_unflatten([own if t is None else t.repeat_interleave(size, 0) for t, own in given], spec)
+    target = repeated_target(task.bound, task.x, task.target, count, mixed)
+    try:
+        values, base, multipliers = lifted(task._replace(x=x, target=target), reference)
+    except (RuntimeError, ValueError) as error:
+        if raised_by_model(error):
+            raise
+        return None
+    found = attributions(values, base, multipliers, multiply, None)
+    if any(mixed) or any(t.shape[:1] != (count * size,) for t in tensors(found)):
+        return None
+    return task.sites.build([map_floats(lambda t: t.unflatten(0, (count, size)).mean(0), part) for part in found])
 
 
 def _one(samples: Tree, sample: list[Tensor], x: Tree) -> Tree:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ._along import Inner, Job
 from ._baselines import holds_batch, one_batch
 from ._bind import Bound
-from ._check import noisy_modules
+from ._check import batch_size, noisy_modules
 from ._door import complaint
 from ._map import raised_by_model
 from ._score import Neuron, one_for_each, score_of
@@ -63,10 +63,11 @@ def _folded(job: Job, f: Inner, points: list[Tensor], count: int) -> list[Tensor
         folded = [t.data for t in folded]  # not a view: of a view, which others may write to, a leaf is a copy
     inputs = job.with_floats(folded, map_tensors(repeated, job.x))
     mixed: list[bool] = []
+    aside = contextlib.nullcontext if tracing() else without_modes  # a neuron's index may look at the data: it sees its own
     if job.strict is None and not tracing():
         job.strict = job.under(NoBranches())
     try:
-        found = f(job.strict or job, inputs, _repeated(job, count, size, mixed))
+        found = f(job.strict or job, inputs, repeated_target(job.bound, job.x, job.target, count, mixed, aside))
     except Branch:  # vmap tells whether it depends on the points
         return None
     except (RuntimeError, ValueError) as error:
@@ -123,15 +124,20 @@ _READS = {
 }
 
 
-def _repeated(job: Job, count: int, size: int, mixed: list[bool]) -> Target:
-    """The target for `count` copies of the batch; it notes in `mixed` whether the copies meet."""
-    target = job.target
+def repeated_target(
+    bound: Bound, x: Tree, target: Target, count: int, mixed: list[bool], inside: Callable[[], Any] = contextlib.nullcontext
+) -> Target:
+    """The target for `count` copies of the batch `x`; it notes in `mixed` whether the copies meet.
+
+    A neuron's index runs in the middle of the model, `inside` a context.
+    """
+    size = batch_size(x)
     if isinstance(target, Neuron):
         if not callable(target.index):
             return target
-        return Neuron(target.layer, partial(_per_copy, target.index, count, size))
+        return Neuron(target.layer, partial(_per_copy, target.index, count, size, inside))
     if callable(target):
-        repeated: Callable[[Any], Tensor] = partial(_per_copy, target, count, size)
+        repeated: Callable[[Any], Tensor] = partial(_per_copy, target, count, size, contextlib.nullcontext)
     else:
         if isinstance(target, Tensor):
             target = target if target.numel() == 1 else target.repeat(count)
@@ -140,7 +146,7 @@ def _repeated(job: Job, count: int, size: int, mixed: list[bool]) -> Target:
         repeated = partial(score_of, target=target)
 
     def scored(output: Any) -> Tensor:
-        mixed.append(mixes(job.bound, job.x, output, count * size))
+        mixed.append(mixes(bound, x, output, count * size))
         return repeated(output)
 
     return scored
@@ -162,13 +168,13 @@ def _held(output: Any) -> list[Tensor]:
     return tensors(vars(output) if plain else output)
 
 
-def _per_copy(target: Callable[[Any], Tensor], count: int, size: int, output: Any) -> Tensor:
+def _per_copy(target: Callable[[Any], Tensor], count: int, size: int, conditions: Callable[[], Any], output: Any) -> Tensor:
     """A callable may know the batch it is made for: it sees one copy at a time."""
     leaves, spec = tree_flatten(output)
     if any(t.dim() == 0 or t.shape[0] != count * size for t in leaves if isinstance(t, Tensor)) or not tensors(output):
         raise complaint(ValueError, "the output has no row for each example.")
     copies = []
-    with _as_it_is if tracing() else without_modes():  # it may look at the data: it sees its own
+    with conditions():
         for k in range(count):
             part = [t[k * size : (k + 1) * size] if isinstance(t, Tensor) else t for t in leaves]
             copies.append(one_for_each(target(tree_unflatten(part, spec)), "the target"))

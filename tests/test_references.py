@@ -116,3 +116,38 @@ def test_guided_rules_by_hand() -> None:
     assert fa.gradient(Relus(), x).tolist() == [[-1.0, 2.0, 0.0, 0.0]]
     assert fa.guided_backprop(Relus(), x).tolist() == [[0.0, 2.0, 0.0, 0.0]]
     assert fa.deconvnet(Relus(), x).tolist() == [[0.0, 2.0, 3.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [1, [0, 3, 2], torch.tensor([0, 3, 2]), "argmax", fa.neuron("1", 2), lambda out: out[:, 1] * out[:, 2]],
+    ids=["class", "list", "tensor", "argmax", "neuron", "callable"],
+)
+def test_all_baselines_of_a_small_model_in_one_batch(target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass over 4 x 3 rows in place of vmap's 3, with the result of a loop over the baselines."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 5)).double()
+    x, baselines = torch.randn(3, 6).double(), torch.randn(4, 6).double()
+    rows: list[int] = []
+    model[0].register_forward_hook(lambda layer, args, output: rows.append(len(output)))
+    expected = sum(fa.deep_lift(model, x, baselines=one[None], target=target) for one in baselines) / 4
+    for small in (True, False):
+        if not small:
+            monkeypatch.setattr("funattr._deeplift_shap._SMALL", 0)
+        rows.clear()
+        found = fa.deep_lift_shap(model, x, baselines=baselines, target=target)
+        assert (max(rows) == 12) == small
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_model_that_wants_its_batch_gets_its_batch() -> None:
+    class Net(nn.Sequential):
+        def forward(self, x: Any) -> Any:
+            for layer in self:
+                x = layer(x)
+            return x * torch.tensor([1.0, 0.0, 2.0])[:, None]
+
+    model = Net(nn.Linear(6, 5), nn.Tanh()).double()
+    x, baselines = torch.randn(3, 6).double(), torch.randn(4, 6).double()
+    found = fa.deep_lift_shap(model, x, baselines=baselines, target=1)
+    whole = [fa.deep_lift(model, x, baselines=one.expand(3, 6), target=1) for one in baselines]
+    torch.testing.assert_close(found, sum(whole) / 4)
