@@ -47,8 +47,8 @@ def feature_ablation(
             one mask per example), or the structure of the value; an id means the same group in all of its tensors, and None
             in place of a tensor leaves that tensor out. None: every scalar feature on its own. Under torch.compile, which
             cannot see how many ids there are, a mask costs as many passes as it has entries.
-        chunk_size: how many groups are replaced at once: the memory knob. None: the library chooses. What lies before the
-            layer runs once per chunk. The result does not depend on it.
+        chunk_size: how many groups are replaced at once: the memory knob. None, or "auto": as many as a budget of memory
+            allows. What lies before the layer runs once per chunk. The result does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:

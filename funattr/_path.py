@@ -46,7 +46,8 @@ def integrated_gradients(
         quadrature: the rule: ``"gausslegendre"``, ``"riemann_left"``, ``"riemann_right"``, ``"riemann_middle"``,
             ``"riemann_trapezoid"``, or a callable ``n -> (nodes, weights)`` on [0, 1]. Weights sum to 1.
         multiply_by_inputs: True for the attribution, False for the multipliers alone.
-        chunk_size: how many steps run at once: the memory knob. None: the library chooses. The result does not depend on it.
+        chunk_size: how many steps run at once: the memory knob. None, or "auto": as many as a budget of memory allows. The
+            result does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:
@@ -106,7 +107,8 @@ def internal_influence(
         n_steps: how many nodes on the path.
         quadrature: the rule: ``"gausslegendre"``, ``"riemann_left"``, ``"riemann_right"``, ``"riemann_middle"``,
             ``"riemann_trapezoid"``, or a callable ``n -> (nodes, weights)`` on [0, 1]. Weights sum to 1.
-        chunk_size: how many steps run at once: the memory knob. None: the library chooses. The result does not depend on it.
+        chunk_size: how many steps run at once: the memory knob. None, or "auto": as many as a budget of memory allows. The
+            result does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:
@@ -166,7 +168,8 @@ def conductance(
             ``"riemann_trapezoid"``, or a callable ``n -> (nodes, weights)`` on [0, 1]. Weights sum to 1.
         exact: True takes the rate ``dv/da`` at the nodes themselves: as accurate as the quadrature on smooth models, at
             about three times the cost. What it misses at kinks (ReLU) is added at the mean gradient.
-        chunk_size: how many steps run at once: the memory knob. None: the library chooses. The result does not depend on it.
+        chunk_size: how many steps run at once: the memory knob. None, or "auto": as many as a budget of memory allows. The
+            result does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:

@@ -192,8 +192,8 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     Args:
         method: a method.
         targets: several targets: a list of what `score` takes, a tensor of classes ``[T]``, or ``[T, N]`` with one per example.
-        chunk_size: how many targets at once: the memory knob; what they share runs once per chunk. None: the library chooses:
-            all, where the gradients for all of them fit into 0.2 GB. The result does not depend on it.
+        chunk_size: how many targets at once: the memory knob; what they share runs once per chunk. None, or
+            "auto": all, where the gradients for all of them fit into 0.2 GB. The result does not depend on it.
 
     Returns:
         A method with the same arguments but `target`, whose results have a leading dimension T. A method that draws random

@@ -56,7 +56,8 @@ def gradient_shap(
         stdevs: the standard deviation of the noise: a number, or one per input.
         generator: where draws come from, or None for torch's global one. The same seed gives the same result.
         multiply_by_inputs: True for the attribution, False for the multipliers alone.
-        chunk_size: how many steps run at once: the memory knob. None: the library chooses. The result does not depend on it.
+        chunk_size: how many steps run at once: the memory knob. None, or "auto": as many as a budget of memory allows. The
+            result does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:

@@ -436,6 +436,7 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
         ValueError,
         ["sum to 2"],
     ),
+    ("chunks in words", lambda: fa.conductance(mlp, x, target=1, chunk_size="big"), ValueError, ["an int, 'auto' or None"]),
     ("no chunks", lambda: fa.feature_ablation(mlp, x, target=1, chunk_size=0), ValueError, ["chunk_size must be at least 1"]),
     (
         "baselines of another shape",

@@ -288,7 +288,7 @@ RIGHT: dict[str, tuple[Any, ...]] = {
     "n_steps": (1, 2, 3),
     "quadrature": ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle"),
     "n_samples": (1, 3),
-    "chunk_size": (None, 1, 2, 50),
+    "chunk_size": (None, "auto", 1, 2, 50),
     "multiply_by_inputs": (True, False),
     "create_graph": (True, False),
     "stdevs": (0.0, 0),
