@@ -69,5 +69,3 @@ def cases(setting: Setting, words: str = "") -> Iterator[Case]:
             case = Case(method, setting, site)
             if all(word.casefold() in case.name.casefold() for word in words.split()):
                 yield case
-
-

@@ -36,7 +36,6 @@ else:
             flop_registry[_fused] = _count
 
 
-
 __all__ = ["Cost", "cost", "flop_registry"]
 
 

@@ -16,6 +16,7 @@ import funattr as fa
 
 from .cases import Case
 from .cost import Cost, cost
+from .settings import Setting
 
 Call = Callable[[], Any]
 
@@ -46,17 +47,20 @@ def measure(case: Case, without: dict[str, str], options: Options) -> dict[str, 
         except Exception as error:
             if name in ("funattr", "floor"):
                 raise
-            columns[name] = {"fails": f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"}
+            columns[name] = failure(error)
             del calls[name]
     if options.compile:
         torch._dynamo.reset()
         for name, call in case.compiled(at_once).items():
             start = time.perf_counter()
-            with settled():
-                call()
-                synchronize(options)
-            columns[name] = {"first": time.perf_counter() - start}
-            calls[name] = call
+            try:
+                with settled():
+                    call()
+                    synchronize(options)
+                columns[name] = {"first": time.perf_counter() - start}
+                calls[name] = call
+            except Exception as error:  # a finding too: the summary names it
+                columns[name] = failure(error)
     with settled():
         for name, times in rounds(list(calls.items()), options).items():
             low, middle, high = statistics.quantiles(times, n=4)
@@ -73,6 +77,24 @@ def measure(case: Case, without: dict[str, str], options: Options) -> dict[str, 
         "passes": passes,
         "columns": columns,
     }
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    return {"fails": f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"}
+
+
+def bare_forward(setting: Setting, options: Options) -> dict[str, float]:
+    """Seconds of the model alone, without a graph, eager and compiled."""
+    fast = torch.compile(setting.model, fullgraph=True, mode="reduce-overhead" if setting.x.is_cuda else None)
+    more = () if setting.mask is None else (setting.mask,)
+    with torch.no_grad(), settled():
+        fast(setting.x, *more)
+        calls: list[tuple[str, Call]] = [
+            ("eager", lambda: setting.model(setting.x, *more)),
+            ("compiled", lambda: fast(setting.x, *more)),
+        ]
+        found = rounds(calls, options)
+    return {name: statistics.median(times) for name, times in found.items()}
 
 
 def steps_at_once(own: Call) -> int | None:
@@ -100,9 +122,15 @@ def counted(call: Call, options: Options) -> dict[str, Any]:
 def rounds(calls: list[tuple[str, Call]], options: Options) -> dict[str, list[float]]:
     """Seconds of each, in turn: a slow moment of the machine hits all of them."""
     found: dict[str, list[float]] = {name: [] for name, _ in calls}
-    least, most = (2, 10) if options.quick else (5, 1000)
-    stop = time.perf_counter() + (0.1 if options.quick else options.seconds)
+    least, most = (2, 20) if options.quick else (5, 1000)
     gc.collect()
+    for _ in range(20):  # small calls get faster for a while
+        begun = time.perf_counter()
+        for _, call in calls:
+            seconds(call, options)
+        if time.perf_counter() - begun > 0.01:
+            break
+    stop = time.perf_counter() + (0.1 if options.quick else options.seconds)
     for i in range(most):
         # Each is the first in its turn: what runs before a call leaves its traces in the caches.
         first = i % len(calls)

@@ -48,7 +48,9 @@ def mask_for(setting: Setting, site: str) -> Tensor:
     return channels.reshape(shape).expand(1, *value.shape[1:]).contiguous()
 
 
-def _own(method: Any, *, floats: bool = False, at_input: bool = False, **settings: str) -> Callable[[Setting, str], partial[Any]]:
+def _own(
+    method: Any, *, floats: bool = False, at_input: bool = False, **settings: str
+) -> Callable[[Setting, str], partial[Any]]:
     """`settings` are arguments of the method, named by the field of `Setting` that holds them."""
 
     def build(s: Setting, site: str) -> partial[Any]:
@@ -106,14 +108,14 @@ def _deep_lift_shap_floor(s: Setting, batch: int) -> Passes:
 
 def _ablation_own(s: Setting, site: str) -> partial[Any]:
     mask = mask_for(s, site)
-    return partial(fa.feature_ablation, s.bound, s.x, layer=site, target=TARGET, feature_mask=mask, chunk_size=s.together)
+    return partial(fa.feature_ablation, s.bound, s.x, layer=site, target=TARGET, feature_mask=mask)
 
 
 def _ablation_captum(s: Setting, site: str) -> Call:
     mask = mask_for(s, site)
     more = {} if s.more is None else {"additional_forward_args": s.more}
     ablation = ca.LayerFeatureAblation(s.model, s.layer(site))
-    return partial(ablation.attribute, s.x, layer_mask=mask, target=TARGET, perturbations_per_eval=s.together, **more)
+    return partial(ablation.attribute, s.x, layer_mask=mask, target=TARGET, perturbations_per_eval=s.groups, **more)
 
 
 def _ablation_hand(s: Setting, site: str) -> Call:

@@ -56,7 +56,12 @@ def _grid(value: Any) -> Any:
 
 
 def zennit(name: str, setting: Setting, target: int) -> Call | None:
-    if setting.mask is not None or name not in ("saliency", "guided_backprop", "noise_tunnel(gradient)", "integrated_gradients"):
+    if setting.mask is not None or name not in (
+        "saliency",
+        "guided_backprop",
+        "noise_tunnel(gradient)",
+        "integrated_gradients",
+    ):
         return None
     attribution: Any = importlib.import_module("zennit.attribution")
     composites: Any = importlib.import_module("zennit.composites")

@@ -27,7 +27,6 @@ class Setting(NamedTuple):
     references: int = 4
     groups: int = 16
     targets: int = 10
-    together: int = 8  # how many groups run at once, for all competitors
     channel_dim: int = 1
 
     @property
@@ -38,7 +37,7 @@ class Setting(NamedTuple):
     @property
     def more(self) -> Any:
         """The extra arguments as Captum takes them."""
-        return self.mask
+        return None if self.mask is None else (self.mask,)
 
     @property
     def floats(self) -> Tensor:
@@ -85,7 +84,9 @@ def _cnn(quick: bool) -> Setting:
 
 def _resnet(quick: bool) -> Setting:
     size, batch = (32, 2) if quick else (64, 8)
-    return Setting("ResNet-18", ResNet18().eval(), torch.randn(batch, 3, size, size), ["layer1", "layer3", "layer4"], CONVOLUTIONAL)
+    return Setting(
+        "ResNet-18", ResNet18().eval(), torch.randn(batch, 3, size, size), ["layer1", "layer3", "layer4"], CONVOLUTIONAL
+    )
 
 
 def _vit(quick: bool) -> Setting:
