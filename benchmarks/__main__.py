@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         default="run",
         choices=["run", "growth", "report"],
-        help="run (the default): every case; growth: cost against steps, batch, groups and targets; report: text from JSON files",
+        help="run (the default): every case; growth: cost over steps, batch, groups and targets; report: text from JSON files",
     )
     found.add_argument("files", nargs="*", type=Path, help="for report: what --json wrote")
     found.add_argument("--quick", action="store_true", help="few rounds, small settings: shows that it runs, not how fast")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 
 from . import rivals
+from .calls import TARGET, Call
 from .floor import Part, bare
-from .methods import TABLE, TARGET, Method
+from .methods import TABLE, Method
 from .settings import Setting
-
-Call = Callable[[], Any]
 
 #: In the order of the tables; `funattr` first.
 COLUMNS = ("funattr", "Captum", "by hand", "grad-cam", "zennit", "floor", "compiled", "compiled floor")

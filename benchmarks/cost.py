@@ -10,6 +10,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+flop_registry: dict[Any, Any]
+
 try:
     from torch.utils.flop_counter import flop_registry as _of_torch
     from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count

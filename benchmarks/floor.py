@@ -99,7 +99,7 @@ def _back(suffix: Callable[[Tensor], Tensor], value: Tensor, times: int) -> list
 
 
 def _back_compiled(suffix: Callable[[Tensor], Tensor], value: Tensor, times: int) -> list[Tensor]:
-    score, pull = torch.func.vjp(lambda v: suffix(v)[:, 1].sum(), value)
+    score, pull, *_ = torch.func.vjp(lambda v: suffix(v)[:, 1].sum(), value)
     # Other cotangents, so that the compiler cannot make one pass of them.
     return [pull(torch.full_like(score, 1.0 + i))[0] for i in range(times)]
 

@@ -46,7 +46,8 @@ def setting(curve: Curve, value: int, quick: bool) -> Setting:
     torch.manual_seed(0)
     count = value if curve.field == "batch" else batch
     found = Setting("ResNet-18", ResNet18().eval(), torch.randn(count, 3, size, size), [curve.site], CONVOLUTIONAL)
-    return found if curve.field == "batch" else found._replace(**{curve.field: value})
+    more: dict[str, Any] = {} if curve.field == "batch" else {curve.field: value}
+    return found._replace(**more)
 
 
 def measure(options: Options) -> Iterator[dict[str, Any]]:
@@ -76,9 +77,9 @@ def point(method: Method, s: Setting, site: str, value: int, options: Options) -
 
 def per_example(s: Setting, site: str) -> tuple[float, float, float]:
     """FLOPs of one example through the prefix, the suffix, and back through it."""
-    one = lambda passes: float(cost(bare(s, [(site, passes)])).flops)  # noqa: E731
-    prefix, suffix = one(Passes(1, 0)), one(Passes(0, 1))
-    return prefix, suffix, one(Passes(0, 1, 1)) - suffix
+    counts = (Passes(1, 0), Passes(0, 1), Passes(0, 1, 1))
+    prefix, suffix, both = (float(cost(bare(s, [(site, passes)])).flops) for passes in counts)
+    return prefix, suffix, both - suffix
 
 
 def modelled(method: Method, s: Setting, site: str) -> float:
@@ -134,7 +135,8 @@ def verdict(entries: list[dict[str, Any]]) -> str:
     wrong = [f"{e['method']} over {e['field']} ({100 * off(e):.1f}%)" for e in entries if off(e) > WITHIN]
     if wrong:
         return f"Not met: counted operations follow the model within {100 * WITHIN:.0f}%: {'; '.join(wrong)}."
-    return f"Met: counted operations follow the model within {100 * WITHIN:.0f}% (at most {100 * max(map(off, entries)):.1f}% off)."
+    most = 100 * max(map(off, entries))
+    return f"Met: counted operations follow the model within {100 * WITHIN:.0f}% (at most {most:.1f}% off)."
 
 
 def draw(entries: list[dict[str, Any]], path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import statistics
 import time
 import warnings
@@ -102,7 +103,7 @@ def steps_at_once(own: Call) -> int | None:
     done: list[int] = []
     with settled(), fa.progress(lambda count, total: done.append(count)):
         own()
-    grown = [b - a for a, b in zip(done, done[1:]) if b > a]
+    grown = [b - a for a, b in itertools.pairwise(done) if b > a]
     return max(grown) if grown else None
 
 

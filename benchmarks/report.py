@@ -43,7 +43,7 @@ def _processor() -> str:
 
 def sections(found: dict[str, Any]) -> dict[str, str]:
     """Every part of the page that a run writes."""
-    parts = {}
+    parts: dict[str, str] = {}
     if found.get("cases"):
         parts |= {
             "machine": machine_line(found),

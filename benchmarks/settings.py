@@ -70,7 +70,7 @@ def settings(quick: bool, device: str = "cpu", dtype: torch.dtype = torch.float3
 
 def _moved(setting: Setting, device: str, dtype: torch.dtype) -> Setting:
     place: Callable[[Tensor], Tensor] = lambda t: t.to(device, dtype) if t.is_floating_point() else t.to(device)  # noqa: E731
-    moved = {name: place(t) for name in ("x", "mask", "words") if (t := getattr(setting, name)) is not None}
+    moved: dict[str, Any] = {name: place(t) for name in ("x", "mask", "words") if (t := getattr(setting, name)) is not None}
     return setting._replace(model=setting.model.to(device, dtype), **moved)
 
 

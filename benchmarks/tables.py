@@ -125,5 +125,5 @@ def plain(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, *([cell.replace("`", "") for cell in row] for row in rows)]
     kept = [i for i in range(len(head)) if any(line[i] for line in lines[1:])]
     wide = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    cells = lambda line: [line[i].ljust(wide[i]) if i < 2 else line[i].rjust(wide[i]) for i in kept]  # noqa: E731
-    return "\n".join("  ".join(cells(line)).rstrip() for line in lines)
+    cells = [[line[i].ljust(wide[i]) if i < 2 else line[i].rjust(wide[i]) for i in kept] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in cells)
