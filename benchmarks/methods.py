@@ -44,8 +44,9 @@ class Method(NamedTuple):
     hand: Build | None
     floor: Callable[[Setting, str], list[Part]]
     at_input: bool = False
-    #: Columns that are not to give the same numbers, and why.
+    #: Columns that are not to give the same numbers, and why; `on_tokens` if only for models of tokens.
     differs: dict[str, str] = {}  # noqa: RUF012 - read only
+    on_tokens: bool = False
     asked: bool = True  # one of the twelve layer and guided methods that the bars are about
 
 
@@ -107,6 +108,7 @@ METHODS = [
         hand(by_hand.grad_cam, channel_dim="channel_dim"),
         _floor(_one),
         differs=TOKEN_CAM,
+        on_tokens=True,
     ),
     Method(
         "guided_grad_cam",
@@ -149,6 +151,7 @@ METHODS = [
         None,
         _floor(lambda s, b: Passes(b + _reference(s), b + _reference(s), b)),
         differs=PLAIN,
+        on_tokens=True,
     ),
     Method(
         "deep_lift_shap",
@@ -158,6 +161,7 @@ METHODS = [
         None,
         _floor(_deep_lift_shap_floor),
         differs=PLAIN,
+        on_tokens=True,
     ),
     Method(
         "gradient_shap",
@@ -226,6 +230,7 @@ MORE = [
         each_hand,
         _floor(lambda s, b: Passes(b, b, b, s.targets)),
         differs=TOKEN_CAM,
+        on_tokens=True,
     ),
     *(
         Method(method.__name__, "image cam", cam(method), None, None, _floor(_one))

@@ -27,8 +27,8 @@ def missing() -> dict[str, str]:
     for column, module in (("grad-cam", "pytorch_grad_cam"), ("zennit", "zennit")):
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            found[column] = f"not measured: {error} (both packages need torchvision)"
+        except (ImportError, RuntimeError) as error:  # torchvision raises either where it does not fit torch
+            found[column] = f"is not measured ({error}; it needs torchvision)"
     return found
 
 
