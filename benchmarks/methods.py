@@ -78,7 +78,8 @@ def _path(s: Setting, b: int) -> Passes:
     return Passes(b + _reference(s), s.steps * b, s.steps * b)
 
 
-RANDOM = {"captum": "draws of its own", "hand": "draws of its own"}
+DRAWS = "draws of its own"
+RANDOM = {"captum": DRAWS, "hand": DRAWS}
 TOKEN_CAM = {"captum": "takes the tokens for the channels"}
 CELLS = {"captum": "another rule: differences between nodes, not between the edges of cells"}
 PLAIN = {"captum": "passes attention, GELU and layer norm over, and gives their gradient"}

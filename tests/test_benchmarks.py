@@ -18,7 +18,7 @@ from benchmarks.cases import Case, cases
 from benchmarks.cost import cost
 from benchmarks.floor import Passes, bare, batches, cut
 from benchmarks.measure import settled, steps_at_once
-from benchmarks.methods import TABLE
+from benchmarks.methods import DRAWS, TABLE
 from benchmarks.settings import Setting, settings
 from benchmarks.summary import BARS, summary
 
@@ -56,12 +56,12 @@ def test_competitors_compute_the_same(case: Case) -> None:
         others = {name: call() for name, call in case.eager(None, WITHOUT).items() if name in ("Captum", "by hand")}
     for name, found in others.items():
         reason = method.differs.get({"Captum": "captum", "by hand": "hand"}[name])
-        if method.on_tokens and "image" in case.setting.kinds | ({"image"} if "tiny" in case.setting.kinds else set()):
+        if method.on_tokens and case.setting.name not in ("ViT-tiny", "BERT-small"):
             reason = None
         result = tensor(found)
         if reason is None:
             torch.testing.assert_close(result.reshape(own.shape), own, rtol=1e-6, atol=1e-9)
-        else:
+        elif reason != DRAWS:
             assert result.shape != own.shape or not torch.allclose(result, own, rtol=1e-6, atol=1e-9), reason
 
 
@@ -70,12 +70,10 @@ def test_the_floor_runs_the_model_itself(setting: Setting) -> None:
     batch = len(setting.x)
     for site in (*setting.sites, None):
         prefix, suffix = cut(setting, site)
-        expected = setting.bound(setting.x if site else setting.floats)
-        torch.testing.assert_close(suffix(prefix(setting.x if site else setting.floats)), expected)
-        for compiled in (False,):
-            (found,) = bare(setting, [(site, Passes(batch, batch, batch))], compiled=compiled)()
-            x = setting.x if site else setting.floats
-            torch.testing.assert_close(found, tensor(fa.gradient(setting.bound, x, layer=site, target=1)))
+        x = setting.x if site else setting.floats
+        torch.testing.assert_close(suffix(prefix(x)), setting.bound(x))
+        (found,) = bare(setting, [(site, Passes(batch, batch, batch))])()
+        torch.testing.assert_close(found, tensor(fa.gradient(setting.bound, x, layer=site, target=1)))
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
@@ -217,9 +215,7 @@ def test_a_run_is_written_and_read(tmp_path: Path, capsys: pytest.CaptureFixture
     results = json.loads(file.read_text())
     (one,) = results["cases"]
     assert one["case"] == "two-layer MLP: input_x_gradient, 1"
-    assert set(one["columns"]) == {"funattr", "Captum", "by hand", "floor"} | (
-        {"grad-cam", "zennit"} - set(results["missing"]) - {"grad-cam", "zennit"}
-    )
+    assert list(one["columns"]) == ["funattr", "Captum", "by hand", "floor"]
     assert one["columns"]["funattr"]["flops"] == one["columns"]["floor"]["flops"] == 2 * (10 * 20 + 20 * 5 + 5 * 20)
     assert all(column["low"] <= column["seconds"] <= column["high"] for column in one["columns"].values())
     for line in summary(results):
