@@ -75,7 +75,7 @@ def point(method: Method, s: Setting, site: str, value: int, options: Options) -
     return found
 
 
-def per_example(s: Setting, site: str) -> tuple[float, float, float]:
+def per_example(s: Setting, site: str | None) -> tuple[float, float, float]:
     """FLOPs of one example through the prefix, the suffix, and back through it."""
     counts = (Passes(1, 0), Passes(0, 1), Passes(0, 1, 1))
     prefix, suffix, both = (float(cost(bare(s, [(site, passes)])).flops) for passes in counts)

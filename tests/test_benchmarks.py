@@ -247,6 +247,9 @@ def test_options() -> None:
         program.main(["--quick", "--filter", "nothing of the kind"])
     with pytest.raises(SystemExit, match="name the files"):
         program.main(["report"])
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="--device cuda: torch .* finds no GPU here"):
+            program.main(["--device", "cuda"])
     threads = torch.get_num_threads()
     try:
         program.main(["--quick", "--compile", "none", "--filter", "MLP activation", "--threads", "2"])
