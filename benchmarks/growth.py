@@ -6,6 +6,7 @@ The model: so many examples through the prefix, the suffix and back (the table o
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import torch
 
 from .cost import cost
 from .floor import Passes, bare
-from .measure import Options, rounds, settled
+from .measure import Options, rounds, settled, steps_at_once
 from .methods import TABLE, Method
 from .models import ResNet18
 from .settings import CONVOLUTIONAL, Setting
@@ -65,14 +66,15 @@ def point(method: Method, s: Setting, site: str, value: int, options: Options) -
     if captum is not None:
         calls.append(("captum", captum))
     found: dict[str, Any] = {"value": value, "model flops": modelled(method, s, site)}
+    steps = steps_at_once(own)
+    calls.append(("floor", bare(s, method.floor(s, site), None if steps is None else steps * len(s.x))))
     with settled():
         for name, call in calls:
             counted = cost(call)
             found[name] = {"flops": counted.flops, "bytes": counted.peak}
-        passes = bare(s, method.floor(s, site), len(s.x))
-        for name, times in rounds([*calls, ("floor", passes)], options._replace(seconds=options.seconds / 2)).items():
-            found.setdefault(name, {})["seconds"] = sorted(times)[len(times) // 2]
-    return found
+        for name, times in rounds(calls, options._replace(seconds=options.seconds / 2)).items():
+            found[name]["seconds"] = statistics.median(times)
+    return found | {"steps at once": steps}
 
 
 def per_example(s: Setting, site: str | None) -> tuple[float, float, float]:
@@ -95,6 +97,7 @@ def slopes(values: tuple[int, ...] | list[int], points: list[dict[str, Any]]) ->
         "flops": [p["own"]["flops"] for p in points],
         "seconds": [p["own"]["seconds"] for p in points],
         "bytes": [p["own"]["bytes"] for p in points],
+        "the passes' bytes": [p["floor"]["bytes"] for p in points],
     }
     if all("captum" in p for p in points):
         series["Captum's bytes"] = [p["captum"]["bytes"] for p in points]
@@ -113,7 +116,19 @@ def off(entry: dict[str, Any]) -> float:
     return max(abs(p["own"]["flops"] / p["model flops"] - 1) for p in entry["points"])
 
 
-HEAD = ["grows", "method", "from, to", "FLOPs", "the model's", "off", "time", "memory", "Captum: time", "Captum: memory"]
+HEAD = [
+    "grows",
+    "method",
+    "from, to",
+    "FLOPs",
+    "the model's",
+    "off",
+    "time",
+    "memory",
+    "the passes' memory",
+    "Captum: time",
+    "Captum: memory",
+]
 
 
 def row(entry: dict[str, Any]) -> list[str]:
@@ -127,7 +142,10 @@ def row(entry: dict[str, Any]) -> list[str]:
         f"{100 * off(entry):.1f}%",
         f"{found['seconds']:.2f}",
         f"{found['bytes']:.2f}",
-        *(f"{found[name]:.2f}" if name in found else "" for name in ("Captum's seconds", "Captum's bytes")),
+        *(
+            f"{found[name]:.2f}" if name in found else ""
+            for name in ("the passes' bytes", "Captum's seconds", "Captum's bytes")
+        ),
     ]
 
 
@@ -142,6 +160,7 @@ def verdict(entries: list[dict[str, Any]]) -> str:
 def draw(entries: list[dict[str, Any]], path: Path) -> None:
     """Write a PNG of small multiples: operations, time and memory against what grows, measured and by the model."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(2.7 * len(entries), 7.6), layout="constrained")
     axes = figure.subplots(3, len(entries), squeeze=False)
@@ -159,9 +178,13 @@ def draw(entries: list[dict[str, Any]], path: Path) -> None:
             if name == "seconds":  # the model's operations at the speed of the bare passes of the largest point
                 speed = points[-1]["floor"]["seconds"] / model[-1]
                 axis.plot(at, [m * speed / size for m in model], "k-", linewidth=1, label="model of cost")
+            if name == "bytes":  # the bare passes, in the same batches
+                axis.plot(at, [p["floor"]["bytes"] / size for p in points], "k-", linewidth=1, label="model of cost")
             axis.set_xscale("log")
             axis.set_yscale("log")
             axis.set_xticks(at, [str(v) for v in at])
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axis.minorticks_off()
             axis.tick_params(labelsize=8)
             axis.grid(alpha=0.3)

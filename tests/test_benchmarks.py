@@ -248,7 +248,7 @@ def test_options() -> None:
     with pytest.raises(SystemExit, match="name the files"):
         program.main(["report"])
     if not torch.cuda.is_available():
-        with pytest.raises(SystemExit, match="--device cuda: torch .* finds no GPU here"):
+        with pytest.raises(SystemExit, match=r"--device cuda: torch .* finds no GPU here"):
             program.main(["--device", "cuda"])
     threads = torch.get_num_threads()
     try:
@@ -268,24 +268,16 @@ def test_filter_takes_words_in_any_order() -> None:
 
 
 def curve() -> dict[str, Any]:
-    points = [
-        {"value": n, "model flops": 7.0 * n, "own": {"flops": 7 * n, "bytes": 64, "seconds": float(n) ** 0.5}}
-        for n in (1, 4, 16)
-    ]
-    values = [1, 4, 16]
-    return {
-        "method": "m",
-        "site": "s",
-        "field": "steps",
-        "values": values,
-        "points": points,
-        "slopes": growth.slopes(values, points),
-    }
+    values, passes = [1, 4, 16], {"bytes": 60, "seconds": 1.0}
+    own = [{"flops": 7 * n, "bytes": 64, "seconds": n**0.5} for n in values]
+    points = [{"model flops": 7.0 * n, "own": one, "floor": passes} for n, one in zip(values, own)]
+    named = {"method": "m", "site": "s", "field": "steps", "values": values}
+    return named | {"points": points, "slopes": growth.slopes(values, points)}
 
 
 def test_slopes_and_the_models_check() -> None:
     one = curve()
-    assert one["slopes"] == pytest.approx({"model": 1, "flops": 1, "seconds": 0.5, "bytes": 0})
+    assert one["slopes"] == pytest.approx({"model": 1, "flops": 1, "seconds": 0.5, "bytes": 0, "the passes' bytes": 0})
     assert growth.verdict([one]).startswith("Met: ")
     wrong = copy.deepcopy(one)
     wrong["points"][2]["own"]["flops"] *= 1.06
@@ -307,8 +299,6 @@ def test_operations_grow_as_the_model_says(index: int) -> None:
 
 def test_growth_is_drawn(tmp_path: Path) -> None:
     one = curve()
-    for point in one["points"]:
-        point["floor"] = {"seconds": 1.0}
     growth.draw([one, one], tmp_path / "growth.png")
     plot.draw(found(), tmp_path / "cases.png")
     assert (tmp_path / "growth.png").stat().st_size > 10_000
