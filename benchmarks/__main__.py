@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -56,7 +55,6 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     if options.device != "cpu" and not torch.cuda.is_available():
         raise SystemExit(f"--device {options.device}: torch {torch.__version__} finds no GPU here")
-    os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")  # the first call compiles, whatever ran before
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     {"run": run, "growth": run_growth, "report": run_report}[options.command](options)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch._inductor.utils import fresh_inductor_cache
 
 import funattr as fa
 
@@ -50,20 +51,14 @@ def measure(case: Case, without: dict[str, str], options: Options) -> dict[str, 
                 raise
             columns[name] = failure(error)
             del calls[name]
-    if options.compile:
-        torch._dynamo.reset()
-        for name, call in case.compiled(at_once).items():
-            start = time.perf_counter()
-            try:
-                with settled():
-                    call()
-                    synchronize(options)
-                    columns[name] = {"first": time.perf_counter() - start}
-                    call(), call()  # CUDA graphs are recorded after the first
-                calls[name] = call
-            except Exception as error:  # a finding too: the summary names it
-                columns[name] = failure(error)
-    with settled():
+    with settled(), contextlib.ExitStack() as caches:
+        if options.compile:
+            torch._dynamo.reset()
+            for name, call in case.compiled(at_once).items():
+                caches.enter_context(fresh_inductor_cache())
+                columns[name] = first_calls(call, options)
+                if "fails" not in columns[name]:
+                    calls[name] = call
         for name, times in rounds(list(calls.items()), options).items():
             low, middle, high = statistics.quantiles(times, n=4)
             columns[name] |= {"seconds": middle, "low": low, "high": high, "rounds": len(times)}
@@ -79,6 +74,19 @@ def measure(case: Case, without: dict[str, str], options: Options) -> dict[str, 
         "passes": passes,
         "columns": columns,
     }
+
+
+def first_calls(call: Call, options: Options) -> dict[str, Any]:
+    """Seconds to compile. That it cannot be compiled is a finding too: the summary names it."""
+    start = time.perf_counter()
+    try:
+        call()
+        synchronize(options)
+        seconds = time.perf_counter() - start
+        call(), call()  # CUDA graphs are recorded after the first
+    except Exception as error:
+        return failure(error)
+    return {"first": seconds}
 
 
 def failure(error: Exception) -> dict[str, Any]:
