@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch._inductor.utils import fresh_inductor_cache
 
 import funattr as fa
 
@@ -53,6 +52,8 @@ def measure(case: Case, without: dict[str, str], options: Options) -> dict[str, 
             del calls[name]
     with settled(), contextlib.ExitStack() as caches:
         if options.compile:
+            from torch._inductor.utils import fresh_inductor_cache  # takes seconds
+
             torch._dynamo.reset()
             for name, call in case.compiled(at_once).items():
                 caches.enter_context(fresh_inductor_cache())
