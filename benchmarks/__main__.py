@@ -1,83 +1,162 @@
-"""``python -m benchmarks``: what a method costs, as a ratio to Captum 0.9.0 in the same run.
+"""``python -m benchmarks``: what methods cost, beside Captum 0.9.0, other packages, plain PyTorch and the floor, in one run.
 
-Time is the median of interleaved calls: a slow moment of the machine hits both. FLOPs and peak live bytes are counted,
+Time is the median of interleaved calls: a slow moment of the machine hits all of them. FLOPs and peak live bytes are counted,
 and the same on every machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import math
-import statistics
+import json
+import sys
 import time
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from .cases import Case, layers, overhead, settings
-from .cost import cost
+from . import growth, plot, report
+from .cases import Case, cases
+from .measure import Options, bare_forward, measure
+from .rivals import missing
+from .settings import settings
+from .summary import summary
+from .tables import COMPILED_HEAD, HEAD, by_model, compiled_row, plain, row
+
+#: Compiled unless asked otherwise: the small models, and these at the last site of the large ones.
+SOME = ("input_x_gradient", "grad_cam", "integrated_gradients")
 
 
-def interleaved(case: Case, repeats: int) -> tuple[float, float]:
-    """Median seconds of both."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for call, found in zip((case.own, case.captum), times):
-            start = time.perf_counter()
-            call()
-            found.append(time.perf_counter() - start)
-    return statistics.median(times[0]), statistics.median(times[1])
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    found.add_argument(
+        "command",
+        nargs="?",
+        default="run",
+        choices=["run", "growth", "report"],
+        help="run (the default): every case; growth: cost over steps, batch, groups and targets; report: text from JSON files",
+    )
+    found.add_argument("files", nargs="*", type=Path, help="for report: what --json wrote")
+    found.add_argument("--quick", action="store_true", help="few rounds, small settings: shows that it runs, not how fast")
+    found.add_argument("--filter", default="", metavar="WORDS", help="only cases whose name has all of these, in any order")
+    found.add_argument("--compile", choices=["none", "some", "all"], help="which cases to compile: up to minutes each")
+    found.add_argument("--device", default="cpu", help="cpu, or cuda (compiled with CUDA graphs)")
+    found.add_argument("--dtype", default="float32", choices=["float32", "float64", "bfloat16", "float16"])
+    found.add_argument("--threads", type=int, default=1, metavar="N", help="threads of torch (1)")
+    found.add_argument("--seconds", type=float, default=4.0, metavar="S", help="for the rounds of a case (4)")
+    found.add_argument("--json", type=Path, metavar="FILE", help="write what was found")
+    found.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it")
+    found.add_argument("--write", type=Path, metavar="PAGE.md", help="for report: put the text between the page's markers")
+    return found
 
 
-def show_overhead(cases: Iterable[Case], repeats: int) -> None:
-    print("Python overhead: two-layer MLP (CAMs: two-layer CNN), batch 1, one thread")
-    print(f"{'method':26s}{'funattr':>12s}{'Captum':>12s}{'ratio':>8s}")
-    for case in cases:
-        interleaved(case, 20)
-        own, captum = interleaved(case, repeats)
-        print(f"{case.name:26s}{own * 1e6:9.0f} us{captum * 1e6:9.0f} us{captum / own:7.2f}x")
-
-
-def show_layers(title: str, cases: Iterable[Case], repeats: int) -> None:
-    print(f"\n{title}: time, FLOPs and peak live memory, Captum's over ours (more is better)")
-    print(f"{'method, site':40s}{'funattr':>10s}{'Captum':>10s}{'time':>8s}{'FLOPs':>8s}{'memory':>8s}")
-    speed: list[float] = []
-    for case in cases:
-        ours, theirs = cost(case.own), cost(case.captum)
-        gc.collect()
-        interleaved(case, 1)
-        own, captum = interleaved(case, repeats)
-        speed.append(captum / own)
-        print(
-            f"{case.name:40s}{own * 1e3:7.1f} ms{captum * 1e3:7.1f} ms{captum / own:7.2f}x"
-            f"{theirs.flops / ours.flops:7.2f}x{theirs.peak / ours.peak:7.2f}x",
-            flush=True,
-        )
-    if speed:
-        print(
-            f"geometric mean of the speed-up: {math.exp(statistics.fmean(map(math.log, speed))):.2f}x; least: {min(speed):.2f}x"
-        )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few repeats, small settings: shows that it runs, not how fast")
-    parser.add_argument("--filter", default="", metavar="WORDS", help="only cases whose name contains this")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+def main(arguments: list[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    if options.device != "cpu" and not torch.cuda.is_available():
+        raise SystemExit(f"--device {options.device}: torch {torch.__version__} finds no GPU here")
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    warnings.filterwarnings("ignore", module="captum")
-    warnings.filterwarnings("ignore", "Setting forward, backward hooks|Input Tensor|\\s*Setting forward")
-    wanted = [case for case in overhead() if options.filter in case.name]
-    if wanted:
-        show_overhead(wanted, 30 if options.quick else 1000)
-    for setting in settings(options.quick):
-        chosen = [case for case in layers(setting, options.quick) if options.filter in case.name]
-        if chosen:
-            shape = list(setting.x.shape)
-            show_layers(f"{setting.name}, x {shape}, one thread", chosen, 1 if options.quick else 5)
+    {"run": run, "growth": run_growth, "report": run_report}[options.command](options)
+
+
+def start(options: argparse.Namespace) -> dict[str, Any]:
+    chosen = {name: getattr(options, name) for name in ("quick", "filter", "compile", "device", "dtype", "threads")}
+    return {"machine": report.machine(options.threads, options.device, options.dtype), "options": chosen, "missing": missing()}
+
+
+def run(options: argparse.Namespace) -> None:
+    found = start(options) | {"cases": [], "forward": {}}
+    print(report.machine_line(found))
+    found_settings = settings(options.quick, options.device, getattr(torch, options.dtype))
+    table = [case for setting in found_settings for case in cases(setting, options.filter)]
+    if not table:
+        raise SystemExit(f"no case has all of: {options.filter}")
+    for case in progress(table):
+        compile_it = wanted(case, options)
+        if compile_it and case.setting.name not in found["forward"]:
+            found["forward"][case.setting.name] = bare_forward(case.setting, settled_options(options))
+        found["cases"].append(measure(case, found["missing"], settled_options(options)._replace(compile=compile_it)))
+        save(found, options)
+    for model, entries in by_model(found["cases"]).items():
+        print(f"\n{model}, input {entries[0]['input']}: times of others over ours, and ours over the floor")
+        print(plain(HEAD, [row(entry) for entry in entries]))
+    fast = [entry for entry in found["cases"] if "compiled" in entry["columns"]]
+    if fast:
+        print("\nCompiled")
+        print(plain(COMPILED_HEAD, [compiled_row(entry) for entry in fast]))
+    print()
+    print("\n".join(summary(found)))
+    if options.plot:
+        plot.draw(found, options.plot)
+
+
+def settled_options(options: argparse.Namespace) -> Options:
+    return Options(quick=options.quick, device=options.device, seconds=options.seconds)
+
+
+def wanted(case: Case, options: argparse.Namespace) -> bool:
+    """Whether to compile a case: it takes ten seconds for a small model, and up to minutes for a large one."""
+    choice = options.compile or ("some" if not options.quick else "one")
+    if choice == "one":
+        return case.name == "two-layer MLP: input_x_gradient, 1"
+    small = case.setting.name.startswith("two-layer")
+    return choice == "all" or (
+        choice == "some" and (small or (case.method.name in SOME and case.site == case.setting.sites[-1]))
+    )
+
+
+def run_growth(options: argparse.Namespace) -> None:
+    found = start(options) | {"growth": []}
+    print(report.machine_line(found))
+    for entry in progress(growth.measure(settled_options(options)), len(growth.CURVES)):
+        found["growth"].append(entry)
+        save(found, options)
+    print("\nSlopes of the logarithms: 1 is proportional, 0 does not grow")
+    print(plain(growth.HEAD, [growth.row(entry) for entry in found["growth"]]))
+    print()
+    verdict = growth.verdict(found["growth"])
+    print(verdict)
+    if options.plot:
+        growth.draw(found["growth"], options.plot)
+    if verdict.startswith("Not"):
+        raise SystemExit(1)
+
+
+def run_report(options: argparse.Namespace) -> None:
+    if not options.files:
+        raise SystemExit("report: name the files that --json wrote")
+    found: dict[str, Any] = {}
+    for file in options.files:
+        found = json.loads(file.read_text(encoding="utf-8")) | found
+    if options.write:
+        print(f"{options.write}: wrote {', '.join(report.write(found, options.write))}")
+    else:
+        print("\n\n".join(report.sections(found).values()))
+    if options.plot:
+        plot.draw(found, options.plot)
+
+
+def save(found: dict[str, Any], options: argparse.Namespace) -> None:
+    """After each case: an interrupted run keeps what it has."""
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def progress(items: Iterable[Any], total: int | None = None) -> Iterator[Any]:
+    """A bar on stderr, where tqdm is installed; else a line every now and then."""
+    count = total if total is not None else len(items)  # type: ignore[arg-type]
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        begun = shown = time.monotonic()
+        for i, item in enumerate(items):
+            yield item
+            if time.monotonic() - shown > 30:
+                shown = time.monotonic()
+                print(f"{i + 1} of {count}, {shown - begun:.0f} s", file=sys.stderr, flush=True)
+    else:
+        yield from tqdm(items, total=count, disable=None, smoothing=0.05)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+flop_registry: dict[Any, Any]
+
 try:
-    from torch.utils.flop_counter import flop_registry
+    from torch.utils.flop_counter import flop_registry as _of_torch
+    from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 except ImportError:  # torch 2.0
 
     class _Missing(dict[Any, Any]):
@@ -19,6 +22,20 @@ except ImportError:  # torch 2.0
             raise NotImplementedError("counting FLOPs needs torch 2.1 or later.")
 
     flop_registry = _Missing()
+else:
+
+    def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+    def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
+
+    # torch counts fused attention on GPUs only.
+    flop_registry = dict(_of_torch)
+    for _name, _count in (("", _attention), ("_backward", _attention_backward)):
+        _fused = getattr(torch.ops.aten, f"_scaled_dot_product_flash_attention_for_cpu{_name}", None)
+        if _fused is not None:
+            flop_registry[_fused] = _count
 
 
 __all__ = ["Cost", "cost", "flop_registry"]

@@ -1,10 +1,27 @@
-"""Models to measure on, built here: nothing is downloaded, and weights are random."""
+"""Models to measure on, built here: nothing is downloaded, and weights are random.
+
+Each can be cut without hooks: `stages` is its forward pass in parts, in order, named by the layer whose value a part returns.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Stages = list[tuple[str, Callable[[Tensor], Tensor]]]
+
+
+def stages(model: nn.Module, mask: Tensor | None = None) -> Stages:
+    """The parts of a model that run one after another; their composition is its forward pass."""
+    if isinstance(model, nn.Sequential):
+        return list(model.named_children())
+    if isinstance(model, BertSmall):
+        return model.stages(mask)
+    assert isinstance(model, (ResNet18, VitTiny))
+    return model.stages()
 
 
 def mlp() -> nn.Module:
@@ -52,6 +69,11 @@ class ResNet18(nn.Module):
             self.add_module(f"layer{i}", stage)
         self.fc = nn.Linear(512, classes)
 
+    def stages(self) -> Stages:
+        start: Stages = [("conv1", self.conv1), ("maxpool", lambda v: self.maxpool(self.relu(self.bn1(v))))]
+        middle: Stages = [(name, self.get_submodule(name)) for name in ("layer1", "layer2", "layer3", "layer4")]
+        return [*start, *middle, ("fc", lambda v: self.fc(v.mean((2, 3))))]
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for i in range(1, 5):
@@ -88,8 +110,83 @@ class VitTiny(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
 
+    def stages(self) -> Stages:
+        start: Stages = [("patches", self.patches)]
+        blocks: Stages = [(f"blocks.{i}", block) for i, block in enumerate(self.blocks)]
+        blocks[0] = ("blocks.0", lambda v: self.blocks[0](v.flatten(2).transpose(1, 2) + self.positions))
+        return [*start, *blocks, ("head", lambda v: self.head(self.norm(v).mean(1)))]
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.patches(x).flatten(2).transpose(1, 2) + self.positions
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x).mean(1))
+
+
+class WordEmbeddings(nn.Module):
+    """Words and positions, normed; vectors in place of ids are taken as the words' embeddings."""
+
+    def __init__(self, words: int, length: int, width: int) -> None:
+        super().__init__()
+        self.word = nn.Embedding(words, width)
+        self.position = nn.Parameter(0.02 * torch.randn(length, width))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        words = ids if ids.is_floating_point() else self.word(ids)
+        return self.norm(words + self.position[: ids.shape[1]])
+
+
+class EncoderBlock(nn.Module):
+    """A block of BERT: norms after the residual sums, and a mask."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm1 = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.act = nn.GELU()
+        self.down = nn.Linear(4 * width, width)
+        self.norm2 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = None if mask is None else mask[:, None, None]
+        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        x = self.norm1(x + self.proj(heads.transpose(1, 2).flatten(2)))
+        return self.norm2(x + self.down(self.act(self.up(x))))
+
+
+class BertSmall(nn.Module):
+    """The encoder of Devlin et al. 2018 in its small size, 4 blocks of width 512, with a classifier of the first token."""
+
+    def __init__(self, words: int = 4000, length: int = 128, depth: int = 4, width: int = 512, classes: int = 10) -> None:
+        super().__init__()
+        self.embeddings = WordEmbeddings(words, length, width)
+        self.blocks = nn.ModuleList(EncoderBlock(width, 8) for _ in range(depth))
+        self.pooler = nn.Linear(width, width)
+        self.classifier = nn.Linear(width, classes)
+
+    def stages(self, mask: Tensor | None) -> Stages:
+        def through(block: nn.Module) -> Callable[[Tensor], Tensor]:
+            return lambda v: block(v, None if mask is None else rows(mask, v.shape[0]))
+
+        blocks: Stages = [(f"blocks.{i}", through(block)) for i, block in enumerate(self.blocks)]
+        return [("embeddings", self.embeddings), *blocks, ("classifier", self.classify)]
+
+    def classify(self, value: Tensor) -> Tensor:
+        return self.classifier(torch.tanh(self.pooler(value[:, 0])))
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.embeddings(ids)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.classify(x)
+
+
+def rows(t: Tensor, count: int) -> Tensor:
+    """As many examples as asked for: the same again and again."""
+    times = -(-count // t.shape[0])
+    return t if t.shape[0] == count else t.repeat(times, *[1] * (t.dim() - 1))[:count]
