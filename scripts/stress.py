@@ -21,7 +21,7 @@ COUNTS = {
     "faults",
     "draws",
     "tried again",
-    "lost by Python",
+    "never came",
     "mode left in the thread",
     "objects grown",
     "peak RSS grown (bytes)",
