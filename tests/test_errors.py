@@ -19,6 +19,7 @@ image = torch.randn(4, 3, 8, 8)
 ids = torch.randint(0, 20, (4, 7))
 mlp, conv, net, text = Mlp().eval(), Conv().eval(), Residual().eval(), Text().eval()
 scripted = torch.jit.trace(Mlp().eval(), x)
+frozen_script = torch.jit.freeze(scripted)
 
 
 class PartScripted(nn.Module):
@@ -154,6 +155,30 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
         lambda: fa.activation(PartScripted(), x, layer="body.fc1"),
         ValueError,
         ["did not run", "scripted"],
+    ),
+    (
+        "inside a scripted whole",
+        lambda: fa.gradient(scripted, x, layer=fa.input_of("fc1"), target=1),
+        ValueError,
+        ["gradient(layer=input_of('fc1'), target=1)", "did not run", "scripted"],
+    ),
+    (
+        "no such layer in a scripted whole",
+        lambda: fa.gradient(scripted, x, layer="fc9", target=1),
+        ValueError,
+        ["no layer 'fc9'", "Did you mean 'fc3'"],
+    ),
+    (
+        "a neuron",
+        lambda: fa.gradient(mlp, x, layer="fc3", target=fa.neuron("fc1", 7)),
+        ValueError,
+        ["gradient(layer='fc3', target=neuron('fc1', 7))"],
+    ),
+    (
+        "inside a frozen script",
+        lambda: fa.deep_lift(frozen_script, x, target=1),
+        ValueError,
+        ["scripted or compiled"],
     ),
     (
         "several runs",
