@@ -83,7 +83,7 @@ class _State(threading.local):
 _state = _State()
 
 
-def _leave(before: tuple[int, int, bool]) -> None:
+def _leave(before: tuple[int, int, bool, str | None]) -> None:
     _state.inside = False
     if surroundings() != before:
         put_back(before)

@@ -106,9 +106,13 @@ def clean(model: nn.Module) -> bool:
     return not (hooks or _tap._tapped or _tap._frames.stack or _check._state.inside or _score._mapped.count)
 
 
+#: No function mode, no transform, gradients on, hooks on saved tensors taken.
+AT_REST = (0, 0, True, None)
+
+
 def alone() -> bool:
-    """Whether no function mode and no transform runs in this thread, and gradients are on."""
-    return surroundings() == (0, 0, True)
+    """Whether nothing is on in this thread."""
+    return surroundings() == AT_REST
 
 
 # Threads.
@@ -253,7 +257,7 @@ def faults(kind: str, stride: int = 1, some: int = 1, offset: int = 0) -> dict[s
                 _check._state.inside, _score._mapped.count = False, 0
             if not alone():
                 figures["mode left in the thread"] += 1
-                put_back((0, 0, True))
+                put_back(AT_REST)
             if state(model) != before or not torch.equal(x, kept) or x.requires_grad:
                 figures["changed"] += 1
                 print(f"  changed by {job.name} at point {point - stride}")

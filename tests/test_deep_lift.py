@@ -522,6 +522,23 @@ def test_state_is_left_as_found_and_no_graph_is_pinned() -> None:
         torch.testing.assert_close(deep_lift(model, x, target=1), found)
 
 
+def test_hooks_of_the_caller_on_saved_tensors_stay() -> None:
+    net, x = mlp(), torch.randn(3, 6, dtype=torch.float64)
+    packed: list[Tensor] = []
+
+    def pack(t: Tensor) -> Tensor:
+        packed.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        found = fa.deep_lift(net, x, target=1)
+        assert packed
+        packed.clear()
+        (x.requires_grad_() * x).sum()
+        assert packed
+    assert_complete(found, difference(net, x.detach(), 0.0, lambda y: y[:, 1]))
+
+
 def test_threads() -> None:
     model = resnet().double()
     x = [torch.randn(2, 3, 32, 32, dtype=torch.float64) for _ in range(4)]
