@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -106,14 +105,14 @@ TAKEN_APART: dict[Any, Callable[..., Any]] = {
 
 
 def _both(names: str) -> set[Any]:
-    """Out of place, and in place."""
+    """Out of place, and in place, as far as this torch has them."""
     packets = [getattr(aten, name + end, None) for name in names.split() for end in ("", "_")]
     return {packet.default for packet in packets if packet is not None}
 
 
 SMOOTH = _both("tanh sigmoid gelu silu exp log erf rsqrt sqrt reciprocal sin cos softplus elu") | {aten.pow.Tensor_Scalar}
 KINKED = _both("relu leaky_relu hardtanh hardswish clamp clamp_min abs")
-SOFTMAX = {aten._softmax.default, aten._safe_softmax.default}
+SOFTMAX = _both("_softmax _safe_softmax")
 POOLS = {aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default}
 
 
@@ -199,6 +198,8 @@ class Recording(NamedTuple):
 
 def record(run: Callable[[Leaves, Any], Tensor], values: Leaves, x: Any) -> Recording:
     """``run(values, x)`` is the score."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel  # since torch 2.3; tests of older ones read this file
+
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         given = [t.detach().clone() for t in values]
         with Tape(given) as tape:
