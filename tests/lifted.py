@@ -111,7 +111,7 @@ def _both(names: str) -> set[Any]:
 
 
 SMOOTH = _both("tanh sigmoid gelu silu exp log erf rsqrt sqrt reciprocal sin cos softplus elu") | {aten.pow.Tensor_Scalar}
-KINKED = _both("relu leaky_relu hardtanh hardswish clamp clamp_min abs")
+KINKED = _both("relu leaky_relu hardtanh hardswish hardsigmoid clamp clamp_min clamp_max abs")
 SOFTMAX = _both("_softmax _safe_softmax")
 POOLS = {aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default}
 

@@ -182,6 +182,7 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
         ValueError,
         ["no layer 'fc9'", "Did you mean 'fc3'"],
     ),
+    ("no layers", lambda: fa.ablation_cam(conv, image, layer=[], target=1), ValueError, ["ablation_cam(layer=[], target=1)"]),
     (
         "a neuron",
         lambda: fa.gradient(mlp, x, layer="fc3", target=fa.neuron("fc1", 7)),
