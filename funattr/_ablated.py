@@ -20,7 +20,7 @@ from ._fold import Branch, NoBranches, mixes
 from ._folded import Folded, folding
 from ._groups import Meta, baseline_for, by_site, check_fits, matched, metas, numbered, one_each, ranges, spread
 from ._joint import look
-from ._map import Runner, quiet, refused
+from ._map import Runner, interrupted, quiet, refused
 from ._progress import report
 from ._score import the_tensor
 from ._site import Unfused, check_reached, observe, resolve
@@ -149,7 +149,7 @@ class Ablated:
             self.folds = False
         except Exception as error:
             # The model may want just its batch; its own errors come again.
-            if not first or hasattr(error, "complaint"):
+            if not first or hasattr(error, "complaint") or interrupted(error):
                 raise
             self.folds = False
         else:

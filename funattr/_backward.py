@@ -249,7 +249,13 @@ def gradients_of(scores: Tensor, leaves: Sequence[Tensor], sites: Sites, create_
     """The gradient of the sum of the scores; each example's score depends on its own row alone."""
     found: Sequence[Tensor | None] = [None]
     if scores.requires_grad:
-        found = torch.autograd.grad(scores, leaves, torch.ones_like(scores), create_graph=create_graph, allow_unused=True)
+        try:
+            found = torch.autograd.grad(scores, leaves, torch.ones_like(scores), create_graph=create_graph, allow_unused=True)
+        except RuntimeError as error:
+            if "heckpoint" not in str(error) or ".grad()" not in str(error):
+                raise
+            text = "the model runs a part of itself again in the backward pass with torch.utils.checkpoint(use_reentrant=True)"
+            raise complaint(ValueError, f"{text}, which gives no gradients of values: pass use_reentrant=False.") from error
     if all(gradient is None for gradient in found):
         where = ", ".join("the input" if site is None else f"layer {site.label}" for site in sites.sites)
         raise complaint(

@@ -80,18 +80,25 @@ def find(root: nn.Module | None, name: str) -> nn.Module:
             f"the layer name {name!r} cannot be looked up in a plain function: pass the layer's module object, "
             f"or bind extra arguments with functools.partial(model, ...) in place of a lambda.",
         )
-    child = root._modules.get(name)
-    if child is not None:
-        return child
+    child = root._modules[name] if name in root._modules else None  # noqa: SIM401  (a ScriptModule's has no get)
     inner = root
-    while True:
-        try:
-            return inner.get_submodule(name)
-        except AttributeError:
+    while child is None:
+        child = _submodule(inner, name)
+        if child is None:
             wrapped = [child for key, child in inner._modules.items() if key in ("module", "_orig_mod") and child is not None]
             if not wrapped:
-                raise complaint(ValueError, _no_layer(root, name)) from None
+                raise complaint(ValueError, _no_layer(root, name))
             inner = wrapped[0]
+    return child
+
+
+def _submodule(module: nn.Module, name: str) -> nn.Module | None:
+    if not tracing() and isinstance(module, torch.jit.ScriptModule):  # it refuses get_submodule
+        return dict(module.named_modules()).get(name)
+    try:
+        return module.get_submodule(name)
+    except AttributeError:
+        return None
 
 
 def _no_layer(root: nn.Module, name: str) -> str:

@@ -166,7 +166,7 @@ def ablation_cam(
 
 def _each(at: Callable[[Layer], Tree], layer: Layer) -> Tree:
     """Each layer on its own, in the structure that they are selected in."""
-    if not isinstance(layer, (list, tuple, dict)):
+    if not isinstance(layer, (list, tuple, dict)) or not layer:  # an empty one is refused there
         return at(layer)
     layers, spec = tree_flatten(layer)
     return tree_unflatten([at(one) for one in layers], spec)

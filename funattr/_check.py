@@ -83,7 +83,7 @@ class _State(threading.local):
 _state = _State()
 
 
-def _leave(before: tuple[int, int, bool]) -> None:
+def _leave(before: tuple[int, int, bool, str | None]) -> None:
     _state.inside = False
     if surroundings() != before:
         put_back(before)
@@ -169,7 +169,9 @@ def _in_train_mode(module: nn.Module) -> str | None:
 
 def noisy_modules(model: Any) -> list[nn.Module]:
     """The modules in train mode whose result depends on the batch or on chance."""
-    return [module for module in all_modules(bind(model).root) if module.training and _in_train_mode(module)]
+    # A frozen ScriptModule has no such attribute.
+    training = [module for module in all_modules(bind(model).root) if getattr(module, "training", False)]
+    return [module for module in training if _in_train_mode(module)]
 
 
 @contextlib.contextmanager

@@ -157,7 +157,7 @@ def layers(model: Model, x: Tree, *args: Any) -> LayerTable:
     devices = sorted({t.device.index or 0 for t in tensors(x) if t.is_cuda})
     with (
         torch.random.fork_rng(devices),
-        statistics_kept([module for module in (root, *names) if module.training]),
+        statistics_kept([module for module in (root, *names) if getattr(module, "training", False)]),
         torch.no_grad(),
     ):
         watched(bind(model), x, tally)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,10 @@ _PATHS = (
 _DEPENDENT = (
     "the layers depend on each other: the difference at one contains the difference at the other, and would count twice. "
     "Choose layers side by side, or call deep_lift once for each."
+)
+_AGAIN = (
+    "the model runs a part of itself again in the backward pass (torch.utils.checkpoint), where DeepLIFT's rules cannot be: "
+    "turn that off (model.eval(), or model.gradient_checkpointing_disable(), for models of transformers)."
 )
 
 
@@ -169,7 +174,7 @@ def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list
         active.clear()
         if None in task.sites.sites:
             active.append(True)
-        with lift:
+        with lift, contextlib.nullcontext() if tracing() else _nothing_runs_again():
             return call_tapped(task.bound.call, args, kwargs, Run([*task.inner, *task.neuron], mark))
 
     target = _under(lift, task)
@@ -180,6 +185,21 @@ def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list
     for names, new in ((task.notes, lift.unknown), (task.suspects, lift.suspects)):
         names.extend(dict.fromkeys(name for name in new if name not in names))
     return found
+
+
+@contextlib.contextmanager
+def _nothing_runs_again() -> Iterator[None]:
+    """Checkpointing hooks into what is saved for the backward pass: what it computes then knows nothing of the rules."""
+    hooks = contextlib.ExitStack()
+    with contextlib.suppress(RuntimeError):  # hooks that are on around the call (saving on the CPU) are the caller's, and stay
+        hooks.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(_AGAIN))
+    with hooks:
+        try:
+            yield
+        except RuntimeError as error:
+            if _AGAIN not in str(error):
+                raise
+            raise complaint(ValueError, _AGAIN) from None
 
 
 def _under(lift: Lift, task: Task) -> Target:

@@ -196,9 +196,11 @@ def apply(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
     return seen(lift, func, args, kwargs)
 
 
-def _kept(lift: Lift, x: Tensor) -> Tensor:
-    """`x`, about to be overwritten; a copy where the graph of the plain function keeps its input."""
-    return x.clone() if lift.baseline is None and torch.is_grad_enabled() else x
+def _kept(lift: Lift, x: Tensor, others: Any = ()) -> Tensor:
+    """`x`, about to be overwritten; a copy where the graph of the plain function keeps its input: for the gradient of one of
+    the `others`, such as the parameter in ``x.mul_(scale)``, also with the rules."""
+    learned = any(isinstance(t, Tensor) and t.requires_grad for t in others)
+    return x.clone() if (lift.baseline is None or learned) and torch.is_grad_enabled() else x
 
 
 def seen(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
@@ -217,7 +219,7 @@ def seen(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
         if out is not None:
             kwargs = {name: value for name, value in kwargs.items() if name != "out"}
         x = args[0]
-        y = rule(lift, plain, _kept(lift, x) if in_place else x, *args[1:], **kwargs)
+        y = rule(lift, plain, _kept(lift, x, (*args[1:], *kwargs.values())) if in_place else x, *args[1:], **kwargs)
         if out is not None:
             return (out if out.shape == y.shape else out.resize_(y.shape)).copy_(y)
         return x.copy_(y) if in_place else y

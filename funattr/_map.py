@@ -121,7 +121,7 @@ _TORCH = os.path.dirname(torch.__file__) + os.sep
 
 def refused(error: Exception) -> bool:
     """Whether vmap or torch.func may be why there is an `error`, and not the model. A step on its own will tell."""
-    if isinstance(error, OutOfMemoryError) or _interrupted(error):
+    if isinstance(error, OutOfMemoryError) or interrupted(error):
         return False
     if isinstance(error, ValueError):  # our own words for it
         return "torch.func" in getattr(error, "complaint", "")
@@ -132,7 +132,7 @@ def raised_by_model(error: BaseException) -> bool:
     """Whether a `raise` statement outside torch made `error`: operations of torch raise without one."""
     if hasattr(error, "complaint"):  # ours; and it may have ended the pass by a Stop, which is no interruption
         return False
-    if _interrupted(error):
+    if interrupted(error):
         return True
     trace: TracebackType | None = error.__traceback__
     if trace is None:
@@ -144,7 +144,7 @@ def raised_by_model(error: BaseException) -> bool:
     return raising and not code.co_filename.startswith(_TORCH)
 
 
-def _interrupted(error: BaseException) -> bool:
+def interrupted(error: BaseException) -> bool:
     """Whether `error` comes of torch's cleaning up after another (Ctrl-C in the middle of vmap) that asks to stop at once."""
     before = error.__context__
     while before is not None and isinstance(before, Exception):

@@ -27,6 +27,12 @@ class Neuron:
     layer: Place
     index: Any
 
+    def __repr__(self) -> str:  # as it is written in a call, which error messages repeat
+        layer = self.layer if self.layer.inputs or self.layer.call is not None else self.layer.layer
+        shown = f"<{type(layer).__name__}>" if isinstance(layer, nn.Module) else repr(layer)
+        index = getattr(self.index, "__name__", None) or repr(self.index)
+        return f"neuron({shown}, {index})"
+
 
 @door
 def neuron(layer: str | nn.Module | Place, index: int | tuple[int | slice, ...] | Callable[[Any], Tensor]) -> Neuron:

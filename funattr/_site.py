@@ -27,6 +27,10 @@ class Place:
     inputs: bool
     call: int | None
 
+    def __repr__(self) -> str:  # as it is written in a call, which error messages repeat
+        layer = repr(self.layer) if isinstance(self.layer, str) else f"<{type(self.layer).__name__}>"
+        return f"{'input_of' if self.inputs else 'output_of'}({layer}{'' if self.call is None else f', call={self.call}'})"
+
 
 @door
 def input_of(layer: str | nn.Module, call: int | None = None) -> Place:

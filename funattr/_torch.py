@@ -175,16 +175,22 @@ def make_leaf(value: torch.Tensor) -> torch.Tensor:
         return value.requires_grad_()
 
 
-def surroundings() -> tuple[int, int, bool]:
-    """What a call must leave as it was in its thread: how many function modes there are and transforms, and the grad mode."""
+def surroundings() -> tuple[int, int, bool, str | None]:
+    """What a call must leave as it was in its thread: how many function modes there are and transforms, the grad mode, and
+    why hooks on saved tensors are refused, if they are."""
     level = peek_interpreter_stack()
-    return torch._C._len_torch_function_stack(), 0 if level is None else level.level(), torch.is_grad_enabled()
+    refused = torch._C._autograd._saved_tensors_hooks_get_disabled_error_message()
+    return torch._C._len_torch_function_stack(), 0 if level is None else level.level(), torch.is_grad_enabled(), refused
 
 
-def put_back(before: tuple[int, int, bool]) -> None:
+def put_back(before: tuple[int, int, bool, str | None]) -> None:
     """Leave what was entered since. Torch's context managers are Python functions: an exception from outside (Ctrl-C, a
     timeout) that comes just as one is being left would keep it entered, for all that the thread does from then on."""
-    modes, outer, grad = before
+    modes, outer, grad, refused = before
+    if refused is None:
+        torch._C._autograd._saved_tensors_hooks_enable()
+    else:
+        torch._C._autograd._saved_tensors_hooks_disable(refused)
     while torch._C._len_torch_function_stack() > modes:
         torch._C._pop_torch_function_stack()
     while (level := peek_interpreter_stack()) is not None and level.level() > outer:

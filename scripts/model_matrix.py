@@ -82,6 +82,9 @@ def results(net: Net, quick: bool, wrong: list[str]) -> list[Result]:
             except Exception as error:
                 wrong.append(f"{where}: {type(error).__name__}: {error}")
                 continue
+            if answer.reason is None and not answer.compared:
+                wrong.append(f"{where}: compared with nothing")
+                continue
             if not answer.error < tolerance(row, net, attention):
                 wrong.append(f"{where}: off by {answer.error:.1e}")
                 continue
@@ -110,15 +113,15 @@ def page(found: dict[str, list[Result]], quick: bool) -> str:
         "",
         "Every method, at places inside the architectures that people use (random weights, small sizes, float64), against a",
         "reference that loops over examples, nodes of a path and groups of features, with plain hooks and nothing of funattr:",
-        "`tests/loops.py`. The places are the input, the embeddings, a residual branch, a shortcut, attention and inside it, a",
-        f"late layer{more}; transformers run with sdpa and with eager attention. Models and",
-        "places are in `tests/matrix.py`, `scripts/model_matrix.py` writes this page, and a part of it runs with the tests.",
+        "`tests/loops.py`; DeepLIFT against one that goes back, kernel by kernel, along two recorded runs: `tests/lifted.py`.",
+        "The places are the input, the embeddings, a residual branch, a shortcut, attention and inside it, a late",
+        f"layer{more}; transformers run with sdpa and with eager attention. Models and places are",
+        "in `tests/matrix.py`, `scripts/model_matrix.py` writes this page, and a part of it runs with the tests.",
         "",
-        f"- {len(every):,} combinations of model, place, target and method: {len(right):,} right, "
-        f"{sum(r.reason is not None for r in every):,} impossible, with a `ValueError` or `TypeError` that says why.",
-        f"- The largest error, relative to the largest value: {max(others, default=0):.0e}; for DeepLIFT, which is checked by",
-        "  its laws (it sums to the difference of the scores; is the gradient where the model is linear; an addition changes",
-        f"  nothing), {max(lifted, default=0):.0e}: eager attention and some norms compute in float32, whatever the dtype.",
+        f"- {len(every):,} combinations of model, place, target and method: {len(right):,} right, compared number by number;",
+        f"  {sum(r.reason is not None for r in every):,} impossible, with a `ValueError` or `TypeError` that says why.",
+        f"- The largest error, relative to the largest value: {max(others, default=0):.0e}; for DeepLIFT",
+        f"  {max(lifted, default=0):.0e}, where eager attention and some norms compute in float32, whatever the dtype.",
         f"- torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}.",
         "",
         "*ok*: right at every place. *ok [n]*: right where it is possible; note n says where it is not. *n/a [n]*: impossible.",

@@ -21,7 +21,7 @@ COUNTS = {
     "faults",
     "draws",
     "tried again",
-    "lost by Python",
+    "never came",
     "mode left in the thread",
     "objects grown",
     "peak RSS grown (bytes)",
@@ -36,6 +36,7 @@ def main(size: int) -> int:
     for name, run in {
         "threads": lambda: stress.threaded(4000 * size),
         "the model raises, at every operation": lambda: stress.faults("model"),
+        "the model is interrupted, at every operation": lambda: stress.faults("interrupted"),
         "any operation raises": lambda: stress.faults("operation", 3 if size == 1 else 1),
         "exceptions from outside": lambda: stress.faults("outside", 31 if size == 1 else 7),
         "leaks": lambda: stress.growth(1000 * size),

@@ -73,7 +73,7 @@ def environment(folder: Path, version: str) -> Path:
     return python
 
 
-def suite(python: Path, report: Path) -> dict[str, int]:
+def suite(python: Path, report: Path, workers: int) -> dict[str, int]:
     """The eager suite: how many passed, failed, were skipped."""
     left_out = ["funattr/_traced.py"]
     if subprocess.run([python, "-c", "import transformers"], capture_output=True).returncode:
@@ -82,7 +82,7 @@ def suite(python: Path, report: Path) -> dict[str, int]:
             str(f.relative_to(ROOT)) for f in files if re.search(r"^(import transformers|from \.matrix)", f.read_text(), re.M)
         ]
     ignored = [f"--ignore={path}" for path in left_out] + [part for text in WARNINGS for part in ("-W", f"ignore:{text}")]
-    options = ["--eager", "-n", "2", "-p", "no:cacheprovider", f"--junitxml={report}", *ignored]
+    options = ["--eager", "-n", str(workers), "-p", "no:cacheprovider", f"--junitxml={report}", *ignored]
     subprocess.run([python, "-m", "pytest", "tests", "funattr", *options], cwd=ROOT, env=with_path())
     found = xml.parse(report).getroot()[0].attrib
     failed = int(found["failures"]) + int(found["errors"])
@@ -144,6 +144,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("versions", nargs="*", default=VERSIONS)
     parser.add_argument("--keep", type=Path, help="a folder for environments that are to stay, and to be used again")
+    parser.add_argument("--workers", type=int, default=2, help="how many processes run the tests of a version")
     parser.add_argument("--write", action="store_true", help="put the table into docs/versions.md")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -154,7 +155,7 @@ def main() -> int:
     for version in given.versions:
         with tempfile.TemporaryDirectory() as temporary:
             python = environment(given.keep or Path(temporary), version)
-            results[version] = dict(suite(python, Path(temporary) / "report.xml"))
+            results[version] = dict(suite(python, Path(temporary) / "report.xml", given.workers))
             done = subprocess.run([python, __file__, "--inside"], cwd=ROOT, env=with_path(), stdout=subprocess.PIPE, text=True)
             results[version] |= json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
         print(table(results), flush=True)

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from funattr._site import Place
 
+from .lifted import Recording, multipliers, record
 from .reference import leaves
 
 Leaves = list[Tensor]
@@ -41,13 +42,20 @@ def called(model: Callable[..., Any], x: Input, bound: dict[str, Any]) -> Any:
 
 
 def recorded(
-    model: nn.Module, x: Input, bound: dict[str, Any], site: Place | None, put: Leaves | None = None
+    model: nn.Module,
+    x: Input,
+    bound: dict[str, Any],
+    site: Place | None,
+    put: Leaves | None = None,
+    connected: bool = False,
 ) -> tuple[Leaves, Any]:
-    """One pass: the floating-point tensors at the site as leaves of the graph (those of `put`, if given), and the output."""
+    """One pass: the floating-point tensors at the site as leaves of the graph (those of `put`, if given; the very same ones,
+    if they are to stay `connected`), and the output."""
     found: Leaves = []
 
     def fresh(value: Any) -> Any:
-        found[:] = [t.detach().clone().requires_grad_() for t in (leaves(value) if put is None else put)]
+        given = leaves(value) if put is None else put
+        found[:] = given if connected else [t.detach().clone().requires_grad_() for t in given]
         return with_floats(value, [t.clone() for t in found])
 
     if site is None:
@@ -329,6 +337,30 @@ class Loops:
                 else:
                     slope = self.slope(i, put=[s + a * (e - s) for s, e in zip(v0, v)])
                 total = [t + g * (e - s) / n_samples for t, g, e, s in zip(total, slope, v, v0)]
+            each.append(total)
+        return self.joined(each)
+
+    def going_on(self, i: int, put: Leaves, x: Any) -> Recording:
+        """What example i's score is made of, from the values at the site on."""
+
+        def run(put: Leaves, x: Any) -> Tensor:
+            return self.pick(recorded(self.model, x, self.bounds[i], self.site, put, connected=True)[1], i).reshape(())
+
+        return record(run, put, x)
+
+    @functools.cached_property
+    def recordings(self) -> list[Recording]:
+        return [self.going_on(i, v, row(self.x, i)) for i, v in enumerate(self.values)]
+
+    def deep_lift(self, starts: Sequence[Input]) -> Leaves:
+        """The mean over the starts."""
+        each = []
+        for i, v in zip(self.rows(), self.values):
+            total = [torch.zeros_like(t) for t in v]
+            for start in starts:
+                v0 = self.at(i, row(start, i))
+                slopes = multipliers(self.recordings[i], self.going_on(i, v0, row(start, i)))
+                total = [t + m * (a - b) / len(starts) for t, m, a, b in zip(total, slopes, v, v0)]
             each.append(total)
         return self.joined(each)
 

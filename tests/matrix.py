@@ -42,8 +42,6 @@ class Site(NamedTuple):
 
     layer: Any  # as given to `layer=`
     cuts: bool = False  # all of the score goes through it: deep_lift is complete here
-    linear: bool = False  # the score is linear in it: deep_lift's multipliers are the gradient
-    into: Any = None  # where its value is added to another: deep_lift's multipliers are those of the sum
     channel: int | None = None  # the channel dimension, where it is not the net's
 
 
@@ -366,64 +364,64 @@ def centre(output: Any) -> Tensor:
 
 BERT = {
     "embeddings": Site("bert.embeddings", cuts=True),
-    "branch": Site("bert.encoder.layer.0.output.dense", into=fa.input_of("bert.encoder.layer.0.output.LayerNorm")),
+    "branch": Site("bert.encoder.layer.0.output.dense"),
     "shortcut": Site("bert.encoder.layer.0", cuts=True),
     "attention": Site("bert.encoder.layer.0.attention"),
     "inside": Site("bert.encoder.layer.1.attention.self.key"),
-    "late": Site(fa.input_of("classifier"), cuts=True, linear=True),
+    "late": Site(fa.input_of("classifier"), cuts=True),
 }
 ROBERTA = {
     "embeddings": Site("roberta.embeddings", cuts=True),
-    "branch": Site("roberta.encoder.layer.0.output.dense", into=fa.input_of("roberta.encoder.layer.0.output.LayerNorm")),
+    "branch": Site("roberta.encoder.layer.0.output.dense"),
     "shortcut": Site("roberta.encoder.layer.0", cuts=True),
     "attention": Site("roberta.encoder.layer.0.attention.self"),
     "inside": Site("roberta.encoder.layer.1.attention.self.value"),
-    "late": Site(fa.input_of("classifier.out_proj"), cuts=True, linear=True),
+    "late": Site(fa.input_of("classifier.out_proj"), cuts=True),
 }
 DISTILBERT = {
     "embeddings": Site("distilbert.embeddings", cuts=True),
-    "branch": Site("distilbert.transformer.layer.0.ffn", into=fa.input_of("distilbert.transformer.layer.0.output_layer_norm")),
+    "branch": Site("distilbert.transformer.layer.0.ffn"),
     "shortcut": Site("distilbert.transformer.layer.0", cuts=True),
     "attention": Site("distilbert.transformer.layer.0.attention"),
     "inside": Site("distilbert.transformer.layer.1.attention.q_lin"),
-    "late": Site(fa.input_of("classifier"), cuts=True, linear=True),
+    "late": Site(fa.input_of("classifier"), cuts=True),
 }
 GPT2 = {
     "embeddings": Site("transformer.wte"),
-    "branch": Site("transformer.h.0.mlp", into="transformer.h.0"),
+    "branch": Site("transformer.h.0.mlp"),
     "shortcut": Site(fa.input_of("transformer.h.1.ln_1")),
     "attention": Site("transformer.h.1.attn"),
     "inside": Site("transformer.h.0.attn.c_attn"),
-    "late": Site("transformer.ln_f", cuts=True, linear=True),
+    "late": Site("transformer.ln_f", cuts=True),
 }
 LLAMA = {
     "embeddings": Site("model.embed_tokens", cuts=True),
-    "branch": Site("model.layers.0.mlp", into="model.layers.0"),
+    "branch": Site("model.layers.0.mlp"),
     "shortcut": Site("model.layers.0", cuts=True),
     "attention": Site("model.layers.1.self_attn"),
     "inside": Site("model.layers.0.self_attn.k_proj"),
-    "late": Site(fa.input_of("lm_head"), cuts=True, linear=True),
+    "late": Site(fa.input_of("lm_head"), cuts=True),
 }
 T5 = {
     "embeddings": Site("encoder.embed_tokens"),
     "decoder embeddings": Site("decoder.embed_tokens"),
-    "branch": Site("encoder.block.0.layer.1.DenseReluDense", into="encoder.block.0.layer.1"),
+    "branch": Site("encoder.block.0.layer.1.DenseReluDense"),
     "shortcut": Site("decoder.block.0"),
     "attention": Site("decoder.block.1.layer.1.EncDecAttention"),
     "inside": Site("encoder.block.1.layer.0.SelfAttention.v"),
-    "late": Site(fa.input_of("lm_head"), cuts=True, linear=True),
+    "late": Site(fa.input_of("lm_head"), cuts=True),
 }
 VIT = {
     "input": Site(None, cuts=True, channel=1),
     "embeddings": Site("{0}.embeddings", cuts=True),
-    "branch": Site("{0}.layers.0.mlp", into="{0}.layers.0"),
+    "branch": Site("{0}.layers.0.mlp"),
     "shortcut": Site(fa.input_of("{0}.layers.1"), cuts=True),
     "attention": Site("{0}.layers.1.attention"),
     "inside": Site("{0}.layers.0.attention.q_proj"),
-    "late": Site(fa.input_of("classifier"), cuts=True, linear=True),
+    "late": Site(fa.input_of("classifier"), cuts=True),
 }
 CLIP_TOWER = {
-    "branch": Site("{0}.encoder.layers.0.mlp", into="{0}.encoder.layers.0"),
+    "branch": Site("{0}.encoder.layers.0.mlp"),
     "shortcut": Site("{0}.encoder.layers.0"),
     "attention": Site("{0}.encoder.layers.1.self_attn"),
     "inside": Site("{0}.encoder.layers.0.self_attn.v_proj"),
@@ -438,7 +436,7 @@ def under(sites: dict[str, Site], prefix: str) -> dict[str, Site]:
             return layer.__class__(named(layer.layer), layer.inputs, layer.call)
         return layer.format(prefix) if isinstance(layer, str) else layer
 
-    return {kind: site._replace(layer=named(site.layer), into=named(site.into)) for kind, site in sites.items()}
+    return {kind: site._replace(layer=named(site.layer)) for kind, site in sites.items()}
 
 
 NETS = [
@@ -471,6 +469,7 @@ NETS = [
         T5,
         target=((2, 11), (1, 4)),
         relu=True,
+        single=True,
         ids=("input_ids", "decoder_input_ids"),
     ),
     Net("ViT", vit, image(), under(VIT, "vit")),
@@ -486,7 +485,7 @@ NETS = [
             "shortcut": Site("swin.encoder.layers.0.downsample", cuts=True),
             "attention": Site("swin.encoder.layers.0.blocks.1.attention"),
             "inside": Site("swin.encoder.layers.0.blocks.0.attention.v_proj"),
-            "late": Site(fa.input_of("classifier"), cuts=True, linear=True),
+            "late": Site(fa.input_of("classifier"), cuts=True),
         },
     ),
     Net(
@@ -498,7 +497,7 @@ NETS = [
             "embeddings": Site("convnext.embeddings", cuts=True),
             "branch": Site("convnext.encoder.stages.0.layers.0.dwconv"),
             "shortcut": Site(fa.input_of("convnext.encoder.stages.1.layers.0"), cuts=True),
-            "late": Site(fa.input_of("classifier"), cuts=True, linear=True),
+            "late": Site(fa.input_of("classifier"), cuts=True),
         },
         attention=("eager",),
         channel=1,
@@ -512,7 +511,7 @@ NETS = [
             "embeddings": Site("resnet.embedder", cuts=True),
             "branch": Site("resnet.encoder.stages.1.layers.0.layer.0.normalization"),
             "shortcut": Site("resnet.encoder.stages.1.layers.0.shortcut"),
-            "late": Site(fa.input_of("classifier"), cuts=True, linear=True),
+            "late": Site(fa.input_of("classifier"), cuts=True),
         },
         attention=("eager",),
         channel=1,
@@ -524,7 +523,7 @@ NETS = [
         lambda: {"input_ids": captions(), "attention_mask": padded()},
         # The ids also say where the last token is: not all goes through the embeddings.
         under({"embeddings": Site("{0}.embeddings")} | CLIP_TOWER, "text_model")
-        | {"late": Site(fa.input_of("text_projection"), cuts=True, linear=True)},
+        | {"late": Site(fa.input_of("text_projection"), cuts=True)},
         target=projected("text_embeds", 3),
         ids=("input_ids",),
     ),
@@ -535,7 +534,7 @@ NETS = [
         under(
             {"input": Site(None, True, channel=1), "embeddings": Site("{0}.embeddings", cuts=True)} | CLIP_TOWER, "vision_model"
         )
-        | {"late": Site(fa.input_of("visual_projection"), cuts=True, linear=True)},
+        | {"late": Site(fa.input_of("visual_projection"), cuts=True)},
         target=projected("image_embeds", 3),
     ),
     Net(
@@ -558,7 +557,7 @@ NETS = [
             "shortcut": Site("wav2vec2.encoder.layers.0"),
             "attention": Site("wav2vec2.encoder.layers.1.attention"),
             "inside": Site("wav2vec2.encoder.layers.0.attention.k_proj"),
-            "late": Site(fa.input_of("classifier"), cuts=True, linear=True),
+            "late": Site(fa.input_of("classifier"), cuts=True),
         },
         bound=lambda: {"attention_mask": torch.tensor([[1] * 80, [1] * 60 + [0] * 20])},
     ),
@@ -573,7 +572,7 @@ NETS = [
             "shortcut": Site(fa.input_of("segformer.stages.1"), channel=1),
             "attention": Site("segformer.stages.0.blocks.0.attention"),
             "inside": Site("segformer.stages.0.blocks.0.attention.k_proj"),
-            "late": Site(fa.input_of("decode_head.classifier"), cuts=True, linear=True, channel=1),
+            "late": Site(fa.input_of("decode_head.classifier"), cuts=True, channel=1),
         },
         target=centre,
         relu=True,
@@ -586,7 +585,7 @@ NETS = [
             {
                 "embeddings": Site("embedding", cuts=True),
                 "recurrent": Site("rnn"),
-                "late": Site("norm", cuts=True, linear=True),
+                "late": Site("norm", cuts=True),
             },
             attention=("eager",),
         )
@@ -601,7 +600,7 @@ NETS = [
             "embeddings": Site("first", cuts=True),
             "branch": Site("second"),
             "shortcut": Site(fa.input_of("second")),
-            "late": Site(fa.input_of("head"), cuts=True, linear=True),
+            "late": Site(fa.input_of("head"), cuts=True),
         },
         fixed=lambda: {"adjacency": torch.rand(6, 6, dtype=torch.float64)},
         attention=("eager",),
@@ -616,7 +615,7 @@ NETS = [
             "embeddings": Site("city"),
             "branch": Site("body"),
             "shortcut": Site("skip"),
-            "late": Site(fa.input_of("head"), cuts=True, linear=True),
+            "late": Site(fa.input_of("head"), cuts=True),
         },
         attention=("eager",),
     ),
@@ -629,7 +628,7 @@ NETS = [
             "embeddings": Site("stem", cuts=True),
             "branch": Site("relu"),
             "shortcut": Site("pool", cuts=True),
-            "late": Site(fa.input_of("head"), cuts=True, linear=True),
+            "late": Site(fa.input_of("head"), cuts=True),
         },
         attention=("eager",),
         channel=1,
@@ -644,7 +643,7 @@ NETS = [
             "embeddings": Site("stem", cuts=True),
             "branch": Site("norm"),
             "shortcut": Site("down"),
-            "late": Site(fa.input_of("head"), cuts=True, linear=True),
+            "late": Site(fa.input_of("head"), cuts=True),
         },
         attention=("eager",),
         channel=1,
@@ -697,9 +696,10 @@ ROWS = [
 
 
 class Found(NamedTuple):
-    """What became of one combination: the worst relative error, or why it cannot be, and what was warned of."""
+    """What became of one combination: the worst relative error of how many tensors, or why it cannot be; and the warnings."""
 
     error: float = 0.0
+    compared: int = 0
     reason: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -735,8 +735,6 @@ class Question:
         self.called = functools.partial(self.model, **self.bound, **self.fixed) if self.bound or self.fixed else self.model
         layer = self.site.layer
         self.place = layer if isinstance(layer, Place) or layer is None else Place(layer, False, None)
-        if callable(target):  # and not linear
-            self.site = self.site._replace(linear=False)
         target = net.target if target is None else target
         self.target = list(target) if isinstance(target, tuple) else target
         pick = self.picker(self.target)
@@ -817,7 +815,8 @@ class Question:
             pairs = self.compare(row, self.answer(row))
         told = tuple(sorted({str(w.message) for w in caught}))
         floors = self.floors(row, len(pairs))
-        return Found(max((relative(a, b, floor) for (a, b), floor in zip(pairs, floors)), default=0.0), None, told)
+        error = max(relative(a, b, floor) for (a, b), floor in zip(pairs, floors))
+        return Found(error, len(pairs), None, told)
 
     def floors(self, row: Row, count: int) -> list[float]:
         """What is summed may cancel to 0, but for rounding: gradients over channels before a layer norm, over keys."""
@@ -885,11 +884,12 @@ class Question:
     def compare(self, row: Row, found: Any) -> list[tuple[Tensor, Tensor]]:
         flat = leaves(found)
         assert not any(t.requires_grad for t in flat)
-        if row.name in ("deep_lift", "deep_lift_shap"):
-            return self.lifted(row, flat)
         expected = self.expected(row)
         assert len(flat) == len(expected), f"{len(flat)} attributions, expected {len(expected)}"
-        return list(zip(flat, expected))
+        pairs = list(zip(flat, expected))
+        if row.name in ("deep_lift", "deep_lift_shap") and self.site.cuts:
+            pairs.append((self.loops.sums(flat), self.gains(row)))
+        return pairs
 
     def expected(self, row: Row) -> Leaves:
         loops = self.loops
@@ -905,6 +905,8 @@ class Question:
             return loops.under(row.name == "guided_backprop")
         if row.name == "guided_grad_cam":
             return self.guided_grad_cam()
+        if row.name in ("deep_lift", "deep_lift_shap"):
+            return loops.deep_lift(self.starts(row))
         if row.name == "gradient_shap":
             return loops.gradient_shap([self.reference(k) for k in range(2)], 2, SEED)
         if row.name == "each_target(gradient)":
@@ -952,30 +954,14 @@ class Question:
         table = torch.stack(losses)
         return [torch.cat([table[:, i][ids] for i in self.loops.rows()]) for ids in self.ids]
 
-    def lifted(self, asked: Row, found: Leaves) -> list[tuple[Tensor, Tensor]]:
-        """DeepLIFT's own tests cover its rules; here, its laws."""
-        loops, checks = self.loops, []
-        assert len(found) == len(loops.value)
-        if self.site.cuts:
-            starts = [self.start()]
-            if asked.name == "deep_lift_shap":
-                starts = [self.reference(k) for k in range(2)]
-            gains = []
-            for i in loops.rows():
-                before = [loops.score(i, row(start, i)) for start in starts]
-                gains.append(loops.plain_scores[i] - torch.stack(before).mean())
-            checks.append((loops.sums(found), torch.stack(gains)))
-        if self.site.linear or self.site.into is not None:
-            multipliers = leaves(self.answer(asked, multiply_by_inputs=False))
-            if self.site.linear:
-                checks += zip(multipliers, loops.gradient)
-            else:
-                into = Row(asked.name, functools.partial(self.elsewhere, asked.method), None)
-                checks += zip(multipliers, leaves(self.answer(into, multiply_by_inputs=False))[:1])
-        return checks
+    def starts(self, row: Row) -> list[Any]:
+        return [self.reference(k) for k in range(2)] if row.name == "deep_lift_shap" else [self.start()]
 
-    def elsewhere(self, method: Callable[..., Any], model: Any, x: Any, *, layer: Any, **options: Any) -> Any:
-        return method(model, x, layer=self.site.into, **options)
+    def gains(self, asked: Row) -> Tensor:
+        """How the scores differ from those of the baselines."""
+        starts = self.starts(asked)
+        each = [[self.loops.score(i, row(start, i)) for start in starts] for i in self.loops.rows()]
+        return torch.stack([score - torch.stack(before).mean() for score, before in zip(self.loops.plain_scores, each)])
 
 
 def relative(found: Tensor, expected: Tensor, floor: float = 0.0) -> float:

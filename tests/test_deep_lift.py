@@ -522,6 +522,48 @@ def test_state_is_left_as_found_and_no_graph_is_pinned() -> None:
         torch.testing.assert_close(deep_lift(model, x, target=1), found)
 
 
+class Scaled(nn.Module):
+    """timm's LayerScale in place: what `x.mul_` overwrites is saved for the gradient of the parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5)
+        self.gamma, self.divisor = nn.Parameter(torch.rand(8) + 0.5), nn.Parameter(torch.rand(8) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.act(self.first(x).mul_(self.gamma).div_(self.divisor)))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("layer", [None, "first"])
+def test_values_scaled_in_place_by_a_parameter(layer: Any, frozen: bool) -> None:
+    net, x = Scaled().double().requires_grad_(not frozen), torch.randn(3, 6, dtype=torch.float64)
+    found = fa.deep_lift(net, x, layer=layer, target=1)
+    assert_complete(found, difference(net, x, 0.0, lambda y: y[:, 1]))
+    scale = net.gamma / net.divisor
+    middle = torch.tanh(net.first(x) * scale), torch.tanh(net.first.bias * scale)
+    slope = net.last.weight[1] * (middle[0] - middle[1]) / (net.first(x) - net.first.bias)
+    expected = slope * (net.first(x) - net.first.bias) if layer else (slope @ net.first.weight) * x
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_hooks_of_the_caller_on_saved_tensors_stay() -> None:
+    net, x = mlp(), torch.randn(3, 6, dtype=torch.float64)
+    packed: list[Tensor] = []
+
+    def pack(t: Tensor) -> Tensor:
+        packed.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        found = fa.deep_lift(net, x, target=1)
+        assert packed
+        packed.clear()
+        (x.requires_grad_() * x).sum()
+        assert packed
+    assert_complete(found, difference(net, x.detach(), 0.0, lambda y: y[:, 1]))
+
+
 def test_threads() -> None:
     model = resnet().double()
     x = [torch.randn(2, 3, 32, 32, dtype=torch.float64) for _ in range(4)]

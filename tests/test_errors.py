@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import funattr as fa
 
@@ -19,6 +20,7 @@ image = torch.randn(4, 3, 8, 8)
 ids = torch.randint(0, 20, (4, 7))
 mlp, conv, net, text = Mlp().eval(), Conv().eval(), Residual().eval(), Text().eval()
 scripted = torch.jit.trace(Mlp().eval(), x)
+frozen_script = torch.jit.freeze(scripted)
 
 
 class PartScripted(nn.Module):
@@ -65,6 +67,19 @@ class Unused(nn.Module):
 class Pair(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return x, 2 * x
+
+
+class Checkpointed(nn.Module):
+    """Runs its activation again in the backward pass."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.act, self.head = nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 5)
+        self.reentrant = reentrant
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = checkpoint(self.act, self.first(x), use_reentrant=self.reentrant)
+        return self.head(h)  # type: ignore[no-any-return]
 
 
 attention = nn.Sequential(nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True)).eval()
@@ -154,6 +169,31 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
         lambda: fa.activation(PartScripted(), x, layer="body.fc1"),
         ValueError,
         ["did not run", "scripted"],
+    ),
+    (
+        "inside a scripted whole",
+        lambda: fa.gradient(scripted, x, layer=fa.input_of("fc1"), target=1),
+        ValueError,
+        ["gradient(layer=input_of('fc1'), target=1)", "did not run", "scripted"],
+    ),
+    (
+        "no such layer in a scripted whole",
+        lambda: fa.gradient(scripted, x, layer="fc9", target=1),
+        ValueError,
+        ["no layer 'fc9'", "Did you mean 'fc3'"],
+    ),
+    ("no layers", lambda: fa.ablation_cam(conv, image, layer=[], target=1), ValueError, ["ablation_cam(layer=[], target=1)"]),
+    (
+        "a neuron",
+        lambda: fa.gradient(mlp, x, layer="fc3", target=fa.neuron("fc1", 7)),
+        ValueError,
+        ["gradient(layer='fc3', target=neuron('fc1', 7))"],
+    ),
+    (
+        "inside a frozen script",
+        lambda: fa.deep_lift(frozen_script, x, target=1),
+        ValueError,
+        ["scripted or compiled"],
     ),
     (
         "several runs",
@@ -313,6 +353,24 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
         ["guided_backprop(target=1)", "no ReLU", "saliency"],
     ),
     ("no relu, deconv", lambda: fa.deconvnet(Thrice(), x, target=1), ValueError, ["deconvnet(target=1)", "no ReLU"]),
+    (
+        "checkpointed",  # the values saved for GELU's gradient would be taken for slopes, without a word
+        lambda: fa.deep_lift(Checkpointed(False), x, target=1),
+        ValueError,
+        ["deep_lift(target=1)", "torch.utils.checkpoint", "model.eval()"],
+    ),
+    (
+        "checkpointed, many baselines",
+        lambda: fa.deep_lift_shap(Checkpointed(False), x, baselines=torch.randn(3, 6), layer="first", target=1),
+        ValueError,
+        ["deep_lift_shap(baselines=<tensor [3, 6]>, layer='first', target=1)", "torch.utils.checkpoint"],
+    ),
+    (
+        "checkpointed by the old way",
+        lambda: fa.gradient(Checkpointed(True), x, target=1),
+        ValueError,
+        ["torch.utils.checkpoint(use_reentrant=True)", "use_reentrant=False"],
+    ),
     ("scripted", lambda: fa.guided_backprop(PartScripted(), x, target=1), ValueError, ["scripted or compiled"]),
     ("scripted whole", lambda: fa.deconvnet(scripted, x, target=1), ValueError, ["scripted or compiled"]),
     *[

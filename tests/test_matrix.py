@@ -35,6 +35,8 @@ def test_every_method(net: Net, attention: str, kind: str) -> None:
         except Exception as error:
             wrong.append((row.name, f"{type(error).__name__}: {error}"))
             continue
+        if found.reason is None and not found.compared:
+            wrong.append((row.name, "is compared with nothing"))
         if not found.error < tolerance(row, net, attention):
             wrong.append((row.name, f"is off by {found.error:.1e}"))
         if any(not told.startswith(SEQUENTIAL) for told in found.warnings):

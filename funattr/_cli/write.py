@@ -50,8 +50,9 @@ def write(out: Path, given: Input, found: Sequence[Found], label: str, facts: Ma
         if kind == ".npz":
             import numpy as np
 
+            arrays: Any = {name: t.numpy() for name, t in _numbers(given, found).items()}
             with out.open("wb") as file:
-                np.savez(file, allow_pickle=False, **{name: t.numpy() for name, t in _numbers(given, found).items()})
+                np.savez(file, **arrays)
         elif kind == ".safetensors":
             _save_safetensors(out, _numbers(given, found), facts)
         else:
