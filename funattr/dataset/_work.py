@@ -1,0 +1,286 @@
+"""What a worker does: examples in, attributions and bad examples out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import Queue
+from typing import Any, NamedTuple
+
+import torch
+
+from ._config import Storage, fingerprint
+from ._data import FATAL, Bad, Batch, Example, Indexed, bad, collate
+from ._draws import Seeded, generators_in
+from ._folder import Folder, Part, layout_of, sync
+from ._ids import Id
+from ._model import bound, built, device_of
+from ._parts import Found, overflown, reduced, table_of, write
+from ._trees import flatten, mapped
+
+_ALIKE = 8  # so many examples that fail alike before any has gone well are no bad examples, but a mistake in the call
+_SECONDS = 60.0  # after which a part is closed, however small: what a crash may cost
+
+
+class Job(NamedTuple):
+    """All that a worker needs to know."""
+
+    method: Callable[..., Any]
+    arguments: dict[str, Any]
+    model: Any
+    target: Any
+    own_target: bool
+    seed: int
+    batch_size: int
+    part_size: int
+    storage: Storage
+    device: Any
+    loaders: int
+    strict: bool
+    trusted: bool
+    """Whether examples went well before: then no number of bad ones means that the call is wrong."""
+    about: dict[str, Any]
+    source: Indexed | None
+
+
+class BadExample(RuntimeError):
+    """The first bad example of a strict run."""
+
+
+class Worker:
+    """A model and a method, ready to explain."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.model = built(job.model, job.device)
+        self.device = torch.device(device_of(self.model, job.device))
+        self.fingerprint = fingerprint(self.model)
+        call = bound(job.method, job.arguments, job.target, job.own_target)(self.model)
+        self.leading = _leading(job.method)
+        self.seeded = Seeded(call, job.seed, generators_in(job.method, job.arguments), self.leading)
+        self.well, self.alike = job.trusted, 0
+        self.first: Bad | None = None
+
+    def results(self, batches: Iterable[Batch | Bad]) -> Iterator[Found | Bad]:
+        for batch in batches:
+            yield from [self._checked(batch)] if isinstance(batch, Bad) else self._explained(batch)
+
+    def _explained(self, batch: Batch) -> Iterator[Found | Bad]:
+        """A batch; or, where it raises, its halves, down to the examples that do."""
+        try:
+            found = self._found(batch)
+        except FATAL:
+            raise
+        except Exception as error:
+            if _of_the_machine(error):
+                raise
+            if len(batch.ids) == 1:
+                yield self._checked(bad(batch.ids[0], "explain", error), error)
+                return
+            for half in _halves(batch):
+                yield from self._explained(half)
+            return
+        self.well = True
+        yield found
+
+    def _found(self, batch: Batch) -> Found:
+        x = mapped(lambda t: t.to(self.device, non_blocking=True), batch.x)
+        target = batch.target if self.job.own_target else self.job.target
+        leaves, spec = flatten(self.seeded(batch.ids, x, target))
+        leaves = {name: leaf.detach().movedim(self.leading, 0) for name, leaf in leaves.items()}
+        for name, leaf in leaves.items():
+            if leaf.dim() == 0 or leaf.shape[0] != len(batch.ids):
+                raise ValueError(f"{name} must have a row for each of the {len(batch.ids)} examples, got {list(leaf.shape)}.")
+        return Found(list(batch.ids), reduced(leaves, self.job.storage), spec)
+
+    def _checked(self, row: Bad, error: Exception | None = None) -> Bad:
+        """A bad example, unless the run is strict, or all examples are bad in the same way."""
+        if self.job.strict:
+            raise BadExample(f"run(): example {row.id!r} is bad: {row.error}: {row.message}") from error
+        if not self.well and row.stage == "explain":
+            same = self.first is None or (self.first.error, self.first.message) == (row.error, row.message)
+            self.first, self.alike = self.first or row, self.alike + same
+            self.well = not same
+            if self.alike >= _ALIKE and error is not None:
+                raise error
+        return row
+
+
+def _leading(method: Any) -> int:
+    while hasattr(method, "func"):
+        method = method.func
+    return getattr(method, "leading", 0)
+
+
+def _of_the_machine(error: Exception) -> bool:
+    """Whether a device is broken or full, which no other example would change."""
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)
+
+
+def _halves(batch: Batch) -> list[Batch]:
+    middle = len(batch.ids) // 2
+    return [
+        Batch(batch.ids[part], mapped(lambda t, part=part: t[part], batch.x), _some(batch.target, part))
+        for part in (slice(0, middle), slice(middle, None))
+    ]
+
+
+def _some(target: Any, part: slice) -> Any:
+    return target[part] if isinstance(target, list) else target
+
+
+# Reading.
+
+
+class Reader:
+    """Batches of an indexed source: in this process, or by a DataLoader whose processes stay between tasks."""
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        assert job.source is not None
+        self.source, self.size, self.order = job.source, job.batch_size, _Order(job.batch_size)
+        self.loader: Any = None
+        if job.loaders:
+            self.loader = torch.utils.data.DataLoader(
+                job.source,  # type: ignore[arg-type]
+                batch_sampler=self.order,
+                num_workers=job.loaders,
+                collate_fn=batches_of,
+                persistent_workers=True,
+                pin_memory=device.type == "cuda",
+            )
+
+    def __call__(self, indices: Sequence[int]) -> Iterator[Batch | Bad]:
+        self.order.indices = indices
+        if self.loader is None:
+            for chunk in self.order:
+                yield from batches_of([self.source[i] for i in chunk])
+            return
+        for batches in self.loader:
+            yield from batches
+
+
+class _Order:
+    """A batch sampler whose numbers change from task to task."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.indices: Sequence[int] = ()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for first in range(0, len(self.indices), self.size):
+            yield [int(i) for i in self.indices[first : first + self.size]]
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.size)
+
+
+def batches_of(read: Sequence[Example | Bad]) -> list[Batch | Bad]:
+    bads = [one for one in read if isinstance(one, Bad)]
+    return [*bads, *collate([one for one in read if isinstance(one, Example)])]
+
+
+# Writing.
+
+
+class Writer:
+    """Results into files, in a thread of its own: the queue is short, so memory is bounded.
+
+    `take` gets each part that is written. An error in the thread is raised where the next result comes, or at the end.
+    """
+
+    def __init__(self, job: Job, folder: Folder, take: Callable[[Part | Any], None]) -> None:
+        self.job, self.folder, self.take = job, folder, take
+        self.queue: Queue[Any] = Queue(maxsize=8)
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, name="funattr-writer", daemon=True)
+        self.thread.start()
+
+    def put(self, item: Found | Bad) -> None:
+        self._raise()
+        self.queue.put(item)
+
+    def end_of_part(self, note: Any = None) -> None:
+        """Close the part, and hand `note` on after it."""
+        self._raise()
+        self.queue.put(_End(note))
+
+    def close(self) -> None:
+        """Write what is left, and wait for it."""
+        self.queue.put(_End(None))
+        self.queue.put(None)
+        self.thread.join()
+        self._raise()
+
+    def _raise(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def _run(self) -> None:
+        part = _Open()
+        while (item := self.queue.get()) is not None:
+            if self.error is not None:  # go on taking, so that nobody waits for room
+                continue
+            try:
+                part.add(item)
+                late = time.monotonic() - part.since > _SECONDS
+                if isinstance(item, _End) or part.count >= self.job.part_size or late:
+                    if part.count:
+                        self.take(written(part.found, part.bads, self.job, self.folder))
+                    part = _Open()
+                if isinstance(item, _End) and item.note is not None:
+                    self.take(item.note)
+            except BaseException as error:
+                self.error = error
+
+
+class _End(NamedTuple):
+    note: Any
+
+
+class _Open:
+    """A part that is being filled."""
+
+    def __init__(self) -> None:
+        self.found: list[Found] = []
+        self.bads: list[Bad] = []
+        self.count = 0
+        self.since = time.monotonic()
+
+    def add(self, item: Found | Bad | _End) -> None:
+        if isinstance(item, Bad):
+            self.bads.append(item)
+            self.count += 1
+        elif isinstance(item, Found):
+            self.found.append(item._replace(leaves={name: leaf.cpu() for name, leaf in item.leaves.items()}))
+            self.count += len(item.ids)
+
+
+def written(found: list[Found], bads: list[Bad], job: Job, folder: Folder) -> Part:
+    """A file of results, on the disk, under a name that nobody reads yet."""
+    if job.storage.dtype == "float16":
+        found, more = _without_overflow(found, job)
+        bads = bads + more
+    ids: list[Id] = [identity for part in found for identity in part.ids]
+    if not ids:
+        return Part(None, [], bads)
+    table, path = table_of(found, job.storage, job.about), folder.new_file()
+    write(table, path)
+    sync(path)
+    return Part(path, ids, bads, layout_of(table.schema))
+
+
+def _without_overflow(found: list[Found], job: Job) -> tuple[list[Found], list[Bad]]:
+    kept, bads = [], []
+    for part in found:
+        rows = overflown(part)
+        for row in rows:
+            error = OverflowError("its attribution does not fit float16: use dtype='bfloat16', or none.")
+            if job.strict:
+                raise BadExample(f"run(): example {part.ids[row]!r} is bad: {error}")
+            bads.append(bad(part.ids[row], "store", error))
+        left = [row for row in range(len(part.ids)) if row not in set(rows)]
+        if left:
+            leaves = {name: leaf[left] for name, leaf in part.leaves.items()}
+            kept.append(Found([part.ids[row] for row in left], leaves, part.spec))
+    return kept, bads
