@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -169,13 +169,11 @@ def source_of(
     if indexed and not (ids is None and _has_ids(data)):
         _check_ids(data, ids)
         return Indexed(data, ids, transform, own_target, seed), loaders
-    if indexed:
-        whole = data
-        data = (whole[i] for i in range(len(whole)))
-    if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):
+    if (not isinstance(data, Iterable) and not indexed) or isinstance(data, (str, bytes, Mapping)):
         raise TypeError(f"run(): data must be {_KINDS}; got {type(data).__name__}.")
-    size = len(whole) if indexed else len(data) if hasattr(data, "__len__") else None
-    return Stream(lambda: _pairs(data, ids), transform, own_target, seed, size), loaders
+    size = len(data) if isinstance(data, Sized) else None
+    rows = map(data.__getitem__, range(len(data))) if indexed else data
+    return Stream(lambda: _pairs(rows, ids), transform, own_target, seed, size), loaders
 
 
 _KINDS = (

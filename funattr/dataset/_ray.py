@@ -93,9 +93,9 @@ def _sets(
         kind = type(data).__module__.split(".")[0]
         rows = data if kind == "ray" else ray.data.from_arrow(data) if hasattr(data, "combine_chunks") else None
         rows = ray.data.read_parquet(str(data) if isinstance(data, (str, Path)) else data.files) if rows is None else rows
-        left = [{source.table.ids: identity} for identity, _ in wanted()]
-        if left:
-            yield _only(ray, rows, source.table.ids, {row[source.table.ids] for row in left})
+        ids = {identity for identity, _ in wanted()}
+        if ids:
+            yield _only(ray, rows, source.table.ids, ids)
     else:
         left = wanted()
         while chunk := list(itertools.islice(left, _WINDOW * job.part_size * workers)):
@@ -107,7 +107,7 @@ def _only(ray: Any, rows: Any, column: str, ids: set[Id]) -> Any:
     known = ray.put(ids)
 
     def keep(batch: Any) -> Any:
-        here = ray.get(known)
+        here = importlib.import_module("ray").get(known)
         return batch.filter([identity in here for identity in batch.column(column).to_pylist()])
 
     return rows.map_batches(keep, batch_format="pyarrow")
@@ -117,7 +117,8 @@ class _Actor:
     """A worker of Ray's. An error that belongs to no example is handed back, as Ray would try it again."""
 
     def __init__(self, blob: Any) -> None:
-        self.blob, self.worker = blob, None
+        self.blob = blob
+        self.worker: Worker | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
         try:
@@ -128,18 +129,21 @@ class _Actor:
 
     def _part(self, batch: dict[str, Any]) -> Any:
         if self.worker is None:
-            ray = importlib.import_module("ray")
-            data = ray.get(self.blob) if isinstance(self.blob, ray.ObjectRef) else self.blob
-            self.job, out, shard, self.table, self.shape = pickle.loads(data)
-            if self.job.device is None and ray.get_gpu_ids():
-                self.job = self.job._replace(device="cuda")
-            self.folder, self.worker = Folder(out, shard), Worker(self.job)
-            self.read = Reader(self.job, self.worker.device) if self.job.source is not None else None
+            self._make()
         assert self.worker is not None
         results = list(self.worker.results(self._batches(batch)))
         found = [result for result in results if isinstance(result, Found)]
-        part = written(found, [result for result in results if not isinstance(result, Found)], self.job, self.folder)
-        return "part", (self.worker.fingerprint, part)
+        bads = [result for result in results if not isinstance(result, Found)]
+        return "part", (self.worker.fingerprint, written(found, bads, self.job, self.folder))
+
+    def _make(self) -> None:
+        ray = importlib.import_module("ray")
+        data = ray.get(self.blob) if isinstance(self.blob, ray.ObjectRef) else self.blob
+        self.job, out, shard, self.table, self.shape = pickle.loads(data)
+        if self.job.device is None and ray.get_gpu_ids():
+            self.job = self.job._replace(device="cuda")
+        self.folder, self.worker = Folder(out, shard), Worker(self.job)
+        self.read = Reader(self.job, self.worker.device) if self.job.source is not None else None
 
     def _batches(self, batch: dict[str, Any]) -> Iterator[Any]:
         if self.read is not None:

@@ -39,8 +39,7 @@ def pairs_of_table(data: Any, columns: Columns) -> Table | None:
         return None
     if kind == "ray":
         _check_columns(data.columns(), column, raw)
-        batches = lambda: data.iter_batches(batch_size=256, batch_format="numpy")  # noqa: E731
-        return Table(lambda: (row for batch in batches() for row in rows_of_ray(batch, columns, None)), None)
+        return Table(lambda: _of_ray(data, columns), None)
     if not hasattr(data, "schema") or not hasattr(data, "to_batches"):
         raise TypeError(f"run(): of pyarrow data may be a Table or a Dataset, got {type(data).__name__}.")
     _check_columns(data.schema.names, column, raw)
@@ -54,6 +53,11 @@ def _check_columns(names: Iterable[str], column: str, raw: bool) -> None:
     if missing:
         cure = "name the column of ids with ids=, and have columns x and target, or a transform= of rows, dicts, to (x, target)"
         raise ValueError(f"run(): the table has no column {missing[0]!r}, only {', '.join(names)}: {cure}.")
+
+
+def _of_ray(data: Any, columns: Columns) -> Iterator[tuple[Id, Any]]:
+    for batch in data.iter_batches(batch_size=256, batch_format="numpy"):
+        yield from rows_of_ray(batch, columns, None)
 
 
 def rows_of_ray(batch: dict[str, Any], columns: Columns, shape: list[int] | None) -> Iterator[tuple[Id, Any]]:
@@ -70,7 +74,7 @@ def shape_of(data: Any) -> list[int] | None:
     """The shape that the field of x says, which Ray does not hand on."""
     if isinstance(data, (str, Path)):
         data = needs_pyarrow("pyarrow.dataset").dataset(str(data), format="parquet")
-    schema = getattr(data, "schema", None)
+    schema: Any = getattr(data, "schema", None)
     if not hasattr(schema, "field") or "x" not in schema.names:
         return None
     found: list[int] | None = json.loads((schema.field("x").metadata or {}).get(b"shape", b"null"))
