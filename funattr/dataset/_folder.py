@@ -172,7 +172,7 @@ def parts_of(out: Path) -> list[Path]:
 def layout_of(schema: Any) -> str:
     """The columns of a part: names, types and shapes."""
     columns = [f"{f.name}: {f.type} {(f.metadata or {}).get(b'shape', b'').decode()}".strip() for f in schema if f.name != "id"]
-    return ", ".join(columns)
+    return ", ".join(columns).replace("<element: ", "<item: ")  # Parquet has another name for what is in a list
 
 
 def failures_of(out: Path, done: Ids) -> list[dict[str, Any]]:

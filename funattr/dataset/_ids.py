@@ -49,13 +49,6 @@ class Ids:
             self.sorted = np.union1d(self.sorted, np.fromiter(self.fresh, np.int64, len(self.fresh)))
             self.fresh = set()
 
-    def discard(self, ids: Iterable[Id]) -> None:
-        gone = set(ids)
-        self.fresh -= gone
-        numbers = [i for i in gone if isinstance(i, int)]
-        if numbers and len(self.sorted):
-            self.sorted = self.sorted[~np.isin(self.sorted, np.array(numbers, np.int64))]
-
     def __contains__(self, identity: Id) -> bool:
         if identity in self.fresh:
             return True
@@ -63,6 +56,11 @@ class Ids:
             return False
         place = int(np.searchsorted(self.sorted, identity))
         return place < len(self.sorted) and int(self.sorted[place]) == identity
+
+    def __or__(self, other: Ids) -> Ids:
+        both = Ids(self.fresh | other.fresh)
+        both.sorted = np.union1d(self.sorted, other.sorted)
+        return both
 
     def __len__(self) -> int:
         return len(self.fresh) + len(self.sorted)

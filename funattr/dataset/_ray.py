@@ -12,13 +12,13 @@ import itertools
 import os
 import pickle
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ._data import Indexed, Stream
 from ._folder import Folder, Part
-from ._ids import Id
+from ._ids import Id, Ids, as_id
 from ._parts import Found
 from ._pool import pickled
 from ._ship import shipped
@@ -36,9 +36,10 @@ def run_ray(
     workers: int,
     num_gpus: float,
     data: Any,
+    again: Iterable[Id] | None,
     took: Callable[[Part], None],
 ) -> None:
-    """Have all that is wanted done by actors.
+    """Have all that is wanted done by actors; of a table those rows that are not done, or those to be tried `again`.
 
     Raises:
         ImportError: Ray is not installed.
@@ -46,7 +47,8 @@ def run_ray(
     """
     ray = _started(workers)
     blob = ray.put(shipped((job, folder.out, folder.shard, getattr(source, "table", None), shape_of(data))))
-    for rows in _sets(ray, job, source, wanted, workers, data):
+    known = Ids(again) if again is not None else folder.done | folder.failed
+    for rows in _sets(ray, job, source, wanted, workers, data, known, again is not None):
         found = rows.map_batches(
             _Actor,
             fn_constructor_args=(blob,),
@@ -82,7 +84,14 @@ def _started(workers: int) -> Any:
 
 
 def _sets(
-    ray: Any, job: Job, source: Indexed | Stream, wanted: Callable[[], Iterator[tuple[Id, Any]]], workers: int, data: Any
+    ray: Any,
+    job: Job,
+    source: Indexed | Stream,
+    wanted: Callable[[], Iterator[tuple[Id, Any]]],
+    workers: int,
+    data: Any,
+    known: Ids,
+    again: bool,
 ) -> Iterator[Any]:
     """Ray data sets of what is to be done: of numbers, which actors read by; or of examples."""
     if isinstance(source, Indexed):
@@ -93,22 +102,20 @@ def _sets(
         kind = type(data).__module__.split(".")[0]
         rows = data if kind == "ray" else ray.data.from_arrow(data) if hasattr(data, "combine_chunks") else None
         rows = ray.data.read_parquet(str(data) if isinstance(data, (str, Path)) else data.files) if rows is None else rows
-        ids = {identity for identity, _ in wanted()}
-        if ids:
-            yield _only(ray, rows, source.table.ids, ids)
+        yield _only(ray, rows, source.table.ids, known, again)
     else:
         left = wanted()
         while chunk := list(itertools.islice(left, _WINDOW * job.part_size * workers)):
             yield ray.data.from_items([{"example": pickle.dumps(read())} for _, read in chunk])
 
 
-def _only(ray: Any, rows: Any, column: str, ids: set[Id]) -> Any:
-    """The rows that are still to be done."""
-    known = ray.put(ids)
+def _only(ray: Any, rows: Any, column: str, known: Ids, again: bool) -> Any:
+    """The rows whose ids are not known; or, to try them again, those whose ids are."""
+    shared = ray.put(known)
 
     def keep(batch: Any) -> Any:
-        here = importlib.import_module("ray").get(known)
-        return batch.filter([identity in here for identity in batch.column(column).to_pylist()])
+        there = importlib.import_module("ray").get(shared)
+        return batch.filter([(as_id(identity) in there) == again for identity in batch.column(column).to_pylist()])
 
     return rows.map_batches(keep, batch_format="pyarrow")
 

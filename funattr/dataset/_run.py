@@ -144,12 +144,14 @@ def run(
             if engine == "ray":
                 from ._ray import run_ray
 
-                run_ray(job, folder, source, run_of.wanted, workers, num_gpus, data, run_of.took)
+                run_ray(
+                    job, folder, source, run_of.wanted, workers, num_gpus, data, run_of.again if retry else None, run_of.took
+                )
             else:
                 run_local(job, folder, source, run_of.wanted, workers, threads, run_of.took)
         if retry:
             folder.tidy_failures()
-        return Summary(run_of.explained, run_of.failed, run_of.skipped)
+        return Summary(run_of.explained, run_of.failed, run_of.skipped or (0 if retry else run_of.old))
 
 
 class _Run:
@@ -209,6 +211,8 @@ def _check(
         needs = f"engine={engine!r}" if engine == "ray" else f"workers={workers}"
         made = f"give the function that makes it, not the {type(_inner(model)).__name__}"
         raise TypeError(f"run(): {needs} needs a model that workers can make: {made}.")
+    if shard is not None and engine == "ray":
+        raise ValueError("run(): Ray shares the examples out by itself: leave out shard.")
     if storage.dtype is not None and storage.dtype not in _DTYPES:
         raise ValueError(f"run(): dtype must be one of {', '.join(_DTYPES)}, got {storage.dtype!r}.")
     if storage.pool is not None and not callable(storage.pool) and storage.pool not in _POOLS:
