@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,10 +130,11 @@ class Folder:
             raise RuntimeError(f"run(): another run has taken {str(self.out)!r} over: this one stops.")
         if part.file is not None:
             there = [identity for identity in part.ids if identity in self.done]
-            if there:
+            if there or len(set(part.ids)) != len(part.ids):
                 part.file.unlink()
-                if len(there) != len(part.ids):
-                    raise ValueError(f"run(): the id {there[0]!r} comes twice: ids must differ.")
+                if len(set(there)) != len(part.ids):
+                    twice = next((i for i, count in Counter(part.ids).items() if count > 1), None) if not there else there[0]
+                    raise ValueError(f"run(): the id {twice!r} comes twice: ids must differ.")
                 return 0
             self._check_layout(part)
             os.replace(part.file, self.place / f"part-{next(self.numbers):08d}-{self.token[:8]}.parquet")

@@ -14,7 +14,7 @@ from ._bar import bar
 from ._config import Storage, config_of, hash_of, versions
 from ._data import Indexed, Stream, source_of
 from ._folder import Folder, Part
-from ._ids import Id
+from ._ids import Id, Ids
 from ._local import run_local
 from ._model import bound, imported, is_model
 from ._work import Job
@@ -176,15 +176,19 @@ class _Run:
     def wanted(self) -> Iterator[tuple[Id, Any]]:
         """Pairs of an id and where its example is."""
         rank, world = self.shard
-        again = set(self.again)
+        again, seen = set(self.again), Ids()
         pairs = self._pairs()
         for number, (identity, place) in enumerate(pairs):
             if number % world != rank:
                 continue
+            if isinstance(self.source, Stream):  # of what is indexed the ids are known to differ
+                if identity in seen:
+                    raise ValueError(f"run(): the id {identity!r} comes twice: ids must differ.")
+                seen.add([identity])
             if identity in again if self.retry else identity not in self.folder.done and identity not in self.folder.failed:
                 yield identity, place
             else:
-                self.skipped += 1
+                self.skipped += not self.retry
 
     def _pairs(self) -> Iterator[tuple[Id, Any]]:
         if isinstance(self.source, Stream):

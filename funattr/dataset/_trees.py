@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,6 +80,8 @@ def as_tensors(value: Any) -> Any:
         return {key: as_tensors(part) for key, part in value.items()}
     if isinstance(value, tuple):
         return tuple(map(as_tensors, value))
+    if isinstance(value, np.ndarray) and not value.flags.writeable:
+        value = value.copy()  # torch warns of what it could overwrite
     try:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:

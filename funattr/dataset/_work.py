@@ -60,11 +60,20 @@ class Worker:
         self.leading = _leading(job.method)
         self.seeded = Seeded(call, job.seed, generators_in(job.method, job.arguments), self.leading)
         self.well, self.alike = job.trusted, 0
-        self.first: Bad | None = None
+        self.first = ""
 
     def results(self, batches: Iterable[Batch | Bad]) -> Iterator[Found | Bad]:
+        """Attributions, and bad examples: those that come before all others are held back, until the call is known to be right."""
+        held: list[Bad] = []
         for batch in batches:
-            yield from [self._checked(batch)] if isinstance(batch, Bad) else self._explained(batch)
+            for result in [self._checked(batch)] if isinstance(batch, Bad) else self._explained(batch):
+                if isinstance(result, Bad) and not self.well:
+                    held.append(result)
+                    continue
+                yield from held
+                held.clear()
+                yield result
+        yield from held
 
     def _explained(self, batch: Batch) -> Iterator[Found | Bad]:
         """A batch; or, where it raises, its halves, down to the examples that do."""
@@ -76,6 +85,7 @@ class Worker:
             if _of_the_machine(error):
                 raise
             if len(batch.ids) == 1:
+                self._count(error, batch)
                 yield self._checked(bad(batch.ids[0], "explain", error), error)
                 return
             for half in _halves(batch):
@@ -95,16 +105,23 @@ class Worker:
         return Found(list(batch.ids), reduced(leaves, self.job.storage), spec)
 
     def _checked(self, row: Bad, error: Exception | None = None) -> Bad:
-        """A bad example, unless the run is strict, or all examples are bad in the same way."""
+        """A bad example, unless the run is strict."""
         if self.job.strict:
             raise BadExample(f"run(): example {row.id!r} is bad: {row.error}: {row.message}") from error
-        if not self.well and row.stage == "explain":
-            same = self.first is None or (self.first.error, self.first.message) == (row.error, row.message)
-            self.first, self.alike = self.first or row, self.alike + same
-            self.well = not same
-            if self.alike >= _ALIKE and error is not None:
-                raise error
         return row
+
+    def _count(self, error: Exception, batch: Batch) -> None:
+        """Raise an error that all examples have had so far: then the call is wrong, and not they.
+
+        Not where x itself is not finite: that is an example's own fault, however often it is met.
+        """
+        if self.well or not all(bool(leaf.isfinite().all()) for leaf in flatten(batch.x)[0].values()):
+            return
+        words = f"{type(error).__name__} {getattr(error, 'complaint', error)}"  # without the call, which has the target in it
+        self.first = self.first or words
+        self.well, self.alike = words != self.first, self.alike + 1
+        if self.alike >= _ALIKE and not self.well:
+            raise error
 
 
 def _leading(method: Any) -> int:
