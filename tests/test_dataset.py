@@ -48,7 +48,7 @@ def loop(method: Callable[..., Any], **options: Any) -> list[Any]:
 
 
 def run(out: Path, data: Any = None, method: Any = fa.grad_cam, model: Any = net, **options: Any) -> Any:
-    given = {"layer": "1"} if method is fa.grad_cam else {}
+    given: dict[str, Any] = {"layer": "1"} if method is fa.grad_cam else {}
     return fa.dataset.run(method, model, images() if data is None else data, out, **given, **options)
 
 
@@ -214,7 +214,7 @@ def test_compositions_targets_and_names(tmp_path: Path) -> None:
         for i, found in fa.dataset.load(tmp_path / name):
             expected = method(model, x[int(i) : int(i) + 1], **options)
             torch.testing.assert_close(found, expected[:, 0] if name == "each" else expected[0])
-    by_name = {"method": "saliency", "model": MODEL, "target": (3,)}
+    by_name: dict[str, Any] = {"method": "saliency", "model": MODEL, "target": (3,)}
     fa.dataset.run(**by_name, data=x, out=tmp_path / "names")
     check(tmp_path / "names", list(fa.saliency(model, x, target=3)))
 
@@ -395,9 +395,18 @@ def test_power_loss_before_the_rename(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_part_is_flushed_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[tuple[str, str]] = []
-    real, sync = os.replace, os.fsync
-    monkeypatch.setattr(os, "fsync", lambda h: (done.append(("sync", os.readlink(f"/proc/self/fd/{h}"))), sync(h))[1])
-    monkeypatch.setattr(os, "replace", lambda a, b: (done.append(("rename", str(a))), real(a, b))[1])
+    rename, sync = os.replace, os.fsync
+
+    def renamed(source: Any, target: Any) -> None:
+        done.append(("rename", str(source)))
+        rename(source, target)
+
+    def synced(handle: int) -> None:
+        done.append(("sync", os.readlink(f"/proc/self/fd/{handle}")))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
     run(tmp_path)
     place = next(i for i, (what, path) in enumerate(done) if what == "rename" and "/tmp/" in path.replace(str(tmp_path), ""))
     assert ("sync", done[place][1]) in done[:place]

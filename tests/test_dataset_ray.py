@@ -31,7 +31,7 @@ def cluster() -> Iterator[None]:
 
 
 def run(out: Path, data: Any, method: Any = fa.grad_cam, **options: Any) -> Any:
-    given = {"layer": "1"} if method is fa.grad_cam else {}
+    given: dict[str, Any] = {"layer": "1"} if method is fa.grad_cam else {}
     return fa.dataset.run(method, net, data, out, engine="ray", part_size=8, batch_size=4, **given, **options)
 
 

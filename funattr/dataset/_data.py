@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -60,10 +61,16 @@ def collate(examples: Sequence[Example]) -> list[Batch]:
 
 
 def _stacked(group: list[Example]) -> Batch:
-    x = mapped(lambda *rows: torch.stack(rows), *(example.x for example in group))
-    target = group[0].target
-    many = isinstance(target, (int, tuple)) and not isinstance(target, bool)
-    return Batch([example.id for example in group], x, [example.target for example in group] if many else target)
+    first = group[0]
+    if isinstance(first.x, Tensor):
+        x = torch.stack([example.x for example in group])
+    else:
+        x = mapped(lambda *rows: torch.stack(rows), *(example.x for example in group))
+    ids = [example.id for example in group]
+    if isinstance(first.target, Tensor):
+        return Batch(ids, x, torch.stack([example.target for example in group]).tolist())
+    many = isinstance(first.target, (int, tuple)) and not isinstance(first.target, bool)
+    return Batch(ids, x, [example.target for example in group] if many else first.target)
 
 
 def _kind(target: Any) -> Any:
@@ -71,12 +78,14 @@ def _kind(target: Any) -> Any:
         return int
     if isinstance(target, tuple):
         return len(target)
-    return target if isinstance(target, str) else id(target)
+    return Tensor if isinstance(target, Tensor) else target if isinstance(target, str) else id(target)
 
 
 def as_target(value: Any) -> Any:
-    """An example's own target: a class, an index, or what else `score` takes."""
-    if isinstance(value, Tensor) or hasattr(value, "item"):
+    """An example's own target: a class, an index, or what else `score` takes. A class may be a tensor until it is stacked."""
+    if isinstance(value, Tensor):
+        return value if value.dim() == 0 else tuple(value.tolist())
+    if hasattr(value, "item"):
         return value.item() if getattr(value, "ndim", 0) == 0 else tuple(value.tolist())
     return tuple(value) if isinstance(value, list) else value
 
@@ -97,21 +106,17 @@ class Indexed:
     transform: Callable[[Any], Any] | None = None
     own_target: bool = True
     seed: int = 0
+    draws: list[bool] = field(default_factory=list)
 
     def id_at(self, index: int) -> Id:
         return index if self.ids is None else as_id(self.ids[index])
 
+    def __getitems__(self, indices: Sequence[int]) -> list[Example | Bad]:
+        """The examples of a batch, as a DataLoader asks for them."""
+        return _read(self, [(self.id_at(i), partial(self.items.__getitem__, i)) for i in indices])
+
     def __getitem__(self, index: int) -> Example | Bad:
-        """The example, or why it cannot be read. Random transforms draw by (seed, id), too."""
-        identity = self.id_at(index)
-        torch.default_generator.manual_seed(seed_of(self.seed, identity, "read"))
-        try:
-            item = self.items[index]
-            return as_example(identity, item if self.transform is None else self.transform(item), self.own_target)
-        except FATAL:
-            raise
-        except Exception as error:
-            return bad(identity, "read", error)
+        return self.__getitems__([index])[0]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -127,20 +132,40 @@ class Stream:
     seed: int = 0
     size: int | None = None
     table: Columns | None = None
+    draws: list[bool] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[tuple[Id, Callable[[], Example | Bad]]]:
-        """Ids, each with what reads its example: those that are done are not read."""
-        for identity, item in self.pairs():
-            yield identity, lambda identity=identity, item=item: self._read(identity, item)  # type: ignore[misc]
+    def read(self, pairs: Sequence[tuple[Id, Any]]) -> list[Example | Bad]:
+        """The examples that items hold."""
+        return _read(self, [(identity, partial(_same, item)) for identity, item in pairs])
 
-    def _read(self, identity: Id, item: Any) -> Example | Bad:
-        torch.default_generator.manual_seed(seed_of(self.seed, identity, "read"))
-        try:
-            return as_example(identity, item if self.transform is None else self.transform(item), self.own_target)
-        except FATAL:
-            raise
-        except Exception as error:
-            return bad(identity, "read", error)
+
+def _same(item: Any) -> Any:
+    return item
+
+
+def _read(source: Indexed | Stream, rows: Sequence[tuple[Id, Callable[[], Any]]]) -> list[Example | Bad]:
+    """Examples, or why they cannot be read. Where reading draws, each is read again, with torch seeded by (seed, id)."""
+    if not source.draws:
+        before = torch.default_generator.get_state()
+        found = [_read_one(source, identity, give) for identity, give in rows]
+        if torch.equal(before, torch.default_generator.get_state()):
+            return found
+        source.draws.append(True)
+    found = []
+    for identity, give in rows:
+        torch.default_generator.manual_seed(seed_of(source.seed, identity, "read"))
+        found.append(_read_one(source, identity, give))
+    return found
+
+
+def _read_one(source: Indexed | Stream, identity: Id, give: Callable[[], Any]) -> Example | Bad:
+    try:
+        item = give()
+        return as_example(identity, item if source.transform is None else source.transform(item), source.own_target)
+    except FATAL:
+        raise
+    except Exception as error:
+        return bad(identity, "read", error)
 
 
 def source_of(

@@ -14,7 +14,8 @@ from ._draws import generators_in
 from ._folder import Folder, Part
 from ._ids import Id
 from ._pool import Task, run_pool
-from ._work import Job, Reader, Worker, Writer, batches_of
+from ._work import Job, Reader, Worker, batches_of
+from ._writer import Writer
 
 #: ``wanted()``: pairs of an id and what says where its example is, of the examples that are still to be done.
 Wanted = Callable[[], Iterator[tuple[Id, Any]]]
@@ -51,7 +52,7 @@ def _here(job: Job, folder: Folder, source: Indexed | Stream, wanted: Wanted, to
     if isinstance(source, Indexed):
         batches = Reader(job, worker.device)([index for _, index in wanted()])
     else:
-        batches = _streamed(wanted(), job.batch_size)
+        batches = _streamed(source, wanted(), job.batch_size)
     results = worker.results(batches)
     first = next(results, None)  # before there is a thread: a DataLoader forks
     if first is None:
@@ -72,13 +73,16 @@ def _closed(writer: Writer) -> None:
         writer.close()
 
 
-def _streamed(wanted: Iterator[tuple[Id, Any]], size: int) -> Iterator[Any]:
+def _streamed(source: Stream, wanted: Iterator[tuple[Id, Any]], size: int) -> Iterator[Any]:
     while chunk := list(itertools.islice(wanted, size)):
-        yield from batches_of([read() for _, read in chunk])
+        yield from batches_of(source.read(chunk))
 
 
 def _tasks(source: Indexed | Stream, wanted: Wanted, size: int) -> Iterator[Task]:
     """Tasks of one part each; examples of a stream are read here, and travel with them."""
     left = wanted()
     while chunk := list(itertools.islice(left, size)):
-        yield Task({identity: place if isinstance(source, Indexed) else place() for identity, place in chunk})
+        if isinstance(source, Indexed):
+            yield Task(dict(chunk))
+        else:
+            yield Task({example.id: example for example in source.read(chunk)})

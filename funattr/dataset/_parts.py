@@ -173,8 +173,8 @@ def _read(batch: Any, schema: Any, name: str) -> Tensor | list[Tensor]:
     dtype = getattr(torch, metadata[b"dtype"].decode())
     nested = hasattr(column.type, "value_type")
     flat = (column.flatten() if nested else column).to_numpy(zero_copy_only=False)
-    bits = torch.from_numpy(flat.view(np.int16) if dtype in _BITS else flat.copy())
-    numbers = bits.clone().view(dtype) if dtype in _BITS else bits
+    flat = flat.copy()
+    numbers = torch.from_numpy(flat.view(np.int16)).view(dtype) if dtype in _BITS else torch.from_numpy(flat)
     if b"shape" in metadata:
         return numbers.reshape(len(column), *json.loads(metadata[b"shape"]))
     shapes = batch.column(f"{name}.of").to_pylist()

@@ -25,7 +25,8 @@ from ._data import Bad, Example
 from ._folder import Folder, Part
 from ._ids import Id
 from ._ship import shipped
-from ._work import Job, Reader, Worker, Writer, batches_of
+from ._work import Job, Reader, Worker, batches_of
+from ._writer import Writer
 
 _DEATHS = 5  # of workers, without anything coming back: then it is not chance
 _AHEAD = 2  # tasks that a worker has: one that it works on, and the next

@@ -23,7 +23,8 @@ from ._parts import Found
 from ._pool import pickled
 from ._ship import shipped
 from ._tables import rows_of_ray, shape_of
-from ._work import Job, Reader, Worker, batches_of, written
+from ._work import Job, Reader, Worker, batches_of
+from ._writer import written
 
 _WINDOW = 64  # tasks of a stream that Ray holds at once
 
@@ -106,7 +107,7 @@ def _sets(
     else:
         left = wanted()
         while chunk := list(itertools.islice(left, _WINDOW * job.part_size * workers)):
-            yield ray.data.from_items([{"example": pickle.dumps(read())} for _, read in chunk])
+            yield ray.data.from_items([{"example": pickle.dumps(example)} for example in source.read(chunk)])
 
 
 def _only(ray: Any, rows: Any, column: str, known: Ids, again: bool) -> Any:
@@ -157,10 +158,8 @@ class _Actor:
             yield from self.read(batch["index"].tolist())
             return
         if self.table is not None:
-            stream = Stream(
-                lambda: rows_of_ray(batch, self.table, self.shape), self.table.transform, self.job.own_target, self.job.seed
-            )
-            examples = [read() for _, read in stream]
+            pairs = list(rows_of_ray(batch, self.table, self.shape))
+            examples = Stream(list, self.table.transform, self.job.own_target, self.job.seed).read(pairs)
         else:
             examples = [pickle.loads(one) for one in batch["example"]]
         for first in range(0, len(examples), self.job.batch_size):

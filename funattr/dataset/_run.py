@@ -192,7 +192,7 @@ class _Run:
 
     def _pairs(self) -> Iterator[tuple[Id, Any]]:
         if isinstance(self.source, Stream):
-            return iter(self.source)
+            return iter(self.source.pairs())
         source = self.source
         return ((source.id_at(i), i) for i in range(len(source)))
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from queue import Queue
 from typing import Any, NamedTuple
 
 import torch
@@ -13,14 +10,11 @@ import torch
 from ._config import Storage, fingerprint
 from ._data import FATAL, Bad, Batch, Example, Indexed, bad, collate
 from ._draws import Seeded, generators_in
-from ._folder import Folder, Part, layout_of, sync
-from ._ids import Id
 from ._model import bound, built, device_of
-from ._parts import Found, overflown, reduced, table_of, write
+from ._parts import Found, reduced
 from ._trees import flatten, mapped
 
 _ALIKE = 8  # so many examples that fail alike before any has gone well are no bad examples, but a mistake in the call
-_SECONDS = 60.0  # after which a part is closed, however small: what a crash may cost
 
 
 class Job(NamedTuple):
@@ -63,7 +57,7 @@ class Worker:
         self.first = ""
 
     def results(self, batches: Iterable[Batch | Bad]) -> Iterator[Found | Bad]:
-        """Attributions, and bad examples: those that come before all others are held back, until the call is known to be right."""
+        """Attributions and bad examples; those that come before all others wait until the call is known to be right."""
         held: list[Bad] = []
         for batch in batches:
             for result in [self._checked(batch)] if isinstance(batch, Bad) else self._explained(batch):
@@ -171,7 +165,7 @@ class Reader:
         self.order.indices = indices
         if self.loader is None:
             for chunk in self.order:
-                yield from batches_of([self.source[i] for i in chunk])
+                yield from batches_of(self.source.__getitems__(chunk))
             return
         for batches in self.loader:
             yield from batches
@@ -195,109 +189,3 @@ class _Order:
 def batches_of(read: Sequence[Example | Bad]) -> list[Batch | Bad]:
     bads = [one for one in read if isinstance(one, Bad)]
     return [*bads, *collate([one for one in read if isinstance(one, Example)])]
-
-
-# Writing.
-
-
-class Writer:
-    """Results into files, in a thread of its own: the queue is short, so memory is bounded.
-
-    `take` gets each part that is written. An error in the thread is raised where the next result comes, or at the end.
-    """
-
-    def __init__(self, job: Job, folder: Folder, take: Callable[[Part | Any], None]) -> None:
-        self.job, self.folder, self.take = job, folder, take
-        self.queue: Queue[Any] = Queue(maxsize=8)
-        self.error: BaseException | None = None
-        self.thread = threading.Thread(target=self._run, name="funattr-writer", daemon=True)
-        self.thread.start()
-
-    def put(self, item: Found | Bad) -> None:
-        self._raise()
-        self.queue.put(item)
-
-    def end_of_part(self, note: Any = None) -> None:
-        """Close the part, and hand `note` on after it."""
-        self._raise()
-        self.queue.put(_End(note))
-
-    def close(self) -> None:
-        """Write what is left, and wait for it."""
-        self.queue.put(_End(None))
-        self.queue.put(None)
-        self.thread.join()
-        self._raise()
-
-    def _raise(self) -> None:
-        if self.error is not None:
-            raise self.error
-
-    def _run(self) -> None:
-        part = _Open()
-        while (item := self.queue.get()) is not None:
-            if self.error is not None:  # go on taking, so that nobody waits for room
-                continue
-            try:
-                part.add(item)
-                late = time.monotonic() - part.since > _SECONDS
-                if isinstance(item, _End) or part.count >= self.job.part_size or late:
-                    if part.count:
-                        self.take(written(part.found, part.bads, self.job, self.folder))
-                    part = _Open()
-                if isinstance(item, _End) and item.note is not None:
-                    self.take(item.note)
-            except BaseException as error:
-                self.error = error
-
-
-class _End(NamedTuple):
-    note: Any
-
-
-class _Open:
-    """A part that is being filled."""
-
-    def __init__(self) -> None:
-        self.found: list[Found] = []
-        self.bads: list[Bad] = []
-        self.count = 0
-        self.since = time.monotonic()
-
-    def add(self, item: Found | Bad | _End) -> None:
-        if isinstance(item, Bad):
-            self.bads.append(item)
-            self.count += 1
-        elif isinstance(item, Found):
-            self.found.append(item._replace(leaves={name: leaf.cpu() for name, leaf in item.leaves.items()}))
-            self.count += len(item.ids)
-
-
-def written(found: list[Found], bads: list[Bad], job: Job, folder: Folder) -> Part:
-    """A file of results, on the disk, under a name that nobody reads yet."""
-    if job.storage.dtype == "float16":
-        found, more = _without_overflow(found, job)
-        bads = bads + more
-    ids: list[Id] = [identity for part in found for identity in part.ids]
-    if not ids:
-        return Part(None, [], bads)
-    table, path = table_of(found, job.storage, job.about), folder.new_file()
-    write(table, path)
-    sync(path)
-    return Part(path, ids, bads, layout_of(table.schema))
-
-
-def _without_overflow(found: list[Found], job: Job) -> tuple[list[Found], list[Bad]]:
-    kept, bads = [], []
-    for part in found:
-        rows = overflown(part)
-        for row in rows:
-            error = OverflowError("its attribution does not fit float16: use dtype='bfloat16', or none.")
-            if job.strict:
-                raise BadExample(f"run(): example {part.ids[row]!r} is bad: {error}")
-            bads.append(bad(part.ids[row], "store", error))
-        left = [row for row in range(len(part.ids)) if row not in set(rows)]
-        if left:
-            leaves = {name: leaf[left] for name, leaf in part.leaves.items()}
-            kept.append(Found([part.ids[row] for row in left], leaves, part.spec))
-    return kept, bads
