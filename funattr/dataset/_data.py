@@ -6,13 +6,12 @@ import itertools
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ._ids import Id, as_id, seed_of
+from ._ids import Id, as_id, seed_of, state_of
 from ._tables import Columns, pairs_of_table
 from ._trees import as_tensors, mapped, signature
 
@@ -56,21 +55,19 @@ def collate(examples: Sequence[Example]) -> list[Batch]:
     """Batches of the examples that can be stacked: those whose tensors have the same shapes, and targets the same kind."""
     groups: dict[Any, list[Example]] = {}
     for example in examples:
-        groups.setdefault((signature(example.x), _kind(example.target)), []).append(example)
+        x, target = example.x, example.target
+        key = (x.shape, x.dtype) if isinstance(x, Tensor) else signature(x)
+        groups.setdefault((key, Tensor if isinstance(target, Tensor) else _kind(target)), []).append(example)
     return [_stacked(group) for group in groups.values()]
 
 
 def _stacked(group: list[Example]) -> Batch:
-    first = group[0]
-    if isinstance(first.x, Tensor):
-        x = torch.stack([example.x for example in group])
-    else:
-        x = mapped(lambda *rows: torch.stack(rows), *(example.x for example in group))
-    ids = [example.id for example in group]
-    if isinstance(first.target, Tensor):
-        return Batch(ids, x, torch.stack([example.target for example in group]).tolist())
-    many = isinstance(first.target, (int, tuple)) and not isinstance(first.target, bool)
-    return Batch(ids, x, [example.target for example in group] if many else first.target)
+    ids, rows, targets = zip(*group)
+    x = torch.stack(rows) if isinstance(rows[0], Tensor) else mapped(lambda *leaves: torch.stack(leaves), *rows)
+    if isinstance(targets[0], Tensor):
+        return Batch(list(ids), x, torch.stack(targets).tolist())
+    many = isinstance(targets[0], (int, tuple)) and not isinstance(targets[0], bool)
+    return Batch(list(ids), x, list(targets) if many else targets[0])
 
 
 def _kind(target: Any) -> Any:
@@ -78,7 +75,7 @@ def _kind(target: Any) -> Any:
         return int
     if isinstance(target, tuple):
         return len(target)
-    return Tensor if isinstance(target, Tensor) else target if isinstance(target, str) else id(target)
+    return target if isinstance(target, str) else id(target)
 
 
 def as_target(value: Any) -> Any:
@@ -88,13 +85,6 @@ def as_target(value: Any) -> Any:
     if hasattr(value, "item"):
         return value.item() if getattr(value, "ndim", 0) == 0 else tuple(value.tolist())
     return tuple(value) if isinstance(value, list) else value
-
-
-def as_example(identity: Id, item: Any, own_target: bool) -> Example:
-    """What a data set gives: x, or a pair of x and the target."""
-    pair = isinstance(item, (tuple, list)) and len(item) == 2
-    x, target = item if pair else (item, None)
-    return Example(identity, as_tensors(x), as_target(target) if own_target else None)
 
 
 @dataclass(frozen=True)
@@ -113,7 +103,8 @@ class Indexed:
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example | Bad]:
         """The examples of a batch, as a DataLoader asks for them."""
-        return _read(self, [(self.id_at(i), partial(self.items.__getitem__, i)) for i in indices])
+        ids = indices if self.ids is None else [self.id_at(i) for i in indices]
+        return _read(self, ids, indices, self.items)
 
     def __getitem__(self, index: int) -> Example | Bad:
         return self.__getitems__([index])[0]
@@ -136,32 +127,37 @@ class Stream:
 
     def read(self, pairs: Sequence[tuple[Id, Any]]) -> list[Example | Bad]:
         """The examples that items hold."""
-        return _read(self, [(identity, partial(_same, item)) for identity, item in pairs])
+        return _read(self, [identity for identity, _ in pairs], range(len(pairs)), [item for _, item in pairs])
 
 
-def _same(item: Any) -> Any:
-    return item
+_PLAIN = (list, Tensor, torch.utils.data.TensorDataset)  # these draw nothing, so that there is nothing to look for
 
 
-def _read(source: Indexed | Stream, rows: Sequence[tuple[Id, Callable[[], Any]]]) -> list[Example | Bad]:
+def _read(source: Indexed | Stream, ids: Sequence[Id], places: Sequence[int], items: Any) -> list[Example | Bad]:
     """Examples, or why they cannot be read. Where reading draws, each is read again, with torch seeded by (seed, id)."""
+    if source.transform is None and isinstance(items, _PLAIN):
+        return [_read_one(source, identity, items, place) for identity, place in zip(ids, places)]
     if not source.draws:
-        before = torch.default_generator.get_state()
-        found = [_read_one(source, identity, give) for identity, give in rows]
-        if torch.equal(before, torch.default_generator.get_state()):
+        before = state_of(torch.default_generator)
+        found = [_read_one(source, identity, items, place) for identity, place in zip(ids, places)]
+        if state_of(torch.default_generator) == before:
             return found
         source.draws.append(True)
     found = []
-    for identity, give in rows:
+    for identity, place in zip(ids, places):
         torch.default_generator.manual_seed(seed_of(source.seed, identity, "read"))
-        found.append(_read_one(source, identity, give))
+        found.append(_read_one(source, identity, items, place))
     return found
 
 
-def _read_one(source: Indexed | Stream, identity: Id, give: Callable[[], Any]) -> Example | Bad:
+def _read_one(source: Indexed | Stream, identity: Id, items: Any, place: int) -> Example | Bad:
     try:
-        item = give()
-        return as_example(identity, item if source.transform is None else source.transform(item), source.own_target)
+        item = items[place]
+        if source.transform is not None:
+            item = source.transform(item)
+        pair = isinstance(item, (tuple, list)) and len(item) == 2
+        x, target = item if pair else (item, None)
+        return Example(identity, as_tensors(x), as_target(target) if source.own_target else None)
     except FATAL:
         raise
     except Exception as error:

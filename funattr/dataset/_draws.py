@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ._ids import Id, seed_of
+from ._ids import Id, seed_of, state_of
 from ._trees import flatten, mapped, unflatten
 
 #: ``call(x, target)``: the method on a batch.
@@ -43,14 +43,15 @@ class Seeded:
     def __init__(self, call: Call, seed: int, generators: Sequence[torch.Generator], leading: int = 0) -> None:
         self.call, self.seed, self.generators, self.leading = call, seed, list(generators), leading
         self.random = False
+        self.last: list[bytes] | None = None  # the generators' state after a batch
+        self.others = False  # whether somebody else draws, such as a transform
         self.shapes: list[torch.Size] | None = None  # of the draws for one example; None: rows have no streams
         self.compared = False
 
     def __call__(self, ids: Sequence[Id], x: Any, target: Any) -> Any:
         if not self.random:
-            before = self._state()
-            found = self.call(x, target)
-            if self._same(before, self._state()):
+            found, drew = self._watched(x, target)
+            if not drew:
                 return found
             self.random = True
         if len(ids) > 1 and not self.compared:
@@ -61,15 +62,21 @@ class Seeded:
                 return found
         return self._each(ids, x, target)
 
-    def _state(self) -> list[Tensor]:
-        states = [torch.default_generator.get_state(), *(g.get_state() for g in self.generators)]
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            states.append(torch.cuda.get_rng_state())
-        return states
+    def _watched(self, x: Any, target: Any) -> tuple[Any, bool]:
+        """The batch, and whether the method drew. It starts where the last batch ended, unless somebody else draws."""
+        before = self._state() if self.others or self.last is None else self.last
+        found, after = self.call(x, target), self._state()
+        if after != before and self.last is not None and not self.others:
+            self.others, before = True, after
+            found, after = self.call(x, target), self._state()
+        self.last = after
+        return found, after != before
 
-    @staticmethod
-    def _same(before: list[Tensor], after: list[Tensor]) -> bool:
-        return len(before) == len(after) and all(map(torch.equal, before, after))
+    def _state(self) -> list[bytes]:
+        states = [state_of(torch.default_generator), *map(state_of, self.generators)]
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            states.append(torch.cuda.get_rng_state().numpy().tobytes())
+        return states
 
     def _alone(self, identity: Id, x: Any, target: Any, row: int) -> Any:
         torch.manual_seed(seed_of(self.seed, identity))

@@ -129,7 +129,7 @@ class Folder:
         if os.pread(self.lock, 32, 0).decode() != self.token:
             raise RuntimeError(f"run(): another run has taken {str(self.out)!r} over: this one stops.")
         if part.file is not None:
-            there = [identity for identity in part.ids if identity in self.done]
+            there = self.done.common(part.ids)
             if there or len(set(part.ids)) != len(part.ids):
                 part.file.unlink()
                 if len(set(there)) != len(part.ids):

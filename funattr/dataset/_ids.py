@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 
 #: What names an example: an integer of 64 bits, or text. All ids of a run are of one kind.
 Id: TypeAlias = int | str
@@ -35,6 +36,11 @@ def seed_of(seed: int, identity: Id, stream: int | str = 0) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def state_of(generator: torch.Generator) -> bytes:
+    """Where a generator is: as bytes, which compare faster than tensors."""
+    return generator.get_state().numpy().tobytes()
+
+
 class Ids:
     """A set of ids. Integers lie in a sorted array, those that came last in a set; text is in a set."""
 
@@ -56,6 +62,12 @@ class Ids:
             return False
         place = int(np.searchsorted(self.sorted, identity))
         return place < len(self.sorted) and int(self.sorted[place]) == identity
+
+    def common(self, ids: Sequence[Id]) -> list[Id]:
+        """Those of `ids` that are in the set."""
+        if not len(self.sorted):
+            return [] if self.fresh.isdisjoint(ids) else [i for i in ids if i in self.fresh]
+        return [i for i in ids if i in self]
 
     def __or__(self, other: Ids) -> Ids:
         both = Ids(self.fresh | other.fresh)

@@ -177,15 +177,15 @@ class _Run:
         """Pairs of an id and where its example is."""
         rank, world = self.shard
         again, seen = set(self.again), Ids()
-        pairs = self._pairs()
-        for number, (identity, place) in enumerate(pairs):
+        known = self.folder.done | self.folder.failed  # before this run: what it adds does not come again
+        for number, (identity, place) in enumerate(self._pairs()):
             if number % world != rank:
                 continue
             if isinstance(self.source, Stream):  # of what is indexed the ids are known to differ
                 if identity in seen:
                     raise ValueError(f"run(): the id {identity!r} comes twice: ids must differ.")
                 seen.add([identity])
-            if identity in again if self.retry else identity not in self.folder.done and identity not in self.folder.failed:
+            if (self.retry and identity in again) or (not self.retry and not (known and identity in known)):
                 yield identity, place
             else:
                 self.skipped += not self.retry
