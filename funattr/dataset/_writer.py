@@ -39,7 +39,7 @@ class Writer:
         """Take a result. They go to the thread several at once: each time it wakes up, this one waits for it."""
         self._raise()
         if isinstance(item, Found):
-            self.bytes += sum(leaf.nbytes for leaf in item.leaves.values())
+            self.bytes += sum(leaf.numel() * leaf.element_size() for leaf in item.leaves.values())
         self.pending.append(item)
         now = time.monotonic()
         many = len(self.pending) * self.job.batch_size >= self.job.part_size
