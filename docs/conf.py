@@ -12,6 +12,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 
 import funattr
+import funattr.dataset
 import funattr.viz
 
 project = "funattr"
@@ -36,7 +37,7 @@ napoleon_custom_sections = ["Returns"]  # prose: napoleon would take what stands
 napoleon_use_rtype = False
 
 default_role = "funattr"
-PUBLIC = {**dict.fromkeys(funattr.viz.__all__, "funattr.viz"), **dict.fromkeys(funattr.__all__, "funattr")}
+PUBLIC = {name: module.__name__ for module in (funattr.dataset, funattr.viz, funattr) for name in module.__all__}
 
 
 def single_backticks(

@@ -1,5 +1,6 @@
 """Attributions for PyTorch models as stateless pure functions: *how* (the method), *where* (`layer`), *what* (`target`)."""
 
+from . import dataset as dataset
 from ._ablation import feature_ablation
 from ._alias import guided_grad_cam
 from ._backprop import deconvnet, guided_backprop

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from funattr import __version__
-from funattr._cli import bench, explain, layers, methods
+from funattr._cli import bench, dataset, explain, layers, methods
 from funattr._demo import command as demo
 
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _Parser(prog="funattr", description="Attributions for PyTorch models.")
     parser.add_argument("--version", action="version", version=f"funattr {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (explain, layers, methods, demo, bench):
+    for command in (explain, layers, methods, dataset, demo, bench):
         command.add(commands)
     arguments = argparse.Namespace()
     try:

@@ -223,7 +223,7 @@ def documented() -> list[str]:
 
 
 def test_the_reference_is_complete() -> None:
-    public = [f"funattr.{name}" for name in fa.__all__] + [f"funattr.viz.{name}" for name in funattr.viz.__all__]
+    public = [f"{module.__name__}.{name}" for module in (fa, funattr.viz, fa.dataset) for name in module.__all__]
     assert sorted(documented()) == sorted(public)
 
 

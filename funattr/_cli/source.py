@@ -88,7 +88,7 @@ def _from_code(name: str, options: argparse.Namespace) -> Source:
     if module_name.endswith(".py"):
         suggestion = module_name.removesuffix(".py").replace(os.sep, ".").strip(".")
         raise mistake(f"--model names a module, not a file: write {suggestion}:{attribute}")
-    module = _imported(module_name)
+    module = imported(module_name)
     factory: Any = module
     for part in attribute.split("."):
         if not hasattr(factory, part):
@@ -112,7 +112,7 @@ def _from_code(name: str, options: argparse.Namespace) -> Source:
     return Source(model, f"{name} ({type(model).__name__})", preprocess, preprocess, how, classes=classes)
 
 
-def _imported(name: str) -> ModuleType:
+def imported(name: str) -> ModuleType:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # as python -m does
     try:

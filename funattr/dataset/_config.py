@@ -1,0 +1,172 @@
+"""What a run is, in words that can be compared: results of two different ones never share a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import platform
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+_DEEP = 8
+
+
+class Storage(NamedTuple):
+    """How attributions are stored: rounded, pooled, or only the largest."""
+
+    dtype: str | None = None
+    pool: Any = None
+    top_k: int | None = None
+    varying: bool = False
+
+
+def config_of(method: Any, arguments: dict[str, Any], model: Any, target: Any, seed: int, storage: Storage) -> dict[str, Any]:
+    """Everything that results depend on. Batch sizes, workers and devices are not among it, nor are the data."""
+    name, bound = named(method)
+    return {
+        "method": name,
+        "arguments": {**bound, **{key: describe(value) for key, value in sorted(arguments.items())}},
+        "model": model_name(model),
+        "target": describe(target),
+        "seed": seed,
+        "storage": {key: describe(value) for key, value in storage._asdict().items()},
+    }
+
+
+def hash_of(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """What computed a part: noted in it, and not compared."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for name in ("funattr", "pyarrow"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+            continue
+    return found
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """What is not the same, place by place: ``arguments.layer was 'relu2', and is 'relu3'``."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found = []
+        for key in dict.fromkeys([*old, *new]):
+            at = f"{where}.{key}" if where else str(key)
+            if key not in old or key not in new:
+                was, now = (repr(d[key]) if key in d else "not given" for d in (old, new))
+                found.append(f"{at} was {was}, and is {now}")
+            else:
+                found += differences(old[key], new[key], at)
+        return found
+    return [] if old == new else [f"{where} was {old!r}, and is {new!r}"]
+
+
+def named(method: Any) -> tuple[str, dict[str, Any]]:
+    """A method's name, and what is bound in it."""
+    bound: dict[str, Any] = {}
+    while isinstance(method, partial):
+        bound = {**{key: describe(value) for key, value in sorted(method.keywords.items())}, **bound}
+        method = method.func
+    found = describe(method)
+    if isinstance(found, dict) and "function" in found:
+        return found["function"], {**found["of"], **bound}
+    return found if isinstance(found, str) else method_name(method), bound
+
+
+def method_name(method: Any) -> str:
+    while isinstance(method, partial):
+        method = method.func
+    return getattr(method, "__qualname__", type(method).__qualname__)
+
+
+def model_name(model: Any) -> str:
+    """The name of a factory, or of the class of a model."""
+    if isinstance(model, str):
+        return model
+    if isinstance(model, nn.Module):
+        return type(model).__qualname__
+    if isinstance(model, partial):
+        given = [repr(describe(a)) for a in model.args] + [f"{k}={describe(v)!r}" for k, v in sorted(model.keywords.items())]
+        return f"{model_name(model.func)}({', '.join(given)})"
+    return f"{model.__module__}:{model.__qualname__}" if hasattr(model, "__qualname__") else type(model).__qualname__
+
+
+def describe(value: Any, depth: int = 0) -> Any:
+    """A value as JSON holds it, the same in every process: tensors by their numbers, functions by name and what they hold."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if depth > _DEEP:
+        return type(value).__qualname__
+    if isinstance(value, Tensor):
+        return f"tensor {list(value.shape)} {str(value.dtype)[6:]} {_digest(value)}"
+    if isinstance(value, nn.Module):
+        return f"{type(value).__qualname__} {fingerprint(value)}"
+    if isinstance(value, torch.Generator):
+        return "generator"  # draws are by the run's seed, whatever its state
+    if isinstance(value, Mapping):
+        return {str(key): describe(part, depth + 1) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(part, depth + 1) for part in value]
+    if isinstance(value, partial):
+        held = [*value.args, *value.keywords.values()]
+        if any(isinstance(part, torch.Generator) for part in held):
+            return "generator"
+        return {"function": describe(value.func, depth + 1), "of": describe([value.args, value.keywords], depth + 1)}
+    if callable(value):
+        return _function(value, depth)
+    return {type(value).__qualname__: _attributes(value, depth)}
+
+
+def _function(function: Callable[..., Any], depth: int) -> Any:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    inner = inspect.unwrap(function)
+    cells = getattr(inner, "__closure__", None) or ()
+    if not cells and not hasattr(function, "__code__") and not inspect.isroutine(function) and not isinstance(function, type):
+        held = _attributes(function, depth)  # an object that can be called
+    elif getattr(inspect.getmodule(inner), name, None) is function or not cells:
+        return name
+    else:
+        pairs = zip(inner.__code__.co_freevars, cells)
+        held = {variable: describe(cell.cell_contents, depth + 1) for variable, cell in pairs if _filled(cell)}
+    return {"function": name, "of": held} if held else name
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that is not yet bound
+        return False
+
+
+def _attributes(value: Any, depth: int) -> dict[str, Any]:
+    return {key: describe(part, depth + 1) for key, part in sorted(getattr(value, "__dict__", {}).items())}
+
+
+_SAMPLE = 1 << 16
+
+
+def fingerprint(model: Any) -> str:
+    """A digest of a model's weights: of a large tensor, of 65,536 numbers spread over it."""
+    while isinstance(model, partial):
+        model = model.args[0] if not isinstance(model.func, nn.Module) and model.args else model.func
+    if not isinstance(model, nn.Module):
+        return "no module"
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {_digest(value) if isinstance(value, Tensor) else type(value).__name__}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _digest(tensor: Tensor) -> str:
+    flat = tensor.detach().reshape(-1)
+    flat = flat[:: max(1, flat.numel() // _SAMPLE)].cpu().contiguous()
+    data = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    return hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}".encode() + data).hexdigest()[:16]

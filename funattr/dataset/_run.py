@@ -1,0 +1,239 @@
+"""`run`: a method over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ._arrow import needs_pyarrow
+from ._bar import bar
+from ._config import Storage, config_of, hash_of, versions
+from ._data import Indexed, Stream, source_of
+from ._folder import Folder, Part
+from ._ids import Id, Ids
+from ._local import run_local
+from ._model import bound, imported, is_model
+from ._work import Job
+
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+_POOLS = ("channel", "place", "token")
+
+
+class Summary(NamedTuple):
+    """What a run did."""
+
+    explained: int
+    """Examples whose attributions came into the folder now."""
+    failed: int
+    """Examples that turned out bad now."""
+    skipped: int
+    """Examples that were done, or known as bad, before."""
+
+
+def run(
+    method: Callable[..., Any] | str,
+    model: Any,
+    data: Any,
+    out: str | Path,
+    *,
+    ids: Any = None,
+    target: Any = "data",
+    transform: Callable[[Any], Any] | None = None,
+    seed: int = 0,
+    dtype: str | None = None,
+    pool: str | Callable[[Tensor], Tensor] | None = None,
+    top_k: int | None = None,
+    varying: bool = False,
+    engine: str = "local",
+    batch_size: int | None = None,
+    part_size: int | None = None,
+    workers: int = 1,
+    loaders: int | None = None,
+    threads: int | None = None,
+    device: Any = None,
+    num_gpus: float = 0,
+    shard: tuple[int, int] | None = None,
+    retry: bool = False,
+    strict: bool = False,
+    progress: bool | None = None,
+    **arguments: Any,
+) -> Summary:
+    """Attribute a data set, and store the results as Parquet files; run again, it goes on where it was ended.
+
+    ``result[id] = method(model, x[id], target=target[id], **arguments)``, each id once, whatever is killed in between.
+
+    Args:
+        method: a method, a combination of methods, any ``(model, x, target=...)``, or its name: of this library, or
+            ``"module:name"``.
+        model: a function that makes the model when called without arguments, or ``"module:function"``; so workers can make
+            their own. With one worker also the model itself.
+        data: a `torch.utils.data.Dataset` whose items are x or ``(x, target)``, or a `DataLoader` of one; an iterable of
+            ``(id, x, target)``; a table or data set of pyarrow, the path of Parquet files, or a `ray.data.Dataset`, with
+            columns ``id``, ``x`` and, if there is one, ``target``.
+        out: the folder of results.
+        ids: one id for each example, integers or text; of a table the name of their column. None: the numbers of a Dataset's
+            items, the first entries of an iterable's, the column ``"id"``.
+        target: what is explained, for all; or ``"data"``: each example's own, and None where it has none.
+        transform: a function from what the data set gives (of a table a row, as a dict) to x or ``(x, target)``.
+        seed: of random methods and transforms: what an example draws depends on this and its id.
+        dtype: what attributions are rounded to: ``"float16"``, ``"bfloat16"``, ...; None: as the method returns them.
+        pool: sums that are stored in their place: per ``"channel"`` of ``[N, C, *S]``, per ``"place"`` of ``[N, C, H, W]``, per
+            ``"token"`` of ``[N, T, C]``, or a function of attributions ``[N, ...]``.
+        top_k: store the k largest of each example by magnitude, and where they are.
+        varying: whether attributions may differ in shape from example to example.
+        engine: ``"local"``, or ``"ray"`` for Ray Data.
+        batch_size: how many examples are explained together. None: the DataLoader's, or 32.
+        part_size: how many lie in one file, and are handed to a worker at once. None: 16 batches.
+        workers: how many processes compute. One works in this process; of several each makes its own model.
+        loaders: how many processes read ahead, for each worker. None: the DataLoader's, or 0: the worker reads by itself.
+        threads: of each worker. None: the cores, divided among them.
+        device: where to compute. None: where the model is.
+        num_gpus: GPUs for each worker of Ray.
+        shard: (rank, of how many): this run does its share of the examples, beside others that do theirs.
+        retry: explain the bad examples again, and nothing else.
+        strict: stop at the first bad example with its error.
+        progress: a bar with the rate and the time left. None: where stderr is a terminal.
+        arguments: the method's own, such as ``layer`` and ``n_steps``.
+
+    Returns:
+        How many examples were explained, turned out bad, and were there before.
+
+    Raises:
+        ValueError: something does not fit, or the folder holds results of another configuration: the message says what differs.
+        TypeError: an argument is of the wrong type.
+        RuntimeError: another run writes into the folder, workers die, or a strict run met a bad example.
+        ImportError: the extra ``dataset`` (or ``ray``) is not installed.
+
+    Example:
+        >>> import tempfile, torch, funattr as fa
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
+        >>> images = torch.rand(5, 1, 8, 8)
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     print(fa.dataset.run(fa.grad_cam, net, images, out, layer="1", target="argmax"))
+        ...     print(fa.dataset.run(fa.grad_cam, net, images, out, layer="1", target="argmax"))
+        Summary(explained=5, failed=0, skipped=0)
+        Summary(explained=0, failed=0, skipped=5)
+    """
+    needs_pyarrow()
+    method = imported(method, "method") if isinstance(method, str) else method
+    own_target = isinstance(target, str) and target == "data"
+    target = None if own_target else target
+    storage = Storage(dtype, pool, top_k, varying)
+    _check(method, model, target, storage, engine, workers, shard)
+    for name, count in {"batch_size": batch_size, "part_size": part_size, "workers": workers, "threads": threads}.items():
+        _check_count(name, count)
+    bound(method, arguments, target, own_target)
+    source, own_loaders = source_of(data, ids, transform, own_target, seed)
+    size = batch_size or getattr(data, "batch_size", None) or 32
+    config = config_of(method, arguments, model, "data" if own_target else target, seed, storage)
+    folder = Folder(out, shard)
+    with folder.claimed(config):
+        run_of = _Run(folder, source, shard, retry)
+        job = Job(
+            method, arguments, model, target, own_target, seed, size, part_size or 16 * size, storage, device,
+            (own_loaders or 0) if loaders is None else loaders, strict, retry or len(folder.done) > 0,
+            {**config, "hash": hash_of(config), "versions": versions()}, source if isinstance(source, Indexed) else None,
+        )  # fmt: skip
+        with bar(progress, run_of.total(), run_of.before()) as shows:
+            run_of.shows = shows
+            if engine == "ray":
+                from ._ray import run_ray
+
+                run_ray(
+                    job, folder, source, run_of.wanted, workers, num_gpus, data, run_of.again if retry else None, run_of.took
+                )
+            else:
+                run_local(job, folder, source, run_of.wanted, workers, threads, run_of.took)
+        if retry:
+            folder.tidy_failures()
+        return Summary(run_of.explained, run_of.failed, run_of.skipped or (0 if retry else run_of.old))
+
+
+class _Run:
+    """What is still to be done, and what has come in."""
+
+    def __init__(self, folder: Folder, source: Indexed | Stream, shard: tuple[int, int] | None, retry: bool) -> None:
+        self.folder, self.source, self.shard, self.retry = folder, source, shard or (0, 1), retry
+        self.explained = self.failed = self.skipped = 0
+        self.shows: Callable[[int], None] = lambda more: None
+        self.old = len(folder.done) + len(folder.failed)
+        self.again = list(folder.failed.fresh) + folder.failed.sorted.tolist() if retry else []
+
+    def total(self) -> int | None:
+        if self.retry:
+            return len(self.again)
+        size = len(self.source) if isinstance(self.source, Indexed) else self.source.size
+        return None if size is None else -(-(size - self.shard[0]) // self.shard[1])
+
+    def before(self) -> int:
+        return 0 if self.retry or self.shard[1] > 1 else self.old
+
+    def wanted(self) -> Iterator[tuple[Id, Any]]:
+        """Pairs of an id and where its example is."""
+        rank, world = self.shard
+        again, seen = set(self.again), Ids()
+        known = self.folder.done | self.folder.failed  # before this run: what it adds does not come again
+        for number, (identity, place) in enumerate(self._pairs()):
+            if number % world != rank:
+                continue
+            if isinstance(self.source, Stream):  # of what is indexed the ids are known to differ
+                if identity in seen:
+                    raise ValueError(f"run(): the id {identity!r} comes twice: ids must differ.")
+                seen.add([identity])
+            if (self.retry and identity in again) or (not self.retry and not (known and identity in known)):
+                yield identity, place
+            else:
+                self.skipped += not self.retry
+
+    def _pairs(self) -> Iterator[tuple[Id, Any]]:
+        if isinstance(self.source, Stream):
+            return iter(self.source.pairs())
+        source = self.source
+        return ((source.id_at(i), i) for i in range(len(source)))
+
+    def took(self, part: Part) -> None:
+        """Commit a part that a worker has written."""
+        if self.folder.commit(part):
+            self.explained += len(part.ids)
+            self.failed += len(part.bads)
+            self.shows(len(part.ids) + len(part.bads))
+
+
+def _check(
+    method: Any, model: Any, target: Any, storage: Storage, engine: str, workers: int, shard: tuple[int, int] | None
+) -> None:
+    if not callable(method):
+        raise TypeError(f"run(): method must be a method such as fa.grad_cam, or its name, got {type(method).__name__}.")
+    if engine not in ("local", "ray"):
+        raise ValueError(f"run(): there is no engine {engine!r}: use 'local' or 'ray'.")
+    if is_model(model) and (workers > 1 or engine == "ray"):
+        needs = f"engine={engine!r}" if engine == "ray" else f"workers={workers}"
+        made = f"give the function that makes it, not the {type(_inner(model)).__name__}"
+        raise TypeError(f"run(): {needs} needs a model that workers can make: {made}.")
+    if shard is not None and engine == "ray":
+        raise ValueError("run(): Ray shares the examples out by itself: leave out shard.")
+    if storage.dtype is not None and storage.dtype not in _DTYPES:
+        raise ValueError(f"run(): dtype must be one of {', '.join(_DTYPES)}, got {storage.dtype!r}.")
+    if storage.pool is not None and not callable(storage.pool) and storage.pool not in _POOLS:
+        raise ValueError(f"run(): pool must be one of {', '.join(_POOLS)} or a function, got {storage.pool!r}.")
+    _check_count("top_k", storage.top_k)
+    if isinstance(target, (list, dict)) or (isinstance(target, Tensor) and target.numel() > 1):
+        raise TypeError(
+            "run(): target holds for all examples: give each its own in the data, as (x, target), and target='data'."
+        )
+    if shard is not None and not (len(shard) == 2 and 0 <= shard[0] < shard[1]):
+        raise ValueError(f"run(): shard must be (rank, of how many) with a rank from 0, got {shard!r}.")
+
+
+def _check_count(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"run(): {name} must be a positive integer, got {value!r}.")
+
+
+def _inner(value: Any) -> Any:
+    return _inner(value.func) if isinstance(value, partial) else value

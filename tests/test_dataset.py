@@ -1,0 +1,743 @@
+"""`funattr.dataset`: equal to a plain loop, whatever the data are, however they are cut up, and wherever a run was ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import funattr as fa
+from funattr.__main__ import main
+from funattr.dataset import _folder
+
+from . import crash
+
+N = 23
+DRAWN = torch.Generator().manual_seed(3)
+IMAGES = torch.randn(N, 3, 6, 6, generator=DRAWN)
+CLASSES = [int(i) % 4 for i in torch.randint(0, 4, (N,), generator=DRAWN)]
+MODEL = f"{__name__}:net"
+
+
+def net() -> nn.Module:
+    """A small net, the same each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(80, 4))
+
+
+def loop(method: Callable[..., Any], **options: Any) -> list[Any]:
+    """Each example alone."""
+    model = net().eval()
+    return [method(model, IMAGES[i : i + 1], target=CLASSES[i], **options)[0] for i in range(N)]
+
+
+def run(out: Path, data: Any = None, method: Any = fa.grad_cam, model: Any = net, **options: Any) -> Any:
+    given: dict[str, Any] = {"layer": "1"} if method is fa.grad_cam else {}
+    return fa.dataset.run(method, model, images() if data is None else data, out, **given, **options)
+
+
+def images() -> TensorDataset:
+    return TensorDataset(IMAGES, torch.tensor(CLASSES))
+
+
+def check(out: Path, expected: list[Any], ids: list[Any] | None = None) -> None:
+    found = list(fa.dataset.load(out))
+    assert [i for i, _ in found] == (list(range(N)) if ids is None else ids)
+    for (_, own), reference in zip(found, expected):
+        torch.testing.assert_close(own, reference)
+
+
+def parts(out: Path) -> list[Path]:
+    return sorted(out.glob("part-*.parquet"))
+
+
+# Data of all kinds
+
+
+class Map(Dataset[Any]):
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, i: int) -> Any:
+        return IMAGES[i].numpy(), np.int64(CLASSES[i])
+
+
+class WithIds(Map):
+    def __getitem__(self, i: int) -> Any:
+        return i, IMAGES[i], CLASSES[i]
+
+
+class OneByOne(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return zip(range(N), IMAGES, CLASSES)
+
+
+def flat_table() -> Any:
+    x = pa.FixedSizeListArray.from_arrays(pa.array(IMAGES.numpy().reshape(-1)), 108)
+    field = pa.field("x", x.type, metadata={"shape": "[3, 6, 6]"})
+    return pa.table([list(range(N)), x, CLASSES], schema=pa.schema([("id", pa.int64()), field, ("target", pa.int64())]))
+
+
+def nested_table() -> Any:
+    kind = pa.list_(pa.list_(pa.list_(pa.float32())))
+    return pa.table({"id": list(range(N)), "x": pa.array(IMAGES.tolist(), kind), "target": CLASSES})
+
+
+def tensor_table() -> Any:
+    x = pa.FixedShapeTensorArray.from_numpy_ndarray(IMAGES.numpy())
+    return pa.table({"id": list(range(N)), "x": x, "target": CLASSES})
+
+
+def reversed_set() -> Any:
+    return DataLoader(images(), batch_size=5, sampler=list(reversed(range(N))))
+
+
+DATA: dict[str, Callable[[], Any]] = {
+    "tensors": images,
+    "arrays": Map,
+    "items with ids": WithIds,
+    "loader": lambda: DataLoader(Map(), batch_size=5, shuffle=True),
+    "loader with a sampler": reversed_set,
+    "loader of a stream": lambda: DataLoader(OneByOne()),
+    "stream": OneByOne,
+    "list": lambda: list(zip(range(N), IMAGES, CLASSES)),
+    "generator": lambda: ((i, IMAGES[i], CLASSES[i]) for i in range(N)),
+    "table": flat_table,
+    "table of lists": nested_table,
+    "table of tensors": tensor_table,
+}
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_data_of_all_kinds(kind: str, tmp_path: Path) -> None:
+    assert run(tmp_path, DATA[kind](), batch_size=4, part_size=8) == (N, 0, 0)
+    check(tmp_path, loop(fa.grad_cam, layer="1"))
+
+
+@pytest.mark.parametrize("table", [flat_table, nested_table])
+def test_parquet_files(table: Callable[[], Any], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(table().slice(0, 9), tmp_path / "in" / "a.parquet")
+    pq.write_table(table().slice(9), tmp_path / "in" / "b.parquet")
+    for data in (str(tmp_path / "in"), tmp_path / "in" / "a.parquet", pa.dataset.dataset(tmp_path / "in")):
+        out = tmp_path / type(data).__name__
+        run(out, data)
+        count = 9 if isinstance(data, Path) else N
+        check(out, loop(fa.grad_cam, layer="1")[:count], list(range(count)))
+
+
+def test_rows_and_a_transform(tmp_path: Path) -> None:
+    table = pa.table({"name": [f"{i:03d}" for i in range(N)], "number": list(range(N))})
+    run(tmp_path, table, ids="name", transform=lambda row: (IMAGES[row["number"]], CLASSES[row["number"]]))
+    check(tmp_path, loop(fa.grad_cam, layer="1"), [f"{i:03d}" for i in range(N)])
+
+
+def test_a_loaders_processes_read(tmp_path: Path) -> None:
+    run(tmp_path, Map(), loaders=1, batch_size=6)
+    check(tmp_path, loop(fa.grad_cam, layer="1"))
+
+
+def test_ids_in_any_order(tmp_path: Path) -> None:
+    order = torch.randperm(N).tolist()
+    run(tmp_path, ids=[1000 - i for i in order], batch_size=3, part_size=3)
+    reference = dict(zip([1000 - i for i in order], loop(fa.grad_cam, layer="1")))
+    check(tmp_path, [reference[i] for i in sorted(reference)], sorted(reference))
+
+
+# What a method may take and return
+
+
+class Two(nn.Module):
+    """Two inputs, by name or by place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 6), nn.Linear(3, 6)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.tanh(self.one(a) * self.two(b))
+
+
+def two() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return Two()
+
+
+A, B = torch.randn(N, 4, generator=DRAWN), torch.randn(N, 3, generator=DRAWN)
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("layer", [None, ["one", "two"], {"x": "one", "y": "two"}, ("two",)])
+def test_inputs_and_results_with_structure(named: bool, layer: Any, tmp_path: Path) -> None:
+    def inputs(rows: slice) -> Any:
+        return {"a": A[rows], "b": B[rows]} if named else (A[rows], B[rows])
+
+    each: list[Any] = [{"a": a, "b": b} if named else (a, b) for a, b in zip(A, B)]
+    fa.dataset.run(fa.input_x_gradient, two, [(i, x, i % 6) for i, x in enumerate(each)], tmp_path, layer=layer, batch_size=5)
+    for i, found in fa.dataset.load(tmp_path):
+        alone = fa.input_x_gradient(two(), inputs(slice(int(i), int(i) + 1)), layer=layer, target=int(i) % 6)
+        kind = dict if isinstance(alone, dict) else list if isinstance(alone, list) else tuple
+        assert type(found) is kind
+        pairs = [(found[k], alone[k]) for k in alone] if kind is dict else list(zip(found, alone))
+        assert len(found) == len(alone)
+        for own, reference in pairs:
+            torch.testing.assert_close(own, reference[0])
+
+
+def test_compositions_targets_and_names(tmp_path: Path) -> None:
+    x, model = IMAGES, net().eval()
+    cases: dict[str, tuple[Any, dict[str, Any], Tensor]] = {
+        "composed": (fa.interpolate(fa.relu(fa.grad_cam)), {"layer": "1", "target": 2}, torch.empty(0)),
+        "bound": (partial(fa.integrated_gradients, n_steps=3), {"target": "argmax"}, torch.empty(0)),
+        "own": (own_method, {}, torch.empty(0)),
+        "each": (fa.each_target(fa.saliency, [0, 3]), {}, torch.empty(0)),
+    }
+    for name, (method, options, _) in cases.items():
+        fa.dataset.run(method, net, x, tmp_path / name, batch_size=4, **options)
+        for i, found in fa.dataset.load(tmp_path / name):
+            expected = method(model, x[int(i) : int(i) + 1], **options)
+            torch.testing.assert_close(found, expected[:, 0] if name == "each" else expected[0])
+    by_name: dict[str, Any] = {"method": "saliency", "model": MODEL, "target": (3,)}
+    fa.dataset.run(**by_name, data=x, out=tmp_path / "names")
+    check(tmp_path / "names", list(fa.saliency(model, x, target=3)))
+
+
+def own_method(model: Any, x: Tensor, target: Any = None) -> Tensor:
+    return model(x)[:, 1] * x.mean((1, 2, 3))
+
+
+def test_examples_of_several_shapes(tmp_path: Path) -> None:
+    sizes = [6 + i % 3 for i in range(N)]
+    rows = [IMAGES[i].repeat(1, 2, 2)[:, : sizes[i], : sizes[i]] for i in range(N)]
+    pooled = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    with pytest.raises(ValueError, match=r"differ in shape.*varying=True"):
+        fa.dataset.run(fa.grad_cam, pooled, zip(range(N), rows, CLASSES), tmp_path / "fixed", layer="1")
+    for dtype in (None, "bfloat16"):
+        out = tmp_path / f"varying {dtype}"
+        data = zip(range(N), rows, CLASSES)
+        fa.dataset.run(fa.grad_cam, pooled, data, out, layer="1", varying=True, dtype=dtype, batch_size=5, part_size=7)
+        expected = [fa.grad_cam(pooled, x[None], layer="1", target=t)[0] for x, t in zip(rows, CLASSES)]
+        check(out, [e if dtype is None else e.bfloat16() for e in expected])
+
+
+# Storage
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_rounded(dtype: str, tmp_path: Path) -> None:
+    run(tmp_path, dtype=dtype)
+    whole = fa.grad_cam(net().eval(), IMAGES, layer="1", target=CLASSES).to(getattr(torch, dtype))
+    found = torch.stack([a for _, a in fa.dataset.load(tmp_path)])
+    assert found.dtype == whole.dtype
+    assert torch.equal(found, whole)
+
+
+def test_what_float16_cannot_hold_is_told(tmp_path: Path) -> None:
+    def huge(model: Any, x: Tensor, target: Any = None) -> Tensor:
+        return torch.where(x[:, :, 0, 0] > 1, 1e5, x[:, :, 0, 0])
+
+    tall = [i for i in range(N) if bool((IMAGES[i, :, 0, 0] > 1).any())]
+    assert 0 < len(tall) < N
+    assert run(tmp_path, method=huge, dtype="float16") == (N - len(tall), len(tall), 0)
+    assert sorted(row["id"] for row in fa.dataset.failed(tmp_path)) == tall
+    assert all("bfloat16" in row["message"] for row in fa.dataset.failed(tmp_path))
+
+
+def test_pooled(tmp_path: Path) -> None:
+    whole = fa.gradient(net().eval(), IMAGES, layer="1", target=CLASSES)
+    pools: dict[str, tuple[Any, Tensor]] = {
+        "channel": ("channel", whole.sum((2, 3))),
+        "place": ("place", whole.sum(1)),
+        "own": (lambda a: a.abs().amax((2, 3)), whole.abs().amax((2, 3))),
+    }
+    for name, (pool, expected) in pools.items():
+        run(tmp_path / name, method=partial(fa.gradient, layer="1"), pool=pool)
+        check(tmp_path / name, list(expected))
+    tokens = torch.randn(5, 7, 4)
+    linear = nn.Linear(4, 2)
+    fa.dataset.run(fa.gradient, nn.Sequential(linear, nn.Flatten()), tokens, tmp_path / "token", target=0, pool="token")
+    found = torch.stack([a for _, a in fa.dataset.load(tmp_path / "token")])
+    torch.testing.assert_close(found[:, 0], linear.weight[0].sum().expand(5))
+    assert found.shape == (5, 7)
+    assert (found[:, 1:] == 0).all()
+    with pytest.raises(ValueError, match=r"pool='token' takes attributions \[N, T, C\], got \[1, 5, 4, 4\]"):
+        run(tmp_path / "wrong", method=partial(fa.gradient, layer="1"), pool="token")
+
+
+def test_top_k(tmp_path: Path) -> None:
+    run(tmp_path, method=fa.saliency, top_k=5, batch_size=1)
+    for (_, found), whole in zip(fa.dataset.load(tmp_path), loop(fa.saliency)):
+        order = sorted(range(whole.numel()), key=lambda j: (-abs(float(whole.reshape(-1)[j])), j))[:5]
+        assert found.indices.tolist() == order
+        assert found.values.tolist() == [float(whole.reshape(-1)[j]) for j in order]
+        dense = found.dense()
+        assert dense.shape == whole.shape
+        assert int((dense != 0).sum()) == 5
+        assert torch.equal(dense[dense != 0], whole[dense != 0])
+    with pytest.raises(ValueError, match="top_k=500 is more than the 108"):
+        run(tmp_path / "more", method=fa.saliency, top_k=500)
+
+
+# Read by others
+
+
+def test_others_read_it(tmp_path: Path) -> None:
+    run(tmp_path / "out", batch_size=4, part_size=8)
+    expected = torch.stack(loop(fa.grad_cam, layer="1")).reshape(N, -1)
+    table = pq.read_table(tmp_path / "out")
+    frame = pandas.read_parquet(tmp_path / "out")
+    hub = datasets.load_dataset("parquet", data_dir=str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    read = {
+        "pyarrow": (table.column("id").to_pylist(), table.column("attribution").to_pylist()),
+        "pandas": (frame["id"].tolist(), np.stack(frame["attribution"].tolist())),
+        "datasets": (list(hub["id"]), list(hub["attribution"])),
+    }
+    for name, (ids, values) in read.items():
+        assert ids == list(range(N)), name
+        torch.testing.assert_close(torch.as_tensor(np.array(values, np.float32)), expected)
+    about = json.loads(table.schema.metadata[b"funattr"])
+    assert (about["method"], about["arguments"], about["target"], about["seed"]) == ("grad_cam", {"layer": "1"}, "data", 0)
+    assert about["versions"]["torch"] == torch.__version__
+    assert len(about["hash"]) == 16
+    assert table.schema.field("attribution").metadata == {b"dtype": b"float32", b"shape": b"[1, 4, 4]"}
+    hub.cleanup_cache_files()
+
+
+def test_parts_are_opened_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounded memory: of parts whose ids do not overlap, one is held at a time."""
+    run(tmp_path, batch_size=2, part_size=2)
+    assert len(parts(tmp_path)) == 12
+    results, opened = fa.dataset.load(tmp_path), []
+    real = pq.ParquetFile
+
+    def counted(path: Any, *more: Any, **options: Any) -> Any:
+        opened.append(Path(path).name)
+        return real(path, *more, **options)
+
+    monkeypatch.setattr(pq, "ParquetFile", counted)
+    for count, (_, _) in enumerate(results, 1):
+        assert len(set(opened)) <= count // 2 + 2
+    assert len(set(opened)) == 12
+    assert len(results) == N
+
+
+# Resumed
+
+
+SEEN: list[float] = []
+ENDED = [False]
+
+
+def ended(model: Any, x: Tensor, target: Any = None) -> Any:
+    """Grad-CAM, ended once, as by Ctrl-C."""
+    if len(SEEN) == 9 and not ENDED[0]:
+        ENDED[0] = True
+        SEEN.clear()
+        raise KeyboardInterrupt
+    SEEN.extend(x[:, 0, 0, 0].tolist())
+    return fa.grad_cam(model, x, layer="1", target=target)
+
+
+def test_resumed_with_other_batches(tmp_path: Path) -> None:
+    SEEN.clear()
+    ENDED[0] = False
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, method=ended, batch_size=3, part_size=6)
+    assert sum(pq.ParquetFile(part).metadata.num_rows for part in parts(tmp_path)) == 9  # what was explained is not lost
+    before = {part.name: part.read_bytes() for part in parts(tmp_path)}
+    assert run(tmp_path, method=ended, batch_size=4, part_size=8) == (N - 9, 0, 9)
+    assert IMAGES[9:, 0, 0, 0].tolist() == SEEN  # what is done is not explained again
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    check(tmp_path, loop(fa.grad_cam, layer="1"))
+    assert run(tmp_path, method=ended) == (0, 0, N)
+
+
+def test_power_loss_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written and not renamed is not there; a torn file neither."""
+    real, calls = os.replace, []
+
+    def fails(source: Any, target: Any) -> None:
+        if "part-" in str(target):
+            calls.append(target)
+            if len(calls) == 3:
+                raise KeyboardInterrupt("power loss")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, batch_size=4, part_size=4)
+    monkeypatch.undo()
+    assert len(parts(tmp_path)) == 2
+    torn = tmp_path / ".funattr" / "tmp"
+    torn.mkdir(exist_ok=True)
+    (torn / "torn.parquet").write_bytes(b"PAR1")
+    assert run(tmp_path) == (N - 8, 0, 8)
+    check(tmp_path, loop(fa.grad_cam, layer="1"))
+    assert not torn.exists()
+
+
+def test_a_part_is_flushed_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, str]] = []
+    rename, sync = os.replace, os.fsync
+
+    def renamed(source: Any, target: Any) -> None:
+        done.append(("rename", str(source)))
+        rename(source, target)
+
+    def synced(handle: int) -> None:
+        done.append(("sync", os.readlink(f"/proc/self/fd/{handle}")))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    run(tmp_path)
+    place = next(i for i, (what, path) in enumerate(done) if what == "rename" and "/tmp/" in path.replace(str(tmp_path), ""))
+    assert ("sync", done[place][1]) in done[:place]
+    assert done[place + 1] == ("sync", str(tmp_path))
+
+
+def test_a_part_that_comes_twice_is_thrown_away(tmp_path: Path) -> None:
+    """A worker of old that is still alive, or Ray doing a task again: the ids are there, and stay there once."""
+    run(tmp_path)
+    folder = _folder.Folder(tmp_path)
+    config = json.loads((tmp_path / ".funattr" / "run.json").read_text())
+    with folder.claimed(config):
+        again = folder.new_file()
+        again.write_bytes(parts(tmp_path)[0].read_bytes())
+        assert folder.commit(_folder.Part(again, list(range(N)), [], folder.layout)) == 0
+        assert not again.exists()
+        os.pwrite(folder.lock, b"0" * 32, 0)  # on a network file system, another driver took over
+        with pytest.raises(RuntimeError, match="another run has taken"):
+            folder.commit(_folder.Part(None, [], []))
+    check(tmp_path, loop(fa.grad_cam, layer="1"))
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    def nested(model: Any, x: Tensor, target: Any = None) -> Tensor:
+        with pytest.raises(RuntimeError, match="another run of this process writes into"):
+            run(tmp_path, method=nested)
+        return x
+
+    run(tmp_path, method=nested, batch_size=N)
+    assert len(fa.dataset.load(tmp_path)) == N
+
+
+DIFFERENT: dict[str, tuple[dict[str, Any], str]] = {
+    "layer": ({"layer": "0"}, "arguments.layer was '1', and is '0'"),
+    "method": ({"method": fa.hires_cam}, "method was 'grad_cam', and is 'hires_cam'"),
+    "composition": ({"method": fa.relu(fa.grad_cam)}, r"method was 'grad_cam', and is 'relu\(grad_cam\)'"),
+    "target": ({"target": 2}, "target was 'data', and is 2"),
+    "seed": ({"seed": 1}, "seed was 0, and is 1"),
+    "dtype": ({"dtype": "float16"}, "storage.dtype was None, and is 'float16'"),
+    "top_k": ({"top_k": 3}, "storage.top_k was None, and is 3"),
+    "model": ({"model": two}, f"model was '{__name__}:net', and is '{__name__}:two'"),
+    "more": ({"channel_dim": -1}, "arguments.channel_dim was not given, and is -1"),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_another_configuration_is_refused(name: str, tmp_path: Path) -> None:
+    run(tmp_path)
+    changed, words = DIFFERENT[name]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"}
+    given = {"method": fa.grad_cam, "model": net, "layer": "1", **changed}
+    with pytest.raises(ValueError, match=f"another configuration: {words}"):
+        fa.dataset.run(data=images(), out=tmp_path, **given)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_arguments_inside_a_composition_count(tmp_path: Path) -> None:
+    run(tmp_path, method=fa.noise_tunnel(fa.saliency, n_samples=2, stdevs=0.1))
+    assert run(tmp_path, method=fa.noise_tunnel(fa.saliency, n_samples=2, stdevs=0.1)) == (0, 0, N)
+    with pytest.raises(ValueError, match=r"arguments.stdevs was 0.1, and is 0.2\. Choose"):
+        run(tmp_path, method=fa.noise_tunnel(fa.saliency, n_samples=2, stdevs=0.2))
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    model = net().eval()
+    run(tmp_path, model=model)
+    with torch.no_grad():
+        model[4].bias[2] += 1e-3
+    with pytest.raises(ValueError, match="the model's weights was"):
+        run(tmp_path, model=model)
+
+
+def test_several_drivers_share(tmp_path: Path) -> None:
+    assert run(tmp_path, shard=(0, 2)) == (12, 0, 0)
+    assert run(tmp_path, shard=(2, 3), batch_size=5) == (3, 0, 4)  # others: what is done in any shard is done
+    assert run(tmp_path, shard=(1, 2)) == (8, 0, 3)
+    check(tmp_path, loop(fa.grad_cam, layer="1"))
+    assert run(tmp_path) == (0, 0, N)
+
+
+# Bad examples
+
+
+class Broken(Map):
+    def __getitem__(self, i: int) -> Any:
+        if i == 3:
+            raise OSError("cut short")
+        x, target = IMAGES[i], CLASSES[i]
+        return (torch.full_like(x, torch.nan) if i == 7 else x[:, :2] if i == 8 else x), (9 if i == 11 else target)
+
+
+BAD = {3: ("read", "OSError"), 7: ("explain", "ValueError"), 8: ("explain", "RuntimeError"), 11: ("explain", "ValueError")}
+GOOD = [i for i in range(N) if i not in BAD]
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 32}, {"batch_size": 4, "loaders": 1}, {"workers": 2, "part_size": 8}])
+def test_bad_examples_are_set_aside(options: dict[str, Any], tmp_path: Path) -> None:
+    assert run(tmp_path, Broken(), **options) == (len(GOOD), len(BAD), 0)
+    reference = loop(fa.grad_cam, layer="1")
+    check(tmp_path, [reference[i] for i in GOOD], GOOD)
+    told = {row["id"]: row for row in fa.dataset.failed(tmp_path)}
+    assert {i: (row["stage"], row["error"]) for i, row in told.items()} == BAD
+    assert told[3]["message"] == "cut short"
+    assert "in __getitem__" in told[3]["traceback"]
+    assert "NaN" in told[7]["message"]
+    assert run(tmp_path, Broken()) == (0, 0, N)  # known as bad: not tried again
+    assert run(tmp_path, Broken(), retry=True) == (0, len(BAD), 0)
+    assert run(tmp_path, images(), retry=True) == (len(BAD), 0, 0)
+    assert fa.dataset.failed(tmp_path) == []
+    assert not list(tmp_path.glob(".funattr/failed/*"))
+    check(tmp_path, reference)
+
+
+def test_strict_stops(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"example 3 is bad: OSError: cut short"):
+        run(tmp_path, Broken(), strict=True, batch_size=1)
+    check(tmp_path, loop(fa.grad_cam, layer="1")[:3], [0, 1, 2])
+    with pytest.raises(RuntimeError, match=r"example 7 is bad: ValueError: .* NaN"):
+        run(tmp_path, [(i, *Broken()[i]) for i in range(N) if i != 3], strict=True)
+
+
+def test_a_mistake_in_the_call_is_no_bad_example(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no layer '9'"):
+        fa.dataset.run(fa.grad_cam, net, images(), tmp_path, layer="9")
+    assert fa.dataset.failed(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, MemoryError, KeyboardInterrupt, SystemExit])
+def test_what_belongs_to_no_example_ends_the_run(error: type[BaseException], tmp_path: Path) -> None:
+    def method(model: Any, x: Tensor, target: Any = None) -> Tensor:
+        if bool((x == IMAGES[9]).flatten(1).all(1).any()):
+            raise error("no more")
+        return x
+
+    with pytest.raises(error):
+        run(tmp_path, method=method, batch_size=4)
+    assert [i for i, _ in fa.dataset.load(tmp_path)] == list(range(8))
+    assert fa.dataset.failed(tmp_path) == []
+
+
+# Draws
+
+RANDOM: dict[str, Any] = {
+    "noise": lambda: fa.noise_tunnel(fa.saliency, n_samples=2, stdevs=0.3),
+    "noise of a generator": lambda: fa.noise_tunnel(fa.saliency, n_samples=2, stdevs=0.3, generator=torch.Generator()),
+    "baselines": lambda: partial(fa.gradient_shap, baselines=IMAGES[:4], n_samples=3, stdevs=0.1),
+    "both": lambda: fa.noise_tunnel(partial(fa.gradient_shap, baselines=IMAGES[:4], n_samples=5, generator=torch.Generator())),
+    "targets": lambda: fa.each_target(fa.noise_tunnel(fa.saliency, n_samples=2), [1, 2]),
+    "own": lambda: masked,
+}
+
+
+def masked(model: Any, x: Tensor, target: Any = None) -> Tensor:
+    """A method with a draw that has no row for each example, one in place, and another order of its own."""
+    keep = torch.randperm(6)[:3]
+    return x * torch.empty_like(x).bernoulli_(0.5) * torch.rand(6)[keep].sum()
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_draws_depend_on_seed_and_id_alone(name: str, tmp_path: Path) -> None:
+    order = torch.randperm(N).tolist()
+    target = {} if name == "targets" else {"target": 1}
+    runs: dict[str, dict[str, Any]] = {
+        "one by one": {"batch_size": 1},
+        "sevens": {"batch_size": 7},
+        "all": {"batch_size": N},
+        "shuffled": {"data": IMAGES[order], "ids": order, "batch_size": 5},
+        "another seed": {"batch_size": 7, "seed": 1},
+    }
+    state = torch.random.get_rng_state()
+    found = {}
+    for key, options in runs.items():
+        run(tmp_path / key, options.pop("data", IMAGES), RANDOM[name](), **options, **target)
+        found[key] = torch.stack([a for _, a in fa.dataset.load(tmp_path / key)])
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for key in ("sevens", "all", "shuffled"):
+        torch.testing.assert_close(found[key], found["one by one"], rtol=1e-4, atol=1e-6)
+    assert (found["another seed"] - found["one by one"]).abs().max() > 1e-2
+    rows = found["one by one"].flatten(1)
+    assert (rows[0] - rows[1]).abs().max() > 1e-3
+
+
+def test_draws_are_those_of_a_seeded_call(tmp_path: Path) -> None:
+    """The definition, in other words: seed torch by the run's seed and the id, and explain the example alone."""
+    from funattr.dataset._ids import seed_of
+
+    method = fa.noise_tunnel(fa.saliency, n_samples=3, stdevs=0.3)
+    run(tmp_path, IMAGES, method, target=1, seed=5, batch_size=8)
+    for i, found in fa.dataset.load(tmp_path):
+        torch.manual_seed(seed_of(5, i))
+        torch.testing.assert_close(found, method(net().eval(), IMAGES[int(i)][None], target=1)[0])
+    assert len({seed_of(s, i, k) for s in (0, 1) for i in (0, 1, "0", "1") for k in (0, 1, "read")}) == 24
+
+
+def test_random_transforms_draw_by_id(tmp_path: Path) -> None:
+    order = list(reversed(range(N)))
+    for name, data, options in (("a", IMAGES, {}), ("b", IMAGES[order], {"ids": order, "batch_size": 3, "loaders": 1})):
+        run(tmp_path / name, data, fa.saliency, target=1, transform=lambda x: x + torch.randn_like(x), **options)
+    check(tmp_path / "b", [a for _, a in fa.dataset.load(tmp_path / "a")])
+
+
+# Workers
+
+
+def test_workers_are_one(tmp_path: Path) -> None:
+    """Two processes that make their own models: compositions and functions of this file, too."""
+    scale = torch.tensor(3.0)
+    method = fa.relu(fa.noise_tunnel(lambda model, x, target=None: scale * fa.saliency(model, x, target=target), n_samples=2))
+    run(tmp_path / "one", zip(range(N), IMAGES, CLASSES), method, batch_size=4)
+    run(tmp_path / "two", zip(range(N), IMAGES, CLASSES), method, batch_size=4, part_size=4, workers=2)
+    check(tmp_path / "two", [a for _, a in fa.dataset.load(tmp_path / "one")])
+
+
+def fatal(model: Any, x: Tensor, target: Any = None) -> Tensor:
+    if bool((x == IMAGES[9]).flatten(1).all(1).any()):
+        os._exit(7)
+    return x
+
+
+def test_workers_that_keep_dying_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("funattr.dataset._pool._DEATHS", 2)
+    with pytest.raises(RuntimeError, match="2 workers died, the last with status 7"):
+        run(tmp_path, method=fatal, batch_size=4, part_size=4, workers=2)
+
+
+def test_crash(tmp_path: Path) -> None:
+    """2,000 examples, two workers, five kills: nothing lost, nothing double, and equal to a loop."""
+    figures = crash.crash(tmp_path / "out", 2000, 5)
+    assert figures["killed"] == {"worker": 3, "driver": 2}
+    assert not any(figures[name] for name in ("lost", "double", "strangers", "left over"))
+    assert figures["largest difference"] < 1e-6
+
+
+# The command
+
+JOB = f"""
+method = "grad_cam"
+model = "{MODEL}"
+data = "{__name__}:images"
+out = "OUT"
+batch_size = 4
+[arguments]
+layer = "1"
+"""
+
+
+def test_a_job_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text(JOB.replace("OUT", str(tmp_path / "out")))
+    assert main(["run", str(job), "--part-size", "8"]) == 0
+    assert capsys.readouterr().out == f"explained {N}, failed 0, skipped 0; results in {tmp_path / 'out'}\n"
+    check(tmp_path / "out", loop(fa.grad_cam, layer="1"))
+    job.write_text(JOB.replace("OUT", str(tmp_path / "bad")).replace("images", "Broken"))
+    assert main(["run", str(job), "--strict"]) == 2
+    assert "example 3 is bad: OSError: cut short" in capsys.readouterr().err
+    assert main(["run", str(job)]) == 0
+    assert main(["run", str(job), "--retry"]) == 0
+    assert "explained 0, failed 4, skipped 0" in capsys.readouterr().out
+
+
+MISTAKES = {
+    "batch_sise = 3": "there is no 'batch_sise': did you mean 'batch_size'?",
+    'method = "grad_cams"': "there is no method 'grad_cams': did you mean 'grad_cam'?",
+    'model = "tests.test_dataset:nett"': "has no 'nett': did you mean 'net'?",
+    'layer = "9"': "has no layer '9'",
+    'data = "tests.test_dataset:imges"': "has no 'imges': did you mean 'images'?",
+    "out = ": "cannot read",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_mistakes_in_a_job(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = tmp_path / "job.toml"
+    key = line.split(" =")[0]
+    text = JOB.replace("OUT", str(tmp_path / "out"))
+    job.write_text(re.sub(rf"^{key} = .*$", line, text, flags=re.M) if f"\n{key} =" in text else f"{line}\n{text}")
+    assert main(["run", str(job)]) == 2
+    assert MISTAKES[line] in capsys.readouterr().err
+    assert main(["run", str(tmp_path / "no.toml")]) == 2
+
+
+# Bad arguments, in the caller's words
+
+WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "unknown": ({"bach_size": 3}, TypeError, "no argument 'bach_size'.*did you mean 'batch_size'"),
+    "missing": ({"method": fa.grad_cam}, TypeError, r"grad_cam needs layer: give run\(\.\.\., layer=\.\.\.\)"),
+    "engine": ({"engine": "spark"}, ValueError, "no engine 'spark': use 'local' or 'ray'"),
+    "module": ({"model": net(), "workers": 2}, TypeError, "workers=2 needs a model that workers can make.*not the Sequential"),
+    "ray": ({"model": net(), "engine": "ray"}, TypeError, "engine='ray' needs a model that workers can make"),
+    "factory": ({"model": lambda size: net()}, TypeError, "a function without arguments"),
+    "no model": ({"model": "net"}, ValueError, "model must be 'module:name', got 'net'"),
+    "dtype": ({"dtype": "half"}, ValueError, "dtype must be one of float16"),
+    "pool": ({"pool": "channels"}, ValueError, "pool must be one of channel, place, token"),
+    "batch_size": ({"batch_size": 0}, ValueError, "batch_size must be a positive integer, got 0"),
+    "ids": ({"ids": [1, 2]}, ValueError, "there are 2 ids for 23 examples"),
+    "same ids": ({"ids": [1] * N}, ValueError, "the id 1 is given to two examples"),
+    "kinds": ({"ids": [1, *"abcdefghijklmnopqrstuv"]}, TypeError, "all integers or all text"),
+    "float": ({"ids": [0.5] * N}, TypeError, "an id must be an integer or text, got float 0.5"),
+    "column": ({"ids": "name"}, ValueError, "ids='name' names a column, and data is no table"),
+    "targets": ({"target": [1] * N}, TypeError, "give each its own in the data"),
+    "data": ({"data": 3}, TypeError, "data must be a torch Dataset or DataLoader"),
+    "pairs": ({"data": [IMAGES[0]]}, TypeError, r"an iterable must give \(id, x, target\)"),
+    "table": ({"data": pa.table({"id": [1]})}, ValueError, "the table has no column 'x', only id"),
+    "collate": ({"data": DataLoader(images(), collate_fn=list)}, TypeError, "collate_fn is not called"),
+    "double": ({"data": [(1, IMAGES[0], 1), (1, IMAGES[1], 1)], "batch_size": 1}, ValueError, "the id 1 comes twice"),
+    "shard": ({"shard": (2, 2)}, ValueError, r"shard must be \(rank, of how many\)"),
+    "bound": ({"method": partial(fa.saliency, target=1), "target": 2}, TypeError, "has a target bound to it"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_bad_arguments(name: str, tmp_path: Path) -> None:
+    changed, kind, words = WRONG[name]
+    given = {"method": fa.saliency, "model": net, "data": images(), **changed}
+    with pytest.raises(kind, match=words):
+        fa.dataset.run(out=tmp_path, **given)
+
+
+def test_nothing_to_load(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there are no results in"):
+        fa.dataset.load(tmp_path)
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "part-0.parquet")
+    with pytest.raises(ValueError, match="were not written by run"):
+        fa.dataset.load(tmp_path)
+
+
+def test_a_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "tqdm", progress=True)
+    assert re.search(r"23/23 .*examples", capsys.readouterr().err)
+    monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
+    run(tmp_path / "plain", progress=True)
+    assert re.search(r"23/23 examples, [\d.]+/s, 0:00:00 left", capsys.readouterr().err)
+    run(tmp_path / "none")
+    assert capsys.readouterr().err == ""
