@@ -9,13 +9,12 @@ from torch import Tensor
 from ._along import Mould, Sum, floats_at
 from ._backward import Watch
 from ._baselines import distribution, holds_batch, one_batch
-from ._bind import all_modules
 from ._check import batch_size, may_read, method, noisy_modules
 from ._chunks import chunk_for, chunks, given_chunk
 from ._combined import chosen, combined, name_of
 from ._deeplift import Attribution, attributions, deep_lift
 from ._door import complaint, door
-from ._fold import repeated_target
+from ._fold import repeated_target, small
 from ._joint import look
 from ._lift_passes import Task, lifted, prepare, tell
 from ._map import each, raised_by_model
@@ -79,7 +78,7 @@ def deep_lift_shap(
         # Whether one feeds another: the passes cannot tell under vmap.
         look(task.bound, task.x, task.sites, Watch(task.bound, task.x, task.sites.sites, task.target))
     samples, count = distribution(x, baselines, ids=bool(task.inner))
-    if attribution_func is None and given_chunk(chunk_size) is None and _small(task, count):
+    if attribution_func is None and given_chunk(chunk_size) is None and _may_share_a_batch(task, count):
         found = _in_one_batch(task, samples, count, multiply_by_inputs)
         if found is not None:
             tell(task)
@@ -103,22 +102,11 @@ def deep_lift_shap(
     return mould.fill([t / count for t in total.total(like)], task.sites)
 
 
-#: Multiplications, about, that take no longer than entering vmap.
-_SMALL = 1 << 21
-
-
-def _small(task: Task, count: int) -> bool:
-    """Whether all of the work is less than what vmap costs: then the pass at x runs once for each baseline, in one batch."""
-    if tracing() or transforms_active() or task.create_graph or task.bound.root is None or len(task.inner) > 1:
+def _may_share_a_batch(task: Task, count: int) -> bool:
+    """Whether the pass at x may run once for each baseline, in one batch."""
+    if task.create_graph or len(task.inner) > 1 or not small(task.bound, task.x, count):
         return False
-    rows, uses = batch_size(task.x), 0
-    for t in tensors(task.x):
-        uses += count * (rows if t.dim() == 2 and t.is_floating_point() else t.numel())  # of each weight, at most
-    room = _SMALL // max(1, uses)
-    for module in all_modules(task.bound.root):
-        room -= sum(weight.numel() for weight in module._parameters.values() if weight is not None)
-        if room < 0:
-            return False
+    rows = batch_size(task.x)
     return not holds_batch(task.model, rows) and one_batch(task.x, rows) and not noisy_modules(task.model)
 
 

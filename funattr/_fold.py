@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from ._along import Inner, Job
 from ._baselines import holds_batch, one_batch
-from ._bind import Bound
+from ._bind import Bound, all_modules
 from ._check import batch_size, noisy_modules
 from ._door import complaint
 from ._map import raised_by_model
@@ -32,7 +32,7 @@ def along(job: Job, f: Inner, points: list[Tensor]) -> Iterator[list[Tensor]]:
     Points are folded into the batch where that is exact; else vmapped, or run one after another.
     """
     if job.folds is None:
-        job.folds = _may_fold(job)
+        job.folds = may_fold(job)
     count = points[0].shape[0]
     if job.folds or count == 1:
         folded = _folded(job, f, points, count)
@@ -43,11 +43,30 @@ def along(job: Job, f: Inner, points: list[Tensor]) -> Iterator[list[Tensor]]:
     yield from job.run(lambda part, x: f(job, job.with_floats(part, x), job.target), points, job.x)
 
 
-def _may_fold(job: Job) -> bool:
+def may_fold(job: Job) -> bool:
     """Whether points may share the batch: each example alone, and nobody else has a row for each."""
     if job.bound.root is None or not one_batch(job.x, job.size) or holds_batch(job.model, job.size):
         return False
     return tracing() or not noisy_modules(job.model)
+
+
+#: Multiplications, about, that take no longer than entering vmap.
+SMALL = 1 << 21
+
+
+def small(bound: Bound, x: Tree, count: int) -> bool:
+    """Whether all that the model does with `count` copies of the batch is less than what vmap costs."""
+    if tracing() or transforms_active() or bound.root is None:
+        return False
+    uses = 0  # of each weight, at most
+    for t in tensors(x):
+        uses += count * (t.shape[0] if t.dim() == 2 and t.is_floating_point() else t.numel())
+    room = SMALL // max(1, uses)
+    for module in all_modules(bound.root):
+        room -= sum(weight.numel() for weight in module._parameters.values() if weight is not None)
+        if room < 0:
+            return False
+    return True
 
 
 def _folded(job: Job, f: Inner, points: list[Tensor], count: int) -> list[Tensor] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -30,6 +31,7 @@ class Rule(NamedTuple):
         return torch.cat([self.weights.new_zeros(1), self.weights.cumsum(0)[:-1], self.weights.new_ones(1)])
 
 
+@functools.lru_cache(64)  # the nodes are eigenvalues: a third of the time that a path in a small model takes
 def gausslegendre(n: int) -> tuple[list[float], list[float]]:
     nodes, weights = np.polynomial.legendre.leggauss(n)
     return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()
