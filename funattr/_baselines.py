@@ -27,6 +27,9 @@ def references(x: Tree, baselines: Any, *, ids: bool) -> Tree:
     leaves, spec = tree_flatten(x)
     only_ids = not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves)
     given = _given(x, baselines, leaves, spec)
+    if ids and only_ids and all(reference is None for reference in given):
+        text = "baselines hold every input at x's own value, so there is nothing to compare: give one for the tokens."
+        raise complaint(ValueError, text)
     found = []
     for leaf, reference in zip(leaves, given):
         held = not ids or reference is None or (_everywhere(baselines) and not only_ids)

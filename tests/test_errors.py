@@ -521,6 +521,18 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
         ValueError,
         ["baselines[None]"],
     ),
+    (
+        "a baseline of None for ids",
+        lambda: fa.integrated_gradients(text, ids, layer="embedding", target=1, baselines=None),
+        ValueError,
+        ["integrated_gradients(layer='embedding', target=1, baselines=None)", "nothing to compare"],
+    ),
+    (
+        "no baseline for any ids",
+        lambda: fa.convergence_delta(torch.ones(4, 7, 5), text, ids, target=1, baselines=None),
+        ValueError,
+        ["nothing to compare"],
+    ),
     ("no baselines", lambda: fa.gradient_shap(mlp, x, target=1, baselines=x[:0]), ValueError, ["empty distribution"]),
     ("endless noise", lambda: fa.gradient_shap(mlp, x, target=1, baselines=x, stdevs=float("inf")), ValueError, ["inf"]),
     (
