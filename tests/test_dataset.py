@@ -439,6 +439,22 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     assert len(fa.dataset.load(tmp_path)) == N
 
 
+def test_drivers_that_overlap_are_refused(tmp_path: Path) -> None:
+    """Beside a shard there may be its siblings; no shards of another count, and no run of everything."""
+    refused: list[str] = []
+
+    def beside(model: Any, x: Tensor, target: Any = None) -> Tensor:
+        for shard in (None, (0, 2), (2, 3), (1, 2)):
+            try:
+                fa.dataset.run(fa.saliency, net, images(), tmp_path, shard=shard)
+            except (RuntimeError, ValueError) as error:  # a sibling comes as far as the configuration
+                refused.append(f"{shard}: {'busy' if 'writes into' in str(error) else 'let in'}")
+        return x
+
+    run(tmp_path, method=beside, shard=(0, 2), batch_size=N)
+    assert refused == ["None: busy", "(0, 2): busy", "(2, 3): busy", "(1, 2): let in"]
+
+
 DIFFERENT: dict[str, tuple[dict[str, Any], str]] = {
     "layer": ({"layer": "0"}, "arguments.layer was '1', and is '0'"),
     "method": ({"method": fa.hires_cam}, "method was 'grad_cam', and is 'hires_cam'"),
