@@ -143,13 +143,13 @@ def amount(count: float, units: tuple[str, ...] = ("B", "KB", "MB", "GB", "TB", 
 
 
 def report() -> str:
-    small, time_small, work_small = overhead(load_model, digits(50_000), "relu3", 5)
-    large, time_large, work_large = overhead(resnet, photos(256, 96), "layer4", 5)
-    data = photos(1024, 96)
+    small, time_small, work_small = overhead(load_model, digits(50_000), "relu3", 4)
+    large, time_large, work_large = overhead(resnet, photos(256, 96), "layer4", 3)
+    data = photos(768, 96)
     rates = [(rate(1, data), rate(2, data)) for _ in range(2)]
     one, two = (max(column) for column in zip(*rates))
     rows: list[tuple[str, str, str, float, float]] = []
-    stored(rows, photos(32, 224))
+    stored(rows, photos(16, 224))
     text = [
         f"One thread, torch {torch.__version__}. Beyond a bare loop over a `DataLoader` that stores nothing, the runner takes:",
         "",

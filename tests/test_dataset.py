@@ -439,6 +439,22 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     assert len(fa.dataset.load(tmp_path)) == N
 
 
+def test_drivers_that_overlap_are_refused(tmp_path: Path) -> None:
+    """Beside a shard there may be its siblings; no shards of another count, and no run of everything."""
+    refused: list[str] = []
+
+    def beside(model: Any, x: Tensor, target: Any = None) -> Tensor:
+        for shard in (None, (0, 2), (2, 3), (1, 2)):
+            try:
+                fa.dataset.run(fa.saliency, net, images(), tmp_path, shard=shard)
+            except (RuntimeError, ValueError) as error:  # a sibling comes as far as the configuration
+                refused.append(f"{shard}: {'busy' if 'writes into' in str(error) else 'let in'}")
+        return x
+
+    run(tmp_path, method=beside, shard=(0, 2), batch_size=N)
+    assert refused == ["None: busy", "(0, 2): busy", "(2, 3): busy", "(1, 2): let in"]
+
+
 DIFFERENT: dict[str, tuple[dict[str, Any], str]] = {
     "layer": ({"layer": "0"}, "arguments.layer was '1', and is '0'"),
     "method": ({"method": fa.hires_cam}, "method was 'grad_cam', and is 'hires_cam'"),
@@ -555,8 +571,17 @@ RANDOM: dict[str, Any] = {
     "baselines": lambda: partial(fa.gradient_shap, baselines=IMAGES[:4], n_samples=3, stdevs=0.1),
     "both": lambda: fa.noise_tunnel(partial(fa.gradient_shap, baselines=IMAGES[:4], n_samples=5, generator=torch.Generator())),
     "targets": lambda: fa.each_target(fa.noise_tunnel(fa.saliency, n_samples=2), [1, 2]),
+    "targets one by one": lambda: fa.each_target(fa.noise_tunnel(fa.saliency, n_samples=2), [first, second]),
     "own": lambda: masked,
 }
+
+
+def first(output: Tensor) -> Tensor:
+    return output[:, 0]
+
+
+def second(output: Tensor) -> Tensor:
+    return output[:, 1]
 
 
 def masked(model: Any, x: Tensor, target: Any = None) -> Tensor:
@@ -568,7 +593,7 @@ def masked(model: Any, x: Tensor, target: Any = None) -> Tensor:
 @pytest.mark.parametrize("name", RANDOM)
 def test_draws_depend_on_seed_and_id_alone(name: str, tmp_path: Path) -> None:
     order = torch.randperm(N).tolist()
-    target = {} if name == "targets" else {"target": 1}
+    target: dict[str, Any] = {} if name.startswith("targets") else {"target": 1}
     runs: dict[str, dict[str, Any]] = {
         "one by one": {"batch_size": 1},
         "sevens": {"batch_size": 7},
@@ -599,6 +624,22 @@ def test_draws_are_those_of_a_seeded_call(tmp_path: Path) -> None:
         torch.manual_seed(seed_of(5, i))
         torch.testing.assert_close(found, method(net().eval(), IMAGES[int(i)][None], target=1)[0])
     assert len({seed_of(s, i, k) for s in (0, 1) for i in (0, 1, "0", "1") for k in (0, 1, "read")}) == 24
+
+
+@pytest.mark.parametrize("name", ["noise", "noise of a generator", "baselines", "both", "targets"])
+def test_methods_that_draw_run_in_batches(name: str, tmp_path: Path) -> None:
+    """Alone are explained: the first and the last example of the first batch, to compare. The first batch is run twice."""
+    sizes: list[int] = []
+    method = RANDOM[name]()
+
+    def counted(model: Any, x: Tensor, target: Any = None) -> Any:
+        sizes.append(len(x))
+        return method(model, x) if name == "targets" else method(model, x, target=1)
+
+    counted.generators = getattr(method, "generators", ())  # type: ignore[attr-defined]
+    counted.leading = getattr(method, "leading", 0)  # type: ignore[attr-defined]
+    run(tmp_path, IMAGES, counted, batch_size=8)
+    assert sizes == [8, 1, 8, 1, 8, 7]
 
 
 def test_random_transforms_draw_by_id(tmp_path: Path) -> None:

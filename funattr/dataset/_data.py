@@ -106,6 +106,17 @@ class Indexed:
         ids = indices if self.ids is None else [self.id_at(i) for i in indices]
         return _read(self, ids, indices, self.items)
 
+    def sliced(self, indices: Sequence[int]) -> Batch | None:
+        """A batch of what is in tensors already, which need not be taken apart and stacked again; None where it is not."""
+        tensors = self.items.tensors if type(self.items) is torch.utils.data.TensorDataset else (self.items,)
+        if self.transform is not None or type(tensors[0]) is not Tensor or len(tensors) > 2 or tensors[-1].dim() == 0:
+            return None
+        if len(tensors) == 2 and tensors[1].dim() != 1:
+            return None
+        rows = torch.tensor(indices)
+        target = tensors[1][rows].tolist() if len(tensors) == 2 and self.own_target else None
+        return Batch([self.id_at(i) for i in indices], tensors[0][rows], target)
+
     def __getitem__(self, index: int) -> Example | Bad:
         return self.__getitems__([index])[0]
 

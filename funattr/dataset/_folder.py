@@ -61,15 +61,8 @@ class Folder:
         self.failures.mkdir(parents=True, exist_ok=True)
         self.own.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            if self.shard is None:
-                self.lock = stack.enter_context(_locked(self.own / "lock", self.token))
-                if any(_is_held(path / _OWN / "lock") for path in self.out.glob("shard-*")):
-                    raise RuntimeError(f"run(): a shard of {str(self.out)!r} is being written: wait for it to end.")
-            else:
-                if _is_held(self.own / "lock"):
-                    raise RuntimeError(f"run(): another run writes into {str(self.out)!r}: wait for it to end.")
-                self.lock = stack.enter_context(_locked(self.place / _OWN / "lock", self.token))
-                self._check_world()
+            self.lock = stack.enter_context(_locked(self.place / _OWN / "lock", self.token))
+            self._check_alone()
             self._check("run.json", config)
             shutil.rmtree(self.temporary, ignore_errors=True)  # what a killed run left
             self.temporary.mkdir()
@@ -77,16 +70,16 @@ class Folder:
             yield
             shutil.rmtree(self.temporary, ignore_errors=True)
 
-    def _check_world(self) -> None:
-        """Shards of another count overlap with ours: they must not be written at the same time."""
-        assert self.shard is not None
-        world = self.place / _OWN / "world"
-        for path in self.out.glob(f"shard-*/{_OWN}/world"):
-            if path != world and path.read_text() != str(self.shard[1]) and _is_held(path.parent / "lock"):
-                raise RuntimeError(
-                    f"run(): shards of {path.read_text()} are being written into {str(self.out)!r}: wait for them to end."
-                )
-        _replace(world, str(self.shard[1]).encode())
+    def _check_alone(self) -> None:
+        """That nobody does the same examples. Each takes its own lock before it looks: of two at once, one sees the other."""
+        busy = [path for path in self.out.glob(f"shard-*/{_OWN}") if path.parent != self.place and _is_held(path / "lock")]
+        if self.shard is not None:
+            world = str(self.shard[1])
+            _replace(self.place / _OWN / "world", world.encode())
+            busy = [path for path in busy if (path / "world").exists() and (path / "world").read_text() != world]
+            busy += [self.own] if _is_held(self.own / "lock") else []
+        if busy:
+            raise RuntimeError(f"run(): another run writes into {str(busy[0].parent)!r}: wait for it to end.")
 
     def _check(self, name: str, config: dict[str, Any]) -> None:
         """That the configuration is the one that is noted; the first run notes it."""

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -122,13 +122,7 @@ def bound(method: Callable[..., Any], arguments: dict[str, Any], target: Any, ow
     if not own_target and target is not None and (fixed or not takes_target):
         why = "has a target bound to it" if fixed else "takes no target"
         raise TypeError(f"run(): {name} {why}: leave out target={target!r}.")
-    missing = [
-        p.name
-        for p in list(parameters.values())[2:]
-        if p.default is p.empty and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in (*arguments, "target")
-    ]
-    if missing:
-        raise TypeError(f"run(): {name} needs {', '.join(missing)}: give run(..., {missing[0]}=...).")
+    _check_needed(name, parameters, arguments)
 
     def on(model: Any) -> Callable[[Any, Any], Any]:
         def call(x: Any, target: Any) -> Any:
@@ -139,6 +133,16 @@ def bound(method: Callable[..., Any], arguments: dict[str, Any], target: Any, ow
         return call
 
     return on
+
+
+def _check_needed(name: str, parameters: Mapping[str, inspect.Parameter], arguments: dict[str, Any]) -> None:
+    missing = [
+        p.name
+        for p in list(parameters.values())[2:]
+        if p.default is p.empty and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in (*arguments, "target")
+    ]
+    if missing:
+        raise TypeError(f"run(): {name} needs {', '.join(missing)}: give run(..., {missing[0]}=...).")
 
 
 def _name(value: Any) -> str:

@@ -123,35 +123,47 @@ def run(
     method = imported(method, "method") if isinstance(method, str) else method
     own_target = isinstance(target, str) and target == "data"
     target = None if own_target else target
-    storage = Storage(dtype, pool, top_k, varying)
-    _check(method, model, target, storage, engine, workers, shard)
+    storage, how = Storage(dtype, pool, top_k, varying), _How(engine, workers, threads, num_gpus, shard, retry, progress)
+    _check(method, model, target, storage, how)
     for name, count in {"batch_size": batch_size, "part_size": part_size, "workers": workers, "threads": threads}.items():
         _check_count(name, count)
     bound(method, arguments, target, own_target)
     source, own_loaders = source_of(data, ids, transform, own_target, seed)
-    size = batch_size or getattr(data, "batch_size", None) or 32
+    size, loaders = batch_size or getattr(data, "batch_size", None) or 32, (own_loaders or 0) if loaders is None else loaders
     config = config_of(method, arguments, model, "data" if own_target else target, seed, storage)
-    folder = Folder(out, shard)
-    with folder.claimed(config):
-        run_of = _Run(folder, source, shard, retry)
-        job = Job(
-            method, arguments, model, target, own_target, seed, size, part_size or 16 * size, storage, device,
-            (own_loaders or 0) if loaders is None else loaders, strict, retry or len(folder.done) > 0,
-            {**config, "hash": hash_of(config), "versions": versions()}, source if isinstance(source, Indexed) else None,
-        )  # fmt: skip
-        with bar(progress, run_of.total(), run_of.before()) as shows:
-            run_of.shows = shows
-            if engine == "ray":
-                from ._ray import run_ray
+    about = {**config, "hash": hash_of(config), "versions": versions()}
+    own = source if isinstance(source, Indexed) else None
+    calls = (method, arguments, model, target, own_target, seed)
+    job = Job(*calls, size, part_size or 16 * size, storage, device, loaders, strict, retry, about, own)
+    with (folder := Folder(out, shard)).claimed(config):
+        return _run(job._replace(trusted=retry or len(folder.done) > 0), folder, source, data, how)
 
-                run_ray(
-                    job, folder, source, run_of.wanted, workers, num_gpus, data, run_of.again if retry else None, run_of.took
-                )
-            else:
-                run_local(job, folder, source, run_of.wanted, workers, threads, run_of.took)
-        if retry:
-            folder.tidy_failures()
-        return Summary(run_of.explained, run_of.failed, run_of.skipped or (0 if retry else run_of.old))
+
+class _How(NamedTuple):
+    """What has no say in the results."""
+
+    engine: str
+    workers: int
+    threads: int | None
+    num_gpus: float
+    shard: tuple[int, int] | None
+    retry: bool
+    progress: bool | None
+
+
+def _run(job: Job, folder: Folder, source: Indexed | Stream, data: Any, how: _How) -> Summary:
+    state = _Run(folder, source, how.shard, how.retry)
+    with bar(how.progress, state.total(), state.before()) as state.shows:
+        if how.engine == "ray":
+            from ._ray import run_ray
+
+            again = state.again if how.retry else None
+            run_ray(job, folder, source, state.wanted, how.workers, how.num_gpus, data, again, state.took)
+        else:
+            run_local(job, folder, source, state.wanted, how.workers, how.threads, state.took)
+    if how.retry:
+        folder.tidy_failures()
+    return Summary(state.explained, state.failed, state.skipped or (0 if how.retry else state.old))
 
 
 class _Run:
@@ -204,18 +216,16 @@ class _Run:
             self.shows(len(part.ids) + len(part.bads))
 
 
-def _check(
-    method: Any, model: Any, target: Any, storage: Storage, engine: str, workers: int, shard: tuple[int, int] | None
-) -> None:
+def _check(method: Any, model: Any, target: Any, storage: Storage, how: _How) -> None:
     if not callable(method):
         raise TypeError(f"run(): method must be a method such as fa.grad_cam, or its name, got {type(method).__name__}.")
-    if engine not in ("local", "ray"):
-        raise ValueError(f"run(): there is no engine {engine!r}: use 'local' or 'ray'.")
-    if is_model(model) and (workers > 1 or engine == "ray"):
-        needs = f"engine={engine!r}" if engine == "ray" else f"workers={workers}"
+    if how.engine not in ("local", "ray"):
+        raise ValueError(f"run(): there is no engine {how.engine!r}: use 'local' or 'ray'.")
+    if is_model(model) and (how.workers > 1 or how.engine == "ray"):
+        needs = f"engine={how.engine!r}" if how.engine == "ray" else f"workers={how.workers}"
         made = f"give the function that makes it, not the {type(_inner(model)).__name__}"
         raise TypeError(f"run(): {needs} needs a model that workers can make: {made}.")
-    if shard is not None and engine == "ray":
+    if how.shard is not None and how.engine == "ray":
         raise ValueError("run(): Ray shares the examples out by itself: leave out shard.")
     if storage.dtype is not None and storage.dtype not in _DTYPES:
         raise ValueError(f"run(): dtype must be one of {', '.join(_DTYPES)}, got {storage.dtype!r}.")
@@ -226,8 +236,8 @@ def _check(
         raise TypeError(
             "run(): target holds for all examples: give each its own in the data, as (x, target), and target='data'."
         )
-    if shard is not None and not (len(shard) == 2 and 0 <= shard[0] < shard[1]):
-        raise ValueError(f"run(): shard must be (rank, of how many) with a rank from 0, got {shard!r}.")
+    if how.shard is not None and not (len(how.shard) == 2 and 0 <= how.shard[0] < how.shard[1]):
+        raise ValueError(f"run(): shard must be (rank, of how many) with a rank from 0, got {how.shard!r}.")
 
 
 def _check_count(name: str, value: Any) -> None:

@@ -165,7 +165,8 @@ class Reader:
         self.order.indices = indices
         if self.loader is None:
             for chunk in self.order:
-                yield from batches_of(self.source.__getitems__(chunk))
+                batch = self.source.sliced(chunk)
+                yield from [batch] if batch is not None else batches_of(self.source.__getitems__(chunk))
             return
         for batches in self.loader:
             yield from batches
