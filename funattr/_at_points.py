@@ -11,11 +11,9 @@ from torch import Tensor
 
 from ._along import Job, dependent, floats_at, floats_of
 from ._backward import Watch, check_attributable, gradients_of, leaves_of, stopping
-from ._door import complaint
-from ._fold import Branch, NoBranches, may_fold, repeated_target, small
-from ._map import mapped, mapped_functional, raised_by_model, refused, slices
+from ._map import mapped, mapped_functional, refused, slices
 from ._site import check_reached, observe, read
-from ._torch import autograd_function, grad_level, is_mapped, tracing, transforms_active, unwrap_for_grad, without_modes
+from ._torch import autograd_function, grad_level, is_mapped, tracing, transforms_active, unwrap_for_grad
 from ._types import Tree, copied, map_tensors, tensors
 
 #: ``point(step, values, i)``: where to evaluate, from the floating-point tensors of the value at site `i`.
@@ -29,12 +27,6 @@ def at_points(job: Job, steps: Tree, point: Point) -> Iterator[Found]:
     if tracing():
         yield mapped(lambda step, x: _traced(job, step, x, point), steps, (job.x,))
         return
-    count = tensors(steps)[0].shape[0]
-    if count > 1 and not job.create_graph and len(job.sites.sites) == 1 and small(job.bound, job.x, count) and may_fold(job):
-        shared = _in_one_batch(job, steps, point, count)
-        if shared is not None:
-            yield shared
-            return
     watch = Watch(job.bound, job.x, job.sites.sites, job.target)
     attempts = {mapped: _mapped, mapped_functional: _functional}
     while job.run.ways:
@@ -133,34 +125,6 @@ def _connected(values: Sequence[Tensor], earlier: Sequence[Tensor]) -> bool:
         return False
     found = torch.autograd.grad(values, earlier, allow_unused=True, retain_graph=True)
     return any(t is not None for t in found)
-
-
-def _in_one_batch(job: Job, steps: Tree, point: Point, count: int) -> Found | None:
-    """All steps with a copy of the batch each, the part before the site too; None where the model wants just its batch."""
-    size, mixed = job.size, list[bool]()
-    copies = job.under(NoBranches())
-    copies.x = map_tensors(lambda t: t.expand(count, *t.shape).flatten(0, 1), job.x)
-    copies.target = repeated_target(job.bound, job.x, job.target, count, mixed, without_modes)
-    copies.size = count * size
-
-    def points(steps: Tree, values: list[Tensor], i: int) -> list[Tensor]:
-        if any(v.shape[:1] != (count * size,) for v in values):
-            raise complaint(ValueError, "the value at the site has no row for each example.")
-        own = [v[:size] for v in values]
-        return [t.flatten(0, 1) for t in torch.func.vmap(lambda step: point(step, own, i))(steps)]
-
-    try:
-        watch = Watch(copies.bound, copies.x, job.sites.sites, copies.target)
-        found = _twice(partial(_one, copies, steps, points, watch), False)
-    except Branch:
-        return None
-    except (RuntimeError, ValueError) as error:  # as it says, or what is wrong comes again
-        if raised_by_model(error):
-            raise
-        return None
-    if any(mixed):
-        return None
-    return [t.unflatten(0, (count, size)) for t in found[0]], [t.unflatten(0, (count, size)) for t in found[1]]
 
 
 # All steps of a chunk at once. The leaves are what vmap wraps, so that the backward pass runs without vmap: fused

@@ -32,7 +32,7 @@ def along(job: Job, f: Inner, points: list[Tensor]) -> Iterator[list[Tensor]]:
     Points are folded into the batch where that is exact; else vmapped, or run one after another.
     """
     if job.folds is None:
-        job.folds = may_fold(job)
+        job.folds = _may_fold(job)
     count = points[0].shape[0]
     if job.folds or count == 1:
         folded = _folded(job, f, points, count)
@@ -43,7 +43,7 @@ def along(job: Job, f: Inner, points: list[Tensor]) -> Iterator[list[Tensor]]:
     yield from job.run(lambda part, x: f(job, job.with_floats(part, x), job.target), points, job.x)
 
 
-def may_fold(job: Job) -> bool:
+def _may_fold(job: Job) -> bool:
     """Whether points may share the batch: each example alone, and nobody else has a row for each."""
     if job.bound.root is None or not one_batch(job.x, job.size) or holds_batch(job.model, job.size):
         return False
@@ -51,7 +51,7 @@ def may_fold(job: Job) -> bool:
 
 
 #: Multiplications, about, that take no longer than entering vmap.
-SMALL = 1 << 21
+SMALL = 1 << 18
 
 
 def small(bound: Bound, x: Tree, count: int) -> bool:
