@@ -50,7 +50,7 @@ def _here(job: Job, folder: Folder, source: Indexed | Stream, wanted: Wanted, to
     worker = Worker(job)
     folder.check_model(worker.fingerprint)
     if isinstance(source, Indexed):
-        batches = Reader(job, worker.device)([index for _, index in wanted()])
+        batches = Reader(job, worker.device)(index for _, index in wanted())
     else:
         batches = _streamed(source, wanted(), job.batch_size)
     results = worker.results(batches)

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ._data import Indexed, Stream
 from ._folder import Folder, Part
 from ._ids import Id, Ids, as_id
@@ -96,9 +98,9 @@ def _sets(
 ) -> Iterator[Any]:
     """Ray data sets of what is to be done: of numbers, which actors read by; or of examples."""
     if isinstance(source, Indexed):
-        numbers = [{"index": index} for _, index in wanted()]
-        if numbers:
-            yield ray.data.from_items(numbers, override_num_blocks=-(-len(numbers) // job.part_size))
+        numbers = np.fromiter((index for _, index in wanted()), np.int64)
+        if len(numbers):
+            yield ray.data.from_numpy(np.array_split(numbers, -(-len(numbers) // job.part_size)))
     elif source.table is not None:
         kind = type(data).__module__.split(".")[0]
         rows = data if kind == "ray" else ray.data.from_arrow(data) if hasattr(data, "combine_chunks") else None
@@ -155,7 +157,7 @@ class _Actor:
 
     def _batches(self, batch: dict[str, Any]) -> Iterator[Any]:
         if self.read is not None:
-            yield from self.read(batch["index"].tolist())
+            yield from self.read(batch["data"].tolist())
             return
         if self.table is not None:
             pairs = list(rows_of_ray(batch, self.table, self.shape))

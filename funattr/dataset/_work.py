@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -161,7 +162,7 @@ class Reader:
                 pin_memory=device.type == "cuda",
             )
 
-    def __call__(self, indices: Sequence[int]) -> Iterator[Batch | Bad]:
+    def __call__(self, indices: Iterable[int]) -> Iterator[Batch | Bad]:
         self.order.indices = indices
         if self.loader is None:
             for chunk in self.order:
@@ -173,18 +174,16 @@ class Reader:
 
 
 class _Order:
-    """A batch sampler whose numbers change from task to task."""
+    """A batch sampler whose numbers change from task to task. They are not gathered: there may be very many."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.indices: Sequence[int] = ()
+        self.indices: Iterable[int] = ()
 
     def __iter__(self) -> Iterator[list[int]]:
-        for first in range(0, len(self.indices), self.size):
-            yield [int(i) for i in self.indices[first : first + self.size]]
-
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.size)
+        left = iter(self.indices)
+        while chunk := list(itertools.islice(left, self.size)):
+            yield chunk
 
 
 def batches_of(read: Sequence[Example | Bad]) -> list[Batch | Bad]:
