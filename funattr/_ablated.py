@@ -91,7 +91,7 @@ class Ablated:
         """How many steps there are, and how many of them at once."""
         self.total = count + 1 if self.watch.size else 1
         if found is None:  # the value has not been seen
-            bounded = fitting(min(50, self.total), self.watch.size, 128)
+            bounded = fitting(self.total, 50, self.watch.size, 128)
         else:
             bounded = _chunk_for(found, self.total, shares=bool(self.watch.where))
         self.chunk = self.chunk_size or bounded
@@ -279,8 +279,8 @@ def _chunk_for(found: list[list[Meta | None]], total: int, shares: bool) -> int:
     known = [meta for value in found for meta in value if meta is not None]
     elements = sum(math.prod(meta.shape) for meta in known)
     if not shares:
-        return fitting(min(50, total), elements, 1 << (19 if all(meta.device.type == "cpu" for meta in known) else 21))
-    size = fitting(min(50, total), elements, 1 << 23)
+        return fitting(total, 50, elements, 1 << (19 if all(meta.device.type == "cpu" for meta in known) else 21))
+    size = fitting(total, 50, elements, 1 << 23)
     while 50 <= size < total and 2 * size * elements <= 1 << 20:
         size *= 2
     return size

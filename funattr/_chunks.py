@@ -44,21 +44,28 @@ def chunk_for(count: int, chunk_size: ChunkSize, like: Tree, *, shares: bool, ti
         return given
     found = tensors(like)
     size = times * sum(t.numel() * t.element_size() for t in found)
-    most = min(count, 50) if count <= 25 or shares or 50 * size <= 1 << 18 else 25
+    most = 50 if shares or (count > 25 and 50 * size <= 1 << 18) else 25
     room = SHARING if shares else APART
     if most * size > room and not tracing() and found[0].is_cuda:
         room = max(room, _free(found[0].device) // (64 if shares else 256))
-    return fitting(most, size, room)
+    return fitting(count, most, size, room)
 
 
-def fitting(most: int, size: int, room: int) -> int:
-    """How many of a size there is room for: `most`, or fewer, and always one.
+def fitting(count: int, most: int, size: int, room: int) -> int:
+    """How many of `count` things of a size there is room for: `most`, or fewer, and always one.
 
-    By comparisons: compiled for a symbolic batch, each is a guard that holds for many sizes, and a quotient is not.
+    By comparisons: compiled for a symbolic batch, each is a guard that holds for many sizes, and a quotient is not. More
+    things are taken in chunks of the same size, so that memory does not grow with them.
     """
+    while most > 1 and _fewer(most) >= count:
+        most = _fewer(most)
     while most > 1 and most * size > room:
-        most -= -(-most // 4)
-    return most
+        most = _fewer(most)
+    return min(most, count)
+
+
+def _fewer(most: int) -> int:
+    return most - -(-most // 4)
 
 
 def _free(device: torch.device) -> int:

@@ -125,7 +125,7 @@ def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> Tree
             raise
         return None
     found = attributions(values, base, multipliers, multiply, None)
-    if any(mixed) or any(t.shape[:1] != (count * size,) for t in tensors(found)):
+    if any(mixed) or any(t.shape[:1] != (count * size,) or count * size in t.shape[1:] for t in tensors(found)):
         return None
     return task.sites.build([map_floats(lambda t: t.unflatten(0, (count, size)).mean(0), part) for part in found])
 

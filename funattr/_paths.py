@@ -64,13 +64,14 @@ def site_path(job: Job, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> t
 def with_differences(job: Job, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> list[Tensor]:
     """``sum_k g_k (V_k - V_(k-1))``: gradients at the nodes, values at the edges of the cells around them."""
     start, end = input_ends(job, baselines)
-    edges, before = rule.edges(), list[Tensor]()
+    edges = rule.edges()
+    before: list[Tensor] = []
     total, like = Sum(), end
     for a, b in reported(parts(len(rule.nodes), chunk_size, end, shares=False)):
         slopes = gathered(job, slope_at, points(start, end, rule.nodes[a:b]))
         values = gathered(job, value_at, points(start, end, edges[a + 1 if before else 0 : b + 1]))
-        known = [torch.cat(pair) for pair in zip(before, values)] if before else values
-        total.add([g * v.diff(dim=0) for g, v in zip(slopes, known)])
+        before = before or [v[:0] for v in values]
+        total.add([g * v.diff(dim=0, prepend=v0) for g, v, v0 in zip(slopes, values, before)])
         before, like = [v[-1:].clone() for v in values], slopes
     return total.total(like)
 

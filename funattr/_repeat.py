@@ -243,7 +243,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
 def _mapped(explain: Callable[[Target], Tree], classes: Tensor, x: Tree, chunk_size: int | None) -> list[Tree]:
     """The attributions for all classes, in parts; all at once, unless somebody complains that memory is not for that."""
     if tracing():
-        size = chunk_size or fitting(len(classes), sum(t.numel() for t in tensors(x)), ROOM)
+        size = chunk_size or fitting(len(classes), len(classes), sum(t.numel() for t in tensors(x)), ROOM)
         return _in_chunks(explain, classes, size)
     size = chunk_size or len(classes)
     try:

@@ -50,9 +50,11 @@ def test_a_budget_of_memory() -> None:
     for dtype, size in found.items():
         assert size * x.numel() * x.to(dtype).element_size() <= 1 << 25 < 2 * size * x.numel() * x.to(dtype).element_size()
     for most, size, room in ((50, 1, 1000), (50, 30, 1000), (50, 999, 1000), (50, 1001, 1000), (3, 500, 1000)):
-        fits = fitting(most, size, room)
-        assert fits == 1 or fits * size <= room
-        assert fits == most or (fits + 1) * 4 // 3 * size > room
+        for count in (1, 2, 7, 30, 1000):
+            fits = fitting(count, most, size, room)
+            assert fits == 1 or fits * size <= room
+            assert fits in (most, count) or (fits + 1) * 4 // 3 * size > room
+        assert len({fitting(count, most, size, room) for count in (50, 100, 1000)}) == 1  # memory does not grow with the count
 
 
 def test_a_gpu_has_the_room_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

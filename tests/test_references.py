@@ -151,3 +151,29 @@ def test_a_model_that_wants_its_batch_gets_its_batch() -> None:
     found = fa.deep_lift_shap(model, x, baselines=baselines, target=1)
     whole = [fa.deep_lift(model, x, baselines=one.expand(3, 6), target=1) for one in baselines]
     torch.testing.assert_close(found, sum(whole) / 4)
+
+
+@pytest.mark.filterwarnings("ignore:the steps run one after another")  # vmap has no rule for a GRU
+def test_a_sequence_as_long_as_the_folded_batch() -> None:
+    """The value ``[T, N, H]`` of a recurrent layer, where T is the number of rows that run at once."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.GRU(3, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Any) -> Any:  # [N, T, F]
+            return self.head(self.rnn(x.transpose(0, 1))[0][-1])
+
+    model = Net().double().eval()
+    for steps, length in ((4, 8), (2, 4), (3, 8)):
+        x = torch.randn(2, length, 3).double()
+        options: dict[str, Any] = {"layer": "rnn", "target": 1}
+        for method in (fa.internal_influence, fa.conductance):
+            whole = method(model, x, n_steps=steps, **options)[0]
+            alone = [method(model, one[None], n_steps=steps, **options)[0] for one in x]
+            torch.testing.assert_close(whole, torch.cat(alone, 1))
+        baselines = torch.randn(steps, length, 3).double()
+        whole = fa.deep_lift_shap(model, x, baselines=baselines, **options)[0]
+        alone = [fa.deep_lift(model, x, baselines=one[None], **options)[0] for one in baselines]
+        torch.testing.assert_close(whole, sum(alone) / steps)
