@@ -1,6 +1,6 @@
 """What attributing a data set costs: python scripts/dataset_cost.py [--write], which writes the tables into docs/dataset.md.
 
-Takes about three minutes on two cores, which should have nothing else to do. Times are medians of rounds in which what is
+Takes about four minutes on two cores, which should have nothing else to do. Times are medians of rounds in which what is
 compared takes turns.
 """
 
@@ -144,7 +144,7 @@ def amount(count: float, units: tuple[str, ...] = ("B", "KB", "MB", "GB", "TB", 
 
 def report() -> str:
     small, time_small, work_small = overhead(load_model, digits(50_000), "relu3", 4)
-    large, time_large, work_large = overhead(resnet, photos(256, 96), "layer4", 3)
+    large, time_large, work_large = overhead(resnet, photos(1024, 96), "layer4", 3)
     data = photos(768, 96)
     rates = [(rate(1, data), rate(2, data)) for _ in range(2)]
     one, two = (max(column) for column in zip(*rates))
@@ -156,7 +156,7 @@ def report() -> str:
         "| model, `grad_cam` | bare loop | time | work of all threads |",
         "|---|---|---|---|",
         f"| the digits net, 50,000 images of 8 x 8 | {small * 20:.0f} µs per image | {time_small:+.1%} | {work_small:+.1%} |",
-        f"| ResNet-18, 256 images of 96 x 96 | {large / 0.256:.1f} ms per image | {time_large:+.1%} | {work_large:+.1%} |",
+        f"| ResNet-18, 1,024 images of 96 x 96 | {large / 1.024:.1f} ms per image | {time_large:+.1%} | {work_large:+.1%} |",
         "",
         f"Two workers on two cores, ResNet-18, one thread each: {one:.1f} and {two:.1f} images per second, {two / one:.2f}x.",
         "",
