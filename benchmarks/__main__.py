@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     table = [case for setting in found_settings for case in cases(setting, options.filter)]
     if not table:
         raise SystemExit(f"no case has all of: {options.filter}")
-    for case in progress(table):
+    for case in progress(table, len(table)):
         compile_it = wanted(case, options)
         if compile_it and case.setting.name not in found["forward"]:
             found["forward"][case.setting.name] = bare_forward(case.setting, settled_options(options))
@@ -143,9 +143,8 @@ def save(found: dict[str, Any], options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def progress(items: Iterable[Any], total: int | None = None) -> Iterator[Any]:
+def progress(items: Iterable[Any], count: int) -> Iterator[Any]:
     """A bar on stderr, where tqdm is installed; else a line every now and then."""
-    count = total if total is not None else len(items)  # type: ignore[arg-type]
     try:
         from tqdm import tqdm
     except ImportError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -102,12 +103,16 @@ def nodes(n: int) -> tuple[list[float], list[float]]:
     return ((at + 1) / 2).tolist(), (weights / 2).tolist()
 
 
+def in_place_of(leaf: Tensor, value: Tensor) -> Tensor:
+    return leaf.clone()
+
+
 def integrated_gradients(model: Any, x: Tensor, layer: nn.Module, target: int, n: int) -> Tensor:
     end, start = activation(model, x, layer), activation(model, torch.zeros_like(x), layer)
     total = torch.zeros_like(end)
     for a, weight in zip(*nodes(n)):
         leaf = (start + a * (end - start)).requires_grad_()
-        with hooked(layer, lambda value, leaf=leaf: leaf.clone()):  # type: ignore[misc]
+        with hooked(layer, partial(in_place_of, leaf)):
             score = model(x)[:, target].sum()
         total += weight * torch.autograd.grad(score, leaf)[0]
     return total * (end - start)
@@ -155,7 +160,7 @@ def feature_ablation(model: Any, x: Tensor, layer: nn.Module, target: int, mask:
         total: Any = 0
         for group in range(int(mask.max()) + 1):
             inside = mask == group
-            with hooked(layer, lambda value, inside=inside: value.masked_fill(inside, 0)):  # type: ignore[misc]
+            with hooked(layer, partial(Tensor.masked_fill, mask=inside, value=0)):
                 without = model(x)[:, target]
             total = total + inside * (score - without).reshape(-1, *[1] * (mask.dim() - 1))
     return total

@@ -48,7 +48,7 @@ class Cost(NamedTuple):
 
 class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
         self.flops = 0
         self.live: dict[int, tuple[StorageWeakRef, int]] = {}
         self.peak = 0

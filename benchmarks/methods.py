@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import captum.attr as ca
@@ -45,7 +46,7 @@ class Method(NamedTuple):
     floor: Callable[[Setting, str], list[Part]]
     at_input: bool = False
     #: Columns that are not to give the same numbers, and why; `on_tokens` if only for models of tokens.
-    differs: dict[str, str] = {}  # noqa: RUF012 - read only
+    differs: Mapping[str, str] = MappingProxyType({})
     on_tokens: bool = False
     asked: bool = True  # one of the twelve layer and guided methods that the bars are about
 

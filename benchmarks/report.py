@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,10 @@ def growth_table(found: dict[str, Any]) -> str:
     return f"{markdown(growth.HEAD, [growth.row(entry) for entry in entries])}\n\n{growth.verdict(entries)}"
 
 
+def _between(part: str, match: re.Match[str]) -> str:
+    return f"{match[1]}\n{part}\n\n{match[2]}"
+
+
 def write(found: dict[str, Any], page: Path) -> list[str]:
     """Put each part between its markers, and return their names.
 
@@ -103,7 +108,7 @@ def write(found: dict[str, Any], page: Path) -> list[str]:
     parts = sections(found)
     for name, part in parts.items():
         marked = re.compile(rf"(<!-- benchmarks: {name} -->\n).*?(<!-- end of {name} -->)", re.S)
-        text, count = marked.subn(lambda match, part=part: f"{match[1]}\n{part}\n\n{match[2]}", text)  # type: ignore[misc]
+        text, count = marked.subn(partial(_between, part), text)
         if count != 1:
             raise ValueError(
                 f"{page} has {count} places for '<!-- benchmarks: {name} -->' ... '<!-- end of {name} -->', not one."

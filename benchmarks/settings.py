@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -69,7 +69,9 @@ def settings(quick: bool, device: str = "cpu", dtype: torch.dtype = torch.float3
 
 
 def _moved(setting: Setting, device: str, dtype: torch.dtype) -> Setting:
-    place: Callable[[Tensor], Tensor] = lambda t: t.to(device, dtype) if t.is_floating_point() else t.to(device)  # noqa: E731
+    def place(t: Tensor) -> Tensor:
+        return t.to(device, dtype) if t.is_floating_point() else t.to(device)
+
     moved: dict[str, Any] = {name: place(t) for name in ("x", "mask", "words") if (t := getattr(setting, name)) is not None}
     return setting._replace(model=setting.model.to(device, dtype), **moved)
 

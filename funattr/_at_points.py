@@ -168,6 +168,7 @@ def _mapped(job: Job, steps: Tree, point: Point, watch: Watch) -> Found:
         recording: list[bool] = []
 
         def scored(part: tuple[Tree, Tensor], x: Tree) -> tuple[Tensor, list[Tensor]]:
+            # (torch does not annotate `apply`)
             one = _Pass(job, watch, point, lambda t: _Leaf.apply(t, part[1], box), _varies)  # type: ignore[no-untyped-call]
             one.keeps = False
             box.leaves.clear()

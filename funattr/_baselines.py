@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -201,7 +201,7 @@ def _function_holds(function: FunctionType, size: int, depth: int) -> bool:
 
 
 def _object_holds(value: Any, size: int, depth: int) -> bool:
-    if value is None or isinstance(value, (nn.Module, ModuleType, type, str, int, float, Callable)):  # type: ignore[arg-type]
+    if value is None or callable(value) or isinstance(value, (nn.Module, ModuleType, str, int, float)):
         if isinstance(value, FunctionType) and not (value.__module__ or "").startswith("torch"):
             return depth <= 0 or _function_holds(value, size, depth - 1)
         return isinstance(value, partial) and holds_batch(value, size)

@@ -50,7 +50,9 @@ def deep_lift_shap(
         multiply_by_inputs: False for the mean of the multipliers themselves.
         attribution_func: ``(multipliers, value, baseline_value) -> attribution`` in place of
             ``multipliers * (value - baseline_value)``, for one tensor and one baseline at a time.
-        chunk_size: how many baselines at once: less memory, and one more pass at x per chunk. The result does not depend on it.
+        chunk_size: how many baselines at once: less memory, and one more pass at x per chunk. None, or "auto": as many as a
+            budget of memory allows; in a model so small that vmap costs more than the work, x runs once for each, in one
+            batch. The result does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:
