@@ -298,6 +298,5 @@ def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
             _check_range(known, classes)
     target = torch.where(target < 0, target + classes, target)
     if tracing():  # a gather under vmap would fix the batch size
-        chosen = torch.arange(classes, device=out.device) == target.reshape(-1, 1)
-        return torch.where(chosen, out, torch.zeros_like(out)).sum(1)
+        return out[torch.arange(out.shape[0], device=out.device), target.reshape(-1).expand(out.shape[0])]
     return out.gather(1, target.reshape(-1, 1).expand(out.shape[0], 1)).squeeze(1)

@@ -39,3 +39,13 @@ def test_batches_of_other_sizes_share_a_graph(name: str) -> None:
         found, expected = (f(model, x, target=target, **options) for f in (compiled, method))
         torch.testing.assert_close(found, expected)
     assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_class_out_of_range_is_not_passed_over() -> None:
+    """Compiled, nobody looks at the data of a target before; the operation that picks the class must complain."""
+    torch._dynamo.reset()
+    model, compiled = net(), torch.compile(fa.saliency, fullgraph=True, backend="aot_eager")
+    x = torch.randn(3, 3, 8, 8).double()
+    compiled(model, x, target=torch.tensor([0, 4, 2]))
+    with pytest.raises((IndexError, RuntimeError), match="out of (range|bounds)"):
+        compiled(model, x, target=torch.tensor([0, 5, 2]))
