@@ -47,5 +47,5 @@ def test_a_class_out_of_range_is_not_passed_over() -> None:
     model, compiled = net(), torch.compile(fa.saliency, fullgraph=True, backend="aot_eager")
     x = torch.randn(3, 3, 8, 8).double()
     compiled(model, x, target=torch.tensor([0, 4, 2]))
-    with pytest.raises((IndexError, RuntimeError), match="out of (range|bounds)"):
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
         compiled(model, x, target=torch.tensor([0, 5, 2]))
