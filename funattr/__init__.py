@@ -12,13 +12,14 @@ from ._deeplift import deep_lift
 from ._deeplift_shap import deep_lift_shap, mean_over_baselines
 from ._gradient import activation, gradient, input_x_gradient, saliency
 from ._layers import layers
+from ._noise import noise_tunnel
 from ._path import conductance, convergence_delta, integrated_gradients, internal_influence
 from ._progress import progress
-from ._repeat import each_target, noise_tunnel
 from ._score import neuron, score
 from ._shap import gradient_shap
 from ._shapes import interpolate, sum_channels
 from ._site import Split, input_of, output_of, split
+from ._targets import each_target
 
 __version__ = "0.1.0.dev0"
 

@@ -39,17 +39,19 @@ def combined(
     needs: Sequence[str] = (),
     more: int = 0,
     generators: Sequence[torch.Generator] = (),
+    draws: bool = False,
     of_layers: bool | None = None,
 ) -> Method:
     """`function`, dressed as a method that takes what `parts` take: readable in ``help()`` and in a traceback.
 
     `more` is the number of dimensions that its results have before the batch, beside those of its parts; `generators` are
-    what it draws from itself; `of_layers` says whether its results have the structure in which layers are named, where its
-    parts do not.
+    what it draws from itself, and `draws` says whether it draws at all; `of_layers` says whether its results have the
+    structure in which layers are named, where its parts do not.
     """
     known = [accepts(part) for part in parts]
     function.leading = more + max(leading(part) for part in parts)  # type: ignore[attr-defined]
     function.layered = any(map(layered, parts)) if of_layers is None else of_layers  # type: ignore[attr-defined]
+    function.draws = draws or any(map(draws_numbers, parts))  # type: ignore[attr-defined]
     function.generators = [*generators, *(g for part in parts for g in generators_of(part))]  # type: ignore[attr-defined]
     if tracing():
         names = [*extra, *(n for part in known for n in part or () if n not in without)]
@@ -106,6 +108,12 @@ def generators_of(function: Callable[..., Any]) -> list[torch.Generator]:
     """The generators that a method draws from, beside torch's global ones and those in its arguments."""
     bound = [g for g in getattr(function, "keywords", {}).values() if isinstance(g, torch.Generator)]
     return [*bound, *getattr(_inner(function), "generators", ())]
+
+
+def draws_numbers(function: Callable[..., Any]) -> bool:
+    """Whether a method of ours draws random numbers; one of somebody else's has not said."""
+    found: bool = getattr(_inner(function), "draws", False)
+    return found
 
 
 def _inner(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from ._chunks import chunks
 from ._door import complaint, kind_of
 from ._progress import reported
+from ._score import TooManyTargets, mapping_over
 from ._torch import OutOfMemoryError, set_vmap_fallback_warning, tracing, tree_flatten, tree_unflatten
 from ._types import Tree, map_tensors, tensors
 
@@ -63,6 +64,25 @@ class Runner:
             self.warn()
             yield map_tensors(lambda t: t[None], result)
 
+    def first(self, function: Callable[..., Tree], steps: Tree, fewer: bool) -> tuple[int, Tree]:
+        """As many of the steps as vmap can run at once, and how many those are: 1 where that is none, and nothing has run.
+
+        `function` must not draw random numbers: each step has its own where they run one after another. With `fewer` it may
+        ask for fewer steps at once, or for one, where that is better for it.
+        """
+        count = min((t.shape[0] for t in tensors(steps)), default=1)
+        while self.ways and count > 1:
+            try:
+                with mapping_over(None, count if fewer else 0):
+                    return count, self.ways[0](function, _part(steps, 0, count), (), randomness="error")
+            except TooManyTargets as error:
+                count = error.at_most or 1
+            except (RuntimeError, ValueError) as error:
+                if not refused(error):
+                    raise
+                self.refuse(error)
+        return 1, None
+
     def refuse(self, error: Exception) -> None:
         """Go on to the next way."""
         self.cause = str(error)  # not the error: its traceback holds the model's activations
@@ -89,7 +109,7 @@ def _part(mapped: Tree, start: int, stop: int) -> Tree:
     return map_tensors(lambda t: t[start:stop], mapped)
 
 
-def mapped(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...]) -> Tree:
+def mapped(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...], randomness: str = "same") -> Tree:
     dims = (0, *(None for _ in shared))
     rest: list[Any] = []
 
@@ -100,13 +120,13 @@ def mapped(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...]) -
 
     with contextlib.nullcontext() if tracing() else quiet:
         # "same": all steps see one dropout mask, so that the score is one function along a path.
-        found = iter(torch.func.vmap(tensors_of, in_dims=dims, randomness="same")(part, *shared))
+        found = iter(torch.func.vmap(tensors_of, in_dims=dims, randomness=randomness)(part, *shared))
     return tree_unflatten([next(found) if other is None else other[0] for other in rest[0]], rest[1])
 
 
-def mapped_functional(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...]) -> Tree:
+def mapped_functional(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...], randomness: str = "same") -> Tree:
     """For models that write a mapped tensor into a shared one in place: `out += shortcut`."""
-    return mapped(torch.func.functionalize(function), part, shared)
+    return mapped(torch.func.functionalize(function), part, shared, randomness)
 
 
 def check_generator(value: Any) -> None:

@@ -241,19 +241,20 @@ def _one_of_each(out: Tensor, target: Any) -> Tensor:
 
 class _Mapped(threading.local):
     extremes: tuple[int, ...] = ()
-    count = 0  # of targets at once, where it may be fewer
+    count = 0  # of targets (or noisy inputs) at once, where it may be fewer
 
 
 _mapped = _Mapped()
 
 
 @contextlib.contextmanager
-def mapping_over(classes: Tensor, count: int) -> Iterator[None]:
-    """While vmap hides the data of a target: the smallest and the largest class, for the check of its range."""
+def mapping_over(classes: Tensor | None, count: int) -> Iterator[None]:
+    """While a method is mapped over `count` things, fewer if it says so (see `few_targets`); and while vmap hides the data
+    of a target: the smallest and the largest of the classes, for the check of its range."""
     before = _mapped.extremes, _mapped.count
     try:  # from here on: an exception from outside (Ctrl-C, a timeout) may come at any point
         _mapped.count = count
-        if may_read() and is_plain(classes):
+        if classes is not None and may_read() and is_plain(classes):
             _mapped.extremes = tuple(int(extreme) for extreme in torch.aminmax(classes))
         yield
     finally:

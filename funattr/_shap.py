@@ -94,6 +94,9 @@ def gradient_shap(
     return asked(attribution, model, x, layer, target, create_graph, baselines)
 
 
+gradient_shap.draws = True  # type: ignore[attr-defined]  # to mypy a callable has no attributes
+
+
 class Draws:
     """What is random: how far along the path, from which baseline, and noise. Drawn in an order that no chunk changes."""
 

@@ -70,6 +70,8 @@ ORDER = [
     "_combine",
     "_shapes",
     "_repeat",
+    "_noise",
+    "_targets",
     # compositions
     "_deeplift_shap",
     "_cam_forward",

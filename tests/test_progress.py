@@ -48,9 +48,10 @@ RUNS: dict[str, tuple[Callable[[], Any], list[tuple[int, int]]]] = {
         [(0, 5), (2, 5), (4, 5), (5, 5)],
     ),
     "samples of noise": (
-        lambda: fa.noise_tunnel(fa.saliency, n_samples=3)(net, x, target=1),
+        lambda: fa.noise_tunnel(fa.saliency, n_samples=3, chunk_size=1)(net, x, target=1),
         [(0, 3), (1, 3), (2, 3), (3, 3)],
     ),
+    "samples of noise, all at once": (lambda: fa.noise_tunnel(fa.saliency, n_samples=3)(net, x, target=1), [(0, 3), (3, 3)]),
     "samples of noise in chunks": (
         lambda: fa.noise_tunnel(fa.saliency, n_samples=4, chunk_size=2)(net, x, target=1),
         [(0, 4), (2, 4), (4, 4)],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import captum.attr as ca
@@ -54,6 +57,111 @@ def test_moments_by_hand(nt_type: str) -> None:
             fa.gradient, n_samples=7, stdevs=0.3, nt_type=nt_type, generator=seeded(), chunk_size=chunk_size
         )
         equal(tunnel(model, x, target=2), expected)
+
+
+@pytest.mark.parametrize("row", TARGETED, ids=row_id)
+def test_at_once_is_one_after_another(row: Row) -> None:
+    model, x = double(CASES[2])
+    found = []
+    for chunk_size in (None, 1):
+        torch.manual_seed(0)  # of what a method draws for itself, too
+        tunnel = fa.noise_tunnel(row.method, n_samples=4, stdevs=0.1, generator=seeded(), chunk_size=chunk_size)
+        found.append(tunnel(model, x, **(row.options | {"layer": "layer1", "target": "argmax"})))
+    equal(*found)
+
+
+def passes(model: nn.Module, call: Callable[[], Any]) -> int:
+    """How many forward passes `call` takes; an input under vmap is one."""
+    count = 0
+
+    def counted(*_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    handle = model.register_forward_pre_hook(counted)
+    try:
+        call()
+    finally:
+        handle.remove()
+    return count
+
+
+def test_samples_run_at_once_where_they_can() -> None:
+    model, x = double(CASES[2])
+    drawing = partial(fa.gradient_shap, baselines=torch.zeros_like(x), stdevs=0.1, n_samples=2)
+    for method, expected in ((fa.saliency, 1), (fa.deep_lift, 2), (fa.guided_backprop, 1)):
+        tunnel = fa.noise_tunnel(method, n_samples=6, generator=seeded())
+        assert passes(model, partial(tunnel, model, x, target=1)) == expected
+    for method in (drawing, partial(fa.integrated_gradients, n_steps=3)):  # draws of its own, steps of its own
+        tunnel = fa.noise_tunnel(method, n_samples=6, generator=seeded())
+        assert passes(model, partial(tunnel, model, x, target=1)) >= 6
+
+
+def test_a_method_that_draws_too_does_not_depend_on_the_chunks() -> None:
+    def own(model: Any, x: Tensor, target: Any = None) -> Tensor:  # nobody has said that it draws
+        return fa.gradient(model, x + 0.1 * torch.randn(x.shape, dtype=x.dtype), target=target)
+
+    model, x = double(CASES[2])
+    for method in (own, partial(fa.gradient_shap, baselines=torch.randn(5, *x.shape[1:]).double())):
+        found = []
+        for chunk_size in (1, None, 2, 50):
+            torch.manual_seed(0)  # both draw from torch's global generator
+            tunnel = fa.noise_tunnel(method, n_samples=4, stdevs=0.1, chunk_size=chunk_size)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                found.append(tunnel(model, x, target=1))
+            told = method is own and chunk_size in (2, 50)  # who asks for chunks and gets none is told
+            assert ["one after another" in str(w.message) for w in caught] == [True] * told
+        for other in found[1:]:
+            equal(found[0], other)
+
+
+def test_what_cannot_be_mapped_runs_one_after_another_without_a_word() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.fc = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x if x.sum() > 1e6 else x * 2  # a branch on data, and an LSTM that has no batching rule
+            return self.fc(self.rnn(x)[0][:, -1])
+
+    model, x = Branching().double().eval(), torch.randn(2, 5, 3, dtype=torch.float64)
+    g, dropout = seeded(), nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)).double()
+    expected = sum(fa.gradient(model, x + torch.randn(x.shape, generator=g, dtype=x.dtype), target=1) for _ in range(5)) / 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        equal(fa.noise_tunnel(fa.gradient, generator=seeded())(model, x, target=1), expected)
+    masks = []
+    for chunk_size in (None, 1):  # every sample has a dropout mask of its own
+        torch.manual_seed(0)
+        tunnel = fa.noise_tunnel(fa.gradient, generator=seeded(), chunk_size=chunk_size)
+        with pytest.warns(UserWarning, match="train"):
+            masks.append(tunnel(dropout, x[:, 0], target=1))
+    equal(*masks)
+
+
+def test_the_models_own_error_comes_through() -> None:
+    class Odd(Exception):
+        pass
+
+    def model(x: Tensor) -> Tensor:
+        raise Odd("mine")
+
+    with pytest.raises(Odd, match="mine"):
+        fa.noise_tunnel(fa.saliency)(model, torch.randn(2, 3))
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        fa.noise_tunnel(fa.saliency)(lambda x: (x + torch.zeros(7)).sum(1), torch.randn(2, 3))
+
+
+def test_samples_are_held_up_to_a_budget() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 2))
+    x = torch.randn(8, 3, 64, 64)
+    peaks = {}
+    for n in (50, 200):
+        tunnel = fa.noise_tunnel(fa.saliency, n_samples=n, stdevs=0.1)
+        peaks[n] = cost(partial(tunnel, model, x, target=1)).peak
+    assert peaks[200] <= 1.1 * peaks[50] < 1e8
 
 
 def test_captum_in_expectation() -> None:
