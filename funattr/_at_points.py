@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from ._along import Job, dependent, floats_at, floats_of
 from ._backward import Watch, check_attributable, gradients_of, leaves_of, stopping
+from ._below import Below
 from ._map import mapped, mapped_functional, refused, slices
 from ._site import check_reached, observe, read
-from ._torch import autograd_function, grad_level, is_mapped, tracing, transforms_active, unwrap_for_grad
+from ._torch import grad_level, is_mapped, tracing, transforms_active, unwrap_for_grad
 from ._types import Tree, copied, map_tensors, tensors
 
 #: ``point(step, values, i)``: where to evaluate, from the floating-point tensors of the value at site `i`.
@@ -62,14 +63,16 @@ def _twice(attempt: Callable[[bool], Found | None], create_graph: bool) -> Found
 
 
 class _Pass:
-    """One run of the model that puts the point of a step at each site; `make` turns a tensor into a leaf.
+    """One run of the model that puts the point of a step at each site; `make` turns a tensor at site `i` into a leaf.
 
     `keeps` says that the leaf must stay as it is, so that the model, which may write to what it is handed, gets a copy.
     """
 
     keeps = True
 
-    def __init__(self, job: Job, watch: Watch, point: Point, make: Callable[[Tensor], Tensor], dependence: Callable[..., bool]):
+    def __init__(
+        self, job: Job, watch: Watch, point: Point, make: Callable[[Tensor, int], Tensor], dependence: Callable[..., bool]
+    ):
         self.job, self.watch, self.point = job, watch, point
         self.make, self.dependence = make, dependence
         self.recording = True
@@ -84,7 +87,7 @@ class _Pass:
         check_attributable(value, label)
         self.values[i] = value = copied(value)
         moved = iter(self.point(step, floats_of(value), i))
-        self.leaves[i] = map_tensors(lambda t: self.make(next(moved)) if t.is_floating_point() else t, value)
+        self.leaves[i] = map_tensors(lambda t: self.make(next(moved), i) if t.is_floating_point() else t, value)
         return copied(self.leaves[i]) if self.keeps else self.leaves[i]
 
     def scores(self, step: Tree, x: Tree) -> Tensor:
@@ -112,7 +115,7 @@ class _Pass:
 
 def _one(job: Job, step: Tree, point: Point, watch: Watch, whole: bool) -> Found | None:
     """A single step."""
-    one = _Pass(job, watch, point, lambda t: leaves_of(t, False, ""), _connected)
+    one = _Pass(job, watch, point, lambda t, _: leaves_of(t, False, ""), _connected)
     scores = one.scores(step, job.x)
     if not one.recording and not whole:
         return None
@@ -127,51 +130,21 @@ def _connected(values: Sequence[Tensor], earlier: Sequence[Tensor]) -> bool:
     return any(t is not None for t in found)
 
 
-# All steps of a chunk at once. The leaves are what vmap wraps, so that the backward pass runs without vmap: fused
-# kernels have no batching rule, and the graph is torch's plain one.
-
-
-class _Box:
-    def __init__(self) -> None:
-        self.leaves: list[Tensor] = []
-
-
-@autograd_function
-class _Leaf(torch.autograd.Function):
-    """The identity, with a leaf of the graph below vmap for all steps of its input."""
-
-    @staticmethod
-    def forward(value: Tensor, anchor: Tensor, box: _Box) -> Tensor:
-        raise NotImplementedError  # only ever mapped
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, value: Tensor, anchor: Tensor, box: _Box) -> tuple[Tensor, int]:
-        whole = value
-        if in_dims[0] is None:
-            whole = value.expand(info.batch_size, *value.shape)
-        elif in_dims[0] != 0:  # else not even a view is made, of which a leaf would be a copy
-            whole = value.movedim(in_dims[0], 0)
-        # A leaf of zeros in the memory of one: the model gets the sum, to write to as it likes, and nobody keeps the points.
-        leaf = torch.zeros((), dtype=value.dtype, device=value.device).expand(whole.shape).requires_grad_()
-        box.leaves.append(leaf)
-        return whole + leaf, 0
+# All steps of a chunk at once.
 
 
 def _mapped(job: Job, steps: Tree, point: Point, watch: Watch) -> Found:
     anchor = tensors(steps)[0]
 
     def attempt(whole: bool) -> Found | None:
-        box = _Box()
+        below = Below(anchor, 0)
         recording: list[bool] = []
 
         def scored(part: tuple[Tree, Tensor], x: Tree) -> tuple[Tensor, list[Tensor]]:
-            # (torch does not annotate `apply`)
-            one = _Pass(job, watch, point, lambda t: _Leaf.apply(t, part[1], box), _varies)  # type: ignore[no-untyped-call]
+            nonlocal below
+            below = Below(part[1], len(job.sites.sites))
+            one = _Pass(job, watch, point, below.leaf, _varies)
             one.keeps = False
-            box.leaves.clear()
             scores = one.scores(part[0], x)
             recording[:] = [one.recording]
             return scores, floats_at(one.values)
@@ -179,7 +152,7 @@ def _mapped(job: Job, steps: Tree, point: Point, watch: Watch) -> Found:
         scores, values = mapped(scored, (steps, anchor), (job.x,))
         if not recording[0] and not whole:
             return None
-        return values, gradients_of(scores, box.leaves, job.sites, job.create_graph)
+        return values, gradients_of(scores, below.leaves(), job.sites, job.create_graph)
 
     return _twice(attempt, job.create_graph)
 

@@ -31,6 +31,7 @@ ORDER = [
     "_check",
     "_layers",
     "_score",
+    "_below",
     "_backward",
     # running a model at many points
     "_chunks",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -287,6 +288,27 @@ def test_joint_sites() -> None:
     close(sum(part.flatten(1).sum(1) for part in lift), gain)  # the reference is complete over both
     fine = fa.integrated_gradients(model, x, baselines=0.2, layer=["image", "after"], target=TARGET, n_steps=400)
     close(sum(part.flatten(1).sum(1) for part in fine), gain, 1e-3)
+
+
+class Gate(nn.Module):
+    """Two layers side by side whose values have the same shape: nothing but their place tells them apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.a(x)) * torch.sigmoid(self.b(x)))
+
+
+@pytest.mark.parametrize("row", [row for row in METHODS if not row.convolutional and not row.relu], ids=lambda row: row.name)
+def test_layers_named_in_another_order_than_they_run(row: Row) -> None:
+    model, x = Gate().double().eval(), torch.randn(4, 6, dtype=torch.float64)
+    call = row.options | ({"target": TARGET} if row.targeted else {})
+    as_run = row.method(model, x, layer=["a", "b"], **call)
+    close(row.method(model, x, layer=["b", "a"], **call), as_run[::-1])
+    if "chunk_size" in inspect.signature(row.method).parameters:
+        close(row.method(model, x, layer={"b": "b", "a": "a"}, **(call | {"chunk_size": 1})), as_run[::-1])
 
 
 def test_joint_groups() -> None:
