@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from ._below import Below
 from ._bind import Bound, bind
 from ._check import batch_size, method
 from ._door import complaint
+from ._folded import folding
 from ._rules import PlainAttention
 from ._score import Neuron, few_targets, neuron_score, score_of
 from ._site import Sites, check_reached, observe, read, resolve, settle
 from ._tap import Site, Stop
-from ._torch import grad_level, make_leaf, tracing, transforms_active, unwrap_for_grad, without_modes
+from ._torch import grad_level, is_mapped, make_leaf, only_vmap_runs, tracing, transforms_active, unwrap_for_grad, without_modes
 from ._types import Layer, Model, Target, Tree, attributable, copied, map_floats, map_tensors, tensors
 
 
@@ -66,17 +68,20 @@ def at_site(
     """
     bound = bind(model)
     sites = resolve(bound, layer)
+    attempt = _recorded_in_level if own_level else None
     with PlainAttention() if create_graph else _as_it_is:  # fused attention has no second derivative
         if tracing():
             values, gradients = _two_passes(bound, x, sites, target, create_graph)
+        elif not (create_graph or own_level) and only_vmap_runs() and (anchor := _mapped_in(x)) is not None:
+            values, gradients = _one_pass(folding(bound), x, sites, target, False, partial(_recorded_below, anchor))
         elif torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 # Tensors made in inference mode cannot be saved for a backward pass; copies of them can.
                 bound = bound._replace(call=with_normal_tensors(bound.call))
                 target = copied(target) if isinstance(target, Tensor) else target
-                values, gradients = _one_pass(bound, copied(x), sites, target, create_graph, own_level)
+                values, gradients = _one_pass(bound, copied(x), sites, target, create_graph, attempt)
         else:
-            values, gradients = _one_pass(bound, x, sites, target, create_graph, own_level)
+            values, gradients = _one_pass(bound, x, sites, target, create_graph, attempt)
     return sites.build(values), sites.build(gradients)
 
 
@@ -119,12 +124,16 @@ class Watch:
 
 # Eager: one pass. The leaf is made inside the model, from the value just seen.
 
+#: ``attempt(bound, x, sites, watch, create_graph, whole)``: values and gradients at the sites; None where part of the pass, and
+#: not the `whole`, has been recorded, and too little.
+Attempt: TypeAlias = Callable[..., "tuple[list[Tree], list[Tree]] | None"]
+
 
 def _one_pass(
-    bound: Bound, x: Tree, sites: Sites, target: Target, create_graph: bool, own_level: bool
+    bound: Bound, x: Tree, sites: Sites, target: Target, create_graph: bool, attempt: Attempt | None = None
 ) -> tuple[list[Tree], list[Tree]]:
     watch = Watch(bound, x, sites.sites, target)
-    attempt = _recorded_in_level if own_level or transforms_active() else _recorded
+    attempt = attempt or (_recorded_in_level if transforms_active() else _recorded)
     result = attempt(bound, x, sites, watch, create_graph, not watch.where)
     if result is None:  # a no_grad block around the layer has closed since: record all of the pass
         result = attempt(bound, x, sites, watch, create_graph, True)
@@ -159,12 +168,30 @@ def _recorded(
         return _forward_backward(bound, x, sites, watch, create_graph, whole)
 
 
+def _recorded_below(
+    anchor: Tensor, bound: Bound, x: Tree, sites: Sites, watch: Watch, create_graph: bool, whole: bool
+) -> tuple[list[Tree], list[Tree]] | None:
+    """Under a vmap that maps over x, and nothing else."""
+    with torch.set_grad_enabled(whole or None in sites.sites):
+        return _forward_backward(bound, x, sites, watch, False, whole, Below(anchor, len(sites.sites)))
+
+
+def _mapped_in(x: Tree) -> Tensor | None:
+    return next((t for t in tensors(x) if is_mapped(t)), None)
+
+
 def _forward_backward(
-    bound: Bound, x: Tree, sites: Sites, watch: Watch, create_graph: bool, whole: bool
+    bound: Bound, x: Tree, sites: Sites, watch: Watch, create_graph: bool, whole: bool, below: Below | None = None
 ) -> tuple[list[Tree], list[Tree]] | None:
     values: list[Tree] = [None] * len(sites.sites)
     scores: list[Tensor] = []
     recording = True
+
+    def leaves(i: int, value: Tree, shared: bool, label: str, connected: bool = True) -> Tree:
+        if below is None:
+            return leaves_of(value, shared, label, connected)
+        check_attributable(value, label)
+        return map_floats(lambda t: below.leaf(t, i), value)
 
     def visit(i: int, value: Tree, shared: bool) -> Tree:
         nonlocal recording
@@ -177,12 +204,12 @@ def _forward_backward(
         with without_modes() if type(value) is Tensor else _as_it_is:  # a rule's mode has nothing to do with this
             if not whole:  # else it is on already, or the model itself has turned it off
                 torch.set_grad_enabled(True)
-            values[watch.where[i]] = value = stopping(leaves_of, value, shared, watch.sites[i].label)
+            values[watch.where[i]] = value = stopping(leaves, watch.where[i], value, shared, watch.sites[i].label)
             return copied(value)
 
     for i, site in enumerate(sites.sites):
         if site is None:  # named twice, the second leaf is made of the first
-            values[i] = x = leaves_of(x, False, "x", connected=create_graph or None in sites.sites[:i])
+            values[i] = x = leaves(i, x, False, "x", connected=create_graph or None in sites.sites[:i])
     output, run = observe(bound, x, watch.sites, visit, early=watch.neuron is not None)
     check_reached(bound, run)
     if watch.neuron is None:
@@ -191,9 +218,12 @@ def _forward_backward(
         del output
     if watch.where and not recording and not whole:
         return None
-    leaves = [leaf for value in values for leaf in tensors(value) if attributable(leaf)]
-    few_targets(sum(leaf.numel() for leaf in leaves))
-    found = iter(gradients_of(scores.pop(), leaves, sites, create_graph))
+    made = [leaf for value in values for leaf in tensors(value) if attributable(leaf)]
+    few_targets(sum(leaf.numel() for leaf in made))
+    if below is None:
+        found = iter(gradients_of(scores.pop(), made, sites, create_graph))
+    else:
+        found = iter(below.gradients(scores.pop(), partial(gradients_of, sites=sites, create_graph=False)))
     gradients = [map_floats(lambda leaf: next(found), value) for value in values]
     return (values if create_graph else [map_tensors(torch.detach, value) for value in values]), gradients
 

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from ._bind import Bound
 from ._rules import PlainAttention, attention_body
-from ._torch import autograd_function, is_mapped, only_vmap_runs, tracing, without_modes
+from ._torch import below_vmap, is_mapped, only_vmap_runs, tracing, without_modes
 
 
 def folding(bound: Bound) -> Bound:
@@ -90,74 +90,40 @@ def _folded(
     if not any(map(is_mapped, (query, key, value, attn_mask))):
         with without_modes():  # modes outside would take it apart
             return F.scaled_dot_product_attention(query, key, value, attn_mask, **options)
-    return _Attention.apply(query, key, value, attn_mask, _Options(options))  # type: ignore[no-untyped-call]
+    given = [query, key, value] if attn_mask is None else [query, key, value, attn_mask]
+    maps = [is_mapped(t) for t in given]
 
-
-class _Options:
-    """Keyword arguments, in an object that vmap does not look into."""
-
-    def __init__(self, values: dict[str, Any]):
-        self.values = values
-
-
-@autograd_function
-class _Attention(torch.autograd.Function):
-    """Attention, at the level below vmap: recorded there by autograd as the plain call that it is."""
-
-    @staticmethod
-    def forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: _Options) -> Tensor:
-        return F.scaled_dot_product_attention(query, key, value, mask, **options.values)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: _Options
-    ) -> tuple[Tensor, int]:
-        size: int = info.batch_size
-
-        def whole(t: Tensor, dim: int | None) -> Tensor:
-            return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
-
-        parts = [whole(t, dim) for t, dim in zip((query, key, value), in_dims)]
-        folds = parts[0].dim() == 5  # the kernels want [batch, heads, length, features]
-        if mask is not None and (in_dims[3] is not None or mask.dim() >= parts[0].dim() - 1):
-            mask = whole(mask, in_dims[3])
-            while mask.dim() < parts[0].dim():
+    def folded(*parts: Tensor) -> list[Tensor]:
+        size = next(t.shape[0] for t, mapped in zip(parts, maps) if mapped)
+        whole = [t if mapped else t.expand(size, *t.shape) for t, mapped in zip(parts, maps)]
+        query, key, value = whole[:3]
+        mask, batch = parts[3] if len(parts) > 3 else None, query.shape[1]
+        folds = query.dim() == 5  # the kernels want [batch, heads, length, features]
+        if mask is not None and (maps[3] or mask.dim() >= query.dim() - 1):
+            mask = whole[3]
+            while mask.dim() < query.dim():
                 mask = mask.unsqueeze(1)
             if folds:
-                mask = mask.expand(size, parts[0].shape[1], *mask.shape[2:]).flatten(0, 1)
-        batch = parts[0].shape[1]
+                mask = mask.expand(size, batch, *mask.shape[2:]).flatten(0, 1)
         if folds:
-            parts = [t.flatten(0, 1) for t in parts]
+            query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
         with without_modes():
-            found = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], mask, **options.values)
-        return (found.reshape(size, batch, *found.shape[1:]) if folds else found), 0
+            found = F.scaled_dot_product_attention(query, key, value, mask, **options)
+        return [found.reshape(size, batch, *found.shape[1:]) if folds else found]
+
+    return below_vmap(folded, *given)[0]
 
 
 def _folded_norm(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Batch norm in eval mode. Vmap's own rule moves the mapped dimension into the channels, and copies."""
     others = [*args, *kwargs.values()]
     training = kwargs.get("training", len(args) > 4 and args[4])
     if training or not is_mapped(input) or any(is_mapped(t) for t in others if isinstance(t, Tensor)):
         return F.batch_norm(input, *args, **kwargs)
-    return _BatchNorm.apply(input, _Options({"args": args, "kwargs": kwargs}))  # type: ignore[no-untyped-call]
 
-
-@autograd_function
-class _BatchNorm(torch.autograd.Function):
-    """Batch norm in eval mode, in the same way: vmap's own rule moves the mapped dimension into the channels, and copies."""
-
-    @staticmethod
-    def forward(input: Tensor, options: _Options) -> Tensor:
-        return F.batch_norm(input, *options.values["args"], **options.values["kwargs"])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, input: Tensor, options: _Options) -> tuple[Tensor, int]:
-        input = input.movedim(in_dims[0], 0)
+    def folded(input: Tensor) -> list[Tensor]:
         with without_modes():
-            found = F.batch_norm(input.flatten(0, 1), *options.values["args"], **options.values["kwargs"])
-        return found.reshape(input.shape), 0
+            found = F.batch_norm(input.flatten(0, 1), *args, **kwargs)
+        return [found.reshape(input.shape)]
+
+    return below_vmap(folded, input)[0]

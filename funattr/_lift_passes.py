@@ -181,7 +181,7 @@ def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list
     bound = Bound(watched, task.bound.root)
     if tracing():
         return _two_passes(bound, task.x, task.sites, target, task.create_graph)
-    found = _one_pass(bound, task.x, task.sites, target, task.create_graph, False)
+    found = _one_pass(bound, task.x, task.sites, target, task.create_graph)
     for names, new in ((task.notes, lift.unknown), (task.suspects, lift.suspects)):
         names.extend(dict.fromkeys(name for name in new if name not in names))
     return found

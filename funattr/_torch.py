@@ -42,6 +42,7 @@ __all__ = [
     "TreeSpec",
     "add_batch_dim",
     "autograd_function",
+    "below_vmap",
     "compile_lock",
     "constant",
     "current_grad_level",
@@ -126,6 +127,25 @@ def is_mapped(value: torch.Tensor | None) -> bool:
     """Whether the vmap that runs now maps over `value`."""
     level = peek_interpreter_stack()
     return value is not None and level is not None and maybe_get_level(value) == level.level()
+
+
+def below_vmap(function: Callable[..., Iterable[torch.Tensor]], *args: torch.Tensor) -> list[torch.Tensor]:
+    """What `function` returns for tensors as they are below the vmap that runs, where it maps over what comes first in them.
+
+    Tensors that are not mapped are handed on as they are; of those that it returns all are. An autograd.Function with a vmap
+    of its own does this too, and takes longer than most operations.
+    """
+    dims = [_functorch.maybe_get_bdim(t) if is_mapped(t) else None for t in args]
+    plain = [t if dim is None else _functorch.get_unwrapped(t) for t, dim in zip(args, dims)]
+    interpreter = peek_interpreter_stack()
+    assert interpreter is not None
+    level = interpreter.level()
+    vmap = _functorch.pop_dynamic_layer_stack()
+    try:
+        found = list(function(*(t if not dim else t.movedim(dim, 0) for t, dim in zip(plain, dims))))
+    finally:
+        _functorch.push_dynamic_layer_stack(vmap)
+    return [add_batch_dim(t, 0, level) for t in found]
 
 
 def is_wrapped(value: torch.Tensor) -> bool:

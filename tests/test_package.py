@@ -31,12 +31,12 @@ ORDER = [
     "_check",
     "_layers",
     "_score",
+    "_folded",
     "_below",
     "_backward",
     # running a model at many points
     "_chunks",
     "_progress",
-    "_folded",
     "_draw",
     "_map",
     "_baselines",
