@@ -191,7 +191,7 @@ def _forward_backward(
         if below is None:
             return leaves_of(value, shared, label, connected)
         check_attributable(value, label)
-        return map_floats(lambda t: below.leaf(t, i), value)
+        return map_tensors(lambda t: below.leaf(t, i) if t.is_floating_point() else t, value)
 
     def visit(i: int, value: Tree, shared: bool) -> Tree:
         nonlocal recording
@@ -260,6 +260,8 @@ def leaves_of(value: Tree, shared: bool, label: str, connected: bool = True) -> 
 
 
 def check_attributable(value: Tree, label: str) -> None:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return
     found = tensors(value)
     if any(t.is_floating_point() for t in found):
         return
@@ -280,7 +282,8 @@ def gradients_of(scores: Tensor, leaves: Sequence[Tensor], sites: Sites, create_
     found: Sequence[Tensor | None] = [None]
     if scores.requires_grad:
         try:
-            found = torch.autograd.grad(scores, leaves, torch.ones_like(scores), create_graph=create_graph, allow_unused=True)
+            ones = None if scores.numel() == 1 else torch.ones_like(scores)
+            found = torch.autograd.grad(scores, leaves, ones, create_graph=create_graph, allow_unused=True)
         except RuntimeError as error:
             if "heckpoint" not in str(error) or ".grad()" not in str(error):
                 raise

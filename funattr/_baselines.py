@@ -171,7 +171,9 @@ def full_batch(reference: Tree, x: Tree) -> Tree:
     """`reference` with one row for each example of `x`."""
     leaves, spec = tree_flatten(reference)
     others = tree_flatten(x)[0]
-    return tree_unflatten([a.expand(b.shape) if isinstance(a, Tensor) else a for a, b in zip(leaves, others)], spec)
+    return tree_unflatten(
+        [a.expand(b.shape) if isinstance(a, Tensor) and a.shape != b.shape else a for a, b in zip(leaves, others)], spec
+    )
 
 
 def holds_batch(model: Any, size: int) -> bool:

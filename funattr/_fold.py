@@ -157,18 +157,22 @@ def repeated_target(
         if not callable(target.index):
             return target
         return Neuron(target.layer, partial(_per_copy, target.index, count, size, inside))
+    of_output = callable(target)
     if callable(target):
-        repeated: Callable[[Any], Tensor] = partial(_per_copy, target, count, size, contextlib.nullcontext)
-    else:
-        if isinstance(target, Tensor):
-            target = target if target.numel() == 1 else target.repeat(count)
-        elif isinstance(target, list):
-            target = target * count
-        repeated = partial(score_of, target=target)
+        target = partial(_per_copy, target, count, size, contextlib.nullcontext)
+    elif isinstance(target, Tensor):
+        target = target if target.numel() == 1 else target.repeat(count)
+    elif isinstance(target, list):
+        target = target * count
 
     def scored(output: Any) -> Tensor:
-        mixed.append(mixes(bound, x, output, count * size))
-        return repeated(output)
+        # Rules have nothing to do with looking at shapes, nor with picking an entry: each time they would be asked.
+        plain = type(output) is Tensor and not tracing()
+        with without_modes() if plain else _as_it_is:
+            mixed.append(mixes(bound, x, output, count * size))
+            if plain and not of_output:
+                return score_of(output, target)
+        return score_of(output, target)
 
     return scored
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ._backward import _one_pass, _two_passes, with_normal_tensors
-from ._baselines import full_batch, holds_batch
+from ._baselines import full_batch, holds_batch, one_batch
 from ._bind import Bound, bind, refuse_opaque
 from ._check import batch_size, noisy_modules
 from ._door import complaint
@@ -87,20 +88,18 @@ def lifted(task: Task, reference: Tree) -> tuple[list[Tree], list[Tree], list[Tr
             bound = task.bound._replace(call=with_normal_tensors(task.bound.call))
             target = copied(task.target) if isinstance(task.target, Tensor) else task.target
             return lifted(task._replace(bound=bound, x=copied(task.x), target=target), copied(reference))
-    whole = full_batch(reference, task.x)
-    if not one_reference(task, reference):
-        reference = whole
+    single = not one_batch(task.x, 1) and one_reference(task, reference)
     try:
-        return against(task, reference)
+        return against(task, reference if single else full_batch(reference, task.x))
     except OutOfStep:
         pass
     except (RuntimeError, IndexError, AssertionError, ValueError) as error:
         # One reference may not do for a model that knows its batch size: with all of them, its own errors stay.
         mine = hasattr(error, "complaint") or isinstance(error, OutOfMemoryError)
-        if mine or reference is whole or raised_by_model(error):
+        if mine or not single or raised_by_model(error):
             raise
     try:
-        return against(task, whole)
+        return against(task, full_batch(reference, task.x))
     except OutOfStep:
         raise complaint(ValueError, _PATHS) from None
 
@@ -142,11 +141,13 @@ def recorded(task: Task, x: Tree) -> tuple[Tape, list[Tree]]:
 
     # Dynamo does not tell nn.TransformerEncoderLayer of a mode, and it would run fused where no gradient is asked for.
     recording = tracing() or (task.create_graph and torch.is_grad_enabled())
-    with torch.set_grad_enabled(recording), Lift(apply, tape, active):
-        output, run = observe(task.bound, x, [*task.inner, *task.neuron], visit, early=bool(task.neuron))
+    lift = Lift(apply, tape, active)
+    with torch.set_grad_enabled(recording):
+        output, run = observe(task.bound.under(lift), x, [*task.inner, *task.neuron], visit, early=bool(task.neuron))
         check_reached(task.bound, run)
         if pick is not None and not task.neuron:
-            pick(expanded(output, size))
+            with lift:
+                pick(expanded(output, size))
     rest = iter(found)
     return tape, [copied(x) if site is None else next(rest) for site in task.sites.sites]
 
@@ -174,7 +175,7 @@ def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list
         active.clear()
         if None in task.sites.sites:
             active.append(True)
-        with lift, contextlib.nullcontext() if tracing() else _nothing_runs_again():
+        with lift, contextlib.nullcontext() if tracing() else _NothingRunsAgain():
             return call_tapped(task.bound.call, args, kwargs, Run([*task.inner, *task.neuron], mark))
 
     target = _under(lift, task)
@@ -187,18 +188,20 @@ def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list
     return found
 
 
-@contextlib.contextmanager
-def _nothing_runs_again() -> Iterator[None]:
+class _NothingRunsAgain:
     """Checkpointing hooks into what is saved for the backward pass: what it computes then knows nothing of the rules."""
-    hooks = contextlib.ExitStack()
-    with contextlib.suppress(RuntimeError):  # hooks that are on around the call (saving on the CPU) are the caller's, and stay
-        hooks.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(_AGAIN))
-    with hooks:
+
+    def __enter__(self) -> None:
+        self.hooks: AbstractContextManager[Any] | None = torch.autograd.graph.disable_saved_tensors_hooks(_AGAIN)
         try:
-            yield
-        except RuntimeError as error:
-            if _AGAIN not in str(error):
-                raise
+            self.hooks.__enter__()
+        except RuntimeError:  # hooks that are on around the call (saving on the CPU) are the caller's, and stay
+            self.hooks = None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self.hooks is not None:
+            self.hooks.__exit__(None, None, None)
+        if isinstance(error, RuntimeError) and _AGAIN in str(error):
             raise complaint(ValueError, _AGAIN) from None
 
 

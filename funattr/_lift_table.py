@@ -182,6 +182,7 @@ SWITCHED = {f: at for f in vars(F).values() if isinstance(f, FunctionType) for a
 for _func in OPENED:
     RULES.pop(_func, None)
     LINEAR.discard(_func)
+_ALL = {**RULES, **dict(_WRAPPED)}
 
 
 def apply(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
@@ -205,11 +206,14 @@ def _kept(lift: Lift, x: Tensor, others: Any = ()) -> Tensor:
 
 def seen(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
     found = None
-    for known, entry in _WRAPPED:
-        if func is known:
-            found = entry
-    if found is None and func in RULES:
-        found = RULES[func]
+    if not tracing():
+        found = _ALL.get(func)
+    else:
+        for known, entry in _WRAPPED:
+            if func is known:
+                found = entry
+        if found is None and func in RULES:
+            found = RULES[func]
     if found is not None and (tracing() or not any(isinstance(t, Tensor) and t.is_complex() for t in args)):
         rule, plain, in_place = found
         if not args:

@@ -140,7 +140,8 @@ def call_tapped(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
         try:
             _remove(layers, frame)
         finally:
-            _remove(layers, frame)
+            if not frame.gone:
+                _remove(layers, frame)
 
 
 # Eager: counted hooks.
@@ -153,11 +154,12 @@ _tapped: dict[int, frozenset[_Frame]] = {}  # id(layer) -> the frames that tap i
 class _Frame:
     """A run on this thread's stack, with its sites by id of the layer."""
 
-    __slots__ = ("indices", "run")
+    __slots__ = ("gone", "indices", "run")
 
     def __init__(self, run: Run, indices: dict[int, list[int]]):
         self.run = run
         self.indices = indices
+        self.gone = False  # no trace of it is left
 
 
 class _Frames(threading.local):
@@ -186,19 +188,17 @@ def _remove(layers: list[tuple[nn.Module, list[int]]], frame: _Frame) -> None:
     stack = _frames.stack
     if frame in stack:
         stack.remove(frame)
-    for layer, _ in layers:
-        if frame in _tapped.get(id(layer), ()):
-            break
-    else:
-        return
     with compile_lock(), _lock:
         for layer, _ in layers:
-            others = _tapped.get(id(layer), frozenset()) - {frame}
-            if others:
-                _tapped[id(layer)] = others
+            tapped = _tapped.get(id(layer))
+            if tapped is None or frame not in tapped:
+                continue
+            if len(tapped) > 1:
+                _tapped[id(layer)] = tapped - {frame}
             else:
                 _unhook(layer)  # before the table forgets the layer: the second time must find it
                 _tapped.pop(id(layer), None)
+    frame.gone = True
 
 
 def _unhook(layer: nn.Module) -> None:

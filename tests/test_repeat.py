@@ -70,6 +70,24 @@ def test_at_once_is_one_after_another(row: Row) -> None:
     equal(*found)
 
 
+def test_integers_beside_what_takes_the_noise() -> None:
+    runs = []
+
+    def model(x: Tensor, ids: Tensor) -> Tensor:
+        runs.append(x)
+        return (table[ids] * torch.tanh(x)).sum(1)
+
+    table = torch.randn(9, dtype=torch.float64)
+    x = (torch.randn(4, 6, dtype=torch.float64), torch.randint(0, 9, (4, 6)))
+    found = []
+    for chunk_size in (None, 1):
+        tunnel = fa.noise_tunnel(fa.gradient, stdevs=0.1, generator=seeded(), chunk_size=chunk_size)
+        found.append(tunnel(model, x))
+    assert len(runs) == 1 + 5
+    assert [part[1] for part in found] == [None, None]
+    equal(found[0][0], found[1][0])
+
+
 def passes(model: nn.Module, call: Callable[[], Any]) -> int:
     """How many forward passes `call` takes; an input under vmap is one."""
     count = 0
