@@ -11,12 +11,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ._backward import Watch, at_site, check_attributable, stopping, with_normal_tensors
+from ._backward import Watch, at_site, stopping, with_normal_tensors
 from ._baselines import full_batch, holds_batch, one_batch
 from ._bind import Bound, bind
 from ._check import batch_size
 from ._door import complaint
 from ._folded import folding
+from ._leaves import check_attributable
 from ._map import Runner, raised_by_model
 from ._rules import PlainAttention
 from ._score import score, the_tensor

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ._along import Job, dependent, floats_at, floats_of
-from ._backward import Watch, check_attributable, gradients_of, leaves_of, stopping
-from ._below import Below
+from ._backward import Watch, gradients_of, stopping
+from ._leaves import Below, check_attributable, leaves_of
 from ._map import mapped, mapped_functional, refused, slices
 from ._site import check_reached, observe, read
 from ._torch import grad_level, is_mapped, tracing, transforms_active, unwrap_for_grad

@@ -10,16 +10,16 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ._below import Below
 from ._bind import Bound, bind
 from ._check import batch_size, method
 from ._door import complaint
 from ._folded import folding
+from ._leaves import Below, check_attributable, leaves_of
 from ._rules import PlainAttention
 from ._score import Neuron, few_targets, neuron_score, score_of
 from ._site import Sites, check_reached, observe, read, resolve, settle
 from ._tap import Site, Stop
-from ._torch import grad_level, is_mapped, make_leaf, only_vmap_runs, tracing, transforms_active, unwrap_for_grad, without_modes
+from ._torch import grad_level, is_mapped, only_vmap_runs, tracing, transforms_active, unwrap_for_grad, without_modes
 from ._types import Layer, Model, Target, Tree, attributable, copied, map_floats, map_tensors, tensors
 
 
@@ -236,45 +236,6 @@ def stopping(f: Callable[..., Any], *args: Any) -> Any:
         if not hasattr(error, "complaint"):
             raise
         raise Stop(None, error) from None
-
-
-def leaves_of(value: Tree, shared: bool, label: str, connected: bool = True) -> Tree:
-    """`value` with its floating-point tensors turned into leaves of the graph to come, `connected` to what came before."""
-    in_level = transforms_active()
-
-    def leaf_of(t: Tensor) -> Tensor:
-        if not t.is_floating_point():
-            return t
-        if in_level or (connected and t.requires_grad):
-            leaf = t.clone()  # what came before: another site, an outer transform, the caller's own graph
-        else:
-            leaf = t.detach()
-            if shared or t._is_view():  # written to later through another name, the value would change after the fact
-                leaf = leaf.clone()
-        if leaf.requires_grad:
-            return leaf
-        return make_leaf(leaf) if in_level else leaf.requires_grad_()
-
-    check_attributable(value, label)
-    return map_tensors(leaf_of, value)
-
-
-def check_attributable(value: Tree, label: str) -> None:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return
-    found = tensors(value)
-    if any(t.is_floating_point() for t in found):
-        return
-    if label == "x":
-        cure = "integers have no gradient: choose a layer after the embedding, layer='...'."
-        raise complaint(TypeError, f"x holds no floating-point tensor ({_dtypes(found)}), and {cure}")
-    raise complaint(
-        TypeError, f"the value at layer {label} holds no floating-point tensor ({_dtypes(found) or 'no tensor at all'})."
-    )
-
-
-def _dtypes(found: Sequence[Tensor]) -> str:
-    return ", ".join(sorted({str(t.dtype) for t in found}))
 
 
 def gradients_of(scores: Tensor, leaves: Sequence[Tensor], sites: Sites, create_graph: bool) -> list[Tensor]:

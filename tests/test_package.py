@@ -32,7 +32,7 @@ ORDER = [
     "_layers",
     "_score",
     "_folded",
-    "_below",
+    "_leaves",
     "_backward",
     # running a model at many points
     "_chunks",
