@@ -72,14 +72,14 @@ def at_site(
     with PlainAttention() if create_graph else _as_it_is:  # fused attention has no second derivative
         if tracing():
             values, gradients = _two_passes(bound, x, sites, target, create_graph)
-        elif not (create_graph or own_level) and only_vmap_runs() and (anchor := _mapped_in(x)) is not None:
-            values, gradients = _one_pass(folding(bound), x, sites, target, False, partial(_recorded_below, anchor))
         elif torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 # Tensors made in inference mode cannot be saved for a backward pass; copies of them can.
                 bound = bound._replace(call=with_normal_tensors(bound.call))
                 target = copied(target) if isinstance(target, Tensor) else target
                 values, gradients = _one_pass(bound, copied(x), sites, target, create_graph, attempt)
+        elif not (create_graph or own_level) and only_vmap_runs() and (anchor := _mapped_in(x)) is not None:
+            values, gradients = _one_pass(folding(bound), x, sites, target, False, partial(_recorded_below, anchor))
         else:
             values, gradients = _one_pass(bound, x, sites, target, create_graph, attempt)
     return sites.build(values), sites.build(gradients)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,58 +24,6 @@ def taken_apart(body: Callable[..., Any]) -> Rule:
             return body(*args, **kwargs)
 
     return rule
-
-
-def _normal(x: Tensor, dims: list[int], eps: float, centred: bool = True) -> Tensor:
-    c = x - x.mean(dims, keepdim=True) if centred else x
-    return c * torch.rsqrt((c * c).mean(dims, keepdim=True) + eps)
-
-
-def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    x = x if weight is None else x * weight
-    return x if bias is None else x + bias
-
-
-def layer_norm(
-    x: Tensor, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn_enable: bool = True
-) -> Tensor:
-    return _affine(_normal(x, list(range(-len(shape), 0)), eps), weight, bias)
-
-
-def rms_norm(x: Tensor, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Tensor:
-    return _affine(
-        _normal(x, list(range(-len(shape), 0)), torch.finfo(x.dtype).eps if eps is None else eps, False), weight, None
-    )
-
-
-def group_norm(
-    x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn_enabled: bool = True
-) -> Tensor:
-    per_channel = (-1, *[1] * (x.dim() - 2))
-    y = _normal(x.reshape(x.shape[0], groups, -1), [2], eps).reshape(x.shape)
-    return _affine(y, *(t if t is None else t.reshape(per_channel) for t in (weight, bias)))
-
-
-def instance_norm(
-    x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, use_input_stats: bool, momentum: float, eps: float, cudnn: bool
-) -> Tensor:
-    if not use_input_stats:
-        return torch.batch_norm(x, weight, bias, mean, var, False, momentum, eps, cudnn)
-    per_channel = (-1, *[1] * (x.dim() - 2))
-    return _affine(
-        _normal(x, list(range(2, x.dim())), eps), *(t if t is None else t.reshape(per_channel) for t in (weight, bias))
-    )
-
-
-def batch_norm(lift: Lift, func: Any, *args: Any) -> Tensor:
-    """Linear with running statistics; with those of the batch, a normalisation."""
-    x, weight, bias, _, _, training, _, eps, _ = args
-    if not training:
-        return func(*args)  # type: ignore[no-any-return]
-    per_channel = (-1, *[1] * (x.dim() - 2))
-    with lift:
-        y = _normal(x, [0, *range(2, x.dim())], eps)
-        return _affine(y, *(t if t is None else t.reshape(per_channel) for t in (weight, bias)))
 
 
 def norm(x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, ord: Any = None) -> Tensor:
@@ -214,10 +162,6 @@ def products(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype:
 
 
 COMPOUND: dict[str, Callable[..., Any]] = {
-    "layer_norm": layer_norm,
-    "rms_norm": rms_norm,
-    "group_norm": group_norm,
-    "instance_norm": instance_norm,
     "norm": norm,
     "linalg_norm": norm,
     "vector_norm": norm,

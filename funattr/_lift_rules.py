@@ -27,18 +27,25 @@ SMOOTH = 1.0  # bends over distances of about 1
 RELATIVE = -1.0  # bends over distances of about x: powers and logarithms
 
 
-def secant(f: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, kind: float) -> Tensor:
-    """``(f(a) - f(b)) / (a - b)``, or the derivative where that has no digits."""
+def secant(
+    f: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, kind: float, value: Tensor | None = None, alone: bool = False
+) -> Tensor:
+    """``(f(a) - f(b)) / (a - b)``, or the derivative where that has no digits.
+
+    `value` is f(a), where it is known. `alone` says that f looks at nothing but each element: it may be asked for a few.
+    """
     dx = a - b
-    middle = (a + b) / 2
     digits = torch.finfo(a.dtype).eps ** (1 / 3)
-    near = kind * digits if kind >= 0 else digits * middle.abs()
-    tiny = dx.abs() <= near
-    slope = (f(a) - f(b)) / dx.masked_fill(tiny, 1.0)
-    if may_read() and is_plain(a) and not bool(tiny.any()):
+    tiny = dx.abs() <= (kind * digits if kind >= 0 else digits * ((a + b) / 2).abs())
+    slope = ((f(a) if value is None else value) - f(b)) / dx.masked_fill(tiny, 1.0)
+    looks = may_read() and is_plain(a)
+    if looks and not bool(tiny.any()):
         return slope
-    d = derivative(f, a.expand(dx.shape) if kind == EXACT else middle)
-    return torch.where(tiny, torch.nan_to_num(d, 0.0, 0.0, 0.0), slope)
+    where = a.expand(dx.shape) if kind == EXACT else (a + b) / 2
+    if looks and alone and not torch.is_grad_enabled():
+        slope[tiny] = torch.nan_to_num(derivative(f, where[tiny]), 0.0, 0.0, 0.0)
+        return slope
+    return torch.where(tiny, torch.nan_to_num(derivative(f, where), 0.0, 0.0, 0.0), slope)
 
 
 def derivative(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -65,12 +72,13 @@ def unary(kind: float, swapped: bool = False) -> Rule:
         def f(t: Tensor) -> Tensor:
             return func(*rest, t, **kwargs) if swapped else func(t, *rest, **kwargs)  # type: ignore[no-any-return]
 
-        return rescaled(lift, f, x, kind)
+        alone = not any(isinstance(other, Tensor) for other in (*rest, *kwargs.values()))
+        return rescaled(lift, f, x, kind, alone)
 
     return rule
 
 
-def rescaled(lift: Ledger, f: Callable[[Tensor], Tensor], x: Any, kind: float) -> Any:
+def rescaled(lift: Ledger, f: Callable[[Tensor], Tensor], x: Any, kind: float, alone: bool = False) -> Any:
     if not is_float(x):
         return f(x)
     met = lift.meet(x)
@@ -78,7 +86,8 @@ def rescaled(lift: Ledger, f: Callable[[Tensor], Tensor], x: Any, kind: float) -
         return f(x)
     with lift.constants():
         a, b = met[0]
-        slope, value = secant(f, a, b, kind), f(a)
+        value = f(a)
+        slope = secant(f, a, b, kind, value, alone)
     return scaled(x, slope, value)
 
 

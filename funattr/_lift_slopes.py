@@ -72,6 +72,19 @@ class _Rows(_Slope):
         return h - weight * h.sum(-1, keepdim=True), None, None, None
 
 
+class _Normal(_Slope):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, *slopes, ctx.dims, ctx.centred, _ = inputs
+        ctx.save_for_backward(*slopes)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        centre, root, bend = ctx.saved_tensors
+        h = g * root + centre * (bend * (g * centre).sum(ctx.dims, keepdim=True))
+        return h - h.mean(ctx.dims, keepdim=True) if ctx.centred else h, None, None, None, None, None, None
+
+
 class _Picked(_Slope):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -117,6 +130,13 @@ def matmul(x: Tensor, y: Tensor, a: Tensor, b: Tensor, value: Tensor) -> Tensor:
 def rows(x: Tensor, scale: Tensor, weight: Tensor, value: Tensor) -> Tensor:
     """The value, with the slopes of ``scale * (x - sum(weight * x, -1))``."""
     return _Rows.apply(x, scale, weight, value)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def normal(
+    x: Tensor, centre: Tensor, root: Tensor, bend: Tensor, dims: tuple[int, ...], centred: bool, value: Tensor
+) -> Tensor:
+    """The value, with the slopes of ``root * c + centre * sum(bend * centre * c, dims)``, where c is `x`, or `x` centred."""
+    return _Normal.apply(x, centre, root, bend, dims, centred, value)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def picked(x: Tensor, index: Tensor, m: Tensor, value: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ._check import may_read
 from ._lift import Lift
-from ._lift_compound import COMPOUND, batch_norm, cross_entropy, taken_apart
+from ._lift_compound import COMPOUND, cross_entropy, taken_apart
+from ._lift_norms import NORMS
 from ._lift_rnn import RECURRENT
 from ._lift_rows import extremum, logsumexp, max_pool, softmax, where
 from ._lift_rules import (
@@ -71,7 +72,7 @@ _RULES: dict[str, Rule] = {
     "min": extremum(-1, False),
     "amax": extremum(1, True),
     "amin": extremum(-1, True),
-    "batch_norm": batch_norm,
+    **NORMS,
     **{name: taken_apart(body) for name, body in [*COMPOUND.items(), *RECURRENT.items()]},
     **{f"max_pool{n}d": max_pool(n, False) for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": max_pool(n, True) for n in (1, 2, 3)},
@@ -183,10 +184,13 @@ for _func in OPENED:
     RULES.pop(_func, None)
     LINEAR.discard(_func)
 _ALL = {**RULES, **dict(_WRAPPED)}
+_PLAIN = LINEAR - set(SWITCHED) - set(_ALL)
 
 
 def apply(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
     """The operation `func`, as its rule has it."""
+    if not tracing() and func in _PLAIN:
+        return func(*args, **kwargs)
     if func in SWITCHED:
         at = SWITCHED[func]
         in_place = kwargs.get("inplace") or (len(args) > at and args[at])

@@ -16,7 +16,8 @@ from ._lift_table import RULES
 from ._rules import CLAMP, RELU, deconv_relu, guided_relu
 from ._torch import show_to_modes
 
-for function in (guided_relu, deconv_relu, slopes.scaled, slopes.scaled2, slopes.matmul, slopes.rows, slopes.picked):
+maps = (slopes.scaled, slopes.scaled2, slopes.matmul, slopes.rows, slopes.normal, slopes.picked)
+for function in (guided_relu, deconv_relu, *maps):
     torch.compiler.allow_in_graph(function)
 
 known = {id(function) for space in (torch, F) for function in vars(space).values() if callable(function)}

@@ -53,6 +53,7 @@ ORDER = [
     "_lift",
     "_lift_rules",
     "_lift_rows",
+    "_lift_norms",
     "_lift_compound",
     "_lift_rnn",
     "_lift_table",
