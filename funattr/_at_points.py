@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ._along import Job, dependent, floats_at, floats_of
 from ._backward import Watch, gradients_of, stopping
+from ._bind import hooks_backward
 from ._leaves import Below, check_attributable, leaves_of
 from ._map import mapped, mapped_functional, refused, slices
 from ._site import check_reached, observe, read
@@ -29,6 +30,8 @@ def at_points(job: Job, steps: Tree, point: Point) -> Iterator[Found]:
         yield mapped(lambda step, x: _traced(job, step, x, point), steps, (job.x,))
         return
     watch = Watch(job.bound, job.x, job.sites.sites, job.target)
+    if job.run.ways and hooks_backward(job.bound.root):
+        job.run.give_up("it has hooks on its backward pass")
     attempts = {mapped: _mapped, mapped_functional: _functional}
     while job.run.ways:
         try:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ._bind import Bound, bind
+from ._bind import Bound, bind, hooks_backward
 from ._check import batch_size, method
 from ._door import complaint
 from ._folded import folding
@@ -78,7 +78,7 @@ def at_site(
                 bound = bound._replace(call=with_normal_tensors(bound.call))
                 target = copied(target) if isinstance(target, Tensor) else target
                 values, gradients = _one_pass(bound, copied(x), sites, target, create_graph, attempt)
-        elif not (create_graph or own_level) and only_vmap_runs() and (anchor := _mapped_in(x)) is not None:
+        elif not (create_graph or own_level) and only_vmap_runs() and (anchor := _may_be_below(bound, x)) is not None:
             values, gradients = _one_pass(folding(bound), x, sites, target, False, partial(_recorded_below, anchor))
         else:
             values, gradients = _one_pass(bound, x, sites, target, create_graph, attempt)
@@ -176,8 +176,9 @@ def _recorded_below(
         return _forward_backward(bound, x, sites, watch, False, whole, Below(anchor, len(sites.sites)))
 
 
-def _mapped_in(x: Tree) -> Tensor | None:
-    return next((t for t in tensors(x) if is_mapped(t)), None)
+def _may_be_below(bound: Bound, x: Tree) -> Tensor | None:
+    """A tensor of x that vmap maps over, where that does."""
+    return None if hooks_backward(bound.root) else next((t for t in tensors(x) if is_mapped(t)), None)
 
 
 def _forward_backward(

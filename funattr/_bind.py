@@ -153,6 +153,12 @@ def runs_cudnn_rnn(root: nn.Module | None, x: Tree) -> bool:
     return any(isinstance(module, nn.RNNBase) and not module.training for module in all_modules(root))
 
 
+def hooks_backward(root: nn.Module | None) -> bool:
+    """Whether a module has a hook on its backward pass: where vmap hides that a gradient will be asked for, it never runs."""
+    hooks = ("_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name, None) for module in all_modules(root) for name in hooks)
+
+
 def all_modules(root: nn.Module | None) -> list[nn.Module]:
     """``list(root.modules())``, several times faster: it is asked for in every call. A shared module may come twice."""
     modules = [] if root is None else [root]

@@ -88,6 +88,11 @@ class Runner:
         self.cause = str(error)  # not the error: its traceback holds the model's activations
         del self.ways[0]
 
+    def give_up(self, cause: str) -> None:
+        """Go on to none: the steps run one after another."""
+        self.cause = cause
+        self.ways.clear()
+
     def warn(self) -> None:
         """Say, once, that the steps run one after another: a step has, so vmap was to blame."""
         if self.cause is not None:

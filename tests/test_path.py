@@ -375,9 +375,21 @@ class Legacy(Branches):
         return self.fc(Exp.apply(torch.tanh(self.a(x))))  # type: ignore[no-untyped-call]
 
 
+class Hooked(Branches):
+    """Its backward pass is not what its forward pass says. Under vmap such a hook does not run, and nobody is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.Tanh()
+        self.act.register_full_backward_hook(lambda module, inputs, outputs: (inputs[0] * 3,))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fc(self.act(self.a(x)))
+
+
 @pytest.mark.parametrize("method", PATHS)
 @pytest.mark.parametrize("layer", [None, "a", "b"])
-@pytest.mark.parametrize("net", [Shortcut, Branches, Adjacent, Legacy])
+@pytest.mark.parametrize("net", [Shortcut, Branches, Adjacent, Legacy, Hooked])
 def test_hard_nets(net: type[nn.Module], layer: str | None, method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if layer == "b" and net is not Shortcut:
         return
@@ -386,10 +398,13 @@ def test_hard_nets(net: type[nn.Module], layer: str | None, method: Any, monkeyp
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = method(model, x, layer=layer, target=1, n_steps=5)
-    needs_loop = net is Branches or (net is Legacy and layer == "a" and method is integrated_gradients)
+    needs_loop = net is Branches or (net in (Legacy, Hooked) and layer == "a" and method is integrated_gradients)
     assert [("one after another" in str(w.message)) for w in caught] == [True] * needs_loop
     one_after_another(monkeypatch)
     close(found, method(model, x, layer=layer, target=1, n_steps=5), 1e-12)
+    if isinstance(model, Hooked):
+        model.act = nn.Tanh()
+        close(found, 3 * method(model, x, layer=layer, target=1, n_steps=5), 1e-12)
 
 
 @pytest.mark.parametrize("method", PATHS)

@@ -159,6 +159,15 @@ def test_what_cannot_be_mapped_runs_one_after_another_without_a_word() -> None:
     equal(*masks)
 
 
+def test_hooks_on_the_backward_pass_run() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double(), torch.randn(4, 6, dtype=torch.float64)
+    plain = fa.noise_tunnel(fa.gradient, generator=seeded())(model, x, layer="0", target=1)
+    model[1].register_full_backward_hook(lambda module, inputs, outputs: (inputs[0] * 3,))
+    for chunk_size in (None, 1):
+        again = fa.noise_tunnel(fa.gradient, generator=seeded(), chunk_size=chunk_size)
+        equal(again(model, x, layer="0", target=1), 3 * plain)
+
+
 def test_the_models_own_error_comes_through() -> None:
     class Odd(Exception):
         pass
