@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._along import Job, Sum, asked, floats_of, slope_at, towards, value_at
+from ._along import Job, Sum, asked, floats_at, floats_of, slope_at, towards, value_at
 from ._at_points import at_points
 from ._baselines import distribution, full_batch, holds_batch, one_batch
 from ._check import method
-from ._chunks import check_count, parts
+from ._chunks import check_count, chunk_for, parts
 from ._door import complaint, kind_of
 from ._draw import seeded
 from ._map import check_generator
@@ -150,7 +150,7 @@ def _in_the_input(
     """``mean_k g(x0_k + a_k (x_k - x0_k)) (V(x_k) - V(x0_k))`` for inputs x_k with noise and drawn baselines x0_k."""
     inputs, starts = job.input_floats(), floats_of(references)
     at_input = job.at_input()
-    known = None if at_input or not multiply else _values_of_references(job, references)
+    known = None if at_input or not multiply else _values_of_references(job, references, len(draws.steps))
     value = None if at_input or not multiply or any(stdevs) else value_at(job, job.x)
     total, like = Sum(), inputs
     count = len(draws.steps)
@@ -164,20 +164,32 @@ def _in_the_input(
             total.add(like)
             continue
         if not at_input:
-            begins = [t[which] for t in known] if known is not None else gathered(job, value_at, begins)
+            begins = known(which) if known is not None else gathered(job, value_at, begins)
             ends = [t[None] for t in value] if value is not None else gathered(job, value_at, ends)
         total.add([g * (e - s) for g, e, s in zip(like, ends, begins)])
     return [t / count for t in total.total(like)]
 
 
-def _values_of_references(job: Job, references: Tree) -> list[Tensor] | None:
-    """The values at the sites for the baselines themselves, one row each; None where the model needs its own batch."""
-    alone = all(attributable(leaf) for leaf in tensors(job.x)) and one_batch(job.x, job.size)
-    if not alone or holds_batch(job.model, job.size):
-        return None
-    found = value_at(job, references)
+def _values_of_references(job: Job, references: Tree, samples: int) -> Callable[[Tensor], list[Tensor]] | None:
+    """Picks the values at the sites for baselines that are drawn; None where it takes less to read what each draw needs.
+
+    A model that looks at each example alone reads each baseline once. One that has something for each example (a mask) reads
+    it for all examples, where there are more draws than baselines.
+    """
     rows = tensors(references)[0].shape[0]
-    return found if all(t.dim() > 0 and t.shape[0] == rows for t in found) else None
+    alone = all(attributable(leaf) for leaf in tensors(job.x)) and one_batch(job.x, job.size)
+    if alone and not holds_batch(job.model, job.size):
+        found = value_at(job, references)
+        if all(t.dim() > 0 and t.shape[0] == rows for t in found):
+            return lambda which: [t[which] for t in found]
+    if rows >= samples:
+        return None
+    first = floats_at(_read_one(job, references, 0))
+    if any(t.dim() == 0 or t.shape[0] != job.size for t in first) or chunk_for(rows, None, first, shares=True) < rows:
+        return None
+    each = [first, *(floats_at(_read_one(job, references, row)) for row in range(1, rows))]
+    every = [torch.stack(same) for same in zip(*each)]
+    return lambda which: [t[which, torch.arange(job.size, device=which.device)] for t in every]
 
 
 def _at_the_site(

@@ -90,7 +90,6 @@ def test_the_floor_is_the_formula(case: Case) -> None:
 #: Above 1.05x of the floor, how far, and why.
 ABOVE = {
     "two-layer MLP: deep_lift_shap, 1": (1.3, "all baselines in one batch, which costs less than vmap does"),
-    "BERT-small: gradient_shap, blocks.1": (1.2, "a model that holds a mask reads a baseline for each draw, not for each row"),
     "two-layer CNN: ablation_cam, 3": (2.2, "the layer is read once more, for its channels"),
 }
 
