@@ -49,3 +49,18 @@ def test_a_class_out_of_range_is_not_passed_over() -> None:
     compiled(model, x, target=torch.tensor([0, 4, 2]))
     with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
         compiled(model, x, target=torch.tensor([0, 5, 2]))
+
+
+@pytest.mark.skipif(not hasattr(getattr(torch, "compiler", None), "skip_guard_on_globals_unsafe"), reason="since torch 2.8")
+def test_without_a_check_of_globals_arguments_are_still_checked() -> None:
+    torch._dynamo.reset()
+    model, x = net(), torch.randn(3, 3, 8, 8).double()
+    options = {"guard_filter_fn": torch.compiler.skip_guard_on_globals_unsafe}
+    compiled = torch.compile(fa.integrated_gradients, fullgraph=True, backend="aot_eager", options=options)  # type: ignore[arg-type]
+    for batch, target, n_steps in ((x, 1, 4), (x[:2], 1, 4), (x, 3, 4), (x, 3, 6)):
+        expected = fa.integrated_gradients(model, batch, target=target, n_steps=n_steps)
+        torch.testing.assert_close(compiled(model, batch, target=target, n_steps=n_steps), expected)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    torch.testing.assert_close(compiled(model, x, target=3, n_steps=6), fa.integrated_gradients(model, x, target=3, n_steps=6))
