@@ -158,6 +158,38 @@ def test_the_input_of_a_layer_beside_a_shortcut() -> None:
     assert torch.allclose(found, (h - h0) * torch.stack(path).mean(0), rtol=1e-2, atol=1e-4)
 
 
+class Weighs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        weights = (self.query(x) @ x.mT).softmax(-1)
+        return weights @ x, weights
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = Weighs(), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.attention(x)[0]).mean(1))  # type: ignore[no-any-return]
+
+
+def test_an_output_that_the_layer_itself_has_used() -> None:
+    """The value is what comes out: `rest` reads the first alone. Captum's gradient is that of the layer's inside."""
+    net, x = Attention().double().eval(), torch.randn(4, 6, 8, dtype=torch.float64)
+    made, weights = fa.input_x_gradient(net, x, layer="attention", target=1)
+    theirs = ca.LayerGradientXActivation(net, net.attention).attribute(x, 1)
+    assert_same(made, theirs[0], torch.float64)
+    value_at, rest = fa.split(net, "attention")
+    y, w = value_at(x)
+    torch.testing.assert_close(rest((y, 2 * w), x), net(x))
+    assert not weights.any()
+    assert theirs[1].abs().max() > 1e-3
+
+
 def test_deep_lift_at_the_input_of_an_activation() -> None:
     """The same place as the output of the layer before; Captum gives two results, one of which is not complete."""
     net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5)).double().eval()
