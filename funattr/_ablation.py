@@ -13,7 +13,7 @@ from ._ablated import Ablated
 from ._check import method
 from ._progress import report
 from ._rules import PlainAttention
-from ._score import score
+from ._score import predicted, score
 from ._types import ChunkSize, Layer, Model, Target, Tree
 
 
@@ -91,7 +91,7 @@ def _scores(ablated: Ablated, x: Tree, target: Target) -> Iterator[Tensor]:
         if not ablated.scored:
             if not done:
                 ablated.watch.score(found[0])  # outside vmap: here the target's data can be checked
-                target = found[0].argmax(1) if isinstance(target, str) else target
+                target = predicted(found[0]) if isinstance(target, str) else target
             found = torch.func.vmap(lambda output, target=target: score(output, target))(found)
         found = found if found.is_floating_point() else found.to(torch.get_default_dtype())
         yield from (found,) if done else (found[:1], found[1:])

@@ -20,7 +20,7 @@ from ._folded import folding
 from ._leaves import check_attributable
 from ._map import Runner, raised_by_model
 from ._rules import PlainAttention
-from ._score import score, the_tensor
+from ._score import predicted, score
 from ._site import Place, Sites, check_reached, observe, read, resolve, settle
 from ._torch import tracing, tree_flatten, tree_unflatten
 from ._types import Layer, Model, Target, Tree, attributable, copied, map_floats, map_tensors, tensors
@@ -80,7 +80,7 @@ class Job:
         with torch.no_grad():
             output, _ = observe(self.bound, self.x, [], lambda i, value, shared: value)
         score(output, target)  # its checks
-        return the_tensor(output).argmax(1)
+        return predicted(output)
 
     def under(self, mode: AbstractContextManager[Any]) -> Job:
         """The same job, with a function mode on while the model runs."""

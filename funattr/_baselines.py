@@ -114,7 +114,8 @@ def _given(x: Tree, baselines: Any, leaves: list[Any], spec: Any) -> list[Any]:
 def _shape_of(tree: Tree) -> str:
     if isinstance(tree, Mapping):
         return f"a dict with {', '.join(map(repr, tree))}"
-    return f"a {type(tree).__name__} of {len(tree)}"
+    odd = [part for part in tree if not isinstance(part, (Tensor, int, float, type(None)))]
+    return f"a {type(tree).__name__} of {len(tree)}" + (f" that holds {kind_of(odd[0])}" if odd else "")
 
 
 def _number(value: Any, leaf: Tensor) -> Any:

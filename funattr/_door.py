@@ -58,10 +58,16 @@ def _short(value: Any) -> str:
         return f"<{type(value).__name__}>"
     if callable(value):
         return f"<{getattr(value, '__name__', type(value).__name__)}>"
+    return _cut(value)
+
+
+def _cut(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def kind_of(value: object) -> str:
     """What `value` is, for a message."""
-    return f"the class {value.__name__}, not an instance" if isinstance(value, type) else f"{type(value).__name__} {value!r}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}, not an instance"
+    return f"{type(value).__name__} {_cut(value)}"

@@ -105,12 +105,14 @@ def by_site(given: Tree, sites: Sites, what: str) -> list[Tree]:
 
 
 def matched(given: Tree, like: Tree, what: str, label: str, deep: bool = False) -> list[Any]:
-    """What `given` says for each leaf of `like`; a number or None holds for all leaves below it.
+    """What `given` says for each leaf of `like`; a number or None holds for all leaves below it, a tensor for its only one.
 
     With `deep`, what it says for a leaf may have a structure of its own.
     """
     if _for_all(given):
         return [given] * len(tree_flatten(like)[0])
+    if isinstance(given, Tensor) and not isinstance(like, Tensor) and len(tensors(like)) == 1:
+        return [given if isinstance(leaf, Tensor) else None for leaf in tree_flatten(like)[0]]
     if not isinstance(like, (Mapping, tuple, list)):
         if deep:
             return [given]

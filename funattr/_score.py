@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,7 @@ def score(output: Any, target: Target = None) -> Tensor:
         target: None (the output is one value per example), an int or 1-element tensor (that class, for every example),
             a tensor ``[N]`` or list of N ints (one class per example), a tuple (index into the trailing dimensions), a list of
             N tuples, ``"argmax"`` (each example's predicted class), or a callable ``output -> Tensor [N]``. Negative
-            indices count from the end.
+            indices count from the end. Dimensions of size 1 may follow: those of a fully convolutional head, or ``[N, 1]``.
 
     Returns:
         ``[N]``, in the unit of the output.
@@ -113,7 +113,7 @@ def score_of(output: Any, target: Target) -> Tensor:
     if isinstance(target, str):
         if target != "argmax":
             raise complaint(ValueError, f"target={target!r} is not known: the only name is 'argmax'.")
-        _check_classes(out, "'argmax'")
+        out = _classes(out, "'argmax'")
         return out.gather(1, out.argmax(1, keepdim=True)).squeeze(1)
     if not _is_int(target):
         raise complaint(
@@ -121,8 +121,7 @@ def score_of(output: Any, target: Target) -> Tensor:
             f"target must be None, an int, a tensor or list of ints (one per example), a tuple, a list of tuples, 'argmax', "
             f"a callable or neuron(...), got {kind_of(target)}.",
         )
-    _check_classes(out, f"{target}")
-    return _entry(out, (target,))  # type: ignore[arg-type]
+    return _entry(_classes(out, f"{target}"), (target,))  # type: ignore[arg-type]
 
 
 def neuron_score(value: Tree, index: Any, label: str) -> Tensor:
@@ -171,11 +170,18 @@ def the_tensor(output: Any) -> Tensor:
     )
 
 
+def predicted(output: Any) -> Tensor:
+    """The class of each example, ``[N]``."""
+    return _classes(the_tensor(output), "'argmax'").argmax(1)
+
+
 def one_for_each(picked: Any, what: str) -> Tensor:
     if not isinstance(picked, Tensor):
         raise complaint(TypeError, f"{what} returned {kind_of(picked)}, expected a tensor [N].")
     if picked.dim() == 0:  # one example, and a target that sums over all it is given
         return picked.reshape(1)
+    if picked.dim() > 1 and _is_one(picked.shape[1:]):
+        return picked.reshape(picked.shape[0])
     if picked.dim() != 1:
         raise complaint(ValueError, f"{what} returned a tensor {list(picked.shape)}, expected one value per example, [N].")
     return picked
@@ -186,16 +192,23 @@ def _check_range(index: int, size: int, what: str = "target") -> None:
         raise complaint(ValueError, f"{what} {index} is out of range: there are {size} (0 to {size - 1}).")
 
 
-def _check_classes(out: Tensor, what: str) -> None:
+def _is_one(sizes: Sequence[int]) -> bool:
+    """Whether dimensions of these sizes hold one value."""
+    return all(size == 1 for size in sizes)
+
+
+def _classes(out: Tensor, what: str) -> Tensor:
+    """Classes ``[N, C]``, also where a fully convolutional head left ``[N, C, 1, 1]``."""
     if out.dim() == 1:
         text = f"target={what}, but the model's output {list(out.shape)} is one value per example: leave the target out."
         raise complaint(ValueError, text)
-    if out.dim() > 2:
+    if not _is_one(out.shape[2:]):
         raise complaint(
             ValueError,
             f"target={what} leaves several values per example of the model's output {list(out.shape)}: pass a tuple of "
             f"{out.dim() - 1} indices, or a callable.",
         )
+    return out if out.dim() == 2 else out.reshape(out.shape[:2])
 
 
 def _entry(
@@ -205,7 +218,7 @@ def _entry(
     for i in index:
         if not _is_int(i):
             raise complaint(TypeError, f"{name}={index} must hold ints, got {kind_of(i)}.")
-    if len(index) != out.dim() - 1:
+    if len(index) > out.dim() - 1 or not _is_one(out.shape[1 + len(index) :]):
         raise complaint(
             ValueError,
             f"{name}={index if len(index) != 1 else index[0]} has {len(index)} of the {out.dim() - 1} indices that one value "
@@ -215,7 +228,7 @@ def _entry(
         _check_range(i, size, name)
     for i in index:
         out = out.select(1, int(i))
-    return out
+    return out if out.dim() == 1 else out.reshape(out.shape[0])
 
 
 def _one_of_each(out: Tensor, target: Any) -> Tensor:
@@ -224,7 +237,7 @@ def _one_of_each(out: Tensor, target: Any) -> Tensor:
     if len(items) != out.shape[0]:
         raise complaint(ValueError, f"target lists {len(items)} entries for {out.shape[0]} examples: give one per example.")
     if all(_is_int(i) for i in items):
-        _check_classes(out, "a list")
+        out = _classes(out, "a list")
         items = [(i,) for i in items]
     elif not all(isinstance(item, tuple) and all(_is_int(i) for i in item) for item in items):
         raise complaint(TypeError, f"target={target} must hold ints only, or tuples of ints only.")
@@ -281,7 +294,7 @@ def few_targets(elements: int | None = None) -> None:
 
 def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
     """One class per example, from a tensor: a gather, so that its data is never read in a compiled function."""
-    _check_classes(out, "a tensor")
+    out = _classes(out, "a tensor")
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise complaint(TypeError, f"target is a tensor of {target.dtype}, expected integers: pass target.long().")
     if target.numel() != 1 and target.shape != out.shape[:1]:

@@ -717,6 +717,31 @@ def test_progress() -> None:
 # Bad input.
 
 
+class Attends(nn.Module):
+    """Attention gives a tuple of one tensor and None, as most transformers' layers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.attention(x, x, x, need_weights=False)
+        return self.head(torch.tanh(x + y).mean(1))  # type: ignore[no-any-return]
+
+
+def test_one_tensor_stands_for_a_structure_with_one_tensor() -> None:
+    net, x = Attends().double().eval(), torch.randn(4, 7, 8, dtype=torch.float64)
+    mask, base = torch.arange(7).view(1, 7, 1), torch.randn(4, 7, 8, dtype=torch.float64)
+    options: dict[str, Any] = {"layer": "attention", "target": 1}
+    found = feature_ablation(net, x, feature_mask=mask, baselines=base, **options)
+    expected = feature_ablation(net, x, feature_mask=(mask, None), baselines=(base, None), **options)
+    assert found[1] is expected[1] is None
+    assert found[0].abs().max() > 0
+    torch.testing.assert_close(found[0], expected[0])
+    lone = feature_ablation(net, {"x": x}, feature_mask=mask, baselines=base, target=1)
+    torch.testing.assert_close(lone["x"], feature_ablation(net, x, feature_mask=mask, baselines=base, target=1))
+
+
 def errors() -> Iterator[tuple[type[Exception], str, dict[str, Any]]]:
     image, ids = torch.randn(4, 3, 8, 8), torch.randint(0, 20, (4, 7))
     yield ValueError, r"feature_mask has the shape \[5\], which does not broadcast to x \[4, 3, 8, 8\]", {"feature_mask": [5]}

@@ -299,6 +299,12 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
         ValueError,
         ["selects nothing"],
     ),
+    (
+        "neuron of the whole batch",
+        lambda: fa.integrated_gradients(mlp, x, target=fa.neuron("fc1", lambda v: v[:, 1].sum())),
+        ValueError,
+        ["1 values for the 4 examples", "must be the batch"],
+    ),
     ("neuron index", lambda: fa.neuron("fc1", 1.5), TypeError, ["neuron()", "float 1.5"]),  # type: ignore[arg-type]
     ("neuron layer", lambda: fa.neuron(3, 1), TypeError, ["neuron()", "int 3"]),  # type: ignore[arg-type]
     (
@@ -501,6 +507,18 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
         lambda: fa.integrated_gradients(mlp, x, target=1, baselines=torch.zeros(3, 6)),
         ValueError,
         ["baselines=<tensor [3, 6]>", "do not broadcast to [4, 6]"],
+    ),
+    (
+        "baselines as nested lists",
+        lambda: fa.deep_lift_shap(lambda a, b: (a * b).sum(1), (x, x), baselines=([[0.0] * 6], [[1.0] * 6])),
+        ValueError,
+        ["(a tuple of 2)", "got a tuple of 2 that holds list [[0.0"],
+    ),
+    (
+        "baselines in a tuple",
+        lambda: fa.deep_lift(mlp, x, target=1, baselines=(torch.zeros(40, 6),)),
+        TypeError,
+        ["numbers or tensors, got tuple (tensor([[0., 0.", "..."],
     ),
     ("nan baselines", lambda: fa.deep_lift(mlp, x, target=1, baselines=x * float("nan")), ValueError, ["baselines hold NaN"]),
     (

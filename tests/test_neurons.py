@@ -366,3 +366,81 @@ def test_captum_on_the_same_net_spelled_out(name: str) -> None:
     target = fa.neuron("layer2.bn2", INDEX)
     captums = theirs(Asked(plain, net.layer2.bn2, x, INDEX, {}, target, start, None))
     close(ours(Asked(net, net.layer2.bn2, x, INDEX, {}, target, start, None)), captums, tolerance)
+
+
+# Dimensions of size 1 after the one that a target picks from, as a fully convolutional head leaves them.
+
+
+class Head(nn.Module):
+    """Classes as ``[N, 5, 1, 1]``, or flat."""
+
+    def __init__(self, flat: bool) -> None:
+        super().__init__()
+        self.conv1, self.relu1 = nn.Conv2d(3, 5, 3, stride=2), nn.ReLU()
+        self.conv2, self.flat = nn.Conv2d(5, 5, 2), flat
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(self.relu1(self.conv1(x))).mean((2, 3), keepdim=True)
+        return y.flatten(1) if self.flat else y
+
+
+def heads() -> tuple[Head, Head]:
+    torch.manual_seed(0)
+    plain = Head(flat=True).double().eval()
+    other = Head(flat=False).double().eval()
+    other.load_state_dict(plain.state_dict())
+    return plain, other
+
+
+WITH_LAYER = {row.name: {"layer": "relu1"} for row in METHODS if not row.at_input}
+
+
+@pytest.mark.parametrize("row", TARGETED, ids=lambda row: row.name)
+@pytest.mark.parametrize("target", [3, torch.tensor(3), torch.tensor([4, 0, 2]), [4, 0, 2], "argmax"], ids=str)
+def test_classes_of_a_fully_convolutional_head(row: Row, target: Any) -> None:
+    plain, other = heads()
+    options: dict[str, Any] = {**row.options, **WITH_LAYER.get(row.name, {}), "target": target}
+    x = image(3)
+    close(row.method(other, x, **options), row.method(plain, x, **options))
+
+
+@pytest.mark.parametrize("row", TARGETED, ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "target",
+    [(3,), lambda output: output[:, 3], lambda output: output[:, 3:4], fa.neuron("conv2", lambda v: v.mean((2, 3))[:, 3:4])],
+    ids=["tuple", "callable", "slice", "neuron"],
+)
+def test_one_value_for_each_example_in_more_dimensions(row: Row, target: Any) -> None:
+    plain, other = heads()
+    options: dict[str, Any] = {**row.options, **WITH_LAYER.get(row.name, {})}
+    x = image(3)
+    close(row.method(other, x, **options, target=target), row.method(plain, x, **options, target=3))
+
+
+def test_a_neuron_of_a_value_with_more_dimensions_of_size_1() -> None:
+    _, other = heads()
+    net, x = nn.Sequential(other, nn.Flatten()), image(3)
+    close(fa.deep_lift(net, x, target=fa.neuron("0", 3)), fa.deep_lift(net, x, target=3))
+
+
+def test_every_class_of_a_fully_convolutional_head() -> None:
+    plain, other = heads()
+    x = image(3)
+    for method in (fa.gradient, fa.integrated_gradients, fa.deep_lift, fa.feature_ablation):
+        close(fa.each_target(method, range(5))(other, x), fa.each_target(method, range(5))(plain, x))
+
+
+def test_a_compiled_class_of_a_fully_convolutional_head() -> None:
+    plain, other = heads()
+    x = image(3)
+    for target in (3, torch.tensor([4, 0, 2]), "argmax", lambda output: output[:, 3]):
+        found = torch.compile(fa.gradient, fullgraph=True, backend="eager")(other, x, target=target)
+        close(found, fa.gradient(plain, x, target=target))
+
+
+@pytest.mark.parametrize("target", [3, "argmax", [0, 1, 2], torch.tensor([0, 1, 2]), lambda output: output[:, 3], (3,)])
+def test_several_values_for_each_example_are_refused(target: Any) -> None:
+    _, other = heads()
+    net = nn.Sequential(other.conv1, other.relu1, other.conv2)
+    with pytest.raises(ValueError, match=r"several values per example|expected one value per example|has 1 of the 3"):
+        fa.gradient(net, image(3), target=target)

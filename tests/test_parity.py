@@ -8,6 +8,7 @@ from typing import Any
 import captum.attr as ca
 import pytest
 import torch
+from torch import Tensor, nn
 
 import funattr as fa
 
@@ -121,3 +122,81 @@ def test_guided_rules_see_every_spelling_of_relu(spelling: str) -> None:
         expected = theirs(plain).attribute(x.clone().requires_grad_(), 1)
         assert_same(own(net, x, target=1), expected, torch.float64)
         assert not torch.allclose(expected, fa.gradient(net, x, target=1))
+
+
+class Shortcut(nn.Module):
+    """A layer whose input somebody else reads, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.body, self.head = nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        return self.head(torch.tanh(h + self.body(self.norm(h))))  # type: ignore[no-any-return]
+
+
+def test_the_input_of_a_layer_beside_a_shortcut() -> None:
+    """The value is what this layer takes. Captum agrees where it replaces the value; its gradients run along the shortcut."""
+    net, x = Shortcut().double().eval(), torch.randn(4, 6, dtype=torch.float64)
+    x0, place, own = torch.zeros_like(x), fa.input_of("norm"), {"attribute_to_layer_input": True}
+    h, h0 = torch.tanh(net.first(x)).detach(), torch.tanh(net.first(x0)).detach()
+
+    def rest(value: Tensor) -> Tensor:
+        return net.head(torch.tanh(h + net.body(net.norm(value))))[:, 1].sum()  # type: ignore[no-any-return]
+
+    expected = torch.func.grad(rest)(h)
+    assert_same(fa.gradient(net, x, layer=place, target=1), expected, torch.float64)
+    theirs = ca.LayerGradientXActivation(net, net.norm).attribute(x, 1, **own) / h
+    assert_same(theirs, fa.gradient(lambda h: net.head(torch.tanh(h + net.body(net.norm(h)))), h, target=1), torch.float64)
+    assert not torch.allclose(theirs.detach(), expected, rtol=0.1)
+
+    found = fa.integrated_gradients(net, x, layer=place, baselines=x0, target=1)
+    theirs = ca.LayerIntegratedGradients(net, net.norm).attribute(x, x0, 1, **own)
+    torch.testing.assert_close(found, theirs, rtol=1e-6, atol=1e-7 * float(found.abs().max()))
+    path = [torch.func.grad(rest)(h0 + a * (h - h0)) for a in torch.linspace(0, 1, 2001, dtype=torch.float64)]
+    assert torch.allclose(found, (h - h0) * torch.stack(path).mean(0), rtol=1e-2, atol=1e-4)
+
+
+class Weighs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        weights = (self.query(x) @ x.mT).softmax(-1)
+        return weights @ x, weights
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = Weighs(), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.attention(x)[0]).mean(1))  # type: ignore[no-any-return]
+
+
+def test_an_output_that_the_layer_itself_has_used() -> None:
+    """The value is what comes out: `rest` reads the first alone. Captum's gradient is that of the layer's inside."""
+    net, x = Attention().double().eval(), torch.randn(4, 6, 8, dtype=torch.float64)
+    made, weights = fa.input_x_gradient(net, x, layer="attention", target=1)
+    theirs = ca.LayerGradientXActivation(net, net.attention).attribute(x, 1)
+    assert_same(made, theirs[0], torch.float64)
+    value_at, rest = fa.split(net, "attention")
+    y, w = value_at(x)
+    torch.testing.assert_close(rest((y, 2 * w), x), net(x))
+    assert not weights.any()
+    assert theirs[1].abs().max() > 1e-3
+
+
+def test_deep_lift_at_the_input_of_an_activation() -> None:
+    """The same place as the output of the layer before; Captum gives two results, one of which is not complete."""
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5)).double().eval()
+    x, x0 = torch.randn(4, 6, dtype=torch.float64), torch.zeros(4, 6, dtype=torch.float64)
+    found = fa.deep_lift(net, x, layer=fa.input_of("1"), baselines=x0, target=1)
+    torch.testing.assert_close(found, fa.deep_lift(net, x, layer="0", baselines=x0, target=1))
+    assert fa.convergence_delta(found, net, x, baselines=x0, target=1).abs().max() < 1e-12
+    assert_same(found, ca.LayerDeepLift(net, net[0]).attribute(x, x0, 1), torch.float64)
+    theirs = ca.LayerDeepLift(net, net[1]).attribute(x, x0, 1, attribute_to_layer_input=True)
+    assert fa.convergence_delta(theirs.detach(), net, x, baselines=x0, target=1).abs().max() > 1e-2
