@@ -177,6 +177,24 @@ OPS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "adaptive_max_pool2d": lambda h, g: F.adaptive_max_pool2d(h.unsqueeze(1), 3),
     "adaptive_max_pool2d with indices": lambda h, g: nn.AdaptiveMaxPool2d((2, 3), return_indices=True)(h.unsqueeze(1))[0],
     "max_pool2d unbatched": lambda h, g: F.max_pool2d(h, 2),
+    # bounds that vary, distances, arguments by name
+    "clamp(min=y)": lambda h, g: h.clamp(min=g),
+    "clamp(y, 1)": lambda h, g: torch.clamp(h, g, torch.ones((), dtype=h.dtype)),
+    "clamp_max(y)": lambda h, g: h.clamp_max(g) + torch.clamp_min(h, g),
+    "clamp_(max=y)": updated(lambda h, g: h.clamp_(max=g)),
+    "pairwise_distance": lambda h, g: F.pairwise_distance(h, g) + F.pairwise_distance(x1=h, x2=g, p=1),
+    "cdist": lambda h, g: torch.cdist(h, g) + torch.cdist(x1=h, x2=g, p=1.0),
+    "bilinear": lambda h, g: F.bilinear(h, g, torch.arange(72.0).view(2, 6, 6).to(h), torch.ones(2).to(h)),
+    "fake quantization": lambda h, g: torch.fake_quantize_per_tensor_affine(h, 0.25, 0, -128, 127),
+    "torch.norm": lambda h, g: torch.norm(h, dim=-1) + torch.norm(h, p=1, dim=-1),
+    "baddbmm by name": lambda h, g: torch.baddbmm(h[:, :, :4], batch1=h, batch2=g.mT, beta=0.5),
+    "bmm by name": lambda h, g: torch.bmm(input=h, mat2=g.mT) + torch.matmul(h, other=g.mT),
+    "products by name": lambda h, g: torch.mul(h, other=g) + torch.addcmul(h, tensor1=h, tensor2=g),
+    "quotients by name": lambda h, g: torch.div(input=h, other=g.exp()) + g.exp().div_(other=h.exp()),
+    "powers by name": lambda h, g: torch.pow(h, exponent=2) + torch.maximum(input=h, other=g) + torch.lerp(h, end=g, weight=g),
+    "choice by name": lambda h, g: torch.where(h > 0, input=h, other=g * g) + h.where(condition=h > g, other=g),
+    "attention by name": lambda h, g: F.scaled_dot_product_attention(query=h, key=g, value=h, is_causal=True),
+    "similarity by name": lambda h, g: F.cosine_similarity(x1=h, x2=g, dim=-1) + torch.linalg.vecdot(x=h, y=g),
     # combinations
     "adjacent": lambda h, g: torch.tanh(F.relu(torch.sigmoid(h))),
     "reused": lambda h, g: F.relu(F.relu(h) - 0.1) * h,
@@ -648,7 +666,18 @@ def test_compiled_is_eager_in_one_graph(layer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["F.silu", "F.silu in place", "x ** 3", "x / y", "norm", "where", "masked attention", "max", "var"]
+    "name",
+    ["F.silu", "F.silu in place", "x ** 3", "x / y", "norm", "where", "masked attention", "max", "var"]
+    + [
+        "clamp(min=y)",
+        "clamp_max(y)",
+        "cdist",
+        "bilinear",
+        "torch.norm",
+        "products by name",
+        "choice by name",
+        "attention by name",
+    ],
 )
 def test_compiled_operations(name: str) -> None:
     model = Around(OPS[name]).double()

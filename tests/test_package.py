@@ -48,6 +48,7 @@ ORDER = [
     "_joint",
     "_ablated",
     # DeepLIFT's rules and passes
+    "_lift_names",
     "_lift_slopes",
     "_lift",
     "_lift_rules",
