@@ -508,6 +508,43 @@ def test_an_operation_without_a_rule_is_named_once() -> None:
     deep_lift(Around(lambda h, g: torch.trapezoid(h)).double(), torch.randn(3, 5, dtype=torch.float64))
 
 
+class Swish(torch.autograd.Function):
+    """As memory-efficient EfficientNets write it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        s = torch.sigmoid(ctx.saved_tensors[0])
+        return g * (s + ctx.saved_tensors[0] * s * (1 - s))
+
+
+@torch.jit.script
+def scripted(h: Tensor, g: Tensor) -> Tensor:
+    return torch.tanh(h) * torch.sigmoid(g)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+@pytest.mark.parametrize("layer", [None, "left"])
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [(lambda h, g: Swish.apply(h) * g, "the autograd.Function Swish"), (lambda h, g: scripted(h, g), "scripted code")],
+)
+def test_what_the_rules_cannot_see_is_named(op: Any, name: str, layer: Any) -> None:
+    model, x = Around(op).double(), torch.randn(3, 5, dtype=torch.float64)
+    for method in (deep_lift, functools.partial(deep_lift_shap, baselines=torch.zeros_like(x))):
+        with pytest.warns(UserWarning, match=f"do not reach into {name}, .* need not sum") as caught:
+            method(model, x, layer=layer)
+        assert len(caught) == 1
+    with pytest.warns(UserWarning, match=f"do not reach into {name}"):
+        deep_lift(model, x, target=lambda y: 2 * y)
+    # nothing of the kind on the way from the layer to the score
+    deep_lift(model, x, target=fa.neuron("right", 3))
+
+
 def test_errors_are_in_the_users_words() -> None:
     model, x = mlp(), torch.randn(4, 6, dtype=torch.float64)
     for baselines, message in [
