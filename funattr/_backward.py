@@ -281,7 +281,7 @@ def _two_passes(bound: Bound, x: Tree, sites: Sites, target: Target, create_grap
             for value in shapes
         ]
 
-        def scored(zeros: list[list[Tensor]]) -> tuple[Tensor, list[Tree]]:
+        def scored(zeros: list[list[Tensor]]) -> tuple[Tensor, list[list[Tensor]]]:
             values: list[Tree] = [None] * len(sites.sites)
             scores: list[Tensor] = []
 
@@ -302,9 +302,12 @@ def _two_passes(bound: Bound, x: Tree, sites: Sites, target: Target, create_grap
                     values[i] = inputs = moved(i, x)
             output, run = observe(bound, inputs, watch.sites, visit)
             check_reached(bound, run)
-            return (watch.score(output) if watch.neuron is None else scores[0]).sum(), values
+            # Of the values, tensors only: torch.func takes nothing else back, and a layer may give (output, None).
+            return (watch.score(output) if watch.neuron is None else scores[0]).sum(), [tensors(value) for value in values]
 
-        found, values = torch.func.grad(scored, has_aux=True)(zeros)
+        found, kept = torch.func.grad(scored, has_aux=True)(zeros)
+    leaf = iter([t for part in kept for t in part])
+    values = [map_tensors(lambda t: next(leaf), value) for value in shapes]
     gradients = []
     for value, parts in zip(values, found):
         part = iter(parts)
