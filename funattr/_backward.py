@@ -164,6 +164,7 @@ def _forward_backward(
 ) -> tuple[list[Tree], list[Tree]] | None:
     values: list[Tree] = [None] * len(sites.sites)
     scores: list[Tensor] = []
+    recorded = torch.is_grad_enabled()  # from the start
     recording = True
 
     def visit(i: int, value: Tree, shared: bool) -> Tree:
@@ -175,7 +176,7 @@ def _forward_backward(
                 torch.set_grad_enabled(False)  # the rest only shows how often layers run
             return value
         with without_modes() if type(value) is Tensor else _as_it_is:  # a rule's mode has nothing to do with this
-            if not whole:  # else it is on already, or the model itself has turned it off
+            if not recorded:  # else it is on already, or the model itself has turned it off
                 torch.set_grad_enabled(True)
             values[watch.where[i]] = value = stopping(leaves_of, value, shared, watch.sites[i].label)
             return copied(value)

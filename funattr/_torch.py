@@ -206,6 +206,15 @@ _LEAVE: dict[TransformType, Callable[[], Any]] = {
 }
 
 
+def saved_tensors_hooked() -> bool:
+    """Whether hooks are on for what is saved for a backward pass: those of torch.utils.checkpoint, say."""
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks(""):
+            return False
+    except RuntimeError:
+        return True
+
+
 def observed_by_dispatch_mode() -> bool:
     """Whether a TorchDispatchMode (a tracer, a fake mode, a FLOP counter) sees every operation of this thread."""
     return torch._C._len_torch_dispatch_stack() > 0

@@ -12,6 +12,7 @@ import torch
 from captum.attr import GradientShap, IntegratedGradients, InternalInfluence, LayerConductance, LayerIntegratedGradients
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils.checkpoint import checkpoint
 
 import funattr as fa
 from funattr import _fold, _map, conductance, convergence_delta, gradient_shap, integrated_gradients, internal_influence
@@ -580,3 +581,45 @@ def test_errors_of_structure() -> None:
             integrated_gradients(model, x, baselines=baselines, target=1)
     with pytest.raises(ValueError, match="no row for each"):
         convergence_delta(torch.zeros(3, 2), model, x, target=1)
+
+
+class Parts(nn.Module):
+    """A frozen backbone, or one that is run again in the backward pass, and a head."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 5)
+        self.how = how
+
+    def backbone(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.second(torch.tanh(self.first(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "frozen":
+            with torch.no_grad():
+                return self.head(self.backbone(x))
+        return self.head(checkpoint(self.backbone, x, use_reentrant=False) if self.how == "again" else self.backbone(x))
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("layer", ["first", "second"])
+def test_a_frozen_part_has_no_gradient_at_a_layer_inside(layer: str, create_graph: bool) -> None:
+    model, x = Parts("frozen").double(), torch.randn(3, 6, dtype=torch.float64)
+    for method in (fa.gradient, fa.integrated_gradients, fa.conductance, fa.internal_influence, fa.deep_lift):
+        with pytest.raises(ValueError, match=f"no gradient with respect to layer '{layer}'.*torch.no_grad"):
+            method(model, x, layer=layer, target=1, create_graph=create_graph)
+
+
+def test_a_part_that_runs_again_in_the_backward_pass() -> None:
+    model, x = Parts("again").double(), torch.randn(3, 6, dtype=torch.float64)
+    plain = Parts("plain").double()
+    plain.load_state_dict(model.state_dict())
+    for layer in ("first", "second", "head", None):
+        wanted = fa.integrated_gradients(plain, x, layer=layer, target=1)
+        torch.testing.assert_close(fa.integrated_gradients(model, x, layer=layer, target=1), wanted)
+        if layer in ("first", "second"):  # recorded all along, the points would be lost
+            with pytest.raises(ValueError, match=f"layer '{layer}' is in a part that the model runs again.*checkpoint"):
+                fa.integrated_gradients(model, x, layer=layer, target=1, create_graph=True)
+        else:
+            found = fa.integrated_gradients(model, x, layer=layer, target=1, create_graph=True)
+            torch.testing.assert_close(found.detach(), wanted)
