@@ -105,8 +105,9 @@ def _folded(job: Job, f: Inner, points: list[Tensor], count: int) -> list[Tensor
 def _batch_dim(job: Job, i: int, t: Tensor, count: int) -> int | None:
     """Where the batch is in the i-th tensor of the value at the sites: first, or (an LSTM's state) where its size shows."""
     rows = count * job.size
-    # As many steps of a sequence, which comes first, as rows? A pass for x itself tells.
-    if t.dim() and t.shape[0] == rows and not (t.dim() == 3 and t.shape[1] == rows):
+    # As many steps of a sequence, which comes first, as rows? Or places, or channels, of what all examples share? A pass for x
+    # itself tells.
+    if t.dim() and t.shape[0] == rows and not (t.dim() == 3 and t.shape[1] == rows) and rows not in job.sizes():
         return 0
     plain = job.value_shapes()[i]
     grown = [d for d in range(len(plain)) if t.dim() == len(plain) and t.shape[d] != plain[d]]
