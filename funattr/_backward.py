@@ -14,7 +14,7 @@ from ._bind import Bound, bind
 from ._check import batch_size, method
 from ._door import complaint
 from ._rules import PlainAttention
-from ._score import Neuron, few_targets, neuron_score, score_of
+from ._score import Neuron, few_targets, maps_targets, neuron_score, score_of
 from ._site import Sites, check_reached, observe, read, resolve, settle
 from ._tap import Site, Stop
 from ._torch import grad_level, make_leaf, tracing, transforms_active, unwrap_for_grad, without_modes
@@ -250,6 +250,9 @@ def gradients_of(scores: Tensor, leaves: Sequence[Tensor], sites: Sites, create_
     """The gradient of the sum of the scores; each example's score depends on its own row alone."""
     found: Sequence[Tensor | None] = [None]
     if scores.requires_grad:
+        if maps_targets() and _goes_through(scores, "CdistBackward0"):  # its batching rule gives all targets the first one's
+            text = "torch.func.vmap is wrong in the backward pass of torch.cdist: ask for one target at a time."
+            raise complaint(ValueError, text)
         try:
             found = torch.autograd.grad(scores, leaves, torch.ones_like(scores), create_graph=create_graph, allow_unused=True)
         except RuntimeError as error:
@@ -265,6 +268,19 @@ def gradients_of(scores: Tensor, leaves: Sequence[Tensor], sites: Sites, create_
             f"graph in between (torch.no_grad, detach, an integer or numpy step). Remove the cut, or choose a later layer.",
         )
     return [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(leaves, found)]
+
+
+def _goes_through(scores: Tensor, name: str) -> bool:
+    """Whether a backward pass of that name is in the graph."""
+    todo, met = [scores.grad_fn], {scores.grad_fn}
+    for node in todo:  # which grows
+        if node is not None:
+            if node.name() == name:
+                return True
+            new = {other for other, _ in node.next_functions} - met
+            met |= new
+            todo += new
+    return False
 
 
 # Compiled: the public form. It needs the value's shape first; the compiler drops the second prefix.

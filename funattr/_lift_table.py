@@ -248,10 +248,15 @@ def unknown(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
     where = [i for i, leaf in enumerate(leaves) if _varies(leaf)]
     if not where:
         return func(*args, **kwargs)
-    met = lift.meet(*(leaves[i] for i in where))
+    places = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not _varies(leaf)]  # indices, say
+    found = lift.meet(*(leaves[i] for i in where), *places)
     name = getattr(func, "__name__", repr(func))
-    if met is None or not may_read():
-        lift.suspects.extend([name] if met is not None else [])
+    if found is None or not may_read():
+        lift.suspects.extend([name] if found is not None else [])
+        return func(*args, **kwargs)
+    met, elsewhere = found[: len(where)], found[len(where) :]
+    if any(bool((own != base).any()) for own, base in elsewhere):
+        lift.unknown.append(name)
         return func(*args, **kwargs)
 
     def at(values: list[Tensor]) -> list[Tensor]:

@@ -122,6 +122,11 @@ def only_vmap_runs() -> bool:
     return len(levels) == 1 and bool(levels[0].key() == TransformType.Vmap)
 
 
+def vmap_runs() -> bool:
+    """Whether a vmap runs, under whatever else."""
+    return any(level.key() == TransformType.Vmap for level in _levels() or [])
+
+
 def is_mapped(value: torch.Tensor | None) -> bool:
     """Whether the vmap that runs now maps over `value`."""
     level = peek_interpreter_stack()

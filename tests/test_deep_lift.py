@@ -504,6 +504,9 @@ def test_an_operation_without_a_rule_is_named_once() -> None:
     with pytest.warns(UserWarning, match="cumprod is not linear") as caught:
         deep_lift(model, torch.randn(3, 5, dtype=torch.float64))
     assert len(caught) == 1
+    unpool = Around(lambda h, g: F.max_unpool2d(*F.max_pool2d(h.unsqueeze(1), 2, return_indices=True), 2)).double()
+    with pytest.warns(UserWarning, match="max_unpool2d is not linear"):  # it is, as long as it puts back to the same places
+        deep_lift(unpool, torch.randn(3, 5, dtype=torch.float64), baselines=torch.randn(3, 5, dtype=torch.float64))
     # linear, and unknown to the table: no warning
     deep_lift(Around(lambda h, g: torch.trapezoid(h)).double(), torch.randn(3, 5, dtype=torch.float64))
 
@@ -811,6 +814,30 @@ def test_deep_lift_shap_is_the_mean(layer: Any, chunk_size: int | None) -> None:
 
     found = mean_over_baselines(by_hand)(model, x, baselines=references, layer=layer, target=target)  # type: ignore[arg-type]
     torch.testing.assert_close(tensor(found), torch.stack(each).mean(0))
+
+
+class Captions(nn.Module):
+    """An image and its caption: floats beside ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.words, self.head = nn.Linear(6, 8), nn.Embedding(20, 8), nn.Linear(8, 5)
+
+    def forward(self, image: Tensor, words: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.image(image)) * self.words(words).mean(1))
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1])
+@pytest.mark.parametrize("layer", [fa.input_of("head"), "words", "image"])
+def test_baselines_of_ids_beside_floats_count_at_a_layer_also_for_many(layer: Any, chunk_size: int | None) -> None:
+    model = Captions().double()
+    x = (torch.randn(3, 6, dtype=torch.float64), torch.randint(0, 20, (3, 4)))
+    many = (torch.randn(2, 6, dtype=torch.float64), torch.randint(0, 20, (2, 4)))
+    each = [deep_lift(model, x, layer=layer, target=1, baselines=tuple(t[i : i + 1] for t in many)) for i in range(2)]
+    found = deep_lift_shap(model, x, layer=layer, target=1, baselines=many, chunk_size=chunk_size)
+    torch.testing.assert_close(found, torch.stack(each).mean(0))
+    if not isinstance(layer, str):
+        assert_complete(found, model(*x)[:, 1].detach() - model(*many)[:, 1].detach().mean())
 
 
 def test_deep_lift_shap_names_operations_without_a_rule() -> None:
