@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,43 +12,62 @@ from torch.autograd.function import BackwardCFunction
 from ._types import Tree, tensors
 
 
-def hidden(ends: Tree, starts: Iterable[Tensor], ruled: set[str]) -> list[str]:
+def hidden(ends: Tree, starts: Iterable[Tensor], known: Iterable[str]) -> list[str]:
     """What brings a backward pass of its own between `starts` and `ends`: an autograd.Function, scripted code, an extension.
 
-    `ruled` are the operations, as `flat` spells them, whose own backward passes the rules leave nowhere.
+    `known` are operations without a rule, which are named already.
     """
-    inputs = {id(t) for t in starts}
-    first = {t.grad_fn for t in starts} - {None}
+    first = {t.grad_fn for t in starts}
+    first.add(None)
 
     def before(nodes: Iterable[Any]) -> list[Any]:
         """All nodes of the graph back to the starts, which come with it."""
         todo, met = list(nodes), set(nodes)
         for node in todo:  # which grows
             if node not in first:
-                new = {other for other, _ in node.next_functions} - met - {None}
-                met |= new
-                todo += new
+                for other, _ in node.next_functions:
+                    if other is not None and other not in met:
+                        met.add(other)
+                        todo.append(other)
         return todo
 
-    found = [(name, node) for node in before({t.grad_fn for t in tensors(ends)} - {None}) if (name := _own(node, ruled))]
+    found = [(name, node) for node in before({t.grad_fn for t in tensors(ends)} - {None}) if (name := _own(node))]
+    if not found:
+        return []
+    inputs, named = {id(t) for t in starts}, {flat(name) for name in known}
+    first.discard(None)
     return [
         name
         for name, node in found
-        if any(other in first or id(getattr(other, "variable", None)) in inputs for other in before({node}))
+        if not (name == _SCRIPTED and flat(node.name()) in named)
+        and any(other in first or id(getattr(other, "variable", None)) in inputs for other in before({node}))
     ]
 
 
+_SCRIPTED = "scripted code"
+#: What torch calls the backward passes of operations with one argument: of these the rules leave nothing but slopes.
+RULED: set[str] = set()
+
+
+@functools.cache
 def flat(name: str) -> str:
     """An operation's name as in that of its backward pass: log_softmax and LogSoftmaxBackward0."""
     return name.lower().replace("_", "").rstrip("0123456789").removesuffix("backward")
 
 
-def _own(node: Any, ruled: set[str]) -> str | None:
+def _own(node: Any) -> str | None:
     """What to call a node that no rule can have left."""
     if isinstance(node, BackwardCFunction):
         kind = type(node)._forward_cls  # type: ignore[attr-defined]
-        return None if kind.__module__.startswith(f"{__package__}.") else f"the autograd.Function {kind.__name__}"
-    name = node.name()
-    if "torch::jit" in name or flat(name) in ruled:
-        return "scripted code"
+        return None if kind.__module__.startswith(_OURS) else f"the autograd.Function {kind.__name__}"
+    return _native(node.name())
+
+
+_OURS = f"{__package__}."
+
+
+@functools.cache
+def _native(name: str) -> str | None:
+    if "torch::jit" in name or flat(name) in RULED:
+        return _SCRIPTED
     return "an operation from C++" if "CppNode" in name else None

@@ -16,8 +16,8 @@ from ._bind import Bound, bind, refuse_opaque
 from ._check import batch_size, noisy_modules
 from ._door import complaint
 from ._lift import Lift, OutOfStep, Tape, fits
-from ._lift_hidden import flat, hidden
-from ._lift_table import UNARY, apply
+from ._lift_hidden import hidden
+from ._lift_table import apply
 from ._map import raised_by_model
 from ._score import Neuron, the_tensor
 from ._site import Place, Sites, check_reached, observe, resolve, settle
@@ -164,8 +164,7 @@ def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list
 
     def look(ends: Tree) -> None:
         if own is None and not tracing() and not transforms_active():
-            ruled = UNARY - {flat(name) for name in lift.unknown}
-            task.hidden.extend(name for name in dict.fromkeys(hidden(ends, starts, ruled)) if name not in task.hidden)
+            task.hidden.extend(n for n in dict.fromkeys(hidden(ends, starts, lift.unknown)) if n not in task.hidden)
 
     def mark(i: int, value: Tree, shared: bool) -> Tree:
         if i < len(task.inner):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ._check import may_read
 from ._lift import Lift
 from ._lift_compound import COMPOUND, batch_norm, cross_entropy, taken_apart
-from ._lift_hidden import flat
+from ._lift_hidden import RULED, flat
 from ._lift_names import ALONE, NAMED, placed
 from ._lift_rnn import RECURRENT
 from ._lift_rows import extremum, logsumexp, max_pool, softmax, where
@@ -86,8 +86,7 @@ _RULES: dict[str, Rule] = {
     **{f"adaptive_max_pool{n}d_with_indices": max_pool(n, True, True) for n in (1, 2, 3)},
 }
 
-#: Of these nothing is left in the graph but the slopes.
-UNARY = {flat(name) for name in f"{_EXACT} {_SMOOTH} {_RELATIVE} softmax log_softmax".split()}
+RULED.update(flat(name) for name in f"{_EXACT} {_SMOOTH} {_RELATIVE} softmax log_softmax".split())
 
 #: Linear in what varies, or without a floating-point result: left alone, and never tested.
 _LINEAR = """
