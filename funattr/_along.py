@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._backward import Watch, at_site, stopping, with_normal_tensors
 from ._baselines import full_batch, holds_batch, one_batch
-from ._bind import Bound, bind
+from ._bind import Bound, all_modules, bind
 from ._check import batch_size
 from ._door import complaint
 from ._folded import folding
@@ -72,6 +72,7 @@ class Job:
         self.folds: bool | None = None
         self.strict: Job | None = None
         self.shapes: list[tuple[int, ...]] | None = None
+        self.known: set[int] | None = None
 
     def _settled(self, target: Target) -> Target:
         """ "argmax" is the class predicted at x, all along the path."""
@@ -99,6 +100,12 @@ class Job:
                 self.shapes = [tuple(t.shape) for t in floats_at(read(self.bound, self.x, self.first))]
         return self.shapes
 
+    def sizes(self) -> set[int]:
+        """The sizes that a tensor may have without a batch."""
+        if self.known is None:
+            self.known = sizes_beside_batch(self.bound, self.x)
+        return self.known
+
     def result(self, floats: Sequence[Tensor]) -> Tree:
         """The attribution in the structure of the site's value."""
         return self.mould.fill(floats, self.sites)
@@ -122,6 +129,16 @@ class Job:
         rest = iter(floats)
         leaves, spec = tree_flatten(self.x if others is None else others)
         return tree_unflatten([next(rest) if attributable(leaf) else leaf for leaf in leaves], spec)
+
+
+def sizes_beside_batch(bound: Bound, x: Tree) -> set[int]:
+    """The sizes of x's dimensions but the first, and of the model's parameters and buffers."""
+    found = {size for t in tensors(x) for size in t.shape[1:]}
+    for module in all_modules(bound.root):
+        found.update(
+            size for t in (*module._parameters.values(), *module._buffers.values()) if t is not None for size in t.shape
+        )
+    return found
 
 
 def asked(
@@ -150,6 +167,17 @@ def towards(start: Tensor, end: Tensor, step: Tensor) -> Tensor:
     return (start + step.to(wide.dtype) * (wide - start)).to(end.dtype)
 
 
+def check_rows(some: Sequence[Any], others: Sequence[Any]) -> None:
+    """Values of one layer, met at several inputs, must be of one shape."""
+    for a, b in zip(some, others):
+        if isinstance(a, Tensor) and a.shape != b.shape:
+            raise complaint(
+                ValueError,
+                f"the value at the site has the shape {list(a.shape)} for one input and {list(b.shape)} for another: what it "
+                f"holds depends on the data (the tokens of an expert, say), and cannot be compared. Choose a layer around it.",
+            )
+
+
 class Sum:
     """A sum over steps, chunk by chunk: memory does not grow with their number."""
 
@@ -163,6 +191,7 @@ class Sum:
             if weights is not None:
                 wide = wide * weights.to(wide).reshape(-1, *[1] * (t.dim() - 1))
             new.append(wide.sum(0))
+        check_rows(self.parts, new)
         self.parts = [a + b for a, b in zip(self.parts, new)] if self.parts else new
 
     def total(self, like: Sequence[Tensor]) -> list[Tensor]:

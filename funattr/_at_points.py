@@ -12,16 +12,23 @@ from torch import Tensor
 from ._along import Job, dependent, floats_at, floats_of
 from ._backward import Watch, gradients_of, stopping
 from ._bind import hooks_backward
+from ._door import complaint
 from ._leaves import Below, check_attributable, leaves_of
 from ._map import mapped, mapped_functional, refused, slices
 from ._site import check_reached, observe, read
-from ._torch import grad_level, is_mapped, tracing, transforms_active, unwrap_for_grad
+from ._torch import grad_level, is_mapped, saved_tensors_hooked, tracing, transforms_active, unwrap_for_grad
 from ._types import Tree, copied, map_tensors, tensors
 
 #: ``point(step, values, i)``: where to evaluate, from the floating-point tensors of the value at site `i`.
 Point: TypeAlias = Callable[[Tree, list[Tensor], int], list[Tensor]]
 #: The floating-point tensors of the values at the sites, and the gradients at the points, for c steps: ``[c, ...]`` each.
 Found: TypeAlias = tuple[list[Tensor], list[Tensor]]
+
+
+_AGAIN = (
+    "layer {} is in a part that the model runs again in the backward pass (torch.utils.checkpoint), where the path's points "
+    "cannot be: turn that off (model.eval(), or model.gradient_checkpointing_disable(), for models of transformers)."
+)
 
 
 def at_points(job: Job, steps: Tree, point: Point) -> Iterator[Found]:
@@ -78,7 +85,7 @@ class _Pass:
     ):
         self.job, self.watch, self.point = job, watch, point
         self.make, self.dependence = make, dependence
-        self.recording = True
+        self.recording, self.recorded, self.hooked = True, False, False
         self.values: list[Tree] = []
         self.leaves: list[Tree] = []
 
@@ -86,7 +93,10 @@ class _Pass:
         earlier = floats_at(self.leaves)
         if earlier and self.dependence(floats_of(value), earlier):
             raise dependent()
-        torch.set_grad_enabled(True)
+        if not self.recorded:  # else it is on already, or the model itself has turned it off
+            torch.set_grad_enabled(True)
+        elif saved_tensors_hooked() and not self.hooked:
+            raise complaint(ValueError, _AGAIN.format(label))
         check_attributable(value, label)
         self.values[i] = value = copied(value)
         moved = iter(self.point(step, floats_of(value), i))
@@ -95,6 +105,7 @@ class _Pass:
 
     def scores(self, step: Tree, x: Tree) -> Tensor:
         job, watch = self.job, self.watch
+        self.recorded, self.hooked = torch.is_grad_enabled(), saved_tensors_hooked()  # from the start
         self.values, self.leaves = [None] * len(job.sites.sites), [None] * len(job.sites.sites)
         scores: list[Tensor] = []
 

@@ -16,7 +16,7 @@ from ._door import complaint
 from ._folded import folding
 from ._leaves import Below, check_attributable, leaves_of
 from ._rules import PlainAttention
-from ._score import Neuron, few_targets, neuron_score, score_of
+from ._score import Neuron, few_targets, maps_targets, neuron_score, score_of
 from ._site import Sites, check_reached, observe, read, resolve, settle
 from ._tap import Site, Stop
 from ._torch import grad_level, is_mapped, only_vmap_runs, tracing, transforms_active, unwrap_for_grad, without_modes
@@ -186,6 +186,7 @@ def _forward_backward(
 ) -> tuple[list[Tree], list[Tree]] | None:
     values: list[Tree] = [None] * len(sites.sites)
     scores: list[Tensor] = []
+    recorded = torch.is_grad_enabled()  # from the start
     recording = True
 
     def leaves(i: int, value: Tree, shared: bool, label: str, connected: bool = True) -> Tree:
@@ -203,7 +204,7 @@ def _forward_backward(
                 torch.set_grad_enabled(False)  # the rest only shows how often layers run
             return value
         with without_modes() if type(value) is Tensor else _as_it_is:  # a rule's mode has nothing to do with this
-            if not whole:  # else it is on already, or the model itself has turned it off
+            if not recorded:  # else it is on already, or the model itself has turned it off
                 torch.set_grad_enabled(True)
             values[watch.where[i]] = value = stopping(leaves, watch.where[i], value, shared, watch.sites[i].label)
             return copied(value)
@@ -243,6 +244,9 @@ def gradients_of(scores: Tensor, leaves: Sequence[Tensor], sites: Sites, create_
     """The gradient of the sum of the scores; each example's score depends on its own row alone."""
     found: Sequence[Tensor | None] = [None]
     if scores.requires_grad:
+        if maps_targets() and _goes_through(scores, "CdistBackward0"):  # its batching rule gives all targets the first one's
+            text = "torch.func.vmap is wrong in the backward pass of torch.cdist: ask for one target at a time."
+            raise complaint(ValueError, text)
         try:
             ones = None if scores.numel() == 1 else torch.ones_like(scores)
             found = torch.autograd.grad(scores, leaves, ones, create_graph=create_graph, allow_unused=True)
@@ -261,6 +265,19 @@ def gradients_of(scores: Tensor, leaves: Sequence[Tensor], sites: Sites, create_
     return [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(leaves, found)]
 
 
+def _goes_through(scores: Tensor, name: str) -> bool:
+    """Whether a backward pass of that name is in the graph."""
+    todo, met = [scores.grad_fn], {scores.grad_fn}
+    for node in todo:  # which grows
+        if node is not None:
+            if node.name() == name:
+                return True
+            new = {other for other, _ in node.next_functions} - met
+            met |= new
+            todo += new
+    return False
+
+
 # Compiled: the public form. It needs the value's shape first; the compiler drops the second prefix.
 
 
@@ -276,7 +293,7 @@ def _two_passes(bound: Bound, x: Tree, sites: Sites, target: Target, create_grap
             for value in shapes
         ]
 
-        def scored(zeros: list[list[Tensor]]) -> tuple[Tensor, list[Tree]]:
+        def scored(zeros: list[list[Tensor]]) -> tuple[Tensor, list[list[Tensor]]]:
             values: list[Tree] = [None] * len(sites.sites)
             scores: list[Tensor] = []
 
@@ -297,9 +314,12 @@ def _two_passes(bound: Bound, x: Tree, sites: Sites, target: Target, create_grap
                     values[i] = inputs = moved(i, x)
             output, run = observe(bound, inputs, watch.sites, visit)
             check_reached(bound, run)
-            return (watch.score(output) if watch.neuron is None else scores[0]).sum(), values
+            # Of the values, tensors only: torch.func takes nothing else back, and a layer may give (output, None).
+            return (watch.score(output) if watch.neuron is None else scores[0]).sum(), [tensors(value) for value in values]
 
-        found, values = torch.func.grad(scored, has_aux=True)(zeros)
+        found, kept = torch.func.grad(scored, has_aux=True)(zeros)
+    leaf = iter([t for part in kept for t in part])
+    values = [map_tensors(lambda t: next(leaf), value) for value in shapes]
     gradients = []
     for value, parts in zip(values, found):
         part = iter(parts)

@@ -42,7 +42,8 @@ def references(x: Tree, baselines: Any, *, ids: bool) -> Tree:
 def distribution(x: Tree, baselines: Any, *, ids: bool) -> tuple[Tree, int]:
     """Baselines ``[n_baselines, ...]`` in the structure of `x`, and how many there are. Those of several inputs go together.
 
-    None stands for what is held at x's value: integers beside floating-point inputs, and those that the caller holds (masks).
+    None stands for what is held at x's value: integers beside floating-point inputs, unless `ids` and they have baselines of
+    their own, and those that the caller holds (masks).
     """
     if callable(baselines) and not isinstance(baselines, Tensor):
         baselines = baselines(x)
@@ -51,7 +52,7 @@ def distribution(x: Tree, baselines: Any, *, ids: bool) -> tuple[Tree, int]:
     only_ids = not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves)
     found: list[Any] = []
     for leaf, references in zip(leaves, given):
-        held = references is None or not (ids and only_ids)
+        held = not ids or references is None or (_everywhere(baselines) and not only_ids)
         if not isinstance(leaf, Tensor) or (not leaf.is_floating_point() and held):
             found.append(None)
             continue

@@ -239,7 +239,8 @@ def eigen_cam(model: Model, x: Tree, *, layer: Layer, channel_dim: int = 1, crea
 
 def _projected(rows: Tensor, create_graph: bool) -> Tensor:
     """``[N, S, C]`` on its first principal direction: ``[N, S]``."""
-    direction = torch.linalg.svd(rows.detach(), full_matrices=False).Vh[:, 0].unsqueeze(-1)
+    finite = torch.nan_to_num(rows.detach(), 0.0, 0.0, 0.0)  # NaN has no decomposition; the projection shows it
+    direction = torch.linalg.svd(finite, full_matrices=False).Vh[:, 0].unsqueeze(-1)
     direction = direction * torch.where((rows @ direction).sum(1, keepdim=True) < 0, -1, 1).to(rows.dtype)
     return (rows @ (_with_derivatives(direction, rows) if create_graph else direction)).squeeze(-1)
 

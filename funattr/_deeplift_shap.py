@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ._along import Mould, Sum, floats_at
+from ._along import Mould, Sum, floats_at, sizes_beside_batch
 from ._backward import Watch
 from ._baselines import distribution, holds_batch, one_batch
 from ._check import batch_size, may_read, method, noisy_modules
@@ -109,6 +109,8 @@ def _may_share_a_batch(task: Task, count: int) -> bool:
     if task.create_graph or len(task.inner) > 1 or not small(task.bound, task.x, count):
         return False
     rows = batch_size(task.x)
+    if task.inner and count * rows in sizes_beside_batch(task.bound, task.x):  # a layer's value may be that of all examples
+        return False
     return not holds_batch(task.model, rows) and one_batch(task.x, rows) and not noisy_modules(task.model)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ._along import Inner, Job
+from ._along import Inner, Job, score_at
 from ._baselines import holds_batch, one_batch
 from ._bind import Bound, all_modules
 from ._check import batch_size, noisy_modules
@@ -34,6 +34,12 @@ def along(job: Job, f: Inner, points: list[Tensor]) -> Iterator[list[Tensor]]:
     if job.folds is None:
         job.folds = _may_fold(job)
     count = points[0].shape[0]
+    inside = job.folds and not job.at_input() and f is not score_at
+    first = _told_apart(job, count) if inside and not tracing() else count
+    if first < count:
+        yield from along(job, f, [t[:first] for t in points])
+        yield from along(job, f, [t[first:] for t in points])
+        return
     if job.folds or count == 1:
         folded = _folded(job, f, points, count)
         if folded is not None:
@@ -41,6 +47,11 @@ def along(job: Job, f: Inner, points: list[Tensor]) -> Iterator[list[Tensor]]:
             return
         job.folds = False
     yield from job.run(lambda part, x: f(job, job.with_floats(part, x), job.target), points, job.x)
+
+
+def _told_apart(job: Job, count: int) -> int:
+    """How many of `count` points to fold, so that no dimension of the model's own has as many rows: see `_batch_dim`."""
+    return next((k for k in range(count, 1, -1) if k * job.size not in job.sizes()), count)
 
 
 def _may_fold(job: Job) -> bool:
@@ -96,7 +107,8 @@ def _folded(job: Job, f: Inner, points: list[Tensor], count: int) -> list[Tensor
         return None
     if any(mixed):
         return None
-    dims = [_batch_dim(job, i, t, count) for i, t in enumerate(found)]
+    # Scores have been counted already.
+    dims = [0 if f is score_at else _batch_dim(job, i, t, count) for i, t in enumerate(found)]
     if None in dims:
         return None
     return [_unfolded(t, dim, count, size) for t, dim in zip(found, dims)]
@@ -105,8 +117,9 @@ def _folded(job: Job, f: Inner, points: list[Tensor], count: int) -> list[Tensor
 def _batch_dim(job: Job, i: int, t: Tensor, count: int) -> int | None:
     """Where the batch is in the i-th tensor of the value at the sites: first, or (an LSTM's state) where its size shows."""
     rows = count * job.size
-    # As many steps of a sequence, which comes first, as rows? A pass for x itself tells.
-    if t.dim() and t.shape[0] == rows and not (t.dim() == 3 and t.shape[1] == rows):
+    # As many steps of a sequence, which comes first, as rows? Or places, or channels, of what all examples share? A pass for x
+    # itself tells.
+    if t.dim() and t.shape[0] == rows and not (t.dim() == 3 and t.shape[1] == rows) and rows not in job.sizes():
         return 0
     plain = job.value_shapes()[i]
     grown = [d for d in range(len(plain)) if t.dim() == len(plain) and t.shape[d] != plain[d]]
@@ -174,6 +187,7 @@ def repeated_target(
                 return score_of(output, target)
         return score_of(output, target)
 
+    scored.own = of_output  # type: ignore[attr-defined]  # whether the caller computes something of the output
     return scored
 
 

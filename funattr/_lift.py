@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ._rules import unruled
 from ._torch import tracing, transforms_active, without_modes
 
 
@@ -109,7 +110,7 @@ class Lift(TorchFunctionMode, Ledger):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not self.active:
-            return func(*args, **kwargs)
+            return unruled(func, args, kwargs)
         return self.rules(self, func, args, kwargs)
 
 

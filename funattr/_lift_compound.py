@@ -46,6 +46,14 @@ def cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> 
     return (x * y).sum(dim) / (lengths[0] * lengths[1])
 
 
+def pairwise_distance(x: Tensor, y: Tensor, p: Any = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+    return norm(x - y + eps, p, -1, keepdim)
+
+
+def distances(x: Tensor, y: Tensor, p: Any = 2.0, compute_mode: str | None = None) -> Tensor:
+    return norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
+
+
 def variance(x: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> Tensor:
     if isinstance(dim, bool):  # var(x, unbiased)
         dim, unbiased = None, dim
@@ -167,6 +175,8 @@ COMPOUND: dict[str, Callable[..., Any]] = {
     "vector_norm": norm,
     "linalg_vector_norm": norm,
     "cosine_similarity": cosine_similarity,
+    "pairwise_distance": pairwise_distance,
+    "cdist": distances,
     "var": variance,
     "std": deviation,
     "var_mean": variance_mean,

@@ -17,9 +17,10 @@ from ._bind import Bound, bind, refuse_opaque
 from ._check import batch_size, noisy_modules
 from ._door import complaint
 from ._lift import Lift, OutOfStep, Tape, fits
+from ._lift_hidden import hidden, only_torch
 from ._lift_table import apply
 from ._map import raised_by_model
-from ._score import Neuron
+from ._score import Neuron, the_tensor
 from ._site import Place, Sites, check_reached, observe, resolve, settle
 from ._tap import Run, Site, Stop, call_tapped
 from ._torch import OutOfMemoryError, tracing, transforms_active
@@ -51,6 +52,7 @@ class Task(NamedTuple):
     neuron: tuple[Site, ...]  # the site of a neuron target, or nothing
     notes: list[str]  # operations that should have a rule and have none
     suspects: list[str]  # the same, where the data could not be looked at
+    hidden: list[str]  # what the rules did not see
 
     @property
     def inner(self) -> list[Site]:
@@ -77,7 +79,7 @@ def prepare(model: Model, x: Tree, layer: Layer, target: Target, create_graph: b
         target = Neuron(Place(neuron[0].layer, neuron[0].inputs, neuron[0].call), target.index)
     if None in sites.sites and len(sites.sites) > 1:
         raise complaint(ValueError, _DEPENDENT)
-    return Task(model, bound, x, sites, target, create_graph, neuron, [], [])
+    return Task(model, bound, x, sites, target, create_graph, neuron, [], [], [])
 
 
 def lifted(task: Task, reference: Tree) -> tuple[list[Tree], list[Tree], list[Tree]]:
@@ -159,26 +161,40 @@ def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list
     lift = Lift(apply, here, active, tape, own)
     joint = len(task.inner) > 1 and not tracing() and not transforms_active()
     check = [dependence()]
+    starts: list[Tensor] = []
+    looks = own is None and not tracing() and not transforms_active() and not only_torch(task.bound.root, task.pick)
+
+    def look(ends: Tree) -> None:
+        if looks:
+            task.hidden.extend(n for n in dict.fromkeys(hidden(ends, starts, lift.unknown)) if n not in task.hidden)
 
     def mark(i: int, value: Tree, shared: bool) -> Tree:
         if i < len(task.inner):
             active.append(True)
+            starts.extend(tensors(value))
             if joint:
                 check[0](value)
-        elif task.pick is None:
-            active.clear()
+        else:
+            look(value)
+            if task.pick is None:
+                active.clear()
         return value
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         here.position[0] = 0
         check[0] = dependence()
         active.clear()
+        starts.clear()
         if None in task.sites.sites:
             active.append(True)
+            starts.extend(tensors((args, kwargs)))
         with lift, contextlib.nullcontext() if tracing() else _NothingRunsAgain():
-            return call_tapped(task.bound.call, args, kwargs, Run([*task.inner, *task.neuron], mark))
+            output = call_tapped(task.bound.call, args, kwargs, Run([*task.inner, *task.neuron], mark))
+        if task.pick is None and not task.neuron:
+            look(the_tensor(output))
+        return output
 
-    target = _under(lift, task)
+    target = _under(lift, task, look)
     bound = Bound(watched, task.bound.root)
     if tracing():
         return _two_passes(bound, task.x, task.sites, target, task.create_graph)
@@ -205,7 +221,7 @@ class _NothingRunsAgain:
             raise complaint(ValueError, _AGAIN) from None
 
 
-def _under(lift: Lift, task: Task) -> Target:
+def _under(lift: Lift, task: Task, look: Callable[[Tree], None]) -> Target:
     """The target, where it computes something, with the rules for what it computes."""
     pick = task.pick
     if pick is None:
@@ -214,7 +230,9 @@ def _under(lift: Lift, task: Task) -> Target:
 
         def scored(output: Any) -> Tensor:
             with lift:
-                return pick(output)
+                found = pick(output)
+            look(found)
+            return found
 
         return scored
 
@@ -253,6 +271,12 @@ def expanded(tree: Tree, size: int) -> Tree:
 
 
 def tell(task: Task) -> None:
+    if task.hidden:
+        warnings.warn(
+            f"DeepLIFT's rules do not reach into {', '.join(task.hidden)}, with a backward pass of its own: that is used, and "
+            f"attributions need not sum to the difference of the scores.",
+            stacklevel=4,
+        )
     if task.notes:
         warnings.warn(
             f"{', '.join(task.notes)} {'is' if len(task.notes) == 1 else 'are'} not linear and DeepLIFT has no rule for it: "

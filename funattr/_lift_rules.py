@@ -139,6 +139,22 @@ def elementwise(lift: Lift, f: Callable[..., Tensor], slopes: Callable[..., Any]
     return found
 
 
+def clamp(lift: Lift, func: Any, x: Any, *bounds: Any, **named: Any) -> Any:
+    """Piecewise linear in x; with bounds that are tensors, the larger of two and then the smaller of two."""
+    low, high = (list(bounds) + [None, None])[:2] if func not in _CLAMP_MAX else (None, *bounds, None)[:2]
+    low, high = named.get("min", low), named.get("max", high)
+    if not any(is_float(t) and not constant(t) for t in (low, high)):
+        return unary(EXACT)(lift, func, x, *bounds, **named)
+    for bound, f in ((low, torch.maximum), (high, torch.minimum)):
+        if bound is not None:
+            other = bound if isinstance(bound, Tensor) else torch.full((), bound, dtype=x.dtype, device=x.device)
+            x = binary(EXACT)(lift, f, x, other)
+    return x
+
+
+_CLAMP_MAX = (torch.clamp_max, Tensor.clamp_max)
+
+
 def product(lift: Lift, func: Any, x: Any, y: Any) -> Any:
     if not both_vary(x, y):
         return func(x, y)
@@ -187,6 +203,11 @@ def bilinear(lift: Lift, func: Any, x: Any, y: Any, *rest: Any, **kwargs: Any) -
         value = func(a, b, *rest, **kwargs)
         am, bm = (a + a0) / 2, (b + b0) / 2
     return value + func(x - a, bm, *rest, **kwargs) + func(am, y - b, *rest, **kwargs)
+
+
+def bilinear_layer(lift: Lift, func: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    z = bilinear(lift, func, x, y, weight)
+    return z if bias is None else z + bias
 
 
 def convolution(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **kwargs: Any) -> Any:

@@ -13,6 +13,8 @@ from torch import Tensor
 from ._check import may_read
 from ._lift import Lift
 from ._lift_compound import COMPOUND, cross_entropy, taken_apart
+from ._lift_hidden import RULED, flat
+from ._lift_names import ALONE, NAMED, placed
 from ._lift_norms import NORMS
 from ._lift_rnn import RECURRENT
 from ._lift_rows import extremum, logsumexp, max_pool, softmax, where
@@ -22,7 +24,9 @@ from ._lift_rules import (
     SMOOTH,
     Rule,
     bilinear,
+    bilinear_layer,
     binary,
+    clamp,
     convolution,
     einsum,
     linear,
@@ -35,8 +39,8 @@ from ._lift_rules import (
 from ._torch import operation_spaces, tracing, tree_flatten, tree_unflatten
 
 _EXACT = """
-    relu relu6 leaky_relu hardtanh hardsigmoid clamp clamp_min clamp_max clip abs absolute threshold rrelu hardshrink
-    softshrink prelu sign sgn round floor ceil trunc fix frac nan_to_num deg2rad
+    relu relu6 leaky_relu hardtanh hardsigmoid abs absolute threshold rrelu hardshrink softshrink prelu sign sgn round
+    floor ceil trunc fix frac nan_to_num deg2rad fake_quantize_per_tensor_affine fake_quantize_per_channel_affine
 """
 _SMOOTH = """
     sigmoid expit tanh gelu silu mish hardswish elu celu selu softplus softsign logsigmoid log_sigmoid exp expm1 exp2
@@ -44,12 +48,14 @@ _SMOOTH = """
     tanhshrink sinc
 """
 _RELATIVE = "log log2 log10 log1p sqrt rsqrt reciprocal square logit erfinv lgamma digamma"
+_CLAMPS = "clamp clamp_min clamp_max clip"
 
 #: name -> rule. A name stands for the function, the method, the operator and their in-place versions.
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(_EXACT.split(), unary(EXACT)),
     **dict.fromkeys(_SMOOTH.split(), unary(SMOOTH)),
     **dict.fromkeys(_RELATIVE.split(), unary(RELATIVE)),
+    **dict.fromkeys(_CLAMPS.split(), clamp),
     **dict.fromkeys(("mul", "multiply", "__mul__", "__rmul__"), product),
     **dict.fromkeys(("div", "divide", "true_divide", "__truediv__", "__div__"), quotient),
     **dict.fromkeys(("__rdiv__", "__rtruediv__"), swapped_quotient),
@@ -63,6 +69,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("mv", "dot", "vdot", "inner", "outer", "ger", "kron", "tensordot", "vecdot", "cross"), bilinear),
     **dict.fromkeys((f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)), convolution),
     "linear": linear,
+    "bilinear": bilinear_layer,
     "einsum": einsum,
     "softmax": softmax(False),
     "log_softmax": softmax(True),
@@ -79,6 +86,8 @@ _RULES: dict[str, Rule] = {
     **{f"max_pool{n}d_with_indices": max_pool(n, False, True) for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d_with_indices": max_pool(n, True, True) for n in (1, 2, 3)},
 }
+
+RULED.update(flat(name) for name in f"{_EXACT} {_SMOOTH} {_RELATIVE} softmax log_softmax".split())
 
 #: Linear in what varies, or without a floating-point result: left alone, and never tested.
 _LINEAR = """
@@ -133,6 +142,9 @@ RULES: dict[Any, tuple[Rule, Any, bool]] = {
     func: (rule, twin, in_place) for name, rule in _RULES.items() for func, twin, in_place in _spelled(name)
 }
 RULES[Tensor.where] = (lambda lift, _, x, condition, y: where(lift, torch.where, condition, x, y), Tensor.where, False)
+#: function -> the names of its arguments, in order.
+NAMES = {func: order for name, order in NAMED.items() for func, _, _ in _spelled(name) if func in RULES}
+NAMES[Tensor.where] = ["input", "condition", "other"]
 RULES.update({getattr(Tensor, i): (RULES[getattr(Tensor, n)][0], getattr(Tensor, n), True) for i, n in _IN_PLACE.items()})
 LINEAR = {func for name in _LINEAR.split() for func, _, _ in _spelled(name)} - set(RULES)
 
@@ -220,11 +232,9 @@ def seen(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
             found = RULES[func]
     if found is not None and (tracing() or not any(isinstance(t, Tensor) and t.is_complex() for t in args)):
         rule, plain, in_place = found
-        if not args:
-            first = "input" if "input" in kwargs else "self"
-            args, kwargs = (kwargs[first],), {name: value for name, value in kwargs.items() if name != first}
+        args, kwargs = placed(NAMES.get(func, ALONE), args, kwargs) if kwargs else (args, kwargs)
         out = kwargs.get("out")
-        if out is not None:
+        if "out" in kwargs:
             kwargs = {name: value for name, value in kwargs.items() if name != "out"}
         x = args[0]
         y = rule(lift, plain, _kept(lift, x, (*args[1:], *kwargs.values())) if in_place else x, *args[1:], **kwargs)
@@ -245,10 +255,15 @@ def unknown(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
     where = [i for i, leaf in enumerate(leaves) if _varies(leaf)]
     if not where:
         return func(*args, **kwargs)
-    met = lift.meet(*(leaves[i] for i in where))
+    places = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not _varies(leaf)]  # indices, say
+    found = lift.meet(*(leaves[i] for i in where), *places)
     name = getattr(func, "__name__", repr(func))
-    if met is None or not may_read():
-        lift.suspects.extend([name] if met is not None else [])
+    if found is None or not may_read():
+        lift.suspects.extend([name] if found is not None else [])
+        return func(*args, **kwargs)
+    met, elsewhere = found[: len(where)], found[len(where) :]
+    if any(bool((own != base).any()) for own, base in elsewhere):
+        lift.unknown.append(name)
         return func(*args, **kwargs)
 
     def at(values: list[Tensor]) -> list[Tensor]:

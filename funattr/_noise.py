@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._along import check_rows
 from ._backward import Watch
 from ._bind import bind, find
 from ._chunks import check_count, chunk_for, chunks, given_chunk
@@ -191,6 +192,7 @@ class _Mean:
 
     def add(self, found: Tree, power: int = 1) -> None:
         parts = [(leaf**power).sum(0) / self.count if isinstance(leaf, Tensor) else leaf for leaf in tree_flatten(found)[0]]
+        check_rows(self.sums, parts)
         self.sums = [a + b if isinstance(a, Tensor) else a for a, b in zip(self.sums, parts)] if self.sums else parts
 
     def result(self, like: Tree, less: Sequence[Any] | None = None) -> Tree:

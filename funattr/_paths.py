@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._along import Inner, Job, Sum, baseline_values, floats_of, slope_at, towards, value_at
+from ._along import Inner, Job, Sum, baseline_values, check_rows, floats_of, slope_at, towards, value_at
 from ._at_points import at_points
 from ._baselines import references
 from ._chunks import parts
@@ -71,6 +71,7 @@ def with_differences(job: Job, rule: Rule, baselines: Tree, chunk_size: ChunkSiz
         slopes = gathered(job, slope_at, points(start, end, rule.nodes[a:b]))
         values = gathered(job, value_at, points(start, end, edges[a + 1 if before else 0 : b + 1]))
         before = before or [v[:0] for v in values]
+        check_rows([g[0] for g in slopes], [v[0] for v in values])
         total.add([g * v.diff(dim=0, prepend=v0) for g, v, v0 in zip(slopes, values, before)])
         before, like = [v[-1:].clone() for v in values], slopes
     return total.total(like)
@@ -79,6 +80,8 @@ def with_differences(job: Job, rule: Rule, baselines: Tree, chunk_size: ChunkSiz
 def gathered(job: Job, f: Inner, at: list[Tensor]) -> list[Tensor]:
     """`f` at all points of a chunk, ``[c, N, ...]``."""
     parts = list(along(job, f, at))
+    for part in parts[1:]:
+        check_rows([t[0] for t in parts[0]], [t[0] for t in part])
     return parts[0] if len(parts) == 1 else [torch.cat(same) for same in zip(*parts)]
 
 

@@ -84,6 +84,13 @@ def deconv_relu(x: Tensor, in_place: bool) -> Tensor:
     return _Rectify.apply(x, False, current_grad_level(), in_place)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def unruled(func: Any, args: Any, kwargs: Any) -> Any:
+    """What a mode does with an operation that it leaves alone."""
+    if func is Tensor.unflatten:  # written in Python with super(), which does not trace inside a mode
+        func = torch.unflatten
+    return func(*args, **kwargs)
+
+
 class ReluRule(TorchFunctionMode):
     """Gives every ReLU of a forward pass another backward; notes in `fired` that it met one.
 
@@ -105,7 +112,7 @@ class ReluRule(TorchFunctionMode):
         elif func in CLAMP and _is_relu(*args[1:], **kwargs):
             in_place = CLAMP[func]
         else:
-            return func(*args, **kwargs)
+            return unruled(func, args, kwargs)
         x = args[0] if args else kwargs["input"]
         self.fired.append(True)
         if not in_place:
@@ -142,14 +149,12 @@ class PlainAttention(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is Tensor.unflatten:  # written in Python with super(), which does not trace inside a mode
-            return torch.unflatten(*args, **kwargs)
         if func is F.scaled_dot_product_attention and self.only in (None, args[0].device.type if args else None):
             return plain_attention(*args, **kwargs)
         if func is F.multi_head_attention_forward:
             with self:  # a mode is off while it handles a call, and the attention is inside this one
                 return attention_body(*args, **kwargs)
-        return func(*args, **kwargs)
+        return unruled(func, args, kwargs)
 
 
 #: The body of `F.multi_head_attention_forward`, which does not hand itself to the mode again.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ._check import may_read
 from ._door import complaint, door, kind_of
 from ._site import Place, place_of
-from ._torch import is_plain, is_wrapped, observed_by_dispatch_mode, tracing
+from ._torch import is_plain, is_wrapped, observed_by_dispatch_mode, tracing, vmap_runs
 from ._types import Target, Tree, tensors
 
 
@@ -272,6 +272,11 @@ def mapping_over(classes: Tensor | None, count: int) -> Iterator[None]:
         yield
     finally:
         _mapped.extremes, _mapped.count = before
+
+
+def maps_targets() -> bool:
+    """Whether `each_target` runs several of them at once."""
+    return bool(_mapped.extremes) and not tracing() and vmap_runs()
 
 
 class TooManyTargets(BaseException):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._along import Job, Sum, asked, floats_at, floats_of, slope_at, towards, value_at
+from ._along import Job, Sum, asked, check_rows, floats_at, floats_of, slope_at, towards, value_at
 from ._at_points import at_points
 from ._baselines import distribution, full_batch, holds_batch, one_batch
 from ._check import method
@@ -188,6 +188,8 @@ def _values_of_references(job: Job, references: Tree, samples: int) -> Callable[
     if any(t.dim() == 0 or t.shape[0] != job.size for t in first) or chunk_for(rows, None, first, shares=True) < rows:
         return None
     each = [first, *(floats_at(_read_one(job, references, row)) for row in range(1, rows))]
+    for part in each:
+        check_rows(first, part)
     every = [torch.stack(same) for same in zip(*each)]
     return lambda which: [t[which, torch.arange(job.size, device=which.device)] for t in every]
 

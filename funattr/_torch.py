@@ -123,6 +123,11 @@ def only_vmap_runs() -> bool:
     return len(levels) == 1 and bool(levels[0].key() == TransformType.Vmap)
 
 
+def vmap_runs() -> bool:
+    """Whether a vmap runs, under whatever else."""
+    return any(level.key() == TransformType.Vmap for level in _levels() or [])
+
+
 def is_mapped(value: torch.Tensor | None) -> bool:
     """Whether the vmap that runs now maps over `value`."""
     level = peek_interpreter_stack()
@@ -224,6 +229,15 @@ _LEAVE: dict[TransformType, Callable[[], Any]] = {
     TransformType.Jvp: _functorch._jvp_decrement_nesting,
     TransformType.Functionalize: _functorch._func_decrement_nesting,
 }
+
+
+def saved_tensors_hooked() -> bool:
+    """Whether hooks are on for what is saved for a backward pass: those of torch.utils.checkpoint, say."""
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks(""):
+            return False
+    except RuntimeError:
+        return True
 
 
 def observed_by_dispatch_mode() -> bool:

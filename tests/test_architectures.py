@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import funattr as fa
 
@@ -45,3 +45,39 @@ def test_compiled(build: Any, make: Any, layer: str) -> None:
     target = torch.tensor([4, 2])
     found = compiled(model, x, layer=layer, target=target)
     torch.testing.assert_close(found, fa.input_x_gradient(model, x, layer=layer, target=target))
+
+
+@pytest.mark.parametrize("method", [fa.grad_cam, fa.deep_lift])
+def test_compiled_where_the_value_holds_none(method: Any) -> None:
+    """Attention of transformers gives (output, None)."""
+    model, x = prepared(bert("sdpa")), ids()
+    options = {"channel_dim": -1} if method is fa.grad_cam else {"baselines": 0}
+    layer = "bert.encoder.layer.0.attention"
+    (wanted, nothing) = method(model, x, layer=layer, target=[3, 1], **options)
+    compiled: Any = torch.compile(method, fullgraph=True, backend="aot_eager")
+    found = compiled(model, x, layer=layer, target=[3, 1], **options)
+    torch.testing.assert_close(found[0], wanted)
+    assert nothing is None
+    assert found[1] is None
+
+
+class Heads(nn.Module):
+    """Attention with unflatten, as in einops-free code: a method that torch writes in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qk = nn.Linear(8, 16)
+        self.out = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in self.qk(x).chunk(2, -1))
+        return self.out(torch.relu((q @ k.mT).softmax(-1) @ q - 0.1).transpose(1, 2).flatten(2)).mean(1)
+
+
+@pytest.mark.parametrize("layer", [None, fa.input_of("out")])
+@pytest.mark.parametrize("method", [fa.deep_lift, fa.guided_backprop, fa.integrated_gradients])
+def test_compiled_methods_written_in_python(method: Any, layer: Any) -> None:
+    model, x = Heads().double(), torch.randn(2, 3, 8, dtype=torch.float64)
+    compiled: Any = torch.compile(method, fullgraph=True, backend="eager")
+    found = compiled(model, x, layer=layer, target=1)
+    torch.testing.assert_close(found, method(model, x, layer=layer, target=1))

@@ -301,3 +301,11 @@ def test_the_grad_cam_package(ours: Any, theirs: str) -> None:
     found = fa.relu(ours)(model, x, layer="3", target=[1, 4, 0])[:, 0]
     low, high = found.amin((1, 2), keepdim=True), found.amax((1, 2), keepdim=True)
     torch.testing.assert_close((found - low) / (high - low), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_eigen_cam_of_values_that_are_not_finite() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LogSigmoid(), nn.Flatten(), nn.Linear(64, 5))
+    with torch.no_grad():
+        model[0].bias.fill_(torch.nan)  # type: ignore[union-attr, operator]
+    with pytest.raises(ValueError, match=r"eigen_cam.*holds NaN or inf"):
+        fa.eigen_cam(model, torch.randn(2, 3, 6, 6), layer="1")

@@ -177,6 +177,24 @@ OPS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "adaptive_max_pool2d": lambda h, g: F.adaptive_max_pool2d(h.unsqueeze(1), 3),
     "adaptive_max_pool2d with indices": lambda h, g: nn.AdaptiveMaxPool2d((2, 3), return_indices=True)(h.unsqueeze(1))[0],
     "max_pool2d unbatched": lambda h, g: F.max_pool2d(h, 2),
+    # bounds that vary, distances, arguments by name
+    "clamp(min=y)": lambda h, g: h.clamp(min=g),
+    "clamp(y, 1)": lambda h, g: torch.clamp(h, g, torch.ones((), dtype=h.dtype)),
+    "clamp_max(y)": lambda h, g: h.clamp_max(g) + torch.clamp_min(h, g),
+    "clamp_(max=y)": updated(lambda h, g: h.clamp_(max=g)),
+    "pairwise_distance": lambda h, g: F.pairwise_distance(h, g) + F.pairwise_distance(x1=h, x2=g, p=1),
+    "cdist": lambda h, g: torch.cdist(h, g) + torch.cdist(x1=h, x2=g, p=1.0),
+    "bilinear": lambda h, g: F.bilinear(h, g, torch.arange(72.0).view(2, 6, 6).to(h), torch.ones(2).to(h)),
+    "fake quantization": lambda h, g: torch.fake_quantize_per_tensor_affine(h, 0.25, 0, -128, 127),
+    "torch.norm": lambda h, g: torch.norm(h, dim=-1) + torch.norm(h, p=1, dim=-1),
+    "baddbmm by name": lambda h, g: torch.baddbmm(h[:, :, :4], batch1=h, batch2=g.mT, beta=0.5),
+    "bmm by name": lambda h, g: torch.bmm(input=h, mat2=g.mT) + torch.matmul(h, other=g.mT),
+    "products by name": lambda h, g: torch.mul(h, other=g) + torch.addcmul(h, tensor1=h, tensor2=g),
+    "quotients by name": lambda h, g: torch.div(input=h, other=g.exp()) + g.exp().div_(other=h.exp()),
+    "powers by name": lambda h, g: torch.pow(h, exponent=2) + torch.maximum(input=h, other=g) + torch.lerp(h, end=g, weight=g),
+    "choice by name": lambda h, g: torch.where(h > 0, input=h, other=g * g) + h.where(condition=h > g, other=g),
+    "attention by name": lambda h, g: F.scaled_dot_product_attention(query=h, key=g, value=h, is_causal=True),
+    "similarity by name": lambda h, g: F.cosine_similarity(x1=h, x2=g, dim=-1) + torch.linalg.vecdot(x=h, y=g),
     # combinations
     "adjacent": lambda h, g: torch.tanh(F.relu(torch.sigmoid(h))),
     "reused": lambda h, g: F.relu(F.relu(h) - 0.1) * h,
@@ -486,8 +504,48 @@ def test_an_operation_without_a_rule_is_named_once() -> None:
     with pytest.warns(UserWarning, match="cumprod is not linear") as caught:
         deep_lift(model, torch.randn(3, 5, dtype=torch.float64))
     assert len(caught) == 1
+    unpool = Around(lambda h, g: F.max_unpool2d(*F.max_pool2d(h.unsqueeze(1), 2, return_indices=True), 2)).double()
+    with pytest.warns(UserWarning, match="max_unpool2d is not linear"):  # it is, as long as it puts back to the same places
+        deep_lift(unpool, torch.randn(3, 5, dtype=torch.float64), baselines=torch.randn(3, 5, dtype=torch.float64))
     # linear, and unknown to the table: no warning
     deep_lift(Around(lambda h, g: torch.trapezoid(h)).double(), torch.randn(3, 5, dtype=torch.float64))
+
+
+class Swish(torch.autograd.Function):
+    """As memory-efficient EfficientNets write it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        s = torch.sigmoid(ctx.saved_tensors[0])
+        return g * (s + ctx.saved_tensors[0] * s * (1 - s))
+
+
+@torch.jit.script
+def scripted(h: Tensor, g: Tensor) -> Tensor:
+    return torch.tanh(h) * torch.sigmoid(g)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+@pytest.mark.parametrize("layer", [None, "left"])
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [(lambda h, g: Swish.apply(h) * g, "the autograd.Function Swish"), (lambda h, g: scripted(h, g), "scripted code")],
+)
+def test_what_the_rules_cannot_see_is_named(op: Any, name: str, layer: Any) -> None:
+    model, x = Around(op).double(), torch.randn(3, 5, dtype=torch.float64)
+    for method in (deep_lift, functools.partial(deep_lift_shap, baselines=torch.zeros_like(x))):
+        with pytest.warns(UserWarning, match=f"do not reach into {name}, .* need not sum") as caught:
+            method(model, x, layer=layer)
+        assert len(caught) == 1
+    with pytest.warns(UserWarning, match=f"do not reach into {name}"):
+        deep_lift(model, x, target=lambda y: 2 * y)
+    # nothing of the kind on the way from the layer to the score
+    deep_lift(model, x, target=fa.neuron("right", 3))
 
 
 def test_errors_are_in_the_users_words() -> None:
@@ -648,7 +706,18 @@ def test_compiled_is_eager_in_one_graph(layer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["F.silu", "F.silu in place", "x ** 3", "x / y", "norm", "where", "masked attention", "max", "var"]
+    "name",
+    ["F.silu", "F.silu in place", "x ** 3", "x / y", "norm", "where", "masked attention", "max", "var"]
+    + [
+        "clamp(min=y)",
+        "clamp_max(y)",
+        "cdist",
+        "bilinear",
+        "torch.norm",
+        "products by name",
+        "choice by name",
+        "attention by name",
+    ],
 )
 def test_compiled_operations(name: str) -> None:
     model = Around(OPS[name]).double()
@@ -745,6 +814,30 @@ def test_deep_lift_shap_is_the_mean(layer: Any, chunk_size: int | None) -> None:
 
     found = mean_over_baselines(by_hand)(model, x, baselines=references, layer=layer, target=target)  # type: ignore[arg-type]
     torch.testing.assert_close(tensor(found), torch.stack(each).mean(0))
+
+
+class Captions(nn.Module):
+    """An image and its caption: floats beside ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.words, self.head = nn.Linear(6, 8), nn.Embedding(20, 8), nn.Linear(8, 5)
+
+    def forward(self, image: Tensor, words: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.image(image)) * self.words(words).mean(1))
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1])
+@pytest.mark.parametrize("layer", [fa.input_of("head"), "words", "image"])
+def test_baselines_of_ids_beside_floats_count_at_a_layer_also_for_many(layer: Any, chunk_size: int | None) -> None:
+    model = Captions().double()
+    x = (torch.randn(3, 6, dtype=torch.float64), torch.randint(0, 20, (3, 4)))
+    many = (torch.randn(2, 6, dtype=torch.float64), torch.randint(0, 20, (2, 4)))
+    each = [deep_lift(model, x, layer=layer, target=1, baselines=tuple(t[i : i + 1] for t in many)) for i in range(2)]
+    found = deep_lift_shap(model, x, layer=layer, target=1, baselines=many, chunk_size=chunk_size)
+    torch.testing.assert_close(found, torch.stack(each).mean(0))
+    if not isinstance(layer, str):
+        assert_complete(found, model(*x)[:, 1].detach() - model(*many)[:, 1].detach().mean())
 
 
 def test_deep_lift_shap_names_operations_without_a_rule() -> None:

@@ -49,6 +49,8 @@ ORDER = [
     "_joint",
     "_ablated",
     # DeepLIFT's rules and passes
+    "_lift_names",
+    "_lift_hidden",
     "_lift_slopes",
     "_lift",
     "_lift_rules",

@@ -12,6 +12,7 @@ import torch
 from captum.attr import GradientShap, IntegratedGradients, InternalInfluence, LayerConductance, LayerIntegratedGradients
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils.checkpoint import checkpoint
 
 import funattr as fa
 from funattr import _fold, _map, conductance, convergence_delta, gradient_shap, integrated_gradients, internal_influence
@@ -595,3 +596,102 @@ def test_errors_of_structure() -> None:
             integrated_gradients(model, x, baselines=baselines, target=1)
     with pytest.raises(ValueError, match="no row for each"):
         convergence_delta(torch.zeros(3, 2), model, x, target=1)
+
+
+class Parts(nn.Module):
+    """A frozen backbone, or one that is run again in the backward pass, and a head."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 5)
+        self.how = how
+
+    def backbone(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.second(torch.tanh(self.first(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "frozen":
+            with torch.no_grad():
+                return self.head(self.backbone(x))
+        return self.head(checkpoint(self.backbone, x, use_reentrant=False) if self.how == "again" else self.backbone(x))
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("layer", ["first", "second"])
+def test_a_frozen_part_has_no_gradient_at_a_layer_inside(layer: str, create_graph: bool) -> None:
+    model, x = Parts("frozen").double(), torch.randn(3, 6, dtype=torch.float64)
+    for method in (fa.gradient, fa.integrated_gradients, fa.conductance, fa.internal_influence, fa.deep_lift):
+        with pytest.raises(ValueError, match=rf"no gradient with respect to layer '{layer}'.*torch.no_grad"):
+            method(model, x, layer=layer, target=1, create_graph=create_graph)
+
+
+def test_a_part_that_runs_again_in_the_backward_pass() -> None:
+    model, x = Parts("again").double(), torch.randn(3, 6, dtype=torch.float64)
+    plain = Parts("plain").double()
+    plain.load_state_dict(model.state_dict())
+    for layer in ("first", "second", "head", None):
+        wanted = fa.integrated_gradients(plain, x, layer=layer, target=1)
+        torch.testing.assert_close(fa.integrated_gradients(model, x, layer=layer, target=1), wanted)
+        if layer in ("first", "second"):  # recorded all along, the points would be lost
+            with pytest.raises(ValueError, match=rf"layer '{layer}' is in a part that the model runs again.*checkpoint"):
+                fa.integrated_gradients(model, x, layer=layer, target=1, create_graph=True)
+        else:
+            found = fa.integrated_gradients(model, x, layer=layer, target=1, create_graph=True)
+            torch.testing.assert_close(found.detach(), wanted)
+
+
+class Positions(nn.Module):
+    """Six places, as many as two examples at three points of a path: what all share is not taken for a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.places, self.head = nn.Linear(4, 8), nn.Embedding(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.places(torch.arange(x.shape[1]))
+        return self.head(torch.tanh(self.embed(x) + places).mean(1))
+
+
+@pytest.mark.parametrize("method", [internal_influence, conductance, partial(fa.gradient_shap, n_samples=3)])
+def test_what_all_examples_share_is_no_batch(method: Any) -> None:
+    model, x = Positions().double(), torch.randn(2, 6, 4, dtype=torch.float64)
+    options = {"baselines": x[:1] * 0} if isinstance(method, partial) else {"n_steps": 3}
+    torch.manual_seed(1)
+    wanted = method(model, x, layer="places", target=1, chunk_size=1, **options)
+    torch.manual_seed(1)
+    found = method(model, x, layer="places", target=1, chunk_size=3, **options)
+    assert found.shape == (6, 8)
+    torch.testing.assert_close(found, wanted)
+
+
+class Experts(nn.Module):
+    """A mixture of experts, each of which sees the tokens that are routed to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.experts, self.head = nn.Linear(4, 2), nn.ModuleList(nn.Linear(4, 4) for _ in range(2)), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, chosen = self.gate(x).softmax(-1).max(-1)
+        out = torch.zeros_like(x)
+        for k, expert in enumerate(self.experts):
+            hit = chosen == k
+            out[hit] = torch.tanh(expert(x[hit])) * weights[hit].unsqueeze(-1)
+        return self.head((x + out).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:the steps run one after another")
+def test_layers_that_see_what_the_data_sends_them() -> None:
+    model, x = Experts().double(), torch.randn(2, 9, 4, dtype=torch.float64)
+    random = torch.Generator().manual_seed(0)
+    noisy = fa.noise_tunnel(fa.gradient, n_samples=8, stdevs=3.0, generator=random)
+    methods: list[Any] = [noisy, partial(conductance, baselines=-x), partial(internal_influence, baselines=-x)]
+    for method in methods:
+        for chunk in {} if method is noisy else {"chunk_size": 1}, {}:
+            with pytest.raises(
+                ValueError, match=r"shape \[\d+, 4\] for one input and \[\d+, 4\] for another.*a layer around it"
+            ):
+                method(model, x, layer="experts.0", target=1, **chunk)
+    with pytest.raises(ValueError, match="a layer around it"):
+        gradient_shap(model, x, layer="experts.0", target=1, baselines=-x, n_samples=8)
+    conductance(model, x, layer="gate", target=1)

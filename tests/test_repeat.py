@@ -388,3 +388,22 @@ def test_a_model_that_vmap_cannot_run_warns_once_and_is_right() -> None:
         found = fa.noise_tunnel(fa.gradient, n_samples=5, stdevs=0.1, generator=seeded(), chunk_size=2)(model, x, target=1)
     assert len(caught) == 1
     equal(found, fa.noise_tunnel(fa.gradient, n_samples=5, stdevs=0.1, generator=seeded())(model, x, target=1))
+
+
+class Prototypes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.prototypes = nn.Linear(6, 4), nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -torch.cdist(self.embed(x), self.prototypes)
+
+
+@pytest.mark.parametrize("layer", [None, "embed"])
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_targets_that_torch_would_mix_up(layer: Any, chunk_size: int | None) -> None:
+    """torch's batching rule for the backward pass of cdist gives all cotangents the first one's gradient."""
+    model, x = Prototypes().double(), torch.randn(3, 6, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="one after another.*cdist"):
+        found = fa.each_target(fa.gradient, [0, 1, 4], chunk_size=chunk_size)(model, x, layer=layer)
+    torch.testing.assert_close(found, torch.stack([fa.gradient(model, x, layer=layer, target=t) for t in (0, 1, 4)]))
