@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._backward import Watch, stopping
 from ._baselines import holds_batch, one_batch
 from ._bind import Bound, all_modules, bind, runs_fused
 from ._check import noisy_modules
@@ -36,6 +35,7 @@ from ._torch import (
     tree_unflatten,
 )
 from ._types import ChunkSize, Layer, Model, Target, Tree, as_arguments, copied, tensors
+from ._watch import Watch, stopping
 
 _as_it_is = contextlib.nullcontext()
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ._backward import Watch, at_site, stopping, with_normal_tensors
+from ._backward import at_site, with_normal_tensors
 from ._baselines import full_batch, holds_batch, one_batch
 from ._bind import Bound, all_modules, bind
 from ._check import batch_size
@@ -24,6 +24,7 @@ from ._score import predicted, score
 from ._site import Place, Sites, check_reached, observe, read, resolve, settle
 from ._torch import tracing, tree_flatten, tree_unflatten
 from ._types import Layer, Model, Target, Tree, attributable, copied, map_floats, map_tensors, tensors
+from ._watch import Watch, stopping
 
 _HOLE = object()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ._along import Job, dependent, floats_at, floats_of
-from ._backward import Watch, gradients_of, stopping
+from ._backward import gradients_of
 from ._bind import hooks_backward
 from ._door import complaint
 from ._leaves import Below, check_attributable, leaves_of
@@ -18,6 +18,7 @@ from ._map import mapped, mapped_functional, refused, slices
 from ._site import check_reached, observe, read
 from ._torch import grad_level, is_mapped, saved_tensors_hooked, tracing, transforms_active, unwrap_for_grad
 from ._types import Tree, copied, map_tensors, tensors
+from ._watch import Watch, stopping
 
 #: ``point(step, values, i)``: where to evaluate, from the floating-point tensors of the value at site `i`.
 Point: TypeAlias = Callable[[Tree, list[Tensor], int], list[Tensor]]

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from ._bind import Bound, bind, hooks_backward
-from ._check import batch_size, method
+from ._check import method
 from ._door import complaint
 from ._folded import folding
 from ._leaves import Below, check_attributable, leaves_of
 from ._rules import PlainAttention
-from ._score import Neuron, few_targets, maps_targets, neuron_score, score_of
-from ._site import Sites, check_reached, observe, read, resolve, settle
-from ._tap import Site, Stop
+from ._score import few_targets, maps_targets
+from ._site import Sites, check_reached, observe, read, resolve
 from ._torch import grad_level, is_mapped, only_vmap_runs, tracing, transforms_active, unwrap_for_grad, without_modes
 from ._types import Layer, Model, Target, Tree, attributable, copied, map_floats, map_tensors, tensors
+from ._watch import Watch, stopping
 
 
 @method
@@ -86,40 +86,6 @@ def at_site(
 
 
 _as_it_is = contextlib.nullcontext()
-
-
-class Watch:
-    """The sites inside the model, a neuron target's last, and how to score: what every form of the recipe needs."""
-
-    def __init__(self, bound: Bound, x: Tree, sites: Sequence[Site | None], target: Target):
-        self.where = [i for i, site in enumerate(sites) if site is not None]
-        inner = [site for site in sites if site is not None]
-        self.neuron = target if isinstance(target, Neuron) else None
-        if self.neuron is not None:
-            inner += [site for site in resolve(bound, self.neuron.layer).sites if site is not None]
-        self.sites = settle(bound, x, inner)
-        self.target = target
-        self.size = batch_size(x)
-
-    def is_neuron(self, i: int) -> bool:
-        return self.neuron is not None and i == len(self.sites) - 1
-
-    def neuron_score(self, value: Tree) -> Tensor:
-        assert self.neuron is not None
-        # Of a copy: the model goes on, and may overwrite the value.
-        return self.checked(neuron_score(copied(value), self.neuron.index, self.sites[-1].label))
-
-    def score(self, output: Any) -> Tensor:
-        return self.checked(score_of(output, self.target))
-
-    def checked(self, scores: Tensor) -> Tensor:
-        if scores.shape[0] != self.size:
-            raise complaint(
-                ValueError,
-                f"the score has {scores.shape[0]} values for the {self.size} examples of x: the first dimension of the "
-                f"model's output must be the batch.",
-            )
-        return scores
 
 
 # Eager: one pass. The leaf is made inside the model, from the value just seen.
@@ -228,16 +194,6 @@ def _forward_backward(
         found = iter(below.gradients(scores.pop(), partial(gradients_of, sites=sites, create_graph=False)))
     gradients = [map_floats(lambda leaf: next(found), value) for value in values]
     return (values if create_graph else [map_tensors(torch.detach, value) for value in values]), gradients
-
-
-def stopping(f: Callable[..., Any], *args: Any) -> Any:
-    """`f(*args)`, where a complaint ends the pass: a model may catch ValueError."""
-    try:
-        return f(*args)
-    except (ValueError, TypeError) as error:
-        if not hasattr(error, "complaint"):
-            raise
-        raise Stop(None, error) from None
 
 
 def gradients_of(scores: Tensor, leaves: Sequence[Tensor], sites: Sites, create_graph: bool) -> list[Tensor]:

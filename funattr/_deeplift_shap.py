@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from ._along import Mould, Sum, floats_at, sizes_beside_batch
-from ._backward import Watch
 from ._baselines import distribution, holds_batch, one_batch
 from ._check import batch_size, may_read, method, noisy_modules
 from ._chunks import chunk_for, chunks, given_chunk
@@ -21,6 +20,7 @@ from ._map import each, raised_by_model
 from ._progress import reported
 from ._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from ._types import ChunkSize, Explains, Layer, Method, Model, Target, Tree, map_floats, map_tensors, tensors
+from ._watch import Watch
 
 
 @method

@@ -7,7 +7,6 @@ import contextlib
 import torch
 from torch import Tensor
 
-from ._backward import Watch
 from ._bind import Bound
 from ._door import complaint
 from ._groups import Meta, metas
@@ -15,6 +14,7 @@ from ._site import Sites, check_reached, observe
 from ._tap import Stop
 from ._torch import tracing, transforms_active
 from ._types import Tree, copied, map_tensors, tensors
+from ._watch import Watch
 
 _as_it_is = contextlib.nullcontext()
 

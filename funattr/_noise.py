@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ._along import check_rows
-from ._backward import Watch
 from ._bind import bind, find
 from ._chunks import check_count, chunk_for, chunks, given_chunk
 from ._combined import check_method, combined, draws_numbers, generators_of, name_of
@@ -24,6 +23,7 @@ from ._score import Neuron
 from ._site import Place, resolve, split
 from ._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from ._types import ChunkSize, Explains, Method, Model, Tree, attributable, map_tensors, tensors
+from ._watch import Watch
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 

@@ -57,6 +57,8 @@ found is put right and has tests. What stays:
   `use_cache=False` to RWKV.
 - In torch 2.13 on a CPU, the backward pass of batch norm in eval mode is wrong for a single example whose gradient comes from
   `flatten(2).transpose(1, 2)`, as in LeViT: plain autograd as well. Two examples are right.
+- A model that keeps a tensor of its forward pass in an attribute (`self.weights = attention`) may find there, after a call,
+  what torch.func made of it: run the model once more before you look at it, or save it.
 - Compiled, `integrated_gradients` and `feature_ablation` at a layer do not trace where the model updates a tensor from before
   the layer in place by what comes from it (`out += shortcut(x)`, at the shortcut). In eager they run.
 """

@@ -33,6 +33,7 @@ ORDER = [
     "_score",
     "_folded",
     "_leaves",
+    "_watch",
     "_backward",
     # running a model at many points
     "_chunks",
