@@ -37,12 +37,14 @@ def secant(
     dx = a - b
     digits = torch.finfo(a.dtype).eps ** (1 / 3)
     tiny = dx.abs() <= (kind * digits if kind >= 0 else digits * ((a + b) / 2).abs())
-    slope = ((f(a) if value is None else value) - f(b)) / dx.masked_fill(tiny, 1.0)
+    rise, differentiable = (f(a) if value is None else value) - f(b), torch.is_grad_enabled()
+    # Where the slope has a derivative, 0 / 0 would spoil it for the others too.
+    slope = rise / dx.masked_fill(tiny, 1.0) if differentiable else rise.div_(dx)
     looks = may_read() and is_plain(a)
     if looks and not bool(tiny.any()):
         return slope
     where = a.expand(dx.shape) if kind == EXACT else (a + b) / 2
-    if looks and alone and not torch.is_grad_enabled():
+    if looks and alone and not differentiable:
         slope[tiny] = torch.nan_to_num(derivative(f, where[tiny]), 0.0, 0.0, 0.0)
         return slope
     return torch.where(tiny, torch.nan_to_num(derivative(f, where), 0.0, 0.0, 0.0), slope)
