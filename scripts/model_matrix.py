@@ -34,7 +34,7 @@ NOTES = {
     "ids": "The input holds token ids only: there is no gradient and no path in the input (a `TypeError` says so). Methods "
     "that need one run on embeddings as the input, in the rows so named.",
     "relu": "The model has no ReLU: the rule would change nothing (a `ValueError`).",
-    "space": "The value at the place has no spatial dimensions like the input's (a `ValueError`).",
+    "space": "The value at the place has no spatial dimensions like the input's, or is several tensors (a `ValueError`).",
     "rows": "The value at the place has no row for each example: windows cut out of the batch, the state of an LSTM (a "
     "`ValueError`).",
 }

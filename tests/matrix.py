@@ -790,6 +790,8 @@ class Question:
             return "ids"
         if row.relu and not self.net.relu:
             return "relu"
+        if row.name == "guided_grad_cam" and len(values) > len(floats):
+            return "space"
         if row.convolutional and any(v.dim() < 3 or v.dim() != t.dim() for v in values for t in floats):
             return "space"
         # Of integers, random points and noise are at the place.
