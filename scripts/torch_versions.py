@@ -33,6 +33,11 @@ TOOLS = [
     "matplotlib>=3.7",
     "scikit-learn>=1.3",
     "safetensors",
+    "pyarrow>=15",
+    "cloudpickle>=3",
+    "pandas",
+    "datasets",
+    "ray[data]>=2.10",
 ]
 #: Warnings of torch's own that are no failures of ours.
 WARNINGS = ["TypedStorage is deprecated", "There is a performance drop because"]
