@@ -33,9 +33,7 @@ TOOLS = [
     "matplotlib>=3.7",
     "scikit-learn>=1.3",
     "safetensors",
-    "pyarrow>=15",
     "cloudpickle>=3",
-    "pandas",
     "datasets",
     "ray[data]>=2.10",
 ]
@@ -61,7 +59,8 @@ FAMILIES = {
 def requirements(version: str) -> list[list[str]]:
     """What to install beside a torch, call by call of pip."""
     release = tuple(map(int, version.split(".")[:2]))
-    calls = [[f"torch=={version}", "numpy<2" if release < (2, 3) else "numpy", *TOOLS]]
+    numpy = ["numpy<2", "pyarrow>=15,<20", "pandas<3"] if release < (2, 3) else ["numpy", "pyarrow>=15", "pandas"]
+    calls = [[f"torch=={version}", *numpy, *TOOLS]]
     calls.append(["--no-deps", "captum==0.9.0"])  # it asks for torch 2.3, and runs on less
     if release >= (2, 6):
         calls.append(["transformers>=4.50"])
