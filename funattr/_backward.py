@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ._at_once import few_targets, maps_targets
 from ._bind import Bound, bind, hooks_backward
 from ._check import method
 from ._door import complaint
 from ._folded import folding
 from ._leaves import Below, check_attributable, leaves_of
 from ._rules import PlainAttention
-from ._score import few_targets, maps_targets
 from ._site import Sites, check_reached, observe, read, resolve
 from ._torch import grad_level, is_mapped, only_vmap_runs, tracing, transforms_active, unwrap_for_grad, without_modes
 from ._types import Layer, Model, Target, Tree, attributable, copied, map_floats, map_tensors, tensors

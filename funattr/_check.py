@@ -49,8 +49,9 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             x = args[1] if len(args) > 1 else kwargs.get("x")
             if isinstance(x, UserDict):  # transformers' tokenizers return one
                 x = dict(x)
-                # (mypy keeps a ParamSpec's arguments from being put together anew)
-                args, kwargs = ((args[0], x, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})  # type: ignore[assignment]
+                # Any, because mypy keeps a ParamSpec's arguments from being put together anew.
+                anew: Any = ((args[0], x, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
+                args, kwargs = anew
             check_flags(flags, kwargs)
             check_input(x)
             training = noisy_modules(args[0] if args else kwargs.get("model"))
@@ -68,10 +69,10 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             finally:
                 _leave(before)
 
-    # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own. (To mypy a
-    # callable has neither code nor attributes.)
-    call.__code__ = call.__code__.replace(co_name=function.__name__)  # type: ignore[attr-defined]
-    call.accepts = [p.name for p in parameters]  # type: ignore[attr-defined]
+    made: Any = call  # to mypy a callable has neither code nor attributes
+    # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.
+    made.__code__ = made.__code__.replace(co_name=function.__name__)
+    made.accepts = [p.name for p in parameters]
     return call
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from ._at_once import few_targets
 from ._door import complaint, kind_of
-from ._score import few_targets
 from ._torch import tracing
 from ._types import ChunkSize, Tree, tensors
 

@@ -49,13 +49,14 @@ def combined(
     structure in which layers are named, where its parts do not.
     """
     known = [accepts(part) for part in parts]
-    function.leading = more + max(leading(part) for part in parts)  # type: ignore[attr-defined]
-    function.layered = any(map(layered, parts)) if of_layers is None else of_layers  # type: ignore[attr-defined]
-    function.draws = draws or any(map(draws_numbers, parts))  # type: ignore[attr-defined]
-    function.generators = [*generators, *(g for part in parts for g in generators_of(part))]  # type: ignore[attr-defined]
+    made: Any = function  # to mypy a callable has no attributes
+    made.leading = more + max(leading(part) for part in parts)
+    made.layered = any(map(layered, parts)) if of_layers is None else of_layers
+    made.draws = draws or any(map(draws_numbers, parts))
+    made.generators = [*generators, *(g for part in parts for g in generators_of(part))]
     if tracing():
         names = [*extra, *(n for part in known for n in part or () if n not in without)]
-        function.accepts = None if None in known else names  # type: ignore[attr-defined]
+        made.accepts = None if None in known else names
         return function
     parameters: dict[str, inspect.Parameter] = {}
     for part in parts:
@@ -71,7 +72,7 @@ def combined(
     ordered = sorted((p for p in parameters.values() if p.name not in without), key=lambda p: p.kind)
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"``{name}``, with the arguments of {' and '.join(name_of(part) for part in parts)}."
-    function.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+    made.__signature__ = inspect.Signature(ordered)
     return method(function)
 
 

@@ -17,9 +17,9 @@ R = TypeVar("R")
 def complaint(kind: type[Exception], text: str) -> Exception:
     """An error whose message the door completes with the call as the caller wrote it."""
     error = kind(text)
-    if tracing():
-        return error
-    error.complaint = text  # type: ignore[attr-defined]
+    if not tracing():
+        noted: Any = error
+        noted.complaint = text
     return error
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._at_once import TooManyTargets, mapping_over
 from ._chunks import chunks
 from ._door import complaint, kind_of
 from ._progress import reported
-from ._score import TooManyTargets, mapping_over
 from ._torch import OutOfMemoryError, set_vmap_fallback_warning, tracing, tree_flatten, tree_unflatten
 from ._types import Tree, map_tensors, tensors
 

@@ -165,11 +165,13 @@ def _sampled(
     if not tracing() and (chunk or not transforms_active()):
         size = chunk_for(count, chunk, like, shares=False)
         if min(size, count) > 1:
-            ahead = [draw() for _ in range(min(size, count))]
-            size, found = run.first(function, [torch.stack(same) for same in zip(*ahead)], fewer=chunk is None)
+            stacked = [torch.stack(same) for same in zip(*[draw() for _ in range(min(size, count))])]
+            size, found = run.first(function, stacked, fewer=chunk is None)
             if found is None:  # where `function` draws too, its numbers and ours take turns
-                ahead = []
                 noise.rewind()
+            else:
+                ahead = [list(step) for step in zip(*(t[size:] for t in stacked))]
+            del stacked
             if chunk is None:
                 run.cause = None  # nobody has asked for more than one at once
     size = min(size, count)
@@ -177,7 +179,7 @@ def _sampled(
     for first, last in reported(bounds):
         if found is not None:
             yield found
-            found, ahead = None, ahead[size:]
+            found = None
             continue
         yield from run_steps(run, function, [ahead.pop(0) if ahead else draw() for _ in range(first, last)])
         run.warn()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._check import may_read
+from ._at_once import mapped_extremes
 from ._door import complaint, door, kind_of
 from ._site import Place, place_of
-from ._torch import is_plain, is_wrapped, observed_by_dispatch_mode, tracing, vmap_runs
+from ._torch import is_plain, is_wrapped, observed_by_dispatch_mode, tracing
 from ._types import Target, Tree, tensors
 
 
@@ -252,51 +250,6 @@ def _one_of_each(out: Tensor, target: Any) -> Tensor:
     return out[tuple(rows + columns)] if columns else out.reshape(out.shape[0])
 
 
-class _Mapped(threading.local):
-    extremes: tuple[int, ...] = ()
-    count = 0  # of targets (or noisy inputs) at once, where it may be fewer
-
-
-_mapped = _Mapped()
-
-
-@contextlib.contextmanager
-def mapping_over(classes: Tensor | None, count: int) -> Iterator[None]:
-    """While a method is mapped over `count` things, fewer if it says so (see `few_targets`); and while vmap hides the data
-    of a target: the smallest and the largest of the classes, for the check of its range."""
-    before = _mapped.extremes, _mapped.count
-    try:  # from here on: an exception from outside (Ctrl-C, a timeout) may come at any point
-        _mapped.count = count
-        if classes is not None and may_read() and is_plain(classes):
-            _mapped.extremes = tuple(int(extreme) for extreme in torch.aminmax(classes))
-        yield
-    finally:
-        _mapped.extremes, _mapped.count = before
-
-
-def maps_targets() -> bool:
-    """Whether `each_target` runs several of them at once."""
-    return bool(_mapped.extremes) and not tracing() and vmap_runs()
-
-
-class TooManyTargets(BaseException):
-    """Asks for fewer targets at once: no more than `at_most`, or as many as the library takes steps at once."""
-
-    def __init__(self, at_most: int | None):
-        self.at_most = at_most
-
-
-#: How many elements the gradients for all targets may have: in float32, and with what is made of them, 0.2 GB.
-ROOM = 1 << 24
-
-
-def few_targets(elements: int | None = None) -> None:
-    """Targets are mapped all at once, so that they share one forward pass, until somebody who knows better says here how
-    many elements there will be for each; None, where there are many points for each."""
-    if _mapped.count > 1 and (elements is None or _mapped.count * elements > ROOM):
-        raise TooManyTargets(None if elements is None else max(1, ROOM // elements))
-
-
 def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
     """One class per example, from a tensor: a gather, so that its data is never read in a compiled function."""
     out = _classes(out, "a tensor")
@@ -313,7 +266,7 @@ def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
         for extreme in torch.aminmax(target):
             _check_range(int(extreme), classes)
     elif not tracing():
-        for known in _mapped.extremes:
+        for known in mapped_extremes():
             _check_range(known, classes)
     target = torch.where(target < 0, target + classes, target)
     if tracing():  # a gather under vmap would fix the batch size

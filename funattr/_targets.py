@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._at_once import ROOM, TooManyTargets, few_targets, mapping_over
 from ._chunks import chunk_for, chunks, fitting, given_chunk
 from ._combined import check_method, combined, generators_of, name_of
 from ._door import complaint, door, kind_of
@@ -15,7 +16,6 @@ from ._draw import Rewound
 from ._map import Runner
 from ._progress import reported
 from ._repeat import as_one, device_of, generators_given, run_steps
-from ._score import ROOM, TooManyTargets, few_targets, mapping_over
 from ._torch import tracing, tree_flatten, tree_unflatten
 from ._types import ChunkSize, Explains, Method, Model, Target, Tree, tensors
 

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import funattr as fa
-from funattr import _check, _score, _tap
+from funattr import _at_once, _check, _tap
 from funattr._torch import put_back, surroundings
 
 from .methods import METHODS, Row
@@ -103,7 +103,7 @@ def same(found: Any, expected: Any) -> bool:
 def clean(model: nn.Module) -> bool:
     """Nothing of ours is left: no hook, no tapped layer, no run or call of this thread that still counts as going on."""
     hooks = any(m._forward_hooks or m._forward_pre_hooks or m._forward_pre_hooks_with_kwargs for m in model.modules())
-    return not (hooks or _tap._tapped or _tap._frames.stack or _check._state.inside or _score._mapped.count)
+    return not (hooks or _tap._tapped or _tap._frames.stack or _check._state.inside or _at_once._mapped.count)
 
 
 #: No function mode, no transform, gradients on, hooks on saved tensors taken.
@@ -254,7 +254,7 @@ def faults(kind: str, stride: int = 1, some: int = 1, offset: int = 0) -> dict[s
                 figures["left"] += 1
                 print(f"  left by {job.name} at point {point - stride}")
                 _tap._frames.stack.clear()
-                _check._state.inside, _score._mapped.count = False, 0
+                _check._state.inside, _at_once._mapped.count = False, 0
             if not alone():
                 figures["mode left in the thread"] += 1
                 put_back(AT_REST)

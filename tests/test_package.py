@@ -30,6 +30,7 @@ ORDER = [
     "_site",
     "_check",
     "_layers",
+    "_at_once",
     "_score",
     "_folded",
     "_leaves",
