@@ -698,3 +698,44 @@ def test_layers_that_see_what_the_data_sends_them() -> None:
     with pytest.raises(ValueError, match="a layer around it"):
         gradient_shap(model, x, layer="experts.0", target=1, baselines=-x, n_samples=8)
     conductance(model, x, layer="gate", target=1)
+
+
+class Masked(nn.Module):
+    """What is before the layer depends on a mask with a row for each example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.head(torch.sigmoid(self.second(torch.tanh(self.first(x)) * mask)))
+
+
+def test_gradient_shap_under_a_mask_by_hand() -> None:
+    model, x, count = Masked().double(), torch.randn(3, 6, dtype=torch.float64), 7
+    references, mask = torch.randn(2, 6, dtype=torch.float64), torch.rand(3, 8, dtype=torch.float64)
+    draws = torch.Generator().manual_seed(4)
+    steps, which = torch.rand((count, 3), generator=draws, dtype=torch.float64), torch.randint(2, (count, 3), generator=draws)
+
+    def value(x: Tensor) -> Tensor:
+        return model.second(torch.tanh(model.first(x)) * mask).detach()
+
+    expected = torch.zeros(3, 8, dtype=torch.float64)
+    for step, row in zip(steps, which):
+        start = references[row]
+        at = value(start + step[:, None] * (x - start)).requires_grad_()
+        (slope,) = torch.autograd.grad(model.head(torch.sigmoid(at))[:, 1].sum(), at)
+        expected += slope * (value(x) - value(start)) / count
+    bound, seed = partial(model, mask=mask), torch.Generator().manual_seed(4)
+    for chunk_size in (None, 2):
+        found = gradient_shap(
+            bound,
+            x,
+            layer="second",
+            target=1,
+            baselines=references,
+            n_samples=count,
+            generator=seed.manual_seed(4),
+            chunk_size=chunk_size,
+        )
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
