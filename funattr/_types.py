@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ._torch import tree_flatten, tree_unflatten
 
 if TYPE_CHECKING:
-    from ._score import Neuron
-    from ._site import Place
+    from ._core.place import Place
+    from ._core.score import Neuron
 
 Model: TypeAlias = Callable[..., Any]
 #: A tensor, or tuples, lists and dicts that hold tensors.

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from funattr._site import Place
+from funattr._core.place import Place
 
 from .lifted import Recording, multipliers, record
 from .reference import leaves

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from funattr._site import Place
+from funattr._core.place import Place
 
 
 def leaves(value: Any) -> list[Tensor]:

@@ -25,7 +25,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import funattr as fa
-from funattr import _at_once, _check, _tap
+from funattr._core import door, tap
+from funattr._steps import at_once
 from funattr._torch import put_back, surroundings
 
 from .methods import METHODS, Row
@@ -103,7 +104,7 @@ def same(found: Any, expected: Any) -> bool:
 def clean(model: nn.Module) -> bool:
     """Nothing of ours is left: no hook, no tapped layer, no run or call of this thread that still counts as going on."""
     hooks = any(m._forward_hooks or m._forward_pre_hooks or m._forward_pre_hooks_with_kwargs for m in model.modules())
-    return not (hooks or _tap._tapped or _tap._frames.stack or _check._state.inside or _at_once._mapped.count)
+    return not (hooks or tap._tapped or tap._frames.stack or door._state.inside or at_once._mapped.count)
 
 
 #: No function mode, no transform, gradients on, hooks on saved tensors taken.
@@ -253,8 +254,8 @@ def faults(kind: str, stride: int = 1, some: int = 1, offset: int = 0) -> dict[s
             if not clean(model):
                 figures["left"] += 1
                 print(f"  left by {job.name} at point {point - stride}")
-                _tap._frames.stack.clear()
-                _check._state.inside, _at_once._mapped.count = False, 0
+                tap._frames.stack.clear()
+                door._state.inside, at_once._mapped.count = False, 0
             if not alone():
                 figures["mode left in the thread"] += 1
                 put_back(AT_REST)
@@ -396,7 +397,7 @@ def held(model: nn.Module) -> Held:
     for t in alive:
         with contextlib.suppress(NotImplementedError):  # of a tensor that torch has left undefined
             storages[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) + len(_tap._tapped)
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) + len(tap._tapped)
     found = Held(len(alive), sum(storages.values()), len(everything), hooks)
     del everything, alive
     return found

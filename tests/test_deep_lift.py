@@ -748,7 +748,7 @@ HIDDEN: list[Callable[[Tensor], Tensor]] = [
 
 @pytest.mark.parametrize("activation", HIDDEN, ids=lambda f: f.__name__)
 def test_compiled_functions_that_dynamo_hides(activation: Callable[[Tensor], Tensor]) -> None:
-    """Dynamo takes from torch.overrides which functions a mode sees, and the list lacks these. See funattr/_traced.py."""
+    """Dynamo takes from torch.overrides which functions a mode sees, and the list lacks these. See funattr/_rules/traced.py."""
     first, last = nn.Linear(6, 8).double(), nn.Linear(8, 5).double()
 
     def model(x: Tensor) -> Tensor:

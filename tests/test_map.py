@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import funattr as fa
-import funattr._chunks
-from funattr._bind import bind
-from funattr._chunks import chunk_for, chunks, fitting
-from funattr._folded import folding
-from funattr._map import each
+import funattr._steps.chunks
+from funattr._core.kernels import folding
+from funattr._core.model import bind
+from funattr._steps.chunks import chunk_for, chunks, fitting
+from funattr._steps.ways import each
 
 STEPS = torch.arange(10.0).reshape(10, 1)
 X = torch.randn(3, 4)
@@ -70,7 +70,7 @@ def test_a_gpu_has_the_room_that_is_free(monkeypatch: pytest.MonkeyPatch) -> Non
         def element_size(self) -> int:
             return 4
 
-    monkeypatch.setattr(funattr._chunks, "tensors", lambda like: [like])
+    monkeypatch.setattr(funattr._steps.chunks, "tensors", lambda like: [like])
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 << 30)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1 << 30)
     for free, expected in ((0, 4), (62 << 30, 50)):  # and 2 GB that torch holds

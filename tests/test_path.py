@@ -15,7 +15,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
 import funattr as fa
-from funattr import _fold, _map, conductance, convergence_delta, gradient_shap, integrated_gradients, internal_influence
+from funattr import conductance, convergence_delta, gradient_shap, integrated_gradients, internal_influence
+from funattr._steps import fold, ways
 
 from .cost import cost
 from .models import CASES, Case, Conv, Mlp, Residual, Tokens, case_id, double
@@ -64,13 +65,13 @@ def test_formula(case: Case, layer: Any, chunk_size: int | None) -> None:
 
 
 def one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_fold, "_may_fold", lambda job: False)
-    before = _map.Runner.__init__
-    monkeypatch.setattr(_map.Runner, "__init__", lambda self: before(self, sequential=True))
+    monkeypatch.setattr(fold, "_may_fold", lambda job: False)
+    before = ways.Runner.__init__
+    monkeypatch.setattr(ways.Runner, "__init__", lambda self: before(self, sequential=True))
 
 
 def mapped_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_fold, "_may_fold", lambda job: False)
+    monkeypatch.setattr(fold, "_may_fold", lambda job: False)
 
 
 @pytest.mark.parametrize("force", [one_after_another, mapped_only])

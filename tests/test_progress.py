@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import funattr as fa
-from funattr._progress import report, reported
+from funattr._steps.progress import report, reported
 
 from .models import Mlp, table
 

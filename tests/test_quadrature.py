@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from funattr._quadrature import RULES, rule_for
+from funattr._steps.quadrature import RULES, rule_for
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 50])

@@ -289,7 +289,7 @@ def test_where_memory_is_short_there_are_fewer_targets_at_once(monkeypatch: pyte
     passes: list[int] = []
     handle = model.stem.register_forward_hook(lambda *_: passes.append(1))
     for room, expected in ((8 * elements, 1), (3 * elements, 1 + 3), (1, 1 + 8)):  # the first one finds out
-        monkeypatch.setattr("funattr._at_once.ROOM", room)
+        monkeypatch.setattr("funattr._steps.at_once.ROOM", room)
         passes.clear()
         equal(fa.each_target(fa.grad_cam, classes)(model, x, layer="layer1"), stack)
         assert len(passes) == expected

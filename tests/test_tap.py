@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import funattr as fa
-from funattr import _tap
+from funattr._core import tap
 
 from .models import CASES, Residual, Thrice, double
 from .test_transforms import state
@@ -72,7 +72,7 @@ def test_threads_on_one_model() -> None:
         thread.join()
     assert wrong == []
     assert state(model) == before
-    assert _tap._tapped == {}
+    assert tap._tapped == {}
 
 
 def _flat(found: Any) -> list[torch.Tensor]:
@@ -148,8 +148,8 @@ def test_exceptions_from_outside_leave_nothing() -> None:
                 hit += 1
             armed.clear()
             assert hooks(model) == 0
-            assert _tap._tapped == {}
-            assert _tap._frames.stack == []
+            assert tap._tapped == {}
+            assert tap._frames.stack == []
     finally:
         stop.set()
         shooter.join()

@@ -1,0 +1,1 @@
+"""Combinators: take a method, return a method with the same arguments."""

@@ -1,0 +1,204 @@
+"""A method over noisy inputs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.joint import look
+from .._core.model import bind, find
+from .._core.place import Place, resolve, split
+from .._core.score import Neuron
+from .._core.watch import Watch
+from .._steps.along import check_rows
+from .._steps.chunks import check_count, chunk_for, chunks, given_chunk
+from .._steps.draws import Rewound, normal_from
+from .._steps.progress import reported
+from .._steps.ways import Runner
+from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
+from .._types import ChunkSize, Explains, Method, Model, Tree, attributable, map_tensors, tensors
+from .._words import complaint, door, kind_of
+from .dress import check_method, combined, draws_numbers, generators_of, name_of
+from .repeat import device_of, generators_given, run_steps
+
+_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
+
+
+@door
+def noise_tunnel(
+    method: Explains,
+    *,
+    n_samples: int = 5,
+    stdevs: Any = 1.0,
+    nt_type: str = "smoothgrad",
+    generator: torch.Generator | None = None,
+    chunk_size: ChunkSize = None,
+) -> Method:
+    """A method averaged over noisy inputs: SmoothGrad, its square, or VarGrad.
+
+    ``mean_i a_i``, ``mean_i a_i^2`` or ``mean_i a_i^2 - (mean_i a_i)^2``, for the attributions ``a_i`` of ``x + noise_i``.
+    Where x holds only integers, the noise is added at the layer; several layers are then one joint site, and must not depend on
+    each other.
+
+    Args:
+        method: a method.
+        n_samples: how many noisy inputs.
+        stdevs: the standard deviation of the noise: a number, or one per floating-point input.
+        nt_type: ``"smoothgrad"``, ``"smoothgrad_sq"`` or ``"vargrad"``.
+        generator: where draws come from, or None for torch's global one. The same seed gives the same result.
+        chunk_size: how many calls of the method run together, by vmap: the memory knob. None, or "auto": as many as a budget
+            of memory allows; one after another where the method takes many steps of its own or draws random numbers, where
+            vmap cannot, and in a compiled function. The result does not depend on it.
+
+    Returns:
+        A method with the same arguments. The law: with ``stdevs=0`` ``"smoothgrad"`` is the method itself, and ``"vargrad"`` 0.
+
+    Raises:
+        ValueError: an argument is out of range, or there is no such `nt_type`.
+        TypeError: not a method, or an argument of the wrong type.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> smooth = fa.noise_tunnel(fa.saliency, n_samples=25, stdevs=0.1)
+        >>> smooth(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0]])).round()
+        tensor([[2., 4.]])
+
+    References:
+        Smilkov et al., "SmoothGrad", 2017, https://arxiv.org/abs/1706.03825;
+        Adebayo et al., "Local Explanation Methods for Deep Neural Networks Lack Sensitivity to Parameter Values", 2018,
+        https://arxiv.org/abs/1810.03307
+    """
+    check_method(method)
+    check_count(n_samples, "n_samples")
+    together = given_chunk(chunk_size)
+    if nt_type not in _TYPES:
+        close = difflib.get_close_matches(str(nt_type), _TYPES, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Use one of {', '.join(map(repr, _TYPES))}."
+        raise complaint(ValueError, f"there is no nt_type {nt_type!r}. {hint}")
+
+    draw = normal_from(generator)
+    own = [] if generator is None else [generator]
+    if draws_numbers(method):
+        together = 1  # vmap would draw the same for all samples
+
+    def tunnel(model: Model, x: Tree, **options: Any) -> Tree:
+        explain, start = _at_noise(method, model, x, options)
+        leaves, spec = tree_flatten(start)
+        spread = _spread(stdevs, [leaf for leaf in leaves if attributable(leaf)])
+
+        def noisy(noise: list[Tensor]) -> Tree:
+            rest = iter(noise)
+            return explain(tree_unflatten([leaf + next(rest) if attributable(leaf) else leaf for leaf in leaves], spec))
+
+        def drawn() -> list[Tensor]:  # one draw per sample, whatever the chunks: the same numbers in the same order
+            return [s * draw(leaf.shape, leaf.dtype, leaf.device) for leaf, s in spread]
+
+        mean, square, found = _Mean(n_samples), _Mean(n_samples), None
+        noise = Rewound([*own, *generators_of(method), *generators_given(options)], device_of(x))
+        for found in _sampled(noisy, drawn, n_samples, together, start, noise):
+            mean.add(found)
+            if nt_type != "smoothgrad":
+                square.add(found, 2)
+        if nt_type == "smoothgrad":
+            return mean.result(found)
+        if nt_type == "smoothgrad_sq":
+            return square.result(found)
+        return square.result(found, [m * m for m in mean.sums])
+
+    return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=own, draws=True)
+
+
+def _at_noise(method: Explains, model: Model, x: Tree, options: dict[str, Any]) -> tuple[Callable[[Tree], Tree], Tree]:
+    """What takes the noise: the method as a function of the input; or, for integers, of the value at the layer."""
+    if any(attributable(leaf) for leaf in tensors(x)) or options.get("layer") is None:
+        return lambda noisy: method(model, noisy, **options), x
+    if isinstance(options["layer"], (list, tuple, dict)):
+        bound = bind(model)
+        sites = resolve(bound, options["layer"])
+        look(bound, x, sites, Watch(bound, x, sites.sites, None))  # noise at one must not be undone by noise at another
+    value_at, rest = split(model, options["layer"])
+    options = {name: value for name, value in options.items() if name != "layer"}
+    target = options.get("target")
+    if isinstance(target, Neuron) and isinstance(target.layer.layer, str):  # names end at the cut
+        module = find(bind(model).root, target.layer.layer)
+        options["target"] = Neuron(Place(module, target.layer.inputs, target.layer.call), target.index)
+    value = value_at(x)
+    if not options.get("create_graph"):
+        value = map_tensors(torch.detach, value)
+
+    def after(*parts: Any, **named: Any) -> Any:
+        # A value that is a tuple or a dict arrives as several inputs; a model's output is a dict of its own kind.
+        given = [named[name] for name in value if name in named] if named else list(parts)
+        return rest(tree_unflatten(tree_flatten(given)[0], tree_flatten(value)[1]), x)
+
+    return lambda noisy: method(after, noisy, **options), value
+
+
+def _spread(stdevs: Any, leaves: list[Tensor]) -> list[tuple[Tensor, float]]:
+    """Each floating-point tensor with its standard deviation."""
+    if isinstance(stdevs, dict):
+        stdevs = tuple(stdevs.values())
+    each = list(stdevs) if isinstance(stdevs, (tuple, list)) else [stdevs] * len(leaves)
+    for s in each:
+        if isinstance(s, bool) or not isinstance(s, (int, float)):
+            raise complaint(TypeError, f"stdevs must be a number, or one per floating-point input, got {kind_of(s)}.")
+        if not 0 <= s < float("inf"):
+            raise complaint(ValueError, f"stdevs must be finite and not negative, got {s}.")
+    if len(each) != len(leaves):
+        raise complaint(ValueError, f"stdevs has {len(each)} entries for {len(leaves)} floating-point inputs.")
+    return list(zip(leaves, each))
+
+
+def _sampled(
+    function: Callable[[Any], Tree], draw: Callable[[], list[Tensor]], count: int, chunk: int | None, like: Tree, noise: Rewound
+) -> Iterator[Tree]:
+    """`function` of each of `count` draws, `chunk` at once: results with a leading dimension.
+
+    Without a `chunk`, as many at once as there is memory for, if `function` lets them.
+    """
+    run = Runner()
+    size, found, ahead = chunk or 1, None, []
+    if not tracing() and (chunk or not transforms_active()):
+        size = chunk_for(count, chunk, like, shares=False)
+        if min(size, count) > 1:
+            stacked = [torch.stack(same) for same in zip(*[draw() for _ in range(min(size, count))])]
+            size, found = run.first(function, stacked, fewer=chunk is None)
+            if found is None:  # where `function` draws too, its numbers and ours take turns
+                noise.rewind()
+            else:
+                ahead = [list(step) for step in zip(*(t[size:] for t in stacked))]
+            del stacked
+            if chunk is None:
+                run.cause = None  # nobody has asked for more than one at once
+    size = min(size, count)
+    bounds = [(0, size), *((size + first, size + last) for first, last in chunks(count - size, size))]
+    for first, last in reported(bounds):
+        if found is not None:
+            yield found
+            found = None
+            continue
+        yield from run_steps(run, function, [ahead.pop(0) if ahead else draw() for _ in range(first, last)])
+        run.warn()
+
+
+class _Mean:
+    """The mean of attributions, or of a power of them, sum by sum."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.sums: list[Any] = []
+
+    def add(self, found: Tree, power: int = 1) -> None:
+        parts = [(leaf**power).sum(0) / self.count if isinstance(leaf, Tensor) else leaf for leaf in tree_flatten(found)[0]]
+        check_rows(self.sums, parts)
+        self.sums = [a + b if isinstance(a, Tensor) else a for a, b in zip(self.sums, parts)] if self.sums else parts
+
+    def result(self, like: Tree, less: Sequence[Any] | None = None) -> Tree:
+        sums = self.sums
+        if less is not None:
+            sums = [(a - b).clamp(min=0) if isinstance(a, Tensor) else a for a, b in zip(sums, less)]  # no rounding below 0
+        return tree_unflatten(sums, tree_flatten(like)[1])

@@ -1,0 +1,137 @@
+"""Combinators that change the shape of a method's maps: to the size of the input, or to one channel."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._core.channels import channel_of, check_channel_dim
+from .._torch import tree_flatten
+from .._types import Explains, Method, Model, Tree, map_floats, tensors
+from .._words import complaint, door
+from .dress import check_method, combined, layered, leading, name_of, per_layer
+
+#: F.interpolate's modes, and the numbers of spatial dimensions they are for.
+MODES = {
+    "nearest": (1, 2, 3),
+    "nearest-exact": (1, 2, 3),
+    "area": (1, 2, 3),
+    "linear": (1,),
+    "bilinear": (2,),
+    "bicubic": (2,),
+    "trilinear": (3,),
+}
+
+
+@door
+def sum_channels(method: Explains, channel_dim: int = 1) -> Method:
+    """A method's attributions summed over the channels: one value per place.
+
+    ``sum_channels(a)(model, x, ...) = sum_c a(model, x, ...)[:, c]``, the dimension kept with size 1. `hires_cam` is
+    ``sum_channels(input_x_gradient)``; with ``channel_dim=-1``, the embeddings of a text ``[N, T, C]`` get a value per token.
+
+    Args:
+        method: a method.
+        channel_dim: which dimension of the value holds the channels: 1, or -1 for the tokens of a transformer ``[N, T, C]``.
+
+    Returns:
+        A method with the same arguments. The law: the sum of each example stays what it is.
+
+    Raises:
+        TypeError: not a method, or `channel_dim` is not an integer.
+        ValueError: when called, a result has no such dimension.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> fa.sum_channels(fa.gradient)(lambda x: (x**2).sum((1, 2)), torch.tensor([[[1.0, 3.0], [-2.0, 0.5]]]))
+        tensor([[[-2.,  7.]]])
+    """
+    check_method(method)
+    check_channel_dim(channel_dim)
+
+    def summed(model: Model, x: Tree, **options: Any) -> Tree:
+        before = leading(method)
+        return map_floats(lambda t: t.sum(channel_of(t, channel_dim, before), keepdim=True), method(model, x, **options))
+
+    return combined(summed, f"sum_channels({name_of(method)})", method)
+
+
+@door
+def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
+    """A method's maps at the spatial size of the input; or one tensor of maps at a given size.
+
+    ``interpolate(a)(model, x, ...)`` is ``a(model, x, ...)`` ``[N, C, *s]`` at the size ``[N, C, *S]`` of `x`; for several
+    inputs, one map for each; for several layers, each layer's.
+
+    Args:
+        method: a method, or a tensor of attributions ``[N, C, *s]``.
+        size: the spatial size, or a tensor ``[N, C, *S]`` that has it; None for that of the input.
+        mode: ``"nearest"``, ``"nearest-exact"``, ``"area"``, ``"linear"`` (one spatial dimension), ``"bilinear"``,
+            ``"bicubic"`` (two) or ``"trilinear"`` (three), as in `torch.nn.functional.interpolate`.
+
+    Returns:
+        A method with the same arguments; or a tensor ``[N, C, *S]``, in the unit of what was given.
+
+    Raises:
+        ValueError: there is no such mode, it does not fit the dimensions, or there are no spatial dimensions.
+        TypeError: neither a method nor a tensor.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> fa.interpolate(torch.tensor([[[1.0, 2.0]]]), size=4)
+        tensor([[[1., 1., 2., 2.]]])
+    """
+    if not isinstance(mode, str) or mode not in MODES:
+        close = difflib.get_close_matches(str(mode), MODES, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Use one of {', '.join(map(repr, MODES))}."
+        raise complaint(ValueError, f"there is no interpolation mode {mode!r}. {hint}")
+    if isinstance(method, Tensor):
+        if size is None:
+            text = "give the size to interpolate the tensor to: size=(height, width), or a tensor of that size."
+            raise complaint(ValueError, text)
+        return resized(method, _spatial(size), mode)
+    check_method(method)
+
+    def upsampled(model: Model, x: Tree, **options: Any) -> Tree:
+        def for_input(leaf: Tensor, found: Tensor) -> Tensor:
+            before = leading(method)  # targets: to each map, as many examples more
+            maps = resized(found.flatten(0, before), _spatial(leaf if size is None else size), mode)
+            return maps.reshape(found.shape[: before + 1] + maps.shape[1:])
+
+        def for_inputs(attribution: Tree) -> Tree:
+            maps = tensors(attribution)
+            if len(maps) == 1:  # for every input
+                return map_floats(lambda leaf: for_input(leaf, maps[0]), x)
+            if tree_flatten(attribution)[1] != tree_flatten(x)[1]:
+                text = (
+                    f"{name_of(method)} gives {len(maps)} maps, and x has {len(tensors(x))} inputs: choose a layer whose value "
+                    f"is one tensor, with the spatial dimensions of the input."
+                )
+                raise complaint(ValueError, text)
+            return map_floats(for_input, x, attribution)
+
+        return per_layer(for_inputs, options.get("layer") if layered(method) else None, method(model, x, **options))
+
+    return combined(upsampled, f"interpolate({name_of(method)})", method)
+
+
+def _spatial(size: Any) -> tuple[int, ...]:
+    if isinstance(size, Tensor):
+        return tuple(size.shape[2:])
+    return (size,) if isinstance(size, int) else tuple(size)
+
+
+def resized(attribution: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
+    if attribution.dim() < 3 or attribution.dim() - 2 != len(size):
+        raise complaint(
+            ValueError,
+            f"an attribution {list(attribution.shape)} has {max(attribution.dim() - 2, 0)} spatial dimensions and the size "
+            f"{list(size)} has {len(size)}: choose a layer whose value is [N, C, *spatial] like the input.",
+        )
+    if len(size) not in MODES[mode]:
+        fitting = ", ".join(repr(name) for name, dims in MODES.items() if len(size) in dims)
+        raise complaint(ValueError, f"mode {mode!r} is not for {len(size)} spatial dimensions: use one of {fitting}.")
+    return F.interpolate(attribution, size, mode=mode)

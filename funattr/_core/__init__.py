@@ -1,0 +1,1 @@
+"""The kernel: where, what, and the one gradient recipe."""

@@ -1,0 +1,37 @@
+"""Which dimension of a value holds the channels, and which ones are space."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .._words import complaint, kind_of
+
+
+def channel_of(value: Tensor, channel_dim: int, leading: int = 0) -> int:
+    """The channel dimension, counted from the front; `channel_dim` does not count dimensions before the batch."""
+    check_channel_dim(channel_dim)
+    shape = list(value.shape[leading:])
+    if len(shape) < 2:
+        raise complaint(ValueError, f"the value {shape} has no channel dimension: choose a layer whose value is [N, C, ...].")
+    if not -len(shape) <= channel_dim < len(shape):
+        raise complaint(ValueError, f"channel_dim={channel_dim} is out of range for the value {shape}.")
+    if channel_dim % len(shape) == 0:
+        raise complaint(ValueError, f"channel_dim={channel_dim} is the batch of the value {shape}: channels are another one.")
+    return leading + channel_dim % len(shape)
+
+
+def check_channel_dim(channel_dim: int) -> None:
+    if not isinstance(channel_dim, int) or isinstance(channel_dim, bool):
+        raise complaint(TypeError, f"channel_dim must be an integer, got {kind_of(channel_dim)}.")
+
+
+def over_space(value: Tensor, channel: int) -> Tensor:
+    """The sum over all dimensions but the batch and the channels, kept with size 1."""
+    space = [d for d in range(1, value.dim()) if d != channel]
+    return value.sum(space, keepdim=True) if space else value  # a sum over no dimension would be over all of them
+
+
+def mean_over_space(value: Tensor, channel: int) -> Tensor:
+    """The mean over the same dimensions."""
+    space = [d for d in range(1, value.dim()) if d != channel]
+    return value.mean(space, keepdim=True) if space else value

@@ -1,0 +1,209 @@
+"""The door of an attribution method: checks of the input, of the model's mode and of the result, once per call."""
+
+from __future__ import annotations
+
+import cmath
+import contextlib
+import functools
+import inspect
+import threading
+import warnings
+from collections import UserDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._torch import is_plain, observed_by_dispatch_mode, put_back, surroundings, tracing, transforms_active
+from .._types import Tree, tensors
+from .._words import complaint, complete, door, kind_of
+from .model import all_modules, bind
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def method(function: Callable[P, R]) -> Callable[P, R]:
+    """`door` for attribution methods ``(model, x, ...)``, with the checks of input, mode and result."""
+    parameters = inspect.signature(function).parameters.values()
+    flags = [p.name for p in parameters if p.annotation == "bool"]
+    plain = door(function)
+
+    @door
+    @functools.wraps(function)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_flags(flags, kwargs)
+        return function(*args, **kwargs)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if tracing():
+            return plain(*args, **kwargs)
+        if _state.inside:
+            return inner(*args, **kwargs)
+        before = surroundings()
+        _state.inside = True
+        try:
+            x = args[1] if len(args) > 1 else kwargs.get("x")
+            if isinstance(x, UserDict):  # transformers' tokenizers return one
+                x = dict(x)
+                # Any, because mypy keeps a ParamSpec's arguments from being put together anew.
+                anew: Any = ((args[0], x, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
+                args, kwargs = anew
+            check_flags(flags, kwargs)
+            check_input(x)
+            training = noisy_modules(args[0] if args else kwargs.get("model"))
+            with mode_kept(training) if training else _as_it_is:
+                result = function(*args, **kwargs)
+            check_result(result)
+            return result
+        except (ValueError, TypeError) as error:
+            complete(error, function, kwargs)
+            raise
+        finally:
+            # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
+            try:
+                _leave(before)
+            finally:
+                _leave(before)
+
+    made: Any = call  # to mypy a callable has neither code nor attributes
+    # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.
+    made.__code__ = made.__code__.replace(co_name=function.__name__)
+    made.accepts = [p.name for p in parameters]
+    return call
+
+
+_as_it_is = contextlib.nullcontext()
+
+
+class _State(threading.local):
+    inside = False  # a method called by another method or a combinator is not checked, or warned about, again
+
+
+_state = _State()
+
+
+def _leave(before: tuple[int, int, bool, str | None]) -> None:
+    _state.inside = False
+    if surroundings() != before:
+        put_back(before)
+
+
+def may_read() -> bool:
+    """Whether checks may look at the data: not under a transform, nor while somebody traces."""
+    return not (tracing() or transforms_active() or observed_by_dispatch_mode())
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether there is neither NaN nor inf in `value`."""
+    value = value.detach() if value.requires_grad else value
+    # One sum tells, unless it overflows: only then look at each element.
+    return cmath.isfinite(value.sum().item()) or bool(torch.isfinite(value).all())
+
+
+def check_flags(flags: list[str], given: Mapping[str, Any]) -> None:
+    """Refuse what is neither True nor False: "no" would count as True."""
+    for name in flags:
+        if name in given and not isinstance(given[name], (bool, np.bool_)):
+            raise complaint(TypeError, f"{name} must be True or False, got {kind_of(given[name])}.")
+
+
+def check_input(x: Tree) -> None:
+    """Refuse what is not a batch of tensors, or not finite."""
+    check_structure(x)
+    if may_read():
+        for value in tensors(x):
+            if (value.is_floating_point() or value.is_complex()) and is_plain(value) and not is_finite(value):
+                raise complaint(ValueError, f"x {list(value.shape)} holds NaN or inf: clean the input first.")
+
+
+def check_structure(x: Tree) -> None:
+    """Refuse what is not a batch of tensors."""
+    if not isinstance(x, (Tensor, tuple, Mapping)):
+        hint = {"list": ": pass tuple(x)", "ndarray": ": pass torch.from_numpy(x)"}.get(type(x).__name__, "")
+        raise complaint(
+            TypeError,
+            f"x must be a tensor, a tuple of tensors (positional inputs) or a dict of tensors (keyword inputs), "
+            f"got {type(x).__name__}{hint}.",
+        )
+    batch_size(x)
+
+
+def batch_size(x: Tree) -> int:
+    """The number of examples: the first dimension of the first tensor of `x`."""
+    found = tensors(x)
+    if not found:
+        raise complaint(TypeError, "x holds no tensor: pass a tensor, or a tuple or dict with at least one.")
+    if found[0].dim() == 0:
+        raise complaint(ValueError, "x is a 0-d tensor, expected the batch first: pass x[None].")
+    return found[0].shape[0]
+
+
+def check_result(result: Tree) -> None:
+    """Refuse to return an attribution that is not finite."""
+    if not may_read():
+        return
+    for value in tensors(result):
+        if value.is_floating_point() and is_plain(value) and not is_finite(value):
+            raise complaint(
+                ValueError,
+                f"the attribution {list(value.shape)} holds NaN or inf: the model's gradient or value is not finite "
+                f"here. Look at the model's output and, in {value.dtype}, at its range.",
+            )
+
+
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def _in_train_mode(module: nn.Module) -> str | None:
+    if isinstance(module, _BATCH_NORM) or (isinstance(module, _INSTANCE_NORM) and module.track_running_stats):
+        return "batch norm"
+    if isinstance(module, _DROPOUT) and module.p > 0:
+        return "dropout"
+    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)) and module.dropout > 0:
+        return "dropout"
+    return None
+
+
+def noisy_modules(model: Any) -> list[nn.Module]:
+    """The modules in train mode whose result depends on the batch or on chance."""
+    # A frozen ScriptModule has no such attribute.
+    training = [module for module in all_modules(bind(model).root) if getattr(module, "training", False)]
+    return [module for module in training if _in_train_mode(module)]
+
+
+@contextlib.contextmanager
+def mode_kept(training: list[nn.Module]) -> Iterator[None]:
+    """Warn about modules in train mode, and keep their running statistics."""
+    what = " and ".join(sorted({_in_train_mode(module) or "" for module in training}))
+    warnings.warn(
+        f"the model is in train mode with {what}: attributions depend on the batch or on chance. "
+        f"Call model.eval() first. Running statistics are not updated.",
+        stacklevel=4,
+    )
+    with statistics_kept(training):
+        yield
+
+
+@contextlib.contextmanager
+def statistics_kept(training: list[nn.Module]) -> Iterator[None]:
+    """Keep the running statistics of modules in train mode."""
+    kept = [(buffer, buffer.clone()) for module in training for buffer in module._buffers.values() if buffer is not None]
+
+    def put_back() -> None:
+        for buffer, before in kept:
+            buffer.data.copy_(before)  # through .data: a graph that the result pins may have saved the buffer
+
+    try:
+        yield
+    finally:
+        # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
+        try:
+            put_back()
+        finally:
+            put_back()

@@ -1,0 +1,193 @@
+"""Operations under vmap with the mapped dimension folded into the batch, so that the fused kernels run, and run once."""
+
+from __future__ import annotations
+
+import math
+from types import FunctionType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .._torch import below_vmap, is_mapped, only_vmap_runs, tracing, without_modes
+from .model import Bound
+
+
+def unruled(func: Any, args: Any, kwargs: Any) -> Any:
+    """What a mode does with an operation that it leaves alone."""
+    if func is Tensor.unflatten:  # written in Python with super(), which does not trace inside a mode
+        func = torch.unflatten
+    return func(*args, **kwargs)
+
+
+class PlainAttention(TorchFunctionMode):
+    """Attention in plain operations: the fused kernels have no second derivative, and not all have a batching rule."""
+
+    def __init__(self, only: str | None = None):
+        super().__init__()
+        self.only = only
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and self.only in (None, args[0].device.type if args else None):
+            return plain_attention(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            with self:  # a mode is off while it handles a call, and the attention is inside this one
+                return attention_body(*args, **kwargs)
+        return unruled(func, args, kwargs)
+
+
+#: The body of `F.multi_head_attention_forward`, which does not hand itself to the mode again.
+attention_body = FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**vars(F), "has_torch_function": lambda _: False},
+    "multi_head_attention_forward",
+    F.multi_head_attention_forward.__defaults__,
+)
+attention_body.__kwdefaults__ = F.multi_head_attention_forward.__kwdefaults__
+
+
+def plain_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """``softmax(q k^T scale + mask) v``, with the arguments and the result of `F.scaled_dot_product_attention`."""
+    if enable_gqa:
+        key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
+        value = value.repeat_interleave(query.size(-3) // value.size(-3), -3)
+    scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.size(-1)) if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is None:
+        weights = scores.softmax(-1)
+    else:
+        if attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, -math.inf)
+        else:
+            scores = scores + attn_mask
+        nothing = (scores == -math.inf).all(-1, keepdim=True)  # a query that may look nowhere gets zeros, not NaN
+        weights = scores.masked_fill(nothing, 0.0).softmax(-1).masked_fill(nothing, 0.0)
+    return F.dropout(weights, dropout_p) @ value if dropout_p else weights @ value
+
+
+def folding(bound: Bound) -> Bound:
+    """`bound`, with operations under vmap folded; inside whatever modes are on, so that it comes before them."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if tracing():
+            with PlainForms(only="cpu"):
+                return bound.call(*args, **kwargs)
+        if not only_vmap_runs():
+            return bound.call(*args, **kwargs)
+        with Folded():
+            return bound.call(*args, **kwargs)
+
+    return bound._replace(call=call)
+
+
+class PlainForms(PlainAttention):
+    """Compiled, under vmap: plain operations for what has no batching rule there and would run sample by sample."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.batch_norm:
+            return _batch_norm(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if training or running_mean is None or running_var is None:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    scale = torch.rsqrt(running_var + eps)
+    scale = scale if weight is None else scale * weight
+    shift = -running_mean * scale if bias is None else bias - running_mean * scale
+    shape = [1, -1, *[1] * (input.dim() - 2)]
+    return (input * scale.reshape(shape) + shift.reshape(shape)).to(input.dtype)
+
+
+class Folded(TorchFunctionMode):
+    """Without it, vmap takes the plain form of attention, which holds every weight, or runs it sample by sample."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and only_vmap_runs():
+            return _folded(*args, **kwargs)
+        if func is F.batch_norm and only_vmap_runs():
+            return _folded_norm(*args, **kwargs)
+        if func is F.multi_head_attention_forward and only_vmap_runs():
+            with self:  # a mode is off while it handles a call, and the attention is inside this one
+                return attention_body(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _folded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    options: dict[str, Any] = {"dropout_p": dropout_p, "is_causal": is_causal}
+    if scale is not None:  # since torch 2.1
+        options["scale"] = scale
+    if enable_gqa:  # since torch 2.5
+        options["enable_gqa"] = True
+    if not any(map(is_mapped, (query, key, value, attn_mask))):
+        with without_modes():  # modes outside would take it apart
+            return F.scaled_dot_product_attention(query, key, value, attn_mask, **options)
+    given = [query, key, value] if attn_mask is None else [query, key, value, attn_mask]
+    maps = [is_mapped(t) for t in given]
+
+    def folded(*parts: Tensor) -> list[Tensor]:
+        size = next(t.shape[0] for t, mapped in zip(parts, maps) if mapped)
+        whole = [t if mapped else t.expand(size, *t.shape) for t, mapped in zip(parts, maps)]
+        query, key, value = whole[:3]
+        mask, batch = parts[3] if len(parts) > 3 else None, query.shape[1]
+        folds = query.dim() == 5  # the kernels want [batch, heads, length, features]
+        if mask is not None and (maps[3] or mask.dim() >= query.dim() - 1):
+            mask = whole[3]
+            while mask.dim() < query.dim():
+                mask = mask.unsqueeze(1)
+            if folds:
+                mask = mask.expand(size, batch, *mask.shape[2:]).flatten(0, 1)
+        if folds:
+            query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
+        with without_modes():
+            found = F.scaled_dot_product_attention(query, key, value, mask, **options)
+        return [found.reshape(size, batch, *found.shape[1:]) if folds else found]
+
+    return below_vmap(folded, *given)[0]
+
+
+def _folded_norm(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Batch norm in eval mode. Vmap's own rule moves the mapped dimension into the channels, and copies."""
+    others = [*args, *kwargs.values()]
+    training = kwargs.get("training", len(args) > 4 and args[4])
+    if training or not is_mapped(input) or any(is_mapped(t) for t in others if isinstance(t, Tensor)):
+        return F.batch_norm(input, *args, **kwargs)
+
+    def folded(input: Tensor) -> list[Tensor]:
+        with without_modes():
+            found = F.batch_norm(input.flatten(0, 1), *args, **kwargs)
+        return [found.reshape(input.shape)]
+
+    return below_vmap(folded, input)[0]

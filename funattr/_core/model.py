@@ -1,0 +1,168 @@
+"""Which model: looking through what wraps a module, and finding layers by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .._torch import tracing
+from .._types import Model, Tree, tensors
+from .._words import complaint, kind_of
+
+
+class Bound(NamedTuple):
+    """A model made ready: what to call with the inputs, and the module in which layer names resolve."""
+
+    call: Callable[..., Any]
+    root: nn.Module | None
+
+    def under(self, mode: AbstractContextManager[Any]) -> Bound:
+        """The same with a function mode on while the model runs, and only then: each operation that it sees costs time."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with mode:
+                return self.call(*args, **kwargs)
+
+        return self._replace(call=call)
+
+
+def bind(model: Model | Bound) -> Bound:
+    """Look through compile, DataParallel, functools.partial and functional_call to the module that runs."""
+    if isinstance(model, nn.Module):
+        if isinstance(model, nn.DataParallel) or "_orig_mod" in model._modules:
+            # A compiled module runs no hooks inside, and replicas run elsewhere: the module itself, once.
+            inner = model.module if isinstance(model, nn.DataParallel) else model._modules["_orig_mod"]
+            return bind(inner) if inner is not None else Bound(model, model)
+        return Bound(model, model)
+    if isinstance(model, Bound):
+        return model
+    if isinstance(model, partial):
+        if is_functional_call(model):
+            return _bind_functional(*model.args, **model.keywords)
+        inner = bind(model.func)
+        return Bound(partial(inner.call, *model.args, **model.keywords), inner.root)
+    if not callable(model) or isinstance(model, type):
+        raise complaint(TypeError, f"model must be an nn.Module or a callable, got {kind_of(model)}.")
+    owner = getattr(model, "__self__", None)  # a bound method, such as model.encode
+    return Bound(model, owner if isinstance(owner, nn.Module) else None)
+
+
+def is_functional_call(model: partial[Any]) -> bool:
+    """Whether `model` is ``partial(torch.func.functional_call, module, parameters)``."""
+    if not tracing():
+        return model.func is torch.func.functional_call and bool(model.args)
+    # Dynamo cannot compare that function with anything: it is known by what it is given.
+    parameters = model.args[1] if len(model.args) > 1 else None
+    return isinstance(model.args[0] if model.args else None, nn.Module) and isinstance(parameters, (dict, tuple))
+
+
+def _bind_functional(module: nn.Module, params: Any, args: Any = (), kwargs: Any = None, **options: Any) -> Bound:
+    module = bind(module).root or module
+    before = args if isinstance(args, tuple) else (args,)
+
+    def call(*args: Any, **named: Any) -> Any:
+        return torch.func.functional_call(module, params, (*before, *args), {**(kwargs or {}), **named}, **options)
+
+    return Bound(call, module)
+
+
+def find(root: nn.Module | None, name: str) -> nn.Module:
+    """The layer called `name`, also inside what `root` wraps (DistributedDataParallel, a compiled child)."""
+    if root is None:
+        raise complaint(
+            ValueError,
+            f"the layer name {name!r} cannot be looked up in a plain function: pass the layer's module object, "
+            f"or bind extra arguments with functools.partial(model, ...) in place of a lambda.",
+        )
+    child = root._modules[name] if name in root._modules else None  # noqa: SIM401  (a ScriptModule's has no get)
+    inner = root
+    while child is None:
+        child = _submodule(inner, name)
+        if child is None:
+            wrapped = [child for key, child in inner._modules.items() if key in ("module", "_orig_mod") and child is not None]
+            if not wrapped:
+                raise complaint(ValueError, _no_layer(root, name))
+            inner = wrapped[0]
+    return child
+
+
+def _submodule(module: nn.Module, name: str) -> nn.Module | None:
+    if not tracing() and isinstance(module, torch.jit.ScriptModule):  # it refuses get_submodule
+        return dict(module.named_modules()).get(name)
+    try:
+        return module.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _no_layer(root: nn.Module, name: str) -> str:
+    if tracing():
+        return f"{type(root).__name__} has no layer {name!r}."
+    names = [known for known, _ in root.named_modules() if known]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        hint = f"Did you mean {close[0]!r}?"
+    elif names:
+        hint = f"It has {', '.join(map(repr, names[:8]))}{', ...' if len(names) > 8 else ''}."
+    else:
+        hint = "It has no named layers at all."
+    return f"{type(root).__name__} has no layer {name!r}. {hint}"
+
+
+def sees_nothing_inside(module: nn.Module) -> bool:
+    """Whether taps and rules cannot see the operations inside `module`: it is scripted or compiled."""
+    return (
+        isinstance(module, torch.jit.ScriptModule)
+        or "_orig_mod" in module._modules
+        or getattr(module, "_compiled_call_impl", None) is not None
+    )
+
+
+def refuse_opaque(bound: Bound) -> None:
+    """A rule for the backward pass must see every operation."""
+    if tracing():
+        return
+    for module in all_modules(bound.root):
+        if sees_nothing_inside(module):
+            raise complaint(
+                ValueError,
+                f"the model holds a {type(module).__name__}, and a backward rule cannot reach the operations inside a "
+                f"scripted or compiled module: pass the model before it was.",
+            )
+
+
+_FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+
+
+def runs_fused(root: nn.Module | None) -> bool:
+    """Whether the model may skip layers of its own when no gradient is asked for. Unknown (a plain function): it may."""
+    return root is None or any(isinstance(module, _FUSED) for module in all_modules(root))
+
+
+def runs_cudnn_rnn(root: nn.Module | None, x: Tree) -> bool:
+    """Whether cuDNN's recurrent layers may run, in eval mode."""
+    found = x if isinstance(x, Tensor) else next(iter(tensors(x)), None)
+    if found is None or not found.is_cuda:
+        return False
+    return any(isinstance(module, nn.RNNBase) and not module.training for module in all_modules(root))
+
+
+def hooks_backward(root: nn.Module | None) -> bool:
+    """Whether a module has a hook on its backward pass: where vmap hides that a gradient will be asked for, it never runs."""
+    hooks = ("_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name, None) for module in all_modules(root) for name in hooks)
+
+
+def all_modules(root: nn.Module | None) -> list[nn.Module]:
+    """``list(root.modules())``, several times faster: it is asked for in every call. A shared module may come twice."""
+    modules = [] if root is None else [root]
+    for module in modules:  # grows
+        if module._modules:
+            modules.extend(child for child in module._modules.values() if child is not None)
+    return modules

@@ -1,0 +1,274 @@
+"""What: the score that is explained, one number per example."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._steps.at_once import mapped_extremes
+from .._torch import is_plain, is_wrapped, observed_by_dispatch_mode, tracing
+from .._types import Target, Tree, tensors
+from .._words import complaint, door, kind_of
+from .place import Place, place_of
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """A value inside the model as the target. See `neuron`."""
+
+    layer: Place
+    index: Any
+
+    def __repr__(self) -> str:  # as it is written in a call, which error messages repeat
+        layer = self.layer if self.layer.inputs or self.layer.call is not None else self.layer.layer
+        shown = f"<{type(layer).__name__}>" if isinstance(layer, nn.Module) else repr(layer)
+        index = getattr(self.index, "__name__", None) or repr(self.index)
+        return f"neuron({shown}, {index})"
+
+
+@door
+def neuron(layer: str | nn.Module | Place, index: int | tuple[int | slice, ...] | Callable[[Any], Tensor]) -> Neuron:
+    """A value inside the model, to be explained in place of its output: ``target=fa.neuron("fc1", 7)``.
+
+    Args:
+        layer: a dotted name, a module, `input_of` or `output_of`.
+        index: into the value's trailing dimensions: an int for a value ``[N, C]``, a tuple of ints and slices (what the
+            slices leave is summed), or a callable ``value -> Tensor [N]``.
+
+    Raises:
+        TypeError: `layer` or `index` is none of these.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+        >>> x = torch.randn(4, 2)
+        >>> torch.equal(fa.gradient(model, x, target=fa.neuron("0", 1)), model[0].weight[1].expand(4, 2))
+        True
+    """
+    place = layer if isinstance(layer, Place) else place_of(layer, False, None)
+    indices = index if isinstance(index, tuple) else (index,)
+    if not callable(index) and not (indices and all(_is_int(i) or isinstance(i, slice) for i in indices)):
+        raise complaint(TypeError, f"index must be an int, a tuple of ints and slices, or a callable, got {kind_of(index)}.")
+    return Neuron(place, index)
+
+
+@door
+def score(output: Any, target: Target = None) -> Tensor:
+    """The score that `target` names: one number per example.
+
+    Args:
+        output: what the model returned. Where it is not a tensor, its `logits`, or its only tensor, is used; a callable
+            target is given all of it.
+        target: None (the output is one value per example), an int or 1-element tensor (that class, for every example),
+            a tensor ``[N]`` or list of N ints (one class per example), a tuple (index into the trailing dimensions), a list of
+            N tuples, ``"argmax"`` (each example's predicted class), or a callable ``output -> Tensor [N]``. Negative
+            indices count from the end. Dimensions of size 1 may follow: those of a fully convolutional head, or ``[N, 1]``.
+
+    Returns:
+        ``[N]``, in the unit of the output.
+
+    Raises:
+        ValueError: a target is needed and missing, out of range, or of the wrong length.
+        TypeError: `target` is none of these.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> fa.score(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), [1, 0])
+        tensor([2., 3.])
+    """
+    if isinstance(target, Neuron):
+        raise complaint(ValueError, "a neuron is a value inside the model, and cannot be taken from its output.")
+    return score_of(output, target)
+
+
+def score_of(output: Any, target: Target) -> Tensor:
+    """`score` without the door."""
+    if callable(target):
+        return one_for_each(target(output), "the target")
+    out = the_tensor(output)
+    if out.dim() == 0:
+        raise complaint(ValueError, "the model's output is a 0-d tensor, expected one value (or row of values) per example.")
+    if isinstance(target, (list, np.ndarray)):
+        return _one_of_each(out, target)
+    if isinstance(target, tuple):
+        return _entry(out, target)
+    if isinstance(target, Tensor):
+        return _class_of_each(out, target)
+    if target is None:
+        if any(size != 1 for size in out.shape[1:]):
+            raise complaint(
+                ValueError,
+                f"the model's output {list(out.shape)} has several values per example, and no target says which: pass "
+                f"target=3, one class per example, target='argmax', or a callable.",
+            )
+        return out.reshape(out.shape[0])
+    if isinstance(target, str):
+        if target != "argmax":
+            raise complaint(ValueError, f"target={target!r} is not known: the only name is 'argmax'.")
+        out = _classes(out, "'argmax'")
+        return out.gather(1, out.argmax(1, keepdim=True)).squeeze(1)
+    if not _is_int(target):
+        raise complaint(
+            TypeError,
+            f"target must be None, an int, a tensor or list of ints (one per example), a tuple, a list of tuples, 'argmax', "
+            f"a callable or neuron(...), got {kind_of(target)}.",
+        )
+    return _entry(_classes(out, f"{target}"), (target,))  # type: ignore[arg-type]
+
+
+def neuron_score(value: Tree, index: Any, label: str) -> Tensor:
+    """The score that a neuron's index takes from the value at its layer."""
+    if callable(index):
+        return one_for_each(index(value), "the neuron's index")
+    found = [leaf for leaf in tensors(value) if leaf.is_floating_point()]
+    if len(found) != 1:
+        text = f"the value at {label} holds {len(found)} tensors: pass a callable index, value -> Tensor [N]."
+        raise complaint(ValueError, text)
+    out = found[0]
+    indices = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(i, slice) for i in indices):
+        return _entry(out, indices, f"the value at {label}", "index", "a tuple with slices, which are summed, or a callable")
+    if len(indices) > out.dim() - 1:
+        text = f"index={index} has more entries than the value {list(out.shape)} at {label} has dimensions."
+        raise complaint(ValueError, text)
+    for i, size in zip(indices, out.shape[1:]):
+        if not isinstance(i, slice):
+            _check_range(i, size, "index")
+    picked = out[(slice(None),) + indices]
+    if out.numel() and not picked.numel():
+        raise complaint(ValueError, f"index={index} selects nothing of the value {list(out.shape)} at {label}.")
+    return picked.flatten(1).sum(1)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def the_tensor(output: Any) -> Tensor:
+    """The tensor that targets index: the output itself, its `logits`, or its only tensor."""
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    plain = dataclasses.is_dataclass(output) and not isinstance(output, Mapping)
+    found = [leaf for leaf in tensors(vars(output) if plain else output) if leaf.is_floating_point()]
+    if len(found) == 1:
+        return found[0]
+    raise complaint(
+        ValueError,
+        f"the model's output is a {type(output).__name__} with {len(found) or 'no'} tensors: pass a callable target that picks "
+        f"one value per example, such as target=lambda output: output[0][:, 3].",
+    )
+
+
+def predicted(output: Any) -> Tensor:
+    """The class of each example, ``[N]``."""
+    return _classes(the_tensor(output), "'argmax'").argmax(1)
+
+
+def one_for_each(picked: Any, what: str) -> Tensor:
+    if not isinstance(picked, Tensor):
+        raise complaint(TypeError, f"{what} returned {kind_of(picked)}, expected a tensor [N].")
+    if picked.dim() == 0:  # one example, and a target that sums over all it is given
+        return picked.reshape(1)
+    if picked.dim() > 1 and _is_one(picked.shape[1:]):
+        return picked.reshape(picked.shape[0])
+    if picked.dim() != 1:
+        raise complaint(ValueError, f"{what} returned a tensor {list(picked.shape)}, expected one value per example, [N].")
+    return picked
+
+
+def _check_range(index: int, size: int, what: str = "target") -> None:
+    if not -size <= index < size:
+        raise complaint(ValueError, f"{what} {index} is out of range: there are {size} (0 to {size - 1}).")
+
+
+def _is_one(sizes: Sequence[int]) -> bool:
+    """Whether dimensions of these sizes hold one value."""
+    return all(size == 1 for size in sizes)
+
+
+def _classes(out: Tensor, what: str) -> Tensor:
+    """Classes ``[N, C]``, also where a fully convolutional head left ``[N, C, 1, 1]``."""
+    if out.dim() == 1:
+        text = f"target={what}, but the model's output {list(out.shape)} is one value per example: leave the target out."
+        raise complaint(ValueError, text)
+    if not _is_one(out.shape[2:]):
+        raise complaint(
+            ValueError,
+            f"target={what} leaves several values per example of the model's output {list(out.shape)}: pass a tuple of "
+            f"{out.dim() - 1} indices, or a callable.",
+        )
+    return out if out.dim() == 2 else out.reshape(out.shape[:2])
+
+
+def _entry(
+    out: Tensor, index: tuple[int, ...], what: str = "the model's output", name: str = "target", cure: str = "a callable"
+) -> Tensor:
+    """``out[:, i, j, ...]``, which must leave one value per example."""
+    for i in index:
+        if not _is_int(i):
+            raise complaint(TypeError, f"{name}={index} must hold ints, got {kind_of(i)}.")
+    if len(index) > out.dim() - 1 or not _is_one(out.shape[1 + len(index) :]):
+        raise complaint(
+            ValueError,
+            f"{name}={index if len(index) != 1 else index[0]} has {len(index)} of the {out.dim() - 1} indices that one value "
+            f"of {what} {list(out.shape)} takes: give all of them, or pass {cure}.",
+        )
+    for i, size in zip(index, out.shape[1:]):
+        _check_range(i, size, name)
+    for i in index:
+        out = out.select(1, int(i))
+    return out if out.dim() == 1 else out.reshape(out.shape[0])
+
+
+def _one_of_each(out: Tensor, target: Any) -> Tensor:
+    """One class, or one index, per example, from a list."""
+    items = target.tolist() if isinstance(target, np.ndarray) else target
+    if len(items) != out.shape[0]:
+        raise complaint(ValueError, f"target lists {len(items)} entries for {out.shape[0]} examples: give one per example.")
+    if all(_is_int(i) for i in items):
+        out = _classes(out, "a list")
+        items = [(i,) for i in items]
+    elif not all(isinstance(item, tuple) and all(_is_int(i) for i in item) for item in items):
+        raise complaint(TypeError, f"target={target} must hold ints only, or tuples of ints only.")
+    for item in items:
+        if len(item) != out.dim() - 1:
+            text = f"target holds {item}, but one value of the output {list(out.shape)} takes {out.dim() - 1} indices."
+            raise complaint(ValueError, text)
+        for i, size in zip(item, out.shape[1:]):
+            _check_range(i, size)
+    columns = [torch.tensor(column, device=out.device, dtype=torch.long) for column in zip(*items)]
+    rows = [torch.arange(len(items), device=out.device)]
+    return out[tuple(rows + columns)] if columns else out.reshape(out.shape[0])
+
+
+def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
+    """One class per example, from a tensor: a gather, so that its data is never read in a compiled function."""
+    out = _classes(out, "a tensor")
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise complaint(TypeError, f"target is a tensor of {target.dtype}, expected integers: pass target.long().")
+    if target.numel() != 1 and target.shape != out.shape[:1]:
+        raise complaint(
+            ValueError, f"target has the shape {list(target.shape)}, expected one class per example, [{out.shape[0]}]."
+        )
+    classes = out.shape[1]
+    hidden = tracing() or observed_by_dispatch_mode() or is_wrapped(target)  # it may be plain where x is not
+    target = target.to(out.device, torch.long)
+    if target.numel() and not hidden and is_plain(target):
+        for extreme in torch.aminmax(target):
+            _check_range(int(extreme), classes)
+    elif not tracing():
+        for known in mapped_extremes():
+            _check_range(known, classes)
+    target = torch.where(target < 0, target + classes, target)
+    if tracing():  # a gather under vmap would fix the batch size
+        return out[torch.arange(out.shape[0], device=out.device), target.reshape(-1).expand(out.shape[0])]
+    return out.gather(1, target.reshape(-1, 1).expand(out.shape[0], 1)).squeeze(1)

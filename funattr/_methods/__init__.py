@@ -1,0 +1,1 @@
+"""Attribution methods: a formula under a docstring each."""

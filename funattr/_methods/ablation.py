@@ -1,0 +1,99 @@
+"""Replace features, and look at what the score loses."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.door import method
+from .._core.kernels import PlainAttention
+from .._core.score import predicted, score
+from .._steps.ablated import Ablated
+from .._steps.progress import report
+from .._types import ChunkSize, Layer, Model, Target, Tree
+
+
+@method
+def feature_ablation(
+    model: Model,
+    x: Tree,
+    *,
+    baselines: Any = 0.0,
+    layer: Layer = None,
+    target: Target = None,
+    feature_mask: Any = None,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tree:
+    """What the score loses when a group of features is replaced by its baseline.
+
+    ``F(x) - F(x with group k at the baseline)``, for every feature of group k.
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+            Integers are features too, unless there are floating-point tensors beside them, and no mask for them.
+        baselines: what stands in for a feature, at the site: a number, a tensor that broadcasts to the value (batch 1 or
+            N), or the structure of the value.
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+            Several layers are one joint site, and must not depend on each other.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+            ``"argmax"`` is the class predicted with nothing replaced.
+        feature_mask: which features go together: an integer tensor of group ids that broadcasts to the value (batch 1, or
+            one mask per example), or the structure of the value; an id means the same group in all of its tensors, and None
+            in place of a tensor leaves that tensor out. None: every scalar feature on its own. Under torch.compile, which
+            cannot see how many ids there are, a mask costs as many passes as it has entries.
+        chunk_size: how many groups are replaced at once: the memory knob. None, or "auto": as many as a budget of memory
+            allows. What lies before the layer runs once per chunk. The result does not depend on it.
+        create_graph: True if the result is to be differentiated further; otherwise it is a constant.
+
+    Returns:
+        The structure and shapes of the value at the site, in the dtype of the score; the unit is that of the score. A tensor
+        that is left out has None. The law: a feature that the score ignores gets 0, and a linear score ``w x`` gives
+        ``w * (x - baseline)``. Where a tensor's first dimension is not the batch, a group's value is the sum over all
+        examples.
+
+    Raises:
+        ValueError: there is no such layer, it does not run, the target, the mask or the baselines do not fit, a baseline
+            cannot be held by the value's dtype, or layers of a joint site depend on each other.
+        TypeError: an argument is of the wrong type, or the mask does not hold integers.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> x = torch.tensor([[1.0, 2.0, 3.0]])
+        >>> fa.feature_ablation(lambda x: x[:, 0] * x[:, 1], x)
+        tensor([[2., 2., 0.]])
+        >>> fa.feature_ablation(lambda x: x.sum(1), x, feature_mask=torch.tensor([7, 7, -1]))
+        tensor([[3., 3., 3.]])
+
+    References:
+        Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2014, https://arxiv.org/abs/1311.2901
+    """
+    # Fused attention has no second derivative.
+    with torch.set_grad_enabled(create_graph), PlainAttention() if create_graph else _as_it_is:
+        ablated = Ablated(model, x, layer, baselines, target, feature_mask, chunk_size, create_graph)
+        scores = _scores(ablated, x, target)
+        whole = next(scores)
+        return ablated.spread(torch.cat([whole - without for without in scores]))
+
+
+_as_it_is = contextlib.nullcontext()
+
+
+def _scores(ablated: Ablated, x: Tree, target: Target) -> Iterator[Tensor]:
+    """The scores ``[1, N]`` with nothing replaced, then those without each group, ``[groups, N]`` in chunks."""
+    done = 0
+    for found in ablated.chunks(x):
+        if not ablated.scored:
+            if not done:
+                ablated.watch.score(found[0])  # outside vmap: here the target's data can be checked
+                target = predicted(found[0]) if isinstance(target, str) else target
+            found = torch.func.vmap(lambda output, target=target: score(output, target))(found)
+        found = found if found.is_floating_point() else found.to(torch.get_default_dtype())
+        yield from (found,) if done else (found[:1], found[1:])
+        done += len(found)
+        report(done, ablated.total)

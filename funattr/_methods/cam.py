@@ -1,0 +1,227 @@
+"""Class activation maps made of a value and its gradient, once: the channels of a layer, weighted and summed.
+
+The papers end with a ReLU and with a picture of the size of the input. Both are the caller's:
+``fa.interpolate(fa.relu(fa.grad_cam))``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._core.channels import channel_of, mean_over_space, over_space
+from .._core.door import method
+from .._core.gradient import at_site
+from .._types import Layer, Model, Target, Tree, map_floats
+
+
+@method
+def grad_cam(
+    model: Model, x: Tree, *, layer: Layer, target: Target = None, channel_dim: int = 1, create_graph: bool = False
+) -> Tree:
+    """Grad-CAM: the channels of a layer, each weighted by its mean gradient, summed.
+
+    ``sum_c w_c v_c`` with ``w_c = mean_s df/dv_cs``, for the value ``v`` ``[N, C, *S]`` at the layer. The paper's ReLU is the
+    caller's: ``fa.relu(fa.grad_cam)``, or ``.relu()`` of the result.
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        channel_dim: which dimension of the value holds the channels: 1, or -1 for the tokens of a transformer ``[N, T, C]``.
+        create_graph: True if the result is to be differentiated further; otherwise it is a constant.
+
+    Returns:
+        ``[N, 1, *S]``: signed, the channel dimension kept with size 1, in units of the score. It obeys no sum rule.
+        `interpolate` brings it to the size of the input.
+
+    Raises:
+        ValueError: there is no such layer, it does not run, the target does not fit, or the score has no graph.
+        TypeError: an argument is of the wrong type, or there are only integers at the site.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 5))
+        >>> fa.grad_cam(model, torch.randn(2, 3, 8, 8), layer="1", target=3).shape
+        torch.Size([2, 1, 6, 6])
+
+    References:
+        Selvaraju et al., "Grad-CAM", 2016, https://arxiv.org/abs/1610.02391
+    """
+
+    def cam(v: Tensor, g: Tensor) -> Tensor:
+        c = channel_of(v, channel_dim)
+        return (mean_over_space(g, c) * v).sum(c, keepdim=True)
+
+    return map_floats(cam, *at_site(model, x, layer, target, create_graph))
+
+
+@method
+def grad_cam_plus_plus(
+    model: Model, x: Tree, *, layer: Layer, target: Target = None, channel_dim: int = 1, create_graph: bool = False
+) -> Tree:
+    """Grad-CAM++: the channels of a layer, each weighted by its positive gradients, summed.
+
+    ``sum_c w_c v_c`` with ``w_c = sum_s a_cs max(g_cs, 0)`` and ``a_cs = g_cs^2 / (2 g_cs^2 + g_cs^3 sum_t v_ct)``, for the
+    value ``v`` ``[N, C, *S]`` at the layer and the gradient ``g`` there. The ``a`` are made so that several instances of a
+    class count alike, whatever their size. (The paper's score is an exponential, which multiplies all of the map by
+    ``exp(f)``: left out, as in other implementations.)
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        channel_dim: which dimension of the value holds the channels: 1, or -1 for the tokens of a transformer ``[N, T, C]``.
+        create_graph: True if the result is to be differentiated further; otherwise it is a constant.
+
+    Returns:
+        ``[N, 1, *S]``: signed, the channel dimension kept with size 1, in units of the score. It obeys no sum rule.
+
+    Raises:
+        ValueError: there is no such layer, it does not run, the target does not fit, or the score has no graph.
+        TypeError: an argument is of the wrong type, or there are only integers at the site.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 5))
+        >>> fa.grad_cam_plus_plus(model, torch.randn(2, 3, 8, 8), layer="1", target=3).shape
+        torch.Size([2, 1, 6, 6])
+
+    References:
+        Chattopadhyay et al., "Grad-CAM++", 2017, https://arxiv.org/abs/1710.11063
+    """
+
+    def cam(v: Tensor, g: Tensor) -> Tensor:
+        c = channel_of(v, channel_dim)
+        below = 2 + g * over_space(v, c)  # a = 1 / below: the formula less g^2, which is 0 in half precision
+        weight = over_space(g.relu() / torch.where(below == 0, 1, below), c)
+        return (weight * v).sum(c, keepdim=True)
+
+    return map_floats(cam, *at_site(model, x, layer, target, create_graph))
+
+
+@method
+def xgrad_cam(
+    model: Model, x: Tree, *, layer: Layer, target: Target = None, channel_dim: int = 1, create_graph: bool = False
+) -> Tree:
+    """XGrad-CAM: the channels of a layer, each weighted by its gradients where it is active, summed.
+
+    ``sum_c w_c v_c`` with ``w_c = sum_s g_cs v_cs / sum_s v_cs``, for the value ``v`` ``[N, C, *S]`` at the layer and the
+    gradient ``g`` there. A channel whose values sum to 0 has the weight 0.
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        channel_dim: which dimension of the value holds the channels: 1, or -1 for the tokens of a transformer ``[N, T, C]``.
+        create_graph: True if the result is to be differentiated further; otherwise it is a constant.
+
+    Returns:
+        ``[N, 1, *S]``: signed, the channel dimension kept with size 1, in units of the score. The law: it sums to what
+        `input_x_gradient` does (so to the score, where that is linear in the value), but for channels that sum to 0.
+
+    Raises:
+        ValueError: there is no such layer, it does not run, the target does not fit, or the score has no graph.
+        TypeError: an argument is of the wrong type, or there are only integers at the site.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 5))
+        >>> fa.xgrad_cam(model, torch.randn(2, 3, 8, 8), layer="1", target=3).shape
+        torch.Size([2, 1, 6, 6])
+
+    References:
+        Fu et al., "Axiom-based Grad-CAM", 2020, https://arxiv.org/abs/2008.02312
+    """
+
+    def cam(v: Tensor, g: Tensor) -> Tensor:
+        c = channel_of(v, channel_dim)
+        total = over_space(v, c)
+        weight = torch.where(total == 0, 0, over_space(g * v, c) / torch.where(total == 0, 1, total))
+        return (weight * v).sum(c, keepdim=True)
+
+    return map_floats(cam, *at_site(model, x, layer, target, create_graph))
+
+
+@method
+def hires_cam(
+    model: Model, x: Tree, *, layer: Layer, target: Target = None, channel_dim: int = 1, create_graph: bool = False
+) -> Tree:
+    """HiResCAM: the channels of a layer, each place weighted by its own gradient, summed.
+
+    ``sum_c g_c v_c``, for the value ``v`` ``[N, C, *S]`` at the layer and the gradient ``g`` there: `grad_cam` without the
+    mean over places, which may show evidence where there is none. It is ``sum_channels(input_x_gradient)``.
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        channel_dim: which dimension of the value holds the channels: 1, or -1 for the tokens of a transformer ``[N, T, C]``.
+        create_graph: True if the result is to be differentiated further; otherwise it is a constant.
+
+    Returns:
+        ``[N, 1, *S]``: signed, the channel dimension kept with size 1, in units of the score. The law: where the score is
+        linear in the value (and has no bias) it sums to the score.
+
+    Raises:
+        ValueError: there is no such layer, it does not run, the target does not fit, or the score has no graph.
+        TypeError: an argument is of the wrong type, or there are only integers at the site.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 5))
+        >>> fa.hires_cam(model, torch.randn(2, 3, 8, 8), layer="1", target=3).shape
+        torch.Size([2, 1, 6, 6])
+
+    References:
+        Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations", 2020, https://arxiv.org/abs/2011.08891
+    """
+
+    def cam(v: Tensor, g: Tensor) -> Tensor:
+        return (g * v).sum(channel_of(v, channel_dim), keepdim=True)
+
+    return map_floats(cam, *at_site(model, x, layer, target, create_graph))
+
+
+@method
+def layer_cam(
+    model: Model, x: Tree, *, layer: Layer, target: Target = None, channel_dim: int = 1, create_graph: bool = False
+) -> Tree:
+    """LayerCAM: the channels of a layer, each place weighted by its own positive gradient, summed.
+
+    ``sum_c max(g_c, 0) v_c``, for the value ``v`` ``[N, C, *S]`` at the layer and the gradient ``g`` there. Made for early
+    layers, whose maps are finer.
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        channel_dim: which dimension of the value holds the channels: 1, or -1 for the tokens of a transformer ``[N, T, C]``.
+        create_graph: True if the result is to be differentiated further; otherwise it is a constant.
+
+    Returns:
+        ``[N, 1, *S]``: signed, the channel dimension kept with size 1, in units of the score. It obeys no sum rule.
+
+    Raises:
+        ValueError: there is no such layer, it does not run, the target does not fit, or the score has no graph.
+        TypeError: an argument is of the wrong type, or there are only integers at the site.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 5))
+        >>> fa.layer_cam(model, torch.randn(2, 3, 8, 8), layer="1", target=3).shape
+        torch.Size([2, 1, 6, 6])
+
+    References:
+        Jiang et al., "LayerCAM", 2021, https://doi.org/10.1109/TIP.2021.3089943
+    """
+
+    def cam(v: Tensor, g: Tensor) -> Tensor:
+        return (g.relu() * v).sum(channel_of(v, channel_dim), keepdim=True)
+
+    return map_floats(cam, *at_site(model, x, layer, target, create_graph))

@@ -1,0 +1,103 @@
+"""DeepLIFT: the difference from a baseline, divided among the inputs by rules that lose nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .._core.door import method
+from .._rules.lift.passes import lifted, prepare, tell
+from .._steps.baselines import references
+from .._types import Layer, Model, Target, Tree, map_floats
+from .._words import complaint, kind_of
+
+#: What replaces ``multipliers * (value - baseline_value)``.
+Attribution = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@method
+def deep_lift(
+    model: Model,
+    x: Tree,
+    *,
+    baselines: Tree = 0.0,
+    layer: Layer = None,
+    target: Target = None,
+    multiply_by_inputs: bool = True,
+    attribution_func: Attribution | None = None,
+    create_graph: bool = False,
+) -> Tree:
+    """DeepLIFT: the difference of the score from a baseline, divided among the inputs by rules that lose nothing.
+
+    ``m * (v - v0)`` with multipliers m from a backward pass in which each nonlinear operation ``y(x)`` has the slope
+    ``(y - y0) / (x - x0)`` between the baseline and x (the rescale rule), and each product ``d(xy) = dx (y + y0) / 2 +
+    dy (x + x0) / 2``. Max pooling, softmax, attention, normalisation and recurrent layers have rules to the same end. How
+    the model spells an operation (module, function, method, in place, reused) changes nothing. The baseline runs once, also
+    for a whole batch where it is one reference.
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        baselines: what x is compared with: a scalar, a tensor that broadcasts to x (batch 1 or N), or the structure of x.
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+            Several layers are one joint site, and must not depend on each other.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        multiply_by_inputs: False for the multipliers themselves.
+        attribution_func: ``(multipliers, value, baseline_value) -> attribution`` in place of
+            ``multipliers * (value - baseline_value)``, for one tensor at a time.
+        create_graph: True if the result is to be differentiated further; otherwise it is a constant.
+
+    Returns:
+        The structure of the value at the site, in units of the score (the multipliers: score per unit of the value). At the
+        input, and at layers that cut the graph, it sums to F(x) - F(baselines), to rounding.
+
+    Raises:
+        ValueError: there is no such layer, it does not run, the target or the baselines do not fit, layers depend on each
+            other, or the model takes different paths at x and at the baseline.
+        TypeError: an argument is of the wrong type, or there are only integers at the site.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU(), torch.nn.Linear(4, 2)).double()
+        >>> x = torch.randn(5, 3).double()
+        >>> attribution = fa.deep_lift(model, x, target=1)
+        >>> torch.allclose(attribution.sum(1), (model(x) - model(torch.zeros(1, 3).double()))[:, 1])
+        True
+
+    References:
+        Avanti Shrikumar, Peyton Greenside, Anshul Kundaje (2017), Learning Important Features Through Propagating
+        Activation Differences. https://arxiv.org/abs/1704.02685
+    """
+    task = prepare(model, x, layer, target, create_graph)
+    values, base, multipliers = lifted(task, references(x, baselines, ids=bool(task.inner)))
+    tell(task)
+    return task.sites.build(attributions(values, base, multipliers, multiply_by_inputs, attribution_func))
+
+
+def attributions(
+    values: list[Tree], base: list[Tree], multipliers: list[Tree], multiply: bool, func: Attribution | None
+) -> list[Tree]:
+    """What the multipliers make of the differences, site by site."""
+    if not multiply and func is None:
+        return multipliers
+
+    def attribution(value: Tensor, reference: Tensor, m: Tensor) -> Tensor:
+        return m * (value - reference) if func is None else _own(func, m, value, reference.expand_as(value))
+
+    return [map_floats(attribution, v, b, m) for v, b, m in zip(values, base, multipliers)]
+
+
+def _own(func: Any, m: Tensor, value: Tensor, reference: Tensor) -> Tensor:
+    """What the caller's function makes of the multipliers."""
+    if not callable(func):
+        text = f"attribution_func must be a function of (multipliers, value, baseline_value), got {kind_of(func)}."
+        raise complaint(TypeError, text)
+    found: Any = func(m, value, reference)
+    if not isinstance(found, Tensor):
+        raise complaint(TypeError, f"attribution_func returned {kind_of(found)}, expected a tensor.")
+    if found.shape[:1] != value.shape[:1]:
+        text = f"attribution_func returned a tensor {list(found.shape)} for the value {list(value.shape)}: keep its rows."
+        raise complaint(ValueError, text)
+    return found

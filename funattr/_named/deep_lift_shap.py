@@ -1,0 +1,187 @@
+"""A method averaged over a distribution of baselines, and DeepLIFT so averaged, which shares its passes at x."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .._combine.dress import chosen, combined, name_of
+from .._core.door import batch_size, may_read, method, noisy_modules
+from .._core.joint import look
+from .._core.watch import Watch
+from .._methods.deep_lift import Attribution, attributions, deep_lift
+from .._rules.lift.passes import Task, lifted, prepare, tell
+from .._steps.along import Mould, Sum, floats_at, sizes_beside_batch
+from .._steps.baselines import distribution, holds_batch, one_batch
+from .._steps.chunks import chunk_for, chunks, given_chunk
+from .._steps.fold import repeated_target, small
+from .._steps.progress import reported
+from .._steps.ways import each, raised_by_model
+from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
+from .._types import ChunkSize, Explains, Layer, Method, Model, Target, Tree, map_floats, map_tensors, tensors
+from .._words import complaint, door
+
+
+@method
+def deep_lift_shap(
+    model: Model,
+    x: Tree,
+    *,
+    baselines: Tree,
+    layer: Layer = None,
+    target: Target = None,
+    multiply_by_inputs: bool = True,
+    attribution_func: Attribution | None = None,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tree:
+    """DeepLIFT averaged over a distribution of baselines: an estimate of SHAP values.
+
+    ``mean_k deep_lift(x, baselines=x0_k)``. The same as ``mean_over_baselines(deep_lift)``: the pass at x runs once for all
+    baselines of a chunk, and each baseline alone once, in place of once per example.
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        baselines: a distribution ``[n_baselines, ...]`` in the structure of x, or a callable ``x -> baselines``.
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        multiply_by_inputs: False for the mean of the multipliers themselves.
+        attribution_func: ``(multipliers, value, baseline_value) -> attribution`` in place of
+            ``multipliers * (value - baseline_value)``, for one tensor and one baseline at a time.
+        chunk_size: how many baselines at once: less memory, and one more pass at x per chunk. None, or "auto": as many as a
+            budget of memory allows; in a model so small that vmap costs more than the work, x runs once for each, in one
+            batch. The result does not depend on it.
+        create_graph: True if the result is to be differentiated further; otherwise it is a constant.
+
+    Returns:
+        The structure of the value at the site, in units of the score. It sums to F(x) minus the mean of F over the
+        baselines, to rounding.
+
+    Raises:
+        ValueError: there is no such layer, it does not run, the target or the baselines do not fit.
+        TypeError: an argument is of the wrong type, or there are only integers at the site.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).double()
+        >>> x, baselines = torch.randn(5, 3).double(), torch.randn(20, 3).double()
+        >>> attribution = fa.deep_lift_shap(model, x, baselines=baselines, target=1)
+        >>> torch.allclose(attribution.sum(1), model(x)[:, 1] - model(baselines)[:, 1].mean())
+        True
+
+    References:
+        Scott Lundberg and Su-In Lee (2017), A Unified Approach to Interpreting Model Predictions.
+        https://arxiv.org/abs/1705.07874
+    """
+    task = prepare(model, x, layer, target, create_graph)
+    if len(task.inner) > 1 and not tracing() and not transforms_active():
+        # Whether one feeds another: the passes cannot tell under vmap.
+        look(task.bound, task.x, task.sites, Watch(task.bound, task.x, task.sites.sites, task.target))
+    samples, count = distribution(x, baselines, ids=bool(task.inner))
+    if attribution_func is None and given_chunk(chunk_size) is None and _may_share_a_batch(task, count):
+        found = _in_one_batch(task, samples, count, multiply_by_inputs)
+        if found is not None:
+            tell(task)
+            return found
+
+    mould = Mould()
+
+    def against(sample: list[Tensor]) -> list[Tensor]:
+        values, base, multipliers = lifted(task, _one(samples, sample, x))
+        mould.keep(values)
+        return floats_at(attributions(values, base, multipliers, multiply_by_inputs, attribution_func))
+
+    size = chunk_for(count, chunk_size, x, shares=bool(task.inner))
+    total, like = Sum(), tensors(samples)
+    for part in each(against, tensors(samples), chunk=min(size, count)):
+        total.add(part)
+        like = part
+    if task.suspects and may_read():  # under vmap there is no looking at the data: look at one baseline
+        lifted(task, _one(samples, [t[0] for t in tensors(samples)], x))
+    tell(task)
+    return mould.fill([t / count for t in total.total(like)], task.sites)
+
+
+def _may_share_a_batch(task: Task, count: int) -> bool:
+    """Whether the pass at x may run once for each baseline, in one batch."""
+    if task.create_graph or len(task.inner) > 1 or not small(task.bound, task.x, count):
+        return False
+    rows = batch_size(task.x)
+    if task.inner and count * rows in sizes_beside_batch(task.bound, task.x):  # a layer's value may be that of all examples
+        return False
+    return not holds_batch(task.model, rows) and one_batch(task.x, rows) and not noisy_modules(task.model)
+
+
+def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> Tree | None:
+    """The same from a single pass over ``[count * N, ...]``; None where the model wants just its batch."""
+    size, mixed = batch_size(task.x), list[bool]()
+    x = map_tensors(lambda t: t.expand(count, *t.shape).flatten(0, 1), task.x)
+    leaves, spec = tree_flatten(samples)
+    given = zip(leaves, tree_flatten(x)[0])
+    reference = tree_unflatten([own if t is None else t.repeat_interleave(size, 0) for t, own in given], spec)
+    target = repeated_target(task.bound, task.x, task.target, count, mixed)
+    try:
+        values, base, multipliers = lifted(task._replace(x=x, target=target), reference)
+    except (RuntimeError, ValueError) as error:
+        if raised_by_model(error):
+            raise
+        return None
+    found = attributions(values, base, multipliers, multiply, None)
+    if any(mixed) or any(t.shape[:1] != (count * size,) or count * size in t.shape[1:] for t in tensors(found)):
+        return None
+    return task.sites.build([map_floats(lambda t: t.unflatten(0, (count, size)).mean(0), part) for part in found])
+
+
+def _one(samples: Tree, sample: list[Tensor], x: Tree) -> Tree:
+    """One baseline in the structure of x, with batch 1; what has no baseline stays at x's value."""
+    leaves, spec = tree_flatten(samples)
+    rest = iter(sample)
+    own = tree_flatten(x)[0]
+    return tree_unflatten([leaf if t is None else next(rest)[None] for t, leaf in zip(leaves, own)], spec)
+
+
+def _plus(a: Tree, b: Tree) -> Tree:
+    (left, spec), right = tree_flatten(a), tree_flatten(b)[0]
+    return tree_unflatten([p + q if isinstance(p, Tensor) else p for p, q in zip(left, right)], spec)
+
+
+@door
+def mean_over_baselines(method: Explains) -> Method:
+    """`method` averaged over a distribution of baselines: a method with the same arguments, and `baselines` in plural.
+
+    ``mean_k method(x, baselines=x0_k)``. For `deep_lift` it is `deep_lift_shap`, which shares passes; any other method runs
+    once per baseline.
+
+    Args:
+        method: any method that takes `baselines`.
+
+    Returns:
+        A method with the arguments of `method`, where `baselines` is a distribution ``[n_baselines, ...]`` or a callable
+        ``x -> baselines``. Completeness is kept: the result sums to F(x) minus the mean of F over the baselines.
+
+    Raises:
+        TypeError: `method` is not a method that takes `baselines`.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> expected = fa.mean_over_baselines(fa.deep_lift)
+        >>> expected(torch.nn.Linear(2, 1), torch.ones(3, 2), baselines=torch.zeros(4, 2)).shape
+        torch.Size([3, 2])
+    """
+    if not callable(method) or "baselines" not in chosen(method, {"baselines": None}):
+        text = f"expected a method that takes baselines, such as fa.deep_lift, got {name_of(method)}."
+        raise complaint(TypeError, text)
+    if method is deep_lift:
+        return deep_lift_shap
+
+    def averaged(model: Model, x: Tree, *, baselines: Tree, **options: Any) -> Tree:
+        samples, count = distribution(x, baselines, ids=options.get("layer") is not None)
+        total: Tree = None
+        for i, _ in reported(chunks(count, 1)):
+            part = method(model, x, baselines=_one(samples, [t[i] for t in tensors(samples)], x), **options)
+            total = part if total is None else _plus(total, part)
+        return map_tensors(lambda t: t / count, total)
+
+    return combined(averaged, f"mean_over_baselines({name_of(method)})", method, needs=["baselines"])

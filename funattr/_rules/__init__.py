@@ -1,0 +1,1 @@
+"""How the backward pass flows."""

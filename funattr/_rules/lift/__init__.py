@@ -1,0 +1,1 @@
+"""DeepLIFT's rules."""

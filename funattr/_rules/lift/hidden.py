@@ -1,0 +1,87 @@
+"""Operations that no function mode sees, found in the graph that they leave: there DeepLIFT's rules are passed over."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+
+from ..._core.model import all_modules
+from ..._types import Tree, tensors
+
+
+def only_torch(root: nn.Module | None, pick: Any) -> bool:
+    """Whether nothing runs but torch's own layers: they hide nothing, and a look at the graph takes a small call's tenth."""
+    return (
+        (pick is None or not getattr(pick, "own", True))
+        and root is not None
+        and all(
+            type(module).__module__.startswith("torch.nn.modules.")
+            and not (module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+            for module in all_modules(root)
+        )
+    )
+
+
+def hidden(ends: Tree, starts: Iterable[Tensor], known: Iterable[str]) -> list[str]:
+    """What brings a backward pass of its own between `starts` and `ends`: an autograd.Function, scripted code, an extension.
+
+    `known` are operations without a rule, which are named already.
+    """
+    first = {t.grad_fn for t in starts}
+    first.add(None)
+
+    def before(nodes: Iterable[Any]) -> list[Any]:
+        """All nodes of the graph back to the starts, which come with it."""
+        todo, met = list(nodes), set(nodes)
+        for node in todo:  # which grows
+            if node not in first:
+                for other, _ in node.next_functions:
+                    if other is not None and other not in met:
+                        met.add(other)
+                        todo.append(other)
+        return todo
+
+    found = [(name, node) for node in before({t.grad_fn for t in tensors(ends)} - {None}) if (name := _own(node))]
+    if not found:
+        return []
+    inputs, named = {id(t) for t in starts}, {flat(name) for name in known}
+    first.discard(None)
+    return [
+        name
+        for name, node in found
+        if not (name == _SCRIPTED and flat(node.name()) in named)
+        and any(other in first or id(getattr(other, "variable", None)) in inputs for other in before({node}))
+    ]
+
+
+_SCRIPTED = "scripted code"
+#: What torch calls the backward passes of operations with one argument: of these the rules leave nothing but slopes.
+RULED: set[str] = set()
+
+
+@functools.cache
+def flat(name: str) -> str:
+    """An operation's name as in that of its backward pass: log_softmax and LogSoftmaxBackward0."""
+    return name.lower().replace("_", "").rstrip("0123456789").removesuffix("backward")
+
+
+def _own(node: Any) -> str | None:
+    """What to call a node that no rule can have left."""
+    if isinstance(node, BackwardCFunction):
+        kind = type(node)._forward_cls  # type: ignore[attr-defined]
+        return None if kind.__module__.startswith(_OURS) else f"the autograd.Function {kind.__name__}"
+    return _native(node.name())
+
+
+_OURS = "funattr."
+
+
+@functools.cache
+def _native(name: str) -> str | None:
+    if "torch::jit" in name or flat(name) in RULED:
+        return _SCRIPTED
+    return "an operation from C++" if "CppNode" in name else None

@@ -1,0 +1,156 @@
+"""DeepLIFT's rules for what compares elements with each other: softmax, maxima, and a choice between two tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .secants import EXACT, Rule, binary, is_float
+from .slopes import picked, rows, scaled2
+from .tape import Lift
+
+
+def softmax(log: bool) -> Rule:
+    """``dp_i = L_i (dx_i - sum_j L_j dx_j / sum_j L_j)``, with ``L = dp / dlogp``, the logarithmic mean of p and p0."""
+
+    def rule(lift: Lift, func: Any, x: Tensor, dim: int | None = None, dtype: Any = None, **kwargs: Any) -> Any:
+        x = x if dtype is None else x.to(dtype)
+        dim = x.dim() - 1 if dim is None else dim
+        f = torch.log_softmax if log else torch.softmax
+        met = lift.meet(x)
+        if met is None:
+            return f(x, dim)
+        with lift.constants():
+            (a, b) = met[0]
+            p, p0 = torch.log_softmax(a, dim), torch.log_softmax(b, dim)
+            mean = log_mean(p, p0)
+            weight = (mean / mean.sum(dim, keepdim=True)).movedim(dim, -1)
+            scale = torch.ones_like(weight) if log else mean.movedim(dim, -1)
+            value = (p if log else torch.softmax(a, dim)).movedim(dim, -1)
+        return rows(x.movedim(dim, -1), scale, weight, value).movedim(-1, dim)
+
+    return rule
+
+
+def log_mean(p: Tensor, q: Tensor) -> Tensor:
+    """``(e^p - e^q) / (p - q)``, without cancellation; 0 where both are -inf (masked)."""
+    gap = (p - q).abs()
+    gap = torch.where(torch.isfinite(gap), gap, torch.zeros_like(gap))
+    small = gap < torch.finfo(p.dtype).eps
+    ratio = -torch.expm1(-gap) / gap.masked_fill(small, 1.0)
+    return torch.maximum(p, q).exp() * torch.where(small, torch.ones_like(gap), ratio)
+
+
+def logsumexp(lift: Lift, func: Any, x: Tensor, dim: Any, keepdim: bool = False) -> Any:
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    front = x.movedim(dims, list(range(-len(dims), 0))) if len(dims) > 1 else x.movedim(dims[0], -1)
+    flat = front.flatten(-len(dims)) if len(dims) > 1 else front
+    best = flat.detach().argmax(-1, keepdim=True)  # there, x is not -inf
+    logs = softmax(True)(lift, torch.log_softmax, flat, -1)
+    y = (flat.gather(-1, best) - logs.gather(-1, best)).squeeze(-1)
+    if keepdim:
+        for d in sorted(d % x.dim() for d in dims):
+            y = y.unsqueeze(d)
+    return y
+
+
+def larger_side(lift: Lift, x: Tensor, pool: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None:
+    """A maximum over groups of the last dimension: ``pool(x)`` gives values and indices into it.
+
+    The slope goes to one element of each group, the maximum at x or at the baseline, whichever is larger: there
+    ``0 <= (y - y0) / (x_i - x0_i) <= 1``. Groups may overlap.
+    """
+    met = lift.meet(x)
+    if met is None:
+        return None
+    with lift.constants():
+        (a, b) = met[0]
+        (y, i), (y0, j) = pool(a), pool(b)
+        index = torch.where(y >= y0, i, j)
+        dx = (a - b).gather(-1, index)
+        same = dx == 0
+        m = torch.where(same, torch.ones_like(dx), (y - y0) / dx.masked_fill(same, 1.0))
+    return picked(x, index, m, y), i
+
+
+def max_pool(n: int, adaptive: bool, indices: bool = False) -> Rule:
+    """Max pooling over `n` dimensions; overlapping windows accumulate."""
+    pool = getattr(F, f"{'adaptive_' if adaptive else ''}max_pool{n}d")
+
+    def rule(lift: Lift, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        size = 1 if adaptive else 5
+        given = kwargs.pop("return_indices", False) or (len(args) > size and args[size]) or indices
+        shapes: list[Any] = []
+
+        def flat_pool(flat: Tensor) -> tuple[Tensor, Tensor]:
+            y, i = pool(flat.reshape(*flat.shape[:-1], *x.shape[-n:]), *args[:size], return_indices=True, **kwargs)
+            shapes.append(y.shape[-n:])
+            return y.flatten(-n), i.flatten(-n)
+
+        found = larger_side(lift, x.flatten(-n), flat_pool)
+        if found is None:
+            return pool(x, *args[:size], return_indices=given, **kwargs)
+        y, i = (t.reshape(*x.shape[:-n], *shapes[0]) for t in found)
+        return (y, i) if given else y
+
+    return rule
+
+
+def extremum(sign: int, plain: bool) -> Rule:
+    """max and min (`plain`: amax and amin) of all of a tensor, over a dimension, or of two tensors."""
+
+    def rule(lift: Lift, func: Any, x: Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+        dim = kwargs.pop("other", dim)
+        if isinstance(dim, Tensor):
+            return binary(EXACT)(lift, torch.maximum if sign > 0 else torch.minimum, x, dim)
+        if not is_float(x):
+            return func(x, dim, keepdim) if dim is not None else func(x)
+        whole = dim is None or (isinstance(dim, (tuple, list)) and not dim)
+        dims = list(range(x.dim())) if whole else [dim] if isinstance(dim, int) else list(dim)
+        flat = x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims)) if dims else x.reshape(1)
+
+        def pool(t: Tensor) -> tuple[Tensor, Tensor]:
+            y, i = t.max(-1, keepdim=True) if sign > 0 else t.min(-1, keepdim=True)
+            return y, i
+
+        found = larger_side(lift, flat, pool)
+        if found is None:
+            return func(x, dim, keepdim) if dim is not None else func(x)
+        y, i = found[0].squeeze(-1), found[1].squeeze(-1)
+        if keepdim:
+            for d in sorted(d % x.dim() for d in dims):
+                y, i = y.unsqueeze(d), i.unsqueeze(d)
+        if whole or plain:
+            return y
+        return (torch.return_types.max if sign > 0 else torch.return_types.min)((y, i))
+
+    return rule
+
+
+def where(lift: Lift, func: Any, condition: Tensor, *branches: Any) -> Any:
+    """A branch is linear while the condition stays. Where it differs between x and the baseline, the step from one branch to
+    the other is divided among the two in proportion to how they moved."""
+    if len(branches) != 2:
+        return func(condition, *branches)
+    like = next((t for t in branches if is_float(t)), None)
+    if like is None:
+        return func(condition, *branches)
+    x, y = (t if isinstance(t, Tensor) else torch.full((), t, dtype=like.dtype, device=like.device) for t in branches)
+    met = lift.meet(condition, x, y)
+    if met is None:
+        return func(condition, x, y)
+    with lift.constants():
+        (c, c0), (a, a0), (b, b0) = met
+        value = torch.where(c, a, b)
+        finite = torch.isfinite(a) & torch.isfinite(a0), torch.isfinite(b) & torch.isfinite(b0)
+        da, db = (a - a0).masked_fill(~finite[0], 0.0), (b - b0).masked_fill(~finite[1], 0.0)
+        norm = da * da + db * db
+        step = (value - torch.where(c0, a0, b0)) / norm.masked_fill(norm == 0, 1.0)
+        changed = (c != c0) & torch.isfinite(step)
+        mx = torch.where(changed, step * da, c.to(value.dtype))
+        my = torch.where(changed, step * db, (~c).to(value.dtype))
+    return scaled2(x.expand(value.shape), y.expand(value.shape), mx, my, value)

@@ -1,0 +1,24 @@
+"""What Dynamo must be told. Imported while it traces: importing Dynamo itself takes a second.
+
+Functions to keep whole: Dynamo's own form of an autograd.Function loses the second derivative inside torch.func.grad (torch
+2.13). The function is traced further down, where it has it, and where its grad level is known.
+
+Functions to show to modes: without it, a rule would not meet `torch.relu_` in a compiled model.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from .._torch import show_to_modes
+from .lift import slopes as slopes
+from .lift.table import RULES
+from .relu import CLAMP, RELU, deconv_relu, guided_relu
+
+maps = (slopes.scaled, slopes.scaled2, slopes.matmul, slopes.rows, slopes.normal, slopes.picked)
+for function in (guided_relu, deconv_relu, *maps):
+    torch.compiler.allow_in_graph(function)
+
+known = {id(function) for space in (torch, F) for function in vars(space).values() if callable(function)}
+show_to_modes(function for function in {*RELU, *CLAMP, *RULES} if id(function) in known)

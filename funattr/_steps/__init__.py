@@ -1,0 +1,1 @@
+"""A function at many points."""

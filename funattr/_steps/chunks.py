@@ -1,0 +1,91 @@
+"""How many steps run at once: the memory knob."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+
+from .._torch import tracing
+from .._types import ChunkSize, Tree, tensors
+from .._words import complaint, kind_of
+from .at_once import few_targets
+
+#: Bytes that the steps of one chunk may hold, at the input or at the site; where they share what lies before the site, and
+#: every further chunk runs it again, more. What a network makes of its input takes up to 200 times as much (a ResNet-50
+#: 150 times, a ViT-B 170 times), what it makes of the value at a site up to 25 times.
+APART, SHARING = 1 << 23, 1 << 25
+
+
+def chunks(size: int, chunk: int | None) -> list[tuple[int, int]]:
+    """`size` steps in chunks of at most `chunk`, of about the same size."""
+    count = 1 if chunk is None else -(-size // chunk)
+    each_one, longer = (size // count, size % count) if count else (0, 0)  # divmod does not trace with a symbolic number
+    bounds = [0]
+    for i in range(count):
+        bounds.append(bounds[-1] + each_one + (1 if i < longer else 0))
+    return list(itertools.pairwise(bounds))
+
+
+def parts(count: int, chunk_size: ChunkSize, like: Tree, *, shares: bool, times: int = 1) -> list[tuple[int, int]]:
+    """`count` steps in chunks of the size that the caller says, else as many at once as a budget of memory allows.
+
+    `like`, `times` over, is what one step holds. `shares`: the steps share what lies before a site.
+    """
+    return chunks(count, chunk_for(count, chunk_size, like, shares=shares, times=times))
+
+
+def chunk_for(count: int, chunk_size: ChunkSize, like: Tree, *, shares: bool, times: int = 1) -> int:
+    """How many of `count` steps to run at once. See `parts`."""
+    few_targets()
+    given = given_chunk(chunk_size)
+    if given is not None:
+        return given
+    found = tensors(like)
+    size = times * sum(t.numel() * t.element_size() for t in found)
+    most = 50 if shares or (count > 25 and 50 * size <= 1 << 18) else 25
+    room = SHARING if shares else APART
+    if most * size > room and not tracing() and found[0].is_cuda:
+        room = max(room, _free(found[0].device) // (64 if shares else 256))
+    return fitting(count, most, size, room)
+
+
+def fitting(count: int, most: int, size: int, room: int) -> int:
+    """How many of `count` things of a size there is room for: `most`, or fewer, and always one.
+
+    By comparisons: compiled for a symbolic batch, each is a guard that holds for many sizes, and a quotient is not. More
+    things are taken in chunks of the same size, so that memory does not grow with them.
+    """
+    while most > 1 and _fewer(most) >= count:
+        most = _fewer(most)
+    while most > 1 and most * size > room:
+        most = _fewer(most)
+    return min(most, count)
+
+
+def _fewer(most: int) -> int:
+    return most - -(-most // 4)
+
+
+def _free(device: torch.device) -> int:
+    """Bytes of a GPU that nobody holds, and those that torch holds for later."""
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached
+
+
+def given_chunk(chunk_size: ChunkSize) -> int | None:
+    """What the caller says; None where the library is to choose."""
+    if chunk_size is None or isinstance(chunk_size, str):
+        if chunk_size not in (None, "auto"):
+            raise complaint(ValueError, f"chunk_size must be an int, 'auto' or None, got {chunk_size!r}.")
+        return None
+    check_count(chunk_size, "chunk_size")
+    return chunk_size
+
+
+def check_count(value: Any, name: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise complaint(TypeError, f"{name} must be an int, got {kind_of(value)}.")
+    if value < 1:
+        raise complaint(ValueError, f"{name} must be at least 1, got {value}.")

@@ -1,0 +1,76 @@
+"""Random numbers from a generator of the caller's, in a compiled function too."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .._torch import tracing
+
+#: ``draw(shape, dtype, device)``: standard normal numbers.
+Draw: TypeAlias = Callable[[Sequence[int], torch.dtype, torch.device], Tensor]
+
+
+def normal_from(generator: torch.Generator | None) -> Draw:
+    """Draws from `generator`, or from torch's global one. To be made outside a compiled function, and used anywhere."""
+    if generator is None or tracing():
+        return partial(_drawn, generator)
+    try:
+        _known[id(generator)] = generator
+    except TypeError:  # before torch 2.5 there are no weak references to it, and torch.compile does without
+        return partial(_drawn, generator)
+    _operation()
+    return partial(_from_known, generator, id(generator), generator.device)
+
+
+def _drawn(generator: torch.Generator | None, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    drawn: Tensor = torch.randn(shape, dtype=dtype, device=device, **seeded(generator))
+    return drawn
+
+
+def _from_known(
+    generator: torch.Generator, number: int, there: torch.device, shape: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    if tracing():
+        found: Tensor = torch.ops.funattr.randn(number, shape, dtype, there)
+        return found.to(device)
+    return _drawn(generator, shape, dtype, there).to(device)
+
+
+def seeded(generator: torch.Generator | None) -> dict[str, Any]:
+    """The argument `generator`, where there is one: with None, torch cannot trace a draw of a symbolic size."""
+    return {} if generator is None else {"generator": generator}
+
+
+class Rewound:
+    """Calls of a function that all draw the same numbers, from `generators` and from torch's global ones."""
+
+    def __init__(self, generators: Sequence[torch.Generator], device: torch.device):
+        default = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
+        self.generators = [] if tracing() else [default, *generators]
+        self.before = [g.get_state() for g in self.generators]
+
+    def rewind(self) -> None:
+        for g, state in zip(self.generators, self.before):
+            g.set_state(state)
+
+
+# Dynamo takes no torch.Generator into its graph, but the number of one it does, for an operation of our own.
+
+_known: weakref.WeakValueDictionary[int, torch.Generator] = weakref.WeakValueDictionary()
+
+
+@functools.cache
+def _operation() -> torch.library.Library:
+    library = torch.library.Library("funattr", "DEF")  # kept: what it defines goes with it
+    tags = (torch.Tag.nondeterministic_seeded,)  # two calls are two draws: neither is left out as a copy of the other
+    library.define("randn(int generator, SymInt[] shape, ScalarType dtype, Device device) -> Tensor", tags=tags)
+    library.impl("randn", lambda number, *what: _drawn(_known[number], *what), "BackendSelect")
+    library.impl("randn", lambda number, shape, dtype, device: torch.empty(shape, dtype=dtype, device=device), "Meta")
+    return library

@@ -1,0 +1,124 @@
+"""How far a long run has come, for whoever wants to know."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from .._torch import tracing
+
+
+class _Here(threading.local):
+    listener: Callable[[int, int], None] | None = None  # per thread: a run in another thread is somebody else's
+
+
+_here = _Here()
+
+
+def report(done: int, total: int) -> None:
+    """Say that `done` of `total` steps have run. Nobody listens, or torch.compile traces: nothing happens."""
+    if not tracing() and _here.listener is not None:
+        _here.listener(done, total)
+
+
+def reported(chunks: Sequence[tuple[int, int]]) -> Iterable[tuple[int, int]]:
+    """The chunks ``(start, stop)`` of a run, with a report after each."""
+    return chunks if tracing() or _here.listener is None or not chunks else _reporting(chunks)
+
+
+def _reporting(chunks: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    total = chunks[-1][1]
+    report(0, total)
+    for start, stop in chunks:
+        yield start, stop
+        report(stop, total)
+
+
+@contextlib.contextmanager
+def progress(callback: Callable[[int, int], None] | None = None) -> Iterator[None]:
+    """Show how far the long runs inside the block have come: steps on a path, samples, groups, baselines, targets.
+
+    For this thread alone; costs nothing outside the block, and is silent under torch.compile.
+
+    Args:
+        callback: called with ``(done, total)``, first with 0, last with the total, for each run; a run inside another (steps
+            of each sample) reports in between. None: a bar on stderr, by tqdm where it is installed.
+
+    Returns:
+        A context manager.
+
+    Raises:
+        TypeError: `callback` cannot be called.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> with fa.progress(lambda done, total: print(done, "of", total)):
+        ...     _ = fa.feature_ablation(lambda x: x.sum(1), torch.ones(1, 3), chunk_size=2)
+        0 of 4
+        2 of 4
+        4 of 4
+    """
+    if callback is not None and not callable(callback):
+        raise TypeError(f"progress(): callback must be callable, called with (done, total); got {type(callback).__name__}.")
+    before, bar = _here.listener, _Bar()
+    _here.listener = callback or bar
+    try:
+        yield
+    finally:
+        _here.listener = before
+        bar.close()
+
+
+class _Bar:
+    """A bar per run, below that of the run around it: tqdm's, or a plain one."""
+
+    def __init__(self) -> None:
+        self.open: list[Any] = []  # the innermost last
+
+    def __call__(self, done: int, total: int) -> None:
+        if done == 0:
+            self.open.append(_new_bar(total, nested=bool(self.open)))
+            return
+        # A run that an exception ended has said nothing: its bar lies above the one that goes on.
+        while self.open and not (self.open[-1].total == total and self.open[-1].n < done):
+            self.open.pop().close()
+        if not self.open:  # the block began in the middle of a run
+            self.open.append(_new_bar(total, nested=False))
+        self.open[-1].update(done - self.open[-1].n)
+        if done == total:
+            self.open.pop().close()
+
+    def close(self) -> None:
+        while self.open:
+            self.open.pop().close()
+
+
+def _new_bar(total: int, nested: bool) -> Any:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return _PlainBar(total, nested)
+    return tqdm(total=total, leave=not nested)  # a bar inside another goes when its run ends
+
+
+class _PlainBar:
+    """A line that is written over; that of a run inside another takes its place for a while."""
+
+    def __init__(self, total: int, nested: bool) -> None:
+        self.n, self.total, self.nested = 0, total, nested
+        self.update(0)
+
+    def update(self, more: int) -> None:
+        self.n += more
+        marks = "#" * (_WIDTH * self.n // max(self.total, 1))
+        print(f"\r[{marks:{_WIDTH}}] {f'{self.n}/{self.total}':{_WIDTH}}", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if not self.nested:
+            print(file=sys.stderr, flush=True)
+
+
+_WIDTH = 30

@@ -1,0 +1,200 @@
+"""Running a function over steps: vmap in chunks, one after another where vmap cannot.
+
+Arguments that all steps share are not mapped: what depends on them alone (the part of a model before a site) runs once
+per chunk, and nobody's extra arguments are ever expanded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._torch import OutOfMemoryError, set_vmap_fallback_warning, tracing, tree_flatten, tree_unflatten
+from .._types import Tree, map_tensors, tensors
+from .._words import complaint, kind_of
+from .at_once import TooManyTargets, mapping_over
+from .chunks import chunks
+from .progress import reported
+
+
+def each(function: Callable[..., Tree], mapped: Tree, *shared: Any, chunk: int | None = None) -> Iterator[Tree]:
+    """``function(step, *shared)`` for every step of `mapped` (its tensors' leading dimension), `chunk` steps at once.
+
+    Yields results with a leading dimension, in order: as many steps as fit, so count them by that dimension. Take what
+    is needed from one result before asking for the next, and memory does not grow with the number of steps. `function`
+    returns tensors, in any structure; what else that holds (None, say) comes as it is.
+    """
+    run = Runner()
+    for start, stop in reported(chunks(tensors(mapped)[0].shape[0], chunk)):
+        yield from run(function, _part(mapped, start, stop), *shared)
+
+
+class Runner:
+    """Runs chunks of steps, and remembers over the chunks of one call what vmap could not do."""
+
+    def __init__(self, sequential: bool = False) -> None:
+        self.ways = [] if sequential else [mapped, mapped_functional]
+        self.cause: str | None = None
+
+    def __call__(self, function: Callable[..., Tree], part: Tree, *shared: Any) -> Iterator[Tree]:
+        if tracing():
+            yield mapped(function, part, shared)
+            return
+        while self.ways:
+            try:
+                result = self.ways[0](function, part, shared)
+            except (RuntimeError, ValueError) as error:
+                if not refused(error):
+                    raise
+                self.refuse(error)
+            else:
+                yield result
+                return
+        for step in slices(part):
+            result = function(step, *shared)
+            self.warn()
+            yield map_tensors(lambda t: t[None], result)
+
+    def first(self, function: Callable[..., Tree], steps: Tree, fewer: bool) -> tuple[int, Tree]:
+        """As many of the steps as vmap can run at once, and how many those are: 1 where that is none, and nothing has run.
+
+        `function` must not draw random numbers: each step has its own where they run one after another. With `fewer` it may
+        ask for fewer steps at once, or for one, where that is better for it.
+        """
+        count = min((t.shape[0] for t in tensors(steps)), default=1)
+        while self.ways and count > 1:
+            try:
+                with mapping_over(None, count if fewer else 0):
+                    return count, self.ways[0](function, _part(steps, 0, count), (), randomness="error")
+            except TooManyTargets as error:
+                count = error.at_most or 1
+            except (RuntimeError, ValueError) as error:
+                if not refused(error):
+                    raise
+                self.refuse(error)
+        return 1, None
+
+    def refuse(self, error: Exception) -> None:
+        """Go on to the next way."""
+        self.cause = str(error)  # not the error: its traceback holds the model's activations
+        del self.ways[0]
+
+    def give_up(self, cause: str) -> None:
+        """Go on to none: the steps run one after another."""
+        self.cause = cause
+        self.ways.clear()
+
+    def warn(self) -> None:
+        """Say, once, that the steps run one after another: a step has, so vmap was to blame."""
+        if self.cause is not None:
+            cause = " ".join(self.cause.split())[:300]
+            self.cause = None
+            warnings.warn(
+                f"the steps run one after another, which is slower: torch.func.vmap cannot run this model ({cause})",
+                stacklevel=2,
+            )
+
+
+def slices(part: Tree) -> Iterator[Tree]:
+    """The steps of a chunk."""
+    for i in range(tensors(part)[0].shape[0]):
+        yield map_tensors(lambda t: t[0], _part(part, i, i + 1))
+
+
+def _part(mapped: Tree, start: int, stop: int) -> Tree:
+    return map_tensors(lambda t: t[start:stop], mapped)
+
+
+def mapped(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...], randomness: str = "same") -> Tree:
+    dims = (0, *(None for _ in shared))
+    rest: list[Any] = []
+
+    def tensors_of(step: Tree, *shared: Any) -> list[Tensor]:  # vmap takes nothing else
+        leaves, spec = tree_flatten(function(step, *shared))
+        rest[:] = [[None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves], spec]
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    with contextlib.nullcontext() if tracing() else quiet:
+        # "same": all steps see one dropout mask, so that the score is one function along a path.
+        found = iter(torch.func.vmap(tensors_of, in_dims=dims, randomness=randomness)(part, *shared))
+    return tree_unflatten([next(found) if other is None else other[0] for other in rest[0]], rest[1])
+
+
+def mapped_functional(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...], randomness: str = "same") -> Tree:
+    """For models that write a mapped tensor into a shared one in place: `out += shortcut`."""
+    return mapped(torch.func.functionalize(function), part, shared, randomness)
+
+
+def check_generator(value: Any) -> None:
+    if not (value is None or isinstance(value, torch.Generator)):
+        raise complaint(TypeError, f"generator must be a torch.Generator or None, got {kind_of(value)}.")
+
+
+# Whose error is it?
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+
+
+def refused(error: Exception) -> bool:
+    """Whether vmap or torch.func may be why there is an `error`, and not the model. A step on its own will tell."""
+    if isinstance(error, OutOfMemoryError) or interrupted(error):
+        return False
+    if isinstance(error, ValueError):  # our own words for it
+        return "torch.func" in getattr(error, "complaint", "")
+    return not raised_by_model(error)
+
+
+def raised_by_model(error: BaseException) -> bool:
+    """Whether a `raise` statement outside torch made `error`: operations of torch raise without one."""
+    if hasattr(error, "complaint"):  # ours; and it may have ended the pass by a Stop, which is no interruption
+        return False
+    if interrupted(error):
+        return True
+    trace: TracebackType | None = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    raising = dis.opname[code.co_code[trace.tb_lasti]].startswith(("RAISE", "RERAISE"))
+    return raising and not code.co_filename.startswith(_TORCH)
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether `error` comes of torch's cleaning up after another (Ctrl-C in the middle of vmap) that asks to stop at once."""
+    before = error.__context__
+    while before is not None and isinstance(before, Exception):
+        before = before.__context__
+    return before is not None
+
+
+class _Quiet(contextlib.AbstractContextManager[None]):
+    """No warnings about missing batching rules while any thread is inside."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                set_vmap_fallback_warning(False)
+            self.inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                set_vmap_fallback_warning(True)  # torch's default; it cannot be read
+
+
+quiet = _Quiet()
