@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ._torch import tree_flatten, tree_unflatten
+from ._words import complaint
 
 if TYPE_CHECKING:
-    from ._core.place import Place
     from ._core.score import Neuron
+    from ._core.where import Place
 
 Model: TypeAlias = Callable[..., Any]
 #: A tensor, or tuples, lists and dicts that hold tensors.
@@ -37,6 +39,10 @@ class Method(Protocol):
 
 #: What combinators take: a method, with some of its arguments bound or not, or any function with a method's arguments.
 Explains: TypeAlias = Callable[..., Tree]
+
+
+#: For a `with` that has nothing to do.
+as_it_is = contextlib.nullcontext()
 
 
 def tensors(tree: Tree) -> list[Tensor]:
@@ -78,6 +84,16 @@ def map_tensors(f: Callable[[Tensor], Any], tree: Tree) -> Tree:
 def copied(tree: Tree) -> Tree:
     """A copy that somebody else may change in place."""
     return map_tensors(torch.clone, tree)
+
+
+def batch_size(x: Tree) -> int:
+    """The number of examples: the first dimension of the first tensor of `x`."""
+    found = tensors(x)
+    if not found:
+        raise complaint(TypeError, "x holds no tensor: pass a tensor, or a tuple or dict with at least one.")
+    if found[0].dim() == 0:
+        raise complaint(ValueError, "x is a 0-d tensor, expected the batch first: pass x[None].")
+    return found[0].shape[0]
 
 
 def as_arguments(x: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from funattr._core.place import Place
+from funattr._core.where import Place
 
+from .flow import flow
 from .lifted import Recording, multipliers, record
 from .reference import leaves
 
@@ -224,15 +225,18 @@ class Loops:
         )
 
     def conductance(self) -> Leaves:
-        edges = np.cumsum([0.0, *(w for _, w in gauss(self.n_steps))])
+        nodes, weights = zip(*gauss(self.n_steps))
         each = []
         for i in self.rows():
-            values = [self.at(i, self.between(i, a)) for a in edges]
-            flows = [
-                [g * (b - a) for g, a, b in zip(slope, values[k], values[k + 1])]
-                for k, slope in enumerate(self.slopes_along[i])
-            ]
-            each.append([torch.stack(same).sum(0) for same in zip(*flows)])
+            values = [self.at(i, self.between(i, a)) for a in nodes]
+            ends = [self.at(i, self.between(i, a)) for a in (0.0, 1.0)]
+            leaves = range(len(ends[0]))
+            each.append(
+                [
+                    flow(nodes, weights, [g[k] for g in self.slopes_along[i]], [v[k] for v in values], [e[k] for e in ends])
+                    for k in leaves
+                ]
+            )
         return self.joined(each)
 
     def under(self, guided: bool) -> Leaves:

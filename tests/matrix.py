@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 import funattr as fa
-from funattr._core.place import Place
+from funattr._core.where import Place
 
 from .loops import Leaves, Loops, called, row
 from .methods import METHODS, Row

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from funattr._core.place import Place
+from funattr._core.where import Place
+
+from .flow import flow
 
 
 def leaves(value: Any) -> list[Tensor]:
@@ -199,13 +201,12 @@ def path_in_input(
     model: nn.Module, x: Any, layer: Any, score: Callable[[Any], Tensor], n: int, start: float = 0.0
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Internal influence and conductance from ``start``, the path in the input, one node at a time."""
-    edge, influence, flow = 0.0, [], []
-    before = value_and_gradient(model, at(x, 0, start), layer, score)[0]
-    for i, (a, w) in enumerate(gauss(n)):
-        edge = edge + w if i < n - 1 else 1.0
-        gradient = value_and_gradient(model, at(x, a, start), layer, score)[1]
-        after = value_and_gradient(model, at(x, edge, start), layer, score)[0]
-        influence.append([w * g for g in gradient])
-        flow.append([g * (v - v0) for g, v, v0 in zip(gradient, after, before)])
-        before = after
-    return [torch.stack(p).sum(0).detach() for p in zip(*influence)], [torch.stack(p).sum(0).detach() for p in zip(*flow)]
+    nodes, weights = zip(*gauss(n))
+    pairs = [value_and_gradient(model, at(x, a, start), layer, score) for a in nodes]
+    ends = [value_and_gradient(model, at(x, a, start), layer, score)[0] for a in (0, 1)]
+    influence, through = [], []
+    for i, first in enumerate(ends[0]):
+        gradients, values = [pair[1][i] for pair in pairs], [pair[0][i] for pair in pairs]
+        influence.append(sum((w * g for w, g in zip(weights, gradients)), 0 * first).detach())
+        through.append(flow(nodes, weights, gradients, values, [first, ends[1][i]]).detach())
+    return influence, through

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import funattr as fa
 from benchmarks.cost import flop_registry
 from funattr import feature_ablation, progress
-from funattr._core.place import Place
+from funattr._core.where import Place
 from funattr._torch import transforms_active, tree_flatten
 
 from . import reference

@@ -612,9 +612,9 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
     ),
     (
         "none",
-        lambda: fa.relu(fa.conductance)(mlp, x, target=1, exact=None),
+        lambda: fa.relu(fa.integrated_gradients)(mlp, x, target=1, multiply_by_inputs=None),
         TypeError,
-        ["relu(conductance)(target=1, exact=None)"],
+        ["relu(integrated_gradients)(target=1, multiply_by_inputs=None)"],
     ),
     # targets where something else is transformed
     (

@@ -294,7 +294,6 @@ RIGHT: dict[str, tuple[Any, ...]] = {
     "stdevs": (0.0, 0),
     "channel_dim": (1,),
     "mode": ("nearest", "linear"),
-    "exact": (False,),
     "feature_mask": (None,),
     "attribution_func": (None, lambda m, v, v0: m * (v - v0)),
 }
@@ -309,7 +308,6 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "chunk_size": (0, -1, 1.5, True, "3", [1], float("inf")),
     "multiply_by_inputs": (None, "yes", 2, 0.5, Bad()),
     "create_graph": (None, "yes", 2, 0.5, Bad()),
-    "exact": (None, "yes", 2, Bad()),
     "stdevs": (-0.1, float("nan"), float("inf"), "0.1", None, True, 1j, [0.1] * 7, {"z": 0.1}, Bad()),
     "channel_dim": (0, 17, -17, 1.5, None, "1", True, [1]),
     "mode": ("bilinaer", "", None, 3, "trilinear", ["nearest"]),

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 import funattr._steps.chunks
-from funattr._core.kernels import folding
-from funattr._core.model import bind
+from funattr._core.kernels import Folded
 from funattr._steps.chunks import chunk_for, chunks, fitting
 from funattr._steps.ways import each
 
@@ -151,7 +150,8 @@ def test_attention_is_folded(shape: tuple[int, ...], mapped: tuple[Any, ...], ki
     model = attention(mask.get(kind), kind == "causal")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no sample by sample
-        found = torch.func.vmap(folding(bind(model)).call, in_dims=mapped)(*parts)
+        with Folded():
+            found = torch.func.vmap(model, in_dims=mapped)(*parts)
         gradients = torch.autograd.grad(found.square().sum(), parts)
     expected = torch.stack([model(*(t[i] if dim == 0 else t for t, dim in zip(parts, mapped))) for i in range(6)])
     torch.testing.assert_close(found, expected)

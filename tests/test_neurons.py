@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 import funattr as fa
-from funattr._core.place import Place
+from funattr._core.where import Place
 
 from . import reference
 from .methods import METHODS, Row

@@ -39,10 +39,6 @@ RUNS: dict[str, tuple[Callable[[], Any], list[tuple[int, int]]]] = {
         lambda: fa.conductance(net, x, layer="fc1", target=1, n_steps=4, chunk_size=2),
         [(0, 4), (2, 4), (4, 4)],
     ),
-    "steps of exact conductance": (
-        lambda: fa.conductance(net, x, layer="fc1", target=1, n_steps=4, chunk_size=2, exact=True),
-        [(0, 4), (2, 4), (4, 4)],
-    ),
     "samples": (
         lambda: fa.gradient_shap(net, x, baselines=baselines, target=1, n_samples=5, chunk_size=2),
         [(0, 5), (2, 5), (4, 5), (5, 5)],

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.door import batch_size
 from .._torch import tree_flatten, tree_unflatten
-from .._types import Explains, Method, Model, Tree, map_floats, tensors
+from .._types import Explains, Method, Model, Tree, batch_size, map_floats, tensors
 from .._words import complaint, door
 from .dress import check_method, chosen, combined, layered, leading, name_of, per_layer
 

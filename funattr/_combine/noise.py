@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.joint import look
-from .._core.model import bind, find
-from .._core.place import Place, resolve, split
+from .._core.passes import question
 from .._core.score import Neuron
-from .._core.watch import Watch
-from .._steps.along import check_rows
+from .._core.split import split
+from .._core.where import Place, bind, find
 from .._steps.chunks import check_count, chunk_for, chunks, given_chunk
 from .._steps.draws import Rewound, normal_from
+from .._steps.mean import check_rows
 from .._steps.progress import reported
 from .._steps.ways import Runner
+from .._steps.without import look
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Tree, attributable, map_tensors, tensors
 from .._words import complaint, door, kind_of
@@ -117,9 +117,7 @@ def _at_noise(method: Explains, model: Model, x: Tree, options: dict[str, Any]) 
     if any(attributable(leaf) for leaf in tensors(x)) or options.get("layer") is None:
         return lambda noisy: method(model, noisy, **options), x
     if isinstance(options["layer"], (list, tuple, dict)):
-        bound = bind(model)
-        sites = resolve(bound, options["layer"])
-        look(bound, x, sites, Watch(bound, x, sites.sites, None))  # noise at one must not be undone by noise at another
+        look(question(model, x, options["layer"], None))  # noise at one must not be undone by noise at another
     value_at, rest = split(model, options["layer"])
     options = {name: value for name, value in options.items() if name != "layer"}
     target = options.get("target")

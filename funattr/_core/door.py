@@ -16,10 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import is_plain, observed_by_dispatch_mode, put_back, surroundings, tracing, transforms_active
-from .._types import Tree, tensors
+from .._torch import (
+    is_plain,
+    observed_by_dispatch_mode,
+    put_back,
+    surroundings,
+    tracing,
+    transforms_active,
+    tree_flatten,
+    tree_unflatten,
+)
+from .._types import Tree, as_it_is, batch_size, tensors
 from .._words import complaint, complete, door, kind_of
-from .model import all_modules, bind
+from .where import all_modules, bind
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +52,9 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             return plain(*args, **kwargs)
         if _state.inside:
             return inner(*args, **kwargs)
+        if torch.is_inference_mode_enabled() or _inferred(args[1] if len(args) > 1 else kwargs.get("x")):
+            with torch.inference_mode(False):
+                return call(*_normal(args), **_normal(kwargs))  # type: ignore[arg-type]
         before = surroundings()
         _state.inside = True
         try:
@@ -55,7 +67,7 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             check_flags(flags, kwargs)
             check_input(x)
             training = noisy_modules(args[0] if args else kwargs.get("model"))
-            with mode_kept(training) if training else _as_it_is:
+            with mode_kept(training) if training else as_it_is:
                 result = function(*args, **kwargs)
             check_result(result)
             return result
@@ -76,7 +88,20 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-_as_it_is = contextlib.nullcontext()
+def _inferred(x: Tree) -> bool:
+    """Whether `x` was made in inference mode: it cannot be saved for a backward pass; a copy of it can."""
+    return any(t.is_inference() for t in ((x,) if isinstance(x, Tensor) else tensors(x)))
+
+
+def _normal(given: Any) -> Any:
+    """Arguments with copies of what was made in inference mode, bound ones of the model included."""
+    leaves, spec = tree_flatten(given)
+    for i, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor) and leaf.is_inference():
+            leaves[i] = leaf.clone()
+        elif isinstance(leaf, functools.partial):
+            leaves[i] = functools.partial(leaf.func, *_normal(leaf.args), **_normal(leaf.keywords))
+    return tree_unflatten(leaves, spec)
 
 
 class _State(threading.local):
@@ -130,16 +155,6 @@ def check_structure(x: Tree) -> None:
             f"got {type(x).__name__}{hint}.",
         )
     batch_size(x)
-
-
-def batch_size(x: Tree) -> int:
-    """The number of examples: the first dimension of the first tensor of `x`."""
-    found = tensors(x)
-    if not found:
-        raise complaint(TypeError, "x holds no tensor: pass a tensor, or a tuple or dict with at least one.")
-    if found[0].dim() == 0:
-        raise complaint(ValueError, "x is a 0-d tensor, expected the batch first: pass x[None].")
-    return found[0].shape[0]
 
 
 def check_result(result: Tree) -> None:

@@ -1,25 +1,36 @@
-"""Value and gradient at a site: the only place of the gradient recipe."""
+"""Value and gradient at the sites, or at points put there: the only place of the gradient recipe."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from .._steps.at_once import few_targets, maps_targets
-from .._torch import grad_level, is_mapped, only_vmap_runs, tracing, transforms_active, unwrap_for_grad, without_modes
-from .._types import Layer, Model, Target, Tree, attributable, copied, map_floats, map_tensors, tensors
+from .._torch import (
+    below_vmap,
+    grad_level,
+    is_mapped,
+    make_leaf,
+    only_vmap_runs,
+    saved_tensors_hooked,
+    tracing,
+    transforms_active,
+    unwrap_for_grad,
+    without_modes,
+)
+from .._types import Layer, Model, Target, Tree, as_it_is, copied, map_floats, map_tensors, tensors
 from .._words import complaint
 from .door import method
-from .kernels import PlainAttention, folding
-from .leaves import Below, check_attributable, leaves_of
-from .model import Bound, bind, hooks_backward
-from .place import Sites, check_reached, observe, read, resolve
-from .watch import Watch, stopping
+from .passes import Question, forward, question, read, scores
+from .where import all_modules
+
+#: ``point(i, floats)``: where to take the gradient at the i-th site, from the floating-point tensors of the value there.
+Point: TypeAlias = Callable[[int, list[Tensor]], list[Tensor]]
+#: Values and gradients, one of each per site.
+Found: TypeAlias = tuple[list[Tree], list[Tree]]
 
 
 @method
@@ -53,171 +64,224 @@ def value_and_gradient(
         >>> torch.equal(gradient, model[2].weight[0].expand(5, 4))
         True
     """
-    value, gradient = at_site(model, x, layer, target, create_graph)
+    q = question(model, x, layer, target, create_graph)
+    values, slopes = gradients(q)
     # A leaf made of the input, or of what a layer returned, may still be somebody else's memory.
-    return (map_tensors(torch.clone, value), gradient)
+    return q.sites.build(map_tensors(torch.clone, values)), q.sites.build(slopes)
 
 
-def at_site(
-    model: Model | Bound, x: Tree, layer: Layer, target: Target, create_graph: bool, *, own_level: bool = False
-) -> tuple[Tree, Tree]:
-    """`value_and_gradient` without the door, and without a copy of the value: not to be written to.
+def at_site(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> tuple[Tree, Tree]:
+    """`value_and_gradient` without the door, and without a copy of the value: not to be written to."""
+    q = question(model, x, layer, target, create_graph)
+    values, slopes = gradients(q)
+    return q.sites.build(values), q.sites.build(slopes)
 
-    `own_level` takes the gradient in a grad level of its own, for a rule that must not reach further derivatives.
+
+def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None = None, own_level: bool = False) -> Found:
+    """The values at the sites, and the score's gradients there; with `point`, at the points that it makes of the values.
+
+    Without `point`, each site gets its total gradient, also where one feeds the other. `anchor` is a tensor that the vmap
+    around maps over, if it is not in the input. `own_level` takes the gradient in a grad level of its own, for a rule that
+    must not reach further derivatives.
     """
-    bound = bind(model)
-    sites = resolve(bound, layer)
-    attempt = _recorded_in_level if own_level else None
-    with PlainAttention() if create_graph else _as_it_is:  # fused attention has no second derivative
-        if tracing():
-            values, gradients = _two_passes(bound, x, sites, target, create_graph)
-        elif torch.is_inference_mode_enabled():
-            with torch.inference_mode(False):
-                # Tensors made in inference mode cannot be saved for a backward pass; copies of them can.
-                bound = bound._replace(call=with_normal_tensors(bound.call))
-                target = copied(target) if isinstance(target, Tensor) else target
-                values, gradients = _one_pass(bound, copied(x), sites, target, create_graph, attempt)
-        elif not (create_graph or own_level) and only_vmap_runs() and (anchor := _may_be_below(bound, x)) is not None:
-            values, gradients = _one_pass(folding(bound), x, sites, target, False, partial(_recorded_below, anchor))
-        else:
-            values, gradients = _one_pass(bound, x, sites, target, create_graph, attempt)
-    return sites.build(values), sites.build(gradients)
+    if tracing():
+        return _traced(q, point)
+    if own_level or transforms_active():
+        anchor = None if own_level or not only_vmap_runs() else _anchor(q) if anchor is None else anchor
+        if anchor is None:
+            return _in_level(q, point)
+    else:
+        anchor = None
+    whole = None in q.sites.sites
+    found = _recorded(q, point, whole, anchor)
+    if found is None:  # a no_grad block around the layer has closed since: record all of the pass
+        found = _recorded(q, point, True, anchor)
+    assert found is not None
+    return found
 
 
-_as_it_is = contextlib.nullcontext()
+def _anchor(q: Question) -> Tensor | None:
+    """A tensor of x that vmap maps over, unless a module has a hook on its backward pass, which below vmap never runs."""
+    return None if hooks_backward(q) else next((t for t in tensors(q.x) if is_mapped(t)), None)
 
 
-# Eager: one pass. The leaf is made inside the model, from the value just seen.
-
-#: ``attempt(bound, x, sites, watch, create_graph, whole)``: values and gradients at the sites; None where part of the pass, and
-#: not the `whole`, has been recorded, and too little.
-Attempt: TypeAlias = Callable[..., "tuple[list[Tree], list[Tree]] | None"]
-
-
-def _one_pass(
-    bound: Bound, x: Tree, sites: Sites, target: Target, create_graph: bool, attempt: Attempt | None = None
-) -> tuple[list[Tree], list[Tree]]:
-    watch = Watch(bound, x, sites.sites, target)
-    attempt = attempt or (_recorded_in_level if transforms_active() else _recorded)
-    result = attempt(bound, x, sites, watch, create_graph, not watch.where)
-    if result is None:  # a no_grad block around the layer has closed since: record all of the pass
-        result = attempt(bound, x, sites, watch, create_graph, True)
-    assert result is not None
-    return result
+def hooks_backward(q: Question) -> bool:
+    """Whether a module has a hook on its backward pass: where vmap hides that a gradient will be asked for, it never runs."""
+    hooks = ("_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name, None) for module in all_modules(q.bound.root) for name in hooks)
 
 
-def _recorded_in_level(
-    bound: Bound, x: Tree, sites: Sites, watch: Watch, create_graph: bool, whole: bool
-) -> tuple[list[Tree], list[Tree]]:
+def _in_level(q: Question, point: Point | None) -> Found:
     """Under vmap or another torch.func transform: the same inside a grad level of its own."""
-    with torch.set_grad_enabled(create_graph), grad_level() as level, torch.enable_grad():
+    with torch.set_grad_enabled(q.create_graph), grad_level() as level, torch.enable_grad():
         # Nothing before the leaf is recorded at this level: nothing there requires grad. Outer levels record if asked to.
         try:
-            values, gradients = _forward_backward(bound, x, sites, watch, create_graph, True) or ([], [])
+            found = _recorded(q, point, True, None)
         except RuntimeError as error:
             if "mutate a captured Tensor" not in str(error):
                 raise
             text = "the model writes to its own buffers (batch norm in train mode?), which torch.func does not allow here"
             raise complaint(ValueError, f"{text}: call model.eval() first.") from error
-
-        def unwrap(value: Tensor) -> Tensor:
-            return unwrap_for_grad(value, level)
-
-        return [map_tensors(unwrap, value) for value in values], [map_tensors(unwrap, value) for value in gradients]
+        assert found is not None
+        values, slopes = map_tensors(lambda t: unwrap_for_grad(t, level), found)
+    return values, slopes
 
 
-def _recorded(
-    bound: Bound, x: Tree, sites: Sites, watch: Watch, create_graph: bool, whole: bool
-) -> tuple[list[Tree], list[Tree]] | None:
-    with torch.set_grad_enabled(create_graph or whole or None in sites.sites):
-        return _forward_backward(bound, x, sites, watch, create_graph, whole)
+# Eager: one pass. The leaf is made inside the model, from the value just seen.
+
+_AGAIN = (
+    "layer {} is in a part that the model runs again in the backward pass (torch.utils.checkpoint), where the path's points "
+    "cannot be: turn that off (model.eval(), or model.gradient_checkpointing_disable(), for models of transformers)."
+)
 
 
-def _recorded_below(
-    anchor: Tensor, bound: Bound, x: Tree, sites: Sites, watch: Watch, create_graph: bool, whole: bool
-) -> tuple[list[Tree], list[Tree]] | None:
-    """Under a vmap that maps over x, and nothing else."""
-    with torch.set_grad_enabled(whole or None in sites.sites):
-        return _forward_backward(bound, x, sites, watch, False, whole, Below(anchor, len(sites.sites)))
+def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | None) -> Found | None:
+    """None where part of the pass, and not the `whole`, has been recorded, and too little."""
+    values: list[Tree] = [None] * len(q.sites.sites)
+    leaves: list[list[Tensor]] = [[] for _ in values]
+    in_level = transforms_active() and anchor is None
+    with torch.set_grad_enabled(q.create_graph or whole) if not in_level else as_it_is:
+        recorded, hooked = torch.is_grad_enabled(), saved_tensors_hooked()
+
+        def leaf_of(i: int, t: Tensor, shared: bool) -> Tensor:
+            if anchor is not None:
+                mapped, leaf = _leaf_below(t, anchor)
+            else:
+                mapped = leaf = _leaf(t, shared, in_level, q.create_graph or recorded or any(leaves))
+            leaves[i].append(leaf)
+            return mapped
+
+        def put(i: int, value: Tree, shared: bool) -> Tree:
+            check_attributable(value, q.label(i))
+            with without_modes() if type(value) is Tensor else as_it_is:  # a rule's mode has nothing to do with this
+                if not recorded:  # else it is on already, or the model itself has turned it off
+                    torch.set_grad_enabled(True)
+                if point is None:
+                    values[i] = value = map_tensors(lambda t: leaf_of(i, t, shared) if t.is_floating_point() else t, value)
+                    return copied(value)
+                if recorded and not hooked and saved_tensors_hooked():
+                    raise complaint(ValueError, _AGAIN.format(q.label(i)))
+                if any(leaves) and _depends(value, leaves, anchor):
+                    raise dependent()
+                values[i] = value = copied(value)
+                moved = iter(point(i, floats_of(value)))
+                value = map_tensors(lambda t: leaf_of(i, next(moved), False) if t.is_floating_point() else t, value)
+                return copied(value) if anchor is None else value  # below vmap it is a sum, fresh already
+
+        seen = forward(q, put)
+        if q.inner and not seen.recording and not whole:
+            return None
+        return _slopes(q, values, leaves, scores(q, seen), anchor)
 
 
-def _may_be_below(bound: Bound, x: Tree) -> Tensor | None:
-    """A tensor of x that vmap maps over, where that does."""
-    return None if hooks_backward(bound.root) else next((t for t in tensors(x) if is_mapped(t)), None)
-
-
-def _forward_backward(
-    bound: Bound, x: Tree, sites: Sites, watch: Watch, create_graph: bool, whole: bool, below: Below | None = None
-) -> tuple[list[Tree], list[Tree]] | None:
-    values: list[Tree] = [None] * len(sites.sites)
-    scores: list[Tensor] = []
-    recorded = torch.is_grad_enabled()  # from the start
-    recording = True
-
-    def leaves(i: int, value: Tree, shared: bool, label: str, connected: bool = True) -> Tree:
-        if below is None:
-            return leaves_of(value, shared, label, connected)
-        check_attributable(value, label)
-        return map_tensors(lambda t: below.leaf(t, i) if t.is_floating_point() else t, value)
-
-    def visit(i: int, value: Tree, shared: bool) -> Tree:
-        nonlocal recording
-        if watch.is_neuron(i):
-            recording = torch.is_grad_enabled()
-            scores[:] = [stopping(watch.neuron_score, value)]
-            if not create_graph:
-                torch.set_grad_enabled(False)  # the rest only shows how often layers run
-            return value
-        with without_modes() if type(value) is Tensor else _as_it_is:  # a rule's mode has nothing to do with this
-            if not recorded:  # else it is on already, or the model itself has turned it off
-                torch.set_grad_enabled(True)
-            values[watch.where[i]] = value = stopping(leaves, watch.where[i], value, shared, watch.sites[i].label)
-            return copied(value)
-
-    for i, site in enumerate(sites.sites):
-        if site is None:  # named twice, the second leaf is made of the first
-            values[i] = x = leaves(i, x, False, "x", connected=create_graph or None in sites.sites[:i])
-    output, run = observe(bound, x, watch.sites, visit, early=watch.neuron is not None)
-    check_reached(bound, run)
-    if watch.neuron is None:
-        recording = torch.is_grad_enabled()
-        scores = [watch.score(output)]
-        del output
-    if watch.where and not recording and not whole:
-        return None
-    made = [leaf for value in values for leaf in tensors(value) if attributable(leaf)]
-    few_targets(sum(leaf.numel() for leaf in made))
-    if below is None:
-        found = iter(gradients_of(scores.pop(), made, sites, create_graph))
+def _slopes(q: Question, values: list[Tree], leaves: list[list[Tensor]], found: Tensor, anchor: Tensor | None) -> Found:
+    flat = [leaf for part in leaves for leaf in part]
+    few_targets(sum(leaf.numel() for leaf in flat))
+    if anchor is None:
+        slopes = iter(_backward(q, found, flat))
     else:
-        found = iter(below.gradients(scores.pop(), partial(gradients_of, sites=sites, create_graph=False)))
-    gradients = [map_floats(lambda leaf: next(found), value) for value in values]
-    return (values if create_graph else [map_tensors(torch.detach, value) for value in values]), gradients
+        slopes = iter(below_vmap(lambda found: _backward(q, found, flat), found))
+    return (
+        values if q.create_graph else [map_tensors(torch.detach, value) for value in values],
+        [map_floats(lambda leaf: next(slopes), value) for value in values],
+    )
 
 
-def gradients_of(scores: Tensor, leaves: Sequence[Tensor], sites: Sites, create_graph: bool) -> list[Tensor]:
-    """The gradient of the sum of the scores; each example's score depends on its own row alone."""
-    found: Sequence[Tensor | None] = [None]
-    if scores.requires_grad:
-        if maps_targets() and _goes_through(scores, "CdistBackward0"):  # its batching rule gives all targets the first one's
+def _leaf(t: Tensor, shared: bool, in_level: bool, connected: bool) -> Tensor:
+    """`t` as a leaf of the graph to come, `connected` to what came before: another site, an outer transform, the caller's graph."""
+    if in_level or (connected and t.requires_grad):
+        leaf = t.clone()
+    else:
+        leaf = t.detach()
+        if shared or t._is_view():  # written to later through another name, the value would change after the fact
+            leaf = leaf.clone()
+    if leaf.requires_grad:
+        return leaf
+    return make_leaf(leaf) if in_level else leaf.requires_grad_()
+
+
+def _leaf_below(t: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+    """A leaf below vmap, for all that is mapped at once, and the value as its sum with that leaf of zeros: fresh memory.
+
+    The backward pass then runs without vmap: fused kernels have no batching rule, and the graph is torch's plain one.
+    """
+    made: list[Tensor] = []
+    mapped = is_mapped(t)
+
+    def below(t: Tensor, anchor: Tensor) -> list[Tensor]:
+        whole = t if mapped else t.expand(anchor.shape[0], *t.shape)
+        # Zeros in the memory of one: the model gets the sum, to write to as it likes, and nobody keeps the points.
+        made.append(torch.zeros((), dtype=t.dtype, device=t.device).expand(whole.shape).requires_grad_())
+        return [whole + made[0]]
+
+    return below_vmap(below, t, anchor)[0], made[0]
+
+
+def _depends(value: Tree, leaves: list[list[Tensor]], anchor: Tensor | None) -> bool:
+    """Whether a value met after a leaf was placed depends on it."""
+    if anchor is not None:  # then it is mapped, for nothing else is
+        return any(is_mapped(t) for t in tensors(value))
+    return connected(value, [leaf for part in leaves for leaf in part])
+
+
+def connected(value: Tree, leaves: Sequence[Tensor]) -> bool:
+    """Whether a graph leads from `value` back to one of the leaves."""
+    with without_modes():  # a rule's mode has nothing to do with this
+        ends = [t.sum() for t in tensors(value) if t.requires_grad]
+        return bool(ends) and any(
+            g is not None for g in torch.autograd.grad(ends, leaves, allow_unused=True, retain_graph=True)
+        )
+
+
+def dependent() -> Exception:
+    return complaint(
+        ValueError,
+        "the layers depend on each other: a path runs at all of them jointly, and one that feeds another leaves it "
+        "nothing to vary. Choose layers side by side, or call the method once for each.",
+    )
+
+
+def floats_of(tree: Tree) -> list[Tensor]:
+    """The floating-point tensors in `tree`, in order."""
+    return [leaf for leaf in tensors(tree) if leaf.is_floating_point()]
+
+
+def check_attributable(value: Tree, label: str) -> None:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return
+    found = tensors(value)
+    if any(t.is_floating_point() for t in found):
+        return
+    kinds = ", ".join(sorted({str(t.dtype) for t in found})) or "no tensor at all"
+    if label == "x":
+        cure = "integers have no gradient: choose a layer after the embedding, layer='...'."
+        raise complaint(TypeError, f"x holds no floating-point tensor ({kinds}), and {cure}")
+    raise complaint(TypeError, f"the value at layer {label} holds no floating-point tensor ({kinds}).")
+
+
+def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """The gradient of the sum of the scores; each example's score is of the function of this batch."""
+    slopes: Sequence[Tensor | None] = [None]
+    if found.requires_grad:
+        if maps_targets() and _goes_through(found, "CdistBackward0"):  # its batching rule gives all targets the first one's
             text = "torch.func.vmap is wrong in the backward pass of torch.cdist: ask for one target at a time."
             raise complaint(ValueError, text)
         try:
-            ones = None if scores.numel() == 1 else torch.ones_like(scores)
-            found = torch.autograd.grad(scores, leaves, ones, create_graph=create_graph, allow_unused=True)
+            ones = None if found.numel() == 1 else torch.ones_like(found)
+            slopes = torch.autograd.grad(found, leaves, ones, create_graph=q.create_graph, allow_unused=True)
         except RuntimeError as error:
             if "heckpoint" not in str(error) or ".grad()" not in str(error):
                 raise
             text = "the model runs a part of itself again in the backward pass with torch.utils.checkpoint(use_reentrant=True)"
             raise complaint(ValueError, f"{text}, which gives no gradients of values: pass use_reentrant=False.") from error
-    if all(gradient is None for gradient in found):
-        where = ", ".join("the input" if site is None else f"layer {site.label}" for site in sites.sites)
+    if all(slope is None for slope in slopes):
+        where = ", ".join("the input" if site is None else f"layer {site.label}" for site in q.sites.sites)
         raise complaint(
             ValueError,
             f"the score has no gradient with respect to {where}: the target does not depend on it, or the model cuts the "
             f"graph in between (torch.no_grad, detach, an integer or numpy step). Remove the cut, or choose a later layer.",
         )
-    return [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(leaves, found)]
+    return [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes)]
 
 
 def _goes_through(scores: Tensor, name: str) -> bool:
@@ -236,53 +300,35 @@ def _goes_through(scores: Tensor, name: str) -> bool:
 # Compiled: the public form. It needs the value's shape first; the compiler drops the second prefix.
 
 
-def _two_passes(bound: Bound, x: Tree, sites: Sites, target: Target, create_graph: bool) -> tuple[list[Tree], list[Tree]]:
-    watch = Watch(bound, x, sites.sites, target)
-    with torch.set_grad_enabled(create_graph):
-        shapes = read(bound, x, sites.sites)
-        for site, value in zip(sites.sites, shapes):
-            check_attributable(value, "x" if site is None else site.label)
+def _traced(q: Question, point: Point | None) -> Found:
+    with torch.set_grad_enabled(q.create_graph):
+        shapes = read(q, once=False)
+        for i, value in enumerate(shapes):
+            check_attributable(value, q.label(i))
         # torch.zeros, not zeros_like: that would depend on the first pass and keep it in the graph.
-        zeros = [
-            [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in tensors(value) if t.is_floating_point()]
-            for value in shapes
-        ]
+        zeros = [[torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in floats_of(value)] for value in shapes]
 
         def scored(zeros: list[list[Tensor]]) -> tuple[Tensor, list[list[Tensor]]]:
-            values: list[Tree] = [None] * len(sites.sites)
-            scores: list[Tensor] = []
+            values: list[Tree] = [None] * len(shapes)
 
-            def moved(i: int, value: Tree) -> Tree:
+            def put(i: int, value: Tree, shared: bool) -> Tree:
+                at = iter(floats_of(value) if point is None else point(i, floats_of(value)))
                 shift = iter(zeros[i])
-                return map_tensors(lambda t: t + next(shift) if t.is_floating_point() else t, value)
+                moved = map_tensors(lambda t: next(at) + next(shift) if t.is_floating_point() else t, value)
+                values[i] = moved if point is None else value
+                # A copy: a custom backward applied to the leaf itself is lost under compile (pytorch#193279).
+                return copied(moved)
 
-            def visit(i: int, value: Tree, shared: bool) -> Tree:
-                if watch.is_neuron(i):
-                    scores.append(watch.neuron_score(value))
-                    return value
-                values[watch.where[i]] = value = moved(watch.where[i], value)
-                return copied(value)
-
-            inputs = x
-            for i, site in enumerate(sites.sites):
-                if site is None:
-                    values[i] = inputs = moved(i, x)
-            output, run = observe(bound, inputs, watch.sites, visit)
-            check_reached(bound, run)
+            found = scores(q, forward(q, put))
             # Of the values, tensors only: torch.func takes nothing else back, and a layer may give (output, None).
-            return (watch.score(output) if watch.neuron is None else scores[0]).sum(), [tensors(value) for value in values]
+            return found.sum(), [tensors(value) for value in values]
 
-        found, kept = torch.func.grad(scored, has_aux=True)(zeros)
+        slopes, kept = torch.func.grad(scored, has_aux=True)(zeros)
     leaf = iter([t for part in kept for t in part])
     values = [map_tensors(lambda t: next(leaf), value) for value in shapes]
-    gradients = []
-    for value, parts in zip(values, found):
-        part = iter(parts)
-        gradients.append(map_floats(lambda leaf, part=part: next(part), value))
-    if create_graph:
-        return values, gradients
-    return [map_tensors(torch.detach, value) for value in values], [map_tensors(torch.detach, part) for part in gradients]
+    found = [_filled(value, iter(part)) for value, part in zip(values, slopes)]
+    return (values, found) if q.create_graph else (map_tensors(torch.detach, values), map_tensors(torch.detach, found))
 
 
-def with_normal_tensors(call: Callable[..., Any]) -> Callable[..., Any]:
-    return partial(call.func, *copied(call.args), **copied(call.keywords)) if isinstance(call, partial) else call
+def _filled(value: Tree, parts: Iterator[Any]) -> Tree:
+    return map_floats(lambda leaf: next(parts), value)

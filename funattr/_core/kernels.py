@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._torch import below_vmap, is_mapped, only_vmap_runs, tracing, without_modes
-from .model import Bound
+from .._torch import below_vmap, is_mapped, only_vmap_runs, without_modes
 
 
 def unruled(func: Any, args: Any, kwargs: Any) -> Any:
@@ -76,21 +75,6 @@ def plain_attention(
         nothing = (scores == -math.inf).all(-1, keepdim=True)  # a query that may look nowhere gets zeros, not NaN
         weights = scores.masked_fill(nothing, 0.0).softmax(-1).masked_fill(nothing, 0.0)
     return F.dropout(weights, dropout_p) @ value if dropout_p else weights @ value
-
-
-def folding(bound: Bound) -> Bound:
-    """`bound`, with operations under vmap folded; inside whatever modes are on, so that it comes before them."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if tracing():
-            with PlainForms(only="cpu"):
-                return bound.call(*args, **kwargs)
-        if not only_vmap_runs():
-            return bound.call(*args, **kwargs)
-        with Folded():
-            return bound.call(*args, **kwargs)
-
-    return bound._replace(call=call)
 
 
 class PlainForms(PlainAttention):

@@ -15,7 +15,7 @@ from .._steps.at_once import mapped_extremes
 from .._torch import is_plain, is_wrapped, observed_by_dispatch_mode, tracing
 from .._types import Target, Tree, tensors
 from .._words import complaint, door, kind_of
-from .place import Place, place_of
+from .where import Place, place_of
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .._core.door import method
-from .._core.kernels import PlainAttention
-from .._core.score import predicted, score
-from .._steps.ablated import Ablated
-from .._steps.progress import report
+from .._core.kernels import PlainForms
+from .._core.passes import question
+from .._steps.chunks import given_chunk
+from .._steps.without import features_of, lost
+from .._torch import tracing
 from .._types import ChunkSize, Layer, Model, Target, Tree
 
 
@@ -73,27 +71,9 @@ def feature_ablation(
     References:
         Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2014, https://arxiv.org/abs/1311.2901
     """
-    # Fused attention has no second derivative.
-    with torch.set_grad_enabled(create_graph), PlainAttention() if create_graph else _as_it_is:
-        ablated = Ablated(model, x, layer, baselines, target, feature_mask, chunk_size, create_graph)
-        scores = _scores(ablated, x, target)
-        whole = next(scores)
-        return ablated.spread(torch.cat([whole - without for without in scores]))
-
-
-_as_it_is = contextlib.nullcontext()
-
-
-def _scores(ablated: Ablated, x: Tree, target: Target) -> Iterator[Tensor]:
-    """The scores ``[1, N]`` with nothing replaced, then those without each group, ``[groups, N]`` in chunks."""
-    done = 0
-    for found in ablated.chunks(x):
-        if not ablated.scored:
-            if not done:
-                ablated.watch.score(found[0])  # outside vmap: here the target's data can be checked
-                target = predicted(found[0]) if isinstance(target, str) else target
-            found = torch.func.vmap(lambda output, target=target: score(output, target))(found)
-        found = found if found.is_floating_point() else found.to(torch.get_default_dtype())
-        yield from (found,) if done else (found[:1], found[1:])
-        done += len(found)
-        report(done, ablated.total)
+    chunk = given_chunk(chunk_size)
+    chunk = None if chunk is None else len(range(chunk))  # Dynamo may have made a symbol of it: a number again
+    with torch.set_grad_enabled(create_graph):
+        q = question(model, x, layer, target, create_graph)
+        q = q._replace(bound=q.bound.under(PlainForms(only="cpu"))) if tracing() else q
+        return lost(q, features_of(q, baselines, feature_mask), chunk)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from .._core.door import method
-from .._core.gradient import at_site
-from .._core.model import bind, refuse_opaque
-from .._core.place import observe
-from .._core.score import Neuron
+from .._core.gradient import gradients
+from .._core.passes import forward, kept, question
+from .._core.where import refuse_opaque
 from .._rules.relu import ReluRule, deconv, guided
+from .._torch import tracing
 from .._types import Layer, Model, Target, Tree
 from .._words import complaint
 
@@ -85,24 +85,27 @@ def deconvnet(model: Model, x: Tree, *, layer: Layer = None, target: Target = No
 def _under(
     rule: Callable[[list[bool]], ReluRule], model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool
 ) -> Tree:
-    bound = bind(model)
-    refuse_opaque(bound)
+    if tracing():
+        from .._rules import traced  # noqa: F401
     fired: list[bool] = []
+    q = question(model, x, layer, target, create_graph)
+    refuse_opaque(q.bound)
     mode = rule(fired)
-    ruled, scored = bound.under(mode), target
-    if callable(target) and not isinstance(target, Neuron):  # what computes the score may have ReLUs too
+    q = q._replace(bound=q.bound.under(mode))
+    if callable(target) and q.neuron is None:  # what computes the score may have ReLUs too
 
         def scored(output: Any) -> Tensor:
             with mode:
                 return target(output)
 
-    _, gradient = at_site(ruled, x, layer, scored, create_graph, own_level=create_graph)
-    if not fired and isinstance(target, Neuron):  # the pass may have ended at the neuron
+        q = q._replace(target=scored)
+    _, slopes = gradients(q, own_level=create_graph)
+    if not fired and q.neuron is not None:  # the pass may have ended at the neuron
         with torch.no_grad():
-            observe(ruled, x, [], lambda i, value, shared: value)
+            forward(q._replace(sites=q.sites._replace(sites=()), neuron=None), kept)
     if not fired:
         raise complaint(
             ValueError,
             "the model has no ReLU, so this rule would change nothing: use gradient or saliency for such a model.",
         )
-    return gradient
+    return q.sites.build(slopes)

@@ -71,9 +71,9 @@ def deep_lift(
         Activation Differences. https://arxiv.org/abs/1704.02685
     """
     task = prepare(model, x, layer, target, create_graph)
-    values, base, multipliers = lifted(task, references(x, baselines, ids=bool(task.inner)))
+    values, base, multipliers = lifted(task, references(x, baselines, ids=bool(task.q.inner)))
     tell(task)
-    return task.sites.build(attributions(values, base, multipliers, multiply_by_inputs, attribution_func))
+    return task.q.sites.build(attributions(values, base, multipliers, multiply_by_inputs, attribution_func))
 
 
 def attributions(

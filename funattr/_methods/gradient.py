@@ -6,8 +6,7 @@ import torch
 
 from .._core.door import method
 from .._core.gradient import at_site
-from .._core.model import bind
-from .._core.place import read, resolve
+from .._core.passes import question, read
 from .._types import Layer, Model, Target, Tree, map_floats, map_tensors
 
 
@@ -37,10 +36,10 @@ def activation(model: Model, x: Tree, *, layer: Layer, create_graph: bool = Fals
         >>> fa.activation(model, torch.tensor([[-1.0, 2.0]]), layer="0")
         tensor([[0., 2.]])
     """
-    sites = resolve(bound := bind(model), layer)
     with torch.set_grad_enabled(create_graph and torch.is_grad_enabled()):
-        values = read(bound, x, sites.sites)
-    return sites.build(values if create_graph else [map_tensors(torch.detach, value) for value in values])
+        q = question(model, x, layer, None, create_graph)
+        values = read(q, once=False)
+    return q.sites.build(values if create_graph else map_tensors(torch.detach, values))
 
 
 @method

@@ -8,18 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.door import method
-from .._core.place import read
-from .._steps.along import Job, Sum, asked, check_rows, floats_at, floats_of, slope_at, towards, value_at
-from .._steps.at_points import at_points
-from .._steps.baselines import distribution, full_batch, holds_batch, one_batch
-from .._steps.chunks import check_count, chunk_for, parts
+from .._core.door import may_read, method
+from .._core.gradient import Point, floats_of
+from .._core.passes import Question
+from .._steps.baselines import distribution
+from .._steps.chunks import check_count, parts
 from .._steps.draws import seeded
-from .._steps.path import gathered
+from .._steps.fold import batch_dim, same
+from .._steps.mean import Sum
+from .._steps.path import (
+    asked,
+    at_input,
+    at_points,
+    gathered,
+    input_floats,
+    slope_at,
+    times_way,
+    towards,
+    value_at,
+    with_floats,
+)
 from .._steps.progress import reported
-from .._steps.ways import check_generator
-from .._torch import tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, tensors
+from .._steps.ways import Runner, check_generator, interrupted
+from .._torch import OutOfMemoryError, tree_flatten, tree_unflatten
+from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, map_floats, map_tensors, tensors
 from .._words import complaint, kind_of
 
 
@@ -84,12 +96,12 @@ def gradient_shap(
     check_count(n_samples, "n_samples")
     check_generator(generator)
 
-    def attribution(job: Job, baselines: Tree) -> Tree:
-        ids = not any(attributable(leaf) for leaf in tensors(job.x)) and not job.at_input()
-        references, count = distribution(job.x, baselines, ids=ids)
-        draws = Draws(job.x, count, n_samples, generator)
+    def attribution(q: Question, baselines: Tree) -> Tree:
+        ids = not any(attributable(leaf) for leaf in tensors(q.x)) and not at_input(q)
+        samples, count = distribution(q.x, baselines, ids=ids)
+        draws = Draws(q.x, count, n_samples, generator)
         run = _at_the_site if ids else _in_the_input
-        return job.result(run(job, references, draws, _stdevs(job.x, stdevs), multiply_by_inputs, chunk_size))
+        return q.sites.build(run(q, samples, draws, _stdevs(q.x, stdevs), multiply_by_inputs, chunk_size))
 
     return asked(attribution, model, x, layer, target, create_graph, baselines)
 
@@ -145,109 +157,104 @@ def _stdevs(x: Tree, stdevs: Any) -> list[float]:
 
 
 def _in_the_input(
-    job: Job, references: Tree, draws: Draws, stdevs: list[float], multiply: bool, chunk_size: ChunkSize
-) -> list[Tensor]:
+    q: Question, samples: Tree, draws: Draws, stdevs: list[float], multiply: bool, chunk_size: ChunkSize
+) -> list[Tree]:
     """``mean_k g(x0_k + a_k (x_k - x0_k)) (V(x_k) - V(x0_k))`` for inputs x_k with noise and drawn baselines x0_k."""
-    inputs, starts = job.input_floats(), floats_of(references)
-    at_input = job.at_input()
-    known = None if at_input or not multiply else _values_of_references(job, references, len(draws.steps))
-    value = None if at_input or not multiply or any(stdevs) else value_at(job, job.x)
-    total, like = Sum(), inputs
-    count = len(draws.steps)
+    inputs, baselines = input_floats(q), floats_of(samples)
+    run, total, count = Runner(), Sum(), len(draws.steps)
+    moves = multiply and not at_input(q)  # at the input, a value is the point itself
+    own = map_tensors(lambda t: t[None], value_at(q, q.x)) if moves and not any(stdevs) else None
+    start_of = starts(run, q, samples, draws.which, own) if moves else None
     for a, b in reported(parts(count, chunk_size, inputs, shares=False)):
-        steps, which = draws.steps[a:b], draws.which[a:b]
+        which, steps = draws.which[a:b], draws.steps[a:b]
         ends = [t + e for t, e in zip(inputs, draws.noise(inputs, stdevs, b - a))]
-        begins = [t[which] for t in starts]
+        begins = [t[which] for t in baselines]
         at = [towards(s, e, steps.reshape(b - a, -1, *[1] * (e.dim() - 2))) for s, e in zip(begins, ends)]
-        like = gathered(job, slope_at, at)
-        if not multiply:
-            total.add(like)
-            continue
-        if not at_input:
-            begins = known(which) if known is not None else gathered(job, value_at, begins)
-            ends = [t[None] for t in value] if value is not None else gathered(job, value_at, ends)
-        total.add([g * (e - s) for g, e, s in zip(like, ends, begins)])
-    return [t / count for t in total.total(like)]
+        slopes = gathered(run, q, slope_at, at)
+        if start_of is not None:
+            slopes = times_way(slopes, gathered(run, q, value_at, ends) if own is None else own, start_of(which))
+        elif multiply:
+            slopes = times_way(slopes, [with_floats(q.x, ends)], [with_floats(q.x, begins)])
+        total.add(slopes)
+    found: list[Tree] = total.total(count)
+    return found
 
 
-def _values_of_references(job: Job, references: Tree, samples: int) -> Callable[[Tensor], list[Tensor]] | None:
-    """Picks the values at the sites for baselines that are drawn; None where it takes less to read what each draw needs.
+def starts(run: Runner, q: Question, samples: Tree, every: Tensor, own: Tree | None) -> Callable[[Tensor], list[Tree]]:
+    """The values at the sites for batches of drawn baselines, by their numbers ``[c, N]``.
 
-    A model that looks at each example alone reads each baseline once. One that has something for each example (a mask) reads
-    it for all examples, where there are more draws than baselines.
+    A value is that of its whole batch. Where rows are shown to stand alone, each baseline is read once, or once beside each
+    example, and the values are picked: `own`, the value at x, or the first batch that is drawn, must come out the same.
     """
-    rows = tensors(references)[0].shape[0]
-    alone = all(attributable(leaf) for leaf in tensors(job.x)) and one_batch(job.x, job.size)
-    if alone and not holds_batch(job.model, job.size):
-        found = value_at(job, references)
-        if all(t.dim() > 0 and t.shape[0] == rows for t in found):
-            return lambda which: [t[which] for t in found]
-    if rows >= samples:
+    leaves = tree_flatten(samples)[0]
+    at = [i for i, t in enumerate(leaves) if t is not None]
+    given = [leaves[i] for i in at]
+    rows, (count, size) = given[0].shape[0], every.shape
+
+    def read_at(numbers: Tensor) -> list[Tree]:
+        found: list[Tree] = gathered(run, q, value_at, [t[numbers] for t in given], at)
+        return found
+
+    example = torch.arange(size, device=every.device)
+    if not may_read():  # nothing can be shown
+        return read_at
+    if rows + 1 < count * size and all(t is not None for t in leaves):
+        alone = _alone(q, given, value_at(q, q.x) if own is None else map_tensors(lambda t: t[0], own))
+        if alone is not None:
+            return lambda which: map_tensors(lambda t: t[which], alone)
+    if rows + 1 < count:
+        each = read_at(torch.arange(rows, device=every.device).unsqueeze(1).expand(rows, size))
+        picked = [t[every[0], example] if t.shape[1:2] == (size,) else None for t in tensors(each)]
+        if all(p is not None and same(p, t[0]) for p, t in zip(picked, tensors(read_at(every[:1])))):
+            return lambda which: map_tensors(lambda t: t[which, example], each)
+    return read_at
+
+
+def _alone(q: Question, given: list[Tensor], own: list[Tree]) -> list[Tree] | None:
+    """The values for all baselines in one pass, with the last example among them to show that rows stand alone there."""
+    rows, at, x = given[0].shape[0], given[0].shape[0] // 2, tensors(q.x)
+    together = [torch.cat([t[:at], leaf[-1:], t[at:]]) for t, leaf in zip(given, x)]
+    try:
+        found = value_at(q, tree_unflatten(together, tree_flatten(q.x)[1]))
+    except Exception as error:  # the model may want just its batch
+        if isinstance(error, OutOfMemoryError) or interrupted(error):
+            raise
         return None
-    first = floats_at(_read_one(job, references, 0))
-    if any(t.dim() == 0 or t.shape[0] != job.size for t in first) or chunk_for(rows, None, first, shares=True) < rows:
-        return None
-    each = [first, *(floats_at(_read_one(job, references, row)) for row in range(1, rows))]
-    for part in each:
-        check_rows(first, part)
-    every = [torch.stack(same) for same in zip(*each)]
-    return lambda which: [t[which, torch.arange(job.size, device=which.device)] for t in every]
+    for t, v in zip(tensors(found), tensors(own)):
+        if batch_dim(v.shape, q.size, t.shape, rows + 1) != 0 or not same(t[at], v[-1]):
+            return None
+    others = [i for i in range(rows + 1) if i != at]
+    return map_tensors(lambda t: t[others], found)
 
 
 def _at_the_site(
-    job: Job, references: Tree, draws: Draws, stdevs: list[float], multiply: bool, chunk_size: ChunkSize
-) -> list[Tensor]:
+    q: Question, samples: Tree, draws: Draws, stdevs: list[float], multiply: bool, chunk_size: ChunkSize
+) -> list[Tree]:
     """The same for integer inputs, where a path can only run at the sites: baselines and noise are there too."""
-    count, size = len(draws.steps), job.size
-    rows = tensors(references)[0].shape[0]
-    held = any(
-        isinstance(t, Tensor) and own is None for t, own in zip(*(tree_flatten(tree)[0] for tree in (job.x, references)))
-    )
-    if one_batch(job.x, size) and not held and not holds_batch(job.model, size):
-        per_site = [[_rows(t, rows)[draws.which] for t in floats_of(value)] for value in read(job.bound, references, job.first)]
-    else:
-        each = [_read_one(job, references, row) for row in range(rows)]
-        examples = torch.arange(size, device=draws.which.device)
-        per_site = [
-            [
-                torch.stack([_rows(t, size) for t in same])[draws.which, examples]
-                for same in zip(*(floats_of(values[i]) for values in each))
-            ]
-            for i in range(len(job.first))
-        ]
-    starts = [t for part in per_site for t in part]
-    offsets = [0]
-    for part in per_site:
-        offsets.append(offsets[-1] + len(part))
+    run, total, count = Runner(), Sum(), len(draws.steps)
+    start = starts(run, q, samples, draws.which, None)(draws.which)
+    begins = [floats_of(value) for value in start]
+    first = [t[0] for part in begins for t in part]
 
-    def point(step: list[Tensor], values: list[Tensor], i: int) -> list[Tensor]:
-        at, own = step[0], slice(1 + offsets[i], 1 + offsets[i + 1])
-        noise = step[1 + len(starts) :][offsets[i] : offsets[i + 1]]
-        moves = zip(step[own], values, noise)
-        return [towards(s, v + e, at.reshape(-1, *[1] * (v.dim() - 1))) for s, v, e in moves]
+    def point(step: list[list[Tensor]]) -> Point:
+        (at,), drawn, noise = step
 
-    total, like = Sum(), starts
-    for a, b in reported(parts(count, chunk_size, [t[0] for t in starts], shares=True)):
-        noise = draws.noise([t[0] for t in starts], stdevs * len(starts), b - a)
-        part = [draws.steps[a:b], *(t[a:b] for t in starts), *noise]
+        def moved(i: int, values: list[Tensor]) -> list[Tensor]:
+            before = sum(len(part) for part in begins[:i])
+            own = slice(before, before + len(values))
+            moves = zip(drawn[own], values, noise[own])
+            return [towards(s, v + e, at.reshape(-1, *[1] * (v.dim() - 1))) for s, v, e in moves]
+
+        return moved
+
+    for a, b in reported(parts(count, chunk_size, first, shares=True)):
+        noise = draws.noise(first, stdevs * len(first), b - a)
+        part = [[draws.steps[a:b]], [t[a:b] for t in floats_of(start)], noise]
         done = 0
-        for values, slopes in at_points(job, part, point):
-            here, like = slice(done, done + len(slopes[0])), slopes
-            done += len(slopes[0])
-            moves = [v + e[here] - s[here] for v, e, s in zip(values, noise, part[1:])]
-            total.add([g * m for g, m in zip(slopes, moves)] if multiply else slopes)
-    return [t / count for t in total.total(like)]
-
-
-def _rows(value: Tensor, rows: int) -> Tensor:
-    if value.dim() == 0 or value.shape[0] != rows:
-        raise complaint(ValueError, "the value at the site has no row for each example: choose a layer with the batch first.")
-    return value
-
-
-def _read_one(job: Job, references: Tree, row: int) -> list[Tree]:
-    """The values at the sites for one of the baselines, for all examples; what has no baseline stays at x's value."""
-    leaves, spec = tree_flatten(job.x)
-    given = zip(leaves, tree_flatten(references)[0])
-    one = tree_unflatten([leaf if own is None else own[row : row + 1] for leaf, own in given], spec)
-    return read(job.bound, full_batch(one, job.x), job.first)
+        for values, slopes in at_points(run, q, part, point):
+            here = slice(done, done + tensors(slopes)[0].shape[0])
+            moves = iter([v + e[here] - s[here] for v, e, s in zip(floats_of(values), noise, part[1])])
+            total.add(map_floats(lambda g, m=moves: g * next(m), slopes) if multiply else slopes)
+            done = here.stop
+    found: list[Tree] = total.total(count)
+    return found

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from .._core.door import method
-from .._steps.along import Job, asked
+from .._core.passes import Question
 from .._steps.baselines import full_batch, references
-from .._steps.path import input_path, site_path, with_differences, with_rates
-from .._steps.quadrature import Quadrature, rule_for
+from .._steps.path import asked, at_input, flow, input_path, score_at, site_path, times_way
+from .._steps.quadrature import Quadrature, rates_for, rule_for
 from .._types import ChunkSize, Layer, Model, Target, Tree, tensors
 from .._words import complaint, door, kind_of
 
@@ -72,10 +72,9 @@ def integrated_gradients(
     """
     rule = rule_for(quadrature, n_steps)
 
-    def attribution(job: Job, baselines: Tree) -> Tree:
-        path = input_path if job.path_at_input() else site_path
-        start, end, slope = path(job, rule, baselines, chunk_size)
-        return job.result([g * (v - v0) for g, v, v0 in zip(slope, end, start)] if multiply_by_inputs else slope)
+    def attribution(q: Question, baselines: Tree) -> Tree:
+        start, end, slope = (input_path if at_input(q) else site_path)(q, rule, baselines, chunk_size)
+        return q.sites.build(times_way(slope, end, start) if multiply_by_inputs else slope)
 
     return asked(attribution, model, x, layer, target, create_graph, baselines)
 
@@ -131,8 +130,8 @@ def internal_influence(
     """
     rule = rule_for(quadrature, n_steps)
 
-    def influence(job: Job, baselines: Tree) -> Tree:
-        return job.result(input_path(job, rule, baselines, chunk_size)[2])
+    def influence(q: Question, baselines: Tree) -> Tree:
+        return q.sites.build(input_path(q, rule, baselines, chunk_size)[2])
 
     return asked(influence, model, x, layer, target, create_graph, baselines)
 
@@ -147,14 +146,13 @@ def conductance(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
-    exact: bool = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tree:
     """What flows through each feature of a site while the input moves straight from the baselines to x: conductance.
 
-    ``integral over a in [0, 1] of df/dv * dv/da`` along ``x0 + a (x - x0)``: gradients at the nodes, times the differences of
-    the value between the edges of the cells around them.
+    ``integral over a in [0, 1] of df/dv * dv/da`` along ``x0 + a (x - x0)``: gradients at the nodes, times the rates of change
+    of the value there, each from the values at the eight nearest nodes; what these miss at a kink is added at the mean gradient.
 
     Args:
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
@@ -166,8 +164,6 @@ def conductance(
         n_steps: how many nodes on the path.
         quadrature: the rule: ``"gausslegendre"``, ``"riemann_left"``, ``"riemann_right"``, ``"riemann_middle"``,
             ``"riemann_trapezoid"``, or a callable ``n -> (nodes, weights)`` on [0, 1]. Weights sum to 1.
-        exact: True takes the rate ``dv/da`` at the nodes themselves: as accurate as the quadrature on smooth models, at
-            about three times the cost. What it misses at kinks (ReLU) is added at the mean gradient.
         chunk_size: how many steps run at once: the memory knob. None, or "auto": as many as a budget of memory allows. The
             result does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
@@ -193,15 +189,15 @@ def conductance(
         Shrikumar, Su & Kundaje, Computationally Efficient Measures of Internal Neuron Importance, 2018,
         https://arxiv.org/abs/1807.09946
     """
-    rule = rule_for(quadrature, n_steps)
+    rates = rates_for(quadrature, n_steps)
 
-    def flow(job: Job, baselines: Tree) -> Tree:
-        if job.at_input():  # the value moves evenly: both forms are integrated gradients
-            start, end, slope = input_path(job, rule, baselines, chunk_size)
-            return job.result([g * (v - v0) for g, v, v0 in zip(slope, end, start)])
-        return job.result((with_rates if exact else with_differences)(job, rule, baselines, chunk_size))
+    def through(q: Question, baselines: Tree) -> Tree:
+        if at_input(q):  # the value moves evenly
+            start, end, slope = input_path(q, rule_for(quadrature, n_steps), baselines, chunk_size)
+            return q.sites.build(times_way(slope, end, start))
+        return q.sites.build(flow(q, rates, baselines, chunk_size))
 
-    return asked(flow, model, x, layer, target, create_graph, baselines)
+    return asked(through, model, x, layer, target, create_graph, baselines)
 
 
 @door
@@ -237,17 +233,17 @@ def convergence_delta(attributions: Tree, model: Model, x: Tree, *, baselines: T
 
 @method
 def _delta(model: Model, x: Tree, *, attributions: Tree, baselines: Tree, target: Target) -> Tree:
-    def delta(job: Job, attributions: Tree, baselines: Tree) -> Tree:
-        start = full_batch(references(job.x, baselines, ids=True), job.x)
-        total = job.scores(start) - job.scores(job.x)
+    def delta(q: Question, attributions: Tree, baselines: Tree) -> Tree:
+        start = full_batch(references(q.x, baselines, ids=True), q.x)
+        total = score_at(q, start) - score_at(q, q.x)
         found = tensors(attributions)
         if not found:
             raise complaint(TypeError, f"attributions must be tensors [N, ...], in any structure, got {kind_of(attributions)}.")
         for t in found:
-            if t.dim() == 0 or t.shape[0] != job.size:
-                text = f"attributions {list(t.shape)} have no row for each of the {job.size} examples of x."
+            if t.dim() == 0 or t.shape[0] != q.size:
+                text = f"attributions {list(t.shape)} have no row for each of the {q.size} examples of x."
                 raise complaint(ValueError, text)
-            total = total + t.reshape(job.size, -1).sum(1)
+            total = total + t.reshape(q.size, -1).sum(1)
         return total
 
     return asked(delta, model, x, None, target, False, attributions, baselines)

@@ -7,19 +7,18 @@ from typing import Any
 from torch import Tensor
 
 from .._combine.dress import chosen, combined, name_of
-from .._core.door import batch_size, may_read, method, noisy_modules
-from .._core.joint import look
-from .._core.watch import Watch
+from .._core.door import may_read, method
 from .._methods.deep_lift import Attribution, attributions, deep_lift
 from .._rules.lift.passes import Task, lifted, prepare, tell
-from .._steps.along import Mould, Sum, floats_at, sizes_beside_batch
-from .._steps.baselines import distribution, holds_batch, one_batch
-from .._steps.chunks import chunk_for, chunks, given_chunk
-from .._steps.fold import repeated_target, small
+from .._steps.baselines import distribution
+from .._steps.chunks import chunk_for, chunks
+from .._steps.fold import pays, stacked
+from .._steps.mean import Sum
 from .._steps.progress import reported
-from .._steps.ways import each, raised_by_model
+from .._steps.ways import each
+from .._steps.without import look
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Explains, Layer, Method, Model, Target, Tree, map_floats, map_tensors, tensors
+from .._types import ChunkSize, Explains, Layer, Method, Model, Target, Tree, map_tensors, tensors
 from .._words import complaint, door
 
 
@@ -76,62 +75,37 @@ def deep_lift_shap(
         https://arxiv.org/abs/1705.07874
     """
     task = prepare(model, x, layer, target, create_graph)
-    if len(task.inner) > 1 and not tracing() and not transforms_active():
-        # Whether one feeds another: the passes cannot tell under vmap.
-        look(task.bound, task.x, task.sites, Watch(task.bound, task.x, task.sites.sites, task.target))
-    samples, count = distribution(x, baselines, ids=bool(task.inner))
-    if attribution_func is None and given_chunk(chunk_size) is None and _may_share_a_batch(task, count):
+    q = task.q
+    if len(q.inner) > 1 and not tracing() and not transforms_active():
+        look(q)  # whether one feeds another: the passes cannot tell under vmap
+    samples, count = distribution(x, baselines, ids=bool(q.inner))
+    size = min(count, chunk_for(count, chunk_size, x, shares=bool(q.inner)))
+    if attribution_func is None and len(q.inner) < 2 and size == count and pays(q, count) and not create_graph:
         found = _in_one_batch(task, samples, count, multiply_by_inputs)
-        if found is not None:
-            tell(task)
-            return found
+        tell(task)
+        return q.sites.build(found)
 
-    mould = Mould()
-
-    def against(sample: list[Tensor]) -> list[Tensor]:
+    def against(sample: list[Tensor]) -> list[Tree]:
         values, base, multipliers = lifted(task, _one(samples, sample, x))
-        mould.keep(values)
-        return floats_at(attributions(values, base, multipliers, multiply_by_inputs, attribution_func))
+        return attributions(values, base, multipliers, multiply_by_inputs, attribution_func)
 
-    size = chunk_for(count, chunk_size, x, shares=bool(task.inner))
-    total, like = Sum(), tensors(samples)
-    for part in each(against, tensors(samples), chunk=min(size, count)):
+    total = Sum()
+    for part in each(against, tensors(samples), chunk=size):
         total.add(part)
-        like = part
     if task.suspects and may_read():  # under vmap there is no looking at the data: look at one baseline
         lifted(task, _one(samples, [t[0] for t in tensors(samples)], x))
     tell(task)
-    return mould.fill([t / count for t in total.total(like)], task.sites)
+    return q.sites.build(total.total(count))
 
 
-def _may_share_a_batch(task: Task, count: int) -> bool:
-    """Whether the pass at x may run once for each baseline, in one batch."""
-    if task.create_graph or len(task.inner) > 1 or not small(task.bound, task.x, count):
-        return False
-    rows = batch_size(task.x)
-    if task.inner and count * rows in sizes_beside_batch(task.bound, task.x):  # a layer's value may be that of all examples
-        return False
-    return not holds_batch(task.model, rows) and one_batch(task.x, rows) and not noisy_modules(task.model)
-
-
-def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> Tree | None:
-    """The same from a single pass over ``[count * N, ...]``; None where the model wants just its batch."""
-    size, mixed = batch_size(task.x), list[bool]()
-    x = map_tensors(lambda t: t.expand(count, *t.shape).flatten(0, 1), task.x)
-    leaves, spec = tree_flatten(samples)
-    given = zip(leaves, tree_flatten(x)[0])
-    reference = tree_unflatten([own if t is None else t.repeat_interleave(size, 0) for t, own in given], spec)
-    target = repeated_target(task.bound, task.x, task.target, count, mixed)
-    try:
-        values, base, multipliers = lifted(task._replace(x=x, target=target), reference)
-    except (RuntimeError, ValueError) as error:
-        if raised_by_model(error):
-            raise
-        return None
+def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> list[Tree]:
+    """The same from a single pass over ``[count * N, ...]``, for a model that is known to treat rows alone."""
+    q = task.q
+    points = [t.expand(count, *t.shape) for t in tensors(q.x)]
+    reference = map_tensors(lambda t: t.repeat_interleave(q.size, 0), samples)
+    values, base, multipliers = lifted(task._replace(q=stacked(q, points, list(range(len(points))))[0]), reference)
     found = attributions(values, base, multipliers, multiply, None)
-    if any(mixed) or any(t.shape[:1] != (count * size,) or count * size in t.shape[1:] for t in tensors(found)):
-        return None
-    return task.sites.build([map_floats(lambda t: t.unflatten(0, (count, size)).mean(0), part) for part in found])
+    return map_tensors(lambda t: t.unflatten(0, (count, q.size)).mean(0), found)
 
 
 def _one(samples: Tree, sample: list[Tensor], x: Tree) -> Tree:

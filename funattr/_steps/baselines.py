@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
-from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._core.door import is_finite, may_read
-from .._core.model import is_functional_call
-from .._torch import is_plain, tracing, tree_flatten, tree_unflatten
-from .._types import Tree, attributable, tensors
+from .._torch import is_plain, tree_flatten, tree_unflatten
+from .._types import Tree, attributable
 from .._words import complaint, kind_of
 
 
@@ -164,11 +161,6 @@ def _broadcast(reference: Tensor, shape: tuple[int, ...], expected: str) -> Tens
     return reference.expand(shape)
 
 
-def one_batch(x: Tree, size: int) -> bool:
-    """Whether all tensors of `x` have the batch as their first dimension."""
-    return all(t.dim() > 0 and t.shape[0] == size for t in tensors(x))
-
-
 def full_batch(reference: Tree, x: Tree) -> Tree:
     """`reference` with one row for each example of `x`."""
     leaves, spec = tree_flatten(reference)
@@ -176,43 +168,3 @@ def full_batch(reference: Tree, x: Tree) -> Tree:
     return tree_unflatten(
         [a.expand(b.shape) if isinstance(a, Tensor) and a.shape != b.shape else a for a, b in zip(leaves, others)], spec
     )
-
-
-def holds_batch(model: Any, size: int) -> bool:
-    """Whether something bound to `model` (a mask in a partial, a closure) has a row per example, or may have."""
-    if isinstance(model, nn.Module):
-        return False
-    if isinstance(model, partial):
-        if is_functional_call(model):  # its parameters are no batch
-            return _has_rows((model.args[2:], model.keywords), size)
-        return _has_rows((model.args, model.keywords), size) or holds_batch(model.func, size)
-    if tracing():  # closures cannot be looked into
-        return True
-    if isinstance(model, MethodType):
-        return not isinstance(model.__self__, nn.Module)
-    return not isinstance(model, FunctionType) or _function_holds(model, size, 3)
-
-
-def _function_holds(function: FunctionType, size: int, depth: int) -> bool:
-    held = [function.__defaults__, function.__kwdefaults__]
-    for cell in function.__closure__ or ():
-        try:
-            held.append(cell.cell_contents)
-        except ValueError:  # not filled yet
-            continue
-    held += [function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__]
-    return any(_object_holds(value, size, depth) for value in held)
-
-
-def _object_holds(value: Any, size: int, depth: int) -> bool:
-    if value is None or callable(value) or isinstance(value, (nn.Module, ModuleType, str, int, float)):
-        if isinstance(value, FunctionType) and not (value.__module__ or "").startswith("torch"):
-            return depth <= 0 or _function_holds(value, size, depth - 1)
-        return isinstance(value, partial) and holds_batch(value, size)
-    if isinstance(value, (Tensor, tuple, list, dict)):
-        return _has_rows(value, size)
-    return True  # who knows what it holds
-
-
-def _has_rows(value: Any, size: int) -> bool:
-    return any(t.dim() > 0 and t.shape[0] == size for t in tensors(value))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.door import may_read
-from .._core.place import Sites
+from .._core.where import Sites
 from .._torch import is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Tree, tensors
 from .._words import complaint, kind_of

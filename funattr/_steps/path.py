@@ -1,38 +1,157 @@
-"""The straight path from the baselines to the input: what its mean gradients and value differences are made of."""
+"""Gradients and values along a path: at the sites, or in the input with the sites further on."""
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._core.kernels import PlainAttention
-from .._types import ChunkSize, Target, Tree
+from .._core.gradient import Point, check_attributable, dependent, floats_of, gradients, hooks_backward
+from .._core.kernels import PlainForms
+from .._core.passes import Question, forward, kept, question, read, scores
+from .._core.score import predicted, score
+from .._torch import tracing
+from .._types import ChunkSize, Layer, Model, Target, Tree, map_floats, map_tensors, tensors
 from .._words import complaint
-from .along import Inner, Job, Sum, baseline_values, check_rows, floats_of, slope_at, towards, value_at
-from .at_points import at_points
-from .baselines import references
+from .baselines import full_batch, references
 from .chunks import parts
-from .fold import along
+from .fold import Inner, floats_in, folded, pays, with_leaves
+from .mean import Sum, check_rows
 from .progress import reported
-from .quadrature import Rule
+from .quadrature import Rates, Rule
+from .ways import Runner
 
 
-def input_path(job: Job, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Start and end of the path in the input, and the mean over it of the gradient at the sites."""
-    start, end = input_ends(job, baselines)
-    total, like = Sum(), end
-    for a, b in reported(parts(len(rule.nodes), chunk_size, end, shares=False)):
-        weights = rule.weights[a:b]
-        for part in along(job, slope_at, points(start, end, rule.nodes[a:b])):
-            total.add(part, weights[: part[0].shape[0]])
-            weights, like = weights[part[0].shape[0] :], part
-    return start, end, total.total(like)
+def asked(
+    body: Callable[..., Tree], model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool, *others: Any
+) -> Tree:
+    """``body(q, *others)`` for a question about many points, with gradients recorded where `create_graph` asks for them."""
+    with torch.set_grad_enabled(create_graph):
+        q = question(model, x if create_graph else map_tensors(torch.detach, x), layer, target, create_graph)
+        if tracing():
+            q = q._replace(bound=q.bound.under(PlainForms(only="cpu")))
+        return body(q._replace(target=_settled(q)), *others)
 
 
-def input_ends(job: Job, baselines: Tree) -> tuple[list[Tensor], list[Tensor]]:
-    end = job.input_floats()
-    reference = references(job.x, baselines, ids=False)
-    return floats_of(reference), end
+def _settled(q: Question) -> Target:
+    """ "argmax" is the class predicted at x, at all points."""
+    if not isinstance(q.target, str):
+        return q.target
+    with torch.no_grad():
+        output = forward(q._replace(sites=q.sites._replace(sites=())), kept).output
+    score(output, q.target)  # its checks
+    return predicted(output)
+
+
+def at_input(q: Question) -> bool:
+    """Whether the only site is the input."""
+    return q.sites.sites == (None,)
+
+
+def with_floats(x: Tree, floats: list[Tensor]) -> Tree:
+    """x with other floating-point tensors."""
+    return with_leaves(x, floats_in(x), floats)
+
+
+def times_way(slope: list[Tree], end: list[Tree], start: list[Tree]) -> list[Tree]:
+    """``g (v - v0)``."""
+    return [map_floats(lambda g, v, v0: g * (v - v0), *same) for same in zip(slope, end, start)]
+
+
+def input_floats(q: Question) -> list[Tensor]:
+    check_attributable(q.x, "x")
+    return floats_of(q.x)
+
+
+def towards(start: Tensor, end: Tensor, step: Tensor) -> Tensor:
+    """``start + step (end - start)``; half precision would be too coarse for the step."""
+    wide = end if end.element_size() >= 4 else end.float()
+    return (start + step.to(wide.dtype) * (wide - start)).to(end.dtype)
+
+
+# What to compute at a point of the input: a tree per site, or the scores.
+
+
+def slope_at(q: Question, x: Tree) -> list[Tree]:
+    """The score's gradient at the sites, for the input x."""
+    return gradients(q._replace(x=x))[1]
+
+
+def value_at(q: Question, x: Tree) -> list[Tree]:
+    """The value at the sites, for the input x."""
+    return [map_floats(lambda t: t, value) for value in read(q, x)]
+
+
+def value_and_slope_at(q: Question, x: Tree) -> tuple[list[Tree], list[Tree]]:
+    values, slopes = gradients(q._replace(x=x))
+    return [map_floats(lambda t: t, value) for value in values], slopes
+
+
+def score_at(q: Question, x: Tree) -> Tensor:
+    """The score of each example, for the input x."""
+    q = q._replace(x=x, sites=q.sites._replace(sites=()))
+    return scores(q, forward(q, kept))
+
+
+def along(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int] | None = None) -> Iterator[Tree]:
+    """`f` at points of the input: results with a leading dimension, in order, whose sizes sum to c.
+
+    Points are ``[c, N, ...]`` for each leaf of x that `at` names, the floating-point tensors without it.
+    """
+    where = floats_in(q.x) if at is None else at
+    count = points[0].shape[0]
+    if count > 1 and pays(q, count):
+        found = folded(q, f, points, where, itertools.repeat(0))
+        if found is not None:
+            yield found[0]
+            return
+
+    def in_one_batch() -> Tree | None:
+        if run.folds is None:
+            return None
+        found = folded(q, f, points, where, run.folds.get(f))
+        if found is None:
+            run.folds = None
+            return None
+        run.folds[f] = found[1]
+        return found[0]
+
+    few = run.folds is not None and f not in run.folds and count < 3  # to be shown anything
+    if few and not run.ways:
+        run.cause = None
+    yield from run(lambda part, x: f(q, with_leaves(x, where, part)), points, q.x, folded=None if few else in_one_batch)
+
+
+def gathered(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int] | None = None) -> Tree:
+    """`f` at all points of a chunk, with a leading dimension."""
+    found = list(along(run, q, f, points, at))
+    for part in found[1:]:
+        check_rows([t[0] for t in tensors(found[0])], [t[0] for t in tensors(part)])
+    return found[0] if len(found) == 1 else together(torch.cat, found)
+
+
+def together(f: Callable[[Sequence[Tensor]], Any], found: Sequence[Tree]) -> Tree:
+    """`f` of the tensors that stand in the same place."""
+    rest = iter([f(same) for same in zip(*map(tensors, found))])
+    return map_tensors(lambda t: next(rest), found[0])
+
+
+def at_points(run: Runner, q: Question, steps: Tree, point: Callable[[Tree], Point]) -> Iterator[tuple[list[Tree], list[Tree]]]:
+    """Values at the sites and the score's gradients at the points ``point(step)``, with a leading dimension, in order."""
+    if run.ways and hooks_backward(q):
+        run.give_up("it has hooks on its backward pass")
+    return run(lambda step, x: gradients(q._replace(x=x), point(step), anchor=tensors(step)[0]), steps, q.x)
+
+
+# The straight path from the baselines to x.
+
+
+def input_ends(q: Question, baselines: Tree) -> tuple[list[Tensor], list[Tensor]]:
+    end = input_floats(q)
+    return floats_of(references(q.x, baselines, ids=False)), end
 
 
 def points(start: list[Tensor], end: list[Tensor], nodes: Tensor) -> list[Tensor]:
@@ -40,84 +159,92 @@ def points(start: list[Tensor], end: list[Tensor], nodes: Tensor) -> list[Tensor
     return [towards(a, b, nodes.to(b.device).reshape(-1, *[1] * b.dim())) for a, b in zip(start, end)]
 
 
-def site_path(job: Job, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Start and end of the path at the sites, and the mean over it of the gradient there."""
-    starts = baseline_values(job, references(job.x, baselines, ids=True))
-    start = [t for part in starts for t in part]
-
-    def point(step: Tensor, values: list[Tensor], i: int) -> list[Tensor]:
-        if any(a.dim() != v.dim() or any(p not in (1, q) for p, q in zip(a.shape, v.shape)) for a, v in zip(starts[i], values)):
-            shapes = f"{[list(t.shape) for t in starts[i]]} for the baselines and {[list(t.shape) for t in values]} for x"
-            raise complaint(ValueError, f"the value at the site has the shapes {shapes}: they do not broadcast.")
-        return [towards(a, v, step) for a, v in zip(starts[i], values)]
-
-    total, end = Sum(), start
-    nodes = rule.nodes.to(start[0].device if start else "cpu")
-    for a, b in reported(parts(len(nodes), chunk_size, start, shares=True, times=job.size)):
+def input_path(q: Question, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> tuple[list[Tree], list[Tree], list[Tree]]:
+    """Start and end of the path in the input, and the mean over it of the gradient at the sites."""
+    start, end = input_ends(q, baselines)
+    run, total = Runner(), Sum()
+    for a, b in reported(parts(len(rule.nodes), chunk_size, end, shares=False)):
         weights = rule.weights[a:b]
-        for values, part in at_points(job, nodes[a:b], point):
-            total.add(part, weights[: part[0].shape[0]])
-            weights, end = weights[part[0].shape[0] :], [v[0] for v in values]
-    return start, end, total.total(end)
+        for slopes in along(run, q, slope_at, points(start, end, rule.nodes[a:b])):
+            weights = _added(total, slopes, weights)
+    return [with_floats(q.x, start)], [q.x], total.total()
 
 
-def with_differences(job: Job, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> list[Tensor]:
-    """``sum_k g_k (V_k - V_(k-1))``: gradients at the nodes, values at the edges of the cells around them."""
-    start, end = input_ends(job, baselines)
-    edges = rule.edges()
-    before: list[Tensor] = []
-    total, like = Sum(), end
-    for a, b in reported(parts(len(rule.nodes), chunk_size, end, shares=False)):
-        slopes = gathered(job, slope_at, points(start, end, rule.nodes[a:b]))
-        values = gathered(job, value_at, points(start, end, edges[a + 1 if before else 0 : b + 1]))
-        before = before or [v[:0] for v in values]
-        check_rows([g[0] for g in slopes], [v[0] for v in values])
-        total.add([g * v.diff(dim=0, prepend=v0) for g, v, v0 in zip(slopes, values, before)])
-        before, like = [v[-1:].clone() for v in values], slopes
-    return total.total(like)
+def _added(total: Sum, slopes: list[Tree], weights: Tensor) -> Tensor:
+    """The weights that are left for the steps to come."""
+    count = tensors(slopes)[0].shape[0]
+    total.add(slopes, weights[:count])
+    return weights[count:]
 
 
-def gathered(job: Job, f: Inner, at: list[Tensor]) -> list[Tensor]:
-    """`f` at all points of a chunk, ``[c, N, ...]``."""
-    parts = list(along(job, f, at))
-    for part in parts[1:]:
-        check_rows([t[0] for t in parts[0]], [t[0] for t in part])
-    return parts[0] if len(parts) == 1 else [torch.cat(same) for same in zip(*parts)]
+def site_path(q: Question, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> tuple[list[Tree], list[Tree], list[Tree]]:
+    """Start and end of the path at the sites, and the mean over it of the gradient there."""
+    if None in q.sites.sites and len(q.sites.sites) > 1:
+        raise dependent()
+    start = read(q, full_batch(references(q.x, baselines, ids=True), q.x))
+    starts = [floats_of(value) for value in start]
+
+    def point(step: Tensor) -> Point:
+        def at(i: int, values: list[Tensor]) -> list[Tensor]:
+            if any(a.shape != v.shape for a, v in zip(starts[i], values)):
+                shapes = f"{[list(t.shape) for t in starts[i]]} for the baselines and {[list(t.shape) for t in values]} for x"
+                raise complaint(ValueError, f"the value at the site has the shapes {shapes}: they do not broadcast.")
+            return [towards(a, v, step) for a, v in zip(starts[i], values)]
+
+        return at
+
+    run, total, end = Runner(), Sum(), start
+    nodes = rule.nodes.to(starts[0][0].device if starts[0] else "cpu")
+    for a, b in reported(parts(len(nodes), chunk_size, starts, shares=True)):
+        weights = rule.weights[a:b]
+        for values, slopes in at_points(run, q, nodes[a:b], point):
+            weights = _added(total, slopes, weights)
+            end = map_tensors(lambda t: t[0], values)
+    return start, end, total.total()
 
 
-def with_rates(job: Job, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> list[Tensor]:
-    """``sum_k w_k g_k V'_k``, with the rates of change at the nodes themselves.
+def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> list[Tree]:
+    """``sum_i w_i g_i V'_i``: gradients at the nodes, times the rates of change of the value there.
 
-    Where the path crosses a kink of the model the rates miss what the value does there: that is added at the mean gradient,
-    and is nothing where the model is smooth.
+    What the rates miss, where the path crosses a kink of the model, is added at the mean gradient; it is nothing where the
+    model is smooth. Only the values that rates to come will look at are held, and the gradients that wait for theirs.
     """
-    start, end = input_ends(job, baselines)
-    slope, rate, total, like = Sum(), Sum(), Sum(), end
-    for a, b in reported(parts(len(rule.nodes), chunk_size, end, shares=False)):
-        at = points(start, end, rule.nodes[a:b])
-        slopes, rates = gathered(job, slope_at, at), gathered(job, _rate_along([v - v0 for v, v0 in zip(end, start)]), at)
-        slope.add(slopes, rule.weights[a:b])
-        rate.add(rates, rule.weights[a:b])
-        total.add([g * r for g, r in zip(slopes, rates)], rule.weights[a:b])
-        like = slopes
-    last, first = (gathered(job, value_at, points(start, end, torch.tensor([e], dtype=torch.float64))) for e in (1.0, 0.0))
-    missed = [v[0] - v0[0] - r for v, v0, r in zip(last, first, rate.total(like))]
-    return [t + m * g for t, m, g in zip(total.total(like), missed, slope.total(like))]
+    start, end = input_ends(q, baselines)
+    run, count, nodes = Runner(), len(rates.nodes), torch.tensor(rates.nodes, dtype=torch.float64)
+    rows, weights = nodes.new_tensor(rates.rows), nodes.new_tensor(rates.weights)
+    ends = gathered(run, q, value_at, points(start, end, nodes.new_tensor([0.0, 1.0])))
+    first, last = (map_tensors(lambda t, k=k: t[k : k + 1], ends) for k in (0, 1))
+    held, met, top = [(0, first)], 0, 1
+    waiting: list[tuple[int, Tree]] = []
+    flowing, gained, mean = Sum(), Sum(), Sum()
+    for a, b in reported(parts(count, chunk_size, end, shares=False)):
+        for values, slopes in along(run, q, value_and_slope_at, points(start, end, nodes[a:b])):
+            own = [0.0 < node < 1.0 for node in rates.nodes[met : met + steps_of(slopes)]]  # an end's value is known
+            held.append((top, values if all(own) else map_tensors(lambda t, own=own: t[own], values)))
+            waiting.append((met, slopes))
+            met, top = met + len(own), top + sum(own)
+            if met == count:
+                held, top = [*held, (top, last)], top + 1
+            while waiting and rates.highs[waiting[0][0] + steps_of(waiting[0][1]) - 1] < top:
+                done, slopes = waiting.pop(0)
+                at = slice(done, done + steps_of(slopes))
+                held = [(k, value) for k, value in held if k + steps_of(value) > rates.lows[done]]
+                speed = together(sum, [_times(rows[at, k : k + steps_of(value)], value) for k, value in held])
+                flowing.add(map_floats(torch.mul, slopes, speed), weights[at])
+                gained.add(speed, weights[at])
+                mean.add(slopes, weights[at])
+    missed = map_floats(lambda v, v0, r: v[0] - v0[0] - r, last, first, gained.total())
+    return map_floats(lambda t, m, g: t + m * g, flowing.total(), missed, mean.total())
 
 
-def _rate_along(direction: list[Tensor]) -> Inner:
-    def rate(job: Job, x: Tree, target: Target) -> list[Tensor]:
-        """``J d``, from two pullbacks: it takes derivatives that every operation has, unlike forward mode."""
-        floats = floats_of(x)
-        ahead = [d.expand(t.shape[0] // max(1, d.shape[0]), *d.shape).reshape(t.shape) for d, t in zip(direction, floats)]
+def steps_of(found: Tree) -> int:
+    return tensors(found)[0].shape[0]
 
-        def value(*floats: Tensor) -> list[Tensor]:
-            with PlainAttention():  # the fused kernels have no second derivative
-                return value_at(job, job.with_floats(floats, x))
 
-        values, pull = torch.func.vjp(value, *floats)[:2]
-        push = torch.func.vjp(lambda weights: list(pull(weights)), [torch.zeros_like(v) for v in values])[1]
-        found: list[Tensor] = push(ahead)[0]
-        return found
+def _times(rows: Tensor, values: Tree) -> Tree:
+    """``rows @ values``, over the leading dimension."""
+    return map_tensors(lambda t: torch.tensordot(rows.to(t.device, _wide(t)), t.to(_wide(t)), 1), values)
 
-    return rate
+
+def _wide(t: Tensor) -> torch.dtype:
+    return t.dtype if t.element_size() >= 4 else torch.float32

@@ -26,9 +26,59 @@ class Rule(NamedTuple):
     nodes: Tensor
     weights: Tensor
 
-    def edges(self) -> Tensor:
-        """The cells that the weights are the widths of: n + 1 edges from 0 to 1."""
-        return torch.cat([self.weights.new_zeros(1), self.weights.cumsum(0)[:-1], self.weights.new_ones(1)])
+
+class Rates(NamedTuple):
+    """How fast a value changes at the nodes, from the values at all places: the nodes, and the ends of the path.
+
+    ``rows[i] @ values`` is the derivative, at node i, of the polynomial through the values at the (at most) eight places that
+    are nearest to it: from ``lows[i]`` to ``highs[i]``. One through all of them would swing wildly at kinks.
+    """
+
+    nodes: list[float]  # in order, none twice
+    weights: list[float]
+    lows: list[int]
+    highs: list[int]
+    rows: list[list[float]]
+
+
+#: Nodes that are nearer to each other, or to an end, count as one: a rate between them would be rounding.
+_NEAR = 1e-6
+
+
+def rates_of(nodes: Sequence[float], weights: Sequence[float], width: int = 8) -> Rates:
+    """The rates at the nodes of a rule."""
+    found = Rates([], [], [], [], [])
+    for i in np.argsort(nodes, kind="stable"):
+        node = min(max(nodes[i], 0.0), 1.0)
+        node = 0.0 if node < _NEAR else 1.0 if node > 1 - _NEAR else node
+        if found.nodes and node - found.nodes[-1] < _NEAR:
+            found.weights[-1] += weights[i]
+        else:
+            found.nodes.append(node)
+            found.weights.append(weights[i])
+    places = np.unique([0.0, *found.nodes, 1.0])
+    for node in found.nodes:
+        at = low = high = int(np.searchsorted(places, node))
+        while high - low + 1 < min(width, len(places)):
+            if low > 0 and (high == len(places) - 1 or node - places[low - 1] <= places[high + 1] - node):
+                low -= 1
+            else:
+                high += 1
+        found.lows.append(low)
+        found.highs.append(high)
+        found.rows.append(_derivative(places, low, high, at))
+    return found
+
+
+def _derivative(places: np.ndarray[Any, Any], low: int, high: int, at: int) -> list[float]:
+    """The weights of the values in the derivative of their polynomial at one of them: barycentric, ``(b_j / b_i) / (x_i - x_j)``."""
+    window, row = places[low : high + 1], np.zeros(len(places))
+    apart = window[:, None] - window[None, :] + np.eye(len(window))
+    b, i = 1 / apart.prod(1), at - low
+    row[low : high + 1] = b / b[i] / apart[i]
+    row[at] = 0.0
+    row[at] = -row.sum()
+    return [float(weight) for weight in row]
 
 
 @functools.lru_cache(64)  # the nodes are eigenvalues: a third of the time that a path in a small model takes
@@ -70,6 +120,19 @@ def _numbers(given: Any) -> Tensor:
 @constant
 def _known(name: str, n: int) -> tuple[list[float], list[float]]:
     return RULES[name](n)  # numbers, not tensors: Dynamo takes in a constant tensor of one name once
+
+
+@constant
+def _known_rates(name: str, n: int) -> Rates:
+    return rates_of(*RULES[name](n))
+
+
+def rates_for(quadrature: Any, n_steps: int) -> Rates:
+    """The rates at the nodes of the rule that the caller asks for."""
+    rule = rule_for(quadrature, n_steps)
+    if isinstance(quadrature, str):
+        return _known_rates(quadrature, len(rule.nodes))
+    return rates_of(rule.nodes.tolist(), rule.weights.tolist())
 
 
 def rule_for(quadrature: Any, n_steps: int) -> Rule:

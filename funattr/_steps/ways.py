@@ -11,7 +11,7 @@ import dis
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -43,13 +43,22 @@ class Runner:
 
     def __init__(self, sequential: bool = False) -> None:
         self.ways = [] if sequential else [mapped, mapped_functional]
+        #: What was shown to be exact in one batch, and where the batch is in each of its tensors; None: rows meet.
+        self.folds: dict[Callable[..., Any], Sequence[int]] | None = {}
         self.cause: str | None = None
 
-    def __call__(self, function: Callable[..., Tree], part: Tree, *shared: Any) -> Iterator[Tree]:
+    def __call__(
+        self, function: Callable[..., Tree], part: Tree, *shared: Any, folded: Callable[[], Tree | None] | None = None
+    ) -> Iterator[Tree]:
+        """Results with a leading dimension, in order: of all steps of a chunk, or of one after another.
+
+        `folded` is asked where vmap cannot: for all of them in one batch, or None where that is not shown to be exact.
+        """
         if tracing():
             yield mapped(function, part, shared)
             return
-        while self.ways:
+        single = tensors(part)[0].shape[0] == 1  # vmap over one step costs more than the step
+        while self.ways and not single:
             try:
                 result = self.ways[0](function, part, shared)
             except (RuntimeError, ValueError) as error:
@@ -59,6 +68,10 @@ class Runner:
             else:
                 yield result
                 return
+        found = folded() if folded is not None and not single else None
+        if found is not None:
+            yield found
+            return
         for step in slices(part):
             result = function(step, *shared)
             self.warn()
@@ -155,7 +168,7 @@ def refused(error: Exception) -> bool:
 
 def raised_by_model(error: BaseException) -> bool:
     """Whether a `raise` statement outside torch made `error`: operations of torch raise without one."""
-    if hasattr(error, "complaint"):  # ours; and it may have ended the pass by a Stop, which is no interruption
+    if hasattr(error, "complaint"):
         return False
     if interrupted(error):
         return True
@@ -171,6 +184,8 @@ def raised_by_model(error: BaseException) -> bool:
 
 def interrupted(error: BaseException) -> bool:
     """Whether `error` comes of torch's cleaning up after another (Ctrl-C in the middle of vmap) that asks to stop at once."""
+    if hasattr(error, "complaint"):  # ours; and it may have ended the pass by a Stop, which is no interruption
+        return False
     before = error.__context__
     while before is not None and isinstance(before, Exception):
         before = before.__context__

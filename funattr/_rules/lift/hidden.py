@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
-from ..._core.model import all_modules
+from ..._core.where import all_modules
 from ..._types import Tree, tensors
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,16 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._core.door import batch_size, noisy_modules
-from ..._core.gradient import _one_pass, _two_passes, with_normal_tensors
-from ..._core.model import Bound, bind, refuse_opaque
-from ..._core.place import Place, Sites, check_reached, observe, resolve, settle
-from ..._core.score import Neuron, the_tensor
-from ..._core.tap import Run, Site, Stop, call_tapped
-from ..._steps.baselines import full_batch, holds_batch, one_batch
-from ..._steps.ways import raised_by_model
-from ..._torch import OutOfMemoryError, tracing, transforms_active
-from ..._types import Layer, Model, Target, Tree, copied, map_tensors, tensors
+from ..._core.gradient import connected, floats_of, gradients
+from ..._core.passes import Question, forward, question
+from ..._core.score import Neuron, neuron_score, the_tensor
+from ..._core.tap import Run, Stop, call_tapped
+from ..._core.where import Bound, refuse_opaque
+from ..._steps.baselines import full_batch
+from ..._torch import tracing, transforms_active
+from ..._types import Layer, Model, Target, Tree, as_it_is, copied, tensors
 from ..._words import complaint
 from .hidden import hidden, only_torch
 from .table import apply
@@ -41,164 +38,128 @@ _AGAIN = (
 
 
 class Task(NamedTuple):
-    """What one call asks for, with all sites settled."""
+    """What one call asks for, and what it has to tell."""
 
-    model: Model
-    bound: Bound
-    x: Tree
-    sites: Sites
-    target: Target
-    create_graph: bool
-    neuron: tuple[Site, ...]  # the site of a neuron target, or nothing
+    q: Question
     notes: list[str]  # operations that should have a rule and have none
     suspects: list[str]  # the same, where the data could not be looked at
     hidden: list[str]  # what the rules did not see
 
     @property
-    def inner(self) -> list[Site]:
-        return [site for site in self.sites.sites if site is not None]
-
-    @property
     def pick(self) -> Callable[[Any], Tensor] | None:
         """What makes a score of the output, or of a neuron's value, and may not be linear."""
-        pick = self.target.index if isinstance(self.target, Neuron) else self.target
+        pick = self.q.target.index if isinstance(self.q.target, Neuron) else self.q.target
         return pick if callable(pick) else None
 
 
 def prepare(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> Task:
     if tracing():
         from .. import traced  # noqa: F401
-    bound = bind(model)
-    refuse_opaque(bound)
-    sites = resolve(bound, layer)
-    settled = iter(settle(bound, x, [site for site in sites.sites if site is not None]))
-    sites = sites._replace(sites=tuple(site and next(settled) for site in sites.sites))
-    neuron: tuple[Site, ...] = ()
-    if isinstance(target, Neuron):
-        neuron = tuple(settle(bound, x, [s for s in resolve(bound, target.layer).sites if s is not None]))
-        target = Neuron(Place(neuron[0].layer, neuron[0].inputs, neuron[0].call), target.index)
-    if None in sites.sites and len(sites.sites) > 1:
+    q = question(model, x, layer, target, create_graph)
+    refuse_opaque(q.bound)
+    if None in q.sites.sites and len(q.sites.sites) > 1:
         raise complaint(ValueError, _DEPENDENT)
-    return Task(model, bound, x, sites, target, create_graph, neuron, [], [], [])
+    return Task(q, [], [], [])
 
 
 def lifted(task: Task, reference: Tree) -> tuple[list[Tree], list[Tree], list[Tree]]:
     """Values at the sites, values there at the baseline, and multipliers: ``(v, v0, m)`` with ``sum m (v - v0) = F - F0``."""
-    if not tracing() and torch.is_inference_mode_enabled():
-        with torch.inference_mode(False):
-            # Tensors made in inference mode cannot be saved for a backward pass; copies of them can.
-            bound = task.bound._replace(call=with_normal_tensors(task.bound.call))
-            target = copied(task.target) if isinstance(task.target, Tensor) else task.target
-            return lifted(task._replace(bound=bound, x=copied(task.x), target=target), copied(reference))
-    single = not one_batch(task.x, 1) and one_reference(task, reference)
     try:
-        return against(task, reference if single else full_batch(reference, task.x))
-    except OutOfStep:
-        pass
-    except (RuntimeError, IndexError, AssertionError, ValueError) as error:
-        # One reference may not do for a model that knows its batch size: with all of them, its own errors stay.
-        mine = hasattr(error, "complaint") or isinstance(error, OutOfMemoryError)
-        if mine or not single or raised_by_model(error):
-            raise
-    try:
-        return against(task, full_batch(reference, task.x))
+        tape, base = recorded(task, full_batch(reference, task.q.x))
+        own = recorded(task, task.q.x) if task.q.create_graph else None
+        values, multipliers = replayed(task, tape, None if own is None else own[0])
+        values = values if own is None else own[1]  # the first ones' graph has the rules in it
+        for value, other in zip(values, base):
+            if any(not fits(a.shape, b.shape) for a, b in zip(tensors(value), tensors(other))):
+                raise OutOfStep
     except OutOfStep:
         raise complaint(ValueError, _PATHS) from None
-
-
-def one_reference(task: Task, reference: Tree) -> bool:
-    """Whether a baseline of batch 1 may stand for one in x's batch size."""
-    if any(t.dim() and t.shape[0] != 1 for t in tensors(reference)):
-        return False
-    return not holds_batch(task.model, batch_size(task.x)) and not noisy_modules(task.model)
-
-
-def against(task: Task, reference: Tree) -> tuple[list[Tree], list[Tree], list[Tree]]:
-    tape, base = recorded(task, reference)
-    own = recorded(task, task.x) if task.create_graph else None
-    values, multipliers = replayed(task, tape, None if own is None else own[0])
-    values = values if own is None else own[1]  # the first ones' graph has the rules in it
-    for value, other in zip(values, base):
-        if any(not fits(a.shape, b.shape) for a, b in zip(tensors(value), tensors(other))):
-            raise OutOfStep
     return values, base, multipliers
 
 
 def recorded(task: Task, x: Tree) -> tuple[Tape, list[Tree]]:
     """A plain pass: its tape from the sites on, and the values at the sites."""
-    tape = Tape()
-    active = [True] if None in task.sites.sites else []
-    found: list[Tree] = [None] * len(task.inner)
-    pick, size = task.pick, batch_size(task.x)
+    q, tape, pick = task.q, Tape(), task.pick
+    active: list[bool] = []
+    found: list[Tree] = [None] * len(q.sites.sites)
 
-    def visit(i: int, value: Tree, shared: bool) -> Tree:
-        if i < len(found):
-            found[i] = copied(value)
-            active.append(True)
-        else:
-            if pick is not None:
-                pick(expanded(value, size))
-            active.clear()
+    def put(i: int, value: Tree, shared: bool) -> Tree:
+        found[i] = copied(value)
+        active.append(True)
         return value
 
     # Dynamo does not tell nn.TransformerEncoderLayer of a mode, and it would run fused where no gradient is asked for.
-    recording = tracing() or (task.create_graph and torch.is_grad_enabled())
+    recording = tracing() or (q.create_graph and torch.is_grad_enabled())
     lift = Lift(apply, tape, active)
     with torch.set_grad_enabled(recording):
-        output, run = observe(task.bound.under(lift), x, [*task.inner, *task.neuron], visit, early=bool(task.neuron))
-        check_reached(task.bound, run)
-        if pick is not None and not task.neuron:
+        seen = forward(q._replace(bound=q.bound.under(lift), target=_ending(q, active)), put, x)
+        if pick is not None and q.neuron is None:
             with lift:
-                pick(expanded(output, size))
-    rest = iter(found)
-    return tape, [copied(x) if site is None else next(rest) for site in task.sites.sites]
+                pick(seen.output)
+    return tape, found
+
+
+def _ending(q: Question, active: list[bool]) -> Target:
+    """The target; one that is a neuron, in the middle of the pass, ends what the rules are for."""
+    if q.neuron is None:
+        return q.target
+    index, label = q.target.index, q.neuron.label  # type: ignore[union-attr]
+
+    def picked(value: Any) -> Tensor:
+        found = neuron_score(value, index, label)
+        active.clear()
+        return found
+
+    return Neuron(q.target.layer, picked)  # type: ignore[union-attr]
 
 
 def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list[Tree]]:
     """The pass at x with the rules' slopes against `tape`, and back: values at the sites, and multipliers."""
-    here = Tape()
+    q, here = task.q, Tape()
     active: list[bool] = []
-    lift = Lift(apply, here, active, tape, own)
-    joint = len(task.inner) > 1 and not tracing() and not transforms_active()
-    check = [dependence()]
     starts: list[Tensor] = []
-    looks = own is None and not tracing() and not transforms_active() and not only_torch(task.bound.root, task.pick)
+    lift = Lift(apply, here, active, tape, own)
+    plain = own is None and not tracing() and not transforms_active()
+    looks = plain and not only_torch(q.bound.root, task.pick)
 
     def look(ends: Tree) -> None:
         if looks:
             task.hidden.extend(n for n in dict.fromkeys(hidden(ends, starts, lift.unknown)) if n not in task.hidden)
 
     def mark(i: int, value: Tree, shared: bool) -> Tree:
-        if i < len(task.inner):
-            active.append(True)
-            starts.extend(tensors(value))
-            if joint:
-                check[0](value)
-        else:
+        if i == len(q.inner):  # the neuron
             look(value)
-            if task.pick is None:
-                active.clear()
+            return value
+        if starts and not tracing() and not transforms_active() and connected(value, starts):
+            raise Stop(None, complaint(ValueError, _DEPENDENT))
+        active.append(True)
+        starts.extend(floats_of(value))
         return value
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
+    def observed(*args: Any, **kwargs: Any) -> Any:
         here.position[0] = 0
-        check[0] = dependence()
         active.clear()
         starts.clear()
-        if None in task.sites.sites:
+        if q.inner == []:
             active.append(True)
-            starts.extend(tensors((args, kwargs)))
-        with lift, contextlib.nullcontext() if tracing() else _NothingRunsAgain():
-            output = call_tapped(task.bound.call, args, kwargs, Run([*task.inner, *task.neuron], mark))
-        if task.pick is None and not task.neuron:
+            starts.extend(floats_of((args, kwargs)))
+        with lift, as_it_is if tracing() else _NothingRunsAgain():
+            sites = q.inner if q.neuron is None else [*q.inner, q.neuron]
+            output = call_tapped(q.bound.call, args, kwargs, Run(sites, mark))
+        if task.pick is None and q.neuron is None:
             look(the_tensor(output))
         return output
 
-    target = _under(lift, task, look)
-    bound = Bound(watched, task.bound.root)
-    if tracing():
-        return _two_passes(bound, task.x, task.sites, target, task.create_graph)
-    found = _one_pass(bound, task.x, task.sites, target, task.create_graph)
+    target = _ending(q, active)
+    if task.pick is not None and q.neuron is None:
+
+        def target(output: Any) -> Tensor:  # computes something: by the rules too
+            with lift:
+                found = task.pick(output)  # type: ignore[misc]
+            look(found)
+            return found
+
+    found = gradients(q._replace(bound=Bound(observed, q.bound.root), target=target))
     for names, new in ((task.notes, lift.unknown), (task.suspects, lift.suspects)):
         names.extend(dict.fromkeys(name for name in new if name not in names))
     return found
@@ -219,55 +180,6 @@ class _NothingRunsAgain:
             self.hooks.__exit__(None, None, None)
         if isinstance(error, RuntimeError) and _AGAIN in str(error):
             raise complaint(ValueError, _AGAIN) from None
-
-
-def _under(lift: Lift, task: Task, look: Callable[[Tree], None]) -> Target:
-    """The target, where it computes something, with the rules for what it computes."""
-    pick = task.pick
-    if pick is None:
-        return task.target
-    if not isinstance(task.target, Neuron):
-
-        def scored(output: Any) -> Tensor:
-            with lift:
-                found = pick(output)
-            look(found)
-            return found
-
-        return scored
-
-    def neuron_scored(value: Any) -> Tensor:  # in the middle of the pass, so under the rules already
-        found = pick(value)
-        lift.active.clear()
-        return found
-
-    return Neuron(task.target.layer, neuron_scored)
-
-
-def dependence() -> Callable[[Tree], None]:
-    """Checks value after value, as replaced at the sites, that none feeds another: the joint differences would count twice."""
-    nodes: set[Any] = set()
-
-    def check(value: Tree) -> None:
-        mine = {t.grad_fn for t in tensors(value) if t.grad_fn is not None}
-        if mine & nodes:  # one layer, named twice
-            raise Stop(None, complaint(ValueError, _DEPENDENT))
-        todo, seen = list(mine), set(mine)
-        while todo:
-            for node, _ in todo.pop().next_functions:
-                if node in nodes:
-                    raise Stop(None, complaint(ValueError, _DEPENDENT))
-                if node is not None and node not in seen:
-                    seen.add(node)
-                    todo.append(node)
-        nodes.update(mine)
-
-    return check
-
-
-def expanded(tree: Tree, size: int) -> Tree:
-    """A batch of 1 repeated to `size`, where it is one."""
-    return map_tensors(lambda t: t.expand(size, *t.shape[1:]) if t.dim() and t.shape[0] == 1 else t, tree)
 
 
 def tell(task: Task) -> None:

@@ -11,16 +11,16 @@ from torch import Tensor
 from .._combine.shapes import resized
 from .._core.channels import channel_of
 from .._core.door import may_read, method
-from .._core.place import read
-from .._steps.along import Job, asked, floats_at, score_at
+from .._core.passes import Question, read
+from .._methods.ablation import feature_ablation
+from .._methods.gradient import activation
 from .._steps.chunks import parts
-from .._steps.fold import along
+from .._steps.path import along, asked, input_floats, score_at
 from .._steps.progress import reported
+from .._steps.ways import Runner
 from .._torch import is_plain, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, map_floats
 from .._words import complaint
-from .ablation import feature_ablation
-from .gradient import activation
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -71,21 +71,20 @@ def score_cam(
         Wang et al., "Score-CAM", 2019, https://arxiv.org/abs/1910.01279
     """
 
-    def cams(job: Job) -> Tree:
-        values = read(job.bound, job.x, job.sites.sites)
-        job.mould.keep(values)
-        return job.result([_score_cam(job, v, channel_of(v, channel_dim), chunk_size) for v in floats_at(values)])
+    def cams(q: Question) -> Tree:
+        values = read(q, once=False)
+        return q.sites.build(map_floats(lambda v: _score_cam(q, v, channel_of(v, channel_dim), chunk_size), values))
 
     return asked(cams, model, x, layer, target, create_graph)
 
 
-def _score_cam(job: Job, value: Tensor, channel: int, chunk_size: ChunkSize) -> Tensor:
-    _check_rows(value, job.size)
-    maps, inputs = value.movedim(channel, 1), job.input_floats()
-    scores = []
+def _score_cam(q: Question, value: Tensor, channel: int, chunk_size: ChunkSize) -> Tensor:
+    _check_rows(value, q.size)
+    maps, inputs = value.movedim(channel, 1), input_floats(q)
+    run, scores = Runner(), []
     for a, b in reported(parts(maps.shape[1], chunk_size, inputs, shares=False)):
         seen = [(_masks(maps[:, a:b], leaf) * leaf.unsqueeze(1)).movedim(1, 0) for leaf in inputs]
-        scores += [part[0] for part in along(job, score_at, seen)]
+        scores += along(run, q, score_at, seen)
     wide = maps if maps.element_size() >= 4 else maps.float()
     weights = torch.cat(scores).to(wide.dtype).softmax(0).t()
     mean = (weights.reshape(weights.shape + (1,) * (maps.dim() - 2)) * wide).sum(1, keepdim=True)
@@ -147,7 +146,7 @@ def ablation_cam(
     References:
         Desai and Ramaswamy, "Ablation-CAM", 2020, https://doi.org/10.1109/WACV45572.2020.9093360
     """
-    score: Tensor = asked(lambda job: job.scores(job.x), model, x, None, target, create_graph)
+    score: Tensor = asked(lambda q: score_at(q, q.x), model, x, None, target, create_graph)
     if may_read() and is_plain(score) and bool((score == 0).any()):
         raise complaint(ValueError, "the score of an example is 0, and no channel has a share in it: explain a probability.")
 

@@ -1,0 +1,266 @@
+"""What one call asks, made ready once, and the one observed pass: the model run with something put at the sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .._torch import only_vmap_runs, tracing, transforms_active, tree_flatten
+from .._types import Layer, Model, Target, Tree, as_arguments, as_it_is, batch_size, copied, tensors
+from .._words import complaint
+from .kernels import Folded, PlainAttention
+from .score import Neuron, neuron_score, score_of
+from .tap import Run, Site, Stop, call_tapped
+from .where import Bound, Sites, all_modules, bind, resolve, sees_nothing_inside
+
+
+class Question(NamedTuple):
+    """What one call asks: the model, its input, where, and what. Calls of the sites are counted from the front."""
+
+    bound: Bound
+    x: Tree
+    sites: Sites
+    target: Target
+    neuron: Site | None  # where a neuron target is
+    size: int
+    create_graph: bool
+
+    @property
+    def inner(self) -> list[Site]:
+        """The sites that are not the input."""
+        return [site for site in self.sites.sites if site is not None]
+
+    def label(self, i: int) -> str:
+        """What messages call the i-th site."""
+        site = self.sites.sites[i]
+        return "x" if site is None else site.label
+
+
+def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create_graph: bool = False) -> Question:
+    """Find the sites and the neuron; a negative `call` takes a pass, here and once, to count."""
+    bound = bind(model)
+    sites, neuron = resolve(bound, layer), None
+    if isinstance(target, Neuron):
+        neuron = resolve(bound, target.layer).sites[0]
+    if any(site is not None and site.call is not None and site.call < 0 for site in (*sites.sites, neuron)):
+        *found, neuron = _counted(bound, x, (*sites.sites, neuron))
+        sites = sites._replace(sites=tuple(found))
+    return Question(bound, x, sites, target, neuron, batch_size(x), create_graph)
+
+
+def _counted(bound: Bound, x: Tree, sites: Sequence[Site | None]) -> list[Site | None]:
+    with torch.no_grad():
+        run = Run([site for site in sites if site is not None], lambda i, value, shared: value)
+        watched(bound, x, run)
+    settled: list[Site | None] = []
+    runs = iter(run.seen)
+    for site in sites:
+        count = 0 if site is None else next(runs)
+        if site is not None and site.call is not None and site.call < 0:
+            if count + site.call < 0:
+                raise complaint(ValueError, _not_reached(bound, site, count))
+            site = site._replace(call=site.call + count)
+        settled.append(site)
+    return settled
+
+
+# One pass.
+
+#: ``put(i, value, shared)`` sees the value at the i-th site and says what the model goes on with there: the value itself (to
+#: read), another one (to replace), a leaf (for a gradient), a point of a path, the value without a group of features.
+Put: TypeAlias = Callable[[int, Tree, bool], Tree]
+
+
+class Seen(NamedTuple):
+    """What a pass left: the model's output, or the score of a neuron; and whether it was being recorded where that was made."""
+
+    output: Any
+    neuron: Tensor | None
+    recording: bool
+
+
+def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False) -> Seen:
+    """Run the model once on a copy of the input, with `put` at the sites; `early` stops after the last, where that can be told."""
+    x = q.x if x is None else x
+    where: list[int] = []
+    neuron: list[Tensor] = []
+    recording = True
+    for i, site in enumerate(q.sites.sites):
+        if site is None:
+            x = put(i, x, False)
+        else:
+            where.append(i)
+
+    def visit(k: int, value: Tree, shared: bool) -> Tree:
+        nonlocal recording
+        if k < len(where):
+            return stopping(put, where[k], value, shared)
+        recording = torch.is_grad_enabled()
+        neuron[:] = [stopping(_neuron_score, q, value)]
+        if not q.create_graph:
+            torch.set_grad_enabled(False)  # the rest only shows how often layers run
+        return value
+
+    inner = q.inner
+    scored = q.neuron is not None and not early
+    run = Run([*inner, q.neuron] if scored else inner, visit, early or scored)
+    output = watched(q.bound, x, run, q.create_graph)
+    check_reached(q.bound, run)
+    return Seen(output, neuron[0] if neuron else None, recording if neuron else torch.is_grad_enabled())
+
+
+def stopping(f: Callable[..., Any], *args: Any) -> Any:
+    """`f(*args)`, where a complaint ends the pass: a model may catch ValueError."""
+    if tracing():
+        return f(*args)
+    try:
+        return f(*args)
+    except (ValueError, TypeError) as error:
+        if not hasattr(error, "complaint"):
+            raise
+        raise Stop(None, error) from None
+
+
+def _neuron_score(q: Question, value: Tree) -> Tensor:
+    assert isinstance(q.target, Neuron) and q.neuron is not None
+    return neuron_score(copied(value), q.target.index, q.neuron.label)  # of a copy: the model may overwrite the value
+
+
+def scores(q: Question, seen: Seen) -> Tensor:
+    """The score of each example."""
+    found = score_of(seen.output, q.target) if seen.neuron is None else seen.neuron
+    if found.shape[0] != q.size:
+        raise complaint(
+            ValueError,
+            f"the score has {found.shape[0]} values for the {q.size} examples of x: the first dimension of the model's output "
+            f"must be the batch.",
+        )
+    return found
+
+
+def kept(i: int, value: Tree, shared: bool) -> Tree:
+    """A `put` that changes nothing."""
+    return value
+
+
+def read(q: Question, x: Tree = None, *, once: bool = True) -> list[Tree]:
+    """The values at the sites, as copies that nobody else holds. The model runs no further than the last of them: without
+    `once`, where a site's `call` is not given, to the end, to see that its layer runs once."""
+    values: list[Tree] = [None] * len(q.sites.sites)
+
+    def keep(i: int, value: Tree, shared: bool) -> Tree:
+        values[i] = copied(value)
+        return value
+
+    if once:
+        q = q._replace(sites=q.sites.first())
+    if q.inner:
+        forward(q, keep, x, early=True)
+    else:
+        values = [copied(q.x if x is None else x) for _ in values]
+    return values
+
+
+def replace(q: Question, x: Tree, values: Sequence[Tree]) -> Any:
+    """The model's output with `values` at the sites."""
+
+    def put(i: int, value: Tree, shared: bool) -> Tree:
+        expected, got = (None if isinstance(tree, Tensor) else tree_flatten(tree)[1] for tree in (value, values[i]))
+        if expected != got and q.sites.sites[i] is not None:
+            text = f"the value at {q.label(i)} has the structure {expected}, the one to put there {got}."
+            raise complaint(ValueError, text)
+        return copied(values[i])
+
+    return forward(q, put, x).output
+
+
+# How the model runs.
+
+
+class Unfused(TorchFunctionMode):
+    """Does nothing, and that suffices: nn.TransformerEncoderLayer takes its fused path only when no mode is active."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False) -> Any:
+    """The model's output for a copy of `x`, to which it may write, under `run`.
+
+    Without gradients, nn.TransformerEncoder runs fused: layers inside are skipped, and nested tensors go from one to the
+    next, which breaks where gradients are turned on half-way. So it is not fused where there are sites.
+    """
+    args, kwargs = as_arguments(copied(x))
+    with _kernels(create_graph), _conditions(bound, run.sites, x):
+        return call_tapped(bound.call, args, kwargs, run)
+
+
+def _kernels(create_graph: bool) -> AbstractContextManager[Any]:
+    """Which form of an operation runs, where torch has several and not all will do."""
+    if create_graph:
+        return PlainAttention()  # the fused form has no second derivative
+    if tracing() or not transforms_active():
+        return as_it_is
+    return Folded() if only_vmap_runs() else PlainAttention(only="cpu")  # no batching rule there: vmap would loop, and warn
+
+
+def _conditions(bound: Bound, sites: Sequence[Site], x: Tree) -> AbstractContextManager[Any]:
+    """What else the model runs under."""
+    if _runs_cudnn_rnn(bound.root, x):
+        return torch.backends.cudnn.flags(enabled=False)  # no backward pass in eval mode otherwise
+    if sites and runs_fused(bound.root):
+        # A traced layer does not look at modes, but is not fused either where a gradient could be asked of it.
+        return torch.enable_grad() if tracing() else Unfused()
+    return as_it_is
+
+
+_FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+
+
+def runs_fused(root: nn.Module | None) -> bool:
+    """Whether the model may skip layers of its own when no gradient is asked for. Unknown (a plain function): it may."""
+    return root is None or any(isinstance(module, _FUSED) for module in all_modules(root))
+
+
+def _runs_cudnn_rnn(root: nn.Module | None, x: Tree) -> bool:
+    """Whether cuDNN's recurrent layers may run, in eval mode."""
+    found = x if isinstance(x, Tensor) else next(iter(tensors(x)), None)
+    if found is None or not found.is_cuda:
+        return False
+    return any(isinstance(module, nn.RNNBase) and not module.training for module in all_modules(root))
+
+
+def check_reached(bound: Bound, run: Run) -> None:
+    """Every site must have been reached, and without `call` just once."""
+    for site, count in zip(run.sites, run.seen):
+        if count <= (site.call or 0):
+            raise complaint(ValueError, _not_reached(bound, site, count))
+        if site.call is None and count > 1:
+            side = "input_of" if site.inputs else "output_of"
+            raise complaint(
+                ValueError,
+                f"layer {site.label} ran {count} times in one forward pass: say which with "
+                f"{side}({site.label}, call=0), ..., call={count - 1} or call=-1 for the last.",
+            )
+
+
+def _not_reached(bound: Bound, site: Site, count: int) -> str:
+    if count:
+        return f"layer {site.label} ran {count} times, so call={site.call} does not exist: use 0 to {count - 1}, or -1."
+    reason = "Is it part of this model, and used in its forward pass?"
+    opaque = next((m for m in bound.root.modules() if sees_nothing_inside(m)), None) if bound.root is not None else None
+    if opaque is not None:
+        reason = (
+            f"The model holds a {'scripted' if isinstance(opaque, torch.jit.ScriptModule) else 'compiled'} module "
+            f"({type(opaque).__name__}), and layers inside one cannot be tapped: pass the model before it was."
+        )
+    elif isinstance(site.layer, (nn.ModuleList, nn.ModuleDict)):
+        reason = f"A {type(site.layer).__name__} is a container that is never called: name one of its layers."
+    elif type(site.layer).__name__ == "NonDynamicallyQuantizableLinear":
+        reason = "nn.MultiheadAttention uses its weights without calling it: take the attention module itself."
+    return f"layer {site.label} did not run. {reason}"

@@ -1,0 +1,271 @@
+"""Which model, and where in it: looking through what wraps a module, and selectors of places inside."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .._torch import TreeSpec, tracing, tree_flatten, tree_unflatten
+from .._types import Layer, Model, Tree
+from .._words import complaint, door, kind_of
+from .tap import Site
+
+
+class Bound(NamedTuple):
+    """A model made ready: what to call with the inputs, and the module in which layer names resolve."""
+
+    call: Callable[..., Any]
+    root: nn.Module | None
+
+    def under(self, mode: AbstractContextManager[Any]) -> Bound:
+        """The same with a function mode on while the model runs, and only then: each operation that it sees costs time."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with mode:
+                return self.call(*args, **kwargs)
+
+        return self._replace(call=call)
+
+
+def bind(model: Model | Bound) -> Bound:
+    """Look through compile, DataParallel, functools.partial and functional_call to the module that runs."""
+    if isinstance(model, nn.Module):
+        if isinstance(model, nn.DataParallel) or "_orig_mod" in model._modules:
+            # A compiled module runs no hooks inside, and replicas run elsewhere: the module itself, once.
+            inner = model.module if isinstance(model, nn.DataParallel) else model._modules["_orig_mod"]
+            return bind(inner) if inner is not None else Bound(model, model)
+        return Bound(model, model)
+    if isinstance(model, Bound):
+        return model
+    if isinstance(model, partial):
+        if is_functional_call(model):
+            return _bind_functional(*model.args, **model.keywords)
+        inner = bind(model.func)
+        return Bound(partial(inner.call, *model.args, **model.keywords), inner.root)
+    if not callable(model) or isinstance(model, type):
+        raise complaint(TypeError, f"model must be an nn.Module or a callable, got {kind_of(model)}.")
+    owner = getattr(model, "__self__", None)  # a bound method, such as model.encode
+    return Bound(model, owner if isinstance(owner, nn.Module) else None)
+
+
+def is_functional_call(model: partial[Any]) -> bool:
+    """Whether `model` is ``partial(torch.func.functional_call, module, parameters)``."""
+    if not tracing():
+        return model.func is torch.func.functional_call and bool(model.args)
+    # Dynamo cannot compare that function with anything: it is known by what it is given.
+    parameters = model.args[1] if len(model.args) > 1 else None
+    return isinstance(model.args[0] if model.args else None, nn.Module) and isinstance(parameters, (dict, tuple))
+
+
+def _bind_functional(module: nn.Module, params: Any, args: Any = (), kwargs: Any = None, **options: Any) -> Bound:
+    module = bind(module).root or module
+    before = args if isinstance(args, tuple) else (args,)
+
+    def call(*args: Any, **named: Any) -> Any:
+        return torch.func.functional_call(module, params, (*before, *args), {**(kwargs or {}), **named}, **options)
+
+    return Bound(call, module)
+
+
+def find(root: nn.Module | None, name: str) -> nn.Module:
+    """The layer called `name`, also inside what `root` wraps (DistributedDataParallel, a compiled child)."""
+    if root is None:
+        raise complaint(
+            ValueError,
+            f"the layer name {name!r} cannot be looked up in a plain function: pass the layer's module object, "
+            f"or bind extra arguments with functools.partial(model, ...) in place of a lambda.",
+        )
+    child = root._modules[name] if name in root._modules else None  # noqa: SIM401  (a ScriptModule's has no get)
+    inner = root
+    while child is None:
+        child = _submodule(inner, name)
+        if child is None:
+            wrapped = [child for key, child in inner._modules.items() if key in ("module", "_orig_mod") and child is not None]
+            if not wrapped:
+                raise complaint(ValueError, _no_layer(root, name))
+            inner = wrapped[0]
+    return child
+
+
+def _submodule(module: nn.Module, name: str) -> nn.Module | None:
+    if not tracing() and isinstance(module, torch.jit.ScriptModule):  # it refuses get_submodule
+        return dict(module.named_modules()).get(name)
+    try:
+        return module.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _no_layer(root: nn.Module, name: str) -> str:
+    if tracing():
+        return f"{type(root).__name__} has no layer {name!r}."
+    names = [known for known, _ in root.named_modules() if known]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        hint = f"Did you mean {close[0]!r}?"
+    elif names:
+        hint = f"It has {', '.join(map(repr, names[:8]))}{', ...' if len(names) > 8 else ''}."
+    else:
+        hint = "It has no named layers at all."
+    return f"{type(root).__name__} has no layer {name!r}. {hint}"
+
+
+def sees_nothing_inside(module: nn.Module) -> bool:
+    """Whether taps and rules cannot see the operations inside `module`: it is scripted or compiled."""
+    return (
+        isinstance(module, torch.jit.ScriptModule)
+        or "_orig_mod" in module._modules
+        or getattr(module, "_compiled_call_impl", None) is not None
+    )
+
+
+def refuse_opaque(bound: Bound) -> None:
+    """A rule for the backward pass must see every operation."""
+    if tracing():
+        return
+    for module in all_modules(bound.root):
+        if sees_nothing_inside(module):
+            raise complaint(
+                ValueError,
+                f"the model holds a {type(module).__name__}, and a backward rule cannot reach the operations inside a "
+                f"scripted or compiled module: pass the model before it was.",
+            )
+
+
+def all_modules(root: nn.Module | None) -> list[nn.Module]:
+    """``list(root.modules())``, several times faster: it is asked for in every call. A shared module may come twice."""
+    modules = [] if root is None else [root]
+    for module in modules:  # grows
+        if module._modules:
+            modules.extend(child for child in module._modules.values() if child is not None)
+    return modules
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer, the side of it that is meant, and which of its runs in one forward pass. See `input_of`, `output_of`."""
+
+    layer: str | nn.Module
+    inputs: bool
+    call: int | None
+
+    def __repr__(self) -> str:  # as it is written in a call, which error messages repeat
+        layer = repr(self.layer) if isinstance(self.layer, str) else f"<{type(self.layer).__name__}>"
+        return f"{'input_of' if self.inputs else 'output_of'}({layer}{'' if self.call is None else f', call={self.call}'})"
+
+
+@door
+def input_of(layer: str | nn.Module, call: int | None = None) -> Place:
+    """What goes into a layer: a selector for any ``layer=`` argument.
+
+    The value is the lone tensor the layer is called with, else a tuple of the positional arguments that hold tensors
+    (keyword arguments in a dict by name; where there are both, the dict comes last in the tuple). Replacing it changes
+    what *this* layer sees, and nothing else that uses the same tensor.
+
+    Args:
+        layer: a dotted name, or the module itself.
+        call: which of the layer's runs in one forward pass: 0, 1, ... or -1 for the last. Needed where there are several.
+
+    Raises:
+        TypeError: `layer` is neither a name nor a module, or `call` is not an integer.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        >>> fa.activation(model, torch.ones(1, 2, 2), layer=fa.input_of("1"))
+        tensor([[1., 1., 1., 1.]])
+    """
+    return place_of(layer, True, call)
+
+
+@door
+def output_of(layer: str | nn.Module, call: int | None = None) -> Place:
+    """What comes out of a layer: a selector for any ``layer=`` argument. A plain ``layer="name"`` means the same.
+
+    Args:
+        layer: a dotted name, or the module itself.
+        call: which of the layer's runs in one forward pass: 0, 1, ... or -1 for the last. Needed where there are several.
+
+    Raises:
+        TypeError: `layer` is neither a name nor a module, or `call` is not an integer.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> relu = torch.nn.ReLU()
+        >>> model = torch.nn.Sequential(relu, torch.nn.Flatten(), relu)
+        >>> fa.activation(model, torch.tensor([[-1.0, 2.0]]), layer=fa.output_of(relu, call=-1))
+        tensor([[0., 2.]])
+    """
+    return place_of(layer, False, call)
+
+
+def place_of(layer: Any, inputs: bool, call: Any) -> Place:
+    if not isinstance(layer, (str, nn.Module)):
+        raise complaint(TypeError, f"layer must be a dotted name or a module, got {kind_of(layer)}.")
+    if not (call is None or (isinstance(call, int) and not isinstance(call, bool))):
+        raise complaint(TypeError, f"call must be an integer (0, 1, ..., or -1 for the last) or None, got {call!r}.")
+    return Place(layer, inputs, call)
+
+
+class Sites(NamedTuple):
+    """What `layer=` selects: sites (None is the model's input), and the structure to give results in."""
+
+    sites: tuple[Site | None, ...]
+    spec: TreeSpec | None
+
+    def build(self, values: Sequence[Tree]) -> Tree:
+        """One value per site in the structure that the caller selected them in."""
+        return values[0] if self.spec is None else tree_unflatten(list(values), self.spec)
+
+    def first(self) -> Sites:
+        """The same, each at its first run where no call is given."""
+        return self._replace(sites=tuple(s if s is None or s.call is not None else s._replace(call=0) for s in self.sites))
+
+    def flat(self, joint: Tree) -> list[Tree]:
+        """The values at the sites, from the structure that `build` gives."""
+        if self.spec is None:
+            return [joint]
+        keys = tree_unflatten(list(range(len(self.sites))), self.spec)
+        values: list[Tree] = [None] * len(self.sites)
+        _collect(keys, joint, values)
+        return values
+
+
+def _collect(keys: Any, joint: Any, values: list[Tree]) -> None:
+    if isinstance(keys, int):
+        values[keys] = joint
+    else:
+        for key in keys if isinstance(keys, dict) else range(len(keys)):
+            _collect(keys[key], joint[key], values)
+
+
+def resolve(bound: Bound, layer: Layer) -> Sites:
+    """Find the layers that a selector names."""
+    if not isinstance(layer, (list, tuple, dict)):
+        return Sites((_site(bound, layer),), None)
+    selectors, spec = tree_flatten(layer)
+    if not selectors:
+        raise complaint(ValueError, "layer is empty: name at least one layer.")
+    return Sites(tuple(_site(bound, selector) for selector in selectors), spec)
+
+
+def _site(bound: Bound, selector: Any) -> Site | None:
+    if selector is None:
+        return None
+    if not isinstance(selector, (str, nn.Module, Place)):
+        raise complaint(
+            TypeError,
+            f"layer must be a dotted name, a module, input_of(...), output_of(...), a list, tuple or dict of these, "
+            f"or None for the input; got {kind_of(selector)}.",
+        )
+    place = selector if isinstance(selector, Place) else Place(selector, False, None)
+    named = isinstance(place.layer, str)
+    module = find(bound.root, place.layer) if isinstance(place.layer, str) else place.layer
+    return Site(module, repr(place.layer) if named else f"<{type(module).__name__}>", place.inputs, place.call)

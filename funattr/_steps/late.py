@@ -1,0 +1,38 @@
+"""A vmap entered by hand where the model reaches a site: over how many steps is only known once the value there is seen, and
+a pass to look at it first would run what lies before the site a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .._torch import add_batch_dim, enter_vmap, leave_vmap, remove_batch_dim, transforms_active
+
+
+class Late:
+    """Steps 0, 1, ... mapped from where `enter` is called to the end of the pass."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.size = 0
+        self.level: int | None = None
+
+    def enter(self, size: int) -> Tensor:
+        """The steps, as one; the first alone where a transform of the model's own runs, which would end before this one."""
+        self.size = 1 if transforms_active() else size
+        steps = torch.arange(self.size, device=self.device)
+        if self.size == 1:
+            return steps[0]
+        self.level = enter_vmap(self.size, "same")
+        return add_batch_dim(steps, 0, self.level)
+
+    def run(self, function: Callable[[], Tensor]) -> Tensor:
+        """What `function`, which enters, returns, with a leading dimension for the steps."""
+        try:
+            found = function()
+            return found[None] if self.level is None else remove_batch_dim(found, self.level, self.size, 0)
+        finally:
+            if self.level is not None:
+                leave_vmap()

@@ -1,0 +1,225 @@
+"""A model without some of its features: one forward pass for each group of them, in chunks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._core.gradient import connected
+from .._core.kernels import Folded
+from .._core.passes import Question, Seen, Unfused, forward, kept, runs_fused, scores
+from .._core.score import predicted, score_of, the_tensor
+from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
+from .._types import Tree, as_it_is, copied, map_tensors, tensors
+from .._words import complaint
+from .chunks import chunks, fitting
+from .groups import Ranges, baseline_for, by_site, check_fits, matched, metas, numbered, one_each, ranges, spread
+from .late import Late
+from .path import along
+from .progress import report
+from .ways import Runner, quiet, refused
+
+
+class Features(NamedTuple):
+    """Which features go together, and what stands in for them, at each site."""
+
+    masks: list[Tree] | None  # the group of each feature, numbered from 0 over all sites; None: each on its own
+    groups: int  # how many, where masks say so
+    baselines: list[Any]
+    known: Ranges
+
+
+class Plan(NamedTuple):
+    """How many steps there are, the first with nothing replaced; how many at once; the groups, for values as they were met."""
+
+    steps: int
+    at_once: int
+    ids: list[list[Tensor | None]]  # for each leaf of the value at each site
+    values: list[Tree]  # without their data
+
+
+def features_of(q: Question, baselines: Any, feature_mask: Any) -> Features:
+    """What the caller says of the features, matched to the sites."""
+    masks, groups = None, 0
+    if feature_mask is not None:
+        masks, groups = numbered(by_site(feature_mask, q.sites, "feature_mask"))
+    return Features(masks, groups, by_site(baselines, q.sites, "baselines"), ranges(baselines))
+
+
+def planned(q: Question, features: Features, values: list[Tree], chunk: int | None) -> Plan:
+    """The plan for values of these shapes."""
+    if features.masks is None:
+        ids, groups = one_each([metas(value) for value in values], q.size)
+    else:
+        groups, masks = features.groups, enumerate(features.masks)
+        ids = [matched(mask, values[i], "feature_mask", _label(q, i)) for i, mask in masks]
+    for i, (each, value) in enumerate(zip(ids, values)):
+        if not any(one is not None and isinstance(leaf, Tensor) for one, leaf in zip(each, tree_flatten(value)[0])):
+            raise complaint(TypeError, f"{_label(q, i)} holds no tensor to ablate.")
+    steps = groups + 1 if q.size else 1
+    return Plan(steps, chunk or _at_once(tensors(values), steps, shares=bool(q.inner)), ids, values)
+
+
+def _label(q: Question, i: int) -> str:
+    return "x" if q.sites.sites[i] is None else f"the value at layer {q.label(i)}"
+
+
+def _at_once(found: list[Tensor], steps: int, shares: bool) -> int:
+    """How many steps at once: bounded memory, and on a CPU no more than its caches like.
+
+    Where there is a part of the model to share, each chunk runs it again: larger ones, of small values any number.
+    """
+    elements = sum(math.prod(t.shape) for t in found)
+    if not shares:
+        return fitting(steps, 50, elements, 1 << (19 if all(t.device.type == "cpu" for t in found) else 21))
+    size = fitting(steps, 50, elements, 1 << 23)
+    while 50 <= size < steps and 2 * size * elements <= 1 << 20:
+        size *= 2
+    return size
+
+
+def hollow(value: Tree) -> Tree:
+    """A value without its data: shapes, dtypes and devices."""
+    return map_tensors(lambda t: torch.zeros((), dtype=t.dtype, device=t.device).expand(t.shape), value)
+
+
+def look(q: Question) -> list[Tree]:
+    """The values at the sites, hollow; the model runs no further than the last. Joint sites must be independent."""
+    values: list[Tree] = [None] * len(q.sites.sites)
+    leaves: list[Tensor] = []
+    joint = len(values) > 1 and not tracing() and not transforms_active()
+
+    def leaf_of(t: Tensor) -> Tensor:
+        if not t.is_floating_point():
+            return t
+        leaves.append(t.detach().clone().requires_grad_())
+        return leaves[-1].clone()
+
+    def put(i: int, value: Tree, shared: bool) -> Tree:
+        values[i] = hollow(value)
+        if joint and leaves and connected(value, leaves):
+            text = f"layer {q.label(i)} depends on another of the layers, and they cannot be replaced together"
+            raise complaint(ValueError, f"{text}: choose layers side by side, or ask for each on its own.")
+        return map_tensors(leaf_of, value) if joint else value
+
+    with torch.enable_grad() if joint else as_it_is:
+        forward(q._replace(sites=q.sites.first(), neuron=None), put, early=True)
+    return values
+
+
+def without(q: Question, features: Features, plan: Plan, step: Tensor, i: int, value: Tree) -> Tree:
+    """The value at the i-th site with the features of group ``step - 1`` at the baseline; for several steps, each, up front."""
+    leaves, spec = tree_flatten(value)
+    label, replaced = _label(q, i), []
+    for leaf, ids, base in zip(leaves, plan.ids[i], matched(features.baselines[i], value, "baselines", label)):
+        if isinstance(leaf, Tensor) and ids is not None:
+            check_fits(ids, leaf, "feature_mask", label)
+            base = baseline_for(leaf, base, features.known, label)
+            group = step.reshape(step.shape + (1,) * leaf.dim()).to(leaf.device) - 1
+            replaced.append(torch.where(ids.to(leaf.device) == group, base, leaf))
+        else:
+            replaced.append(copied(leaf))
+    return tree_unflatten(replaced, spec)
+
+
+def restored(q: Question, plan: Plan, losses: Tensor) -> Tree:
+    """Each group's loss ``[groups, N]`` at each of its features, in the structure of the value."""
+    found = []
+    for ids, value in zip(plan.ids, plan.values):
+        leaves, spec = tree_flatten(value)
+        found.append(tree_unflatten([_spread(losses, one, leaf) for one, leaf in zip(ids, leaves)], spec))
+    return q.sites.build(found)
+
+
+def _spread(losses: Tensor, ids: Tensor | None, leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return None if ids is None else spread(losses, ids.to(leaf.device), tuple(leaf.shape))
+
+
+def lost(q: Question, features: Features, chunk: int | None) -> Tree:
+    """What the score loses without each group: with nothing replaced less without it, at each of its features."""
+    if runs_fused(q.bound.root) and not tracing():
+        q = q._replace(bound=q.bound.under(Unfused()))  # one form for all steps: alone, a step might run fused
+    whole, losses, plan, done = None, [], None, 0
+    for plan, found in _outputs(q, features, chunk):
+        if q.neuron is None and not callable(q.target):
+            if whole is None:  # outside vmap the target's data can be checked
+                scores(q, Seen(found[0], None, True))
+                q = q._replace(target=predicted(found[0])) if isinstance(q.target, str) else q
+            found = torch.func.vmap(partial(score_of, target=q.target))(found)
+        found = found if found.is_floating_point() else found.to(torch.get_default_dtype())
+        whole, found = (found[:1], found[1:]) if whole is None else (whole, found)
+        losses.append(whole - found)
+        done += found.shape[0]
+        report(done + 1, plan.steps)
+    assert plan is not None
+    return restored(q, plan, torch.cat(losses))
+
+
+def _outputs(q: Question, features: Features, chunk: int | None) -> Iterator[tuple[Plan, Tensor]]:
+    """The plan, and what the model gives at its steps, in order, some with each: scores where the target is computed, else
+    outputs."""
+    run, late = Runner(), None
+    if len(q.sites.sites) == 1 and q.inner and not tracing() and not transforms_active():
+        plan, late = _first(run, q, features, chunk)
+        if late is not None:
+            yield plan, late
+    else:
+        plan = planned(q, features, look(q) if q.inner else [q.x for _ in q.sites.sites], chunk)
+        report(0, plan.steps)
+    start = 0 if late is None else late.shape[0]
+    steps = torch.arange(plan.steps, device=tensors(q.x)[0].device)
+    for a, b in chunks(plan.steps - start, plan.at_once):
+        part = steps[start + a : start + b]
+        if q.inner or len(q.sites.sites) > 1:
+            found = run(partial(_at_sites, q, features, plan), part, q.x)
+        else:
+            found = _at_input(run, q, features, plan, part)
+        for each in found:
+            yield plan, each
+
+
+def _output(q: Question, seen: Seen) -> Tensor:
+    return scores(q, seen) if q.neuron is not None or callable(q.target) else the_tensor(seen.output)
+
+
+def _at_sites(q: Question, features: Features, plan: Plan, step: Tensor, x: Tree) -> Tensor:
+    return _output(q, forward(q, lambda i, value, shared: without(q, features, plan, step, i, value), x))
+
+
+def _at_input(run: Runner, q: Question, features: Features, plan: Plan, steps: Tensor) -> Iterator[Tensor]:
+    made = tree_flatten(without(q, features, plan, steps, 0, q.x))[0]
+    at = [k for k, (leaf, ids) in enumerate(zip(made, plan.ids[0])) if isinstance(leaf, Tensor) and ids is not None]
+    return along(run, q, _output_at, [made[k] for k in at], at)
+
+
+def _output_at(q: Question, x: Tree) -> Tensor:
+    return _output(q, forward(q, kept, x))
+
+
+def _first(run: Runner, q: Question, features: Features, chunk: int | None) -> tuple[Plan, Tensor | None]:
+    """The plan, and the first chunk from the same pass that sees the value at the site; None where vmap cannot run the model."""
+    plans: list[Plan] = []
+    late = Late(tensors(q.x)[0].device)
+
+    def put(i: int, value: Tree, shared: bool) -> Tree:
+        plans[:] = [planned(q, features, [hollow(value)], chunk)]
+        steps = plans[0].steps
+        report(0, steps)
+        return without(q, features, plans[0], late.enter(-(-steps // -(-steps // plans[0].at_once))), 0, value)
+
+    try:
+        with quiet, as_it_is if q.create_graph else Folded():
+            found = late.run(lambda: _output(q, forward(q, put)))
+    except RuntimeError as error:
+        if late.level is None or not refused(error):
+            raise
+        run.refuse(error)
+        found = None
+    return plans[0], found
