@@ -685,14 +685,9 @@ def more_sites(net: Net, attention: str) -> dict[str, Site]:
     return {site.layer: site for site in found.values()}
 
 
-# Every row of the table of methods, and those that are not in it.
+# Every row of the table of methods, and one that is not in it.
 
-ROWS = [
-    *METHODS,
-    Row("gradient_shap", fa.gradient_shap, None),
-    Row("deep_lift_shap", fa.deep_lift_shap, None),
-    Row("each_target(gradient)", fa.gradient, None),
-]
+ROWS = [*METHODS, Row("each_target(gradient)", fa.gradient, None)]
 
 
 class Found(NamedTuple):

@@ -38,7 +38,6 @@ TARGET = torch.tensor([1, 4])
 #: The methods of the table, and those that need arguments of their own.
 ROWS: list[Row] = [
     *METHODS,
-    Row("deep_lift_shap", fa.deep_lift_shap, None, options={"baselines": torch.zeros(2, 3, 8, 8, dtype=torch.float64)}),
     Row(
         "each_target(grad_cam)",
         lambda *args, target=None, **options: fa.each_target(fa.grad_cam, [0, 3])(*args, **options),
@@ -52,7 +51,7 @@ ROWS: list[Row] = [
         options={"baselines": torch.ones(2, 3, 8, 8, dtype=torch.float64), "n_steps": 2},
     ),
     Row(
-        "gradient_shap",
+        "gradient_shap with noise",
         lambda *args, **options: fa.gradient_shap(*args, generator=torch.Generator().manual_seed(3), **options),
         None,
         options={"baselines": torch.zeros(2, 3, 8, 8, dtype=torch.float64), "n_samples": 3, "stdevs": 0.1},
