@@ -56,6 +56,8 @@ class File(NamedTuple):
     """The files that it imports for type checkers only."""
     outside: frozenset[str]
     """The packages that it imports from elsewhere."""
+    door: bool
+    """Whether it imports the package itself, as people do."""
 
     @property
     def wing(self) -> str:
@@ -92,13 +94,21 @@ def _file(name: str, text: str, package: str, known: Iterable[str]) -> File:
                 when[moment].add(_file_named(module[1:], known))
             else:
                 outside.add(module[0])
+    door = "__init__" in when["now"] | when["late"]
     for found in when.values():
-        found.discard("__init__")  # the door
+        found.discard("__init__")
     running = when["now"] | when["late"]
     functions = tuple(Function(called, len(code & _body(node))) for called, node in _functions(tree, ""))
     return File(
-        *(name, text.count("\n"), len(code), functions),
-        *(frozenset(part) for part in (running, when["late"], when["typing"] - running, outside)),
+        name=name,
+        lines=text.count("\n"),
+        code=len(code),
+        functions=functions,
+        imports=frozenset(running),
+        late=frozenset(when["late"]),
+        typing=frozenset(when["typing"] - running),
+        outside=frozenset(outside),
+        door=door,
     )
 
 

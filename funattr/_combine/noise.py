@@ -42,17 +42,17 @@ def noise_tunnel(
 
     ``mean_i a_i``, ``mean_i a_i^2`` or ``mean_i a_i^2 - (mean_i a_i)^2``, for the attributions ``a_i`` of ``x + noise_i``.
     Where x holds only integers, the noise is added at the layer; several layers are then one joint site, and must not depend on
-    each other.
+    each other. Calls of the method run together, by vmap; one after another where the method takes many steps of its own or
+    draws random numbers, where vmap cannot, and in a compiled function.
 
     Args:
         method: a method.
-        n_samples: how many noisy inputs.
+        n_samples: how many samples are taken for each example.
         stdevs: the standard deviation of the noise: a number, or one per floating-point input.
         nt_type: ``"smoothgrad"``, ``"smoothgrad_sq"`` or ``"vargrad"``.
         generator: where draws come from, or None for torch's global one. The same seed gives the same result.
-        chunk_size: how many calls of the method run together, by vmap: the memory knob. None, or "auto": as many as a budget
-            of memory allows; one after another where the method takes many steps of its own or draws random numbers, where
-            vmap cannot, and in a compiled function. The result does not depend on it.
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+            does not depend on it.
 
     Returns:
         A method with the same arguments. The law: with ``stdevs=0`` ``"smoothgrad"`` is the method itself, and ``"vargrad"`` 0.

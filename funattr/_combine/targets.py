@@ -25,13 +25,14 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     """One attribution per target, in a new leading dimension; for gradients from one forward pass.
 
     ``each_target(a, targets)(model, x, ...)[t] = a(model, x, ..., target=targets[t])``. Classes (integers, or one per example)
-    are mapped: what does not depend on the target, such as the forward pass, runs once. Other targets run one by one.
+    are mapped: what does not depend on the target, such as the forward pass, runs once per chunk; all are one chunk where their
+    gradients fit into 0.2 GB. Other targets run one by one.
 
     Args:
         method: a method.
         targets: several targets: a list of what `score` takes, a tensor of classes ``[T]``, or ``[T, N]`` with one per example.
-        chunk_size: how many targets at once: the memory knob; what they share runs once per chunk. None, or
-            "auto": all, where the gradients for all of them fit into 0.2 GB. The result does not depend on it.
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+            does not depend on it.
 
     Returns:
         A method with the same arguments but `target`, whose results have a leading dimension T. A method that draws random

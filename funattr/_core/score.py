@@ -67,8 +67,9 @@ def score(output: Any, target: Target = None) -> Tensor:
             target is given all of it.
         target: None (the output is one value per example), an int or 1-element tensor (that class, for every example),
             a tensor ``[N]`` or list of N ints (one class per example), a tuple (index into the trailing dimensions), a list of
-            N tuples, ``"argmax"`` (each example's predicted class), or a callable ``output -> Tensor [N]``. Negative
-            indices count from the end. Dimensions of size 1 may follow: those of a fully convolutional head, or ``[N, 1]``.
+            N tuples, ``"argmax"`` (each example's predicted class: a method that moves x means the one at x), or a callable
+            ``output -> Tensor [N]``. Negative indices count from the end. Dimensions of size 1 may follow: those of a fully
+            convolutional head, or ``[N, 1]``.
 
     Returns:
         ``[N]``, in the unit of the output.

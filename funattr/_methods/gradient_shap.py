@@ -47,17 +47,16 @@ def gradient_shap(
     Args:
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
-        baselines: a distribution to draw from, ``[n_baselines, ...]``, or the structure of x with these, or a callable
+        baselines: what x is compared with: a distribution ``[n_baselines, ...]``, the structure of x with these, or a callable
             ``x -> baselines``.
         layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
-            ``"argmax"`` is the class predicted at x, all along the path.
-        n_samples: how many points for each example.
+        n_samples: how many samples are taken for each example.
         stdevs: the standard deviation of the noise: a number, or one per input.
         generator: where draws come from, or None for torch's global one. The same seed gives the same result.
         multiply_by_inputs: True for the attribution, False for the multipliers alone.
-        chunk_size: how many steps run at once: the memory knob. None, or "auto": as many as a budget of memory allows. The
-            result does not depend on it.
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+            does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:

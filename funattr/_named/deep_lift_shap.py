@@ -39,20 +39,21 @@ def deep_lift_shap(
     """DeepLIFT averaged over a distribution of baselines: an estimate of SHAP values.
 
     ``mean_k deep_lift(x, baselines=x0_k)``. The same as ``mean_over_baselines(deep_lift)``: the pass at x runs once for all
-    baselines of a chunk, and each baseline alone once, in place of once per example.
+    baselines of a chunk, and each baseline alone once, in place of once per example. In a model so small that vmap costs more
+    than the work, x runs once for each, in one batch.
 
     Args:
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
-        baselines: a distribution ``[n_baselines, ...]`` in the structure of x, or a callable ``x -> baselines``.
+        baselines: what x is compared with: a distribution ``[n_baselines, ...]``, the structure of x with these, or a callable
+            ``x -> baselines``.
         layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
-        multiply_by_inputs: False for the mean of the multipliers themselves.
+        multiply_by_inputs: True for the attribution, False for the multipliers alone.
         attribution_func: ``(multipliers, value, baseline_value) -> attribution`` in place of
-            ``multipliers * (value - baseline_value)``, for one tensor and one baseline at a time.
-        chunk_size: how many baselines at once: less memory, and one more pass at x per chunk. None, or "auto": as many as a
-            budget of memory allows; in a model so small that vmap costs more than the work, x runs once for each, in one
-            batch. The result does not depend on it.
+            ``multipliers * (value - baseline_value)``, for one tensor at a time.
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+            does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:
