@@ -14,6 +14,7 @@ from .._core.model import bind, refuse_opaque
 from .._core.place import observe
 from .._core.score import Neuron
 from .._rules.relu import ReluRule, deconv, guided
+from .._torch import tracing
 from .._types import Layer, Model, Target, Tree
 from .._words import complaint
 
@@ -85,6 +86,8 @@ def deconvnet(model: Model, x: Tree, *, layer: Layer = None, target: Target = No
 def _under(
     rule: Callable[[list[bool]], ReluRule], model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool
 ) -> Tree:
+    if tracing():
+        from .._rules import traced  # noqa: F401
     bound = bind(model)
     refuse_opaque(bound)
     fired: list[bool] = []

@@ -120,13 +120,9 @@ def _is_relu(min: Any = None, max: Any = None, **other: Any) -> bool:
 
 def guided(fired: list[bool]) -> ReluRule:
     """Guided backpropagation (Springenberg et al. 2014)."""
-    if tracing():
-        from . import traced  # noqa: F401
     return ReluRule(guided_relu, fired)
 
 
 def deconv(fired: list[bool]) -> ReluRule:
     """The deconvolutional network (Zeiler & Fergus 2014)."""
-    if tracing():
-        from . import traced  # noqa: F401
     return ReluRule(deconv_relu, fired)

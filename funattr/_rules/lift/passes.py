@@ -22,8 +22,8 @@ from ..._steps.ways import raised_by_model
 from ..._torch import OutOfMemoryError, tracing, transforms_active
 from ..._types import Layer, Model, Target, Tree, copied, map_tensors, tensors
 from ..._words import complaint
+from .dispatch import apply
 from .hidden import hidden, only_torch
-from .table import apply
 from .tape import Lift, OutOfStep, Tape, fits
 
 _PATHS = (
