@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import inspect
 import pathlib
+import pydoc
 import re
 import subprocess
 import sys
@@ -134,19 +135,56 @@ def test_private_torch_names_live_in_one_place() -> None:
 # What it exports.
 
 
+def run(code: str) -> str:
+    """What a fresh process prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    return done.stdout
+
+
 def test_importing_is_light() -> None:
     """Beyond torch and numpy nothing is loaded, nor the parts of torch that take a second to load."""
-    code = "import sys, torch, numpy; before = set(sys.modules); import funattr; print(*sorted(set(sys.modules) - before))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
-    loaded = {name for name in found.stdout.split() if name.split(".")[0] not in {"funattr", *sys.stdlib_module_names}}
+    found = run(
+        "import sys, torch, numpy; before = set(sys.modules); import funattr; print(*sorted(set(sys.modules) - before))"
+    )
+    loaded = {name for name in found.split() if name.split(".")[0] not in {"funattr", *sys.stdlib_module_names}}
     assert not {name for name in loaded if name.split(".")[0] != "torch"}
     assert not {name for name in loaded if name.startswith(("torch._dynamo", "torch._inductor", "torch.fx.experimental"))}
+    assert "funattr._core.door" in found
+    assert not [name for name in found.split() if name.startswith(("funattr.viz", "funattr.dataset"))]
+
+
+def test_what_is_loaded_when_first_used() -> None:
+    found = run(
+        "import sys, funattr as fa\n"
+        "print(fa.viz.page.__module__, 'funattr.dataset' in sys.modules)\n"
+        "print(fa.dataset.run.__module__, 'matplotlib' in sys.modules)\n"
+        "import funattr.viz, funattr.dataset\n"
+        "print(fa.viz is funattr.viz is sys.modules['funattr.viz'], 'viz' in vars(fa))\n"
+    )
+    assert found.split("\n")[:3] == ["funattr.viz._page False", "funattr.dataset._run False", "True True"]
+
+
+def test_a_name_that_is_not_there() -> None:
+    wrong = "grad_cma"
+    with pytest.raises(AttributeError, match=r"module 'funattr' has no attribute 'grad_cma'") as caught:
+        getattr(fa, wrong)
+    assert (caught.value.name, caught.value.obj) == (wrong, fa)  # from which Python finds "Did you mean: 'grad_cam'?"
+    assert not hasattr(fa, "_dataset")
 
 
 def test_all_is_sorted_and_complete() -> None:
     assert list(fa.__all__) == sorted(fa.__all__)
     public = {name for name, value in vars(fa).items() if not name.startswith("_") and not inspect.ismodule(value)}
-    assert public == set(fa.__all__)
+    assert public - {"TYPE_CHECKING"} == set(fa.__all__)
+
+
+def test_what_dir_and_help_show() -> None:
+    assert dir(fa) == sorted({*fa.__all__, "viz", "dataset", "__version__"})
+    assert all(hasattr(fa, name) for name in dir(fa))
+    text = pydoc.plain(pydoc.render_doc(fa))
+    before = text[: text.index("PACKAGE CONTENTS")]
+    assert "fa.integrated_gradients(model, x, target=1)" in before
+    assert not re.search(r"\b_[a-z]", before)
 
 
 # What its documentation says.
