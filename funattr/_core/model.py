@@ -124,6 +124,16 @@ def sees_nothing_inside(module: nn.Module) -> bool:
     )
 
 
+def unseen_modules(root: nn.Module) -> set[nn.Module]:
+    """The modules that taps do not reach: what a scripted or compiled module holds, and modules compiled in place."""
+    hidden: set[nn.Module] = set()
+    for module in root.modules():
+        if sees_nothing_inside(module):
+            wrapped = getattr(module, "_compiled_call_impl", None) is None
+            hidden |= {inside for inside in module.modules() if not (wrapped and inside is module)}
+    return hidden
+
+
 def refuse_opaque(bound: Bound) -> None:
     """A rule for the backward pass must see every operation."""
     if tracing():
