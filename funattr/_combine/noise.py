@@ -17,11 +17,12 @@ from .._core.watch import Watch
 from .._steps.along import check_rows
 from .._steps.chunks import check_count, chunk_for, chunks, given_chunk
 from .._steps.draws import Rewound, normal_from
+from .._steps.matching import deviations
 from .._steps.progress import reported
 from .._steps.ways import Runner
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Tree, attributable, map_tensors, tensors
-from .._words import complaint, door, kind_of
+from .._words import complaint, door
 from .dress import check_method, combined, draws_numbers, generators_of, name_of
 from .repeat import device_of, generators_given, run_steps
 
@@ -48,7 +49,8 @@ def noise_tunnel(
     Args:
         method: a method.
         n_samples: how many samples are taken for each example.
-        stdevs: the standard deviation of the noise: a number, or one per floating-point input.
+        stdevs: the standard deviation of the noise: a number, or one per input, by name or by position; integer inputs need
+            none. Where the noise is at a layer, one per tensor there.
         nt_type: ``"smoothgrad"``, ``"smoothgrad_sq"`` or ``"vargrad"``.
         generator: where draws come from, or None for torch's global one. The same seed gives the same result.
         chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
@@ -88,7 +90,9 @@ def noise_tunnel(
     def tunnel(model: Model, x: Tree, **options: Any) -> Tree:
         explain, start = _at_noise(method, model, x, options)
         leaves, spec = tree_flatten(start)
-        spread = _spread(stdevs, [leaf for leaf in leaves if attributable(leaf)])
+        spread = list(
+            zip(filter(attributable, leaves), deviations(stdevs, start, "x" if start is x else "the value at the site"))
+        )
 
         def noisy(noise: list[Tensor]) -> Tree:
             rest = iter(noise)
@@ -136,21 +140,6 @@ def _at_noise(method: Explains, model: Model, x: Tree, options: dict[str, Any]) 
         return rest(tree_unflatten(tree_flatten(given)[0], tree_flatten(value)[1]), x)
 
     return lambda noisy: method(after, noisy, **options), value
-
-
-def _spread(stdevs: Any, leaves: list[Tensor]) -> list[tuple[Tensor, float]]:
-    """Each floating-point tensor with its standard deviation."""
-    if isinstance(stdevs, dict):
-        stdevs = tuple(stdevs.values())
-    each = list(stdevs) if isinstance(stdevs, (tuple, list)) else [stdevs] * len(leaves)
-    for s in each:
-        if isinstance(s, bool) or not isinstance(s, (int, float)):
-            raise complaint(TypeError, f"stdevs must be a number, or one per floating-point input, got {kind_of(s)}.")
-        if not 0 <= s < float("inf"):
-            raise complaint(ValueError, f"stdevs must be finite and not negative, got {s}.")
-    if len(each) != len(leaves):
-        raise complaint(ValueError, f"stdevs has {len(each)} entries for {len(leaves)} floating-point inputs.")
-    return list(zip(leaves, each))
 
 
 def _sampled(

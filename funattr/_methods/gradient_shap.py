@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,12 +15,13 @@ from .._steps.at_points import at_points
 from .._steps.baselines import distribution, full_batch, holds_batch, one_batch
 from .._steps.chunks import check_count, chunk_for, parts
 from .._steps.draws import seeded
+from .._steps.matching import by_site, deviations
 from .._steps.path import gathered
 from .._steps.progress import reported
 from .._steps.ways import check_generator
 from .._torch import tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, tensors
-from .._words import complaint, kind_of
+from .._words import complaint
 
 
 @method
@@ -52,7 +53,8 @@ def gradient_shap(
         layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
         n_samples: how many samples are taken for each example.
-        stdevs: the standard deviation of the noise: a number, or one per input.
+        stdevs: the standard deviation of the noise: a number, or one per input, by name or by position; integer inputs need
+            none. Where the noise is at a layer, one per tensor there.
         generator: where draws come from, or None for torch's global one. The same seed gives the same result.
         multiply_by_inputs: True for the attribution, False for the multipliers alone.
         chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
@@ -88,7 +90,7 @@ def gradient_shap(
         references, count = distribution(job.x, baselines, ids=ids)
         draws = Draws(job.x, count, n_samples, generator)
         run = _at_the_site if ids else _in_the_input
-        return job.result(run(job, references, draws, _stdevs(job.x, stdevs), multiply_by_inputs, chunk_size))
+        return job.result(run(job, references, draws, stdevs, multiply_by_inputs, chunk_size))
 
     return asked(attribution, model, x, layer, target, create_graph, baselines)
 
@@ -120,34 +122,13 @@ class Draws:
         return torch.randn(like.shape, device=self.device, dtype=like.dtype, **seeded(self.generator)).to(like.device)
 
 
-def _stdevs(x: Tree, stdevs: Any) -> list[float]:
-    """One standard deviation for each floating-point input; where there are only integers, one."""
-    leaves = tree_flatten(x)[0]
-    given = [stdevs] * len(leaves)
-    if isinstance(stdevs, (tuple, list, Mapping)):
-        named = isinstance(x, Mapping) and isinstance(stdevs, Mapping)
-        if named and set(x) != set(stdevs):
-            text = f"stdevs has the names {', '.join(map(repr, stdevs))}, and x {', '.join(map(repr, x))}: give one for each."
-            raise complaint(ValueError, text)
-        given = [stdevs[name] for name in x] if named else list(stdevs)
-        if len(given) != len(leaves):
-            raise complaint(
-                ValueError, f"stdevs has {len(given)} entries for {len(leaves)} inputs: give one each, or a number."
-            )
-    for stdev in given:
-        if isinstance(stdev, bool) or not isinstance(stdev, (int, float)):
-            raise complaint(TypeError, f"stdevs must be a number, or one per input, got {kind_of(stdev)}.")
-        if not 0 <= stdev < float("inf"):
-            raise complaint(ValueError, f"stdevs must be finite and not negative, got {stdev}.")
-    found = [float(stdev) for leaf, stdev in zip(leaves, given) if attributable(leaf)]
-    return found or [float(given[0])]
-
-
-def _in_the_input(
-    job: Job, references: Tree, draws: Draws, stdevs: list[float], multiply: bool, chunk_size: ChunkSize
-) -> list[Tensor]:
+def _in_the_input(job: Job, references: Tree, draws: Draws, stdevs: Any, multiply: bool, chunk_size: ChunkSize) -> list[Tensor]:
     """``mean_k g(x0_k + a_k (x_k - x0_k)) (V(x_k) - V(x0_k))`` for inputs x_k with noise and drawn baselines x0_k."""
-    inputs, starts = job.input_floats(), floats_of(references)
+    inputs, stdevs = job.input_floats(), deviations(stdevs, job.x, "x")
+    # What has no baseline is held at x: the same for every draw.
+    own = zip(*(tree_flatten(tree)[0] for tree in (job.x, references)))
+    starts = [x if drawn is None else drawn for x, drawn in own if attributable(x)]
+    held = [x is start for x, start in zip(inputs, starts)]
     at_input = job.at_input()
     known = None if at_input or not multiply else _values_of_references(job, references, len(draws.steps))
     value = None if at_input or not multiply or any(stdevs) else value_at(job, job.x)
@@ -156,7 +137,7 @@ def _in_the_input(
     for a, b in reported(parts(count, chunk_size, inputs, shares=False)):
         steps, which = draws.steps[a:b], draws.which[a:b]
         ends = [t + e for t, e in zip(inputs, draws.noise(inputs, stdevs, b - a))]
-        begins = [t[which] for t in starts]
+        begins = [t.expand(b - a, *t.shape) if same else t[which] for t, same in zip(starts, held)]
         at = [towards(s, e, steps.reshape(b - a, -1, *[1] * (e.dim() - 2))) for s, e in zip(begins, ends)]
         like = gathered(job, slope_at, at)
         if not multiply:
@@ -176,7 +157,7 @@ def _values_of_references(job: Job, references: Tree, samples: int) -> Callable[
     it for all examples, where there are more draws than baselines.
     """
     rows = tensors(references)[0].shape[0]
-    alone = all(attributable(leaf) for leaf in tensors(job.x)) and one_batch(job.x, job.size)
+    alone = all(map(attributable, tree_flatten(references)[0])) and one_batch(job.x, job.size)
     if alone and not holds_batch(job.model, job.size):
         found = value_at(job, references)
         if all(t.dim() > 0 and t.shape[0] == rows for t in found):
@@ -193,9 +174,7 @@ def _values_of_references(job: Job, references: Tree, samples: int) -> Callable[
     return lambda which: [t[which, torch.arange(job.size, device=which.device)] for t in every]
 
 
-def _at_the_site(
-    job: Job, references: Tree, draws: Draws, stdevs: list[float], multiply: bool, chunk_size: ChunkSize
-) -> list[Tensor]:
+def _at_the_site(job: Job, references: Tree, draws: Draws, stdevs: Any, multiply: bool, chunk_size: ChunkSize) -> list[Tensor]:
     """The same for integer inputs, where a path can only run at the sites: baselines and noise are there too."""
     count, size = len(draws.steps), job.size
     rows = tensors(references)[0].shape[0]
@@ -203,9 +182,11 @@ def _at_the_site(
         isinstance(t, Tensor) and own is None for t, own in zip(*(tree_flatten(tree)[0] for tree in (job.x, references)))
     )
     if one_batch(job.x, size) and not held and not holds_batch(job.model, size):
-        per_site = [[_rows(t, rows)[draws.which] for t in floats_of(value)] for value in read(job.bound, references, job.first)]
+        values = read(job.bound, references, job.first)
+        per_site = [[_rows(t, rows)[draws.which] for t in floats_of(value)] for value in values]
     else:
         each = [_read_one(job, references, row) for row in range(rows)]
+        values = each[0]
         examples = torch.arange(size, device=draws.which.device)
         per_site = [
             [
@@ -215,6 +196,8 @@ def _at_the_site(
             for i in range(len(job.first))
         ]
     starts = [t for part in per_site for t in part]
+    given = zip(by_site(stdevs, job.sites, "stdevs"), values)
+    stdevs = [stdev for own, value in given for stdev in deviations(own, value, "the value at the site")]
     offsets = [0]
     for part in per_site:
         offsets.append(offsets[-1] + len(part))
@@ -227,7 +210,7 @@ def _at_the_site(
 
     total, like = Sum(), starts
     for a, b in reported(parts(count, chunk_size, [t[0] for t in starts], shares=True)):
-        noise = draws.noise([t[0] for t in starts], stdevs * len(starts), b - a)
+        noise = draws.noise([t[0] for t in starts], stdevs, b - a)
         part = [draws.steps[a:b], *(t[a:b] for t in starts), *noise]
         done = 0
         for values, slopes in at_points(job, part, point):

@@ -33,7 +33,8 @@ from .._words import complaint
 from .baselines import holds_batch, one_batch
 from .chunks import fitting, given_chunk
 from .fold import Branch, NoBranches, mixes
-from .groups import Meta, baseline_for, by_site, check_fits, matched, metas, numbered, one_each, ranges, spread
+from .groups import Meta, metas, numbered, one_each, spread
+from .matching import by_site, check_compares, check_fits, fit, matched, ranges
 from .progress import report
 from .ways import Runner, interrupted, quiet, refused
 
@@ -76,6 +77,7 @@ class Ablated:
         self.scored = self.watch.neuron is not None or callable(target)
         self.baselines = by_site(baselines, self.sites, "baselines")
         self.ranges = ranges(baselines)
+        check_compares(tree_flatten(baselines)[0], "everything at its")
         self.values: list[tuple[list[Any], TreeSpec | None]] = [([], None) for _ in self.sites.sites]
         # Fused encoders have no batching rule, and hand on nested tensors. `observe` sees to it where there are sites.
         self.fused = not self.watch.sites and not tracing() and runs_fused(bound.root)
@@ -210,9 +212,9 @@ class Ablated:
         met: list[Any] = []
         for leaf, ids_here, base in zip(leaves, ids, matched(self.baselines[i], value, "baselines", label)):
             if isinstance(leaf, Tensor) and ids_here is not None:
-                check_fits(ids_here, leaf, "feature_mask", label)
+                check_fits(ids_here, leaf.shape, "feature_mask", label)
                 there = ids_here.to(leaf.device)
-                base = baseline_for(leaf, base, self.ranges, label)
+                base = fit(leaf, base, self.ranges, label)
                 replaced.append(torch.where(there == entered.to(leaf.device), base, leaf))
                 met.append(Feature(there, tuple(leaf.shape)))
             else:
