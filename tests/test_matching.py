@@ -123,7 +123,7 @@ def test_both_functions_read_stdevs_alike(net: Named, stdevs: Any, named: bool) 
         x = tuple(x.values())
 
     def shap(stdevs: Any) -> Any:
-        options = {"baselines": 0.0, "n_samples": 3, "generator": seeded(), "target": 1}
+        options: dict[str, Any] = {"baselines": 0.0, "n_samples": 3, "generator": seeded(), "target": 1}
         return fa.gradient_shap(net, x, stdevs=stdevs, **options)
 
     def tunnel(stdevs: Any) -> Any:
@@ -161,7 +161,7 @@ def test_both_functions_refuse_stdevs_in_the_same_words(
     named = inputs()
     x: Any = {"dict": named, "tuple": tuple(named.values()), "tensor": named["a"]}[kind]
     model: Any = (lambda a: net(a, named["b"], named["ids"])) if kind == "tensor" else net
-    calls = [
+    calls: list[Callable[[], Any]] = [
         lambda: fa.noise_tunnel(fa.gradient, stdevs=stdevs)(model, x, target=1),
         lambda: fa.gradient_shap(model, x, baselines=0.0, stdevs=stdevs, target=1),
     ]
@@ -171,21 +171,37 @@ def test_both_functions_refuse_stdevs_in_the_same_words(
         assert text in str(caught.value)
 
 
-def test_noise_at_a_layer_has_one_deviation_per_tensor_there(net: Named) -> None:
-    ids = inputs()["ids"]
-    model = nn.Sequential(net.embed, nn.Flatten(), nn.Linear(24, 2).double())
-    for method in (partial_shap(stdevs=0.3), fa.noise_tunnel(fa.gradient, stdevs=0.3, generator=seeded())):
-        plain = method(model, ids, layer="0", target=1)
-        again = partial_shap(stdevs=(0.3,)) if method.__name__ == "shap" else None
-        again = again or fa.noise_tunnel(fa.gradient, stdevs=(0.3,), generator=seeded())
-        same(again(model, ids, layer="0", target=1), plain)
+class Pair(nn.Module):
+    """Two embeddings that meet in a product: the gradient at one is the value of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p, self.q = nn.Embedding(9, 4), nn.Embedding(9, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return (self.p(ids) * self.q(ids)).sum((1, 2))
 
 
-def partial_shap(**more: Any) -> Callable[..., Any]:
-    def shap(model: Any, x: Any, **options: Any) -> Any:
-        return fa.gradient_shap(model, x, baselines=0, generator=seeded(), **options, **more)
+@pytest.mark.parametrize("way", ["noise_tunnel", "gradient_shap"])
+@pytest.mark.parametrize("layer", [["p", "q"], {"one": "p", "two": "q"}])
+def test_noise_at_layers_goes_to_the_layer_that_it_names(way: str, layer: Any) -> None:
+    torch.manual_seed(0)
+    model, ids = Pair().double(), inputs()["ids"]
 
-    return shap
+    def asked(p: float, q: float, layer: Any) -> Any:
+        stdevs: Any = {"two": q, "one": p} if isinstance(layer, dict) else (p, q)
+        if way == "noise_tunnel":
+            found = fa.noise_tunnel(fa.gradient, stdevs=stdevs, generator=seeded())(model, ids, layer=layer)
+        else:
+            options: dict[str, Any] = {"generator": seeded(), "multiply_by_inputs": False, "layer": layer}
+            found = fa.gradient_shap(model, ids, baselines=ids[:1], stdevs=stdevs, **options)
+        return list(found.values()) if isinstance(found, dict) else found
+
+    quiet, noisy = asked(0.0, 0.0, layer), asked(0.5, 0.0, layer)
+    same(noisy[0], quiet[0])  # at p it is the value of q, which has no noise
+    assert (noisy[1] - quiet[1]).abs().max() > 0.05
+    with pytest.raises(ValueError, match="stdevs"):
+        fa.noise_tunnel(fa.gradient, stdevs={"p": 1.0})(model, ids, layer=layer)
 
 
 # None holds an input at x's value.

@@ -196,7 +196,6 @@ OTHERWISE: dict[str, list[set[str]]] = {
     "target": [{"score"}],  # where it is explained
     "mode": [{"interpolate"}],  # likewise
     "method": [{"at_input"}, {"interpolate"}, {"mean_over_baselines"}],  # not any method, or not only
-    "stdevs": [{"noise_tunnel"}],
 }
 FUNCTIONS = [name for name in fa.__all__ if name != "Split"]
 
