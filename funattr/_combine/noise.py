@@ -19,7 +19,7 @@ from .._steps.chunks import check_count, chunk_for, chunks, given_chunk
 from .._steps.draws import Rewound, normal_from
 from .._steps.matching import deviations
 from .._steps.progress import reported
-from .._steps.ways import Runner
+from .._steps.ways import Runner, check_generator
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Tree, attributable, map_tensors, tensors
 from .._words import complaint, door
@@ -76,6 +76,7 @@ def noise_tunnel(
     """
     check_method(method)
     check_count(n_samples, "n_samples")
+    check_generator(generator)
     together = given_chunk(chunk_size)
     if nt_type not in _TYPES:
         close = difflib.get_close_matches(str(nt_type), _TYPES, n=1)

@@ -113,6 +113,8 @@ def check_flags(flags: list[str], given: Mapping[str, Any]) -> None:
 
 def check_input(x: Tree) -> None:
     """Refuse what is not a batch of tensors, or not finite."""
+    for value in tensors(x):
+        check_dense(value, "x")
     check_structure(x)
     if may_read():
         for value in tensors(x):
@@ -130,6 +132,16 @@ def check_structure(x: Tree) -> None:
             f"got {type(x).__name__}{hint}.",
         )
     batch_size(x)
+
+
+def check_dense(value: Tensor, what: str) -> None:
+    """Refuse a sparse or a nested tensor: attributions are of elements, all of them, and rows of one size."""
+    if value.is_nested:
+        if value.layout is torch.strided:
+            raise complaint(TypeError, f"{what} is a nested tensor: pass it padded, with .to_padded_tensor(0.0).")
+    elif value.layout is not torch.strided:
+        cure = "a zero is a value like any other, so pass it dense, with .to_dense(), or bind what is no input with a partial"
+        raise complaint(TypeError, f"{what} is a sparse tensor ({value.layout}): {cure}.")
 
 
 def batch_size(x: Tree) -> int:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._core.door import check_dense
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Tree
 from .._words import complaint, kind_of
@@ -90,6 +91,7 @@ def _as_ids(mask: Any) -> Tensor | None:
     if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
         text = f"feature_mask is a tensor of {mask.dtype}, expected integers, one id per group: pass feature_mask.long()."
         raise complaint(TypeError, text)
+    check_dense(mask, "feature_mask")
     return mask.detach().long()
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._core.door import may_read
+from .._core.door import check_dense, may_read
 from .._core.place import Sites
 from .._torch import is_plain, tree_flatten, tree_unflatten
 from .._types import Tree, attributable, tensors
@@ -135,7 +135,9 @@ Ranges = dict[int, tuple[float, float, bool]]
 
 def ranges(given: Tree) -> Ranges:
     """What the data of `given` must be known for, read where it may be."""
-    return {id(t): _range(t) for t in tensors(given) if is_plain(t) and _strided(t) and t.numel()} if may_read() else {}
+    for t in tensors(given):
+        check_dense(t, "baselines")
+    return {id(t): _range(t) for t in tensors(given) if is_plain(t) and t.numel()} if may_read() else {}
 
 
 def _range(t: Tensor) -> tuple[float, float, bool]:
@@ -150,15 +152,12 @@ def _range(t: Tensor) -> tuple[float, float, bool]:
     return low, high, low.is_integer() and high.is_integer() and bool((t == t.trunc()).all())
 
 
-def _strided(t: Tensor) -> bool:
-    return t.layout is torch.strided and not t.is_nested
-
-
 def fit(leaf: Tensor, given: Any, known: Ranges, label: str | None, shape: Sequence[int] | None = None) -> Tensor:
     """A baseline as a tensor in `leaf`'s dtype, on its device, that broadcasts to it (or to `shape`); None is `leaf` itself.
 
     An error where the dtype cannot hold it: integers no halves, and nobody NaN or inf.
     """
+    check_dense(leaf, label or "x")
     if given is None:
         return leaf
     if isinstance(given, Tensor):
@@ -194,8 +193,6 @@ def _cure(leaf: Tensor, given: Any, complex_to_real: bool, low: float, high: flo
 
 def check_fits(given: Tensor, shape: Sequence[int], what: str, label: str | None) -> None:
     """Broadcasting must not make what has `shape` larger."""
-    if not _strided(given):
-        raise complaint(ValueError, f"{what} is a tensor of the layout {given.layout}: pass {what}.to_dense().")
     if given.dim() <= len(shape) and all(p in (1, q) for p, q in zip(reversed(given.shape), reversed(shape))):
         return
     if label is None:

@@ -136,7 +136,12 @@ def mapped_functional(function: Callable[..., Tree], part: Tree, shared: tuple[A
 
 def check_generator(value: Any) -> None:
     if not (value is None or isinstance(value, torch.Generator)):
-        raise complaint(TypeError, f"generator must be a torch.Generator or None, got {kind_of(value)}.")
+        module = type(value).__module__.partition(".")[0]
+        hint = " of numpy" if module == "numpy" else ""
+        text = (
+            f"generator must be a torch.Generator or None, got {kind_of(value)}{hint}: pass torch.Generator().manual_seed(0)."
+        )
+        raise complaint(TypeError, text)
 
 
 # Whose error is it?
