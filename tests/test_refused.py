@@ -32,6 +32,7 @@ AT_INPUT: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("name", AT_INPUT)
 @pytest.mark.parametrize("layout", ["coo", "csr"])
 def test_sparse_inputs(name: str, layout: str) -> None:
