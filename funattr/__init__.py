@@ -20,6 +20,7 @@ loaded when first used. ``help(fa.grad_cam)`` tells of one function, ``dir(fa)``
 
 from typing import TYPE_CHECKING
 
+from ._combine.baselines import mean_over_baselines
 from ._combine.elementwise import absolute, at_input, multiply, normalize, relu
 from ._combine.noise import noise_tunnel
 from ._combine.shapes import interpolate, sum_channels
@@ -36,7 +37,7 @@ from ._methods.deep_lift import deep_lift
 from ._methods.gradient import activation, gradient, input_x_gradient, saliency
 from ._methods.gradient_shap import gradient_shap
 from ._methods.path import conductance, convergence_delta, integrated_gradients, internal_influence
-from ._named.deep_lift_shap import deep_lift_shap, mean_over_baselines
+from ._named.deep_lift_shap import deep_lift_shap
 from ._named.guided_grad_cam import guided_grad_cam
 from ._steps.progress import progress
 

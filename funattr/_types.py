@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ._torch import tree_flatten, tree_unflatten
+from ._words import complaint
 
 if TYPE_CHECKING:
     from ._core.place import Place
@@ -35,8 +37,29 @@ class Method(Protocol):
     def __call__(self, model: Model, x: Tree, /, *args: Any, **options: Any) -> Tree: ...
 
 
+class About(NamedTuple):
+    """What a method tells the combinators around it, in its attribute `about`."""
+
+    accepts: tuple[str, ...] | None  #: the names of its arguments; None where it takes any
+    leading: int = 0  #: how many dimensions its results have before the batch: one for each `each_target` in it
+    layered: bool = True  #: whether its results are those of layers, in the structure in which these are named
+    at_input: bool = False  #: whether it works at the input too, where a layer is given
+    draws: bool = False  #: whether it draws random numbers; somebody else's method has not said
+    generators: tuple[torch.Generator, ...] = ()  #: what is bound in it to draw from
+    mean: Callable[..., Any] | None = None  #: the same averaged over baselines, where that takes less than a call for each
+
+
+def says(method: Any, **facts: Any) -> None:
+    """Have a method tell more about itself."""
+    method.about = method.about._replace(**facts)
+
+
 #: What combinators take: a method, with some of its arguments bound or not, or any function with a method's arguments.
 Explains: TypeAlias = Callable[..., Tree]
+
+
+#: For a `with` that has nothing to do.
+as_it_is = contextlib.nullcontext()
 
 
 def tensors(tree: Tree) -> list[Tensor]:
@@ -78,6 +101,16 @@ def map_tensors(f: Callable[[Tensor], Any], tree: Tree) -> Tree:
 def copied(tree: Tree) -> Tree:
     """A copy that somebody else may change in place."""
     return map_tensors(torch.clone, tree)
+
+
+def batch_size(x: Tree) -> int:
+    """The number of examples: the first dimension of the first tensor of `x`."""
+    found = tensors(x)
+    if not found:
+        raise complaint(TypeError, "x holds no tensor: pass a tensor, or a tuple or dict with at least one.")
+    if found[0].dim() == 0:
+        raise complaint(ValueError, "x is a 0-d tensor, expected the batch first: pass x[None].")
+    return found[0].shape[0]
 
 
 def as_arguments(x: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:

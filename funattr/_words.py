@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor, nn
@@ -64,6 +65,14 @@ def _short(value: Any) -> str:
 def _cut(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def did_you_mean(name: object, known: Iterable[str], otherwise: str | None = None) -> str:
+    """The cure for a wrong name: the one that was meant; else, where nothing is said `otherwise`, those that there are."""
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Use one of {', '.join(map(repr, known))}." if otherwise is None else otherwise
 
 
 def kind_of(value: object) -> str:

@@ -636,8 +636,8 @@ def test_methods_that_draw_run_in_batches(name: str, tmp_path: Path) -> None:
         sizes.append(len(x))
         return method(model, x) if name == "targets" else method(model, x, target=1)
 
-    counted.generators = getattr(method, "generators", ())  # type: ignore[attr-defined]
-    counted.leading = getattr(method, "leading", 0)  # type: ignore[attr-defined]
+    if hasattr(method, "about"):
+        counted.about = method.about  # type: ignore[attr-defined]
     run(tmp_path, IMAGES, counted, batch_size=8)
     assert sizes == [8, 1, 8, 1, 8, 7]
 

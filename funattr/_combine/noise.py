@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,17 +13,17 @@ from .._core.model import bind, find
 from .._core.place import Place, resolve, split
 from .._core.score import Neuron
 from .._core.watch import Watch
-from .._steps.along import check_rows
 from .._steps.chunks import check_count, chunk_for, chunks, given_chunk
 from .._steps.draws import Rewound, normal_from
 from .._steps.matching import deviations
+from .._steps.mean import Sum
 from .._steps.progress import reported
 from .._steps.ways import Runner, check_generator
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Tree, attributable, map_tensors, tensors
-from .._words import complaint, door
-from .dress import check_method, combined, draws_numbers, generators_of, name_of
-from .repeat import device_of, generators_given, run_steps
+from .._words import complaint, did_you_mean, door
+from .dress import about, check_method, combined, generators_given, has_steps, name_of
+from .repeat import device_of, run_steps
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
@@ -79,14 +78,14 @@ def noise_tunnel(
     check_generator(generator)
     together = given_chunk(chunk_size)
     if nt_type not in _TYPES:
-        close = difflib.get_close_matches(str(nt_type), _TYPES, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"Use one of {', '.join(map(repr, _TYPES))}."
-        raise complaint(ValueError, f"there is no nt_type {nt_type!r}. {hint}")
+        raise complaint(ValueError, f"there is no nt_type {nt_type!r}. {did_you_mean(nt_type, _TYPES)}")
 
     draw = normal_from(generator)
-    own = [] if generator is None else [generator]
-    if draws_numbers(method):
+    told = about(method)
+    generators = (*([] if generator is None else [generator]), *told.generators)
+    if told.draws:
         together = 1  # vmap would draw the same for all samples
+    few = has_steps(method) or told.leading > 0  # it fills the memory alone
 
     def tunnel(model: Model, x: Tree, **options: Any) -> Tree:
         explain, start = _at_noise(method, model, x, options)
@@ -102,19 +101,19 @@ def noise_tunnel(
         def drawn() -> list[Tensor]:  # one draw per sample, whatever the chunks: the same numbers in the same order
             return [s * draw(leaf.shape, leaf.dtype, leaf.device) for leaf, s in spread]
 
-        mean, square, found = _Mean(n_samples), _Mean(n_samples), None
-        noise = Rewound([*own, *generators_of(method), *generators_given(options)], device_of(x))
-        for found in _sampled(noisy, drawn, n_samples, together, start, noise):
-            mean.add(found)
+        mean, square, found = Sum(), Sum(), None
+        noise = Rewound([*generators, *generators_given(options)], device_of(x))
+        for found in _sampled(noisy, drawn, n_samples, 1 if few and together is None else together, start, noise):
+            if nt_type != "smoothgrad_sq":
+                mean.add(found)
             if nt_type != "smoothgrad":
-                square.add(found, 2)
-        if nt_type == "smoothgrad":
-            return mean.result(found)
-        if nt_type == "smoothgrad_sq":
-            return square.result(found)
-        return square.result(found, [m * m for m in mean.sums])
+                square.add(found, power=2)
+        if nt_type == "vargrad":  # no rounding below 0
+            sums = zip(mean.parts, square.parts)
+            square.parts = [(b - a * a / n_samples).clamp(min=0) if isinstance(a, Tensor) else a for a, b in sums]
+        return (mean if nt_type == "smoothgrad" else square).total(found, n_samples)
 
-    return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=own, draws=True)
+    return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=generators, draws=True)
 
 
 def _at_noise(method: Explains, model: Model, x: Tree, options: dict[str, Any]) -> tuple[Callable[[Tree], Tree], Tree]:
@@ -156,8 +155,9 @@ def _sampled(
         size = chunk_for(count, chunk, like, shares=False)
         if min(size, count) > 1:
             stacked = [torch.stack(same) for same in zip(*[draw() for _ in range(min(size, count))])]
-            size, found = run.first(function, stacked, fewer=chunk is None)
+            found = run.first(function, stacked) if stacked else None
             if found is None:  # where `function` draws too, its numbers and ours take turns
+                size = 1
                 noise.rewind()
             else:
                 ahead = [list(step) for step in zip(*(t[size:] for t in stacked))]
@@ -173,22 +173,3 @@ def _sampled(
             continue
         yield from run_steps(run, function, [ahead.pop(0) if ahead else draw() for _ in range(first, last)])
         run.warn()
-
-
-class _Mean:
-    """The mean of attributions, or of a power of them, sum by sum."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.sums: list[Any] = []
-
-    def add(self, found: Tree, power: int = 1) -> None:
-        parts = [(leaf**power).sum(0) / self.count if isinstance(leaf, Tensor) else leaf for leaf in tree_flatten(found)[0]]
-        check_rows(self.sums, parts)
-        self.sums = [a + b if isinstance(a, Tensor) else a for a, b in zip(self.sums, parts)] if self.sums else parts
-
-    def result(self, like: Tree, less: Sequence[Any] | None = None) -> Tree:
-        sums = self.sums
-        if less is not None:
-            sums = [(a - b).clamp(min=0) if isinstance(a, Tensor) else a for a, b in zip(sums, less)]  # no rounding below 0
-        return tree_unflatten(sums, tree_flatten(like)[1])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import is_plain, observed_by_dispatch_mode, put_back, surroundings, tracing, transforms_active
-from .._types import Tree, tensors
+from .._types import About, Tree, as_it_is, batch_size, tensors
 from .._words import complaint, complete, door, kind_of
 from .model import all_modules, bind
 
@@ -55,7 +55,7 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             check_flags(flags, kwargs)
             check_input(x)
             training = noisy_modules(args[0] if args else kwargs.get("model"))
-            with mode_kept(training) if training else _as_it_is:
+            with mode_kept(training) if training else as_it_is:
                 result = function(*args, **kwargs)
             check_result(result)
             return result
@@ -72,11 +72,10 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     made: Any = call  # to mypy a callable has neither code nor attributes
     # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.
     made.__code__ = made.__code__.replace(co_name=function.__name__)
-    made.accepts = [p.name for p in parameters]
+    if not hasattr(function, "about"):
+        names = tuple(p.name for p in parameters)
+        made.about = About(names, layered="layer" in names)
     return call
-
-
-_as_it_is = contextlib.nullcontext()
 
 
 class _State(threading.local):
@@ -142,16 +141,6 @@ def check_dense(value: Tensor, what: str) -> None:
     elif value.layout is not torch.strided:
         cure = "a zero is a value like any other, so pass it dense, with .to_dense(), or bind what is no input with a partial"
         raise complaint(TypeError, f"{what} is a sparse tensor ({value.layout}): {cure}.")
-
-
-def batch_size(x: Tree) -> int:
-    """The number of examples: the first dimension of the first tensor of `x`."""
-    found = tensors(x)
-    if not found:
-        raise complaint(TypeError, "x holds no tensor: pass a tensor, or a tuple or dict with at least one.")
-    if found[0].dim() == 0:
-        raise complaint(ValueError, "x is a 0-d tensor, expected the batch first: pass x[None].")
-    return found[0].shape[0]
 
 
 def check_result(result: Tree) -> None:

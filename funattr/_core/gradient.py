@@ -10,8 +10,16 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._steps.at_once import few_targets, maps_targets
-from .._torch import grad_level, is_mapped, only_vmap_runs, tracing, transforms_active, unwrap_for_grad, without_modes
+from .._torch import (
+    grad_level,
+    is_mapped,
+    mapped_without,
+    only_vmap_runs,
+    tracing,
+    transforms_active,
+    unwrap_for_grad,
+    without_modes,
+)
 from .._types import Layer, Model, Target, Tree, attributable, copied, map_floats, map_tensors, tensors
 from .._words import complaint
 from .door import method
@@ -186,7 +194,6 @@ def _forward_backward(
     if watch.where and not recording and not whole:
         return None
     made = [leaf for value in values for leaf in tensors(value) if attributable(leaf)]
-    few_targets(sum(leaf.numel() for leaf in made))
     if below is None:
         found = iter(gradients_of(scores.pop(), made, sites, create_graph))
     else:
@@ -199,7 +206,8 @@ def gradients_of(scores: Tensor, leaves: Sequence[Tensor], sites: Sites, create_
     """The gradient of the sum of the scores; each example's score depends on its own row alone."""
     found: Sequence[Tensor | None] = [None]
     if scores.requires_grad:
-        if maps_targets() and _goes_through(scores, "CdistBackward0"):  # its batching rule gives all targets the first one's
+        # Its batching rule gives all targets the first one's.
+        if transforms_active() and mapped_without(scores, leaves) and _goes_through(scores, "CdistBackward0"):
             text = "torch.func.vmap is wrong in the backward pass of torch.cdist: ask for one target at a time."
             raise complaint(ValueError, text)
         try:

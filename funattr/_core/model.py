@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from .._torch import tracing
 from .._types import Model, Tree, tensors
-from .._words import complaint, kind_of
+from .._words import complaint, did_you_mean, kind_of
 
 
 class Bound(NamedTuple):
@@ -105,13 +104,8 @@ def _no_layer(root: nn.Module, name: str) -> str:
     if tracing():
         return f"{type(root).__name__} has no layer {name!r}."
     names = [known for known, _ in root.named_modules() if known]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        hint = f"Did you mean {close[0]!r}?"
-    elif names:
-        hint = f"It has {', '.join(map(repr, names[:8]))}{', ...' if len(names) > 8 else ''}."
-    else:
-        hint = "It has no named layers at all."
+    has = f"It has {', '.join(map(repr, names[:8]))}{', ...' if len(names) > 8 else ''}."
+    hint = did_you_mean(name, names, has if names else "It has no named layers at all.")
     return f"{type(root).__name__} has no layer {name!r}. {hint}"
 
 

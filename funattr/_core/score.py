@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._steps.at_once import mapped_extremes
-from .._torch import is_plain, is_wrapped, observed_by_dispatch_mode, tracing
+from .._torch import is_plain, observed_by_dispatch_mode, plain_data, tracing
 from .._types import Target, Tree, tensors
 from .._words import complaint, door, kind_of
 from .place import Place, place_of
@@ -261,14 +260,12 @@ def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
             ValueError, f"target has the shape {list(target.shape)}, expected one class per example, [{out.shape[0]}]."
         )
     classes = out.shape[1]
-    hidden = tracing() or observed_by_dispatch_mode() or is_wrapped(target)  # it may be plain where x is not
     target = target.to(out.device, torch.long)
-    if target.numel() and not hidden and is_plain(target):
-        for extreme in torch.aminmax(target):
-            _check_range(int(extreme), classes)
-    elif not tracing():
-        for known in mapped_extremes():
-            _check_range(known, classes)
+    if not (tracing() or observed_by_dispatch_mode()):
+        known = plain_data(target)  # all classes that it is mapped over
+        if known.numel() and is_plain(known):
+            for extreme in torch.aminmax(known):
+                _check_range(int(extreme), classes)
     target = torch.where(target < 0, target + classes, target)
     if tracing():  # a gather under vmap would fix the batch size
         return out[torch.arange(out.shape[0], device=out.device), target.reshape(-1).expand(out.shape[0])]

@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .._types import Target, Tree, copied
+from .._types import Target, Tree, batch_size, copied
 from .._words import complaint
-from .door import batch_size
 from .model import Bound
 from .place import resolve, settle
 from .score import Neuron, neuron_score, score_of

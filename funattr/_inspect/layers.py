@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._core.door import batch_size, check_structure, statistics_kept
+from .._core.door import check_structure, statistics_kept
 from .._core.model import bind, unseen_modules
 from .._core.place import watched
 from .._core.tap import Run, Site
-from .._types import Model, Tree, tensors
+from .._types import Model, Tree, batch_size, tensors
 from .._words import complaint, door
 
 

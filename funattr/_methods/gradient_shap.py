@@ -10,17 +10,18 @@ from torch import Tensor
 
 from .._core.door import method
 from .._core.place import read
-from .._steps.along import Job, Sum, asked, check_rows, floats_at, floats_of, slope_at, towards, value_at
+from .._steps.along import Job, asked, floats_at, floats_of, slope_at, towards, value_at
 from .._steps.at_points import at_points
 from .._steps.baselines import distribution, full_batch, holds_batch, one_batch
 from .._steps.chunks import check_count, chunk_for, parts
 from .._steps.draws import seeded
 from .._steps.matching import by_site, deviations
+from .._steps.mean import Sum, check_rows
 from .._steps.path import gathered
 from .._steps.progress import reported
 from .._steps.ways import check_generator
 from .._torch import tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, says, tensors
 from .._words import complaint
 
 
@@ -95,7 +96,7 @@ def gradient_shap(
     return asked(attribution, model, x, layer, target, create_graph, baselines)
 
 
-gradient_shap.draws = True  # type: ignore[attr-defined]  # to mypy a callable has no attributes
+says(gradient_shap, draws=True)
 
 
 class Draws:
@@ -147,7 +148,7 @@ def _in_the_input(job: Job, references: Tree, draws: Draws, stdevs: Any, multipl
             begins = known(which) if known is not None else gathered(job, value_at, begins)
             ends = [t[None] for t in value] if value is not None else gathered(job, value_at, ends)
         total.add([g * (e - s) for g, e, s in zip(like, ends, begins)])
-    return [t / count for t in total.total(like)]
+    return total.total(like, count)
 
 
 def _values_of_references(job: Job, references: Tree, samples: int) -> Callable[[Tensor], list[Tensor]] | None:
@@ -218,7 +219,7 @@ def _at_the_site(job: Job, references: Tree, draws: Draws, stdevs: Any, multiply
             done += len(slopes[0])
             moves = [v + e[here] - s[here] for v, e, s in zip(values, noise, part[1:])]
             total.add([g * m for g, m in zip(slopes, moves)] if multiply else slopes)
-    return [t / count for t in total.total(like)]
+    return total.total(like, count)
 
 
 def _rows(value: Tensor, rows: int) -> Tensor:

@@ -1,26 +1,23 @@
-"""A method averaged over a distribution of baselines, and DeepLIFT so averaged, which shares its passes at x."""
+"""DeepLIFT averaged over a distribution of baselines, which shares its passes at x."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
-from .._combine.dress import chosen, combined, name_of
-from .._core.door import batch_size, may_read, method, noisy_modules
+from .._combine.baselines import one_of
+from .._core.door import may_read, method, noisy_modules
 from .._core.joint import look
 from .._core.watch import Watch
 from .._methods.deep_lift import Attribution, attributions, deep_lift
 from .._rules.lift.passes import Task, lifted, prepare, tell
-from .._steps.along import Mould, Sum, floats_at, sizes_beside_batch
+from .._steps.along import Mould, floats_at, sizes_beside_batch
 from .._steps.baselines import distribution, holds_batch, one_batch
-from .._steps.chunks import chunk_for, chunks, given_chunk
+from .._steps.chunks import chunk_for, given_chunk
 from .._steps.fold import repeated_target, small
-from .._steps.progress import reported
+from .._steps.mean import Sum
 from .._steps.ways import each, raised_by_model
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Explains, Layer, Method, Model, Target, Tree, map_floats, map_tensors, tensors
-from .._words import complaint, door
+from .._types import ChunkSize, Layer, Model, Target, Tree, batch_size, map_floats, map_tensors, says, tensors
 
 
 @method
@@ -90,7 +87,7 @@ def deep_lift_shap(
     mould = Mould()
 
     def against(sample: list[Tensor]) -> list[Tensor]:
-        values, base, multipliers = lifted(task, _one(samples, sample, x))
+        values, base, multipliers = lifted(task, one_of(samples, sample, x))
         mould.keep(values)
         return floats_at(attributions(values, base, multipliers, multiply_by_inputs, attribution_func))
 
@@ -100,9 +97,9 @@ def deep_lift_shap(
         total.add(part)
         like = part
     if task.suspects and may_read():  # under vmap there is no looking at the data: look at one baseline
-        lifted(task, _one(samples, [t[0] for t in tensors(samples)], x))
+        lifted(task, one_of(samples, [t[0] for t in tensors(samples)], x))
     tell(task)
-    return mould.fill([t / count for t in total.total(like)], task.sites)
+    return mould.fill(total.total(like, count), task.sites)
 
 
 def _may_share_a_batch(task: Task, count: int) -> bool:
@@ -135,54 +132,4 @@ def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> Tree
     return task.sites.build([map_floats(lambda t: t.unflatten(0, (count, size)).mean(0), part) for part in found])
 
 
-def _one(samples: Tree, sample: list[Tensor], x: Tree) -> Tree:
-    """One baseline in the structure of x, with batch 1; what has no baseline stays at x's value."""
-    leaves, spec = tree_flatten(samples)
-    rest = iter(sample)
-    own = tree_flatten(x)[0]
-    return tree_unflatten([leaf if t is None else next(rest)[None] for t, leaf in zip(leaves, own)], spec)
-
-
-def _plus(a: Tree, b: Tree) -> Tree:
-    (left, spec), right = tree_flatten(a), tree_flatten(b)[0]
-    return tree_unflatten([p + q if isinstance(p, Tensor) else p for p, q in zip(left, right)], spec)
-
-
-@door
-def mean_over_baselines(method: Explains) -> Method:
-    """`method` averaged over a distribution of baselines: a method with the same arguments, and `baselines` in plural.
-
-    ``mean_k method(x, baselines=x0_k)``. For `deep_lift` it is `deep_lift_shap`, which shares passes; any other method runs
-    once per baseline.
-
-    Args:
-        method: any method that takes `baselines`.
-
-    Returns:
-        A method with the arguments of `method`, where `baselines` is a distribution ``[n_baselines, ...]`` or a callable
-        ``x -> baselines``. Completeness is kept: the result sums to F(x) minus the mean of F over the baselines.
-
-    Raises:
-        TypeError: `method` is not a method that takes `baselines`.
-
-    Example:
-        >>> import torch, funattr as fa
-        >>> expected = fa.mean_over_baselines(fa.deep_lift)
-        >>> expected(torch.nn.Linear(2, 1), torch.ones(3, 2), baselines=torch.zeros(4, 2)).shape
-        torch.Size([3, 2])
-    """
-    if not callable(method) or "baselines" not in chosen(method, {"baselines": None}):
-        text = f"expected a method that takes baselines, such as fa.deep_lift, got {name_of(method)}."
-        raise complaint(TypeError, text)
-    if method is deep_lift:
-        return deep_lift_shap
-
-    def averaged(model: Model, x: Tree, *, baselines: Tree, **options: Any) -> Tree:
-        samples, count = distribution(x, baselines, ids=options.get("layer") is not None)
-        total: Tree = None
-        for i, _ in reported(chunks(count, 1)):
-            part = method(model, x, baselines=_one(samples, [t[i] for t in tensors(samples)], x), **options)
-            total = part if total is None else _plus(total, part)
-        return map_tensors(lambda t: t / count, total)
-
-    return combined(averaged, f"mean_over_baselines({name_of(method)})", method, needs=["baselines"])
+says(deep_lift, mean=deep_lift_shap)

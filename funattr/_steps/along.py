@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -11,7 +10,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._core.door import batch_size
 from .._core.gradient import at_site, with_normal_tensors
 from .._core.kernels import PlainAttention, folding
 from .._core.leaves import check_attributable
@@ -20,7 +18,19 @@ from .._core.place import Place, Sites, check_reached, observe, read, resolve, s
 from .._core.score import predicted, score
 from .._core.watch import Watch, stopping
 from .._torch import tracing, tree_flatten, tree_unflatten
-from .._types import Layer, Model, Target, Tree, attributable, copied, map_floats, map_tensors, tensors
+from .._types import (
+    Layer,
+    Model,
+    Target,
+    Tree,
+    as_it_is,
+    attributable,
+    batch_size,
+    copied,
+    map_floats,
+    map_tensors,
+    tensors,
+)
 from .._words import complaint
 from .baselines import full_batch, holds_batch, one_batch
 from .ways import Runner, raised_by_model
@@ -150,11 +160,8 @@ def asked(
             # Tensors made in inference mode cannot be saved for a backward pass; copies can.
             x, target, others = copied(x), copied(target) if isinstance(target, Tensor) else target, copied(others)
             return asked(body, with_normal_tensors(model), x, layer, target, create_graph, *others)
-    with torch.set_grad_enabled(create_graph), PlainAttention() if create_graph else _as_it_is:
+    with torch.set_grad_enabled(create_graph), PlainAttention() if create_graph else as_it_is:
         return body(Job(model, x, layer, target, create_graph), *others)
-
-
-_as_it_is = contextlib.nullcontext()
 
 
 def floats_of(tree: Tree) -> list[Tensor]:
@@ -165,37 +172,6 @@ def towards(start: Tensor, end: Tensor, step: Tensor) -> Tensor:
     """``start + step (end - start)``; half precision would be too coarse for the step."""
     wide = end if end.element_size() >= 4 else end.float()
     return (start + step.to(wide.dtype) * (wide - start)).to(end.dtype)
-
-
-def check_rows(some: Sequence[Any], others: Sequence[Any]) -> None:
-    """Values of one layer, met at several inputs, must be of one shape."""
-    for a, b in zip(some, others):
-        if isinstance(a, Tensor) and a.shape != b.shape:
-            raise complaint(
-                ValueError,
-                f"the value at the site has the shape {list(a.shape)} for one input and {list(b.shape)} for another: what it "
-                f"holds depends on the data (the tokens of an expert, say), and cannot be compared. Choose a layer around it.",
-            )
-
-
-class Sum:
-    """A sum over steps, chunk by chunk: memory does not grow with their number."""
-
-    def __init__(self) -> None:
-        self.parts: list[Tensor] = []
-
-    def add(self, floats: Sequence[Tensor], weights: Tensor | None = None) -> None:
-        new = []
-        for t in floats:
-            wide = t if t.element_size() >= 4 else t.float()
-            if weights is not None:
-                wide = wide * weights.to(wide).reshape(-1, *[1] * (t.dim() - 1))
-            new.append(wide.sum(0))
-        check_rows(self.parts, new)
-        self.parts = [a + b for a, b in zip(self.parts, new)] if self.parts else new
-
-    def total(self, like: Sequence[Tensor]) -> list[Tensor]:
-        return [part.to(t.dtype) for part, t in zip(self.parts, like)]
 
 
 # At the baselines.

@@ -12,18 +12,16 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._core.door import batch_size, noisy_modules
+from .._core.door import noisy_modules
 from .._core.model import Bound, all_modules
 from .._core.place import observe
 from .._core.score import Neuron, one_for_each, score_of
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
-from .._types import Target, Tree, attributable, map_tensors, tensors
+from .._types import Target, Tree, as_it_is, attributable, batch_size, map_tensors, tensors
 from .._words import complaint
 from .along import Inner, Job, score_at
 from .baselines import holds_batch, one_batch
 from .ways import raised_by_model
-
-_as_it_is = contextlib.nullcontext()
 
 
 def along(job: Job, f: Inner, points: list[Tensor]) -> Iterator[list[Tensor]]:
@@ -181,7 +179,7 @@ def repeated_target(
     def scored(output: Any) -> Tensor:
         # Rules have nothing to do with looking at shapes, nor with picking an entry: each time they would be asked.
         plain = type(output) is Tensor and not tracing()
-        with without_modes() if plain else _as_it_is:
+        with without_modes() if plain else as_it_is:
             mixed.append(mixes(bound, x, output, count * size))
             if plain and not of_output:
                 return score_of(output, target)

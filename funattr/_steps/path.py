@@ -8,11 +8,12 @@ from torch import Tensor
 from .._core.kernels import PlainAttention
 from .._types import ChunkSize, Target, Tree
 from .._words import complaint
-from .along import Inner, Job, Sum, baseline_values, check_rows, floats_of, slope_at, towards, value_at
+from .along import Inner, Job, baseline_values, floats_of, slope_at, towards, value_at
 from .at_points import at_points
 from .baselines import references
 from .chunks import parts
 from .fold import along
+from .mean import Sum, check_rows
 from .progress import reported
 from .quadrature import Rule
 

@@ -21,7 +21,6 @@ from torch import Tensor
 from .._torch import OutOfMemoryError, set_vmap_fallback_warning, tracing, tree_flatten, tree_unflatten
 from .._types import Tree, map_tensors, tensors
 from .._words import complaint, kind_of
-from .at_once import TooManyTargets, mapping_over
 from .chunks import chunks
 from .progress import reported
 
@@ -64,24 +63,19 @@ class Runner:
             self.warn()
             yield map_tensors(lambda t: t[None], result)
 
-    def first(self, function: Callable[..., Tree], steps: Tree, fewer: bool) -> tuple[int, Tree]:
-        """As many of the steps as vmap can run at once, and how many those are: 1 where that is none, and nothing has run.
+    def first(self, function: Callable[..., Tree], steps: Tree) -> Tree | None:
+        """The steps at once, by vmap; None where it cannot, and nothing has run.
 
-        `function` must not draw random numbers: each step has its own where they run one after another. With `fewer` it may
-        ask for fewer steps at once, or for one, where that is better for it.
+        `function` must not draw random numbers: each step has its own where they run one after another.
         """
-        count = min((t.shape[0] for t in tensors(steps)), default=1)
-        while self.ways and count > 1:
+        while self.ways:
             try:
-                with mapping_over(None, count if fewer else 0):
-                    return count, self.ways[0](function, _part(steps, 0, count), (), randomness="error")
-            except TooManyTargets as error:
-                count = error.at_most or 1
+                return self.ways[0](function, steps, (), randomness="error")
             except (RuntimeError, ValueError) as error:
                 if not refused(error):
                     raise
                 self.refuse(error)
-        return 1, None
+        return None
 
     def refuse(self, error: Exception) -> None:
         """Go on to the next way."""

@@ -72,7 +72,7 @@ def _together(methods: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
 
 def leading(method: Callable[..., Any]) -> int:
     """How many dimensions a method's results have before the batch, as combinators say it."""
-    found: int = getattr(_inner(method), "leading", 0)
+    found: int = getattr(getattr(_inner(method), "about", None), "leading", 0)
     return found
 
 
@@ -82,7 +82,7 @@ def generators_in(method: Callable[..., Any], arguments: Mapping[str, Any]) -> l
     while isinstance(method, partial):
         found += [value for value in method.keywords.values() if isinstance(value, torch.Generator)]
         method = method.func
-    return list({id(g): g for g in [*found, *getattr(method, "generators", ())]}.values())
+    return list({id(g): g for g in [*found, *getattr(getattr(method, "about", None), "generators", ())]}.values())
 
 
 def _inner(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._core.door import batch_size, noisy_modules
+from ..._core.door import noisy_modules
 from ..._core.gradient import _one_pass, _two_passes, with_normal_tensors
 from ..._core.model import Bound, bind, refuse_opaque
 from ..._core.place import Place, Sites, check_reached, observe, resolve, settle
@@ -20,7 +20,7 @@ from ..._core.tap import Run, Site, Stop, call_tapped
 from ..._steps.baselines import full_batch, holds_batch, one_batch
 from ..._steps.ways import raised_by_model
 from ..._torch import OutOfMemoryError, tracing, transforms_active
-from ..._types import Layer, Model, Target, Tree, copied, map_tensors, tensors
+from ..._types import Layer, Model, Target, Tree, batch_size, copied, map_tensors, tensors
 from ..._words import complaint
 from .dispatch import apply
 from .hidden import hidden, only_torch
