@@ -87,7 +87,7 @@ def suite(python: Path, report: Path, workers: int) -> dict[str, int]:
         ]
     ignored = [f"--ignore={path}" for path in left_out] + [part for text in WARNINGS for part in ("-W", f"ignore:{text}")]
     options = ["--eager", "-n", str(workers), "-p", "no:cacheprovider", f"--junitxml={report}", *ignored]
-    subprocess.run([python, "-m", "pytest", "tests", "funattr", *options], cwd=ROOT, env=with_path())
+    subprocess.run([python, "-m", "pytest", "tests", "funattr", "-m", "", *options], cwd=ROOT, env=with_path())
     found = xml.parse(report).getroot()[0].attrib
     failed = int(found["failures"]) + int(found["errors"])
     return {

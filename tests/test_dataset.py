@@ -26,6 +26,7 @@ from funattr.__main__ import main
 from funattr.dataset import _folder
 
 from . import crash
+from .breadth import full
 
 N = 23
 DRAWN = torch.Generator().manual_seed(3)
@@ -673,6 +674,7 @@ def test_workers_that_keep_dying_end_the_run(tmp_path: Path, monkeypatch: pytest
         run(tmp_path, method=fatal, batch_size=4, part_size=4, workers=2)
 
 
+@full
 def test_crash(tmp_path: Path) -> None:
     """2,000 examples, two workers, five kills: nothing lost, nothing double, and equal to a loop."""
     figures = crash.crash(tmp_path / "out", 2000, 5)

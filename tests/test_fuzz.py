@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 
+from .breadth import full
 from .methods import METHODS as TABLE
 from .reference import Asked as Loop
 from .reference import leaves, loops
@@ -226,7 +227,7 @@ def right_baselines(net: Net, method: str, layer: Any, n: int, dtype: torch.dtyp
         like = net.inputs(n, dtype)
     if method in SHAP:
         b = st.integers(1, 3)
-        options = b.map(lambda rows: shaped(like, lambda t: tensor(rows, *t.shape[1:], dtype=t.dtype)))
+        options = b.map(lambda rows: shaped(like, lambda t: tensor(rows, *t.shape[1:], dtype=t.dtype), lambda ids: None))
         return st.one_of(options, options.map(lambda given: lambda x: given), st.just(0.5))
     if net.name == "words" and not (method == "feature_ablation" and layer is not None):
         return one_of(0, 1, torch.tensor([[3]]), torch.tensor([1, 2, 3, 4]), torch.full((n, 4), 2))
@@ -241,11 +242,11 @@ def right_baselines(net: Net, method: str, layer: Any, n: int, dtype: torch.dtyp
     )
 
 
-def shaped(like: Any, f: Callable[[Tensor], Any]) -> Any:
-    """`f` of each floating-point tensor in the structure of `like`; integers as they are."""
+def shaped(like: Any, f: Callable[[Tensor], Any], held: Callable[[Tensor], Any] = lambda ids: ids) -> Any:
+    """`f` of each floating-point tensor in the structure of `like`; `held` of integers, which are as they are."""
 
     def one(t: Tensor) -> Any:
-        return f(t) if t.is_floating_point() else t
+        return f(t) if t.is_floating_point() else held(t)
 
     if isinstance(like, dict):
         return {name: one(t) for name, t in like.items()}
@@ -414,6 +415,17 @@ def ask(asked: Asked, model: Any) -> Any:
 @few
 @given(asked=calls(), wrong_model=one_of(*WRONG_MODELS))
 def test_any_call(asked: Asked, wrong_model: Any) -> None:
+    any_call(asked, wrong_model)
+
+
+@full
+@settings(few, max_examples=4000)
+@given(asked=calls(), wrong_model=one_of(*WRONG_MODELS))
+def test_many_calls(asked: Asked, wrong_model: Any) -> None:
+    any_call(asked, wrong_model)
+
+
+def any_call(asked: Asked, wrong_model: Any) -> None:
     if not asked.wrong:
         for a, b in zip_same(leaves(ask(asked, asked.net.model)), by_hand(asked)):
             torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-9, atol=1e-11, msg=lambda text: f"{asked}: {text}")
