@@ -85,13 +85,17 @@ def spread(x: Any) -> Any:
     return tree_map(two, x)
 
 
+def seed() -> None:
+    torch.manual_seed(3)
+
+
 def seeded(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, drawing the same in every call; in a compiled one, whoever compares seeds before it."""
+    """The method, drawing the same in every call; a compiled one takes no seed in its graph: call `seed` before it."""
 
     @functools.wraps(method)
     def with_seed(model: Any, x: Any, **options: Any) -> Any:
         if not tracing():
-            torch.manual_seed(3)
+            seed()
         return method(model, x, **options)
 
     return with_seed
