@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -45,6 +47,17 @@ def complete(error: Exception, function: Callable[..., Any], kwargs: Mapping[str
     text = getattr(error, "complaint", None)
     if text is not None:
         error.args = (f"{spelled(function, kwargs)}: {text}",)
+
+
+def warn(text: str) -> None:
+    """A warning that points at the caller's line: the nearest one outside this package and what it runs through."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OURS:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
+
+
+_OURS = (__name__.partition(".")[0], "torch", "contextlib", "functools")
 
 
 def spelled(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> str:
