@@ -37,6 +37,11 @@ class Method(Protocol):
     def __call__(self, model: Model, x: Tree, /, *args: Any, **options: Any) -> Tree: ...
 
 
+#: What a method's `baselines` are: one of x, which is read at the layer; several of these; what stands in for the value at the
+#: layer; or the start of a path in x itself, which integers cannot have.
+BASELINES = ("x", "several", "site", "path")
+
+
 class About(NamedTuple):
     """What a method tells the combinators around it, in its attribute `about`."""
 
@@ -46,6 +51,7 @@ class About(NamedTuple):
     at_input: bool = False  #: whether it works at the input too, where a layer is given
     draws: bool = False  #: whether it draws random numbers; somebody else's method has not said
     generators: tuple[torch.Generator, ...] = ()  #: what is bound in it to draw from
+    baselines: Literal["x", "several", "site", "path"] = "x"  #: what its `baselines` are: see `BASELINES`
     mean: Callable[..., Any] | None = None  #: the same averaged over baselines, where that takes less than a call for each
 
 

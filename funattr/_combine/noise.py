@@ -20,8 +20,9 @@ from .._steps.mean import Sum
 from .._steps.progress import reported
 from .._steps.ways import Runner, check_generator
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Explains, Method, Model, Tree, attributable, map_tensors, tensors
+from .._types import ChunkSize, Explains, Method, Model, Tree, attributable, batch_size, map_tensors, tensors
 from .._words import complaint, did_you_mean, door
+from .baselines import at_layer, default_baselines
 from .dress import about, check_method, combined, generators_given, has_steps, name_of
 from .repeat import device_of, run_steps
 
@@ -41,8 +42,8 @@ def noise_tunnel(
     """A method averaged over noisy inputs: SmoothGrad, its square, or VarGrad.
 
     ``mean_i a_i``, ``mean_i a_i^2`` or ``mean_i a_i^2 - (mean_i a_i)^2``, for the attributions ``a_i`` of ``x + noise_i``.
-    Where x holds only integers, the noise is added at the layer; several layers are then one joint site, and must not depend on
-    each other. Calls of the method run together, by vmap; one after another where the method takes many steps of its own or
+    Where x holds only integers, the noise is added at the layer, and baselines, integers still, are read there without noise;
+    several layers are then one joint site, and must not depend on each other. Calls of the method run together, by vmap; one after another where the method takes many steps of its own or
     draws random numbers, where vmap cannot, and in a compiled function.
 
     Args:
@@ -85,10 +86,11 @@ def noise_tunnel(
     generators = (*([] if generator is None else [generator]), *told.generators)
     if told.draws:
         together = 1  # vmap would draw the same for all samples
+    default = default_baselines(method)
     few = has_steps(method) or told.leading > 0  # it fills the memory alone
 
     def tunnel(model: Model, x: Tree, **options: Any) -> Tree:
-        explain, start = _at_noise(method, model, x, options)
+        explain, start = _at_noise(method, default, model, x, options)
         leaves, spec = tree_flatten(start)
         spread = list(
             zip(filter(attributable, leaves), deviations(stdevs, start, "x" if start is x else "the value at the site"))
@@ -116,7 +118,9 @@ def noise_tunnel(
     return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=generators, draws=True)
 
 
-def _at_noise(method: Explains, model: Model, x: Tree, options: dict[str, Any]) -> tuple[Callable[[Tree], Tree], Tree]:
+def _at_noise(
+    method: Explains, default: Any, model: Model, x: Tree, options: dict[str, Any]
+) -> tuple[Callable[[Tree], Tree], Tree]:
     """What takes the noise: the method as a function of the input; or, for integers, of the value at the layer."""
     if any(attributable(leaf) for leaf in tensors(x)) or options.get("layer") is None:
         return lambda noisy: method(model, noisy, **options), x
@@ -125,21 +129,35 @@ def _at_noise(method: Explains, model: Model, x: Tree, options: dict[str, Any]) 
         sites = resolve(bound, options["layer"])
         look(bound, x, sites, Watch(bound, x, sites.sites, None))  # noise at one must not be undone by noise at another
     value_at, rest = split(model, options["layer"])
-    options = {name: value for name, value in options.items() if name != "layer"}
+    create_graph = bool(options.get("create_graph"))
+    value = value_at(x) if create_graph else map_tensors(torch.detach, value_at(x))
+    options = (
+        options
+        | {"layer": None}
+        | at_layer(about(method).baselines, value_at, x, options.get("baselines", default), create_graph)
+    )
     target = options.get("target")
     if isinstance(target, Neuron) and isinstance(target.layer.layer, str):  # names end at the cut
         module = find(bind(model).root, target.layer.layer)
         options["target"] = Neuron(Place(module, target.layer.inputs, target.layer.call), target.index)
-    value = value_at(x)
-    if not options.get("create_graph"):
-        value = map_tensors(torch.detach, value)
 
     def after(*parts: Any, **named: Any) -> Any:
         # A value that is a tuple or a dict arrives as several inputs; a model's output is a dict of its own kind.
         given = [named[name] for name in value if name in named] if named else list(parts)
         return rest(tree_unflatten(tree_flatten(given)[0], tree_flatten(value)[1]), x)
 
-    return lambda noisy: method(after, noisy, **options), value
+    if batch_size(value) == batch_size(x):
+        return lambda noisy: method(after, noisy, **options), value
+    # Its rows are not examples (the sentences of documents): an integer beside it, which is held, says how many there are.
+    examples = torch.zeros(batch_size(x), dtype=torch.long, device=device_of(x))
+    for name in ("baselines", "feature_mask"):
+        if not isinstance(options.get(name), (int, float, type(None))):
+            options[name] = (None, options[name])
+
+    def explain(noisy: Tree) -> Tree:
+        return method(lambda _, value: rest(value, x), (examples, noisy), **options)[1]
+
+    return explain, value
 
 
 def _sampled(

@@ -14,7 +14,7 @@ from .._core.kernels import PlainAttention
 from .._core.score import predicted, score
 from .._steps.ablated import Ablated
 from .._steps.progress import report
-from .._types import ChunkSize, Layer, Model, Target, Tree
+from .._types import ChunkSize, Layer, Model, Target, Tree, says
 
 
 @method
@@ -79,6 +79,8 @@ def feature_ablation(
         whole = next(scores)
         return ablated.spread(torch.cat([whole - without for without in scores]))
 
+
+says(feature_ablation, baselines="site")
 
 _as_it_is = contextlib.nullcontext()
 

@@ -96,7 +96,7 @@ def gradient_shap(
     return asked(attribution, model, x, layer, target, create_graph, baselines)
 
 
-says(gradient_shap, draws=True)
+says(gradient_shap, draws=True, baselines="several")
 
 
 class Draws:

@@ -9,7 +9,7 @@ from .._steps.along import Job, asked
 from .._steps.baselines import full_batch, references
 from .._steps.path import input_path, site_path, with_differences, with_rates
 from .._steps.quadrature import Quadrature, rule_for
-from .._types import ChunkSize, Layer, Model, Target, Tree, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
 from .._words import complaint, door, kind_of
 
 
@@ -198,6 +198,10 @@ def conductance(
         return job.result((with_rates if exact else with_differences)(job, rule, baselines, chunk_size))
 
     return asked(flow, model, x, layer, target, create_graph, baselines)
+
+
+says(internal_influence, baselines="path")
+says(conductance, baselines="path")
 
 
 @door

@@ -133,3 +133,4 @@ def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> Tree
 
 
 says(deep_lift, mean=deep_lift_shap)
+says(deep_lift_shap, baselines="several")
