@@ -502,7 +502,7 @@ def cam_by_hand(name: str, q: Loop, channel: int) -> Tensor:
 def ablation_by_hand(q: Loop, options: dict[str, Any]) -> list[Tensor]:
     ids = q.site is None and not leaves(q.x)
     like = loops.value(q, integers=ids)
-    base = [full(b, v) for b, v in zip(spread_over(options.get("baselines", 0.0), like), like)]
+    base = [filled(b, v) for b, v in zip(spread_over(options.get("baselines", 0.0), like), like)]
     mask = options.get("feature_mask")
     return loops.feature_ablation(q, base, None if mask is None else spread_over(mask, like), integers=ids)
 
@@ -514,7 +514,7 @@ def from_baselines(name: str, q: Loop, net: Net, options: dict[str, Any]) -> lis
     if name in SHAP:
         given = given(x) if callable(given) else given
         rows = 1 if isinstance(given, float) else len((leaves(given) or [given])[0])
-        each = [full(b, t, rows) for b, t in zip(spread_over(given, leaves(x)), leaves(x))]
+        each = [filled(b, t, rows) for b, t in zip(spread_over(given, leaves(x)), leaves(x))]
         starts = [with_leaves(x, [b[k].expand(t.shape) for b, t in zip(each, leaves(x))]) for k in range(rows)]
         if name == "gradient_shap":
             drawn = loops.draws(leaves(x)[0], n, rows, torch.Generator().manual_seed(5))
@@ -523,7 +523,7 @@ def from_baselines(name: str, q: Loop, net: Net, options: dict[str, Any]) -> lis
     if net.name == "words":
         x0: Any = torch.as_tensor(given).to(x.dtype).expand(x.shape)
     else:
-        x0 = with_leaves(x, [full(b, t) for b, t in zip(spread_over(given, leaves(x)), leaves(x))])
+        x0 = with_leaves(x, [filled(b, t) for b, t in zip(spread_over(given, leaves(x)), leaves(x))])
     if name == "integrated_gradients":
         return loops.integrated_gradients(q, x0, along, multiply)
     if name == "internal_influence":
@@ -537,7 +537,7 @@ def from_baselines(name: str, q: Loop, net: Net, options: dict[str, Any]) -> lis
     return [options["attributions"].reshape(len(gained), -1).sum(1) - gained]
 
 
-def full(base: Any, like: Tensor, rows: int | None = None) -> Tensor:
+def filled(base: Any, like: Tensor, rows: int | None = None) -> Tensor:
     shape = like.shape if rows is None else (rows, *like.shape[1:])
     return torch.as_tensor(base, dtype=like.dtype).expand(shape).clone()
 
