@@ -7,7 +7,6 @@ import contextlib
 import functools
 import inspect
 import threading
-import warnings
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from .._torch import is_plain, observed_by_dispatch_mode, put_back, surroundings, tracing, transforms_active
 from .._types import About, Tree, as_it_is, batch_size, tensors
-from .._words import complaint, complete, door, kind_of
+from .._words import complaint, complete, door, kind_of, warn
 from .model import all_modules, bind
 
 P = ParamSpec("P")
@@ -182,10 +181,9 @@ def noisy_modules(model: Any) -> list[nn.Module]:
 def mode_kept(training: list[nn.Module]) -> Iterator[None]:
     """Warn about modules in train mode, and keep their running statistics."""
     what = " and ".join(sorted({_in_train_mode(module) or "" for module in training}))
-    warnings.warn(
+    warn(
         f"the model is in train mode with {what}: attributions depend on the batch or on chance. "
         f"Call model.eval() first. Running statistics are not updated.",
-        stacklevel=4,
     )
     with statistics_kept(training):
         yield

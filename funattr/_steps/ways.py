@@ -10,7 +10,6 @@ import contextlib
 import dis
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from .._torch import OutOfMemoryError, set_vmap_fallback_warning, tracing, tree_flatten, tree_unflatten
 from .._types import Tree, map_tensors, tensors
-from .._words import complaint, kind_of
+from .._words import complaint, kind_of, warn
 from .chunks import chunks
 from .progress import reported
 
@@ -92,10 +91,7 @@ class Runner:
         if self.cause is not None:
             cause = " ".join(self.cause.split())[:300]
             self.cause = None
-            warnings.warn(
-                f"the steps run one after another, which is slower: torch.func.vmap cannot run this model ({cause})",
-                stacklevel=2,
-            )
+            warn(f"the steps run one after another, which is slower: torch.func.vmap cannot run this model ({cause})")
 
 
 def slices(part: Tree) -> Iterator[Tree]:
