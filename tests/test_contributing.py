@@ -47,7 +47,7 @@ def row(monkeypatch: pytest.MonkeyPatch) -> Row:
     """The row of the page, with its method exported."""
     monkeypatch.setattr(fa, "grad_cam_plus", written("grad_cam_plus"), raising=False)
     (line,) = re.findall(r"^```py\n(.*?)\n```$", PAGE.read_text(), re.M | re.S)
-    found: Row = eval(line.rstrip(","), {"Row": Row, "fa": fa, "cam_by": cam_by})
+    found: Row = eval(line, {"Row": Row, "fa": fa, "cam_by": cam_by})
     return found
 
 
