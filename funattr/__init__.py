@@ -1,6 +1,26 @@
-"""Attributions for PyTorch models as stateless pure functions: *how* (the method), *where* (`layer`), *what* (`target`)."""
+"""Attributions for PyTorch models as stateless pure functions: *how* (the method), *where* (`layer`), *what* (`target`).
 
-from . import dataset as dataset
+    >>> import torch, funattr as fa
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> x = torch.randn(2, 4)
+    >>> fa.integrated_gradients(model, x, target=1).shape  # at the input
+    torch.Size([2, 4])
+    >>> fa.integrated_gradients(model, x, layer="1", target=1).shape  # at a layer
+    torch.Size([2, 8])
+
+A method takes a model and its input. A combinator takes methods and returns one, with the same arguments:
+
+    >>> smooth = fa.noise_tunnel(fa.absolute(fa.gradient), n_samples=3, stdevs=0.1)
+    >>> smooth(model, x, target="argmax").shape
+    torch.Size([2, 4])
+
+`layers` lists what `layer` may name. `viz` draws what methods return, and `dataset` runs them over whole data sets; both are
+loaded when first used. ``help(fa.grad_cam)`` tells of one function, ``dir(fa)`` names them all.
+"""
+
+from typing import TYPE_CHECKING
+
+from ._combine.baselines import mean_over_baselines
 from ._combine.elementwise import absolute, at_input, multiply, normalize, relu
 from ._combine.noise import noise_tunnel
 from ._combine.shapes import interpolate, sum_channels
@@ -18,7 +38,7 @@ from ._methods.gradient import activation, gradient, input_x_gradient, saliency
 from ._methods.gradient_shap import gradient_shap
 from ._methods.path import conductance, convergence_delta, integrated_gradients, internal_influence
 from ._named.cams import ablation_cam, eigen_cam, score_cam
-from ._named.deep_lift_shap import deep_lift_shap, mean_over_baselines
+from ._named.deep_lift_shap import deep_lift_shap
 from ._named.guided_grad_cam import guided_grad_cam
 from ._steps.progress import progress
 
@@ -68,3 +88,21 @@ __all__ = [
     "value_and_gradient",
     "xgrad_cam",
 ]
+
+_LOADED_WHEN_USED = ("dataset", "viz")
+
+if TYPE_CHECKING:
+    from . import dataset as dataset
+    from . import viz as viz
+else:  # unseen by type checkers, which would take any name for a module
+
+    def __getattr__(name):
+        if name not in _LOADED_WHEN_USED:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return import_module(f".{name}", __name__)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_LOADED_WHEN_USED, "__version__"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -53,9 +54,11 @@ __all__ = [
     "is_wrapped",
     "leave_vmap",
     "make_leaf",
+    "mapped_without",
     "observed_by_dispatch_mode",
     "only_vmap_runs",
     "operation_spaces",
+    "plain_data",
     "put_back",
     "remove_batch_dim",
     "set_vmap_fallback_warning",
@@ -66,6 +69,7 @@ __all__ = [
     "tree_flatten",
     "tree_unflatten",
     "unwrap_for_grad",
+    "vmapped_over",
     "without_modes",
 ]
 
@@ -123,9 +127,31 @@ def only_vmap_runs() -> bool:
     return len(levels) == 1 and bool(levels[0].key() == TransformType.Vmap)
 
 
-def vmap_runs() -> bool:
-    """Whether a vmap runs, under whatever else."""
-    return any(level.key() == TransformType.Vmap for level in _levels() or [])
+def vmapped_over() -> int:
+    """How many copies of what runs now the vmaps around it make."""
+    vmaps = [level for level in _levels() or [] if level.key() == TransformType.Vmap]
+    return math.prod(_functorch.CVmapInterpreterPtr(level).batchSize() for level in vmaps)
+
+
+def plain_data(value: torch.Tensor) -> torch.Tensor:
+    """`value` for all that transforms map it over: data that may be read."""
+    while is_wrapped(value):
+        value = _functorch.get_unwrapped(value)
+    return value
+
+
+def mapped_without(value: torch.Tensor, others: Iterable[torch.Tensor]) -> bool:
+    """Whether a vmap maps over `value` and over none of the `others`."""
+    return bool(_mapped_by(value).difference(*map(_mapped_by, others)))
+
+
+def _mapped_by(value: torch.Tensor) -> set[int]:
+    found = set()
+    while is_wrapped(value):
+        if _functorch.is_batchedtensor(value):
+            found.add(maybe_get_level(value))
+        value = _functorch.get_unwrapped(value)
+    return found
 
 
 def is_mapped(value: torch.Tensor | None) -> bool:

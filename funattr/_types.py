@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,33 @@ from torch import Tensor, nn
 from ._torch import tree_flatten, tree_unflatten
 from ._words import complaint
 
-if TYPE_CHECKING:
-    from ._core.score import Neuron
-    from ._core.where import Place
+
+@dataclass(frozen=True)
+class Place:
+    """A layer, the side of it that is meant, and which of its runs in one forward pass. See `input_of`, `output_of`."""
+
+    layer: str | nn.Module
+    inputs: bool
+    call: int | None
+
+    def __repr__(self) -> str:  # as it is written in a call, which error messages repeat
+        layer = repr(self.layer) if isinstance(self.layer, str) else f"<{type(self.layer).__name__}>"
+        return f"{'input_of' if self.inputs else 'output_of'}({layer}{'' if self.call is None else f', call={self.call}'})"
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """A value inside the model as the target. See `neuron`."""
+
+    layer: Place
+    index: Any
+
+    def __repr__(self) -> str:  # as it is written in a call, which error messages repeat
+        layer = self.layer if self.layer.inputs or self.layer.call is not None else self.layer.layer
+        shown = f"<{type(layer).__name__}>" if isinstance(layer, nn.Module) else repr(layer)
+        index = getattr(self.index, "__name__", None) or repr(self.index)
+        return f"neuron({shown}, {index})"
+
 
 Model: TypeAlias = Callable[..., Any]
 #: A tensor, or tuples, lists and dicts that hold tensors.
@@ -35,6 +60,29 @@ class Method(Protocol):
     __name__: str
 
     def __call__(self, model: Model, x: Tree, /, *args: Any, **options: Any) -> Tree: ...
+
+
+#: What a method's `baselines` are: one of x, which is read at the layer; several of these; what stands in for the value at the
+#: layer; or the start of a path in x itself, which integers cannot have.
+BASELINES = ("x", "several", "site", "path")
+
+
+class About(NamedTuple):
+    """What a method tells the combinators around it, in its attribute `about`."""
+
+    accepts: tuple[str, ...] | None  #: the names of its arguments; None where it takes any
+    leading: int = 0  #: how many dimensions its results have before the batch: one for each `each_target` in it
+    layered: bool = True  #: whether its results are those of layers, in the structure in which these are named
+    at_input: bool = False  #: whether it works at the input too, where a layer is given
+    draws: bool = False  #: whether it draws random numbers; somebody else's method has not said
+    generators: tuple[torch.Generator, ...] = ()  #: what is bound in it to draw from
+    baselines: Literal["x", "several", "site", "path"] = "x"  #: what its `baselines` are: see `BASELINES`
+    mean: Callable[..., Any] | None = None  #: the same averaged over baselines, where that takes less than a call for each
+
+
+def says(method: Any, **facts: Any) -> None:
+    """Have a method tell more about itself."""
+    method.about = method.about._replace(**facts)
 
 
 #: What combinators take: a method, with some of its arguments bound or not, or any function with a method's arguments.

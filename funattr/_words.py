@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
-from collections.abc import Callable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor, nn
@@ -46,6 +49,17 @@ def complete(error: Exception, function: Callable[..., Any], kwargs: Mapping[str
         error.args = (f"{spelled(function, kwargs)}: {text}",)
 
 
+def warn(text: str) -> None:
+    """A warning that points at the caller's line: the nearest one outside this package and what it runs through."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OURS:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
+
+
+_OURS = (__name__.partition(".")[0], "torch", "contextlib", "functools")
+
+
 def spelled(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> str:
     """The call as written, with the model and the input left out."""
     return f"{function.__name__}({', '.join(f'{name}={_short(value)}' for name, value in kwargs.items())})"
@@ -64,6 +78,14 @@ def _short(value: Any) -> str:
 def _cut(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def did_you_mean(name: object, known: Iterable[str], otherwise: str | None = None) -> str:
+    """The cure for a wrong name: the one that was meant; else, where nothing is said `otherwise`, those that there are."""
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Use one of {', '.join(map(repr, known))}." if otherwise is None else otherwise
 
 
 def kind_of(value: object) -> str:

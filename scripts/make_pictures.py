@@ -10,6 +10,7 @@ largest absolute value.
 from __future__ import annotations
 
 import argparse
+import inspect
 import io
 import os
 import subprocess
@@ -44,6 +45,32 @@ A_FEW = [  # at the input, and at the layer
     ["saliency", "guided_backprop", "integrated_gradients", "deep_lift"],
     ["grad_cam", "layer_cam", "conductance"],
 ]
+
+
+def the_rest() -> list[str]:
+    """Methods that neither table places: newer ones."""
+    placed = {"value_and_gradient", "layers", *(name for row in AT_INPUT + AT_LAYER for name in row)}
+    return [name for name in fa.__all__ if _takes(name)[:2] == ["model", "x"] and name not in placed]
+
+
+def _takes(name: str) -> list[str]:
+    return list(inspect.signature(getattr(fa, name)).parameters)
+
+
+def tables() -> dict[str, list[dict[str, str | None]]]:
+    """The name of each picture, and its rows of methods with their layers."""
+    new = the_rest()
+    free = [name for name in new if inspect.signature(getattr(fa, name)).parameters["layer"].default is None]
+    at_input, at_layer = [*AT_INPUT, *_in_rows(free)], [*AT_LAYER, *_in_rows(new)]
+    return {
+        "methods-input": [dict.fromkeys(row) for row in at_input],
+        "methods-layer": [dict.fromkeys(row, LAYER) for row in at_layer],
+        "methods": [dict.fromkeys(A_FEW[0]) | dict.fromkeys(A_FEW[1], LAYER)],
+    }
+
+
+def _in_rows(names: list[str]) -> list[list[str]]:
+    return [names[i : i + 6] for i in range(0, len(names), 6)]
 
 
 def explained(name: str, x: Tensor, layer: str | None) -> Tensor:
@@ -94,12 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
     torch.set_num_threads(1)
-    tables: dict[str, list[dict[str, str | None]]] = {
-        "methods-input": [dict.fromkeys(row) for row in AT_INPUT],
-        "methods-layer": [dict.fromkeys(row, LAYER) for row in AT_LAYER],
-        "methods": [dict.fromkeys(A_FEW[0]) | dict.fromkeys(A_FEW[1], LAYER)],
-    }
-    for name, rows in tables.items():
+    for name, rows in tables().items():
         table(rows, folder / f"{name}.png")
         reduce(folder / f"{name}.png")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

@@ -137,7 +137,7 @@ def page(found: dict[str, list[Result]], quick: bool) -> str:
         "",
         "Every method, at places inside the architectures that people use (random weights, small sizes, float64), against a",
         "reference that loops over examples, nodes of a path and groups of features, with plain hooks and nothing of funattr:",
-        "`tests/loops.py`; DeepLIFT against one that goes back, kernel by kernel, along two recorded runs: `tests/lifted.py`.",
+        "`tests/reference`; DeepLIFT against one that goes back, kernel by kernel, along two recorded runs: `lifted.py` there.",
         "The places are the input, the embeddings, a residual branch, a shortcut, attention and inside it, a late",
         f"layer{more}; transformers run with sdpa and with eager attention. Models and places are",
         "in `tests/matrix.py`, `scripts/model_matrix.py` writes this page, and a part of it runs with the tests.",

@@ -101,5 +101,5 @@ def compared(out: Path, examples: int) -> dict[str, Any]:
         "strangers": sum(i not in range(examples) for i in ids),
         "largest difference": float((found - loop).abs().max()) if found.shape == loop.shape else float("inf"),
         "not bit-equal": int((found != loop).flatten(1).any(1).sum()) if found.shape == loop.shape else examples,
-        "left over": len(list(out.glob("**/tmp/*"))),
+        "left over": len(list(out.parent.glob("**/tmp/*"))),
     }

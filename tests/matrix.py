@@ -30,11 +30,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 import funattr as fa
-from funattr._core.where import Place
+from funattr._types import Place
 
-from .loops import Leaves, Loops, called, row
 from .methods import METHODS, Row
-from .reference import leaves, logits
+from .reference import Leaves, leaves, logits
+from .reference.alone import Alone
+from .reference.passes import called, row
 
 
 class Site(NamedTuple):
@@ -685,14 +686,9 @@ def more_sites(net: Net, attention: str) -> dict[str, Site]:
     return {site.layer: site for site in found.values()}
 
 
-# Every row of the table of methods, and those that are not in it.
+# Every row of the table of methods, and one that is not in it.
 
-ROWS = [
-    *METHODS,
-    Row("gradient_shap", fa.gradient_shap, None),
-    Row("deep_lift_shap", fa.deep_lift_shap, None),
-    Row("each_target(gradient)", fa.gradient, None),
-]
+ROWS = [*METHODS, Row("each_target(gradient)", fa.gradient, None)]
 
 
 class Found(NamedTuple):
@@ -738,7 +734,7 @@ class Question:
         target = net.target if target is None else target
         self.target = list(target) if isinstance(target, tuple) else target
         pick = self.picker(self.target)
-        self.loops = Loops(self.model, self.x, self.bound, self.fixed, self.place, pick, self.start(), STEPS)
+        self.loops = Alone(self.model, self.x, self.bound, self.fixed, self.place, pick, self.start(), STEPS)
         self.integers = not leaves(self.x)
 
     def picker(self, target: Any) -> Callable[[Any, int], Tensor]:
@@ -915,7 +911,7 @@ class Question:
             each = []
             for target in self.targets():
                 pick = self.picker(target.tolist() if isinstance(target, Tensor) else target)
-                each.append(loops.joined([loops.slope(i, pick=pick) for i in loops.rows()]))
+                each.append(loops.joined([loops.slope(i, pick) for i in loops.rows()]))
             return [torch.stack(same) for same in zip(*each)]
         if row.name == "feature_ablation":
             self.mask()
@@ -934,7 +930,7 @@ class Question:
 
     def guided_grad_cam(self) -> Leaves:
         grad_cam = next(r for r in METHODS if r.name == "grad_cam")
-        at_input = Loops(self.model, self.x, self.bound, self.fixed, None, self.loops.pick, self.start(), STEPS).under(True)
+        at_input = Alone(self.model, self.x, self.bound, self.fixed, None, self.loops.pick, self.start(), STEPS).under(True)
         assert grad_cam.formula is not None
         maps = grad_cam.formula(self.loops.value[0], self.loops.gradient[0]).clamp(min=0)
         return [g * F.interpolate(maps, g.shape[2:], mode="nearest") for g in at_input]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 import funattr as fa
+from funattr._torch import tracing
 
 from .models import Case
 
@@ -26,6 +31,7 @@ class Row(NamedTuple):
     targeted: bool = True
     integers: bool = True  # takes integer inputs, with a layer
     batch_first: bool = False  # needs values whose tensors all have the batch first, as an LSTM's state has not
+    draws: bool = False  # from torch's global generator, other numbers for other shapes: see `drawn_alike`
     options: dict[str, Any] = {}  # noqa: RUF012  (never changed)
 
 
@@ -66,6 +72,50 @@ def principal(value: Tensor, gradient: Tensor) -> Tensor:
     return torch.stack(maps)
 
 
+# Methods that take many baselines, and draw.
+
+
+def spread(x: Any) -> Any:
+    """Two baselines, of which no entry is an entry of the other; for ids, two ids."""
+
+    def two(t: Tensor) -> Tensor:
+        values = (0.3, -0.4) if t.is_floating_point() else (3, 5)
+        return torch.stack([torch.full_like(t[0], value) for value in values])
+
+    return tree_map(two, x)
+
+
+def seed() -> None:
+    torch.manual_seed(3)
+
+
+def seeded(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, drawing the same in every call; a compiled one takes no seed in its graph: call `seed` before it."""
+
+    @functools.wraps(method)
+    def with_seed(model: Any, x: Any, **options: Any) -> Any:
+        if not tracing():
+            seed()
+        return method(model, x, **options)
+
+    return with_seed
+
+
+@contextlib.contextmanager
+def drawn_alike() -> Iterator[None]:
+    """What is drawn is the same for each example of a batch, and in each dtype: what each example, alone, would be given."""
+    rand, randint = torch.rand, torch.randint
+
+    def alike(size: Any, dtype: torch.dtype = torch.float32, **options: Any) -> Tensor:
+        return rand(size[:1], dtype=torch.float64)[:, None].expand(size).to(dtype)
+
+    def whole(high: int, size: Any, **options: Any) -> Tensor:
+        return randint(high, size[:1])[:, None].expand(size)
+
+    with mock.patch.object(torch, "rand", alike), mock.patch.object(torch, "randint", whole):
+        yield
+
+
 METHODS = [
     Row("activation", fa.activation, lambda v, g: v, at_input=True, targeted=False),
     Row("gradient", fa.gradient, lambda v, g: g),
@@ -87,6 +137,8 @@ METHODS = [
     Row("internal_influence", fa.internal_influence, None, integers=False, options={"n_steps": 3, "baselines": 0.5}),
     Row("conductance", fa.conductance, None, integers=False, options={"n_steps": 3}),
     Row("deep_lift", fa.deep_lift, None, integers=False, options={"baselines": 0.3}),  # 0.3 is no id
+    Row("deep_lift_shap", fa.deep_lift_shap, None, options={"baselines": spread}),
+    Row("gradient_shap", seeded(fa.gradient_shap), None, draws=True, options={"baselines": spread, "n_samples": 3}),
     Row("feature_ablation", fa.feature_ablation, None, options={"chunk_size": 64}),
     Row("noise_tunnel(gradient)", fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.0), lambda v, g: g),
     Row("relu(gradient)", fa.relu(fa.gradient), lambda v, g: torch.relu(g)),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 
+from .breadth import breadth
 from .matrix import bert, clip, ids, image, prepared, resnet, vit
 
 
@@ -33,11 +34,15 @@ def test_vision_tokens_and_a_bound_method() -> None:
 
 @pytest.mark.parametrize(
     ("build", "make", "layer"),
-    [
-        (bert, ids, "bert.encoder.layer.0.attention.self.query"),
-        (vit, image(), "vit.embeddings"),
-        (resnet, image(), "resnet.embedder"),
-    ],
+    breadth(
+        [
+            (bert, ids, "bert.encoder.layer.0.attention.self.query"),
+            (vit, image(), "vit.embeddings"),
+            (resnet, image(), "resnet.embedder"),
+        ],
+        lambda case: case[0] is vit,
+        several=True,
+    ),
 )
 def test_compiled(build: Any, make: Any, layer: str) -> None:
     model, x = prepared(build("sdpa")), make()
@@ -47,7 +52,7 @@ def test_compiled(build: Any, make: Any, layer: str) -> None:
     torch.testing.assert_close(found, fa.input_x_gradient(model, x, layer=layer, target=target))
 
 
-@pytest.mark.parametrize("method", [fa.grad_cam, fa.deep_lift])
+@pytest.mark.parametrize("method", breadth([fa.grad_cam, fa.deep_lift], lambda method: method is fa.grad_cam))
 def test_compiled_where_the_value_holds_none(method: Any) -> None:
     """Attention of transformers gives (output, None)."""
     model, x = prepared(bert("sdpa")), ids()
@@ -74,8 +79,11 @@ class Heads(nn.Module):
         return self.out(torch.relu((q @ k.mT).softmax(-1) @ q - 0.1).transpose(1, 2).flatten(2)).mean(1)
 
 
+PYTHON = [fa.deep_lift, fa.guided_backprop, fa.integrated_gradients]
+
+
 @pytest.mark.parametrize("layer", [None, fa.input_of("out")])
-@pytest.mark.parametrize("method", [fa.deep_lift, fa.guided_backprop, fa.integrated_gradients])
+@pytest.mark.parametrize("method", breadth(PYTHON, lambda method: method is fa.deep_lift))
 def test_compiled_methods_written_in_python(method: Any, layer: Any) -> None:
     model, x = Heads().double(), torch.randn(2, 3, 8, dtype=torch.float64)
     compiled: Any = torch.compile(method, fullgraph=True, backend="eager")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import funattr as fa
 
+from .breadth import breadth
 from .models import CASES, double
 from .test_laws import Made, batches, nets, seeds
 
@@ -297,7 +298,11 @@ def arguments(name: str) -> dict[str, Any]:
     return options
 
 
-@by_combinator
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    breadth(COMPILED, lambda case: case[0].startswith(("multiply", "noise")), several=True),
+    ids=[name for name, _ in COMPILED],
+)
 def test_compiled_equals_eager(name: str, ours: Any) -> None:
     net = Made(3, 4, ["relu", "tanh"]).double().eval()
     x, options = torch.randn(3, 3, 5, dtype=torch.float64), arguments(name)

@@ -26,6 +26,7 @@ from funattr.__main__ import main
 from funattr.dataset import _folder
 
 from . import crash
+from .breadth import full
 
 N = 23
 DRAWN = torch.Generator().manual_seed(3)
@@ -385,7 +386,7 @@ def test_power_loss_before_the_rename(tmp_path: Path, monkeypatch: pytest.Monkey
         run(tmp_path, batch_size=4, part_size=4)
     monkeypatch.undo()
     assert len(parts(tmp_path)) == 2
-    torn = tmp_path / ".funattr" / "tmp"
+    torn = _folder.notes_of(tmp_path) / "tmp"
     torn.mkdir(exist_ok=True)
     (torn / "torn.parquet").write_bytes(b"PAR1")
     assert run(tmp_path) == (N - 8, 0, 8)
@@ -417,7 +418,7 @@ def test_a_part_that_comes_twice_is_thrown_away(tmp_path: Path) -> None:
     """A worker of old that is still alive, or Ray doing a task again: the ids are there, and stay there once."""
     run(tmp_path)
     folder = _folder.Folder(tmp_path)
-    config = json.loads((tmp_path / ".funattr" / "run.json").read_text())
+    config = json.loads((_folder.notes_of(tmp_path) / "run.json").read_text())
     with folder.claimed(config):
         again = folder.new_file()
         again.write_bytes(parts(tmp_path)[0].read_bytes())
@@ -532,7 +533,7 @@ def test_bad_examples_are_set_aside(options: dict[str, Any], tmp_path: Path) -> 
     assert run(tmp_path, Broken(), retry=True) == (0, len(BAD), 0)
     assert run(tmp_path, images(), retry=True) == (len(BAD), 0, 0)
     assert fa.dataset.failed(tmp_path) == []
-    assert not list(tmp_path.glob(".funattr/failed/*"))
+    assert not list(_folder.notes_of(tmp_path).glob("failed/*"))
     check(tmp_path, reference)
 
 
@@ -636,8 +637,8 @@ def test_methods_that_draw_run_in_batches(name: str, tmp_path: Path) -> None:
         sizes.append(len(x))
         return method(model, x) if name == "targets" else method(model, x, target=1)
 
-    counted.generators = getattr(method, "generators", ())  # type: ignore[attr-defined]
-    counted.leading = getattr(method, "leading", 0)  # type: ignore[attr-defined]
+    if hasattr(method, "about"):
+        counted.about = method.about  # type: ignore[attr-defined]
     run(tmp_path, IMAGES, counted, batch_size=8)
     assert sizes == [8, 1, 8, 1, 8, 7]
 
@@ -673,6 +674,7 @@ def test_workers_that_keep_dying_end_the_run(tmp_path: Path, monkeypatch: pytest
         run(tmp_path, method=fatal, batch_size=4, part_size=4, workers=2)
 
 
+@full
 def test_crash(tmp_path: Path) -> None:
     """2,000 examples, two workers, five kills: nothing lost, nothing double, and equal to a loop."""
     figures = crash.crash(tmp_path / "out", 2000, 5)
@@ -772,13 +774,3 @@ def test_nothing_to_load(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": [1]}), tmp_path / "part-0.parquet")
     with pytest.raises(ValueError, match="were not written by run"):
         fa.dataset.load(tmp_path)
-
-
-def test_a_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    run(tmp_path / "tqdm", progress=True)
-    assert re.search(r"23/23 .*examples", capsys.readouterr().err)
-    monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
-    run(tmp_path / "plain", progress=True)
-    assert re.search(r"23/23 examples, [\d.]+/s, 0:00:00 left", capsys.readouterr().err)
-    run(tmp_path / "none")
-    assert capsys.readouterr().err == ""

@@ -13,6 +13,8 @@ import torch
 import funattr as fa
 from funattr._demo.model import load_digits, load_model
 
+from .breadth import full
+
 ROOT = Path(fa.__file__).parents[1]
 
 
@@ -22,6 +24,7 @@ def recipe() -> str:
     return found[1]
 
 
+@full
 def test_two_ranks(tmp_path: Path) -> None:
     lines = [line for line in recipe().splitlines() if line.strip()]
     assert len(lines) <= 10

@@ -21,6 +21,8 @@ from funattr.__main__ import main
 from funattr._demo.command import METHODS, _default_indices
 from funattr._demo.model import WEIGHTS, Digits, DigitsNet, load_digits, load_model
 
+from .breadth import full
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train_digits.py"
 LINE = re.compile(r"digit (\d+): is (\d), predicted (\d), confidence ([\d.]+)%(  <- misclassified)?")
 
@@ -75,6 +77,7 @@ def test_training_repeats_itself(tmp_path: Path) -> None:
     assert torch.equal(again(digits.images), trained(digits.images))  # what the script measures is what it ships
 
 
+@full
 def test_the_script_makes_a_network_like_the_shipped_one(tmp_path: Path) -> None:
     out = tmp_path / "digits.pt"
     done = subprocess.run([sys.executable, str(SCRIPT), "--out", str(out)], capture_output=True, text=True, check=True)

@@ -429,7 +429,7 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
     ),
     ("not a method, noise", lambda: fa.noise_tunnel("saliency"), TypeError, ["noise_tunnel()", "str"]),
     ("not a method, targets", lambda: fa.each_target(None, [0, 1]), TypeError, ["each_target()", "NoneType"]),
-    ("not a method, absolute", lambda: fa.absolute(fa.gradient(mlp, x, target=1)), TypeError, ["absolute()", "Tensor"]),
+    ("not a method, absolute", lambda: fa.absolute((fa.gradient,)), TypeError, ["absolute()", "tuple"]),
     ("not a method, normalize", lambda: fa.normalize([fa.gradient]), TypeError, ["normalize()", "list"]),
     ("not a method, sum", lambda: fa.sum_channels(1), TypeError, ["sum_channels()", "int"]),
     ("not a method, at_input", lambda: fa.at_input({}), TypeError, ["at_input()", "dict"]),

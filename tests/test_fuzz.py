@@ -1,7 +1,7 @@
 """The argument space at random, right and wrong.
 
-A call with right arguments must equal the plain loops in plain.py. A call with a wrong one must be refused with a ValueError
-or TypeError that starts with the call as written: never an error from inside, never a result.
+A call with right arguments must equal the plain loops of tests/reference. A call with a wrong one must be refused with a
+ValueError or TypeError that starts with the call as written: never an error from inside, never a result.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from torch import Tensor, nn
 
 import funattr as fa
 
-from . import plain
-from .reference import leaves
+from .breadth import full
+from .methods import METHODS as TABLE
+from .reference import Asked as Loop
+from .reference import leaves, loops
+from .reference.passes import Score, called, recorded, with_leaves
 
 #: For a long search by hand: FUZZ=20000 pytest tests/test_fuzz.py
 MANY = int(os.environ.get("FUZZ", "0"))
@@ -112,13 +115,6 @@ METHODS: list[str] = [
 ]  # fmt: skip
 CAMS = [name for name in METHODS if name.endswith("cam") or name == "grad_cam_plus_plus"]
 SHAP = ("gradient_shap", "deep_lift_shap")
-
-
-def site_of(net: Net, layer: Any) -> plain.Site:
-    if layer is None:
-        return None
-    name, inputs = (layer, False) if isinstance(layer, str) else (layer.layer, layer.inputs)
-    return net.model.get_submodule(name), inputs
 
 
 def fits(net: Net, method: str, layer: Any) -> bool:
@@ -225,13 +221,13 @@ WRONG_LAYERS = (
 def right_baselines(net: Net, method: str, layer: Any, n: int, dtype: torch.dtype) -> st.SearchStrategy[Any]:
     """For the input, or for feature_ablation at the site."""
     if method == "feature_ablation" and layer is not None:
-        floats = plain.value(net.model, net.inputs(n, torch.float64), site_of(net, layer))
+        floats = recorded(net.model, net.inputs(n, torch.float64), layer)[0]
         like: Any = floats[0]
     else:
         like = net.inputs(n, dtype)
     if method in SHAP:
         b = st.integers(1, 3)
-        options = b.map(lambda rows: shaped(like, lambda t: tensor(rows, *t.shape[1:], dtype=t.dtype)))
+        options = b.map(lambda rows: shaped(like, lambda t: tensor(rows, *t.shape[1:], dtype=t.dtype), lambda ids: None))
         return st.one_of(options, options.map(lambda given: lambda x: given), st.just(0.5))
     if net.name == "words" and not (method == "feature_ablation" and layer is not None):
         return one_of(0, 1, torch.tensor([[3]]), torch.tensor([1, 2, 3, 4]), torch.full((n, 4), 2))
@@ -246,11 +242,11 @@ def right_baselines(net: Net, method: str, layer: Any, n: int, dtype: torch.dtyp
     )
 
 
-def shaped(like: Any, f: Callable[[Tensor], Any]) -> Any:
-    """`f` of each floating-point tensor in the structure of `like`; integers as they are."""
+def shaped(like: Any, f: Callable[[Tensor], Any], held: Callable[[Tensor], Any] = lambda ids: ids) -> Any:
+    """`f` of each floating-point tensor in the structure of `like`; `held` of integers, which are as they are."""
 
     def one(t: Tensor) -> Any:
-        return f(t) if t.is_floating_point() else t
+        return f(t) if t.is_floating_point() else held(t)
 
     if isinstance(like, dict):
         return {name: one(t) for name, t in like.items()}
@@ -377,7 +373,7 @@ def calls(draw: st.DrawFn, methods: tuple[str, ...] = tuple(METHODS)) -> Asked:
 def masks(net: Net, layer: Any, n: int) -> st.SearchStrategy[Any]:
     x = net.inputs(n, torch.float64)
     if layer is not None:
-        like: Any = plain.value(net.model, x, site_of(net, layer))[0]
+        like: Any = recorded(net.model, x, layer)[0][0].detach()
     else:
         like = x
 
@@ -417,6 +413,17 @@ def ask(asked: Asked, model: Any) -> Any:
 @few
 @given(asked=calls(), wrong_model=one_of(*WRONG_MODELS))
 def test_any_call(asked: Asked, wrong_model: Any) -> None:
+    any_call(asked, wrong_model)
+
+
+@full
+@settings(few, max_examples=4000)
+@given(asked=calls(), wrong_model=one_of(*WRONG_MODELS))
+def test_many_calls(asked: Asked, wrong_model: Any) -> None:
+    any_call(asked, wrong_model)
+
+
+def any_call(asked: Asked, wrong_model: Any) -> None:
     if not asked.wrong:
         for a, b in zip_same(leaves(ask(asked, asked.net.model)), by_hand(asked)):
             torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-9, atol=1e-11, msg=lambda text: f"{asked}: {text}")
@@ -435,7 +442,7 @@ def zip_same(a: list[Tensor], b: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     return list(zip(a, b))
 
 
-def score_of(target: Any, n: int) -> plain.Score:
+def score_of(target: Any, n: int) -> Score:
     """The score, by plain indexing."""
     if target is None:
         return lambda out: out
@@ -458,78 +465,77 @@ def by_hand(asked: Asked) -> list[Tensor]:
     """What the call must give."""
     name, net, n, x, options, _ = asked
     model, score = net.model, score_of(options.get("target"), n)
-    layer = options.get("layer")
-    site = site_of(net, layer)
     if isinstance(options.get("target"), str):
-        best = plain.call(model, x).argmax(1)  # at x, all along a path
+        best = called(model, x, {}).argmax(1)  # at x, all along a path
         score = lambda out: out.gather(1, best[:, None])[:, 0]  # noqa: E731
+    q = Loop(model, x, options.get("layer"), score)
     if name == "activation":
-        return plain.value(model, x, site)
-    n_steps, rule = options.get("n_steps", 50), options.get("quadrature", "gausslegendre")
-    multiply = options.get("multiply_by_inputs", True) or options.get("attribution_func") is not None
-    given = options.get("baselines", 0.0)
-    x0: Any
-    if name in ("gradient", "saliency", "input_x_gradient", "value_and_gradient") or name in CAMS:
-        v, g = plain.value(model, x, site), plain.slope(model, x, site, score) if name != "eigen_cam" else []
-        if name == "guided_grad_cam":
-            cam = plain.cam("grad_cam", v[0], g[0], 1).relu()
-            return [cam * plain.rectified(model, x, None, score, True)[0]]
-        if name == "score_cam":
-            return [plain.score_cam(model, x, site, score)]
-        if name == "ablation_cam":
-            return [plain.ablation_cam(model, x, site, score, options.get("channel_dim", 1))]
-        if name in CAMS:
-            return [plain.cam(name, v[0], g[0] if g else v[0], options.get("channel_dim", 1))]
-        if name == "value_and_gradient":
-            return v + g
-        return {
-            "gradient": lambda: g,
-            "saliency": lambda: [t.abs() for t in g],
-            "input_x_gradient": lambda: [a * b for a, b in zip(v, g)] if multiply else g,
-        }[name]()
+        return loops.value(q)
+    if name in ("gradient", "saliency", "input_x_gradient", "value_and_gradient"):
+        v, g = loops.value(q), loops.slope(q)
+        times = [a * b for a, b in zip(v, g)] if options.get("multiply_by_inputs", True) else g
+        return {"gradient": g, "saliency": [t.abs() for t in g], "input_x_gradient": times, "value_and_gradient": v + g}[name]
+    if name in CAMS:
+        return [cam_by_hand(name, q, options.get("channel_dim", 1))]
     if name in ("guided_backprop", "deconvnet"):
-        return plain.rectified(model, x, site, score, name == "guided_backprop")
+        return loops.rectified(q, name == "guided_backprop")
     if name == "feature_ablation":
-        value = plain.value(model, x, site) if site is not None or net.name != "words" else [x]
-        mask = options.get("feature_mask")
-        return plain.feature_ablation(
-            model, x, site, score, [full(b, v) for b, v in zip(spread_over(given, value), value)],
-            None if mask is None else [m.expand(v.shape) for m, v in zip(spread_over(mask, value), value)],
-        )  # fmt: skip
+        return ablation_by_hand(q, options)
+    return from_baselines(name, q, net, options)
+
+
+def cam_by_hand(name: str, q: Loop, channel: int) -> Tensor:
+    if name == "score_cam":
+        return loops.score_cam(q, 1)[0]
+    if name == "ablation_cam":
+        return loops.ablation_cam(q, channel)[0]
+    guided = name == "guided_grad_cam"
+    formula = next(row.formula for row in TABLE if row.name == ("grad_cam" if guided else name))
+    assert formula is not None
+    (v,), (g,) = loops.value(q), loops.slope(q) if name != "eigen_cam" else loops.value(q)
+    cam = formula(v.movedim(channel, 1), g.movedim(channel, 1)).movedim(1, channel)
+    return cam.relu() * loops.rectified(q._replace(site=None), True)[0] if guided else cam
+
+
+def ablation_by_hand(q: Loop, options: dict[str, Any]) -> list[Tensor]:
+    ids = q.site is None and not leaves(q.x)
+    like = loops.value(q, integers=ids)
+    base = [filled(b, v) for b, v in zip(spread_over(options.get("baselines", 0.0), like), like)]
+    mask = options.get("feature_mask")
+    return loops.feature_ablation(q, base, None if mask is None else spread_over(mask, like), integers=ids)
+
+
+def from_baselines(name: str, q: Loop, net: Net, options: dict[str, Any]) -> list[Tensor]:
+    given, x, n = options.get("baselines", 0.0), q.x, options.get("n_samples", 5)
+    along = loops.nodes(options.get("quadrature", "gausslegendre"), options.get("n_steps", 50))
+    multiply = options.get("multiply_by_inputs", True) or options.get("attribution_func") is not None
     if name in SHAP:
         given = given(x) if callable(given) else given
         rows = 1 if isinstance(given, float) else len((leaves(given) or [given])[0])
-        each = [full(b, t, rows) for b, t in zip(spread_over(given, leaves(x)), leaves(x))]
+        each = [filled(b, t, rows) for b, t in zip(spread_over(given, leaves(x)), leaves(x))]
+        starts = [with_leaves(x, [b[k].expand(t.shape) for b, t in zip(each, leaves(x))]) for k in range(rows)]
         if name == "gradient_shap":
-            return plain.gradient_shap(model, x, each, site, score, options.get("n_samples", 5), 5, multiply)
-        parts = []
-        for k in range(rows):
-            x0 = plain.with_floats(x, [b[k].expand(t.shape) for b, t in zip(each, leaves(x))])
-            parts.append(
-                [
-                    t / rows
-                    for t in plain.deep_lift(model, x, x0, site, score, multiply or bool(options.get("attribution_func")))
-                ]
-            )
-        return plain.added(parts)
+            drawn = loops.draws(leaves(x)[0], n, rows, torch.Generator().manual_seed(5))
+            return loops.gradient_shap(q, starts, *drawn, multiply)
+        return loops.deep_lift(q, starts, multiply)
     if net.name == "words":
-        x0 = torch.as_tensor(given).to(x.dtype).expand(x.shape)
+        x0: Any = torch.as_tensor(given).to(x.dtype).expand(x.shape)
     else:
-        x0 = plain.with_floats(x, [full(b, t) for b, t in zip(spread_over(given, leaves(x)), leaves(x))])
+        x0 = with_leaves(x, [filled(b, t) for b, t in zip(spread_over(given, leaves(x)), leaves(x))])
     if name == "integrated_gradients":
-        return plain.integrated_gradients(model, x, x0, site, score, n_steps, rule, multiply)
+        return loops.integrated_gradients(q, x0, along, multiply)
     if name == "internal_influence":
-        return plain.internal_influence(model, x, x0, site, score, n_steps, rule)
+        return loops.internal_influence(q, x0, along)
     if name == "conductance":
-        return plain.conductance(model, x, x0, site, score, n_steps, rule)
+        return loops.conductance(q, x0, along)
     if name == "deep_lift":
-        return plain.deep_lift(model, x, x0, site, score, multiply)
+        return loops.deep_lift(q, [x0], multiply)
     assert name == "convergence_delta"
-    gained = score(plain.call(model, x)) - score(plain.call(model, x0))
-    return [options["attributions"].reshape(n, -1).sum(1) - gained]
+    gained = loops.scores(q) - loops.scores(q, x0)
+    return [options["attributions"].reshape(len(gained), -1).sum(1) - gained]
 
 
-def full(base: Any, like: Tensor, rows: int | None = None) -> Tensor:
+def filled(base: Any, like: Tensor, rows: int | None = None) -> Tensor:
     shape = like.shape if rows is None else (rows, *like.shape[1:])
     return torch.as_tensor(base, dtype=like.dtype).expand(shape).clone()
 

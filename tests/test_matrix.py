@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from .breadth import breadth
 from .matrix import NETS, ROWS, SEQUENTIAL, Net, Question, tolerance
 
 
@@ -23,7 +24,15 @@ def cases() -> list[tuple[Net, str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("net", "attention", "kind"), cases(), ids=[f"{n.name}-{a}-{k}" for n, a, k in cases()])
+def first(case: tuple[Net, str, str]) -> bool:
+    """Of each net, its first place."""
+    net, attention, kind = case
+    return attention == net.attention[0] and kind == next(iter(net.sites))
+
+
+@pytest.mark.parametrize(
+    ("net", "attention", "kind"), breadth(cases(), first, several=True), ids=[f"{n.name}-{a}-{k}" for n, a, k in cases()]
+)
 def test_every_method(net: Net, attention: str, kind: str) -> None:
     question = Question(net, attention, kind)
     wrong = []

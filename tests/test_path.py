@@ -18,6 +18,7 @@ import funattr as fa
 from funattr import conductance, convergence_delta, gradient_shap, integrated_gradients, internal_influence
 from funattr._steps import path, ways
 
+from .breadth import breadth
 from .cost import cost
 from .models import CASES, Case, Conv, Mlp, Residual, Tokens, case_id, double
 from .reference import leaves, path_at_site, path_in_input
@@ -486,8 +487,14 @@ def test_create_graph(index: int, layer: str, method: Any) -> None:
         assert torch.autograd.grad(total(x), list(model.parameters()), allow_unused=True)[0] is not None
 
 
-@pytest.mark.parametrize("method", PATHS)
-@pytest.mark.parametrize(("index", "layer"), [(2, "layer1"), (4, "proj")])
+@pytest.mark.parametrize(
+    ("index", "layer", "method"),
+    breadth(
+        [(index, layer, method) for index, layer in ((2, "layer1"), (4, "proj")) for method in PATHS],
+        lambda case: case[1:] in (("layer1", integrated_gradients), ("proj", conductance)),
+        several=True,
+    ),
+)
 def test_compiled(index: int, layer: str, method: Any) -> None:
     model, x = built(index)
     target = torch.tensor([0, 1, 2, 3])

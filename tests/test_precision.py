@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 
-from .methods import METHODS, Row, fits, row_id
+from .methods import METHODS, Row, drawn_alike, fits, row_id
 from .models import CASES, Residual, Text, double
 from .reference import leaves
 
@@ -70,14 +70,16 @@ def test_half_precision(row: Row, dtype: torch.dtype) -> None:
 def test_double_precision(row: Row) -> None:
     """Nothing is made in float32 on the way: what a weight of 1 + 2^-40 on the score adds is seen, and the dtype is float64."""
     model, x = subject()
-    single = [row.method(model, x, layer=site, **options_of(row)) for site in sites(row)]
-    model, x = model.double(), x.double()
-    for site, rough in zip(sites(row), single):
-        found = row.method(model, x, layer=site, **options_of(row))
+    with drawn_alike():
+        single = [row.method(model, x, layer=site, **options_of(row)) for site in sites(row)]
+        model, x = model.double(), x.double()
+        double = [row.method(model, x, layer=site, **options_of(row)) for site in sites(row)]
+    for site, rough, found in zip(sites(row), single, double):
         assert all(leaf.dtype == torch.float64 for leaf in leaves(found))
         assert error(rough, found) < 1e-3
         if row.targeted and row.name not in SCALED:
-            grown = row.method(model, x, layer=site, **options_of(row, lambda out: (1 + 2**-40) * out[:, 3]))
+            with drawn_alike():
+                grown = row.method(model, x, layer=site, **options_of(row, lambda out: (1 + 2**-40) * out[:, 3]))
             assert error(grown, (1 + 2**-40) * found) < 1e-14
 
 
@@ -233,7 +235,8 @@ def distributed(rank: int, port: int, folder: str) -> None:
             for row in METHODS:
                 for site in ("layer1", *([None] if row.at_input else [])):
                     try:
-                        result = row.method(wrapped, x[rows], layer=site, **options_of(row, TARGET[rows]))
+                        with drawn_alike():
+                            result = row.method(wrapped, x[rows], layer=site, **options_of(row, TARGET[rows]))
                         found[f"{kind} {row.name} {site}"] = leaves(result)
                     except Exception as problem:  # told to the test, which shows it
                         found[f"{kind} {row.name} {site}"] = f"{type(problem).__name__}: {problem}"
@@ -272,10 +275,13 @@ def test_two_processes() -> None:
     wrong = []
     for row in METHODS:
         for site in ("layer1", *([None] if row.at_input else [])):
-            expected = leaves(row.method(model, x, layer=site, **options_of(row, TARGET)))
+            with drawn_alike():
+                expected = leaves(row.method(model, x, layer=site, **options_of(row, TARGET)))
             for kind in {name.split()[0] for name in parts[0]}:
                 found = [part[f"{kind} {row.name} {site}"] for part in parts]
-                if any(isinstance(one, str) for one in found):
+                if f"{kind} {row.name}" == "fsdp deep_lift_shap":  # its baselines are vmapped, which FSDP2's gathering forbids
+                    assert all("different paths" in str(one) for one in found), "it can: compare it, as the others"
+                elif any(isinstance(one, str) for one in found):
                     wrong.append(f"{kind} {row.name} at {site}: {found}")
                 elif error([torch.cat(same) for same in zip(*found)], expected) > 1e-10:
                     wrong.append(f"{kind} {row.name} at {site}: other numbers")

@@ -11,7 +11,7 @@ import torch
 
 from funattr._steps.quadrature import RULES, rates_for, rates_of, rule_for
 
-from .flow import rate
+from .reference.flow import rate
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 50])

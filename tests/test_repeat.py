@@ -288,8 +288,8 @@ def test_where_memory_is_short_there_are_fewer_targets_at_once(monkeypatch: pyte
     stack = torch.stack([fa.grad_cam(model, x, layer="layer1", target=k) for k in classes])
     passes: list[int] = []
     handle = model.stem.register_forward_hook(lambda *_: passes.append(1))
-    for room, expected in ((8 * elements, 1), (3 * elements, 1 + 3), (1, 1 + 8)):  # the first one finds out
-        monkeypatch.setattr("funattr._steps.at_once.ROOM", room)
+    for room, expected in ((1 << 24, 1), (8 * elements, 1 + 1), (3 * elements, 1 + 3), (1, 1 + 8)):  # the first one finds out
+        monkeypatch.setattr("funattr._combine.targets.ROOM", room)
         passes.clear()
         equal(fa.each_target(fa.grad_cam, classes)(model, x, layer="layer1"), stack)
         assert len(passes) == expected

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 
-from .loops import gauss
+from .reference import gauss
 
 
 class Towers(nn.Module):

@@ -10,17 +10,27 @@ import pytest
 import funattr as fa
 
 from . import stress
+from .breadth import breadth
 from .test_transforms import state
 
 
-def test_threads_on_one_model() -> None:
-    figures = stress.threaded(2000 // 4)
-    assert figures["calls"] >= 500
+@pytest.mark.parametrize("calls", breadth([500, 4000], lambda calls: calls == 500))
+def test_threads_on_one_model(calls: int) -> None:
+    figures = stress.threaded(calls)
+    assert figures["calls"] >= calls
     assert figures == {"calls": figures["calls"], "wrong": 0, "changed": 0, "left": 0}
 
 
 @pytest.mark.parametrize(
-    ("kind", "stride", "some"), [("model", 7, 3), ("interrupted", 9, 1), ("operation", 11, 5), ("outside", 97, 5)]
+    ("kind", "stride", "some"),
+    breadth(
+        [
+            *[("model", 7, 3), ("interrupted", 9, 1), ("operation", 11, 5), ("outside", 97, 5)],
+            *[("model", 1, 3), ("interrupted", 1, 3), ("operation", 2, 3), ("outside", 23, 3)],
+        ],
+        lambda case: case[1] >= 7 and case[1] != 23,
+        several=True,
+    ),
 )
 def test_faults_leave_the_model_as_found(kind: str, stride: int, some: int) -> None:
     figures = stress.faults(kind, stride, some)

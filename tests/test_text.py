@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 import funattr as fa
 
-from .loops import gauss
 from .matrix import bert, clip, distilbert, gpt2, ids, llama, padded, prepared, roberta, t5
-from .reference import logits
+from .reference import gauss, logits
 
 LENGTHS = (5, 3, 4)
 PAD = 0

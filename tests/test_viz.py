@@ -17,6 +17,7 @@ import torch
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
 
 from funattr import viz
 
@@ -76,7 +77,7 @@ def test_overlay_draws_the_sum_over_channels() -> None:
 
 
 def test_a_smaller_map_is_drawn_larger_and_not_changed() -> None:
-    axes = viz.overlay(SIGNED[0], GREY[0]).axes[0]
+    axes = viz.overlay(SIGNED[0], GREY[0], smooth=False).axes[0]
     image, heat = axes.get_images()
     np.testing.assert_array_equal(heat.get_array(), SIGNED[0].double().sum(0).numpy())
     for layer in (image, heat):
@@ -86,7 +87,7 @@ def test_a_smaller_map_is_drawn_larger_and_not_changed() -> None:
 
 def test_show_draws_every_map_in_its_cell() -> None:
     maps = {"signed": SIGNED, "positive": SIGNED.abs()[:, 0]}
-    figure = viz.show(GREY, maps, titles=["first", "second"])
+    figure = viz.show(GREY, maps, titles=["first", "second"], smooth=False)
     cells = np.array(figure.axes[:6], dtype=object).reshape(2, 3)
     for row in range(2):
         np.testing.assert_allclose(drawn(cells[row, 0])[0], GREY[row, 0])
@@ -129,7 +130,7 @@ def test_each_column_has_its_own_scale() -> None:
 def test_the_table_has_one_scale_unasked() -> None:
     """That of all values, clipped at their percentile; the numbers drawn are as they were given."""
     maps = {"small": SIGNED[:, 0], "large": 100 * SIGNED[:, 1].abs()}
-    figure = viz.show(GREY, maps)
+    figure = viz.show(GREY, maps, smooth=False)
     limit = float(np.percentile(torch.stack(list(maps.values())).abs().double().numpy(), 99))
     for cell in (1, 2, 4, 5):
         assert limits(figure.axes[cell]) == pytest.approx((-limit, limit))
@@ -183,8 +184,12 @@ RAMP = torch.linspace(0.01, 1, 100).reshape(10, 10)
     ],
 )
 def test_the_bar_has_an_arrow_where_values_lie_beyond_it(values: torch.Tensor, extend: str) -> None:
-    heat: Any = viz.overlay(values, percentile=90).axes[0].get_images()[-1]
-    assert heat.colorbar.extend == extend
+    figure = viz.overlay(values, percentile=90)
+    figure.draw_without_rendering()
+    bar = figure.axes[-1]
+    arrows = [patch.get_path().vertices[:, 0] for patch in bar.patches if isinstance(patch, PathPatch)]
+    sides = {"min" if arrow.min() < 0 else "max" for arrow in arrows if arrow.min() < 0 or arrow.max() > 1}
+    assert sides == {"both": {"min", "max"}, "neither": set()}.get(extend, {extend})
 
 
 def test_a_map_with_few_values_is_not_clipped_to_nothing() -> None:
@@ -222,19 +227,41 @@ def test_images_are_scaled_only_where_they_must_be(image: Any, expected: Any) ->
     np.testing.assert_allclose(drawn(figure.axes[0])[0], expected)
 
 
-def test_each_image_is_scaled_by_itself() -> None:
+@pytest.mark.parametrize(
+    ("brightness", "expected"),
+    [
+        ("grid", [(0.5 + 9) / 16, 1.0, 1 / 16]),  # from -9 to 7
+        ("example", [0.5, 1.0, 1.0]),  # the first is inside [0, 1]: as it is
+        ((-1.0, 3.0), [1.5 / 4, 1.0, 0.0]),  # what is beyond is black, or white
+    ],
+)
+def test_images_are_as_bright_as_the_caller_says(brightness: Any, expected: list[float]) -> None:
+    """One range for all unasked: an image twice as dark as another is drawn so."""
     images = torch.stack([0.5 * torch.eye(2), 4 * torch.eye(2) + 3, torch.eye(2) - 9])
-    figure = viz.show(images, {"any": torch.ones(3, 2, 2)})
-    for row, expected in enumerate([0.5 * np.eye(2), np.eye(2), np.eye(2)]):
-        np.testing.assert_allclose(drawn(figure.axes[2 * row])[0], expected)
+    figure = viz.show(images, {"any": torch.ones(3, 2, 2)}, brightness=brightness)
+    assert [drawn(cells[0])[0].max() for cells in rows(figure, 2)] == pytest.approx(expected)
+    if brightness == "grid":
+        unasked = rows(viz.show(images, {"any": torch.ones(3, 2, 2)}), 2)
+        assert [drawn(cells[0])[0].max() for cells in unasked] == pytest.approx(expected)
 
 
-def test_rgb_is_in_colour_as_the_input_and_grey_under_the_map() -> None:
+def rows(figure: Figure, columns: int) -> list[list[Any]]:
+    """The cells of each example."""
+    cells = [axes for axes in figure.axes if axes.images]
+    return [cells[i : i + columns] for i in range(0, len(cells), columns)]
+
+
+def test_bytes_are_as_bright_as_they_are() -> None:
+    dark = np.array([[[0, 51], [20, 102]]], dtype=np.uint8)
+    for images in (dark, torch.from_numpy(dark)):
+        figure = viz.show(images, {"any": np.ones((1, 2, 2))})
+        np.testing.assert_allclose(drawn(figure.axes[0])[0], dark[0] / 255)
+
+
+def test_images_keep_their_colours_under_the_map() -> None:
     image = torch.rand(1, 3, 4, 5, dtype=torch.float64)
-    cells = viz.show(image, {"any": torch.ones(1, 4, 5)}).axes
-    np.testing.assert_allclose(drawn(cells[0])[0], image[0].permute(1, 2, 0))
-    red, green, blue = image[0].numpy()
-    np.testing.assert_allclose(drawn(cells[1])[0], 0.299 * red + 0.587 * green + 0.114 * blue)
+    for cell in viz.show(image, {"any": torch.ones(1, 4, 5)}).axes[:2]:
+        np.testing.assert_allclose(drawn(cell)[0], image[0].permute(1, 2, 0))
 
 
 # What is accepted.
@@ -264,9 +291,9 @@ def test_all_kinds_of_numbers_draw_the_same(kind: str) -> None:
 
 def test_channels_last() -> None:
     last = {"maps": SIGNED.permute(0, 2, 3, 1)}
-    figure = viz.show(GREY.permute(0, 2, 3, 1), last, channel_dim=-1)
+    figure = viz.show(GREY.permute(0, 2, 3, 1), last, channel_dim=-1, smooth=False)
     np.testing.assert_allclose(drawn(figure.axes[1])[1], SIGNED[0].double().sum(0))
-    one = viz.overlay(SIGNED[0].permute(1, 2, 0), GREY[0].permute(1, 2, 0), channel_dim=-1)
+    one = viz.overlay(SIGNED[0].permute(1, 2, 0), GREY[0].permute(1, 2, 0), channel_dim=-1, smooth=False)
     np.testing.assert_allclose(drawn(one.axes[0])[1], SIGNED[0].double().sum(0))
     np.testing.assert_allclose(drawn(one.axes[0])[0], GREY[0, 0])
 
@@ -274,7 +301,7 @@ def test_channels_last() -> None:
 def test_inputs_are_not_changed_and_not_aliased() -> None:
     image, values = GREY.double() * 9, SIGNED.double()
     before = image.clone(), values.clone()
-    figure = viz.show(image, {"any": values[:, 0]})
+    figure = viz.show(image, {"any": values[:, 0]}, smooth=False)
     assert torch.equal(image, before[0])
     assert torch.equal(values, before[1])
     values.zero_()
@@ -324,7 +351,7 @@ def test_files_and_images(tmp_path: Path) -> None:
     assert (tmp_path / "table.pdf").read_bytes().startswith(b"%PDF")
     image = viz.to_image(figure, dpi=100)
     assert image.mode == "RGB"
-    assert image.size == tuple(round(100 * side) for side in figure.get_size_inches())
+    assert image.size == pytest.approx(100 * figure.get_size_inches(), abs=1)
     figure.savefig(tmp_path / "one.png", dpi=100)
     written = (255 * pyplot.imread(tmp_path / "one.png")[..., :3]).round()
     np.testing.assert_array_equal(np.asarray(image), written)

@@ -35,7 +35,7 @@ def limits(axes: Any) -> tuple[float, float]:
 def bar(figure: Figure, i: int = -1) -> tuple[list[str], str]:
     figure.draw_without_rendering()
     axes = figure.axes[i]
-    return [label.get_text() for label in axes.get_yticklabels()], axes.get_ylabel()
+    return [label.get_text() for label in axes.get_xticklabels()], axes.get_xlabel()
 
 
 # Signals.
@@ -146,11 +146,10 @@ def test_a_scale_for_each_volume() -> None:
     assert [limits(cell)[1] for cell in figure.axes[:4]] == pytest.approx([peaks[0]] * 2 + [peaks[1]] * 2)
 
 
-def test_a_video_is_grey_under_its_map() -> None:
+def test_a_video_keeps_its_colours_under_its_map() -> None:
     video = torch.rand(1, 3, 2, 4, 5, dtype=torch.float64)
     cell: Any = viz.volume(video, torch.ones(1, 2, 4, 5), slices=[1]).axes[0]
-    red, green, blue = video[0, :, 1].numpy()
-    np.testing.assert_allclose(cell.get_images()[0].get_array(), 0.299 * red + 0.587 * green + 0.114 * blue)
+    np.testing.assert_allclose(cell.get_images()[0].get_array(), video[0, :, 1].permute(1, 2, 0))
 
 
 # What is accepted.

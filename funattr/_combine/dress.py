@@ -1,4 +1,4 @@
-"""What every combinator is made with: which arguments its parts take, and dressing the result as a method."""
+"""What every combinator is made with: what methods say of themselves, and dressing the result as a method."""
 
 from __future__ import annotations
 
@@ -8,26 +8,41 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .._core.door import method
 from .._torch import tracing
-from .._types import Method, Tree
+from .._types import About, Method, Model, Tree
 from .._words import complaint
 
 
-def accepts(function: Callable[..., Any]) -> tuple[str, ...] | None:
-    """The names of the arguments that `function` takes; None where it takes any."""
-    known = getattr(function, "accepts", None)
-    if known is not None:
-        return tuple(known)
-    parameters = inspect.signature(function).parameters.values()
-    return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else tuple(p.name for p in parameters)
+def about(function: Callable[..., Any]) -> About:
+    """What a method says of itself; what the signature tells of somebody else's."""
+    if isinstance(function, partial):  # a method with some of its arguments bound
+        inner = about(function.func)
+        return inner._replace(generators=(*generators_given(function.keywords), *inner.generators), mean=None)
+    found: About | None = getattr(function, "about", None)
+    if found is None:
+        parameters = inspect.signature(function).parameters.values()
+        any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        names = None if any_name else tuple(p.name for p in parameters)
+        found = About(names, layered=names is None or "layer" in names)
+    return found
+
+
+def generators_given(options: dict[str, Any]) -> list[torch.Generator]:
+    return [value for value in options.values() if isinstance(value, torch.Generator)]
 
 
 def chosen(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
     """Those of the keyword arguments that `function` takes."""
-    known = accepts(function)
+    known = about(function).accepts
     return {name: value for name, value in options.items() if known is None or name in known}
+
+
+def has_steps(function: Callable[..., Any]) -> bool:
+    """Whether a method runs a model many times: then it has a `chunk_size`."""
+    return "chunk_size" in (about(function).accepts or ())
 
 
 def combined(
@@ -37,26 +52,27 @@ def combined(
     extra: Sequence[str] = (),
     without: Sequence[str] = (),
     needs: Sequence[str] = (),
-    more: int = 0,
-    generators: Sequence[torch.Generator] = (),
-    draws: bool = False,
-    of_layers: bool | None = None,
+    **says: Any,
 ) -> Method:
     """`function`, dressed as a method that takes what `parts` take: readable in ``help()`` and in a traceback.
 
-    `more` is the number of dimensions that its results have before the batch, beside those of its parts; `generators` are
-    what it draws from itself, and `draws` says whether it draws at all; `of_layers` says whether its results have the
-    structure in which layers are named, where its parts do not.
+    What it `says` of itself is what its parts say, where nothing else is given.
     """
-    known = [accepts(part) for part in parts]
+    known = [about(part) for part in parts]
+    names = None
+    if all(part.accepts is not None for part in known):
+        names = (*extra, *(name for part in known for name in part.accepts or () if name not in without))
     made: Any = function  # to mypy a callable has no attributes
-    made.leading = more + max(leading(part) for part in parts)
-    made.layered = any(map(layered, parts)) if of_layers is None else of_layers
-    made.draws = draws or any(map(draws_numbers, parts))
-    made.generators = [*generators, *(g for part in parts for g in generators_of(part))]
+    made.about = About(
+        names,
+        leading=max(part.leading for part in known),
+        layered=any(part.layered for part in known),
+        at_input=any(part.at_input for part in known),
+        draws=any(part.draws for part in known),
+        generators=tuple(g for part in known for g in part.generators),
+        baselines=next((part.baselines for part in known if "baselines" in (part.accepts or ())), "x"),
+    )._replace(**says)
     if tracing():
-        names = [*extra, *(n for part in known for n in part or () if n not in without)]
-        made.accepts = None if None in known else names
         return function
     parameters: dict[str, inspect.Parameter] = {}
     for part in parts:
@@ -76,24 +92,24 @@ def combined(
     return method(function)
 
 
+def then(f: Callable[[Tree, int, Tree], Tree], method: Any, name: str) -> Any:
+    """``f(found, leading, x)`` of what `method` finds, as a method; or at once, of a tensor of attributions."""
+    if isinstance(method, Tensor):
+        return f(method, 0, method)
+    check_method(method)
+    leading = about(method).leading
+
+    def made(model: Model, x: Tree, **options: Any) -> Tree:
+        return f(method(model, x, **options), leading, x)
+
+    return combined(made, f"{name}({name_of(method)})", method)
+
+
 def name_of(function: Callable[..., Any]) -> str:
     """How a method is called in messages and in the names of what is made of it."""
-    return getattr(_inner(function), "__name__", type(function).__name__)
-
-
-def leading(function: Callable[..., Any]) -> int:
-    """How many dimensions a method's results have before the batch: one for each `each_target` in it."""
-    found: int = getattr(_inner(function), "leading", 0)
-    return found
-
-
-def layered(function: Callable[..., Any]) -> bool:
-    """Whether a method's results are those of layers, in the structure in which these are named."""
-    known: bool | None = getattr(_inner(function), "layered", None)
-    if known is None:
-        names = accepts(function)
-        return names is None or "layer" in names
-    return known
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def per_layer(f: Callable[[Any], Tree], layer: Any, found: Any = None) -> Tree:
@@ -103,24 +119,6 @@ def per_layer(f: Callable[[Any], Tree], layer: Any, found: Any = None) -> Tree:
     if isinstance(layer, (list, tuple)):
         return type(layer)([per_layer(f, part, None if found is None else found[i]) for i, part in enumerate(layer)])
     return f(found)
-
-
-def generators_of(function: Callable[..., Any]) -> list[torch.Generator]:
-    """The generators that a method draws from, beside torch's global ones and those in its arguments."""
-    bound = [g for g in getattr(function, "keywords", {}).values() if isinstance(g, torch.Generator)]
-    return [*bound, *getattr(_inner(function), "generators", ())]
-
-
-def draws_numbers(function: Callable[..., Any]) -> bool:
-    """Whether a method of ours draws random numbers; one of somebody else's has not said."""
-    found: bool = getattr(_inner(function), "draws", False)
-    return found
-
-
-def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
-    while isinstance(function, partial):  # a method with some of its arguments bound
-        function = function.func
-    return function
 
 
 def check_method(function: Any) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._torch import tree_flatten, tree_unflatten
 from .._types import Explains, Method, Model, Tree, batch_size, map_floats, tensors
 from .._words import complaint, door
-from .dress import check_method, chosen, combined, layered, leading, name_of, per_layer
+from .dress import about, check_method, chosen, combined, name_of, per_layer, then
 
 
 @door
@@ -39,17 +39,18 @@ def multiply(method: Explains, other: Explains) -> Method:
     """
     check_method(method)
     check_method(other)
+    mine, others = about(method), about(other)
 
     def product(model: Model, x: Tree, **options: Any) -> Tree:
-        mine, others = chosen(method, options), chosen(other, options)
+        given, given_other = chosen(method, options), chosen(other, options)
         for name in options:
-            if name not in mine and name not in others:
+            if name not in given and name not in given_other:
                 raise complaint(TypeError, f"neither {name_of(method)} nor {name_of(other)} takes an argument {name!r}.")
-        a, b = method(model, x, **mine), other(model, x, **others)
+        a, b = method(model, x, **given), other(model, x, **given_other)
         layer = options.get("layer")
-        if layered(method) and not layered(other):
+        if mine.layered and not others.layered:
             return per_layer(lambda part: times(part, b), layer, a)
-        if layered(other) and not layered(method):
+        if others.layered and not mine.layered:
             return per_layer(lambda part: times(a, part), layer, b)
         return times(a, b)
 
@@ -59,7 +60,7 @@ def multiply(method: Explains, other: Explains) -> Method:
             text = f"{name_of(method)} gives {spec}, {name_of(other)} gives {spec_of_right}: they cannot be multiplied."
             raise complaint(ValueError, text)
         # Where one has a dimension for targets up front, the other is the same for each.
-        shorter = leading(method) - leading(other)
+        shorter = mine.leading - others.leading
         left, right = [_with_leading(leaf, -shorter) for leaf in left], [_with_leading(leaf, shorter) for leaf in right]
         return tree_unflatten([_product(p, q, name_of(method), name_of(other)) for p, q in zip(left, right)], spec)
 
@@ -79,7 +80,7 @@ def _product(a: Any, b: Any, name: str, other: str) -> Any:
 
 
 @door
-def relu(method: Explains) -> Method:
+def relu(method: Any) -> Any:
     """The positive part of a method's attributions.
 
     ``relu(a)(model, x, ...) = max(a(model, x, ...), 0)``
@@ -98,16 +99,11 @@ def relu(method: Explains) -> Method:
         >>> fa.relu(fa.gradient)(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0]]))
         tensor([[2., 0.]])
     """
-    check_method(method)
-
-    def positive(model: Model, x: Tree, **options: Any) -> Tree:
-        return map_floats(torch.relu, method(model, x, **options))
-
-    return combined(positive, f"relu({name_of(method)})", method)
+    return then(lambda found, *_: map_floats(torch.relu, found), method, "relu")
 
 
 @door
-def absolute(method: Explains) -> Method:
+def absolute(method: Any) -> Any:
     """The size of a method's attributions, without their sign.
 
     ``absolute(a)(model, x, ...) = |a(model, x, ...)|``; `saliency` is ``absolute(gradient)``.
@@ -126,16 +122,11 @@ def absolute(method: Explains) -> Method:
         >>> fa.absolute(fa.gradient)(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0]]))
         tensor([[2., 4.]])
     """
-    check_method(method)
-
-    def size(model: Model, x: Tree, **options: Any) -> Tree:
-        return map_floats(torch.abs, method(model, x, **options))
-
-    return combined(size, f"absolute({name_of(method)})", method)
+    return then(lambda found, *_: map_floats(torch.abs, found), method, "absolute")
 
 
 @door
-def normalize(method: Explains) -> Method:
+def normalize(method: Any) -> Any:
     """A method's attributions on a scale from -1 to 1: each example divided by its largest absolute value.
 
     ``normalize(a)(model, x, ...)[n] = a[n] / max |a[n]|``. Signs and zeros stay. The largest value is that of the whole
@@ -157,10 +148,9 @@ def normalize(method: Explains) -> Method:
         >>> fa.normalize(fa.gradient)(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0]]))
         tensor([[ 0.5000, -1.0000]])
     """
-    check_method(method)
 
-    def scaled(model: Model, x: Tree, **options: Any) -> Tree:
-        found, rows = method(model, x, **options), leading(method) + 1  # the dimensions before the features
+    def scaled(found: Tree, leading: int, x: Tree) -> Tree:
+        rows = leading + 1  # the dimensions before the features
         peaks = [_peak(leaf, rows, batch_size(x), name_of(method)) for leaf in tensors(found) if leaf.is_floating_point()]
         if not peaks:
             return found
@@ -168,7 +158,7 @@ def normalize(method: Explains) -> Method:
         scale = torch.where(peak > 0, peak, 1)
         return map_floats(lambda t: t / scale.to(t.dtype).reshape(scale.shape + (1,) * (t.dim() - rows)), found)
 
-    return combined(scaled, f"normalize({name_of(method)})", method)
+    return then(scaled, method, "normalize")
 
 
 @door
@@ -196,7 +186,7 @@ def at_input(method: Explains) -> Method:
     def there(model: Model, x: Tree, *, layer: Any = None, **options: Any) -> Tree:
         return method(model, x, **options)
 
-    return combined(there, f"at_input({name_of(method)})", method, extra=["layer"], of_layers=False)
+    return combined(there, f"at_input({name_of(method)})", method, extra=["layer"], layered=False, at_input=True)
 
 
 def _peak(found: Tensor, rows: int, size: int, name: str) -> Tensor:

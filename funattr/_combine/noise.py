@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._core.passes import question
-from .._core.score import Neuron
 from .._core.split import split
-from .._core.where import Place, bind, find
+from .._core.where import bind, find
 from .._steps.chunks import check_count, chunk_for, chunks, given_chunk
 from .._steps.draws import Rewound, normal_from
-from .._steps.mean import check_rows
+from .._steps.matching import deviations
+from .._steps.mean import Sum
 from .._steps.progress import reported
-from .._steps.ways import Runner
+from .._steps.ways import Runner, check_generator
 from .._steps.without import look
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Explains, Method, Model, Tree, attributable, map_tensors, tensors
-from .._words import complaint, door, kind_of
-from .dress import check_method, combined, draws_numbers, generators_of, name_of
-from .repeat import device_of, generators_given, run_steps
+from .._types import ChunkSize, Explains, Method, Model, Neuron, Place, Tree, attributable, batch_size, map_tensors, tensors
+from .._words import complaint, did_you_mean, door
+from .baselines import at_layer, default_baselines
+from .dress import about, check_method, combined, generators_given, has_steps, name_of
+from .repeat import device_of, run_steps
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
@@ -41,18 +41,20 @@ def noise_tunnel(
     """A method averaged over noisy inputs: SmoothGrad, its square, or VarGrad.
 
     ``mean_i a_i``, ``mean_i a_i^2`` or ``mean_i a_i^2 - (mean_i a_i)^2``, for the attributions ``a_i`` of ``x + noise_i``.
-    Where x holds only integers, the noise is added at the layer; several layers are then one joint site, and must not depend on
-    each other.
+    Where x holds only integers, the noise is added at the layer, and baselines, integers still, are read there without noise;
+    several layers are then one joint site, and must not depend on each other. Calls of the method run together, by vmap; one
+    after another where the method takes many steps of its own or draws random numbers, where vmap cannot, and in a compiled
+    function.
 
     Args:
         method: a method.
-        n_samples: how many noisy inputs.
-        stdevs: the standard deviation of the noise: a number, or one per floating-point input.
+        n_samples: how many samples are taken for each example.
+        stdevs: the standard deviation of the noise: a number, or one per input, by name or by position; integer inputs need
+            none. Where the noise is at a layer, one per tensor there.
         nt_type: ``"smoothgrad"``, ``"smoothgrad_sq"`` or ``"vargrad"``.
         generator: where draws come from, or None for torch's global one. The same seed gives the same result.
-        chunk_size: how many calls of the method run together, by vmap: the memory knob. None, or "auto": as many as a budget
-            of memory allows; one after another where the method takes many steps of its own or draws random numbers, where
-            vmap cannot, and in a compiled function. The result does not depend on it.
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+            does not depend on it.
 
     Returns:
         A method with the same arguments. The law: with ``stdevs=0`` ``"smoothgrad"`` is the method itself, and ``"vargrad"`` 0.
@@ -74,21 +76,25 @@ def noise_tunnel(
     """
     check_method(method)
     check_count(n_samples, "n_samples")
+    check_generator(generator)
     together = given_chunk(chunk_size)
     if nt_type not in _TYPES:
-        close = difflib.get_close_matches(str(nt_type), _TYPES, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"Use one of {', '.join(map(repr, _TYPES))}."
-        raise complaint(ValueError, f"there is no nt_type {nt_type!r}. {hint}")
+        raise complaint(ValueError, f"there is no nt_type {nt_type!r}. {did_you_mean(nt_type, _TYPES)}")
 
     draw = normal_from(generator)
-    own = [] if generator is None else [generator]
-    if draws_numbers(method):
+    told = about(method)
+    generators = (*([] if generator is None else [generator]), *told.generators)
+    if told.draws:
         together = 1  # vmap would draw the same for all samples
+    default = default_baselines(method)
+    few = has_steps(method) or told.leading > 0  # it fills the memory alone
 
     def tunnel(model: Model, x: Tree, **options: Any) -> Tree:
-        explain, start = _at_noise(method, model, x, options)
+        explain, start = _at_noise(method, default, model, x, options)
         leaves, spec = tree_flatten(start)
-        spread = _spread(stdevs, [leaf for leaf in leaves if attributable(leaf)])
+        spread = list(
+            zip(filter(attributable, leaves), deviations(stdevs, start, "x" if start is x else "the value at the site"))
+        )
 
         def noisy(noise: list[Tensor]) -> Tree:
             rest = iter(noise)
@@ -97,58 +103,59 @@ def noise_tunnel(
         def drawn() -> list[Tensor]:  # one draw per sample, whatever the chunks: the same numbers in the same order
             return [s * draw(leaf.shape, leaf.dtype, leaf.device) for leaf, s in spread]
 
-        mean, square, found = _Mean(n_samples), _Mean(n_samples), None
-        noise = Rewound([*own, *generators_of(method), *generators_given(options)], device_of(x))
-        for found in _sampled(noisy, drawn, n_samples, together, start, noise):
-            mean.add(found)
+        mean, square = Sum(), Sum()
+        noise = Rewound([*generators, *generators_given(options)], device_of(x))
+        for found in _sampled(noisy, drawn, n_samples, 1 if few and together is None else together, start, noise):
+            if nt_type != "smoothgrad_sq":
+                mean.add(found)
             if nt_type != "smoothgrad":
-                square.add(found, 2)
-        if nt_type == "smoothgrad":
-            return mean.result(found)
-        if nt_type == "smoothgrad_sq":
-            return square.result(found)
-        return square.result(found, [m * m for m in mean.sums])
+                square.add(found, power=2)
+        if nt_type == "vargrad":  # no rounding below 0
+            sums = zip(mean.parts, square.parts)
+            square.parts = [(b - a * a / n_samples).clamp(min=0) if isinstance(a, Tensor) else a for a, b in sums]
+        return (mean if nt_type == "smoothgrad" else square).total(n_samples)
 
-    return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=own, draws=True)
+    return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=generators, draws=True)
 
 
-def _at_noise(method: Explains, model: Model, x: Tree, options: dict[str, Any]) -> tuple[Callable[[Tree], Tree], Tree]:
+def _at_noise(
+    method: Explains, default: Any, model: Model, x: Tree, options: dict[str, Any]
+) -> tuple[Callable[[Tree], Tree], Tree]:
     """What takes the noise: the method as a function of the input; or, for integers, of the value at the layer."""
     if any(attributable(leaf) for leaf in tensors(x)) or options.get("layer") is None:
         return lambda noisy: method(model, noisy, **options), x
     if isinstance(options["layer"], (list, tuple, dict)):
         look(question(model, x, options["layer"], None))  # noise at one must not be undone by noise at another
     value_at, rest = split(model, options["layer"])
-    options = {name: value for name, value in options.items() if name != "layer"}
+    create_graph = bool(options.get("create_graph"))
+    value = value_at(x) if create_graph else map_tensors(torch.detach, value_at(x))
+    options = (
+        options
+        | {"layer": None}
+        | at_layer(about(method).baselines, value_at, x, options.get("baselines", default), create_graph)
+    )
     target = options.get("target")
     if isinstance(target, Neuron) and isinstance(target.layer.layer, str):  # names end at the cut
         module = find(bind(model).root, target.layer.layer)
         options["target"] = Neuron(Place(module, target.layer.inputs, target.layer.call), target.index)
-    value = value_at(x)
-    if not options.get("create_graph"):
-        value = map_tensors(torch.detach, value)
 
     def after(*parts: Any, **named: Any) -> Any:
         # A value that is a tuple or a dict arrives as several inputs; a model's output is a dict of its own kind.
         given = [named[name] for name in value if name in named] if named else list(parts)
         return rest(tree_unflatten(tree_flatten(given)[0], tree_flatten(value)[1]), x)
 
-    return lambda noisy: method(after, noisy, **options), value
+    if batch_size(value) == batch_size(x):
+        return lambda noisy: method(after, noisy, **options), value
+    # Its rows are not examples (the sentences of documents): an integer beside it, which is held, says how many there are.
+    examples = torch.zeros(batch_size(x), dtype=torch.long, device=device_of(x))
+    for name in ("baselines", "feature_mask"):
+        if not isinstance(options.get(name), (int, float, type(None))):
+            options[name] = (None, options[name])
 
+    def explain(noisy: Tree) -> Tree:
+        return method(lambda _, value: rest(value, x), (examples, noisy), **options)[1]
 
-def _spread(stdevs: Any, leaves: list[Tensor]) -> list[tuple[Tensor, float]]:
-    """Each floating-point tensor with its standard deviation."""
-    if isinstance(stdevs, dict):
-        stdevs = tuple(stdevs.values())
-    each = list(stdevs) if isinstance(stdevs, (tuple, list)) else [stdevs] * len(leaves)
-    for s in each:
-        if isinstance(s, bool) or not isinstance(s, (int, float)):
-            raise complaint(TypeError, f"stdevs must be a number, or one per floating-point input, got {kind_of(s)}.")
-        if not 0 <= s < float("inf"):
-            raise complaint(ValueError, f"stdevs must be finite and not negative, got {s}.")
-    if len(each) != len(leaves):
-        raise complaint(ValueError, f"stdevs has {len(each)} entries for {len(leaves)} floating-point inputs.")
-    return list(zip(leaves, each))
+    return explain, value
 
 
 def _sampled(
@@ -164,8 +171,9 @@ def _sampled(
         size = chunk_for(count, chunk, like, shares=False)
         if min(size, count) > 1:
             stacked = [torch.stack(same) for same in zip(*[draw() for _ in range(min(size, count))])]
-            size, found = run.first(function, stacked, fewer=chunk is None)
+            found = run.first(function, stacked) if stacked else None
             if found is None:  # where `function` draws too, its numbers and ours take turns
+                size = 1
                 noise.rewind()
             else:
                 ahead = [list(step) for step in zip(*(t[size:] for t in stacked))]
@@ -181,22 +189,3 @@ def _sampled(
             continue
         yield from run_steps(run, function, [ahead.pop(0) if ahead else draw() for _ in range(first, last)])
         run.warn()
-
-
-class _Mean:
-    """The mean of attributions, or of a power of them, sum by sum."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.sums: list[Any] = []
-
-    def add(self, found: Tree, power: int = 1) -> None:
-        parts = [(leaf**power).sum(0) / self.count if isinstance(leaf, Tensor) else leaf for leaf in tree_flatten(found)[0]]
-        check_rows(self.sums, parts)
-        self.sums = [a + b if isinstance(a, Tensor) else a for a, b in zip(self.sums, parts)] if self.sums else parts
-
-    def result(self, like: Tree, less: Sequence[Any] | None = None) -> Tree:
-        sums = self.sums
-        if less is not None:
-            sums = [(a - b).clamp(min=0) if isinstance(a, Tensor) else a for a, b in zip(sums, less)]  # no rounding below 0
-        return tree_unflatten(sums, tree_flatten(like)[1])

@@ -27,10 +27,6 @@ def device_of(x: Tree) -> torch.device:
     return next((t.device for t in tensors(x)), torch.device("cpu"))
 
 
-def generators_given(options: dict[str, Any]) -> list[torch.Generator]:
-    return [value for value in options.values() if isinstance(value, torch.Generator)]
-
-
 def as_one(found: Tree) -> Tree:
     """A result with the leading dimension of a chunk of one."""
     leaves, spec = tree_flatten(found)

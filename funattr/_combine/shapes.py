@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import torch.nn.functional as F
@@ -10,9 +9,9 @@ from torch import Tensor
 
 from .._core.channels import channel_of, check_channel_dim
 from .._torch import tree_flatten
-from .._types import Explains, Method, Model, Tree, map_floats, tensors
-from .._words import complaint, door
-from .dress import check_method, combined, layered, leading, name_of, per_layer
+from .._types import Model, Tree, map_floats, tensors
+from .._words import complaint, did_you_mean, door
+from .dress import about, check_method, combined, name_of, per_layer, then
 
 #: F.interpolate's modes, and the numbers of spatial dimensions they are for.
 MODES = {
@@ -27,7 +26,7 @@ MODES = {
 
 
 @door
-def sum_channels(method: Explains, channel_dim: int = 1) -> Method:
+def sum_channels(method: Any, channel_dim: int = 1) -> Any:
     """A method's attributions summed over the channels: one value per place.
 
     ``sum_channels(a)(model, x, ...) = sum_c a(model, x, ...)[:, c]``, the dimension kept with size 1. `hires_cam` is
@@ -49,14 +48,12 @@ def sum_channels(method: Explains, channel_dim: int = 1) -> Method:
         >>> fa.sum_channels(fa.gradient)(lambda x: (x**2).sum((1, 2)), torch.tensor([[[1.0, 3.0], [-2.0, 0.5]]]))
         tensor([[[-2.,  7.]]])
     """
-    check_method(method)
     check_channel_dim(channel_dim)
 
-    def summed(model: Model, x: Tree, **options: Any) -> Tree:
-        before = leading(method)
-        return map_floats(lambda t: t.sum(channel_of(t, channel_dim, before), keepdim=True), method(model, x, **options))
+    def summed(found: Tree, leading: int, x: Tree) -> Tree:
+        return map_floats(lambda t: t.sum(channel_of(t, channel_dim, leading), keepdim=True), found)
 
-    return combined(summed, f"sum_channels({name_of(method)})", method)
+    return then(summed, method, "sum_channels")
 
 
 @door
@@ -85,21 +82,20 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
         tensor([[[1., 1., 2., 2.]]])
     """
     if not isinstance(mode, str) or mode not in MODES:
-        close = difflib.get_close_matches(str(mode), MODES, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"Use one of {', '.join(map(repr, MODES))}."
-        raise complaint(ValueError, f"there is no interpolation mode {mode!r}. {hint}")
+        raise complaint(ValueError, f"there is no interpolation mode {mode!r}. {did_you_mean(mode, MODES)}")
     if isinstance(method, Tensor):
         if size is None:
             text = "give the size to interpolate the tensor to: size=(height, width), or a tensor of that size."
             raise complaint(ValueError, text)
         return resized(method, _spatial(size), mode)
     check_method(method)
+    told = about(method)
 
     def upsampled(model: Model, x: Tree, **options: Any) -> Tree:
         def for_input(leaf: Tensor, found: Tensor) -> Tensor:
-            before = leading(method)  # targets: to each map, as many examples more
-            maps = resized(found.flatten(0, before), _spatial(leaf if size is None else size), mode)
-            return maps.reshape(found.shape[: before + 1] + maps.shape[1:])
+            # Targets: to each map, as many examples more.
+            maps = resized(found.flatten(0, told.leading), _spatial(leaf if size is None else size), mode)
+            return maps.reshape(found.shape[: told.leading + 1] + maps.shape[1:])
 
         def for_inputs(attribution: Tree) -> Tree:
             maps = tensors(attribution)
@@ -113,7 +109,7 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
                 raise complaint(ValueError, text)
             return map_floats(for_input, x, attribution)
 
-        return per_layer(for_inputs, options.get("layer") if layered(method) else None, method(model, x, **options))
+        return per_layer(for_inputs, options.get("layer") if told.layered else None, method(model, x, **options))
 
     return combined(upsampled, f"interpolate({name_of(method)})", method)
 

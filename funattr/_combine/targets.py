@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._steps.at_once import ROOM, TooManyTargets, few_targets, mapping_over
+from .._core.split import split
 from .._steps.chunks import chunk_for, chunks, fitting, given_chunk
 from .._steps.draws import Rewound
 from .._steps.progress import reported
@@ -16,8 +17,8 @@ from .._steps.ways import Runner
 from .._torch import tracing, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Target, Tree, tensors
 from .._words import complaint, door, kind_of
-from .dress import check_method, combined, generators_of, name_of
-from .repeat import as_one, device_of, generators_given, run_steps
+from .dress import about, check_method, combined, generators_given, has_steps, name_of
+from .repeat import as_one, device_of, run_steps
 
 
 @door
@@ -25,13 +26,14 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     """One attribution per target, in a new leading dimension; for gradients from one forward pass.
 
     ``each_target(a, targets)(model, x, ...)[t] = a(model, x, ..., target=targets[t])``. Classes (integers, or one per example)
-    are mapped: what does not depend on the target, such as the forward pass, runs once. Other targets run one by one.
+    are mapped: what does not depend on the target, such as the forward pass, runs once per chunk; all are one chunk where their
+    gradients fit into 0.2 GB. Other targets run one by one.
 
     Args:
         method: a method.
         targets: several targets: a list of what `score` takes, a tensor of classes ``[T]``, or ``[T, N]`` with one per example.
-        chunk_size: how many targets at once: the memory knob; what they share runs once per chunk. None, or
-            "auto": all, where the gradients for all of them fit into 0.2 GB. The result does not depend on it.
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+            does not depend on it.
 
     Returns:
         A method with the same arguments but `target`, whose results have a leading dimension T. A method that draws random
@@ -59,8 +61,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     def of_each(model: Model, x: Tree, **options: Any) -> Tree:
         if "target" in options:
             raise complaint(TypeError, "the targets are given already: leave target out.")
-        few_targets()  # nothing else is mapped around them
-        noise = Rewound([*generators_of(method), *generators_given(options)], device_of(x))
+        noise = Rewound([*about(method).generators, *generators_given(options)], device_of(x))
 
         def explain(target: Target) -> Tree:
             noise.rewind()  # every target, in whatever chunk, meets the same noise
@@ -69,27 +70,35 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         if classes is None:
             parts = [as_one(explain(targets[i])) for i, _ in reported(chunks(len(targets), 1))]
         else:
-            parts = _mapped(explain, classes.to(device_of(x)), x, together)
+            size = together or _at_once(method, len(classes), model, x, options.get("layer"))
+            parts = _in_chunks(explain, classes.to(device_of(x)), size)
         flat = [tree_flatten(part)[0] for part in parts]
         spec = tree_flatten(parts[0])[1]
         return tree_unflatten([torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*flat)], spec)
 
-    return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], more=1)
+    return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], leading=about(method).leading + 1)
 
 
-def _mapped(explain: Callable[[Target], Tree], classes: Tensor, x: Tree, chunk_size: int | None) -> list[Tree]:
-    """The attributions for all classes, in parts; all at once, unless somebody complains that memory is not for that."""
+#: How many elements the gradients for all targets may have: in float32, and with what is made of them, 0.2 GB.
+ROOM = 1 << 24
+#: How much larger than the input a value inside a model is at most, as a rule; and than ids, which become vectors.
+WIDER, WIDER_THAN_IDS = 6, 1024
+
+
+def _at_once(method: Explains, count: int, model: Model, x: Tree, layer: Any) -> int:
+    """How many of so many classes to run at once: all, as far as there is room for the gradients at the site."""
+    if has_steps(method):
+        return chunk_for(count, None, x, shares=False)  # many points for each
     if tracing():
-        size = chunk_size or fitting(len(classes), len(classes), sum(t.numel() for t in tensors(x)), ROOM)
-        return _in_chunks(explain, classes, size)
-    size = chunk_size or len(classes)
-    try:
-        with mapping_over(classes, 0 if chunk_size else size):
-            return _in_chunks(explain, classes, size)
-    except TooManyTargets as error:
-        size = error.at_most or chunk_for(len(classes), None, x, shares=False)
-    with mapping_over(classes, 0):
-        return _in_chunks(explain, classes, size)
+        return fitting(count, count, sum(t.numel() for t in tensors(x)), ROOM)
+    floats = sum(t.numel() for t in tensors(x) if t.is_floating_point())
+    size = floats or WIDER_THAN_IDS * sum(t.numel() for t in tensors(x))
+    if layer is not None and count * max(size, WIDER * floats) > ROOM:
+        # A pass to the layer tells. What is no layer to us may be one to the method: it gets to say.
+        with torch.no_grad(), contextlib.suppress(ValueError, TypeError):
+            size = sum(t.numel() for t in tensors(split(model, layer).value_at(x)))
+            size = max(size, floats) if about(method).at_input else size
+    return max(1, min(count, ROOM // max(size, 1)))
 
 
 def _in_chunks(explain: Callable[[Target], Tree], classes: Tensor, size: int) -> list[Tree]:

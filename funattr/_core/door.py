@@ -7,7 +7,6 @@ import contextlib
 import functools
 import inspect
 import threading
-import warnings
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
@@ -26,8 +25,8 @@ from .._torch import (
     tree_flatten,
     tree_unflatten,
 )
-from .._types import Tree, as_it_is, batch_size, tensors
-from .._words import complaint, complete, door, kind_of
+from .._types import About, Tree, as_it_is, batch_size, tensors
+from .._words import complaint, complete, door, kind_of, warn
 from .where import all_modules, bind
 
 P = ParamSpec("P")
@@ -84,7 +83,9 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     made: Any = call  # to mypy a callable has neither code nor attributes
     # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.
     made.__code__ = made.__code__.replace(co_name=function.__name__)
-    made.accepts = [p.name for p in parameters]
+    if not hasattr(function, "about"):
+        names = tuple(p.name for p in parameters)
+        made.about = About(names, layered="layer" in names)
     return call
 
 
@@ -138,6 +139,8 @@ def check_flags(flags: list[str], given: Mapping[str, Any]) -> None:
 
 def check_input(x: Tree) -> None:
     """Refuse what is not a batch of tensors, or not finite."""
+    for value in tensors(x):
+        check_dense(value, "x")
     check_structure(x)
     if may_read():
         for value in tensors(x):
@@ -155,6 +158,16 @@ def check_structure(x: Tree) -> None:
             f"got {type(x).__name__}{hint}.",
         )
     batch_size(x)
+
+
+def check_dense(value: Tensor, what: str) -> None:
+    """Refuse a sparse or a nested tensor: attributions are of elements, all of them, and rows of one size."""
+    if value.is_nested:
+        if value.layout is torch.strided:
+            raise complaint(TypeError, f"{what} is a nested tensor: pass it padded, with .to_padded_tensor(0.0).")
+    elif value.layout is not torch.strided:
+        cure = "a zero is a value like any other, so pass it dense, with .to_dense(), or bind what is no input with a partial"
+        raise complaint(TypeError, f"{what} is a sparse tensor ({value.layout}): {cure}.")
 
 
 def check_result(result: Tree) -> None:
@@ -196,10 +209,9 @@ def noisy_modules(model: Any) -> list[nn.Module]:
 def mode_kept(training: list[nn.Module]) -> Iterator[None]:
     """Warn about modules in train mode, and keep their running statistics."""
     what = " and ".join(sorted({_in_train_mode(module) or "" for module in training}))
-    warnings.warn(
+    warn(
         f"the model is in train mode with {what}: attributions depend on the batch or on chance. "
         f"Call model.eval() first. Running statistics are not updated.",
-        stacklevel=4,
     )
     with statistics_kept(training):
         yield

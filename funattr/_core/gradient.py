@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._steps.at_once import few_targets, maps_targets
 from .._torch import (
     below_vmap,
     grad_level,
     is_mapped,
     make_leaf,
+    mapped_without,
     only_vmap_runs,
     saved_tensors_hooked,
     tracing,
@@ -176,7 +176,6 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
 
 def _slopes(q: Question, values: list[Tree], leaves: list[list[Tensor]], found: Tensor, anchor: Tensor | None) -> Found:
     flat = [leaf for part in leaves for leaf in part]
-    few_targets(sum(leaf.numel() for leaf in flat))
     if anchor is None:
         slopes = iter(_backward(q, found, flat))
     else:
@@ -188,7 +187,7 @@ def _slopes(q: Question, values: list[Tree], leaves: list[list[Tensor]], found: 
 
 
 def _leaf(t: Tensor, shared: bool, in_level: bool, connected: bool) -> Tensor:
-    """`t` as a leaf of the graph to come, `connected` to what came before: another site, an outer transform, the caller's graph."""
+    """`t` as a leaf of the graph to come, `connected` to what came before (a site, an outer transform, the caller's graph)."""
     if in_level or (connected and t.requires_grad):
         leaf = t.clone()
     else:
@@ -263,7 +262,8 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor]) -> list[Tens
     """The gradient of the sum of the scores; each example's score is of the function of this batch."""
     slopes: Sequence[Tensor | None] = [None]
     if found.requires_grad:
-        if maps_targets() and _goes_through(found, "CdistBackward0"):  # its batching rule gives all targets the first one's
+        # Its batching rule gives all targets the first one's.
+        if transforms_active() and mapped_without(found, leaves) and _goes_through(found, "CdistBackward0"):
             text = "torch.func.vmap is wrong in the backward pass of torch.cdist: ask for one target at a time."
             raise complaint(ValueError, text)
         try:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .._torch import only_vmap_runs, tracing, transforms_active, tree_flatten
-from .._types import Layer, Model, Target, Tree, as_arguments, as_it_is, batch_size, copied, tensors
+from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, tensors
 from .._words import complaint
 from .kernels import Folded, PlainAttention
-from .score import Neuron, neuron_score, score_of
+from .score import neuron_score, score_of
 from .tap import Run, Site, Stop, call_tapped
 from .where import Bound, Sites, all_modules, bind, resolve, sees_nothing_inside
 
@@ -85,7 +85,7 @@ class Seen(NamedTuple):
 
 
 def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False) -> Seen:
-    """Run the model once on a copy of the input, with `put` at the sites; `early` stops after the last, where that can be told."""
+    """Run the model once on a copy of the input, with `put` at the sites; `early` stops after the last, if that can be told."""
     x = q.x if x is None else x
     where: list[int] = []
     neuron: list[Tensor] = []
@@ -127,7 +127,8 @@ def stopping(f: Callable[..., Any], *args: Any) -> Any:
 
 
 def _neuron_score(q: Question, value: Tree) -> Tensor:
-    assert isinstance(q.target, Neuron) and q.neuron is not None
+    assert isinstance(q.target, Neuron)
+    assert q.neuron is not None
     return neuron_score(copied(value), q.target.index, q.neuron.label)  # of a copy: the model may overwrite the value
 
 

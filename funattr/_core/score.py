@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._steps.at_once import mapped_extremes
-from .._torch import is_plain, is_wrapped, observed_by_dispatch_mode, tracing
-from .._types import Target, Tree, tensors
+from .._torch import is_plain, observed_by_dispatch_mode, plain_data, tracing
+from .._types import Neuron, Place, Target, Tree, tensors
 from .._words import complaint, door, kind_of
-from .where import Place, place_of
-
-
-@dataclass(frozen=True)
-class Neuron:
-    """A value inside the model as the target. See `neuron`."""
-
-    layer: Place
-    index: Any
-
-    def __repr__(self) -> str:  # as it is written in a call, which error messages repeat
-        layer = self.layer if self.layer.inputs or self.layer.call is not None else self.layer.layer
-        shown = f"<{type(layer).__name__}>" if isinstance(layer, nn.Module) else repr(layer)
-        index = getattr(self.index, "__name__", None) or repr(self.index)
-        return f"neuron({shown}, {index})"
+from .where import place_of
 
 
 @door
@@ -67,8 +51,9 @@ def score(output: Any, target: Target = None) -> Tensor:
             target is given all of it.
         target: None (the output is one value per example), an int or 1-element tensor (that class, for every example),
             a tensor ``[N]`` or list of N ints (one class per example), a tuple (index into the trailing dimensions), a list of
-            N tuples, ``"argmax"`` (each example's predicted class), or a callable ``output -> Tensor [N]``. Negative
-            indices count from the end. Dimensions of size 1 may follow: those of a fully convolutional head, or ``[N, 1]``.
+            N tuples, ``"argmax"`` (each example's predicted class: a method that moves x means the one at x), or a callable
+            ``output -> Tensor [N]``. Negative indices count from the end. Dimensions of size 1 may follow: those of a fully
+            convolutional head, or ``[N, 1]``.
 
     Returns:
         ``[N]``, in the unit of the output.
@@ -260,14 +245,12 @@ def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
             ValueError, f"target has the shape {list(target.shape)}, expected one class per example, [{out.shape[0]}]."
         )
     classes = out.shape[1]
-    hidden = tracing() or observed_by_dispatch_mode() or is_wrapped(target)  # it may be plain where x is not
     target = target.to(out.device, torch.long)
-    if target.numel() and not hidden and is_plain(target):
-        for extreme in torch.aminmax(target):
-            _check_range(int(extreme), classes)
-    elif not tracing():
-        for known in mapped_extremes():
-            _check_range(known, classes)
+    if not (tracing() or observed_by_dispatch_mode()):
+        known = plain_data(target)  # all classes that it is mapped over
+        if known.numel() and is_plain(known):
+            for extreme in torch.aminmax(known):
+                _check_range(int(extreme), classes)
     target = torch.where(target < 0, target + classes, target)
     if tracing():  # a gather under vmap would fix the batch size
         return out[torch.arange(out.shape[0], device=out.device), target.reshape(-1).expand(out.shape[0])]

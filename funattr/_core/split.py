@@ -27,12 +27,11 @@ def split(model: Model, layer: Layer = None) -> Split:
 
     Args:
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
-        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these
-            (the value then has the same structure).
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
 
     Returns:
-        `Split(value_at, rest)`: ``value_at(x)`` is the value at the site, ``rest(value, x)`` the model's output with that
-        value in its place.
+        `Split(value_at, rest)`: ``value_at(x)`` is the value at the site, in the structure of `layer`, and ``rest(value, x)``
+        the model's output with that value in its place.
 
     Raises:
         ValueError: there is no such layer, it does not run, or it runs several times and no `call` says which.

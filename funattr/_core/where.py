@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,8 +11,8 @@ import torch
 from torch import nn
 
 from .._torch import TreeSpec, tracing, tree_flatten, tree_unflatten
-from .._types import Layer, Model, Tree
-from .._words import complaint, door, kind_of
+from .._types import Layer, Model, Place, Tree
+from .._words import complaint, did_you_mean, door, kind_of
 from .tap import Site
 
 
@@ -107,13 +105,8 @@ def _no_layer(root: nn.Module, name: str) -> str:
     if tracing():
         return f"{type(root).__name__} has no layer {name!r}."
     names = [known for known, _ in root.named_modules() if known]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        hint = f"Did you mean {close[0]!r}?"
-    elif names:
-        hint = f"It has {', '.join(map(repr, names[:8]))}{', ...' if len(names) > 8 else ''}."
-    else:
-        hint = "It has no named layers at all."
+    has = f"It has {', '.join(map(repr, names[:8]))}{', ...' if len(names) > 8 else ''}."
+    hint = did_you_mean(name, names, has if names else "It has no named layers at all.")
     return f"{type(root).__name__} has no layer {name!r}. {hint}"
 
 
@@ -124,6 +117,16 @@ def sees_nothing_inside(module: nn.Module) -> bool:
         or "_orig_mod" in module._modules
         or getattr(module, "_compiled_call_impl", None) is not None
     )
+
+
+def unseen_modules(root: nn.Module) -> set[nn.Module]:
+    """The modules that taps do not reach: what a scripted or compiled module holds, and modules compiled in place."""
+    hidden: set[nn.Module] = set()
+    for module in root.modules():
+        if sees_nothing_inside(module):
+            wrapped = getattr(module, "_compiled_call_impl", None) is None
+            hidden |= {inside for inside in module.modules() if not (wrapped and inside is module)}
+    return hidden
 
 
 def refuse_opaque(bound: Bound) -> None:
@@ -146,19 +149,6 @@ def all_modules(root: nn.Module | None) -> list[nn.Module]:
         if module._modules:
             modules.extend(child for child in module._modules.values() if child is not None)
     return modules
-
-
-@dataclass(frozen=True)
-class Place:
-    """A layer, the side of it that is meant, and which of its runs in one forward pass. See `input_of`, `output_of`."""
-
-    layer: str | nn.Module
-    inputs: bool
-    call: int | None
-
-    def __repr__(self) -> str:  # as it is written in a call, which error messages repeat
-        layer = repr(self.layer) if isinstance(self.layer, str) else f"<{type(self.layer).__name__}>"
-        return f"{'input_of' if self.inputs else 'output_of'}({layer}{'' if self.call is None else f', call={self.call}'})"
 
 
 @door

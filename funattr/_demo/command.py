@@ -129,26 +129,25 @@ def run(arguments: argparse.Namespace) -> None:
 def _picture(x: Tensor, maps: dict[str, Tensor], seen: list[Seen], target: int | str, layer: str) -> Figure:
     from funattr import viz
 
+    score = "the predicted class" if target == "argmax" else f"class {target}"
+    legend = [f"yellow to red: for {score} · blue: against it · clear: neither"]
+    if "saliency" in maps:
+        legend.append("saliency is strength alone, without a sign")
+    if any(name in _AT_LAYER for name in maps):
+        legend.append(f"Grad-CAM looks at layer {layer}")
     # 1 - x: dark ink on white paper, as a digit is written.
     figure = viz.show(
         1 - x,
         {f"{name}\n{METHODS[name]}": found for name, found in maps.items()},
         titles=[digit.title() for digit in seen],
+        title=f"What speaks for {score}?",
+        caption="\n".join(legend),
         scale="method",  # saliency is per unit of ink, Grad-CAM is in units of the score
+        columns=1,
     )
     for row, digit in enumerate(seen):
         if digit.mistaken:
             figure.axes[row * (1 + len(maps))].yaxis.label.set(color="firebrick", weight="bold")
-    score = "the predicted class" if target == "argmax" else f"class {target}"
-    legend = [f"red: for {score} · blue: against it · white: neither"]
-    if "saliency" in maps:
-        legend.append("saliency is strength alone, without a sign")
-    if any(name in _AT_LAYER for name in maps):
-        legend.append(f"Grad-CAM looks at layer {layer}")
-    figure.suptitle(f"What speaks for {score}?", fontsize=13)
-    figure.supxlabel("\n".join(legend), fontsize=9)
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + 0.4 + 0.15 * len(legend))  # room for these
     return figure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
-from collections import UserDict
+from collections import UserDict, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._core.door import check_structure, statistics_kept
 from .._core.passes import watched
 from .._core.tap import Run, Site
-from .._core.where import bind, sees_nothing_inside
+from .._core.where import bind, unseen_modules
 from .._types import Model, Tree, batch_size, tensors
 from .._words import complaint, door
 
@@ -50,26 +50,21 @@ class LayerTable(tuple[LayerInfo, ...]):
     def __str__(self) -> str:
         if not self:
             return "The model has no layers inside: attribute to its input, with layer=None."
-        head, *rows = _HEAD, *map(_cells, self)
-        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(_HEAD))]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if i in _NUMBERS else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))
-            )
-            for row in (head, *rows)
-        ]
+        rows = [_HEAD, *map(_cells, self)]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines = ("  ".join(pad(cell, width) for pad, cell, width in zip(_PADS, row, widths)) for row in rows)
         return "\n".join(line.rstrip() for line in lines)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head, *rows = _HEAD, *map(_cells, self)
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{body}</table>"
+        rows = [("th", _HEAD), *(("td", _cells(row)) for row in self)]
+        cells = ("".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) for tag, row in rows)
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
 _HEAD = ("layer", "type", "runs", "value", "parameters", "CAM", "note")
-_NUMBERS = (2, 4)
+_PADS = tuple(str.rjust if name in ("runs", "parameters") else str.ljust for name in _HEAD)
 
 
 def _cells(row: LayerInfo) -> tuple[str, ...]:
@@ -134,65 +129,53 @@ def layers(model: Model, x: Tree, *args: Any) -> LayerTable:
         >>> [row.name for row in table if row.cam]
         ['0', '1']
     """
-    root = bind(model).root
-    if root is None:
+    bound = bind(model)
+    if bound.root is None:
         raise complaint(
             ValueError,
             "the layers of a plain function have no names: pass the nn.Module, or bind extra arguments with "
             "functools.partial(model, ...) in place of a lambda.",
         )
-    if args:
-        if not isinstance(x, Tensor):
-            raise complaint(TypeError, f"further inputs come after a tensor, got x of type {type(x).__name__}: pass one tuple.")
-        x = (x, *args)
-    elif isinstance(x, UserDict):  # transformers' tokenizers return one
-        x = dict(x)
-    check_structure(x)
+    x = _whole_input(x, args)
     names: dict[nn.Module, list[str]] = {}
-    for name, module in root.named_modules(remove_duplicate=False):
-        if name:
-            names.setdefault(module, []).append(name)
-    hidden = _inside_opaque(root)
+    for name, module in bound.root.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    training = [module for module in names if getattr(module, "training", False)]
+    names.pop(bound.root)
+    hidden = unseen_modules(bound.root)
     tally = _Tally([Site(module, repr(called[0])) for module, called in names.items() if module not in hidden], batch_size(x))
     devices = sorted({t.device.index or 0 for t in tensors(x) if t.is_cuda})
-    with (
-        torch.random.fork_rng(devices),
-        statistics_kept([module for module in (root, *names) if getattr(module, "training", False)]),
-        torch.no_grad(),
-    ):
-        watched(bind(model), x, tally)
-    return LayerTable(_info(module, called, tally, hidden) for module, called in names.items())
+    with torch.random.fork_rng(devices), statistics_kept(training), torch.no_grad():
+        watched(bound, x, tally)
+    return LayerTable(_info(module, called, tally.runs[module], module in hidden) for module, called in names.items())
 
 
-def _inside_opaque(root: nn.Module) -> set[nn.Module]:
-    """The modules that taps do not reach: what a scripted or compiled module holds, and modules compiled in place."""
-    hidden: set[nn.Module] = set()
-    for module in root.modules():
-        if sees_nothing_inside(module):
-            inside = set(module.modules())
-            in_place = getattr(module, "_compiled_call_impl", None) is not None
-            hidden |= inside if in_place else inside - {module}
-    return hidden
+def _whole_input(x: Tree, further: tuple[Any, ...]) -> Tree:
+    if isinstance(x, UserDict):  # transformers' tokenizers return one
+        x = dict(x)
+    if further:
+        if not isinstance(x, Tensor):
+            raise complaint(TypeError, f"further inputs come after a tensor, got x of type {type(x).__name__}: pass one tuple.")
+        x = (x, *further)
+    check_structure(x)
+    return x
 
 
-class _Seen:
-    """What is known of a layer during the pass."""
+class _Ran(NamedTuple):
+    """What is known of one run of a layer: no value is kept."""
 
-    __slots__ = ("cams", "order", "shapes")
-
-    def __init__(self) -> None:
-        self.shapes: list[Any] = []
-        self.cams: set[int | None] = set()
-        self.order: int | None = None
+    shape: Any
+    cam: int | None
+    order: int
 
 
 class _Tally(Run):
-    """A run that changes nothing, and notes the shape of every value of every layer; values themselves are not kept."""
+    """A run that changes nothing, and notes what every layer returns."""
 
     def __init__(self, sites: Sequence[Site], batch: int) -> None:
         super().__init__(sites, lambda i, value, shared: value)
         self.batch = batch
-        self.found = {site.layer: _Seen() for site in sites}
+        self.runs: defaultdict[nn.Module, list[_Ran]] = defaultdict(list)
         self.ended = 0
         self.layout: _Layout | None = None
 
@@ -201,11 +184,8 @@ class _Tally(Run):
 
     def reach_output(self, indices: Sequence[int], args: tuple[Any, ...], output: Any) -> Any:
         layer = self.sites[indices[0]].layer
-        seen = self.found[layer]
         self.layout = _layout(layer, output) or self.layout
-        seen.shapes.append(_shape(output))
-        seen.cams.add(_channel_dim(output, self.batch, self.layout))
-        seen.order = self.ended
+        self.runs[layer].append(_Ran(_shape(output), _channel_dim(output, self.batch, self.layout), self.ended))
         self.ended += 1
         return output
 
@@ -219,19 +199,14 @@ class _Layout(NamedTuple):
 
 
 def _layout(layer: nn.Module, value: Tree) -> _Layout | None:
-    if isinstance(layer, _CHANNELS_SECOND):
-        channel_dim = 1
-    elif isinstance(layer, _CHANNELS_LAST):
-        channel_dim = -1
-    else:
-        return None
+    channel_dim = 1 if isinstance(layer, _CHANNELS_SECOND) else -1 if isinstance(layer, _CHANNELS_LAST) else None
     channels = next((getattr(layer, name) for name in _CHANNELS if hasattr(layer, name)), None)
-    if isinstance(channels, (tuple, torch.Size)):
-        channels = channels[0] if len(channels) == 1 else None  # a norm over the whole image has no say
-    if not isinstance(channels, int):
+    if isinstance(channels, tuple) and len(channels) == 1:  # a norm over the whole image has no say
+        channels = channels[0]
+    first = next(iter(tensors(value)), None)
+    if channel_dim is None or not isinstance(channels, int) or first is None or first.dim() < 3:
         return None
-    first = value if isinstance(value, Tensor) else next(iter(tensors(value)), None)
-    return _Layout(channel_dim, channels, first.dim()) if first is not None and first.dim() > 2 else None
+    return _Layout(channel_dim, channels, first.dim())
 
 
 _CHANNELS_SECOND = (
@@ -253,12 +228,10 @@ def _channel_dim(value: Tree, batch: int, layout: _Layout | None) -> int | None:
         return None
     if layout is None:
         channel_dim = 1 if value.dim() > 3 else None  # tokens or a series: not to be told
-    elif value.shape[layout.channel_dim] == layout.channels:
-        channel_dim = layout.channel_dim
-    elif value.shape[-layout.channel_dim] == layout.channels:
-        channel_dim = -layout.channel_dim
     else:
-        channel_dim = layout.channel_dim if value.dim() == layout.dims else None
+        dims = layout.channel_dim, -layout.channel_dim
+        alike = layout.channel_dim if value.dim() == layout.dims else None
+        channel_dim = next((dim for dim in dims if value.shape[dim] == layout.channels), alike)
     if channel_dim is None or value.shape[0] != batch:  # a value that is not batch first has no row per example
         return None
     space = value.shape[2:] if channel_dim == 1 else value.shape[1:-1]
@@ -278,21 +251,21 @@ def _shape(value: Any) -> Any:
     return None
 
 
-def _info(layer: nn.Module, names: Sequence[str], tally: _Tally, hidden: set[nn.Module]) -> LayerInfo:
-    seen = tally.found.get(layer) or _Seen()
-    runs = len(seen.shapes)
-    if layer in hidden:
-        note = "inside a compiled or scripted module: pass the model before it was"
-    elif not runs:
-        note = _why_not(layer)
-    else:
-        note = "" if runs == 1 else f"say which: call=0 to {runs - 1}, or -1"
+def _info(layer: nn.Module, names: Sequence[str], runs: Sequence[_Ran], hidden: bool) -> LayerInfo:
+    cams = {ran.cam for ran in runs}
+    cam = cams.pop() if len(cams) == 1 else None
+    order = runs[-1].order if runs else None
+    shapes = tuple(ran.shape for ran in runs)
     numbers = sum(parameter.numel() for parameter in layer.parameters())
-    cam = seen.cams.pop() if len(seen.cams) == 1 else None
-    return LayerInfo(names[0], type(layer).__name__, runs, tuple(seen.shapes), numbers, cam, seen.order, tuple(names[1:]), note)
+    note = _note(layer, len(runs), hidden)
+    return LayerInfo(names[0], type(layer).__name__, len(runs), shapes, numbers, cam, order, tuple(names[1:]), note)
 
 
-def _why_not(layer: nn.Module) -> str:
+def _note(layer: nn.Module, runs: int, hidden: bool) -> str:
+    if hidden:
+        return "inside a compiled or scripted module: pass the model before it was"
+    if runs:
+        return "" if runs == 1 else f"say which: call=0 to {runs - 1}, or -1"
     if isinstance(layer, (nn.ModuleList, nn.ModuleDict)):
         return "a container, never called: name a layer inside"
     if type(layer).__name__ == "NonDynamicallyQuantizableLinear":

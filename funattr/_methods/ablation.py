@@ -12,7 +12,7 @@ from .._core.passes import question
 from .._steps.chunks import given_chunk
 from .._steps.without import features_of, lost
 from .._torch import tracing
-from .._types import ChunkSize, Layer, Model, Target, Tree
+from .._types import ChunkSize, Layer, Model, Target, Tree, says
 
 
 @method
@@ -29,24 +29,23 @@ def feature_ablation(
 ) -> Tree:
     """What the score loses when a group of features is replaced by its baseline.
 
-    ``F(x) - F(x with group k at the baseline)``, for every feature of group k.
+    ``F(x) - F(x with group k at the baseline)``, for every feature of group k. What lies before the layer runs once per chunk.
+    Several layers are one joint site, and must not depend on each other. Integers are features too, unless there are
+    floating-point tensors beside them, and no mask for them.
 
     Args:
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
-            Integers are features too, unless there are floating-point tensors beside them, and no mask for them.
         baselines: what stands in for a feature, at the site: a number, a tensor that broadcasts to the value (batch 1 or
             N), or the structure of the value.
         layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
-            Several layers are one joint site, and must not depend on each other.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
-            ``"argmax"`` is the class predicted with nothing replaced.
         feature_mask: which features go together: an integer tensor of group ids that broadcasts to the value (batch 1, or
             one mask per example), or the structure of the value; an id means the same group in all of its tensors, and None
             in place of a tensor leaves that tensor out. None: every scalar feature on its own. Under torch.compile, which
             cannot see how many ids there are, a mask costs as many passes as it has entries.
-        chunk_size: how many groups are replaced at once: the memory knob. None, or "auto": as many as a budget of memory
-            allows. What lies before the layer runs once per chunk. The result does not depend on it.
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+            does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:
@@ -77,3 +76,6 @@ def feature_ablation(
         q = question(model, x, layer, target, create_graph)
         q = q._replace(bound=q.bound.under(PlainForms(only="cpu"))) if tracing() else q
         return lost(q, features_of(q, baselines, feature_mask), chunk)
+
+
+says(feature_ablation, baselines="site")

@@ -35,16 +35,15 @@ def deep_lift(
     ``(y - y0) / (x - x0)`` between the baseline and x (the rescale rule), and each product ``d(xy) = dx (y + y0) / 2 +
     dy (x + x0) / 2``. Max pooling, softmax, attention, normalisation and recurrent layers have rules to the same end. How
     the model spells an operation (module, function, method, in place, reused) changes nothing. The baseline runs once, also
-    for a whole batch where it is one reference.
+    for a whole batch where it is one reference. Several layers are one joint site, and must not depend on each other.
 
     Args:
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
-        baselines: what x is compared with: a scalar, a tensor that broadcasts to x (batch 1 or N), or the structure of x.
+        baselines: what x is compared with: a number, a tensor that broadcasts to x (batch 1 or N), or the structure of x.
         layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
-            Several layers are one joint site, and must not depend on each other.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
-        multiply_by_inputs: False for the multipliers themselves.
+        multiply_by_inputs: True for the attribution, False for the multipliers alone.
         attribution_func: ``(multipliers, value, baseline_value) -> attribution`` in place of
             ``multipliers * (value - baseline_value)``, for one tensor at a time.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.

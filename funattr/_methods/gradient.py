@@ -124,7 +124,7 @@ def input_x_gradient(
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
         layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
-        multiply_by_inputs: True for the attribution (global), False for the multipliers (local).
+        multiply_by_inputs: True for the attribution, False for the multipliers alone.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from .._steps.baselines import distribution
 from .._steps.chunks import check_count, parts
 from .._steps.draws import seeded
 from .._steps.fold import batch_dim, same
+from .._steps.matching import deviations
 from .._steps.mean import Sum
 from .._steps.path import (
     asked,
@@ -31,8 +32,7 @@ from .._steps.path import (
 from .._steps.progress import reported
 from .._steps.ways import Runner, check_generator, interrupted
 from .._torch import OutOfMemoryError, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, map_floats, map_tensors, tensors
-from .._words import complaint, kind_of
+from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, map_floats, map_tensors, says, tensors
 
 
 @method
@@ -59,17 +59,17 @@ def gradient_shap(
     Args:
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
-        baselines: a distribution to draw from, ``[n_baselines, ...]``, or the structure of x with these, or a callable
+        baselines: what x is compared with: a distribution ``[n_baselines, ...]``, the structure of x with these, or a callable
             ``x -> baselines``.
         layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
-            ``"argmax"`` is the class predicted at x, all along the path.
-        n_samples: how many points for each example.
-        stdevs: the standard deviation of the noise: a number, or one per input.
+        n_samples: how many samples are taken for each example.
+        stdevs: the standard deviation of the noise: a number, or one per input, by name or by position; integer inputs need
+            none. Where the noise is at a layer, one per tensor there.
         generator: where draws come from, or None for torch's global one. The same seed gives the same result.
         multiply_by_inputs: True for the attribution, False for the multipliers alone.
-        chunk_size: how many steps run at once: the memory knob. None, or "auto": as many as a budget of memory allows. The
-            result does not depend on it.
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+            does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:
@@ -101,12 +101,12 @@ def gradient_shap(
         samples, count = distribution(q.x, baselines, ids=ids)
         draws = Draws(q.x, count, n_samples, generator)
         run = _at_the_site if ids else _in_the_input
-        return q.sites.build(run(q, samples, draws, _stdevs(q.x, stdevs), multiply_by_inputs, chunk_size))
+        return q.sites.build(run(q, samples, draws, stdevs, multiply_by_inputs, chunk_size))
 
     return asked(attribution, model, x, layer, target, create_graph, baselines)
 
 
-gradient_shap.draws = True  # type: ignore[attr-defined]  # to mypy a callable has no attributes
+says(gradient_shap, draws=True, baselines="several")
 
 
 class Draws:
@@ -133,41 +133,16 @@ class Draws:
         return torch.randn(like.shape, device=self.device, dtype=like.dtype, **seeded(self.generator)).to(like.device)
 
 
-def _stdevs(x: Tree, stdevs: Any) -> list[float]:
-    """One standard deviation for each floating-point input; where there are only integers, one."""
-    leaves = tree_flatten(x)[0]
-    given = [stdevs] * len(leaves)
-    if isinstance(stdevs, (tuple, list, Mapping)):
-        named = isinstance(x, Mapping) and isinstance(stdevs, Mapping)
-        if named and set(x) != set(stdevs):
-            text = f"stdevs has the names {', '.join(map(repr, stdevs))}, and x {', '.join(map(repr, x))}: give one for each."
-            raise complaint(ValueError, text)
-        given = [stdevs[name] for name in x] if named else list(stdevs)
-        if len(given) != len(leaves):
-            raise complaint(
-                ValueError, f"stdevs has {len(given)} entries for {len(leaves)} inputs: give one each, or a number."
-            )
-    for stdev in given:
-        if isinstance(stdev, bool) or not isinstance(stdev, (int, float)):
-            raise complaint(TypeError, f"stdevs must be a number, or one per input, got {kind_of(stdev)}.")
-        if not 0 <= stdev < float("inf"):
-            raise complaint(ValueError, f"stdevs must be finite and not negative, got {stdev}.")
-    found = [float(stdev) for leaf, stdev in zip(leaves, given) if attributable(leaf)]
-    return found or [float(given[0])]
-
-
-def _in_the_input(
-    q: Question, samples: Tree, draws: Draws, stdevs: list[float], multiply: bool, chunk_size: ChunkSize
-) -> list[Tree]:
+def _in_the_input(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply: bool, chunk_size: ChunkSize) -> list[Tree]:
     """``mean_k g(x0_k + a_k (x_k - x0_k)) (V(x_k) - V(x0_k))`` for inputs x_k with noise and drawn baselines x0_k."""
-    inputs, baselines = input_floats(q), floats_of(samples)
+    inputs, baselines, spread = input_floats(q), floats_of(samples), deviations(stdevs, q.x, "x")
     run, total, count = Runner(), Sum(), len(draws.steps)
     moves = multiply and not at_input(q)  # at the input, a value is the point itself
-    own = map_tensors(lambda t: t[None], value_at(q, q.x)) if moves and not any(stdevs) else None
+    own = map_tensors(lambda t: t[None], value_at(q, q.x)) if moves and not any(spread) else None
     start_of = starts(run, q, samples, draws.which, own) if moves else None
     for a, b in reported(parts(count, chunk_size, inputs, shares=False)):
         which, steps = draws.which[a:b], draws.steps[a:b]
-        ends = [t + e for t, e in zip(inputs, draws.noise(inputs, stdevs, b - a))]
+        ends = [t + e for t, e in zip(inputs, draws.noise(inputs, spread, b - a))]
         begins = [t[which] for t in baselines]
         at = [towards(s, e, steps.reshape(b - a, -1, *[1] * (e.dim() - 2))) for s, e in zip(begins, ends)]
         slopes = gathered(run, q, slope_at, at)
@@ -227,14 +202,13 @@ def _alone(q: Question, given: list[Tensor], own: list[Tree]) -> list[Tree] | No
     return map_tensors(lambda t: t[others], found)
 
 
-def _at_the_site(
-    q: Question, samples: Tree, draws: Draws, stdevs: list[float], multiply: bool, chunk_size: ChunkSize
-) -> list[Tree]:
+def _at_the_site(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply: bool, chunk_size: ChunkSize) -> list[Tree]:
     """The same for integer inputs, where a path can only run at the sites: baselines and noise are there too."""
     run, total, count = Runner(), Sum(), len(draws.steps)
     start = starts(run, q, samples, draws.which, None)(draws.which)
     begins = [floats_of(value) for value in start]
     first = [t[0] for part in begins for t in part]
+    spread = deviations(stdevs, q.sites.build(map_tensors(lambda t: t[0], start)), "the value at the site")
 
     def point(step: list[list[Tensor]]) -> Point:
         (at,), drawn, noise = step
@@ -248,7 +222,7 @@ def _at_the_site(
         return moved
 
     for a, b in reported(parts(count, chunk_size, first, shares=True)):
-        noise = draws.noise(first, stdevs * len(first), b - a)
+        noise = draws.noise(first, spread, b - a)
         part = [[draws.steps[a:b]], [t[a:b] for t in floats_of(start)], noise]
         done = 0
         for values, slopes in at_points(run, q, part, point):

@@ -9,7 +9,7 @@ from .._core.passes import Question
 from .._steps.baselines import full_batch, references
 from .._steps.path import asked, at_input, flow, input_path, score_at, site_path, times_way
 from .._steps.quadrature import Quadrature, rates_for, rule_for
-from .._types import ChunkSize, Layer, Model, Target, Tree, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
 from .._words import complaint, door, kind_of
 
 
@@ -30,24 +30,22 @@ def integrated_gradients(
     """The mean gradient along a straight path from the baselines, times the way: Integrated Gradients.
 
     ``(v - v0) * mean over a in [0, 1] of df/dv (v0 + a (v - v0))``: with `layer`, the path runs at the site, from the value
-    for the baselines to the value for x. What lies before the site runs once per chunk.
+    for the baselines to the value for x. What lies before the site runs once per chunk. Several layers are one joint path, and
+    must not depend on each other. For integer inputs with a `layer`, baselines are ids; a number is one id for all positions.
+    What has None there stays as it is in x; with a number, so do a dict's masks, position and token type ids.
 
     Args:
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
-        baselines: where the path starts: a number, a tensor that broadcasts to x (batch 1 or N), or the structure of x.
-            For integer inputs with a `layer`, ids; a number is one id for all positions. What has None stays as it is in x;
-            with a number, so do a dict's masks, position and token type ids.
+        baselines: what x is compared with: a number, a tensor that broadcasts to x (batch 1 or N), or the structure of x.
         layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
-            Several layers are one joint path, and must not depend on each other.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
-            ``"argmax"`` is the class predicted at x, all along the path.
         n_steps: how many nodes on the path.
         quadrature: the rule: ``"gausslegendre"``, ``"riemann_left"``, ``"riemann_right"``, ``"riemann_middle"``,
             ``"riemann_trapezoid"``, or a callable ``n -> (nodes, weights)`` on [0, 1]. Weights sum to 1.
         multiply_by_inputs: True for the attribution, False for the multipliers alone.
-        chunk_size: how many steps run at once: the memory knob. None, or "auto": as many as a budget of memory allows. The
-            result does not depend on it.
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+            does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:
@@ -100,14 +98,13 @@ def internal_influence(
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
         layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
-        baselines: where the path starts: a number, a tensor that broadcasts to x (batch 1 or N), or the structure of x.
+        baselines: what x is compared with: a number, a tensor that broadcasts to x (batch 1 or N), or the structure of x.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
-            ``"argmax"`` is the class predicted at x, all along the path.
         n_steps: how many nodes on the path.
         quadrature: the rule: ``"gausslegendre"``, ``"riemann_left"``, ``"riemann_right"``, ``"riemann_middle"``,
             ``"riemann_trapezoid"``, or a callable ``n -> (nodes, weights)`` on [0, 1]. Weights sum to 1.
-        chunk_size: how many steps run at once: the memory knob. None, or "auto": as many as a budget of memory allows. The
-            result does not depend on it.
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+            does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:
@@ -152,20 +149,19 @@ def conductance(
     """What flows through each feature of a site while the input moves straight from the baselines to x: conductance.
 
     ``integral over a in [0, 1] of df/dv * dv/da`` along ``x0 + a (x - x0)``: gradients at the nodes, times the rates of change
-    of the value there, each from the values at the eight nearest nodes; what these miss at a kink is added at the mean gradient.
+    of the value there, each from the values at the eight nearest nodes. What it misses at a kink is added at the mean gradient.
 
     Args:
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
         layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
-        baselines: where the path starts: a number, a tensor that broadcasts to x (batch 1 or N), or the structure of x.
+        baselines: what x is compared with: a number, a tensor that broadcasts to x (batch 1 or N), or the structure of x.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
-            ``"argmax"`` is the class predicted at x, all along the path.
         n_steps: how many nodes on the path.
         quadrature: the rule: ``"gausslegendre"``, ``"riemann_left"``, ``"riemann_right"``, ``"riemann_middle"``,
             ``"riemann_trapezoid"``, or a callable ``n -> (nodes, weights)`` on [0, 1]. Weights sum to 1.
-        chunk_size: how many steps run at once: the memory knob. None, or "auto": as many as a budget of memory allows. The
-            result does not depend on it.
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+            does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:
@@ -200,6 +196,10 @@ def conductance(
     return asked(through, model, x, layer, target, create_graph, baselines)
 
 
+says(internal_influence, baselines="path")
+says(conductance, baselines="path")
+
+
 @door
 def convergence_delta(attributions: Tree, model: Model, x: Tree, *, baselines: Tree = 0.0, target: Target = None) -> Tensor:
     """How far attributions are from completeness: their sum minus what the score gains from the baselines to x.
@@ -210,9 +210,8 @@ def convergence_delta(attributions: Tree, model: Model, x: Tree, *, baselines: T
         attributions: what a method returned: tensors ``[N, ...]``, in any structure.
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
-        baselines: where the path starts: a number, a tensor that broadcasts to x (batch 1 or N), or the structure of x.
+        baselines: what x is compared with: a number, a tensor that broadcasts to x (batch 1 or N), or the structure of x.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
-            ``"argmax"`` is the class predicted at x, all along the path.
 
     Returns:
         ``[N]``, in the unit of the score. The law: 0 for a complete method, but for the error of its quadrature.

@@ -46,9 +46,8 @@ def score_cam(
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
         layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
-            ``"argmax"`` is the class predicted at x, behind every mask.
         channel_dim: which dimension of the value holds the channels: 1, or -1 for the tokens of a transformer ``[N, T, C]``.
-        chunk_size: how many masks at once: the memory knob. None, or "auto": as many as a budget of memory allows. The result
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
             does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
@@ -125,8 +124,8 @@ def ablation_cam(
         layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
         channel_dim: which dimension of the value holds the channels: 1, or -1 for the tokens of a transformer ``[N, T, C]``.
-        chunk_size: how many channels are replaced at once: the memory knob. None, or "auto": as many as a budget of memory
-            allows. The result does not depend on it.
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+            does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
 
     Returns:

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from .._torch import tracing
+from .._torch import tracing, vmapped_over
 from .._types import ChunkSize, Tree, tensors
 from .._words import complaint, kind_of
-from .at_once import few_targets
 
 #: Bytes that the steps of one chunk may hold, at the input or at the site; where they share what lies before the site, and
 #: every further chunk runs it again, more. What a network makes of its input takes up to 200 times as much (a ResNet-50
@@ -38,12 +37,12 @@ def parts(count: int, chunk_size: ChunkSize, like: Tree, *, shares: bool, times:
 
 def chunk_for(count: int, chunk_size: ChunkSize, like: Tree, *, shares: bool, times: int = 1) -> int:
     """How many of `count` steps to run at once. See `parts`."""
-    few_targets()
     given = given_chunk(chunk_size)
     if given is not None:
         return given
     found = tensors(like)
-    size = times * sum(t.numel() * t.element_size() for t in found)
+    around = 1 if tracing() else vmapped_over()  # as many of each step
+    size = around * times * sum(t.numel() * t.element_size() for t in found)
     most = 50 if shares or (count > 25 and 50 * size <= 1 << 18) else 25
     room = SHARING if shares else APART
     if most * size > room and not tracing() and found[0].is_cuda:

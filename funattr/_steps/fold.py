@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .._core.passes import Question
-from .._core.score import Neuron, one_for_each
+from .._core.score import one_for_each
 from .._core.where import all_modules
 from .._torch import OutOfMemoryError, tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import Target, Tree, attributable, map_tensors, tensors
+from .._types import Neuron, Target, Tree, attributable, map_tensors, tensors
 from .._words import complaint
 from .ways import interrupted
 
@@ -38,7 +38,7 @@ def with_leaves(x: Tree, at: list[int], new: list[Tensor]) -> Tree:
 def folded(
     q: Question, f: Inner, points: list[Tensor], at: list[int], dims: Iterable[int] | None
 ) -> tuple[Tree, list[int]] | None:
-    """`f` at points of some leaves of the input ``[c, N, ...]``, all in one batch, and where the batch is in each of its tensors.
+    """`f` at points of some leaves of the input ``[c, N, ...]``, all in one batch, and where the batch is in each tensor.
 
     Where these `dims` are not known, they are shown: a batch of blocks is exact where each block gives what it gives by itself.
     One in the middle of three or more is run to see it: what rows before or after it, their number, or row numbers that the

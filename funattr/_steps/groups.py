@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .._core.door import may_read
-from .._core.where import Sites
-from .._torch import is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import Tree, tensors
+from .._core.door import check_dense
+from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
+from .._types import Tree
 from .._words import complaint, kind_of
 
 
@@ -92,117 +91,8 @@ def _as_ids(mask: Any) -> Tensor | None:
     if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
         text = f"feature_mask is a tensor of {mask.dtype}, expected integers, one id per group: pass feature_mask.long()."
         raise complaint(TypeError, text)
+    check_dense(mask, "feature_mask")
     return mask.detach().long()
-
-
-def by_site(given: Tree, sites: Sites, what: str) -> list[Tree]:
-    """What `given` says for each site: one number or None holds for all of them."""
-    if sites.spec is None:
-        return [given]
-    if _for_all(given):
-        return [given] * len(sites.sites)
-    return matched(given, tree_unflatten(list(range(len(sites.sites))), sites.spec), what, "layer", deep=True)
-
-
-def matched(given: Tree, like: Tree, what: str, label: str, deep: bool = False) -> list[Any]:
-    """What `given` says for each leaf of `like`; a number or None holds for all leaves below it, a tensor for its only one.
-
-    With `deep`, what it says for a leaf may have a structure of its own.
-    """
-    if _for_all(given):
-        return [given] * len(tree_flatten(like)[0])
-    if isinstance(given, Tensor) and not isinstance(like, Tensor) and len(tensors(like)) == 1:
-        return [given if isinstance(leaf, Tensor) else None for leaf in tree_flatten(like)[0]]
-    if not isinstance(like, (Mapping, tuple, list)):
-        if deep:
-            return [given]
-        leaves, spec = tree_flatten(given)
-        if spec != tree_flatten(like)[1]:
-            raise _differs(given, like, what, label)
-        return leaves
-    if isinstance(like, Mapping):
-        # What holds no tensor (a cache) need not be there: a ModelOutput leaves out what is None.
-        needed = {key for key in like if key in given or tensors(like[key])} if isinstance(given, Mapping) else set()
-        if not isinstance(given, Mapping) or set(given) != needed:
-            raise _differs(given, like, what, label)
-        pairs = [(given.get(key), like[key]) for key in like]
-    else:
-        if not isinstance(given, (tuple, list)) or len(given) != len(like):
-            raise _differs(given, like, what, label)
-        pairs = list(zip(given, like))
-    return [entry for ours, theirs in pairs for entry in matched(ours, theirs, what, label, deep)]
-
-
-def _for_all(given: Any) -> bool:
-    return given is None or isinstance(given, (int, float))
-
-
-def _differs(given: Any, like: Any, what: str, label: str) -> Exception:
-    text = f"{what} is {_structure(given)}, and {label} is {_structure(like)}: give {what} the same structure."
-    return complaint(ValueError, text)
-
-
-def _structure(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor {list(value.shape)}"
-    if isinstance(value, Mapping):
-        return f"a dict with the keys {', '.join(map(repr, value))}"
-    if isinstance(value, (tuple, list)):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"
-
-
-def check_fits(given: Tensor, leaf: Tensor, what: str, label: str) -> None:
-    """Broadcasting must not make `leaf` larger."""
-    if given.dim() > leaf.dim() or any(p not in (1, q) for p, q in zip(reversed(given.shape), reversed(leaf.shape))):
-        raise complaint(
-            ValueError,
-            f"{what} has the shape {list(given.shape)}, which does not broadcast to {label} {list(leaf.shape)}: give each "
-            f"dimension that size or 1.",
-        )
-
-
-#: The smallest and largest number in a tensor, and whether all of them are whole, by the tensor's id.
-Ranges = dict[int, tuple[float, float, bool]]
-
-
-def ranges(baselines: Tree) -> Ranges:
-    """What the data of baselines must be known for, read where it may be."""
-    found: Ranges = {}
-    if may_read():
-        for leaf in tree_flatten(baselines)[0]:
-            if isinstance(leaf, Tensor) and is_plain(leaf) and leaf.numel() and not leaf.is_complex():
-                low, high = (float(bound) if leaf.is_floating_point() else int(bound) for bound in torch.aminmax(leaf))
-                found[id(leaf)] = low, high, not leaf.is_floating_point() or bool((leaf == leaf.trunc()).all())
-    return found
-
-
-def baseline_for(leaf: Tensor, given: Any, known: Ranges, label: str) -> Tensor:
-    """`given` as a tensor that broadcasts to `leaf`, in its dtype; an error where the dtype cannot hold it."""
-    if isinstance(given, Tensor):
-        check_fits(given, leaf, "baselines", label)
-        held = (leaf.is_complex() or not given.is_complex()) and (
-            id(given) not in known or _holds(leaf.dtype, *known[id(given)])
-        )
-    elif isinstance(given, (int, float)):
-        held = _holds(leaf.dtype, given, given, given == given // 1)
-    else:
-        hint = ": pass torch.from_numpy(baselines)" if type(given).__name__ == "ndarray" else ""
-        raise complaint(TypeError, f"baselines must be numbers or tensors for {label}, got {type(given).__name__}{hint}.")
-    if not held:
-        name = f"a tensor of {given.dtype}" if isinstance(given, Tensor) else repr(given)
-        cure = "finite numbers" if leaf.is_floating_point() else "whole numbers that it can hold, such as a token id"
-        raise complaint(ValueError, f"baselines={name} cannot stand in {label}, which is {leaf.dtype}: give {cure}.")
-    return torch.as_tensor(given, device=leaf.device, dtype=leaf.dtype)
-
-
-def _holds(dtype: torch.dtype, low: float, high: float, whole: bool) -> bool:
-    if dtype.is_complex:
-        return True
-    if dtype == torch.bool:
-        return whole and low >= 0 and high <= 1
-    limits = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
-    return (whole or dtype.is_floating_point) and low >= limits.min and high <= limits.max
 
 
 def spread(differences: Tensor, ids: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -16,28 +16,29 @@ class Sum:
     """A sum of trees over their leading dimension. What is no tensor stays as it first came."""
 
     def __init__(self) -> None:
-        self.leaves: list[Any] = []
+        self.parts: list[Any] = []
         self.spec: Any = None
 
-    def add(self, found: Tree, weights: Tensor | None = None) -> None:
-        """Add the steps of a chunk, each times its weight. Half precision is summed in float32."""
+    def add(self, found: Tree, weights: Tensor | None = None, power: int = 1) -> None:
+        """Add the steps of a chunk: each times its weight, or a power of it. Half precision is summed in float32."""
         leaves, self.spec = tree_flatten(found)
-        new = [_summed(t, weights) if isinstance(t, Tensor) else t for t in leaves]
-        check_rows(self.leaves, new)
-        self.leaves = [a + b if isinstance(a, Tensor) else a for a, b in zip(self.leaves, new)] if self.leaves else new
+        new = [_summed(t, weights, power) if isinstance(t, Tensor) else t for t in leaves]
+        check_rows(self.parts, new)
+        self.parts = [a + b if isinstance(a, Tensor) else a for a, b in zip(self.parts, new)] if self.parts else new
         self.dtypes = [t.dtype if isinstance(t, Tensor) else None for t in leaves]
 
     def total(self, count: int = 1) -> Tree:
         """The sum, divided by `count`, in the dtypes of what was added."""
         found = [
             (t / count if count != 1 else t).to(dtype) if isinstance(t, Tensor) else t
-            for t, dtype in zip(self.leaves, self.dtypes)
+            for t, dtype in zip(self.parts, self.dtypes)
         ]
         return tree_unflatten(found, self.spec)
 
 
-def _summed(t: Tensor, weights: Tensor | None) -> Tensor:
+def _summed(t: Tensor, weights: Tensor | None, power: int) -> Tensor:
     wide = t if t.element_size() >= 4 else t.float()
+    wide = wide if power == 1 else wide**power
     if weights is not None:
         wide = wide * weights.to(wide).reshape(-1, *[1] * (t.dim() - 1))
     return wide.sum(0)

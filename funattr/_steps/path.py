@@ -119,10 +119,9 @@ def along(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int
         run.folds[f] = found[1]
         return found[0]
 
-    few = run.folds is not None and f not in run.folds and count < 3  # to be shown anything
-    if few and not run.ways:
-        run.cause = None
-    yield from run(lambda part, x: f(q, with_leaves(x, where, part)), points, q.x, folded=None if few else in_one_batch)
+    few = count < 3 and run.folds is not None  # too few to show anything
+    asked = None if few and f not in (run.folds or ()) else in_one_batch
+    yield from run(lambda part, x: f(q, with_leaves(x, where, part)), points, q.x, folded=asked, few=few)
 
 
 def gathered(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int] | None = None) -> Tree:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._torch import constant, tracing
-from .._words import complaint, kind_of
+from .._words import complaint, did_you_mean, kind_of
 from .chunks import check_count
 
 #: The name of a rule, or ``n -> (nodes, weights)``.
@@ -71,7 +70,7 @@ def rates_of(nodes: Sequence[float], weights: Sequence[float], width: int = 8) -
 
 
 def _derivative(places: np.ndarray[Any, Any], low: int, high: int, at: int) -> list[float]:
-    """The weights of the values in the derivative of their polynomial at one of them: barycentric, ``(b_j / b_i) / (x_i - x_j)``."""
+    """The weights of values in the derivative of their polynomial at one of them: barycentric, ``b_j / b_i / (x_i - x_j)``."""
     window, row = places[low : high + 1], np.zeros(len(places))
     apart = window[:, None] - window[None, :] + np.eye(len(window))
     b, i = 1 / apart.prod(1), at - low
@@ -141,9 +140,7 @@ def rule_for(quadrature: Any, n_steps: int) -> Rule:
     n_steps = len([None] * n_steps)  # torch.compile may have made it symbolic, and the rule needs the number
     if isinstance(quadrature, str):
         if quadrature not in RULES:
-            close = difflib.get_close_matches(quadrature, RULES, n=1, cutoff=0.4)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Use one of {', '.join(map(repr, RULES))}."
-            raise complaint(ValueError, f"there is no quadrature rule {quadrature!r}. {hint}")
+            raise complaint(ValueError, f"there is no quadrature rule {quadrature!r}. {did_you_mean(quadrature, RULES)}")
         known = _known(quadrature, n_steps)
         return Rule(torch.tensor(known[0], dtype=torch.float64), torch.tensor(known[1], dtype=torch.float64))
     if not callable(quadrature):

@@ -10,7 +10,6 @@ import contextlib
 import dis
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
@@ -20,8 +19,7 @@ from torch import Tensor
 
 from .._torch import OutOfMemoryError, set_vmap_fallback_warning, tracing, tree_flatten, tree_unflatten
 from .._types import Tree, map_tensors, tensors
-from .._words import complaint, kind_of
-from .at_once import TooManyTargets, mapping_over
+from .._words import complaint, kind_of, warn
 from .chunks import chunks
 from .progress import reported
 
@@ -48,11 +46,17 @@ class Runner:
         self.cause: str | None = None
 
     def __call__(
-        self, function: Callable[..., Tree], part: Tree, *shared: Any, folded: Callable[[], Tree | None] | None = None
+        self,
+        function: Callable[..., Tree],
+        part: Tree,
+        *shared: Any,
+        folded: Callable[[], Tree | None] | None = None,
+        few: bool = False,
     ) -> Iterator[Tree]:
         """Results with a leading dimension, in order: of all steps of a chunk, or of one after another.
 
-        `folded` is asked where vmap cannot: for all of them in one batch, or None where that is not shown to be exact.
+        `folded` is asked where vmap cannot: for all of them in one batch, or None where that is not shown to be exact. Of a
+        `few` steps one after another nobody is warned.
         """
         if tracing():
             yield mapped(function, part, shared)
@@ -74,27 +78,23 @@ class Runner:
             return
         for step in slices(part):
             result = function(step, *shared)
-            self.warn()
+            if not few:
+                self.warn()
             yield map_tensors(lambda t: t[None], result)
 
-    def first(self, function: Callable[..., Tree], steps: Tree, fewer: bool) -> tuple[int, Tree]:
-        """As many of the steps as vmap can run at once, and how many those are: 1 where that is none, and nothing has run.
+    def first(self, function: Callable[..., Tree], steps: Tree) -> Tree | None:
+        """The steps at once, by vmap; None where it cannot, and nothing has run.
 
-        `function` must not draw random numbers: each step has its own where they run one after another. With `fewer` it may
-        ask for fewer steps at once, or for one, where that is better for it.
+        `function` must not draw random numbers: each step has its own where they run one after another.
         """
-        count = min((t.shape[0] for t in tensors(steps)), default=1)
-        while self.ways and count > 1:
+        while self.ways:
             try:
-                with mapping_over(None, count if fewer else 0):
-                    return count, self.ways[0](function, _part(steps, 0, count), (), randomness="error")
-            except TooManyTargets as error:
-                count = error.at_most or 1
+                return self.ways[0](function, steps, (), randomness="error")
             except (RuntimeError, ValueError) as error:
                 if not refused(error):
                     raise
                 self.refuse(error)
-        return 1, None
+        return None
 
     def refuse(self, error: Exception) -> None:
         """Go on to the next way."""
@@ -111,10 +111,7 @@ class Runner:
         if self.cause is not None:
             cause = " ".join(self.cause.split())[:300]
             self.cause = None
-            warnings.warn(
-                f"the steps run one after another, which is slower: torch.func.vmap cannot run this model ({cause})",
-                stacklevel=2,
-            )
+            warn(f"the steps run one after another, which is slower: torch.func.vmap cannot run this model ({cause})")
 
 
 def slices(part: Tree) -> Iterator[Tree]:
@@ -149,7 +146,12 @@ def mapped_functional(function: Callable[..., Tree], part: Tree, shared: tuple[A
 
 def check_generator(value: Any) -> None:
     if not (value is None or isinstance(value, torch.Generator)):
-        raise complaint(TypeError, f"generator must be a torch.Generator or None, got {kind_of(value)}.")
+        module = type(value).__module__.partition(".")[0]
+        hint = " of numpy" if module == "numpy" else ""
+        text = (
+            f"generator must be a torch.Generator or None, got {kind_of(value)}{hint}: pass torch.Generator().manual_seed(0)."
+        )
+        raise complaint(TypeError, text)
 
 
 # Whose error is it?

@@ -18,8 +18,9 @@ from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint
 from .chunks import chunks, fitting
-from .groups import Ranges, baseline_for, by_site, check_fits, matched, metas, numbered, one_each, ranges, spread
+from .groups import metas, numbered, one_each, spread
 from .late import Late
+from .matching import Ranges, by_site, check_compares, check_fits, fit, matched, ranges
 from .path import along
 from .progress import report
 from .ways import Runner, quiet, refused
@@ -48,6 +49,7 @@ def features_of(q: Question, baselines: Any, feature_mask: Any) -> Features:
     masks, groups = None, 0
     if feature_mask is not None:
         masks, groups = numbered(by_site(feature_mask, q.sites, "feature_mask"))
+    check_compares(tree_flatten(baselines)[0], "everything at its")
     return Features(masks, groups, by_site(baselines, q.sites, "baselines"), ranges(baselines))
 
 
@@ -118,8 +120,8 @@ def without(q: Question, features: Features, plan: Plan, step: Tensor, i: int, v
     label, replaced = _label(q, i), []
     for leaf, ids, base in zip(leaves, plan.ids[i], matched(features.baselines[i], value, "baselines", label)):
         if isinstance(leaf, Tensor) and ids is not None:
-            check_fits(ids, leaf, "feature_mask", label)
-            base = baseline_for(leaf, base, features.known, label)
+            check_fits(ids, leaf.shape, "feature_mask", label)
+            base = fit(leaf, base, features.known, label)
             group = step.reshape(step.shape + (1,) * leaf.dim()).to(leaf.device) - 1
             replaced.append(torch.where(ids.to(leaf.device) == group, base, leaf))
         else:
@@ -204,7 +206,7 @@ def _output_at(q: Question, x: Tree) -> Tensor:
 
 
 def _first(run: Runner, q: Question, features: Features, chunk: int | None) -> tuple[Plan, Tensor | None]:
-    """The plan, and the first chunk from the same pass that sees the value at the site; None where vmap cannot run the model."""
+    """The plan, and the first chunk from the pass that sees the value at the site; None where vmap cannot run the model."""
     plans: list[Plan] = []
     late = Late(tensors(q.x)[0].device)
 

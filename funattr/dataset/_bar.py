@@ -1,4 +1,4 @@
-"""A bar with the rate and the time that is left."""
+"""How far a run has come: a bar in a terminal, lines where there is none."""
 
 from __future__ import annotations
 
@@ -6,41 +6,62 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
+
+_EVERY = 10.0  # seconds between lines
 
 
 @contextlib.contextmanager
 def bar(shown: bool | None, total: int | None, done: int) -> Iterator[Callable[[int], None]]:
-    """What to call with each number of examples that are done: tqdm's bar where it is installed, a plain one, or nothing.
+    """What to call with each number of examples that have been done; less than 0 where a worker died with them.
 
     `shown`: None shows it where stderr is a terminal.
     """
-    if not (sys.stderr.isatty() if shown is None else shown):
+    terminal = sys.stderr.isatty()
+    if not (terminal if shown is None else shown):
         yield lambda more: None
         return
+    if terminal:
+        tqdm = _tqdm()
+        if tqdm is not None:
+            with tqdm(total=total, initial=done, unit=" examples") as shows:
+                yield lambda more: shows.update(more) and None
+            return
+    lines = _Lines(total, done)
+    try:
+        yield lines.update
+    finally:
+        lines.say()
+
+
+def _tqdm() -> Any:
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        plain = _Plain(total, done)
-        yield plain.update
-        print(file=sys.stderr, flush=True)
-        return
-    with tqdm(total=total, initial=done, unit=" examples") as shows:
-        yield lambda more: shows.update(more) and None
+        return None
+    return tqdm
 
 
-class _Plain:
-    """A line that is written over."""
+class _Lines:
+    """A line now and then, and one at the end."""
 
     def __init__(self, total: int | None, done: int) -> None:
-        self.total, self.done, self.first, self.start = total, done, done, time.monotonic()
+        self.total, self.done, self.first = total, done, done
+        self.start = self.last = time.monotonic()
 
     def update(self, more: int) -> None:
         self.done += more
-        rate = (self.done - self.first) / max(time.monotonic() - self.start, 1e-9)
+        if time.monotonic() - self.last >= _EVERY:
+            self.say()
+
+    def say(self) -> None:
+        self.last = time.monotonic()
+        rate = (self.done - self.first) / max(self.last - self.start, 1e-9)
         of, left = "", ""
         if self.total is not None:
-            of, left = f"/{self.total}", f", {_time((self.total - self.done) / max(rate, 1e-9))} left"
-        print(f"\r{self.done}{of} examples, {rate:.1f}/s{left}  ", end="", file=sys.stderr, flush=True)
+            of = f" of {self.total}"
+            left = f", {_time((self.total - self.done) / rate)} left" if rate and self.done < self.total else ""
+        print(f"{self.done}{of} examples, {rate:.1f} per second{left}", file=sys.stderr, flush=True)
 
 
 def _time(seconds: float) -> str:

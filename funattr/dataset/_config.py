@@ -75,6 +75,9 @@ def named(method: Any) -> tuple[str, dict[str, Any]]:
     while isinstance(method, partial):
         bound = {**{key: describe(value) for key, value in sorted(method.keywords.items())}, **bound}
         method = method.func
+    if several := getattr(method, "together", None):
+        parts = {name: dict(zip(("method", "arguments"), named(each))) for name, each in several.items()}
+        return method_name(method), {**parts, **bound}
     found = describe(method)
     if isinstance(found, dict) and "function" in found:
         return found["function"], {**found["of"], **bound}

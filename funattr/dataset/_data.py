@@ -6,12 +6,14 @@ import itertools
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ._ids import Id, as_id, seed_of, state_of
+from ._pictures import SUFFIXES, Pictures, Read, names_in
 from ._tables import Columns, pairs_of_table
 from ._trees import as_tensors, mapped, signature
 
@@ -188,6 +190,9 @@ def source_of(
     if isinstance(data, torch.utils.data.DataLoader):
         loaders = data.num_workers
         data, ids = _of_loader(data, ids)
+    pictures = _pictures_in(data, raw=transform is not None)
+    if pictures is not None:
+        data, ids = Read(pictures), pictures.names if ids is None else ids
     columns = Columns(ids if isinstance(ids, str) else "id", transform)
     table = pairs_of_table(data, columns)
     if table is not None:
@@ -209,9 +214,30 @@ def source_of(
 
 
 _KINDS = (
-    "a torch Dataset or DataLoader, an iterable of (id, x, target), a table of pyarrow, the path of Parquet files, or a Ray "
-    "Dataset"
+    "a torch Dataset or DataLoader, an iterable of (id, x, target), a table of pyarrow, the path of Parquet files or of a "
+    "folder of pictures, or a Ray Dataset"
 )
+
+
+def _pictures_in(data: Any, raw: bool) -> Pictures | None:
+    """The pictures that a path names; None where it is no path, or one of Parquet files.
+
+    Raises:
+        ValueError: there is nothing of that name, or neither pictures nor Parquet files in it.
+    """
+    if not isinstance(data, (str, Path)) or "://" in str(data):
+        return None
+    path = Path(data)
+    if not path.exists():
+        raise ValueError(f"run(): there is no folder or file {str(data)!r}, which data names.")
+    if path.is_file():
+        return Pictures(path.parent, [path.name], raw) if path.suffix.lower() in SUFFIXES else None
+    if next(path.rglob("*.parquet"), None) is not None:
+        return None
+    names = names_in(path)
+    if not names:
+        raise ValueError(f"run(): there are neither pictures nor Parquet files in {str(data)!r}, which data names.")
+    return Pictures(path, names, raw)
 
 
 def _of_loader(loader: Any, ids: Any) -> tuple[Any, Any]:

@@ -11,7 +11,6 @@ definition, and where they differ (numbers shared by the rows, generators that a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,15 +25,6 @@ Call = Callable[[Any, Any], Any]
 
 _DRAWS = {torch.randn: torch.randn, torch.rand: torch.rand, torch.randint: torch.randint}
 _LIKE = {torch.randn_like: torch.randn, torch.rand_like: torch.rand}
-
-
-def generators_in(method: Callable[..., Any], arguments: dict[str, Any]) -> list[torch.Generator]:
-    """The generators that are bound in a method or given in its arguments."""
-    found = [value for value in arguments.values() if isinstance(value, torch.Generator)]
-    while isinstance(method, partial):
-        found += [value for value in method.keywords.values() if isinstance(value, torch.Generator)]
-        method = method.func
-    return list({id(g): g for g in [*found, *getattr(method, "generators", ())]}.values())
 
 
 class Seeded:

@@ -3,6 +3,9 @@
 What is done is what lies in committed parts, nothing else. A part is written under another name, flushed to the disk, and
 renamed: it is there as a whole or not at all. Only the process that holds the lock renames, and it knows every id that is
 there: a worker of a run that was killed can leave a file that nobody renames, never a result twice.
+
+The folder has parts and nothing else, for readers who take all that is there. What the run notes for itself (the lock, the
+configuration, bad examples, parts in the making) lies beside it: of ``maps`` in ``.maps.funattr``.
 """
 
 from __future__ import annotations
@@ -23,7 +26,20 @@ from ._config import differences
 from ._data import Bad
 from ._ids import Id, Ids
 
-_OWN = ".funattr"  # hidden: readers of the folder look at the parts alone
+_INSIDE = ".funattr"  # where older runs noted what is beside the folder now
+
+
+def notes_of(out: Path) -> Path:
+    """Where a run into `out` notes what is no result: beside it; inside where an older run did, or where beside is no room."""
+    real = out.resolve()
+    inside, beside = real / _INSIDE, real.with_name(f".{real.name}{_INSIDE}")
+    if inside.exists() or not real.name:
+        return inside
+    if beside.exists() or not real.exists():
+        return beside
+    # Parts are renamed into the folder, which works within one file system: `out` may be where another is mounted.
+    room = os.access(real.parent, os.W_OK) and real.parent.stat().st_dev == real.stat().st_dev
+    return beside if room else inside
 
 
 class Part(NamedTuple):
@@ -40,11 +56,13 @@ class Folder:
 
     def __init__(self, out: str | Path, shard: tuple[int, int] | None = None) -> None:
         self.out, self.shard = Path(out), shard
-        self.own = self.out / _OWN
-        self.place = self.out if shard is None else self.out / f"shard-{shard[0]:05d}"
+        self.notes = notes_of(self.out)
+        self.place, self.own = self.out, self.notes
+        if shard is not None:
+            self.place, self.own = (_shard(place, shard[0]) for place in (self.out, self.notes))
         self.token = uuid.uuid4().hex
-        self.temporary = self.place / _OWN / "tmp"
-        self.failures = self.place / _OWN / "failed"
+        self.temporary = self.own / "tmp"
+        self.failures = self.own / "failed"
         self.done, self.failed, self.layout = Ids(), Ids(), ""
         self.numbers = itertools.count()
 
@@ -58,12 +76,14 @@ class Folder:
             RuntimeError: another run holds it.
             ValueError: results of another configuration are in it.
         """
-        self.failures.mkdir(parents=True, exist_ok=True)
         self.own.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            self.lock = stack.enter_context(_locked(self.place / _OWN / "lock", self.token))
+        with _locked(self.own / "lock", self.token, self.out) as self.lock:
             self._check_alone()
-            self._check("run.json", config)
+            if self.shard is None and not self.out.exists():
+                self._forget()
+            self.place.mkdir(parents=True, exist_ok=True)
+            self.failures.mkdir(parents=True, exist_ok=True)
+            self._check("run.json", config, self._made_by(config))
             shutil.rmtree(self.temporary, ignore_errors=True)  # what a killed run left
             self.temporary.mkdir()
             self._look()
@@ -72,20 +92,36 @@ class Folder:
 
     def _check_alone(self) -> None:
         """That nobody does the same examples. Each takes its own lock before it looks: of two at once, one sees the other."""
-        busy = [path for path in self.out.glob(f"shard-*/{_OWN}") if path.parent != self.place and _is_held(path / "lock")]
+        busy = [path for path in _shards(self.notes) if path != self.own and _is_held(path / "lock")]
         if self.shard is not None:
             world = str(self.shard[1])
-            _replace(self.place / _OWN / "world", world.encode())
+            _replace(self.own / "world", world.encode())
             busy = [path for path in busy if (path / "world").exists() and (path / "world").read_text() != world]
-            busy += [self.own] if _is_held(self.own / "lock") else []
+            busy += [self.notes] if _is_held(self.notes / "lock") else []
         if busy:
-            raise RuntimeError(f"run(): another run writes into {str(busy[0].parent)!r}: wait for it to end.")
+            raise RuntimeError(f"run(): another run writes into {str(self.out)!r}: wait for it to end.")
 
-    def _check(self, name: str, config: dict[str, Any]) -> None:
+    def _forget(self) -> None:
+        """The notes of a folder that has been removed since: they are about nothing."""
+        for path in self.notes.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
+
+    def _made_by(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The configuration that a part was made by, where there is one: a folder that was moved has left its notes behind."""
+        part = next(iter(parts_of(self.out)), None)
+        if part is None:
+            return config
+        with reading(part) as file:
+            about = about_of(file)
+        return {key: about.get(key) for key in config}
+
+    def _check(self, name: str, config: dict[str, Any], noted: dict[str, Any]) -> None:
         """That the configuration is the one that is noted; the first run notes it."""
-        if _first(self.own / name, json.dumps(config, indent=1).encode()):
-            return
-        found = differences(json.loads((self.own / name).read_text()), json.loads(json.dumps(config)))
+        _first(self.notes / name, json.dumps(noted, indent=1).encode())
+        found = differences(_noted(self.notes / name), json.loads(json.dumps(config)))
         if found:
             raise ValueError(
                 f"run(): {str(self.out)!r} holds results of another configuration: {'; '.join(found)}. Choose another folder, "
@@ -94,17 +130,17 @@ class Folder:
 
     def check_model(self, fingerprint: str) -> None:
         """That the model has the weights that the results here were made with."""
-        self._check("model.json", {"the model's weights": fingerprint})
+        weights = {"the model's weights": fingerprint}
+        self._check("model.json", weights, weights)
 
     # What is there.
 
     def _look(self) -> None:
-        pq = needs_pyarrow("pyarrow.parquet")
         last = -1
         for path in parts_of(self.out):
-            part = pq.ParquetFile(path)
-            self.layout = self.layout or layout_of(part.schema_arrow)
-            self.done.add(part.read(["id"]).column("id").to_pylist())
+            with reading(path) as part:
+                self.layout = self.layout or layout_of(part.schema_arrow)
+                self.done.add(part.read(["id"]).column("id").to_pylist())
             if path.parent == self.place:
                 last = max(last, int(path.stem.split("-")[1]))
         self.numbers = itertools.count(last + 1)
@@ -134,7 +170,7 @@ class Folder:
             sync(self.place)
             self.done.add(part.ids)
         if part.bads:
-            _write_failures(self.failures / f"{next(self.numbers):08d}-{self.token[:8]}.parquet", part.bads)
+            self._note(part.bads)
             self.failed.add(row.id for row in part.bads)
         return len(part.ids) + len(part.bads)
 
@@ -147,14 +183,19 @@ class Folder:
             )
 
     def new_file(self) -> Path:
-        return self.temporary / f"{uuid.uuid4().hex}.parquet"
+        return self.temporary / f"{uuid.uuid4().hex}.part"
+
+    def _note(self, bads: Iterable[Bad]) -> None:
+        rows = [bad._asdict() for bad in bads]
+        _replace(self.failures / f"{next(self.numbers):08d}-{self.token[:8]}.json", json.dumps(rows, indent=1).encode())
+        sync(self.failures)
 
     def tidy_failures(self) -> None:
         """One table of what is still bad in the place of several: after a retry."""
-        left = [Bad(**row) for row in failures_of(self.place, self.done)]
-        old = sorted(self.failures.glob("*.parquet"))
+        left = [Bad(**row) for row in _failures_in([self.own], self.done)]
+        old = _failures(self.own)
         if left:
-            _write_failures(self.failures / f"{next(self.numbers):08d}-{self.token[:8]}.parquet", left)
+            self._note(left)
         for path in old:
             path.unlink()
 
@@ -162,6 +203,17 @@ class Folder:
 def parts_of(out: Path) -> list[Path]:
     """The committed parts, those of shards too."""
     return [*sorted(out.glob("part-*.parquet")), *sorted(out.glob("shard-*/part-*.parquet"))]
+
+
+def _shard(place: Path, rank: int) -> Path:
+    return place / f"shard-{rank:05d}"
+
+
+def _shards(notes: Path) -> list[Path]:
+    """Where the drivers of shards note theirs; of older runs in the shard's own folder."""
+    if notes.name == _INSIDE:
+        return sorted({*notes.glob("shard-*"), *notes.parent.glob(f"shard-*/{_INSIDE}")})
+    return sorted(notes.glob("shard-*"))
 
 
 def layout_of(schema: Any) -> str:
@@ -172,25 +224,74 @@ def layout_of(schema: Any) -> str:
 
 def failures_of(out: Path, done: Ids) -> list[dict[str, Any]]:
     """The last word about each bad example that has no result since."""
-    pq = needs_pyarrow("pyarrow.parquet")
+    notes = notes_of(out)
+    return _failures_in([notes, *_shards(notes)], done)
+
+
+def _failures_in(places: Iterable[Path], done: Ids) -> list[dict[str, Any]]:
     found: dict[Id, dict[str, Any]] = {}
-    for place in (out, *sorted(out.glob("shard-*"))):
-        for path in sorted((place / _OWN / "failed").glob("*.parquet")):
-            found |= {row["id"]: row for row in pq.ParquetFile(path).read().to_pylist()}
+    for place in places:
+        for path in _failures(place):
+            found |= {row["id"]: row for row in _read_failures(path)}
     return [row for identity, row in found.items() if identity not in done]
 
 
-def _write_failures(path: Path, bads: Iterable[Bad]) -> None:
-    pa, pq = needs_pyarrow(), needs_pyarrow("pyarrow.parquet")
-    rows = [bad._asdict() for bad in bads]
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist(rows), temporary)
-    sync(temporary)
-    os.replace(temporary, path)
-    sync(path.parent)
+def _failures(own: Path) -> list[Path]:
+    """The files of bad examples, the latest last."""
+    return sorted([*(own / "failed").glob("*.json"), *(own / "failed").glob("*.parquet")])
+
+
+def _read_failures(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".json":
+        rows: list[dict[str, Any]] = _noted(path)
+        return rows
+    with reading(path) as file:  # of an older run
+        return list(file.read().to_pylist())
 
 
 # Files.
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[Any]:
+    """A file of Parquet, for as long as the block; what is done with it in there is reading and nothing else.
+
+    Raises:
+        ValueError: it is damaged; the message says what to do.
+    """
+    pa, pq = needs_pyarrow(), needs_pyarrow("pyarrow.parquet")
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def about_of(file: Any) -> dict[str, Any]:
+    """What made a part: its configuration, and the versions."""
+    metadata = file.schema_arrow.metadata or {}
+    if b"funattr" not in metadata:
+        raise ValueError("load(): these Parquet files were not written by run().")
+    about: dict[str, Any] = json.loads(metadata[b"funattr"])
+    return about
+
+
+def _noted(path: Path) -> Any:
+    """What JSON in a file of notes says."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    why = " ".join(str(error).split())
+    return ValueError(
+        f"run(): the file {str(path)!r} is damaged ({why[:200].rstrip('. ')}): delete it and run again, which explains again "
+        "what was in it."
+    )
 
 
 def sync(path: Path) -> None:
@@ -228,20 +329,20 @@ _held_here: set[Path] = set()  # the kernel's locks are one per process, and wou
 
 
 @contextlib.contextmanager
-def _locked(path: Path, token: str) -> Iterator[int]:
+def _locked(path: Path, token: str, out: Path) -> Iterator[int]:
     """Hold a file's lock, with a token in it, until the end of the block or of the process, however it ends."""
     import fcntl  # POSIX; a record lock, which no child inherits and network file systems know
 
     key = path.resolve()
     if key in _held_here:
-        raise RuntimeError(f"run(): another run of this process writes into {str(path.parent.parent)!r}: wait for it to end.")
+        raise RuntimeError(f"run(): another run of this process writes into {str(out)!r}: wait for it to end.")
     handle = os.open(path, os.O_RDWR | os.O_CREAT)
     _held_here.add(key)
     try:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise RuntimeError(f"run(): another run writes into {str(path.parent.parent)!r}: wait for it to end.") from error
+            raise RuntimeError(f"run(): another run writes into {str(out)!r}: wait for it to end.") from error
         os.pwrite(handle, token.encode(), 0)
         yield handle
     finally:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ._arrow import needs_pyarrow
-from ._folder import failures_of, parts_of
+from ._folder import about_of, failures_of, parts_of, reading
 from ._ids import Id, Ids
 from ._parts import rows_of
 
@@ -18,14 +16,13 @@ class Results:
     """The results in a folder: to be iterated over, as often as wanted, with a length, and what they were made with."""
 
     def __init__(self, parts: list[Path]) -> None:
-        pq = needs_pyarrow("pyarrow.parquet")
         self.parts: list[tuple[Any, Path]] = []
         self.length, self.about = 0, dict[str, Any]()
         for path in parts:
-            file = pq.ParquetFile(path)
-            self.about = self.about or _about(file)
-            self.parts.append((file.read_row_group(0, ["id"]).column("id")[0].as_py(), path))
-            self.length += file.metadata.num_rows
+            with reading(path) as file:
+                self.about = self.about or about_of(file)
+                self.parts.append((file.read_row_group(0, ["id"]).column("id")[0].as_py(), path))
+                self.length += file.metadata.num_rows
         self.parts.sort()
 
     def __len__(self) -> int:
@@ -52,20 +49,12 @@ class Results:
             yield identity, found
 
 
-def _about(file: Any) -> dict[str, Any]:
-    metadata = file.schema_arrow.metadata or {}
-    if b"funattr" not in metadata:
-        raise ValueError("load(): these Parquet files were not written by run().")
-    about: dict[str, Any] = json.loads(metadata[b"funattr"])
-    return about
-
-
 def _rows(path: Path) -> Iterator[tuple[Id, Any]]:
     """The rows of a part. It is closed between groups: there may be more parts than a process may have files open."""
-    pq, group, groups = needs_pyarrow("pyarrow.parquet"), 0, 1
+    group, groups = 0, 1
     while group < groups:
-        with pq.ParquetFile(path) as file:
-            about, groups = _about(file), file.metadata.num_row_groups
+        with reading(path) as file:
+            about, groups = about_of(file), file.metadata.num_row_groups
             table = file.read_row_group(group)
         for batch in table.to_batches():
             yield from rows_of(batch, about, table.schema)
@@ -127,8 +116,8 @@ def failed(out: str | Path) -> list[dict[str, Any]]:
         ...     [(row["id"], row["error"]) for row in fa.dataset.failed(out)]
         [(1, 'ValueError')]
     """
-    pq = needs_pyarrow("pyarrow.parquet")
     done = Ids()
-    for part in parts_of(Path(out)):
-        done.add(pq.ParquetFile(part).read(["id"]).column("id").to_pylist())
+    for path in parts_of(Path(out)):
+        with reading(path) as part:
+            done.add(part.read(["id"]).column("id").to_pylist())
     return failures_of(Path(out), done)

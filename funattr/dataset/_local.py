@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from ._data import Indexed, Stream
-from ._draws import generators_in
 from ._folder import Folder, Part
 from ._ids import Id
+from ._methods import generators_in
 from ._pool import Task, run_pool
-from ._work import Job, Reader, Worker, batches_of
+from ._work import Job, Reader, Worker, batches_of, count_of
 from ._writer import Writer
 
 #: ``wanted()``: pairs of an id and what says where its example is, of the examples that are still to be done.
@@ -29,24 +29,33 @@ def run_local(
     workers: int,
     threads: int | None,
     took: Callable[[Part], None],
+    shows: Callable[[int], None],
 ) -> None:
+    """Have all that is wanted done. `took` gets each part, `shows` how many examples each batch had."""
     if workers > 1:
         each = threads or max(1, (os.cpu_count() or 1) // workers)
-        run_pool(job, folder, _tasks(source, wanted, job.part_size), workers, each, took)
+        run_pool(job, folder, _tasks(source, wanted, job.part_size), workers, each, took, shows)
         return
     before = torch.get_num_threads()
     states = [(g, g.get_state()) for g in (torch.default_generator, *generators_in(job.method, job.arguments))]
     try:
         if threads is not None:
             torch.set_num_threads(threads)
-        _here(job, folder, source, wanted, took)
+        _here(job, folder, source, wanted, took, shows)
     finally:
         torch.set_num_threads(before)
         for generator, state in states:
             generator.set_state(state)
 
 
-def _here(job: Job, folder: Folder, source: Indexed | Stream, wanted: Wanted, took: Callable[[Part], None]) -> None:
+def _here(
+    job: Job,
+    folder: Folder,
+    source: Indexed | Stream,
+    wanted: Wanted,
+    took: Callable[[Part], None],
+    shows: Callable[[int], None],
+) -> None:
     worker = Worker(job)
     folder.check_model(worker.fingerprint)
     if isinstance(source, Indexed):
@@ -61,6 +70,7 @@ def _here(job: Job, folder: Folder, source: Indexed | Stream, wanted: Wanted, to
     try:
         for result in itertools.chain([first], results):
             writer.put(result)
+            shows(count_of(result))
     except BaseException:
         _closed(writer)
         raise

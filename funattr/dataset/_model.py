@@ -1,19 +1,14 @@
-"""Models and methods by name, by factory, or as they are."""
+"""Models by name, by factory, or as they are."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
-import os
-import sys
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-import funattr as fa
+from ._names import at
 
 
 def is_model(value: Any) -> bool:
@@ -23,15 +18,28 @@ def is_model(value: Any) -> bool:
     return isinstance(value, nn.Module)
 
 
+def check_name(model: str) -> None:
+    """That a model's name stands for something, before it is compared with the one that a folder was made with.
+
+    Raises:
+        ValueError: it is no ``module:name``, or there is nothing of that name.
+    """
+    module, _, attribute = model.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"run(): model must be 'module:name', got {model!r}.")
+    at(model)
+
+
 def built(model: Any, device: Any) -> Any:
     """The model: made by its factory, in eval mode, on the device; or as the caller gave it.
 
     Raises:
+        NoSuchName: there is nothing of that name.
         TypeError: the factory makes no model.
     """
     if is_model(model):
         return model
-    factory = imported(model, "model") if isinstance(model, str) else model
+    factory = at(model) if isinstance(model, str) else model
     if is_model(factory):
         return factory
     _check_factory(factory)
@@ -69,80 +77,6 @@ def device_of(model: Any, device: Any) -> Any:
         model = model.func
     weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return "cpu" if weight is None else weight.device
-
-
-def imported(name: str, what: str) -> Any:
-    """What 'module:attribute' names; of methods, a name of this library, too.
-
-    Raises:
-        ValueError: there is no such thing; the message says which part is wrong.
-    """
-    module_name, colon, attribute = name.partition(":")
-    if not colon and what == "method":
-        found = getattr(fa, name, None)
-        if name in fa.__all__ and callable(found):
-            return found
-        close = difflib.get_close_matches(name, fa.__all__, n=1)
-        raise ValueError(f"run(): there is no method {name!r}{f': did you mean {close[0]!r}?' if close else '.'}")
-    if not colon or not attribute:
-        raise ValueError(f"run(): {what} must be 'module:name', got {name!r}.")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as python -m does
-    try:
-        found = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name.split(".")[0] and error.name != module_name:
-            raise
-        raise ValueError(f"run(): there is no module {module_name!r}, which {what} names.") from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            close = difflib.get_close_matches(part, dir(found), n=1)
-            hint = f": did you mean {close[0]!r}?" if close else "."
-            raise ValueError(f"run(): {what} {name!r}: {module_name} has no {part!r}{hint}")
-        found = getattr(found, part)
-    return found
-
-
-def bound(method: Callable[..., Any], arguments: dict[str, Any], target: Any, own_target: bool) -> Callable[[Any], Any]:
-    """A method as a call of (x, target) on a model that comes later, checked: all that it needs is given, and nothing else.
-
-    Raises:
-        TypeError: something is missing, or unknown.
-    """
-    name = getattr(method, "__name__", None) or _name(method)
-    parameters = inspect.signature(method).parameters
-    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for key in arguments:
-        if key not in parameters and not anything:
-            close = difflib.get_close_matches(key, [*parameters, *inspect.signature(fa.dataset.run).parameters], n=1)
-            hint = f": did you mean {close[0]!r}?" if close else "."
-            raise TypeError(f"run(): there is no argument {key!r} of run() or of {name}{hint}")
-    takes_target = "target" in parameters or anything
-    fixed = "target" in getattr(method, "keywords", {})
-    if not own_target and target is not None and (fixed or not takes_target):
-        why = "has a target bound to it" if fixed else "takes no target"
-        raise TypeError(f"run(): {name} {why}: leave out target={target!r}.")
-    _check_needed(name, parameters, arguments)
-
-    def on(model: Any) -> Callable[[Any, Any], Any]:
-        def call(x: Any, target: Any) -> Any:
-            if takes_target and not fixed:
-                return method(model, x, target=target, **arguments)
-            return method(model, x, **arguments)
-
-        return call
-
-    return on
-
-
-def _check_needed(name: str, parameters: Mapping[str, inspect.Parameter], arguments: dict[str, Any]) -> None:
-    missing = [
-        p.name
-        for p in list(parameters.values())[2:]
-        if p.default is p.empty and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in (*arguments, "target")
-    ]
-    if missing:
-        raise TypeError(f"run(): {name} needs {', '.join(missing)}: give run(..., {missing[0]}=...).")
 
 
 def _name(value: Any) -> str:

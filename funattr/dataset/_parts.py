@@ -147,7 +147,13 @@ def _numpy(leaf: Tensor) -> np.ndarray[Any, Any]:
 def write(table: Any, path: Path) -> None:
     """Write a part. Attributions hardly repeat: a dictionary of them, or their least and largest, would gain nothing."""
     needs_pyarrow("pyarrow.parquet").write_table(
-        table, path, row_group_size=ROWS, compression="zstd", use_dictionary=False, write_statistics=["id"]
+        table,
+        path,
+        row_group_size=ROWS,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=["id"],
+        write_page_checksum=True,
     )
 
 

@@ -25,7 +25,7 @@ from ._data import Bad, Example
 from ._folder import Folder, Part
 from ._ids import Id
 from ._ship import shipped
-from ._work import Job, Reader, Worker, batches_of
+from ._work import Job, Reader, Worker, batches_of, count_of
 from ._writer import Writer
 
 _DEATHS = 5  # of workers, without anything coming back: then it is not chance
@@ -38,14 +38,22 @@ class Task(NamedTuple):
     items: dict[Id, Any]
 
 
-def run_pool(job: Job, folder: Folder, tasks: Iterator[Task], workers: int, threads: int, took: Callable[[Part], None]) -> None:
+def run_pool(
+    job: Job,
+    folder: Folder,
+    tasks: Iterator[Task],
+    workers: int,
+    threads: int,
+    took: Callable[[Part], None],
+    shows: Callable[[int], None],
+) -> None:
     """Have all tasks done by so many processes.
 
     Raises:
         RuntimeError: workers die again and again.
         Exception: what a worker raised that belongs to no example.
     """
-    pool = _Pool(job, folder, tasks, workers, threads, took)
+    pool = _Pool(job, folder, tasks, workers, threads, took, shows)
     try:
         pool.run()
     finally:
@@ -54,15 +62,17 @@ def run_pool(job: Job, folder: Folder, tasks: Iterator[Task], workers: int, thre
 
 class _Pool:
     def __init__(
-        self, job: Job, folder: Folder, tasks: Iterator[Task], workers: int, threads: int, took: Callable[[Part], None]
+        self,
+        job: Job,
+        folder: Folder,
+        tasks: Iterator[Task],
+        workers: int,
+        threads: int,
+        took: Callable[[Part], None],
+        shows: Callable[[int], None],
     ) -> None:
-        self.job, self.folder, self.tasks, self.took, self.threads = (
-            shipped((job, folder.out, folder.shard)),
-            folder,
-            tasks,
-            took,
-            threads,
-        )
+        self.job = shipped((job, folder.out, folder.shard))
+        self.folder, self.tasks, self.threads, self.took, self.shows = folder, tasks, threads, took, shows
         self.device, self.again, self.deaths = job.device, list[Task](), 0
         self.processes = [_Process(self, i) for i in range(workers)]
 
@@ -91,9 +101,12 @@ class _Pool:
             self.folder.check_model(value)
         elif kind == "done":
             del process.tasks[value]
+        elif kind == "count":
+            process.ahead += value
+            self.shows(value)
         elif kind == "part":
             self.took(value)
-            self.deaths = 0
+            self.deaths, process.ahead = 0, process.ahead - len(value.ids) - len(value.bads)
             process.forget([*value.ids, *(row.id for row in value.bads)])
         else:
             error, text = value
@@ -103,6 +116,7 @@ class _Pool:
         """A worker that died: what it has not handed back is to be done again, by a new one too."""
         self.again += [Task(items) for items in dead.tasks.values() if items]
         self.deaths += 1
+        self.shows(-dead.ahead)
         status = dead.end()
         if self.deaths >= _DEATHS:
             raise RuntimeError(
@@ -127,6 +141,7 @@ serve(int(sys.argv[2]))
 class _Process:
     def __init__(self, pool: _Pool, number: int) -> None:
         self.number, self.count = number, 0
+        self.ahead = 0  # examples that it has explained and not handed back: they are lost when it dies
         self.tasks: dict[int, dict[Id, Any]] = {}
         ours, theirs = socket.socketpair()
         with theirs:
@@ -201,6 +216,7 @@ def _work(job: Job, folder: Folder, tasks: queue.Queue[Any], say: Callable[..., 
         batches = reader(items) if reader is not None else _stacked(items, job.batch_size)
         for result in worker.results(batches):
             writer.put(result)
+            say("count", count_of(result))
         writer.end_of_part(number)
 
 

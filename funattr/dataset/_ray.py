@@ -41,6 +41,7 @@ def run_ray(
     data: Any,
     again: Iterable[Id] | None,
     took: Callable[[Part], None],
+    shows: Callable[[int], None],
 ) -> None:
     """Have all that is wanted done by actors; of a table those rows that are not done, or those to be tried `again`.
 
@@ -49,7 +50,8 @@ def run_ray(
         ValueError: the cluster has too few CPUs.
     """
     ray = _started(workers)
-    blob = ray.put(shipped((job, folder.out, folder.shard, getattr(source, "table", None), shape_of(data))))
+    table = getattr(source, "table", None)
+    blob = ray.put(shipped((job, folder.out, folder.shard, table, shape_of(data) if table is not None else None)))
     known = Ids(again) if again is not None else folder.done | folder.failed
     for rows in _sets(ray, job, source, wanted, workers, data, known, again is not None):
         found = rows.map_batches(
@@ -62,7 +64,7 @@ def run_ray(
             num_gpus=num_gpus or None,
         )
         for row in found.iter_rows():
-            _take(folder, pickle.loads(row["part"]), took)
+            shows(_take(folder, pickle.loads(row["part"]), took))
 
 
 def _started(workers: int) -> Any:
@@ -168,10 +170,11 @@ class _Actor:
             yield from batches_of(examples[first : first + self.job.batch_size])
 
 
-def _take(folder: Folder, message: Any, took: Callable[[Part], None]) -> None:
+def _take(folder: Folder, message: Any, took: Callable[[Part], None]) -> int:
     kind, value = message
     if kind == "error":
         raise pickle.loads(value[0]) from RuntimeError(f"in a worker:\n{value[1]}")
     fingerprint, part = value
     folder.check_model(fingerprint)
     took(part)
+    return len(part.ids) + len(part.bads)

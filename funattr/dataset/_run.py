@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +18,9 @@ from ._data import Indexed, Stream, source_of
 from ._folder import Folder, Part
 from ._ids import Id, Ids
 from ._local import run_local
-from ._model import bound, imported, is_model
+from ._methods import bound, method_of
+from ._model import check_name, is_model
+from ._names import NoSuchName
 from ._work import Job
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -35,7 +39,7 @@ class Summary(NamedTuple):
 
 
 def run(
-    method: Callable[..., Any] | str,
+    method: Callable[..., Any] | str | Sequence[Any] | Mapping[str, Any],
     model: Any,
     data: Any,
     out: str | Path,
@@ -60,6 +64,7 @@ def run(
     retry: bool = False,
     strict: bool = False,
     progress: bool | None = None,
+    notes: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Summary:
     """Attribute a data set, and store the results as Parquet files; run again, it goes on where it was ended.
@@ -68,12 +73,14 @@ def run(
 
     Args:
         method: a method, a combination of methods, any ``(model, x, target=...)``, or its name: of this library, or
-            ``"module:name"``.
+            ``"module:name"``; or several, in a list or a dict: of each example a dict is stored, name -> attribution, and each
+            method gets those of the arguments that it takes.
         model: a function that makes the model when called without arguments, or ``"module:function"``; so workers can make
             their own. With one worker also the model itself.
         data: a `torch.utils.data.Dataset` whose items are x or ``(x, target)``, or a `DataLoader` of one; an iterable of
             ``(id, x, target)``; a table or data set of pyarrow, the path of Parquet files, or a `ray.data.Dataset`, with
-            columns ``id``, ``x`` and, if there is one, ``target``.
+            columns ``id``, ``x`` and, if there is one, ``target``; or a folder of pictures, whose file names are the ids and
+            whose items are images of pillow for a transform, tensors ``[C, H, W]`` in [0, 1] without one.
         out: the folder of results.
         ids: one id for each example, integers or text; of a table the name of their column. None: the numbers of a Dataset's
             items, the first entries of an iterable's, the column ``"id"``.
@@ -96,7 +103,9 @@ def run(
         shard: (rank, of how many): this run does its share of the examples, beside others that do theirs.
         retry: explain the bad examples again, and nothing else.
         strict: stop at the first bad example with its error.
-        progress: a bar with the rate and the time left. None: where stderr is a terminal.
+        progress: a bar with the rate and the time left, or a line every ten seconds where stderr is no terminal. None: a bar
+            where it is one, else nothing.
+        notes: what else to write down with the results, as JSON holds it: `load` gives it back in its ``about``.
         arguments: the method's own, such as ``layer`` and ``n_steps``.
 
     Returns:
@@ -120,18 +129,27 @@ def run(
         Summary(explained=0, failed=0, skipped=5)
     """
     needs_pyarrow()
-    method = imported(method, "method") if isinstance(method, str) else method
+    try:
+        method = method_of(method)
+        if isinstance(model, str):
+            check_name(model)
+    except NoSuchName as error:
+        raise ValueError(f"run(): {error}") from error
     own_target = isinstance(target, str) and target == "data"
     target = None if own_target else target
     storage, how = Storage(dtype, pool, top_k, varying), _How(engine, workers, threads, num_gpus, shard, retry, progress)
-    _check(method, model, target, storage, how)
+    _check(model, target, storage, how)
     for name, count in {"batch_size": batch_size, "part_size": part_size, "workers": workers, "threads": threads}.items():
         _check_count(name, count)
     bound(method, arguments, target, own_target)
     source, own_loaders = source_of(data, ids, transform, own_target, seed)
     size, loaders = batch_size or getattr(data, "batch_size", None) or 32, (own_loaders or 0) if loaders is None else loaders
     config = config_of(method, arguments, model, "data" if own_target else target, seed, storage)
-    about = {**config, "hash": hash_of(config), "versions": versions()}
+    try:
+        json.dumps(notes)
+    except TypeError as error:
+        raise TypeError(f"run(): notes must be what JSON holds: {error}.") from error
+    about = {**config, "hash": hash_of(config), "versions": versions(), "notes": dict(notes or {})}
     own = source if isinstance(source, Indexed) else None
     calls = (method, arguments, model, target, own_target, seed)
     job = Job(*calls, size, part_size or 16 * size, storage, device, loaders, strict, retry, about, own)
@@ -153,17 +171,30 @@ class _How(NamedTuple):
 
 def _run(job: Job, folder: Folder, source: Indexed | Stream, data: Any, how: _How) -> Summary:
     state = _Run(folder, source, how.shard, how.retry)
-    with bar(how.progress, state.total(), state.before()) as state.shows:
+    with _said(state), bar(how.progress, state.total(), state.before()) as shows:
         if how.engine == "ray":
             from ._ray import run_ray
 
             again = state.again if how.retry else None
-            run_ray(job, folder, source, state.wanted, how.workers, how.num_gpus, data, again, state.took)
+            run_ray(job, folder, source, state.wanted, how.workers, how.num_gpus, data, again, state.took, shows)
         else:
-            run_local(job, folder, source, state.wanted, how.workers, how.threads, state.took)
+            run_local(job, folder, source, state.wanted, how.workers, how.threads, state.took, shows)
     if how.retry:
         folder.tidy_failures()
     return Summary(state.explained, state.failed, state.skipped or (0 if how.retry else state.old))
+
+
+@contextlib.contextmanager
+def _said(state: _Run) -> Iterator[None]:
+    """Have Ctrl-C say how far the run has come: the same error, which had no words."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not error.args:
+            total = state.total()
+            of = "" if total is None else f" of {total}"
+            error.args = (f"{state.before() + state.explained + state.failed}{of} examples are done; run it again to go on.",)
+        raise
 
 
 class _Run:
@@ -172,7 +203,6 @@ class _Run:
     def __init__(self, folder: Folder, source: Indexed | Stream, shard: tuple[int, int] | None, retry: bool) -> None:
         self.folder, self.source, self.shard, self.retry = folder, source, shard or (0, 1), retry
         self.explained = self.failed = self.skipped = 0
-        self.shows: Callable[[int], None] = lambda more: None
         self.old = len(folder.done) + len(folder.failed)
         self.again = list(folder.failed.fresh) + folder.failed.sorted.tolist() if retry else []
 
@@ -213,12 +243,9 @@ class _Run:
         if self.folder.commit(part):
             self.explained += len(part.ids)
             self.failed += len(part.bads)
-            self.shows(len(part.ids) + len(part.bads))
 
 
-def _check(method: Any, model: Any, target: Any, storage: Storage, how: _How) -> None:
-    if not callable(method):
-        raise TypeError(f"run(): method must be a method such as fa.grad_cam, or its name, got {type(method).__name__}.")
+def _check(model: Any, target: Any, storage: Storage, how: _How) -> None:
     if how.engine not in ("local", "ray"):
         raise ValueError(f"run(): there is no engine {how.engine!r}: use 'local' or 'ray'.")
     if is_model(model) and (how.workers > 1 or how.engine == "ray"):

@@ -10,8 +10,9 @@ import torch
 
 from ._config import Storage, fingerprint
 from ._data import FATAL, Bad, Batch, Example, Indexed, bad, collate
-from ._draws import Seeded, generators_in
-from ._model import bound, built, device_of
+from ._draws import Seeded
+from ._methods import bound, generators_in, leading
+from ._model import built, device_of
 from ._parts import Found, reduced
 from ._trees import flatten, mapped
 
@@ -39,6 +40,11 @@ class Job(NamedTuple):
     source: Indexed | None
 
 
+def count_of(result: Found | Bad) -> int:
+    """How many examples a result is of."""
+    return 1 if isinstance(result, Bad) else len(result.ids)
+
+
 class BadExample(RuntimeError):
     """The first bad example of a strict run."""
 
@@ -52,7 +58,7 @@ class Worker:
         self.device = torch.device(device_of(self.model, job.device))
         self.fingerprint = fingerprint(self.model)
         call = bound(job.method, job.arguments, job.target, job.own_target)(self.model)
-        self.leading = _leading(job.method)
+        self.leading = leading(job.method)
         self.seeded = Seeded(call, job.seed, generators_in(job.method, job.arguments), self.leading)
         self.well, self.alike = job.trusted, 0
         self.first = ""
@@ -117,12 +123,6 @@ class Worker:
         self.well, self.alike = words != self.first, self.alike + 1
         if self.alike >= _ALIKE and not self.well:
             raise error
-
-
-def _leading(method: Any) -> int:
-    while hasattr(method, "func"):
-        method = method.func
-    return getattr(method, "leading", 0)
 
 
 def _of_the_machine(error: Exception) -> bool:

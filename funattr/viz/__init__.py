@@ -1,10 +1,12 @@
 """Pictures and pages of attributions. Pictures need matplotlib (``pip install "funattr[viz]"``); a page needs nothing."""
 
+from ._blend import blend
 from ._draw import to_image
 from ._figure import overlay, show
 from ._page import Page, page
+from ._patches import tokens_to_map
 from ._series import series
 from ._text import text
 from ._volume import volume
 
-__all__ = ["Page", "overlay", "page", "series", "show", "text", "to_image", "volume"]
+__all__ = ["Page", "blend", "overlay", "page", "series", "show", "text", "to_image", "tokens_to_map", "volume"]

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 Array: TypeAlias = npt.NDArray[np.float64]
-
-#: The share of red, green and blue in perceived brightness (ITU-R BT.601).
-_LUMINANCE = (0.299, 0.587, 0.114)
+Brightness: TypeAlias = str | tuple[float, float]
 
 
 def heat_maps(value: Any, name: str, channel_dim: int, *, lone: bool = False) -> Array:
@@ -22,29 +21,67 @@ def heat_maps(value: Any, name: str, channel_dim: int, *, lone: bool = False) ->
     return maps
 
 
-def pictures(value: Any, name: str, channel_dim: int, *, lone: bool = False) -> Array:
-    """Images ``[N, H, W, 1 or 3]`` in [0, 1]; one that leaves this range is scaled by its own minimum and maximum."""
-    return brightness(_channels_last(value, name, channel_dim, lone), value, name, channel_dim)
+def pictures(value: Any, name: str, channel_dim: int, range_of: Brightness, *, lone: bool = False) -> Array:
+    """Images ``[N, H, W, 1 or 3]`` in [0, 1], on the range that `brightness` says."""
+    return brightness(_channels_last(value, name, channel_dim, lone), value, name, channel_dim, range_of)
 
 
-def brightness(images: Array, value: Any, name: str, channel_dim: int) -> Array:
-    """Images, or volumes, ``[N, *S, 1 or 3]`` brought to [0, 1], each by itself and only where it must be."""
+def brightness(images: Array, value: Any, name: str, channel_dim: int, range_of: Brightness) -> Array:
+    """Images, or volumes, ``[N, *S, 1 or 3]`` brought to [0, 1].
+
+    What is inside [0, 1] is left as it is. Otherwise black and white are 0 and 255 for bytes, and for other numbers the
+    smallest and the largest: of all images ("grid"), so that they can be compared, or of each ("example").
+    """
     space = tuple(range(1, images.ndim))
     if images.shape[-1] not in (1, 3):
         raise ValueError(
             f"{name} {shape_of(value)} has {images.shape[-1]} channels in dimension {channel_dim}, expected 1 (grey) or 3 "
             f"(RGB): pass the channels to show, or channel_dim={-images.ndim - channel_dim} if the channels are there."
         )
-    low = images.min(space, keepdims=True)
-    high = images.max(space, keepdims=True)
+    if not isinstance(range_of, str):
+        black, white = _black_and_white(range_of)
+        return np.clip((images - black) / (white - black), 0, 1)
+    if range_of not in ("grid", "example"):
+        raise ValueError(
+            f"brightness must be 'grid' (one range for all), 'example' (one for each) or (black, white), got {range_of!r}."
+        )
+    of = space if range_of == "example" else (0, *space)
+    low, high = images.min(of, keepdims=True), images.max(of, keepdims=True)
     outside = (low < 0) | (high > 1)
+    if _is_bytes(value):
+        low, high = np.zeros_like(low), np.full_like(high, 255)
     span = np.where(high > low, high - low, 1.0)
     return np.where(outside, (images - low) / span, images)
 
 
-def grey(images: Array) -> Array:
-    """``[N, H, W]``, the brightness alone: beside a heat map, colour is to mean attribution and nothing else."""
-    return images[..., 0] if images.shape[-1] == 1 else images @ np.array(_LUMINANCE)
+def _black_and_white(given: Any) -> tuple[float, float]:
+    try:
+        black, white = map(float, given)
+    except (TypeError, ValueError):
+        raise TypeError(f"brightness must be 'grid', 'example' or a pair of numbers (black, white), got {given!r}.") from None
+    if not black < white:
+        raise ValueError(f"brightness=({black:g}, {white:g}): black must be the smaller of the two.")
+    return black, white
+
+
+def _is_bytes(value: Any) -> bool:
+    return (value.dtype == torch.uint8) if isinstance(value, Tensor) else np.asarray(value).dtype == np.uint8
+
+
+def resized(maps: Array, height: int, width: int) -> Array:
+    """``[N, h, w]`` -> ``[N, height, width]``, linear between the middles of pixels; made smaller, each pixel is a mean."""
+    if maps.shape[1:] == (height, width):
+        return maps
+    how: dict[str, Any] = {"mode": "bilinear", "align_corners": False, "antialias": True}
+    found: Array = interpolate(torch.from_numpy(np.ascontiguousarray(maps))[:, None], (height, width), **how)[:, 0].numpy()
+    return found
+
+
+def smoothed(maps: Array, images: Array, smooth: bool) -> Array:
+    """Maps that have fewer pixels than the images under them, made as large."""
+    height, width = images.shape[1:3]
+    smaller = maps.shape[1] <= height and maps.shape[2] <= width
+    return resized(maps, height, width) if smooth and smaller else maps
 
 
 def with_channels(value: Any, name: str, channel_dim: int, space: Sequence[str]) -> Array:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Sequence
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._arrays import Array
+from ._colors import blended
+from ._labels import inches, words
 from ._scales import Scale
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-COLORS = "RdBu_r"  # safe for the colour-blind, and white in the middle
-_TITLE = 20  # the characters of a title that fit above a cell
+DPI = 150
+SMALL, NORMAL, LARGE = 8.0, 9.0, 12.0  # points
 
 
 def aspect(images: Array) -> float:
@@ -27,34 +28,35 @@ def aspect(images: Array) -> float:
     return float(np.clip(images.shape[1] / images.shape[2], 0.25, 4))
 
 
-def wrapped(title: str) -> str:
-    """A title that does not run into the next column's."""
-    return "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, _TITLE) or [""])
-
-
-def new_figure(inches: tuple[float, float], layout: Literal["compressed"] | None = "compressed") -> Figure:
-    """An empty figure; the compressed layout keeps the cells of one shape together."""
+def new_figure(inches: tuple[float, float], dpi: float = DPI) -> Figure:
+    """An empty figure, on which everything has a place of its own: no layout moves it."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ImportError('pictures need matplotlib: pip install "funattr[viz]".') from error
-    return Figure(figsize=inches, layout=layout)
+    no_layout: Any = "none"  # not None, for which a setting of the caller's stands in
+    return Figure(figsize=inches, dpi=dpi, layout=no_layout)
+
+
+def sharpness(pixels: int, inches: float) -> float:
+    """The dpi at which a cell has as many pixels as its picture, within what a file may hold of a whole table."""
+    return float(np.clip(pixels / inches, DPI, 2 * DPI))
 
 
 def write(figure: Figure, out: str | PathLike[str] | None) -> Figure:
     if out is not None:
         if fspath(out).lower().endswith((".html", ".htm")):
             raise ValueError(f"out={fspath(out)!r} names a page, and this is a picture: call page(), or choose .png or .svg.")
-        figure.savefig(out, dpi=150)
+        figure.savefig(out, dpi=max(figure.dpi, DPI))
     return figure
 
 
-def to_image(figure: Figure, *, dpi: float = 150.0) -> Image:
+def to_image(figure: Figure, *, dpi: float | None = None) -> Image:
     """A figure as a PIL image.
 
     Args:
         figure: what `overlay`, `show`, `text`, `series` or `volume` returned, or any other matplotlib figure.
-        dpi: pixels per inch.
+        dpi: pixels per inch; None: as many as `out` would have, 150 at least.
 
     Returns:
         The PIL image, in RGB. The figure is left as it was.
@@ -73,16 +75,16 @@ def to_image(figure: Figure, *, dpi: float = 150.0) -> Image:
     except ModuleNotFoundError as error:
         raise ImportError('pictures need matplotlib: pip install "funattr[viz]".') from error
     file = io.BytesIO()
-    figure.savefig(file, dpi=dpi, format="png")
+    figure.savefig(file, dpi=max(figure.dpi, DPI) if dpi is None else dpi, format="png")
     return Image.open(file).convert("RGB")
 
 
-def mappable(scale: Scale) -> Any:
-    """From numbers to colours, for what is not drawn by ``imshow``: ``mappable(scale).to_rgba(values)``."""
+def mappable(scale: Scale, colors: Array) -> Any:
+    """From numbers to colours: ``mappable(scale, colors).to_rgba(values)``."""
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import ListedColormap, Normalize
 
-    return ScalarMappable(Normalize(scale.bottom, scale.limit), colors(scale.signed))
+    return ScalarMappable(Normalize(scale.bottom, scale.limit), ListedColormap(colors))
 
 
 def draw_image(ax: Axes, image: Array) -> None:
@@ -91,61 +93,62 @@ def draw_image(ax: Axes, image: Array) -> None:
     no_ticks(ax)
 
 
-def draw_heat(ax: Axes, heat: Array, context: Array | None, scale: Scale, alpha: float) -> Any:
+def draw_heat(ax: Axes, heat: Array, image: Array | None, scale: Scale, colors: Array) -> Any:
     """The heat map, in the frame of the image under it, where there is one."""
-    height, width = heat.shape if context is None else context.shape
-    if context is not None:
-        # From -1: black becomes mid-grey, so that the colours above stay those of the colour bar.
-        ax.imshow(context, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-    drawn = ax.imshow(
-        heat,
-        cmap=colors(scale.signed),
-        vmin=scale.bottom,
-        vmax=scale.limit,
-        alpha=None if context is None else alpha,
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-        interpolation="nearest",
-    )
+    height, width = heat.shape if image is None else image.shape[:2]
+    if image is not None:
+        draw_image(ax, image)
+    look = mappable(scale, colors)
+    frame = (-0.5, width - 0.5, height - 0.5, -0.5)
+    drawn = ax.imshow(heat, cmap=look.cmap, norm=look.norm, extent=frame, interpolation="nearest")
     no_ticks(ax)
     return drawn
 
 
-def colors(signed: bool) -> Any:
-    """The colour map, or only its half from white to red: zero and positive look the same in both."""
-    import matplotlib
-    from matplotlib.colors import ListedColormap
-
-    both = matplotlib.colormaps[COLORS]
-    return both if signed else ListedColormap(both(np.linspace(0.5, 1, 256)), name=f"{COLORS}, positive half")
-
-
-def add_colorbar(drawn: Any, axes: Axes | Sequence[Axes], scale: Scale, location: str) -> None:
-    """A colour bar at one side of some axes, which make room for it."""
-    figure: Any = (axes[0] if isinstance(axes, Sequence) else axes).figure
-    where = {"ax": axes, "location": location, "fraction": 0.08, "pad": 0.03, "panchor": False}
-    _label(figure.colorbar(drawn, extend=_arrows(scale), **where), scale, location)
+def bar_needs(scales: Sequence[Scale]) -> tuple[float, float]:
+    """The inches that a colour bar needs, in width and in height, for its numbers and its caption."""
+    ticks = [_ticks(scale) for scale in scales]
+    # The middle tick is centred: each half of the bar has room for an end and half of it.
+    numbers = max(2 * max(inches(t, SMALL) for t in of) + max(inches(t, SMALL) for t in of) + 0.3 for of in ticks)
+    caption = max(inches(scale.caption, SMALL) for scale in scales)
+    return max(numbers, caption), 0.56
 
 
-def fill_colorbar(drawn: Any, cax: Axes, scale: Scale) -> None:
+def draw_bar(cax: Axes, scale: Scale, colors: Array) -> None:
     """A horizontal colour bar in axes of its own."""
-    figure: Any = cax.figure
-    _label(figure.colorbar(drawn, cax=cax, orientation="horizontal", extend=_arrows(scale)), scale, "bottom")
+    bar = _bar(scale, colors, cax=cax, orientation="horizontal", extendfrac=0.04)
+    ends = bar.ax.get_xticklabels()  # which end where the bar ends
+    ends[0].set_ha("left")
+    ends[-1].set_ha("right")
+
+
+def bar_beside(ax: Axes, scale: Scale, colors: Array) -> None:
+    """A colour bar beside axes of the caller's, which make room for it."""
+    _bar(scale, colors, ax=ax, location="right", fraction=0.08, pad=0.03)
+
+
+def _bar(scale: Scale, colors: Array, **where: Any) -> Any:
+    """The colours are as they look on white paper, whatever their opacity."""
+    opaque = np.concatenate([blended(np.ones(3), colors), np.ones((len(colors), 1))], 1)
+    figure: Any = (where.get("cax") or where["ax"]).figure
+    # From -1 to 1, and the numbers beside it: matplotlib's axes widen limits that are as small as attributions can be.
+    unit = mappable(scale._replace(limit=1.0), opaque)
+    bar = figure.colorbar(unit, extend=_arrows(scale), **where)
+    names = _ticks(scale)
+    bar.set_ticks([-1.0, 0.0, 1.0][-len(names) :], labels=names, **words(SMALL))
+    bar.minorticks_off()
+    bar.ax.tick_params(labelsize=SMALL, length=2, pad=2)
+    bar.set_label(scale.caption, **words(SMALL))
+    return bar
+
+
+def _ticks(scale: Scale) -> list[str]:
+    return [f"{place:.3g}" for place in ([scale.bottom, 0.0, scale.limit] if scale.signed else [0.0, scale.limit])]
 
 
 def _arrows(scale: Scale) -> str:
     beyond = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
     return beyond[scale.below, scale.above]
-
-
-def _label(bar: Any, scale: Scale, location: str) -> None:
-    ticks = [scale.bottom, 0.0, scale.limit] if scale.signed else [0.0, scale.limit]
-    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
-    bar.minorticks_off()
-    if location == "bottom":  # labels that end where the bar ends do not push the columns apart
-        bar.ax.get_xticklabels()[0].set_ha("left")
-        bar.ax.get_xticklabels()[-1].set_ha("right")
-    bar.ax.tick_params(labelsize=8)
-    bar.set_label(scale.caption, fontsize=8)
 
 
 def readable_on(color: Any) -> str:

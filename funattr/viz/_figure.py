@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from ._arrays import Array, check_titles, grey, heat_maps, pictures
-from ._draw import add_colorbar, aspect, draw_heat, draw_image, new_figure, wrapped, write
+from ._arrays import Array, Brightness, check_titles, heat_maps, pictures, smoothed
+from ._colors import check_alpha, palette
+from ._draw import (
+    DPI,
+    NORMAL,
+    aspect,
+    bar_beside,
+    bar_needs,
+    draw_bar,
+    draw_heat,
+    draw_image,
+    new_figure,
+    sharpness,
+    write,
+)
+from ._labels import fitted, words
+from ._patches import with_tokens
 from ._scales import Scale, check_scale, scale_of, scales_of
+from ._sheet import BAR, MARGIN, Box, Sheet, Wanted, arranged, axes_at, figure_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CELL, _LINE = 1.6, 0.15  # inches: the width of a cell, the height of a line of its title
+_SIDE = 4.5  # inches: the longer side of a picture that stands alone
 
 
 def overlay(
@@ -26,26 +43,40 @@ def overlay(
     percentile: float = 99.0,
     channel_dim: int = -3,
     alpha: float = 0.7,
+    cmap: Any = None,
+    smooth: bool = True,
+    special: int | str | None = None,
+    brightness: tuple[float, float] | None = None,
     colorbar: bool = True,
     out: str | PathLike[str] | None = None,
 ) -> Figure:
-    """One attribution as a heat map, over the image it explains.
+    """One attribution as a heat map, over the image it explains, which keeps its colours and its size.
 
-    Red is positive, blue is negative, white is zero. A map with no negative value gets the red half alone. The colours end
+    Yellow to red is positive, light to dark blue is negative; the larger a value, the more opaque it is, and at zero the image
+    is as it was. Without an image, white is zero. A map with no negative value gets the positive half alone. The colours end
     at the percentile of the absolute values, so that a few extreme pixels do not hide the rest; the colour bar says where
-    that is, and has an arrow where values lie beyond. The map is drawn as it is, pixel by pixel: a map smaller than the
-    image is only drawn larger, over the whole image.
+    that is, and has an arrow where values lie beyond. It shows the colours as they are on white.
+
+    A file has the image at its own size, or at a multiple of it where it is small: with ``alpha=0``, its pixels. `blend` gives
+    the same picture as an array, without words.
 
     Args:
         attribution: ``[H, W]``, ``[C, H, W]`` or ``[1, C, H, W]``: a tensor of any device and dtype, or an array. Channels
             are summed, which keeps the total: the map shows each pixel's share of it.
-        image: a grey or RGB image, of the same kinds of shape. It is drawn faint, in grey, so that colour always means
-            attribution; scaled by its own minimum and maximum if it leaves [0, 1].
+        image: a grey or RGB image, of the same kinds of shape. See `brightness`, if it leaves [0, 1].
         ax: the matplotlib axes to draw on; None makes a figure.
-        title: the title.
+        title: the title, of any length: it is wrapped.
         percentile: where the colours end, as a percentile of the absolute values; 100 is the largest.
         channel_dim: where the channels are: -3 (``[C, H, W]``) or -1 (``[H, W, C]``).
-        alpha: the opacity of the heat map over the image, from 0 to 1.
+        alpha: the opacity of the largest values over the image, from 0 to 1.
+        cmap: a colour map of matplotlib or its name, such as ``"turbo"``, from one end of the colour bar to the other; None is
+            the colours above.
+        smooth: whether a map smaller than the image is interpolated, linear between the middles of its pixels; False draws
+            these as squares.
+        special: for a map of tokens, ``[T, C]`` or ``[1, T, C]``: how many of the first are no patches, or "auto", as in
+            `tokens_to_map`. None: it is a map of pixels.
+        brightness: the values of black and white, ``(0, 1)``. None: an image inside [0, 1] is as it is, of bytes white is 255,
+            and others go from their smallest to their largest value.
         colorbar: whether to draw the colour bar.
         out: a file to write the figure to, such as ``"map.png"``; None writes none.
 
@@ -66,18 +97,65 @@ def overlay(
         >>> figure.axes[0].get_title()
         'class 3'
     """
-    heat = heat_maps(attribution, "attribution", channel_dim, lone=True)
-    scale = scale_of(heat, percentile)
-    context = None if image is None else grey(pictures(image, "image", channel_dim, lone=True))[0]
+    check_alpha(alpha)
+    heat, under, scale = one_map(attribution, image, percentile, channel_dim, smooth, special, brightness)
+    colors = palette(cmap, scale.signed, None if under is None else alpha)
+    cax = None
     if ax is None:
-        inches = 3.4 + 0.8 * colorbar, 3.4 * aspect(heat if context is None else context[None]) + 0.3 * (title is not None)
-        ax = new_figure(inches).add_subplot()
-    drawn = draw_heat(ax, heat[0], context, scale, alpha)
-    if title is not None:
-        ax.set_title(title)
-    if colorbar:
-        add_colorbar(drawn, ax, scale, "right")
+        ax, cax = _alone(heat if under is None else under, title, scale if colorbar else None)
+    elif title is not None:
+        ax.set_title(title, parse_math=False)
+    draw_heat(ax, heat, under, scale, colors)
+    if under is not None:
+        ax.spines[:].set_visible(False)  # a frame would lie on pixels
+    if cax is not None:
+        draw_bar(cax, scale, colors)
+    elif colorbar:
+        bar_beside(ax, scale, colors)
     return write(ax.figure.figure, out)  # of a subfigure, the whole
+
+
+def one_map(
+    attribution: Any,
+    image: Any,
+    percentile: float,
+    channel_dim: int,
+    smooth: bool,
+    special: int | str | None,
+    brightness: Brightness | None,
+) -> tuple[Array, Array | None, Scale]:
+    """The map ``[H, W]``, the image under it ``[H, W, 1 or 3]``, and the scale."""
+    if image is None:
+        heat = heat_maps(with_tokens(attribution, special, None, True), "attribution", channel_dim, lone=True)
+        return heat[0], None, scale_of(heat, percentile)
+    under = pictures(image, "image", channel_dim, "grid" if brightness is None else brightness, lone=True)
+    laid = with_tokens(attribution, special, under.shape[1:3], True)
+    heat = heat_maps(laid, "attribution", channel_dim, lone=True)
+    return smoothed(heat, under, smooth)[0], under[0], scale_of(heat, percentile)
+
+
+def _alone(drawn: Array, title: str | None, scale: Scale | None) -> tuple[Axes, Axes | None]:
+    """Axes in a figure of their own, of whole pixels per pixel of what is drawn, and those of a colour bar."""
+    height, width = drawn.shape[:2]
+    times = math.ceil(_SIDE * DPI / max(height, width))
+    dpi = max(height, width) * times / _SIDE
+    room, high = bar_needs([scale]) if scale else (0.0, 0.0)
+    across = max(width * times / dpi, room, 2.0 if title is not None else 0.0)
+    label = None if title is None else fitted(title, across, NORMAL + 1)
+    above = label.height + 0.06 if label else 0.0
+    # In pixels, so that the image has its own: the sides first, then what is around it.
+    left, top = round((MARGIN + across / 2) * dpi - width * times / 2), round((MARGIN + above) * dpi)
+    sides = [math.ceil((across + 2 * MARGIN) * dpi), top + height * times + math.ceil((MARGIN + high) * dpi)]
+    figure = new_figure((sides[0] / dpi, sides[1] / dpi), dpi)
+    ax = axes_at(figure, Box(left / dpi, top / dpi, width * times / dpi, height * times / dpi))
+    if label is not None:
+        figure_title = words(NORMAL + 1, pad=3, loc="center", y=1.0)
+        ax.set_title(label.text, **figure_title)
+    if scale is None:
+        return ax, None
+    wide = max(room, min(width * times / dpi, across))
+    below = Box(MARGIN + (across - wide) / 2, (top + height * times) / dpi + 0.06, wide, BAR)
+    return ax, axes_at(figure, below)
 
 
 def show(
@@ -85,34 +163,53 @@ def show(
     attributions: Mapping[str, Any],
     *,
     titles: Sequence[str] | None = None,
+    title: str | None = None,
+    caption: str | None = None,
     percentile: float = 99.0,
     scale: str = "grid",
+    brightness: str | tuple[float, float] = "grid",
     channel_dim: int = -3,
     alpha: float = 0.7,
+    cmap: Any = None,
+    smooth: bool = True,
+    special: int | str | None = None,
+    columns: int | None = None,
     out: str | PathLike[str] | None = None,
 ) -> Figure:
     """A table of heat maps: a row per example, a column for the input and one per method.
+
+    Many examples stand side by side, several in a line, so that the table has the shape of a page. Names are wrapped to the
+    room that they have, whatever their length: none is cut, and none takes room from the pictures.
 
     All maps share one scale, on the colour bar below them: from -limit to limit, or from 0 where no map has a negative value,
     with the limit at the percentile of the absolute values of *all* maps (each map counts the same, whatever its size). So
     strong and weak can be compared anywhere in the table. Where methods have different units, there is nothing to compare and
     the smaller one would look like nothing: ``scale="method"`` gives each its own scale, on a colour bar below its column.
-    The colours are those of `overlay`.
+    The colours are those of `overlay`. The images share one range of brightness too, so that a dark one is seen to be dark.
 
     Args:
-        images: ``[N, C, H, W]`` or ``[N, H, W]``, grey or RGB: a tensor of any device and dtype, or an array. One that
-            leaves [0, 1] is scaled by its own minimum and maximum.
+        images: ``[N, C, H, W]`` or ``[N, H, W]``, grey or RGB: a tensor of any device and dtype, or an array.
         attributions: method name -> attribution ``[N, C, H, W]`` (channels are summed) or ``[N, H, W]``, which may be smaller
             than the images. The names are the columns' titles; long ones are wrapped.
-        titles: one per row.
+        titles: one per example, of any length; a line break is kept.
+        title: what stands above all.
+        caption: what stands below all. (The layout is the table's own: it leaves no room for matplotlib's ``suptitle``.)
         percentile: where the colours end, as a percentile of the absolute values; 100 is the largest.
         scale: ``"grid"``, one for all maps, ``"method"``, one per column, or ``"example"``, one per row.
+        brightness: where images leave [0, 1]: ``"grid"``, one range for all, from the smallest value to the largest (of bytes,
+            from 0 to 255), ``"example"``, each its own, or the values of black and white, ``(-1, 1)``.
         channel_dim: where the channels are: -3 (``[N, C, H, W]``) or -1 (``[N, H, W, C]``).
-        alpha: the opacity of the heat maps over the images, from 0 to 1.
+        alpha: the opacity of the largest values over the images, from 0 to 1.
+        cmap: a colour map of matplotlib or its name, as in `overlay`.
+        smooth: whether maps smaller than the images are interpolated, as in `overlay`.
+        special: for maps of tokens, ``[N, T, C]`` or ``[N, T]``: how many of the first are no patches, or "auto", as in
+            `tokens_to_map`. None: all maps are of pixels.
+        columns: how many examples stand side by side; None: as many as fit.
         out: a file to write the figure to, such as ``"maps.png"``; None writes none.
 
     Returns:
-        The matplotlib figure. Its first axes are the table's cells in reading order, then come the colour bars.
+        The matplotlib figure. Its first axes are the cells of the first example, of the second, and so on; then come the
+        colour bars.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -131,45 +228,43 @@ def show(
         >>> [cell.get_title() for cell in viz.show(x, maps).axes[:3]]
         ['input', 'saliency', 'Grad-CAM']
     """
-    shown = pictures(images, "images", channel_dim)
-    columns = _columns(attributions, len(shown), channel_dim)
+    check_alpha(alpha)
+    shown = pictures(images, "images", channel_dim, brightness)
+    maps = _columns(attributions, shown, channel_dim, special)
     check_titles(titles, len(shown), "image")
     check_scale(scale, ("grid", "method", "example"))
-    scales = scales_of(list(columns.values()), scale, percentile)
+    _check_columns(columns)
+    scales = scales_of(list(maps.values()), scale, percentile)
 
-    rows, width = len(shown), 1 + len(columns)
-    headers = {name: wrapped(name) for name in columns}
-    lines = max(header.count("\n") + 1 for header in headers.values())
-    inches = _CELL * width + 1.2 * (titles is not None), 0.93 * _CELL * rows * aspect(shown) + 0.7 + _LINE * lines
-    figure = new_figure(inches)
-    cells = figure.subplots(rows, width, squeeze=False)
-    for row in range(rows):
-        draw_image(cells[row][0], shown[row])
-        if titles is not None:
-            cells[row][0].set_ylabel(titles[row], rotation=0, ha="right", va="center", fontsize=9)
-    cells[0][0].set_title("input", fontsize=9)
-    faint = grey(shown)
-    drawn = []
-    for column, (name, heat) in enumerate(columns.items()):
-        below = cells[:, column + 1]
-        drawn.append([draw_heat(*each, alpha) for each in zip(below, heat, faint, scales[column])])
-        below[0].set_title(headers[name], fontsize=9)
-    _add_colorbars(cells, drawn, scales, scale)
+    bar_width, bar_height = bar_needs([of for column in scales for of in column])
+    heads = [["input", *maps]]
+    wanted = Wanted(
+        titles, heads, len(shown), aspect(shown), scale, 1, bar_width, bar_height, title=title, caption=caption, columns=columns
+    )
+    sheet = arranged(wanted)
+    figure, cells = figure_of(sheet, sharpness(shown.shape[2], sheet.cells[0][0].width))
+    drawn = [smoothed(heat, shown, smooth) for heat in maps.values()]
+    for row, axes in enumerate(cells):
+        draw_image(axes[0], shown[row])
+        for ax, heat, of_column in zip(axes[1:], drawn, scales):
+            draw_heat(ax, heat[row], shown[row], of_column[row], palette(cmap, of_column[row].signed, alpha))
+    bars = {"grid": scales[0][:1], "method": [column[0] for column in scales], "example": scales[0]}[scale]
+    draw_bars(figure, sheet, bars, cmap, alpha)
     return write(figure, out)
 
 
-def _add_colorbars(cells: Any, drawn: list[list[Any]], scales: list[list[Scale]], scale: str) -> None:
-    if scale == "grid":
-        add_colorbar(drawn[-1][-1], list(cells[:, 1:].flat), scales[0][0], "bottom")
-    elif scale == "method":
-        for column, maps in enumerate(drawn):
-            add_colorbar(maps[-1], list(cells[:, column + 1]), scales[column][0], "bottom")
-    else:
-        for row, of_example in enumerate(scales[0]):
-            add_colorbar(drawn[-1][row], list(cells[row]), of_example, "right")
+def draw_bars(figure: Figure, sheet: Sheet, scales: Sequence[Scale], cmap: Any, alpha: float) -> None:
+    for boxes, scale in zip(sheet.bars, scales):
+        for box in boxes:
+            draw_bar(axes_at(figure, box), scale, palette(cmap, scale.signed, alpha))
 
 
-def _columns(attributions: Mapping[str, Any], n_images: int, channel_dim: int) -> dict[str, Array]:
+def _check_columns(columns: int | None) -> None:
+    if columns is not None and (isinstance(columns, bool) or not isinstance(columns, int) or columns < 1):
+        raise ValueError(f"columns must be how many examples stand side by side, at least 1, or None, got {columns!r}.")
+
+
+def _columns(attributions: Mapping[str, Any], images: Array, channel_dim: int, special: int | str | None) -> dict[str, Array]:
     if not isinstance(attributions, Mapping):
         raise TypeError(
             f"attributions must be a dict of method name -> maps, got {type(attributions).__name__}: "
@@ -179,10 +274,11 @@ def _columns(attributions: Mapping[str, Any], n_images: int, channel_dim: int) -
         raise ValueError("attributions is empty, expected at least one method: pass {'saliency': attribution}.")
     columns = {}
     for name, value in attributions.items():
-        columns[str(name)] = heat = heat_maps(value, f"attributions[{name!r}]", channel_dim)
-        if len(heat) != n_images:
+        laid = with_tokens(value, special, images.shape[1:3], False)
+        columns[str(name)] = heat = heat_maps(laid, f"attributions[{name!r}]", channel_dim)
+        if len(heat) != len(images):
             raise ValueError(
-                f"attributions[{name!r}] has {len(heat)} maps for {n_images} images: pass one map per image, in their order, "
-                f"and a single image with its batch dimension, image[None]."
+                f"attributions[{name!r}] has {len(heat)} maps for {len(images)} images: pass one map per image, in their "
+                f"order, and a single image with its batch dimension, image[None]."
             )
     return columns

@@ -150,7 +150,7 @@ def _texts(inputs: Any, attributions: Any) -> tuple[dict[str, Any], list[_Maps]]
 
 
 def _heats(inputs: Any, attributions: Any, channel_dim: int) -> tuple[dict[str, Any], list[_Maps]]:
-    images, maps = pictures(inputs, "inputs", channel_dim), []
+    images, maps = pictures(inputs, "inputs", channel_dim, "grid"), []
     for tab, name, value in _each(attributions):
         maps.append(_Maps(*tab, list(heat_maps(value, name, channel_dim))))
         check_count(len(maps[-1].values), name, len(images), "inputs")

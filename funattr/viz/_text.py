@@ -8,7 +8,9 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._arrays import check_titles
-from ._draw import fill_colorbar, mappable, new_figure, readable_on, write
+from ._colors import palette
+from ._draw import NORMAL, bar_needs, draw_bar, mappable, new_figure, readable_on, write
+from ._labels import fitted, words
 from ._page import page
 from ._scales import Scale, check_scale, scales_of
 from ._tokens import printable, sentences_of, token_values
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from ._arrays import Array
 
 _WIDTH, _BAR_COLUMNS = 72, 24  # characters: a line, the colour bar
-_CHAR, _LINE, _TITLE, _BAR, _MARGIN = 0.088, 0.27, 0.26, 0.55, 0.12  # inches
+_CHAR, _LINE, _BAR, _MARGIN = 0.088, 0.27, 0.56, 0.12  # inches
 _FONT: dict[str, Any] = {"family": "DejaVu Sans Mono", "fontsize": 10}  # matplotlib's own; a letter is narrower than _CHAR
 
 
@@ -34,7 +36,7 @@ def text(
 ) -> Figure:
     """Tokens, each on a background in the colour of its attribution.
 
-    Red is positive, blue is negative, white is zero, as in `overlay`. All sentences share one scale, which the colour bar
+    Red is positive, blue is negative, white is zero. All sentences share one scale, which the colour bar
     tells, so that strong and weak can be compared across them. Few values make a sentence, and the largest is what it is
     about: none is clipped unless `percentile` says so.
 
@@ -92,11 +94,14 @@ def _draw(
     places = [_places([printable(token) for token in sentence]) for sentence in sentences]
     columns = max(_BAR_COLUMNS + 4, *(place.column + place.width for row in places for place in row))
     lines = [row[-1].line + 1 for row in places]
-    head = _TITLE * (titles is not None)
+    heads = [None if titles is None else fitted(title, columns * _CHAR, NORMAL) for title in titles or [""] * len(lines)]
     bars = len(sentences) if each else 1
     width = columns * _CHAR + 2 * _MARGIN
-    height = sum(lines) * _LINE + len(lines) * (head + _MARGIN) + bars * _BAR + _MARGIN
-    figure = new_figure((width, height), layout=None)
+    height = sum(lines) * _LINE + len(lines) * _MARGIN + sum(h.height + 0.1 for h in heads if h) + bars * _BAR + _MARGIN
+    figure = new_figure((width, height))
+
+    def look(scale: Scale) -> Any:
+        return mappable(scale, palette(None, scale.signed, None))
 
     def axes(top: float, inches_wide: float, inches_high: float) -> Any:
         box = (_MARGIN / width, 1 - (top + inches_high) / height, inches_wide / width, inches_high / height)
@@ -104,18 +109,19 @@ def _draw(
 
     top, tops_of_bars = _MARGIN, []
     for i, sentence in enumerate(sentences):
-        top += head
+        head = heads[i]
+        top += head.height + 0.1 if head else 0.0
         ax = axes(top, columns * _CHAR, lines[i] * _LINE)
-        _draw_sentence(ax, sentence, places[i], mappable(scales[i]).to_rgba(values[i]))
+        _draw_sentence(ax, sentence, places[i], look(scales[i]).to_rgba(values[i]))
         ax.set(xlim=(0, columns), ylim=(lines[i], 0))
-        if titles is not None:
-            ax.set_title(titles[i], loc="left", fontsize=9, pad=3)
+        if head is not None:
+            ax.set_title(head.text, **words(NORMAL, loc="left", pad=3, y=1.0))
         top += lines[i] * _LINE + _MARGIN
         if each or i == len(sentences) - 1:
             tops_of_bars.append(top)
             top += _BAR
     for at, scale in zip(tops_of_bars, scales):
-        fill_colorbar(mappable(scale), axes(at, _BAR_COLUMNS * _CHAR, 0.1), scale)
+        draw_bar(axes(at, max(_BAR_COLUMNS * _CHAR, bar_needs([scale])[0]), 0.1), scale, palette(None, scale.signed, None))
     return figure
 
 

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays import brightness, check_count, check_titles, grey, with_channels
-from ._draw import add_colorbar, aspect, draw_heat, new_figure, write
+from ._arrays import brightness as in_range
+from ._arrays import check_count, check_titles, smoothed, with_channels
+from ._colors import check_alpha, palette
+from ._draw import aspect, bar_needs, draw_heat, sharpness, write
+from ._figure import draw_bars
 from ._scales import check_scale, scales_of
+from ._sheet import Wanted, arranged, figure_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ._arrays import Array
 
-_CELL = 1.6  # inches
 _AXES = "DHW"
 
 
@@ -31,8 +34,11 @@ def volume(
     titles: Sequence[str] | None = None,
     percentile: float = 99.0,
     scale: str = "grid",
+    brightness: str | tuple[float, float] = "grid",
     channel_dim: int = -4,
     alpha: float = 0.7,
+    cmap: Any = None,
+    smooth: bool = True,
     out: str | PathLike[str] | None = None,
 ) -> Figure:
     """Slices of volumes, or frames of videos, with their attribution over them: a row per example, a column per slice.
@@ -42,18 +48,22 @@ def volume(
 
     Args:
         volumes: ``[N, C, D, H, W]``, ``[N, D, H, W]`` or ``[D, H, W]``, grey or RGB: a tensor of any device and dtype, or an
-            array. One that leaves [0, 1] is scaled by its own minimum and maximum.
+            array.
         attributions: of the same kinds of shape. Channels are summed, which keeps the total. One that is smaller (a layer's)
             is drawn over the whole volume: a slice has the attribution of the place that it comes from.
         axis: what the slices are cut across: 0 (``D``), 1 (``H``) or 2 (``W``).
         slices: how many, or which.
         choose: ``"even"``, spread over the whole axis, or ``"largest"``, where the sum of the absolute attributions of a slice
             is largest, in the order of the axis. Not used where `slices` says which.
-        titles: one per example.
+        titles: one per example, of any length: they are wrapped.
         percentile: where the colours end, as a percentile of the absolute values; 100 is the largest.
         scale: ``"grid"``, one for all cells, or ``"example"``, one per row.
+        brightness: where volumes leave [0, 1]: ``"grid"``, one range for all, ``"example"``, each its own, or the values of
+            black and white, ``(-1, 1)``.
         channel_dim: where the channels are: -4 (``[N, C, D, H, W]``) or -1 (``[N, D, H, W, C]``).
-        alpha: the opacity of the heat maps over the slices, from 0 to 1.
+        alpha: the opacity of the largest values over the slices, from 0 to 1.
+        cmap: a colour map of matplotlib or its name, as in `overlay`.
+        smooth: whether a slice of fewer pixels than the volume's is interpolated, as in `overlay`.
         out: a file to write the figure to, such as ``"volume.png"``; None writes none.
 
     Returns:
@@ -71,7 +81,8 @@ def volume(
         >>> [cell.get_title() for cell in figure.axes[:3]]
         ['D = 2', 'D = 8', 'D = 13']
     """
-    shown = grey(brightness(with_channels(volumes, "volumes", channel_dim, "DHW"), volumes, "volumes", channel_dim))
+    check_alpha(alpha)
+    shown = in_range(with_channels(volumes, "volumes", channel_dim, "DHW"), volumes, "volumes", channel_dim, brightness)
     heat: Array = with_channels(attributions, "attributions", channel_dim, "DHW").sum(-1)
     check_count(len(heat), "attributions", len(shown), "volumes")
     check_titles(titles, len(shown), "volume")
@@ -84,20 +95,17 @@ def volume(
     scales = scales_of([heat], scale, percentile)[0]
     chosen = [_chosen(slices, choose, shown.shape[1], of_volume) for of_volume in heat]
 
-    rows, width = len(shown), len(chosen[0])
-    figure = new_figure((_CELL * width + 1.2, (_CELL * aspect(shown[0]) + 0.25) * rows + 0.3))
-    cells = figure.subplots(rows, width, squeeze=False)
-    for row in range(rows):
-        for column, i in enumerate(chosen[row]):
-            ax = cells[row][column]
-            drawn = draw_heat(ax, heat[row][_under(i, shown.shape[1], heat.shape[1])], shown[row][i], scales[row], alpha)
-            ax.set_title(f"{_AXES[axis]} = {i}", fontsize=8)
-        if titles is not None:
-            cells[row][0].set_ylabel(titles[row], rotation=0, ha="right", va="center", fontsize=9)
-        if scale == "example":
-            add_colorbar(drawn, list(cells[row]), scales[row], "right")
-    if scale == "grid":
-        add_colorbar(drawn, list(cells.flat), scales[0], "right")
+    heads = [[f"{_AXES[axis]} = {i}" for i in row] for row in chosen]
+    wanted = Wanted(titles, heads, len(shown), aspect(shown[0]), scale, 0, *bar_needs(scales), None, None, 1)
+    sheet = arranged(wanted)
+    figure, cells = figure_of(sheet, sharpness(shown.shape[3], sheet.cells[0][0].width))
+    for row, (axes, of_scale) in enumerate(zip(cells, scales)):
+        colors = palette(cmap, of_scale.signed, alpha)
+        for ax, i in zip(axes, chosen[row]):
+            under = shown[row][i]
+            of_slice = heat[row][_under(i, shown.shape[1], heat.shape[1])]
+            draw_heat(ax, smoothed(of_slice[None], under[None], smooth)[0], under, of_scale, colors)
+    draw_bars(figure, sheet, scales[:1] if scale == "grid" else scales, cmap, alpha)
     return write(figure, out)
 
 

@@ -191,6 +191,7 @@ COMPOUND: dict[str, Callable[..., Any]] = {
     "addcdiv": addcdiv,
     "lerp": lerp,
     "mse_loss": mse_loss,
+    "cross_entropy": cross_entropy,
     "binary_cross_entropy_with_logits": binary_cross_entropy_with_logits,
     "float_power": float_power,
     "prod": products,

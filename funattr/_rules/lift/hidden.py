@@ -11,6 +11,7 @@ from torch.autograd.function import BackwardCFunction
 
 from ..._core.where import all_modules
 from ..._types import Tree, tensors
+from .table import ELEMENTWISE
 
 
 def only_torch(root: nn.Module | None, pick: Any) -> bool:
@@ -59,8 +60,6 @@ def hidden(ends: Tree, starts: Iterable[Tensor], known: Iterable[str]) -> list[s
 
 
 _SCRIPTED = "scripted code"
-#: What torch calls the backward passes of operations with one argument: of these the rules leave nothing but slopes.
-RULED: set[str] = set()
 
 
 @functools.cache
@@ -78,10 +77,12 @@ def _own(node: Any) -> str | None:
 
 
 _OURS = "funattr."
+#: What torch calls the backward passes of what the rules leave nothing of but slopes.
+_RULED = {flat(name) for name in ELEMENTWISE}
 
 
 @functools.cache
 def _native(name: str) -> str | None:
-    if "torch::jit" in name or flat(name) in RULED:
+    if "torch::jit" in name or flat(name) in _RULED:
         return _SCRIPTED
     return "an operation from C++" if "CppNode" in name else None

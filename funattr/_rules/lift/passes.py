@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ..._core.gradient import connected, floats_of, gradients
 from ..._core.passes import Question, forward, question
-from ..._core.score import Neuron, neuron_score, the_tensor
+from ..._core.score import neuron_score, the_tensor
 from ..._core.tap import Run, Stop, call_tapped
 from ..._core.where import Bound, refuse_opaque
 from ..._steps.baselines import full_batch
 from ..._torch import tracing, transforms_active
-from ..._types import Layer, Model, Target, Tree, as_it_is, copied, tensors
+from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, copied, tensors
 from ..._words import complaint
+from .dispatch import apply
 from .hidden import hidden, only_torch
-from .table import apply
 from .tape import Lift, OutOfStep, Tape, fits
 
 _PATHS = (
@@ -159,7 +159,9 @@ def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list
             look(found)
             return found
 
-    found = gradients(q._replace(bound=Bound(observed, q.bound.root), target=target))
+    # Under vmap in a grad level: below it, the maps of slopes.py would leave no graph.
+    mapped = not tracing() and transforms_active()
+    found = gradients(q._replace(bound=Bound(observed, q.bound.root), target=target), own_level=mapped)
     for names, new in ((task.notes, lift.unknown), (task.suspects, lift.suspects)):
         names.extend(dict.fromkeys(name for name in new if name not in names))
     return found

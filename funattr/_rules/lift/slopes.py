@@ -6,6 +6,8 @@ a vmap over baselines only the slopes are mapped, so that the forward pass is sh
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,90 +15,39 @@ from torch import Tensor
 
 from ..._torch import autograd_function
 
+#: The gradient of one live input: ``pull(g, shape of the input, *slopes)``.
+Pull = Callable[..., Tensor]
+
 
 @autograd_function
 class _Slope(torch.autograd.Function):
-    """A value given beforehand, whose backward is for the subclass to say. Inputs: live tensors first, the value last."""
+    """A value given beforehand, and how its gradient comes back. Inputs: live tensors, slopes, the value."""
 
     @staticmethod
-    def forward(*inputs: Any) -> Tensor:
+    def forward(pulls: tuple[Pull, ...], *inputs: Any) -> Tensor:
         return inputs[-1].detach()  # type: ignore[no-any-return]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        *live, _ = inputs
-        ctx.shapes = [x.shape for x in live[: len(live) // 2]]
-        ctx.save_for_backward(*live[len(live) // 2 :])
+        ctx.pulls, *rest = inputs
+        live = len(ctx.pulls)
+        ctx.shapes, ctx.rest = [x.shape for x in rest[:live]], len(rest) - live
+        ctx.save_for_backward(*rest[live:-1])
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
+    def backward(ctx: Any, g: Tensor) -> Any:
+        slopes, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:]
+        found = [pull(g, shape, *slopes) if on else None for pull, shape, on in zip(ctx.pulls, ctx.shapes, wanted)]
+        return None, *found, *[None] * ctx.rest
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, pulls: Any, *inputs: Any) -> Any:
         # The slopes may be mapped while the value is not: then nor is the result.
-        value, dim = inputs[-1], in_dims[-1]
-        return value.detach(), dim
+        return inputs[-1].detach(), in_dims[-1]
 
 
-class _Scaled(_Slope):
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        (m,) = ctx.saved_tensors
-        return g * m, None, None
-
-
-class _Scaled2(_Slope):
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        mx, my = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        return g * mx if wanted[0] else None, g * my if wanted[1] else None, None, None, None
-
-
-class _Matmul(_Slope):
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        a, b = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        gx = _reduced(g @ b.mT, ctx.shapes[0]) if wanted[0] else None
-        gy = _reduced(a.mT @ g, ctx.shapes[1]) if wanted[1] else None
-        return gx, gy, None, None, None
-
-
-class _Rows(_Slope):
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*inputs[1:3])
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        scale, weight = ctx.saved_tensors
-        h = g * scale
-        return h - weight * h.sum(-1, keepdim=True), None, None, None
-
-
-class _Normal(_Slope):
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _, *slopes, ctx.dims, ctx.centred, _ = inputs
-        ctx.save_for_backward(*slopes)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        centre, root, bend = ctx.saved_tensors
-        h = g * root + centre * (bend * (g * centre).sum(ctx.dims, keepdim=True))
-        return h - h.mean(ctx.dims, keepdim=True) if ctx.centred else h, None, None, None, None, None, None
-
-
-class _Picked(_Slope):
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.shape = inputs[0].shape
-        ctx.save_for_backward(*inputs[1:3])
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        index, m = ctx.saved_tensors
-        h = g * m
-        zeros = torch.zeros(ctx.shape, dtype=h.dtype, device=h.device)
-        return zeros.scatter_add(-1, index.expand(h.shape), h), None, None, None
+def _slope(pulls: tuple[Pull, ...], *inputs: Tensor) -> Tensor:
+    return _Slope.apply(pulls, *inputs)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _reduced(g: Tensor, shape: torch.Size) -> Tensor:
@@ -109,36 +60,69 @@ def _reduced(g: Tensor, shape: torch.Size) -> Tensor:
     return g.sum(ones, keepdim=True) if ones else g
 
 
-# Functions, for Dynamo to keep whole: see _traced.py.
+# Functions, for Dynamo to keep whole: see traced.py.
 
 
 def scaled(x: Tensor, m: Tensor, value: Tensor) -> Tensor:
     """The value, with slope `m` in each element of `x`."""
-    return _Scaled.apply(x, m, value)  # type: ignore[no-any-return, no-untyped-call]
+    return _slope((_first,), x, m, value)
 
 
 def scaled2(x: Tensor, y: Tensor, mx: Tensor, my: Tensor, value: Tensor) -> Tensor:
     """The value, with slopes `mx` in `x` and `my` in `y`, all elementwise."""
-    return _Scaled2.apply(x, y, mx, my, value)  # type: ignore[no-any-return, no-untyped-call]
+    return _slope((_first, _second), x, y, mx, my, value)
+
+
+def _first(g: Tensor, shape: torch.Size, m: Tensor, *others: Tensor) -> Tensor:
+    return g * m
+
+
+def _second(g: Tensor, shape: torch.Size, mx: Tensor, my: Tensor) -> Tensor:
+    return g * my
 
 
 def matmul(x: Tensor, y: Tensor, a: Tensor, b: Tensor, value: Tensor) -> Tensor:
     """The value, with the slopes of ``x @ b`` in `x` and of ``a @ y`` in `y`."""
-    return _Matmul.apply(x, y, a, b, value)  # type: ignore[no-any-return, no-untyped-call]
+    return _slope((_left, _right), x, y, a, b, value)
+
+
+def _left(g: Tensor, shape: torch.Size, a: Tensor, b: Tensor) -> Tensor:
+    return _reduced(g @ b.mT, shape)
+
+
+def _right(g: Tensor, shape: torch.Size, a: Tensor, b: Tensor) -> Tensor:
+    return _reduced(a.mT @ g, shape)
 
 
 def rows(x: Tensor, scale: Tensor, weight: Tensor, value: Tensor) -> Tensor:
     """The value, with the slopes of ``scale * (x - sum(weight * x, -1))``."""
-    return _Rows.apply(x, scale, weight, value)  # type: ignore[no-any-return, no-untyped-call]
+    return _slope((_row,), x, scale, weight, value)
+
+
+def _row(g: Tensor, shape: torch.Size, scale: Tensor, weight: Tensor) -> Tensor:
+    h = g * scale
+    return h - weight * h.sum(-1, keepdim=True)
 
 
 def normal(
     x: Tensor, centre: Tensor, root: Tensor, bend: Tensor, dims: tuple[int, ...], centred: bool, value: Tensor
 ) -> Tensor:
     """The value, with the slopes of ``root * c + centre * sum(bend * centre * c, dims)``, where c is `x`, or `x` centred."""
-    return _Normal.apply(x, centre, root, bend, dims, centred, value)  # type: ignore[no-any-return, no-untyped-call]
+    return _slope((partial(_norm, dims, centred),), x, centre, root, bend, value)
+
+
+def _norm(
+    dims: tuple[int, ...], centred: bool, g: Tensor, shape: torch.Size, centre: Tensor, root: Tensor, bend: Tensor
+) -> Tensor:
+    h = g * root + centre * (bend * (g * centre).sum(dims, keepdim=True))
+    return h - h.mean(dims, keepdim=True) if centred else h
 
 
 def picked(x: Tensor, index: Tensor, m: Tensor, value: Tensor) -> Tensor:
     """The value, with slope `m` in the elements of `x` at `index` along the last dimension."""
-    return _Picked.apply(x, index, m, value)  # type: ignore[no-any-return, no-untyped-call]
+    return _slope((_pick,), x, index, m, value)
+
+
+def _pick(g: Tensor, shape: torch.Size, index: Tensor, m: Tensor) -> Tensor:
+    h = g * m
+    return torch.zeros(shape, dtype=h.dtype, device=h.device).scatter_add(-1, index.expand(h.shape), h)

@@ -1,0 +1,113 @@
+"""A method averaged over a distribution of baselines."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.door import may_read
+from .._core.gradient import check_attributable
+from .._steps.baselines import distribution, full_batch, references
+from .._steps.chunks import chunks
+from .._steps.mean import Sum
+from .._steps.progress import reported
+from .._torch import tracing, tree_flatten, tree_unflatten
+from .._types import Explains, Method, Model, Tree, batch_size, map_tensors, tensors
+from .._words import complaint, door
+from .dress import about, chosen, combined, name_of
+from .repeat import as_one
+
+
+@door
+def mean_over_baselines(method: Explains) -> Method:
+    """`method` averaged over a distribution of baselines: a method with the same arguments, and `baselines` in plural.
+
+    ``mean_k method(x, baselines=x0_k)``. For `deep_lift` it is `deep_lift_shap`, which shares passes; any other method runs
+    once per baseline.
+
+    Args:
+        method: any method that takes `baselines`.
+
+    Returns:
+        A method with the arguments of `method`, where `baselines` is a distribution ``[n_baselines, ...]`` or a callable
+        ``x -> baselines``. Completeness is kept: the result sums to F(x) minus the mean of F over the baselines.
+
+    Raises:
+        TypeError: `method` is not a method that takes `baselines`.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> expected = fa.mean_over_baselines(fa.deep_lift)
+        >>> expected(torch.nn.Linear(2, 1), torch.ones(3, 2), baselines=torch.zeros(4, 2)).shape
+        torch.Size([3, 2])
+    """
+    if not callable(method) or "baselines" not in chosen(method, {"baselines": None}):
+        text = f"expected a method that takes baselines, such as fa.deep_lift, got {name_of(method)}."
+        raise complaint(TypeError, text)
+    faster = about(method).mean
+    if faster is not None:
+        return faster
+
+    def averaged(model: Model, x: Tree, *, baselines: Tree, **options: Any) -> Tree:
+        samples, count = distribution(x, baselines, ids=options.get("layer") is not None)
+        total = Sum()
+        for i, _ in reported(chunks(count, 1)):
+            one = method(model, x, baselines=one_of(samples, [t[i] for t in tensors(samples)], x), **options)
+            total.add(as_one(one))
+        return total.total(count)
+
+    return combined(averaged, f"mean_over_baselines({name_of(method)})", method, needs=["baselines"], baselines="several")
+
+
+def default_baselines(method: Explains) -> Any:
+    """The baselines of a method to which none are given; an empty parameter where it takes none, or needs them."""
+    if tracing():
+        return 0.0 if "baselines" in (about(method).accepts or ()) else inspect.Parameter.empty
+    found = inspect.signature(method).parameters.get("baselines")
+    return inspect.Parameter.empty if found is None else found.default
+
+
+def at_layer(kind: str, value_at: Callable[[Tree], Tree], x: Tree, baselines: Any, create_graph: bool) -> dict[str, Any]:
+    """The `baselines` of integers, as values at a layer: they are integers, and are read there."""
+    if kind == "path":
+        check_attributable(x, "x")  # integers have none, here as elsewhere
+    if kind == "site" or baselines is inspect.Parameter.empty:
+        return {}
+    if kind == "x":
+        found = value_at(full_batch(references(x, baselines, ids=True), x))
+    else:
+        samples, count = distribution(x, baselines, ids=True)
+        each = [one_of(samples, [t[i] for t in tensors(samples)], x) for i in range(count)]
+        found = _one_row_each([value_at(full_batch(one, x)) for one in each], batch_size(x))
+    return {"baselines": found if create_graph else map_tensors(torch.detach, found)}
+
+
+def _one_row_each(each: list[Tree], size: int) -> Tree:
+    """The values at a layer for several baselines, ``[n_baselines, ...]``: the same for all examples, or no distribution."""
+    if any(t.dim() == 0 or t.shape[0] != size for value in each for t in tensors(value)):
+        text = "the value at the site has no row for each example: choose a layer with the batch first."
+        raise complaint(ValueError, text)
+    leaves, spec = tree_flatten(each[0])
+    for i, same in enumerate(zip(*(tree_flatten(value)[0] for value in each))):
+        if isinstance(same[0], Tensor):
+            stacked = torch.stack(same)
+            if may_read() and not torch.allclose(stacked, stacked[:, :1].expand_as(stacked)):
+                text = (
+                    "a baseline's value at the layer differs from example to example (something bound to the model has a row "
+                    "for each), and noise there takes one: pass noise_tunnel a method with a single baseline."
+                )
+                raise complaint(ValueError, text)
+            leaves[i] = stacked[:, 0]
+    return tree_unflatten(leaves, spec)
+
+
+def one_of(samples: Tree, sample: list[Tensor], x: Tree) -> Tree:
+    """One baseline in the structure of x, with batch 1; what has no baseline stays at x's value."""
+    leaves, spec = tree_flatten(samples)
+    rest = iter(sample)
+    own = tree_flatten(x)[0]
+    return tree_unflatten([leaf if t is None else next(rest)[None] for t, leaf in zip(leaves, own)], spec)

@@ -1,0 +1,119 @@
+"""What becomes of an operation under DeepLIFT: its rule, its gradient where it is linear, or a note that it has none."""
+
+from __future__ import annotations
+
+from types import MethodWrapperType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._core.door import may_read
+from ..._torch import tracing, tree_flatten, tree_unflatten
+from ..spelled import EXPORTED, SWITCHED, Entry, exported, placed
+from .table import ENTRIES, LINEAR, LINEAR_NAMES, OPENED, PLAIN, RULES
+from .tape import Lift, Met
+
+# Python functions that torch wraps: Dynamo finds them by identity only, and takes them for missing in a dictionary.
+_WRAPPED = [(func, entry) for func, entry in ENTRIES.items() if getattr(func, "__module__", "") == "torch._tensor"]
+
+
+def apply(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
+    """The operation `func`, as its rule has it."""
+    if not tracing() and func in PLAIN:
+        return func(*args, **kwargs)
+    if func in SWITCHED:
+        at = SWITCHED[func]
+        in_place = kwargs.get("inplace") or (len(args) > at and args[at])
+        args, kwargs = args[:at], {name: value for name, value in kwargs.items() if name != "inplace"}
+        x = args[0] if args else kwargs.pop("input")
+        y = _seen(lift, func, (_kept(lift, x) if in_place else x, *args[1:]), kwargs)
+        return x.copy_(y) if in_place else y
+    return _seen(lift, func, args, kwargs)
+
+
+def _kept(lift: Lift, x: Tensor, others: Any = ()) -> Tensor:
+    """`x`, about to be overwritten; a copy where the graph of the plain function keeps its input: for the gradient of one of
+    the `others`, such as the parameter in ``x.mul_(scale)``, also with the rules."""
+    learned = any(isinstance(t, Tensor) and t.requires_grad for t in others)
+    return x.clone() if (lift.baseline is None or learned) and torch.is_grad_enabled() else x
+
+
+def _entry(func: Any) -> Entry | None:
+    if tracing():
+        for known, entry in _WRAPPED:
+            if func is known:
+                return entry
+        return ENTRIES[func] if func in ENTRIES else None  # noqa: SIM401
+    return exported(RULES, func) if isinstance(func, EXPORTED) else ENTRIES.get(func)
+
+
+def _seen(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
+    entry = _entry(func)
+    if entry is not None and (tracing() or not any(isinstance(t, Tensor) and t.is_complex() for t in args)):
+        return _ruled(lift, entry, args, kwargs)
+    if func in OPENED:
+        with lift:
+            return OPENED[func](*args, **kwargs)
+    if tracing() or isinstance(func, MethodWrapperType) or func in LINEAR or _is_linear(func):  # a method wrapper: attributes
+        return func(*args, **kwargs)
+    return _unknown(lift, func, args, kwargs)
+
+
+def _is_linear(func: Any) -> bool:
+    return isinstance(func, EXPORTED) and func.__name__.split(".")[0] in LINEAR_NAMES
+
+
+def _ruled(lift: Lift, entry: Entry, args: Any, kwargs: Any) -> Any:
+    args, kwargs = placed(entry.order, args, kwargs) if kwargs else (args, kwargs)
+    out = kwargs.get("out")
+    if "out" in kwargs:
+        kwargs = {name: value for name, value in kwargs.items() if name != "out"}
+    x = args[0]
+    kept = _kept(lift, x, (*args[1:], *kwargs.values())) if entry.in_place else x
+    y = entry.rule(lift, entry.plain, kept, *args[1:], **kwargs)
+    if out is not None:
+        return (out if out.shape == y.shape else out.resize_(y.shape)).copy_(y)
+    return x.copy_(y) if entry.in_place else y
+
+
+def _unknown(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
+    """An operation without a rule keeps its gradient. Where it is not linear between x and the baseline, that is noted."""
+    leaves, spec = tree_flatten((args, kwargs))
+    where = [i for i, leaf in enumerate(leaves) if _varies(leaf)]
+    places = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not _varies(leaf)]  # indices, say
+    found = lift.meet(*(leaves[i] for i in where), *places) if where else None
+    if found is not None:
+        name = getattr(func, "__name__", repr(func))
+        if not may_read():
+            lift.suspects.append(name)
+        elif any(bool((own != base).any()) for own, base in found[len(where) :]) or not _straight(
+            func, leaves, spec, dict(zip(where, found))
+        ):
+            lift.unknown.append(name)
+    return func(*args, **kwargs)
+
+
+def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> bool:
+    """Whether the operation is half way between its two values where its inputs are half way."""
+
+    def at(values: list[Tensor]) -> list[Tensor]:
+        filled = list(leaves)
+        for i, value in zip(met, values):
+            filled[i] = value.clone()
+        again, named = tree_unflatten(filled, spec)
+        return [t for t in tree_flatten(func(*again, **named))[0] if _varies(t)]
+
+    with torch.no_grad():
+        ends = at([own for own, _ in met.values()]), at([base for _, base in met.values()])
+        middle = at([(own + base) / 2 for own, base in met.values()])
+
+    def bent(y: Tensor, y0: Tensor, half: Tensor) -> bool:
+        scale = (y - y0).abs().max() if y.numel() else y.new_zeros(())
+        return not ((y + y0) / 2 - half).abs().max() <= 1e-3 * scale
+
+    return not any(bent(*values) for values in zip(*ends, middle))
+
+
+def _varies(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())

@@ -1,0 +1,145 @@
+"""The names that torch gives its operations: every spelling of one (function, method, operator, in place, exported), what
+its arguments are called, and the Python functions of torch that are made of operations."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._torch import operation_spaces
+
+
+class Entry(NamedTuple):
+    """What is known of one spelling of an operation."""
+
+    rule: Any
+    plain: Callable[..., Any]  # what computes the same out of place
+    in_place: bool
+    order: list[str]  # the names of its arguments, in order
+
+
+#: How torch names the arguments of its operations, where they are not just `input`: callers may use the names.
+_ORDERS = {
+    "input other": """
+        mul multiply div divide true_divide maximum minimum fmax fmin atan2 arctan2 hypot logaddexp logaddexp2 xlogy
+        remainder fmod floor_divide matmul inner vdot kron cross max min
+    """,
+    "input exponent": "pow float_power",
+    "input mat2": "mm bmm",
+    "input vec": "mv",
+    "input tensor": "dot",
+    "input vec2": "outer ger",
+    "a b dims": "tensordot",
+    "x y": "vecdot",
+    "input mat1 mat2": "addmm",
+    "input batch1 batch2": "baddbmm addbmm",
+    "input mat vec": "addmv",
+    "input vec1 vec2": "addr",
+    "input tensor1 tensor2": "addcmul addcdiv",
+    "input end weight": "lerp",
+    "input min max": "clamp clip",
+    "input1 input2 weight bias": "bilinear",
+    "x1 x2": "cosine_similarity pairwise_distance cdist",
+    "condition input other": "where",
+    "query key value": "scaled_dot_product_attention",
+    "input target": "mse_loss binary_cross_entropy_with_logits",
+    "input normalized_shape weight bias": "layer_norm",
+    "input normalized_shape weight": "rms_norm",
+    "input num_groups weight bias": "group_norm",
+    "input mask value": "masked_fill",
+    "A B": "solve solve_triangular linalg_solve linalg_solve_triangular",
+    "input threshold value": "threshold",
+    "input negative_slope": "leaky_relu",
+    "input min_val max_val": "hardtanh",
+}
+_ORDER = {name: order.split() for order, names in _ORDERS.items() for name in names.split()}
+_ALONE = ["input"]
+#: In-place operators, by what they are the in-place version of.
+_OPERATORS = {"mul": ["__imul__"], "div": ["__itruediv__", "__idiv__"], "pow": ["__ipow__"]}
+_SPACES = (torch, Tensor, F, torch.special, torch.linalg, torch.fft, *operation_spaces, operator)
+
+
+def by_function(rules: Mapping[str, Any]) -> dict[Any, Entry]:
+    """A table by torch's names as one by function, in which every spelling of a name is a key."""
+    return {
+        func: Entry(rule, plain, in_place, _ORDER.get(name, _ALONE))
+        for name, rule in rules.items()
+        for func, plain, in_place in spelled(name)
+    }
+
+
+def spelled(name: str) -> list[tuple[Any, Any, bool]]:
+    """Every function of that name in torch, what computes the same out of place, and whether it works in place itself."""
+    found = []
+    for space in _SPACES:
+        plain = getattr(space, name, None)
+        if _is_function(plain):
+            found.append((plain, plain, False))
+        spellings = [name + "_"] + ["i" + name] * (space is operator) + _OPERATORS.get(name, []) * (space is Tensor)
+        for spelling in spellings:
+            in_place = getattr(space, spelling, None)
+            if _is_function(in_place):
+                twin = plain if _is_function(plain) else next(getattr(other, name) for other in _SPACES if hasattr(other, name))
+                found.append((in_place, twin, True))
+    return found
+
+
+def exported(rules: Mapping[str, Any], func: Any) -> Entry | None:
+    """The entry of an operation as torch.export writes it, `torch.ops.aten.relu.default` for one."""
+    name = func.__name__.split(".")[0]
+    if name in rules:
+        return Entry(rules[name], func, False, _ORDER.get(name, _ALONE))
+    if name.endswith("_") and name[:-1] in rules:
+        return Entry(rules[name[:-1]], getattr(torch.ops.aten, name[:-1]), True, _ORDER.get(name[:-1], _ALONE))
+    return None
+
+
+#: What the operations of exported graphs are to Python.
+EXPORTED = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, (type, ModuleType))
+
+
+def placed(names: list[str], args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The call with its leading arguments by position, also those that it gives by name."""
+    found, rest = list(args), dict(kwargs)
+    if not found and names[0] not in rest:  # the others' names for what comes first
+        names = [next(name for name in ("input", "self", "x", "A") if name in rest), *names[1:]]
+    for name in names[len(found) :]:
+        if name not in rest:
+            break
+        found.append(rest.pop(name))
+    return tuple(found), rest
+
+
+_OPEN = {name: (lambda *_: False) for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")}
+
+
+def opened(space: Any, keep: set[Any]) -> dict[Any, FunctionType]:
+    """The Python functions of torch, made not to hand themselves to the mode again: what they call is seen."""
+    scope = {**vars(space), **_OPEN}
+    found = {}
+    for func in vars(space).values():
+        if isinstance(func, FunctionType) and any(name in func.__code__.co_names for name in _OPEN) and func not in keep:
+            found[func] = body = FunctionType(func.__code__, scope, func.__name__, func.__defaults__, func.__closure__)
+            body.__kwdefaults__ = func.__kwdefaults__
+    return found
+
+
+def _switch(func: FunctionType) -> int | None:
+    """The position of the argument `inplace`."""
+    names = func.__code__.co_varnames[: func.__code__.co_argcount]
+    return names.index("inplace") if "inplace" in names else None
+
+
+#: Functions with an argument `inplace`, and its position. Out of place they are all alike, and torch.relu_, which F.relu may
+#: call, is never shown to a mode by Dynamo.
+SWITCHED = {f: at for f in vars(F).values() if isinstance(f, FunctionType) for at in [_switch(f)] if at is not None}

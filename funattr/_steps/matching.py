@@ -1,0 +1,212 @@
+"""What an argument (baselines, masks, standard deviations) says for each tensor of a structure, and whether it fits there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .._core.door import check_dense, may_read
+from .._core.where import Sites
+from .._torch import is_plain, tree_flatten, tree_unflatten
+from .._types import Tree, attributable, tensors
+from .._words import complaint, kind_of
+
+#: What in a part of a structure needs an entry.
+Counts: TypeAlias = Callable[[Tree], Sequence[Any]]
+
+
+def matched(
+    given: Tree, like: Tree, what: str, label: str | None, *, deep: bool = False, counts: Counts = tensors
+) -> list[Any]:
+    """What `given` says for each leaf of `like`: by name in dicts, by position in tuples, lists and other structures.
+
+    What is no structure (a number, None) holds for all leaves below it, a tensor for the only one there. A part of `like` in
+    which nothing `counts` may be left out, and has None then. With `deep`, what `given` says for a leaf may have a structure
+    of its own. `label` names `like` in messages; None is the input of a method whose baselines are inputs.
+    """
+    found = _entries(given, like, deep, counts)
+    if found is None:
+        raise _differs(given, like, what, label, counts)
+    return found
+
+
+def _entries(given: Tree, like: Tree, deep: bool, counts: Counts) -> list[Any] | None:
+    leaves, spec = tree_flatten(like)
+    if not isinstance(given, Tensor) and _is_leaf(given):
+        return [given] * len(leaves)
+    if _is_leaf(like):
+        return [given] if deep or isinstance(given, Tensor) else None
+    if isinstance(given, Tensor):
+        return [given if isinstance(leaf, Tensor) else None for leaf in leaves] if len(tensors(like)) == 1 else None
+    if isinstance(like, Mapping) and isinstance(given, Mapping):
+        # A ModelOutput leaves out what is None, and nobody has a baseline for a cache.
+        needed = {key for key in like if key in given or counts(like[key])}
+        pairs = [(given.get(key), like[key]) for key in like] if set(given) == needed else None
+    elif isinstance(like, (tuple, list)) and isinstance(given, (tuple, list)):
+        pairs = _by_position(given, like, counts)
+    else:  # whatever else is registered as a structure
+        parts, own = tree_flatten(given)
+        return parts if own == spec else None
+    each = [_entries(own, part, deep, counts) for own, part in pairs or ()]
+    return None if pairs is None or None in each else [entry for entries in each for entry in entries or ()]
+
+
+def _by_position(given: Sequence[Any], like: Sequence[Any], counts: Counts) -> list[tuple[Any, Any]] | None:
+    if len(given) == len(like):
+        return list(zip(given, like))
+    rest, own = iter(given), [bool(counts(part)) for part in like]
+    return [(next(rest) if mine else None, part) for mine, part in zip(own, like)] if len(given) == sum(own) else None
+
+
+def _is_leaf(tree: Any) -> bool:
+    leaves = tree_flatten(tree)[0]
+    return len(leaves) == 1 and leaves[0] is tree
+
+
+def _differs(given: Any, like: Any, what: str, label: str | None, counts: Counts) -> Exception:
+    has, wanted = _structure(given), _structure(like)
+    if label is None:
+        text = f"{what} must be a scalar or have the structure of x ({wanted}), got {has}."
+    elif counts is _floats and isinstance(given, Mapping) and isinstance(like, Mapping):
+        names = ", ".join(map(repr, given)), ", ".join(map(repr, like))
+        text = f"{what} has the names {names[0]}, and {label} {names[1]}: give one for each."
+    elif counts is _floats and isinstance(given, (tuple, list)) and not isinstance(like, Mapping):
+        text = f"{what} has {len(given)} entries for {len(_floats(like))} floating-point tensors of {label}: give one for each."
+    else:
+        text = f"{what} is {has}, and {label} is {wanted}: give {what} the same structure."
+    return complaint(ValueError, text)
+
+
+def _structure(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)}"
+    if not isinstance(value, (Mapping, tuple, list)):
+        return f"a {type(value).__name__}"
+    if isinstance(value, Mapping):
+        text, parts = f"a dict with the keys {', '.join(map(repr, value))}", list(value.values())
+    else:
+        text, parts = f"a {type(value).__name__} of {len(value)}", list(value)
+    odd = [part for part in parts if not isinstance(part, (Tensor, int, float, type(None)))]
+    return f"{text} that holds {kind_of(odd[0])}" if odd else text
+
+
+def by_site(given: Tree, sites: Sites, what: str) -> list[Tree]:
+    """What `given` says for each site."""
+    if sites.spec is None:
+        return [given]
+    return matched(given, tree_unflatten(list(range(len(sites.sites))), sites.spec), what, "layer", deep=True)
+
+
+def check_compares(baselines: Sequence[Any], what: str) -> None:
+    """Refuse baselines that are None throughout."""
+    if all(baseline is None for baseline in baselines):
+        text = f"baselines hold {what} own value, so there is nothing to compare: give one (for ids, a token's)."
+        raise complaint(ValueError, text)
+
+
+def deviations(stdevs: Any, like: Tree, label: str) -> list[float]:
+    """The standard deviation for each floating-point tensor of `like`.
+
+    One number for all, or one for each: by name or by position. Integers take no noise, and need no entry.
+    """
+    floats = [attributable(leaf) for leaf in tree_flatten(like)[0]]
+    lone = _is_leaf(like) and isinstance(stdevs, (tuple, list))
+    each = matched(stdevs, (like,) if lone else like, "stdevs", label, counts=_floats)
+    for stdev in each if _is_leaf(stdevs) else [s for s in each if s is not None]:
+        if isinstance(stdev, bool) or not isinstance(stdev, (int, float)):
+            raise complaint(TypeError, f"stdevs must be a number, or one per input, got {kind_of(stdev)}.")
+        if not 0 <= stdev < float("inf"):
+            raise complaint(ValueError, f"stdevs must be finite and not negative, got {stdev}.")
+    return [float(stdev or 0.0) for stdev, takes in zip(each, floats) if takes]
+
+
+def _floats(tree: Tree) -> list[Tensor]:
+    return [t for t in tensors(tree) if attributable(t)]
+
+
+# Tensors.
+
+#: The smallest and largest number in a tensor, and whether all of them are whole, by the tensor's id.
+Ranges = dict[int, tuple[float, float, bool]]
+
+
+def ranges(given: Tree) -> Ranges:
+    """What the data of `given` must be known for, read where it may be."""
+    for t in tensors(given):
+        check_dense(t, "baselines")
+    return {id(t): _range(t) for t in tensors(given) if is_plain(t) and t.numel()} if may_read() else {}
+
+
+def _range(t: Tensor) -> tuple[float, float, bool]:
+    t = torch.view_as_real(t.detach().resolve_conj()) if t.is_complex() else t.detach()
+    try:
+        ends = torch.aminmax(t)
+    except NotImplementedError:  # of unsigned integers, and of eight bits
+        ends = torch.aminmax(t.double())
+    if not t.is_floating_point():
+        return int(ends[0]), int(ends[1]), True
+    low, high = float(ends[0]), float(ends[1])
+    return low, high, low.is_integer() and high.is_integer() and bool((t == t.trunc()).all())
+
+
+def fit(leaf: Tensor, given: Any, known: Ranges, label: str | None, shape: Sequence[int] | None = None) -> Tensor:
+    """A baseline as a tensor in `leaf`'s dtype, on its device, that broadcasts to it (or to `shape`); None is `leaf` itself.
+
+    An error where the dtype cannot hold it: integers no halves, and nobody NaN or inf.
+    """
+    check_dense(leaf, label or "x")
+    if given is None:
+        return leaf
+    if isinstance(given, Tensor):
+        check_fits(given, leaf.shape if shape is None else shape, "baselines", label)
+        unread = float("nan") if given.is_floating_point() and not (leaf.is_floating_point() or leaf.is_complex()) else 0.0
+        low, high, whole = known.get(id(given), (unread, unread, True))
+    elif not isinstance(given, (int, float)) or (isinstance(given, bool) and leaf.dtype != torch.bool):
+        hint = ": pass torch.from_numpy(baselines)" if type(given).__name__ == "ndarray" else ""
+        place = "" if label is None else f" for {label}"
+        raise complaint(TypeError, f"baselines must be numbers or tensors{place}, got {kind_of(given)}{hint}.")
+    else:
+        low, high, whole = given, given, isinstance(given, int) or given.is_integer()
+    complex_to_real = isinstance(given, Tensor) and given.is_complex() and not leaf.is_complex()
+    if complex_to_real or not _holds(leaf.dtype, low, high, whole):
+        name = f"a tensor of {given.dtype}" if isinstance(given, Tensor) else repr(given)
+        cure = _cure(leaf, given, complex_to_real, low, high)
+        text = f"baselines={name} cannot stand in {label or 'x'}, which is {leaf.dtype}: {cure}."
+        raise complaint(ValueError, text)
+    if isinstance(given, Tensor):
+        return given.to(device=leaf.device, dtype=leaf.dtype)
+    return torch.full((), given, device=leaf.device, dtype=leaf.dtype)
+
+
+def _cure(leaf: Tensor, given: Any, complex_to_real: bool, low: float, high: float) -> str:
+    if complex_to_real:
+        return "give real ones"
+    if not leaf.is_floating_point():
+        return "give whole numbers that it can hold, such as an integer id"
+    if low - low == 0 == high - high:
+        return "it is out of its range"
+    return "baselines hold NaN or inf, give finite numbers" if isinstance(given, Tensor) else "it is not a finite number"
+
+
+def check_fits(given: Tensor, shape: Sequence[int], what: str, label: str | None) -> None:
+    """Broadcasting must not make what has `shape` larger."""
+    if given.dim() <= len(shape) and all(p in (1, q) for p, q in zip(reversed(given.shape), reversed(shape))):
+        return
+    if label is None:
+        text = f"{what} {list(given.shape)} do not broadcast to {list(shape)}: give each reference x's own shape."
+    else:
+        text = (
+            f"{what} has the shape {list(given.shape)}, which does not broadcast to {label} {list(shape)}: give each dimension "
+            f"that size or 1."
+        )
+    raise complaint(ValueError, text)
+
+
+def _holds(dtype: torch.dtype, low: float, high: float, whole: bool) -> bool:
+    if dtype == torch.bool:
+        return whole and 0 <= low <= high <= 1
+    limits = torch.iinfo(dtype) if not (dtype.is_floating_point or dtype.is_complex) else torch.finfo(dtype)
+    return (whole or not isinstance(limits, torch.iinfo)) and limits.min <= low <= high <= limits.max

@@ -1,0 +1,104 @@
+"""What is no dense tensor of real numbers, and generators of another library: refused in words, by every function alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funattr as fa
+
+NET = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3))
+X = torch.linspace(-1, 1, 24).reshape(4, 6)
+
+#: Every kind of method and combinator, at the input.
+AT_INPUT: dict[str, Callable[..., Any]] = {
+    "gradient": fa.gradient,
+    "input_x_gradient": fa.input_x_gradient,
+    "value_and_gradient": fa.value_and_gradient,
+    "integrated_gradients": fa.integrated_gradients,
+    "conductance": fa.conductance,
+    "deep_lift": fa.deep_lift,
+    "feature_ablation": fa.feature_ablation,
+    "noise_tunnel": fa.noise_tunnel(fa.gradient),
+    "each_target": lambda model, x, target: fa.each_target(fa.gradient, [target])(model, x),
+    "relu": fa.relu(fa.gradient),
+    "gradient_shap": lambda *args, **options: fa.gradient_shap(*args, baselines=0.0, **options),
+    "deep_lift_shap": lambda *args, **options: fa.deep_lift_shap(*args, baselines=X, **options),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("name", AT_INPUT)
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+def test_sparse_inputs(name: str, layout: str) -> None:
+    sparse = X.to_sparse() if layout == "coo" else X.to_sparse_csr()
+    for x in (sparse, (X, sparse), {"a": sparse}):
+        with pytest.raises(TypeError, match=rf"x is a sparse tensor \(torch.sparse_{layout}\).*to_dense"):
+            AT_INPUT[name](lambda a, b=None: NET(a), x, target=1)
+    assert not torch.equal(AT_INPUT["gradient"](NET, sparse.to_dense(), target=1), X)  # the cure cures
+
+
+def test_a_sparse_tensor_that_is_no_input_is_bound() -> None:
+    adjacency = torch.eye(4).to_sparse()
+    found = fa.gradient(lambda x: torch.sparse.mm(adjacency, x)[:, 1], X)
+    assert torch.equal(found, torch.eye(6)[1].expand(4, 6))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_inputs() -> None:
+    nested = torch.nested.nested_tensor([torch.randn(2, 6), torch.randn(3, 6)])
+    with pytest.raises(TypeError, match=r"x is a nested tensor: pass it padded, with \.to_padded_tensor"):
+        fa.gradient(lambda x: NET(x).sum((1, 2)), nested)
+    assert fa.gradient(lambda x: NET(x).sum((1, 2)), nested.to_padded_tensor(0.0)).shape == (2, 3, 6)
+
+
+@pytest.mark.parametrize("method", [fa.integrated_gradients, fa.deep_lift_shap, fa.gradient_shap, fa.feature_ablation])
+def test_sparse_baselines_and_masks(method: Any) -> None:
+    with pytest.raises(TypeError, match="baselines is a sparse tensor"):
+        method(NET, X, baselines=X.to_sparse(), target=1)
+    with pytest.raises(TypeError, match="feature_mask is a sparse tensor"):
+        fa.feature_ablation(NET, X, feature_mask=torch.arange(6).to_sparse(), target=1)
+
+
+class Sparse(nn.Module):
+    """A layer whose value is sparse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Identity(), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sparse.mm(self.inner(x.to_sparse()), self.head.weight.t())
+
+
+def test_sparse_values_at_a_layer() -> None:
+    with pytest.raises(TypeError, match="the value at layer 'inner' is a sparse tensor"):
+        fa.feature_ablation(Sparse(), X, layer="inner", target=1)
+    model = Sparse()  # a gradient has no need of zeros
+    assert torch.allclose(fa.gradient(model, X, layer="inner", target=1).to_dense(), model.head.weight[1].expand(4, 6))
+
+
+# Generators.
+
+
+@pytest.mark.parametrize(
+    ("generator", "told"),
+    [
+        (np.random.default_rng(0), r"got Generator Generator\(PCG64\).* of numpy"),
+        (np.random.RandomState(0), r"got RandomState .* of numpy"),
+        (3, "got int 3"),
+    ],
+)
+def test_generators_are_torchs(generator: Any, told: str) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: fa.gradient_shap(NET, X, baselines=0.0, target=1, generator=generator),
+        lambda: fa.noise_tunnel(fa.gradient, generator=generator),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=rf"generator must be a torch\.Generator or None, {told}: pass torch\.Generator"):
+            call()
