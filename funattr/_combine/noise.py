@@ -13,6 +13,7 @@ from .._core.model import bind, find
 from .._core.place import Place, resolve, split
 from .._core.score import Neuron
 from .._core.watch import Watch
+from .._habits import did_you_mean
 from .._steps.chunks import check_count, chunk_for, chunks, given_chunk
 from .._steps.draws import Rewound, normal_from
 from .._steps.matching import deviations
@@ -21,7 +22,7 @@ from .._steps.progress import reported
 from .._steps.ways import Runner, check_generator
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Tree, attributable, batch_size, map_tensors, tensors
-from .._words import complaint, did_you_mean, door
+from .._words import complaint, door
 from .baselines import at_layer, default_baselines
 from .dress import about, check_method, combined, generators_given, has_steps, name_of
 from .repeat import device_of, run_steps

@@ -8,15 +8,16 @@ import functools
 import inspect
 import threading
 from collections import UserDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._habits import refusal
 from .._torch import is_plain, observed_by_dispatch_mode, put_back, surroundings, tracing, transforms_active
-from .._types import About, Tree, as_it_is, batch_size, tensors
+from .._types import About, Tree, as_it_is, batch_size, copied, tensors
 from .._words import complaint, complete, door, kind_of, warn
 from .model import all_modules, bind
 
@@ -25,41 +26,44 @@ R = TypeVar("R")
 
 
 def method(function: Callable[P, R]) -> Callable[P, R]:
-    """`door` for attribution methods ``(model, x, ...)``, with the checks of input, mode and result."""
+    """`door` for attribution methods ``(model, x, ...)``, with the checks of arguments, input, mode and result."""
     parameters = inspect.signature(function).parameters.values()
     flags = [p.name for p in parameters if p.annotation == "bool"]
-    plain = door(function)
+    about: About | None = getattr(function, "about", None)
+    names = tuple(p.name for p in parameters) if about is None else about.accepts
 
     @door
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_arguments(function, names, args, kwargs)
         check_flags(flags, kwargs)
         return function(*args, **kwargs)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if tracing():
-            return plain(*args, **kwargs)
-        if _state.inside:
+        if _state.inside or tracing():
             return inner(*args, **kwargs)
         before = surroundings()
         _state.inside = True
         try:
-            x = args[1] if len(args) > 1 else kwargs.get("x")
-            if isinstance(x, UserDict):  # transformers' tokenizers return one
-                x = dict(x)
+            check_arguments(function, names, args, kwargs)
+            x = args[1] if len(args) > 1 else kwargs["x"]
+            if (ready := _ready(x)) is not x:
                 # Any, because mypy keeps a ParamSpec's arguments from being put together anew.
-                anew: Any = ((args[0], x, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
+                anew: Any = ((args[0], ready), kwargs) if len(args) > 1 else (args, kwargs | {"x": ready})
                 args, kwargs = anew
             check_flags(flags, kwargs)
-            check_input(x)
+            check_input(ready)
             training = noisy_modules(args[0] if args else kwargs.get("model"))
             with mode_kept(training) if training else as_it_is:
                 result = function(*args, **kwargs)
             check_result(result)
             return result
-        except (ValueError, TypeError) as error:
-            complete(error, function, kwargs)
+        except (ValueError, TypeError, RuntimeError) as error:
+            told = _of_inference_mode(error)
+            complete(told, function, kwargs)
+            if told is not error:
+                raise told from error
             raise
         finally:
             # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
@@ -71,10 +75,32 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     made: Any = call  # to mypy a callable has neither code nor attributes
     # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.
     made.__code__ = made.__code__.replace(co_name=function.__name__)
-    if not hasattr(function, "about"):
-        names = tuple(p.name for p in parameters)
-        made.about = About(names, layered="layer" in names)
+    made.about = about or About(names, layered="layer" in (names or ()))
     return call
+
+
+def check_arguments(function: Any, names: Sequence[str] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments that a method does not take, and a call without x, with the line to write."""
+    whole = len(args) == 2 or (len(args) < 2 and "x" in kwargs)
+    if whole and (names is None or all(name in names for name in kwargs)):
+        return
+    raise complaint(TypeError, refusal(function, names or list(inspect.signature(function).parameters), args, kwargs))
+
+
+def _ready(x: Tree) -> Tree:
+    """x as a batch of tensors that autograd takes."""
+    x = dict(x) if isinstance(x, UserDict) else x  # transformers' tokenizers return one
+    if not torch.is_inference_mode_enabled() and any(t.is_inference() for t in tensors(x)):
+        return copied(x)
+    return x
+
+
+def _of_inference_mode(error: Exception) -> Exception:
+    """`error`, or what to say where the model itself was made in inference mode."""
+    if not str(error).startswith("Inference tensors cannot be saved"):
+        return error
+    text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
+    return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
 
 
 class _State(threading.local):
@@ -183,7 +209,7 @@ def mode_kept(training: list[nn.Module]) -> Iterator[None]:
     what = " and ".join(sorted({_in_train_mode(module) or "" for module in training}))
     warn(
         f"the model is in train mode with {what}: attributions depend on the batch or on chance. "
-        f"Call model.eval() first. Running statistics are not updated.",
+        f"Call model.eval() first. Running statistics are not updated."
     )
     with statistics_kept(training):
         yield

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._habits import did_you_mean
 from .._torch import tracing
 from .._types import Model, Tree, tensors
-from .._words import complaint, did_you_mean, kind_of
+from .._words import complaint, kind_of
 
 
 class Bound(NamedTuple):

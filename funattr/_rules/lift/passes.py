@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from ..._steps.baselines import full_batch, holds_batch, one_batch
 from ..._steps.ways import raised_by_model
 from ..._torch import OutOfMemoryError, tracing, transforms_active
 from ..._types import Layer, Model, Target, Tree, batch_size, copied, map_tensors, tensors
-from ..._words import complaint
+from ..._words import complaint, warn
 from .dispatch import apply
 from .hidden import hidden, only_torch
 from .tape import Lift, OutOfStep, Tape, fits
@@ -272,14 +271,12 @@ def expanded(tree: Tree, size: int) -> Tree:
 
 def tell(task: Task) -> None:
     if task.hidden:
-        warnings.warn(
+        warn(
             f"DeepLIFT's rules do not reach into {', '.join(task.hidden)}, with a backward pass of its own: that is used, and "
-            f"attributions need not sum to the difference of the scores.",
-            stacklevel=4,
+            f"attributions need not sum to the difference of the scores."
         )
     if task.notes:
-        warnings.warn(
+        warn(
             f"{', '.join(task.notes)} {'is' if len(task.notes) == 1 else 'are'} not linear and DeepLIFT has no rule for it: "
-            f"its gradient is used, and attributions do not sum to the difference of the scores.",
-            stacklevel=4,
+            f"its gradient is used, and attributions do not sum to the difference of the scores."
         )
