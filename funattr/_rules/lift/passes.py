@@ -10,15 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._core.door import noisy_modules
 from ..._core.gradient import _one_pass, _two_passes, with_normal_tensors
 from ..._core.model import Bound, bind, refuse_opaque
 from ..._core.place import Place, Sites, check_reached, observe, resolve, settle
 from ..._core.score import Neuron, the_tensor
 from ..._core.tap import Run, Site, Stop, call_tapped
-from ..._steps.baselines import full_batch, holds_batch, one_batch
-from ..._steps.ways import raised_by_model
-from ..._torch import OutOfMemoryError, tracing, transforms_active
+from ..._steps.baselines import full_batch
+from ..._steps.twins import OneRow, same_rows
+from ..._torch import tracing, transforms_active
 from ..._types import Layer, Model, Target, Tree, batch_size, copied, map_tensors, tensors
 from ..._words import complaint, warn
 from .dispatch import apply
@@ -89,32 +88,15 @@ def lifted(task: Task, reference: Tree) -> tuple[list[Tree], list[Tree], list[Tr
             bound = task.bound._replace(call=with_normal_tensors(task.bound.call))
             target = copied(task.target) if isinstance(task.target, Tensor) else task.target
             return lifted(task._replace(bound=bound, x=copied(task.x), target=target), copied(reference))
-    single = not one_batch(task.x, 1) and one_reference(task, reference)
-    try:
-        return against(task, reference if single else full_batch(reference, task.x))
-    except OutOfStep:
-        pass
-    except (RuntimeError, IndexError, AssertionError, ValueError) as error:
-        # One reference may not do for a model that knows its batch size: with all of them, its own errors stay.
-        mine = hasattr(error, "complaint") or isinstance(error, OutOfMemoryError)
-        if mine or not single or raised_by_model(error):
-            raise
     try:
         return against(task, full_batch(reference, task.x))
     except OutOfStep:
         raise complaint(ValueError, _PATHS) from None
 
 
-def one_reference(task: Task, reference: Tree) -> bool:
-    """Whether a baseline of batch 1 may stand for one in x's batch size."""
-    if any(t.dim() and t.shape[0] != 1 for t in tensors(reference)):
-        return False
-    return not holds_batch(task.model, batch_size(task.x)) and not noisy_modules(task.model)
-
-
 def against(task: Task, reference: Tree) -> tuple[list[Tree], list[Tree], list[Tree]]:
-    tape, base = recorded(task, reference)
-    own = recorded(task, task.x) if task.create_graph else None
+    tape, base = recorded(task, reference, batch_size(task.x))
+    own = recorded(task, task.x, 1) if task.create_graph else None
     values, multipliers = replayed(task, tape, None if own is None else own[0])
     values = values if own is None else own[1]  # the first ones' graph has the rules in it
     for value, other in zip(values, base):
@@ -123,20 +105,28 @@ def against(task: Task, reference: Tree) -> tuple[list[Tree], list[Tree], list[T
     return values, base, multipliers
 
 
-def recorded(task: Task, x: Tree) -> tuple[Tape, list[Tree]]:
-    """A plain pass: its tape from the sites on, and the values at the sites."""
-    tape = Tape()
+def recorded(task: Task, x: Tree, alike: int) -> tuple[Tape, list[Tree]]:
+    """A plain pass: its tape from the sites on, and the values at the sites; of one row where all `alike` rows are the same."""
+    return same_rows(alike, lambda one_row: _recorded(task, x, one_row))
+
+
+def _recorded(task: Task, x: Tree, one_row: OneRow) -> tuple[Tape, list[Tree]]:
+    def keep(t: Tensor) -> Tensor:
+        row = one_row(t)
+        return (t if row is None else row).clone()
+
+    tape = Tape(keep=keep)
     active = [True] if None in task.sites.sites else []
     found: list[Tree] = [None] * len(task.inner)
-    pick, size = task.pick, batch_size(task.x)
+    pick = task.pick
 
     def visit(i: int, value: Tree, shared: bool) -> Tree:
         if i < len(found):
-            found[i] = copied(value)
+            found[i] = map_tensors(keep, value)
             active.append(True)
         else:
             if pick is not None:
-                pick(expanded(value, size))
+                pick(value)
             active.clear()
         return value
 
@@ -148,9 +138,9 @@ def recorded(task: Task, x: Tree) -> tuple[Tape, list[Tree]]:
         check_reached(task.bound, run)
         if pick is not None and not task.neuron:
             with lift:
-                pick(expanded(output, size))
+                pick(output)
     rest = iter(found)
-    return tape, [copied(x) if site is None else next(rest) for site in task.sites.sites]
+    return tape, [map_tensors(keep, x) if site is None else next(rest) for site in task.sites.sites]
 
 
 def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list[Tree]]:
@@ -262,11 +252,6 @@ def dependence() -> Callable[[Tree], None]:
         nodes.update(mine)
 
     return check
-
-
-def expanded(tree: Tree, size: int) -> Tree:
-    """A batch of 1 repeated to `size`, where it is one."""
-    return map_tensors(lambda t: t.expand(size, *t.shape[1:]) if t.dim() and t.shape[0] == 1 else t, tree)
 
 
 def tell(task: Task) -> None:
