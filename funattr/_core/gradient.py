@@ -24,9 +24,10 @@ from .._types import Layer, Model, Target, Tree, attributable, copied, map_float
 from .._words import complaint
 from .door import method
 from .kernels import PlainAttention, folding
-from .leaves import Below, check_attributable, leaves_of
+from .leaves import Below, leaves_of
 from .model import Bound, bind, hooks_backward
 from .place import Sites, check_reached, observe, read, resolve
+from .real import check_attributable
 from .watch import Watch, stopping
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .._torch import below_vmap, is_mapped, make_leaf, transforms_active
-from .._types import Tree, map_tensors, tensors
-from .._words import complaint
+from .._types import Tree, map_tensors
+from .real import check_attributable
 
 
 def leaves_of(value: Tree, shared: bool, label: str, connected: bool = True) -> Tree:
@@ -31,24 +31,6 @@ def leaves_of(value: Tree, shared: bool, label: str, connected: bool = True) -> 
 
     check_attributable(value, label)
     return map_tensors(leaf_of, value)
-
-
-def check_attributable(value: Tree, label: str) -> None:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return
-    found = tensors(value)
-    if any(t.is_floating_point() for t in found):
-        return
-    if label == "x":
-        cure = "integers have no gradient: choose a layer after the embedding, layer='...'."
-        raise complaint(TypeError, f"x holds no floating-point tensor ({_dtypes(found)}), and {cure}")
-    raise complaint(
-        TypeError, f"the value at layer {label} holds no floating-point tensor ({_dtypes(found) or 'no tensor at all'})."
-    )
-
-
-def _dtypes(found: Sequence[Tensor]) -> str:
-    return ", ".join(sorted({str(t.dtype) for t in found}))
 
 
 class Below:

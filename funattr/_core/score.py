@@ -15,6 +15,7 @@ from .._torch import is_plain, observed_by_dispatch_mode, plain_data, tracing
 from .._types import Target, Tree, tensors
 from .._words import complaint, door, kind_of
 from .place import Place, place_of
+from .real import real
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,11 @@ def neuron_score(value: Tree, index: Any, label: str) -> Tensor:
     """The score that a neuron's index takes from the value at its layer."""
     if callable(index):
         return one_for_each(index(value), "the neuron's index")
-    found = [leaf for leaf in tensors(value) if leaf.is_floating_point()]
+    found = [leaf for leaf in tensors(value) if leaf.is_floating_point() or leaf.is_complex()]
     if len(found) != 1:
         text = f"the value at {label} holds {len(found)} tensors: pass a callable index, value -> Tensor [N]."
         raise complaint(ValueError, text)
-    out = found[0]
+    out = real(found[0], f"the value at {label} is", "pass a callable index, such as lambda value: value[:, 3].abs()")
     indices = index if isinstance(index, tuple) else (index,)
     if not any(isinstance(i, slice) for i in indices):
         return _entry(out, indices, f"the value at {label}", "index", "a tuple with slices, which are summed, or a callable")
@@ -152,15 +153,13 @@ def _is_int(value: object) -> bool:
 
 def the_tensor(output: Any) -> Tensor:
     """The tensor that targets index: the output itself, its `logits`, or its only tensor."""
-    if isinstance(output, Tensor):
-        return output
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    plain = dataclasses.is_dataclass(output) and not isinstance(output, Mapping)
-    found = [leaf for leaf in tensors(vars(output) if plain else output) if leaf.is_floating_point()]
+    found = [t for t in (output, logits) if isinstance(t, Tensor)][:1]
+    if not found:
+        plain = dataclasses.is_dataclass(output) and not isinstance(output, Mapping)
+        found = [t for t in tensors(vars(output) if plain else output) if t.is_floating_point() or t.is_complex()]
     if len(found) == 1:
-        return found[0]
+        return real(found[0], "the model's output is", "pass a callable target, such as lambda output: output[:, 3].abs()")
     raise complaint(
         ValueError,
         f"the model's output is a {type(output).__name__} with {len(found) or 'no'} tensors: pass a callable target that picks "
@@ -176,6 +175,7 @@ def predicted(output: Any) -> Tensor:
 def one_for_each(picked: Any, what: str) -> Tensor:
     if not isinstance(picked, Tensor):
         raise complaint(TypeError, f"{what} returned {kind_of(picked)}, expected a tensor [N].")
+    real(picked, f"what {what} returned is", "take its .abs(), .real or .imag")
     if picked.dim() == 0:  # one example, and a target that sums over all it is given
         return picked.reshape(1)
     if picked.dim() > 1 and _is_one(picked.shape[1:]):

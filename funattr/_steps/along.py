@@ -12,9 +12,9 @@ from torch import Tensor
 
 from .._core.gradient import at_site, with_normal_tensors
 from .._core.kernels import PlainAttention, folding
-from .._core.leaves import check_attributable
 from .._core.model import Bound, all_modules, bind
 from .._core.place import Place, Sites, check_reached, observe, read, resolve, settle
+from .._core.real import check_attributable
 from .._core.score import predicted, score
 from .._core.watch import Watch, stopping
 from .._torch import tracing, tree_flatten, tree_unflatten

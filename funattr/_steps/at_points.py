@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from .._core.gradient import gradients_of
-from .._core.leaves import Below, check_attributable, leaves_of
+from .._core.leaves import Below, leaves_of
 from .._core.model import hooks_backward
 from .._core.place import check_reached, observe, read
+from .._core.real import check_attributable
 from .._core.watch import Watch, stopping
 from .._torch import grad_level, is_mapped, saved_tensors_hooked, tracing, transforms_active, unwrap_for_grad
 from .._types import Tree, copied, map_tensors, tensors

@@ -164,6 +164,8 @@ def fit(leaf: Tensor, given: Any, known: Ranges, label: str | None, shape: Seque
         check_fits(given, leaf.shape if shape is None else shape, "baselines", label)
         unread = float("nan") if given.is_floating_point() and not (leaf.is_floating_point() or leaf.is_complex()) else 0.0
         low, high, whole = known.get(id(given), (unread, unread, True))
+    elif isinstance(given, complex) and leaf.is_complex():
+        low, high, whole = abs(given), abs(given), False
     elif not isinstance(given, (int, float)) or (isinstance(given, bool) and leaf.dtype != torch.bool):
         hint = ": pass torch.from_numpy(baselines)" if type(given).__name__ == "ndarray" else ""
         place = "" if label is None else f" for {label}"
