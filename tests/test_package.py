@@ -69,7 +69,7 @@ NOT_YET = {
 }
 NOT_YET_OPENED = [
     ["_cli/libraries", "_cli/source"],
-    ["_core/door", "_core/kernels", "_core/model", "_core/place", "_core/score", "_core/tap", "_types"],
+    ["_core/door", "_core/kernels", "_core/model", "_core/place", "_core/real", "_core/score", "_core/tap", "_types"],
 ]
 
 
