@@ -166,11 +166,11 @@ def test_every_spelling_of_the_same_model_gives_the_same(row: Row) -> None:
             close(other, found[0])
 
 
-@pytest.mark.parametrize("row", METHODS, ids=row_id)
 #: The hardest, and one whose rows meet.
 HARD = [c for c in CASES + MIXING if c.name in ("residual", "tokens", "recurrent", "writes", "batch statistics")]
 
 
+@pytest.mark.parametrize("row", METHODS, ids=row_id)
 @pytest.mark.parametrize("case", HARD, ids=case_id)
 @pytest.mark.filterwarnings("ignore:the steps run one after another")  # an LSTM
 def test_the_model_is_left_as_found(case: Case, row: Row) -> None:
