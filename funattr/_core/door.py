@@ -149,7 +149,13 @@ def check_input(x: Tree) -> None:
 def check_structure(x: Tree) -> None:
     """Refuse what is not a batch of tensors."""
     if not isinstance(x, (Tensor, tuple, Mapping)):
-        hint = {"list": ": pass tuple(x)", "ndarray": ": pass torch.from_numpy(x)"}.get(type(x).__name__, "")
+        hint = ": pass torch.from_numpy(x)" if isinstance(x, np.ndarray) else ""
+        if isinstance(x, list):
+            alike = len(x) > 0 and all(isinstance(part, Tensor) and part.shape == x[0].shape for part in x)
+            hint = f": pass {'torch.stack(x) where these are examples, or ' if alike else ''}tuple(x) where these are inputs"
+            hint = (
+                hint if any(isinstance(part, Tensor) for part in x) else ": pass torch.tensor(x), or several inputs as tuple(x)"
+            )
         raise complaint(
             TypeError,
             f"x must be a tensor, a tuple of tensors (positional inputs) or a dict of tensors (keyword inputs), "

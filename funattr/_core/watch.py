@@ -11,7 +11,7 @@ from .._types import Target, Tree, batch_size, copied
 from .._words import complaint
 from .model import Bound
 from .place import resolve, settle
-from .score import Neuron, neuron_score, score_of
+from .score import Neuron, neuron_score, score_of, the_tensor
 from .tap import Site, Stop
 
 
@@ -37,15 +37,17 @@ class Watch:
         return self.checked(neuron_score(copied(value), self.neuron.index, self.sites[-1].label))
 
     def score(self, output: Any) -> Tensor:
+        if not callable(self.target) and (out := the_tensor(output)).dim():
+            self.checked(out)  # before the target does not fit because of it
         return self.checked(score_of(output, self.target))
 
     def checked(self, scores: Tensor) -> Tensor:
         if scores.shape[0] != self.size:
-            raise complaint(
-                ValueError,
-                f"the score has {scores.shape[0]} values for the {self.size} examples of x: the first dimension of the "
-                f"model's output must be the batch.",
-            )
+            cure = "the first dimension of the model's output must be the batch; of one example without it, pass x[None]"
+            if callable(self.target):
+                cure = "the target must give one for each, and a loss takes reduction='none' for that"
+            text = f"the score has {scores.shape[0]} values for the {self.size} examples of x"
+            raise complaint(ValueError, f"{text}: {cure}.")
         return scores
 
 
