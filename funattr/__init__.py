@@ -98,7 +98,9 @@ else:  # unseen by type checkers, which would take any name for a module
 
     def __getattr__(name):
         if name not in _LOADED_WHEN_USED:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            from ._habits import no_such_name
+
+            raise AttributeError(no_such_name(name, {public: globals()[public] for public in __all__}))
         from importlib import import_module
 
         return import_module(f".{name}", __name__)

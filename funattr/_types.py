@@ -48,7 +48,8 @@ Selector: TypeAlias = "str | nn.Module | Place | None"
 #: Selectors may be nested: lists of lists of them, and so on.
 Layer: TypeAlias = "Selector | Sequence[Any] | Mapping[Any, Any]"
 Target: TypeAlias = (
-    "int | Tensor | Sequence[int] | tuple[int, ...] | Sequence[tuple[int, ...]] | str | Callable[[Any], Tensor] | Neuron | None"
+    "int | Tensor | Sequence[int] | tuple[int | slice, ...] | Sequence[tuple[int, ...]] | str"
+    "| Callable[[Any], Tensor] | Neuron | None"
 )
 #: How many steps run at once; None and "auto" let the library choose.
 ChunkSize: TypeAlias = 'int | Literal["auto"] | None'

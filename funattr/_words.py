@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
+from ._habits import misnamed
 from ._torch import tracing
 
 P = ParamSpec("P")
@@ -36,10 +36,22 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except (ValueError, TypeError) as error:
-            complete(error, function, kwargs)
+            told = _misnamed(error, function, args, kwargs)
+            complete(told, function, kwargs)
+            if told is not error:
+                raise told from None
             raise
 
     return call
+
+
+def _misnamed(error: Exception, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception:
+    """`error`, or our own words for it where the call itself did not fit the function."""
+    trace = error.__traceback__
+    if not isinstance(error, TypeError) or trace is None or trace.tb_next is not None:
+        return error
+    text = misnamed(function, args, kwargs)
+    return error if text is None else complaint(TypeError, text)
 
 
 def complete(error: Exception, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
@@ -76,16 +88,8 @@ def _short(value: Any) -> str:
 
 
 def _cut(value: object) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def did_you_mean(name: object, known: Iterable[str], otherwise: str | None = None) -> str:
-    """The cure for a wrong name: the one that was meant; else, where nothing is said `otherwise`, those that there are."""
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    if close:
-        return f"Did you mean {close[0]!r}?"
-    return f"Use one of {', '.join(map(repr, known))}." if otherwise is None else otherwise
 
 
 def kind_of(value: object) -> str:

@@ -332,6 +332,130 @@ CASES = [
 ]
 
 
+# Nets whose rows meet: what is explained is the function of *this* batch. All laws hold but that each example is explained
+# alone, and no number of rows may be put beside them.
+
+
+class BatchStatistics(nn.Module):
+    """Batch norm without statistics of its own takes those of the batch, also in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6, track_running_stats=False)
+        self.relu = nn.ReLU()
+        self.conv2 = nn.Conv2d(6, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.tanh(self.conv2(self.relu(self.norm(self.conv1(x))))).mean((2, 3)))
+
+
+class Meets(nn.Module):
+    """An MLP in which the rows meet once, in one way or another."""
+
+    def __init__(self, meet: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(6, 8)
+        self.meet = meet
+        self.act = nn.ReLU()
+        self.fc2 = nn.Linear(8, 7)
+        self.head = nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.fc2(self.act(self.meet(self.fc1(x))))))
+
+
+class Rows(nn.Module):
+    """Attention over the rows, as set transformers have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(6, 24)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.head((q @ k.t() / 8**0.5).softmax(-1) @ v)
+
+
+class Nodes(nn.Module):
+    """A graph network: rows are nodes, the edges are numbers of rows, kept in a buffer or bound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(6, 8), nn.Linear(8, 5)
+        self.act = nn.ReLU()
+        self.register_buffer("edges", EDGES)
+        self.edges: Tensor
+
+    def forward(self, x: Tensor, edges: Tensor | None = None) -> Tensor:
+        source, target = (self.edges if edges is None else edges).unbind()
+
+        def spread(h: Tensor) -> Tensor:
+            return h + torch.zeros_like(h).index_add(0, target, h[source])
+
+        return spread(self.fc2(self.act(spread(self.fc1(x)))))
+
+
+EDGES = torch.tensor([[0, 1, 2, 3, 0], [1, 2, 0, 1, 3]])
+
+
+class Frames(nn.Module):
+    """One recording without a batch: the first dimension, of which each entry gets a score, is time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(6, 4)
+        self.lstm = nn.LSTM(4, 6)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(torch.tanh(self.fc1(x)))[0])
+
+
+class Shares(Mlp):
+    """The mean over the batch, written into the score."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / len(x)
+
+
+def centred(h: Tensor) -> Tensor:
+    return h - h.mean(0)
+
+
+def gated(h: Tensor) -> Tensor:
+    """Batch mean as a switch: two copies of one batch have the same, two batches beside each other have not."""
+    return h * torch.sigmoid(h.mean(0))
+
+
+def summed(h: Tensor) -> Tensor:
+    """Row i takes in all before it: the first block of a larger batch sees nothing of the others."""
+    return h.cumsum(0)
+
+
+def rolled(h: Tensor) -> Tensor:
+    return h + 0.5 * h.roll(1, 0)
+
+
+def meets(name: str, meet: Callable[[Tensor], Tensor]) -> Case:
+    return Case(name, lambda: Meets(meet), table, ("fc1", "fc2", fa.input_of("head")), relu=True)
+
+
+MIXING = [
+    Case("batch statistics", BatchStatistics, image, ("conv1", "norm", "conv2", fa.input_of("fc")), True, True),
+    meets("centred", centred),
+    meets("gated", gated),
+    meets("summed", summed),
+    meets("rolled", rolled),
+    Case("rows", Rows, table, ("qkv", fa.input_of("head"))),
+    Case("nodes", Nodes, table, ("fc1", fa.input_of("fc2")), relu=True),
+    Case("frames", Frames, table, ("fc1", fa.input_of("head"))),
+    Case("shares", Shares, table, ("fc1", "act1", fa.input_of("fc3")), relu=True),
+]
+
+
 def double(case: Case) -> tuple[nn.Module, Any]:
     """The case's net in float64 and eval mode, with an input."""
     model = case.build().double().eval()

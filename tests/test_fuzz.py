@@ -107,13 +107,8 @@ NETS = [
     Net("named", made(Pair), named, (None, "fc1", "relu")),
     Net("words", made(Words), lambda n, d: torch.arange(4 * n).reshape(n, 4) % 6, ("embed", "fc", fa.input_of("relu"))),
 ]
-METHODS: list[str] = [
-    "activation", "gradient", "saliency", "input_x_gradient", "value_and_gradient",
-    "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam", "eigen_cam", "score_cam", "ablation_cam",
-    "guided_backprop", "deconvnet", "guided_grad_cam", "integrated_gradients", "internal_influence", "conductance",
-    "gradient_shap", "deep_lift", "deep_lift_shap", "feature_ablation", "convergence_delta",
-]  # fmt: skip
-CAMS = [name for name in METHODS if name.endswith("cam") or name == "grad_cam_plus_plus"]
+METHODS = [*(row.name for row in TABLE if row.name in fa.__all__), "value_and_gradient", "convergence_delta"]
+CAMS = [name for name in METHODS if "channel_dim" in inspect.signature(getattr(fa, name)).parameters] + ["guided_grad_cam"]
 SHAP = ("gradient_shap", "deep_lift_shap")
 
 

@@ -1,13 +1,8 @@
-"""The page: the file holds the numbers and loads nothing; in a browser it shows them, to the mouse and to the keyboard."""
+"""The page in a browser: it shows the numbers, to the mouse and to the keyboard, on every screen."""
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,156 +26,6 @@ SENTENCES = [["not", "a", HOSTILE, "film\n"], ["short"]]
 VALUES = [torch.tensor([0.123456789, -2.0, 1.5, 0.0]), torch.tensor([0.25])]
 
 
-def data_of(page: viz.Page) -> Any:
-    found = re.findall(r'<script id="data" type="application/json">(.*?)</script>', page.html, re.S)
-    assert len(found) == 1
-    return json.loads(found[0])
-
-
-def maps_of(page: viz.Page) -> dict[tuple[str, str], list[np.ndarray[Any, Any]]]:
-    data, found = data_of(page), {}
-    for method in data["methods"]:
-        for target in method["targets"]:
-            found[method["name"], target["name"]] = [
-                np.frombuffer(base64.b64decode(entry["values"]), f"<f{data['bytes']}").reshape(entry["shape"])
-                for entry in target["maps"]
-            ]
-    return found
-
-
-def limits_of(page: viz.Page) -> list[list[float]]:
-    methods = data_of(page)["methods"]
-    return [[entry["scale"]["limit"] for entry in target["maps"]] for method in methods for target in method["targets"]]
-
-
-# The file.
-
-
-def test_the_numbers_are_the_tensors() -> None:
-    page = viz.page(IMAGES, MAPS)
-    found = maps_of(page)
-    assert list(found) == [("signed", "3"), ("signed", "5"), ("small", "")]
-    for name, expected in zip(found, (SIGNED.sum(1), -0.5 * SIGNED.sum(1), SMALL[:, 0])):
-        np.testing.assert_allclose(np.stack(found[name]), expected, rtol=1e-5, atol=1e-6)
-    pixels = [np.frombuffer(base64.b64decode(image), np.uint8) for image in data_of(page)["images"]["values"]]
-    np.testing.assert_array_equal(np.stack(pixels), (255 * IMAGES.double()).round().reshape(2, -1))
-
-
-def test_numbers_beyond_float32_are_kept() -> None:
-    for size in (1e-200, 1e200):
-        values = SIGNED[:1].double() * size
-        np.testing.assert_array_equal(maps_of(viz.page(IMAGES[:1], {"a": values}))["a", ""][0], values[0].sum(0))
-
-
-SAME: dict[str, Callable[[torch.Tensor], Any]] = {
-    "float64": lambda t: t.double(),
-    "bfloat16": lambda t: t.bfloat16(),
-    "float16": lambda t: t.half(),
-    "requires_grad": lambda t: t.clone().requires_grad_(),
-    "array": lambda t: t.numpy(),
-    "[N, H, W]": lambda t: t.sum(1),
-}
-
-
-@pytest.mark.parametrize("kind", SAME)
-def test_all_kinds_of_numbers_make_the_same_page(kind: str) -> None:
-    values = torch.arange(-10, 14).reshape(1, 2, 3, 4).float()  # exact in every dtype
-    images = torch.arange(12).reshape(1, 1, 3, 4).float() / 16
-    page = viz.page(SAME[kind](images), {"a": SAME[kind](values)})
-    assert page == viz.page(images, {"a": values})
-    assert page == viz.page(images.movedim(1, -1), {"a": values.movedim(1, -1)}, channel_dim=-1)
-
-
-def test_scales() -> None:
-    both = torch.stack([SIGNED.sum(1), -0.5 * SIGNED.sum(1)])
-    of_method = float(np.percentile(both.abs().double(), 90))
-    for_each = limits_of(viz.page(IMAGES, MAPS, percentile=90))
-    assert for_each[0] == for_each[1] == pytest.approx([of_method] * 2, rel=1e-4)
-    assert for_each[2] == pytest.approx([float(np.percentile(SMALL, 90))] * 2)
-    whole = limits_of(viz.page(IMAGES, MAPS, percentile=100, scale="grid"))
-    assert whole == [[pytest.approx(max(float(both.abs().max()), 7))] * 2] * 3
-    rows = limits_of(viz.page(IMAGES, MAPS, percentile=100, scale="example"))
-    assert rows == [[pytest.approx(max(float(both[:, i].abs().max()), float(SMALL[i].max()))) for i in range(2)]] * 3
-    assert limits_of(viz.page(SENTENCES, {"a": VALUES})) == [[2.0, 2.0]]  # unasked, no token is clipped
-
-
-def test_the_colours_are_those_of_the_figures() -> None:
-    palette = np.frombuffer(base64.b64decode(data_of(viz.page(IMAGES, MAPS))["palette"]), np.uint8).reshape(256, 3)
-    np.testing.assert_allclose(palette, 255 * colormaps["RdBu_r"](range(256))[:, :3], atol=1)
-
-
-def test_the_file_loads_nothing_and_no_string_leaves_its_place() -> None:
-    page = viz.page(SENTENCES, {HOSTILE: {HOSTILE: VALUES}}, titles=[HOSTILE, "x"], title=HOSTILE)
-    assert len(re.findall(r"<script", page.html)) == len(re.findall(r"</script>", page.html)) == 2
-    assert "<img" not in page.html
-    data = data_of(page)
-    assert data["tokens"][0][2] == data["titles"][0] == data["methods"][0]["name"] == data["methods"][0]["targets"][0]["name"]
-    assert data["titles"][0] == HOSTILE
-    harmless = viz.page(IMAGES, MAPS).html
-    assert not re.search(r"https?:|[\"'(]//|@import|@font-face|src=|url\(|fetch|XMLHttp|WebSocket|import\(", harmless)
-
-
-def test_the_size_is_as_the_documentation_says() -> None:
-    small, large = [len(viz.page(torch.rand(1, 3, n, n), {"a": torch.randn(1, n, n)}).html) for n in (10, 210)]
-    assert (large - small) / (210**2 - 10**2) == pytest.approx(5.33 + 4, abs=0.05)
-
-
-def test_saving(tmp_path: Path) -> None:
-    page = viz.page(SENTENCES, {"méthode": VALUES}, title="café", out=tmp_path / "a.html")
-    page.save(str(tmp_path / "b.HTM"))
-    written = (tmp_path / "a.html").read_bytes()
-    assert written == (tmp_path / "b.HTM").read_bytes() == page.html.encode()
-    assert len(repr(page)) < 100
-    viz.text(SENTENCES, VALUES, titles=["x", "y"], out=tmp_path / "text.html")
-    assert (tmp_path / "text.html").read_text() == viz.page(
-        SENTENCES, {"attribution": VALUES}, titles=["x", "y"], scale="grid"
-    ).html
-
-
-def test_no_matplotlib_is_needed() -> None:
-    code = (
-        "import sys; sys.modules['matplotlib'] = sys.modules['PIL'] = None\n"
-        "import torch; from funattr import viz\n"
-        "print(len(viz.page(torch.ones(1, 4, 4), {'a': torch.ones(1, 4, 4)}).html) > 1000, viz.page(['a'], {'b': [1.0]}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "True Page()\n"
-
-
-ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "no dict": (lambda: viz.page(IMAGES, SIGNED), TypeError, "must be a dict of method name -> attribution, got Tensor: pass"),  # type: ignore[arg-type]
-    "no method": (lambda: viz.page(IMAGES, {}), ValueError, "attributions is empty"),
-    "no target": (lambda: viz.page(IMAGES, {"a": {}}), ValueError, "has a method without targets"),
-    "examples": (
-        lambda: viz.page(IMAGES, {"a": {"b": SIGNED[:1]}}),
-        ValueError,
-        r"attributions\['a'\]\['b'\] has 1 examples and inputs has 2",
-    ),
-    "tokens": (lambda: viz.page(["a", "b"], {"m": torch.ones(3)}), ValueError, r"attributions\['m'\] \[3\] has 3 values for 2"),
-    "a string": (lambda: viz.page("a film", {"m": [1.0, 2.0]}), TypeError, r"inputs is one string.*inputs\.split\(\)"),
-    "ids": (lambda: viz.page(["a", 5], {"m": [1.0, 2.0]}), TypeError, "inputs holds"),
-    "image": (lambda: viz.page(torch.ones(1, 2, 4, 4), MAPS), ValueError, r"inputs \[1, 2, 4, 4\] has 2 channels"),
-    "titles": (lambda: viz.page(IMAGES, MAPS, titles=["a"]), ValueError, "1 entries for 2 examples"),
-    "scale": (lambda: viz.page(IMAGES, MAPS, scale="tab"), ValueError, "scale must be 'grid'.*got 'tab'"),
-    "alpha": (lambda: viz.page(IMAGES, MAPS, alpha=70), ValueError, "alpha must be from 0 to 1, got 70"),
-    "percentile": (lambda: viz.page(IMAGES, MAPS, percentile=0), ValueError, "above 0 and at most 100"),
-    "NaN": (lambda: viz.page(IMAGES, {"a": SIGNED / 0 * 0}), ValueError, r"attributions\['a'\] .*NaN or inf"),
-    "a picture": (lambda: viz.page(IMAGES, MAPS, out="a.png"), ValueError, "'a.png' does not name a page"),
-}
-
-
-@pytest.mark.parametrize("name", ERRORS)
-def test_errors(name: str) -> None:
-    call, kind, message = ERRORS[name]
-    with pytest.raises(kind, match=message) as caught:
-        call()
-    assert str(caught.value).endswith(".")
-    assert "\n" not in str(caught.value)
-
-
-# In a browser.
-
-
 @pytest.fixture(scope="module")
 def tab() -> Iterator[Tab]:
     if find() is None and not os.environ.get("FUNATTR_NEEDS_CHROMIUM"):
@@ -197,6 +42,7 @@ def opened(tab: Tab, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
     def open_page(page: viz.Page, **how: Any) -> Tab:
         page.save(file)
         tab.open(file.as_uri(), **how)
+        settle(tab)
         return tab
 
     yield open_page
@@ -204,103 +50,181 @@ def opened(tab: Tab, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
     assert [address for address in tab.requests if not address.startswith("data:")] == [file.as_uri()]
 
 
-def cells(tab: Tab, height: int, width: int, selector: str = "#map") -> Any:
+def settle(tab: Tab) -> None:
+    """Wait until what was asked for is on the screen."""
+    look = "document.body.dataset.ready === 'true' ? requestAnimationFrame(() => requestAnimationFrame(() => done()))"
+    tab.run(f"new Promise(done => {{ const look = () => {look} : setTimeout(look, 5); look(); }})")
+
+
+def on(card: int, what: str = ".map") -> str:
+    """The selector of something on a card: 0 is the input, then come the methods."""
+    return f".card:nth-child({card + 1}) {what}"
+
+
+def cells(tab: Tab, height: int, width: int, card: int) -> Any:
     """The colours in the middle of each pixel of a map, ``[height, width, 3]``."""
-    left, top, wide, high = tab.box(selector)
+    left, top, wide, high = tab.box(on(card))
     shot = tab.screenshot()
     rows = [int(top + (i + 0.5) * high / height) for i in range(height)]
     columns = [int(left + (j + 0.5) * wide / width) for j in range(width)]
     return shot[np.ix_(rows, columns)]
 
 
-def colors(values: torch.Tensor, limit: float, low: float | None = None) -> Any:
-    low = -limit if low is None else low
-    t = (values.double().numpy() - low) / (limit - low)
-    return 255 * colormaps["RdBu_r"](np.clip(t, 0, 1) if low else 0.5 + 0.5 * np.clip(t, 0, 1))[..., :3]
+def blends(values: torch.Tensor, image: torch.Tensor, limit: float, alpha: float = 1.0) -> Any:
+    """By `blend`, which is tested on its own, with a line below that sets the scale."""
+    ends = [-limit if values.min() < 0 else 0.0] + [limit] * (values.shape[-1] - 1)
+    whole = torch.cat([values.double(), torch.tensor([ends], dtype=torch.float64)])
+    under = torch.cat([image, torch.zeros(len(image), 1, image.shape[-1])], 1)
+    return viz.blend(whole, under, percentile=100, alpha=alpha)[:-1].astype(int)
+
+
+def rgb(image: torch.Tensor) -> Any:
+    return 255 * image.expand(3, -1, -1).permute(1, 2, 0).numpy()
+
+
+LIMIT = float(SIGNED.sum(1).abs().max())
 
 
 def test_the_slider_changes_the_pixels(opened: Callable[..., Tab]) -> None:
     tab = opened(viz.page(IMAGES, MAPS, percentile=100))
     values = SIGNED[0].sum(0)
-    full = colors(values, float(SIGNED.sum(1).abs().max()))
-    faint = 127.5 + 127.5 * np.repeat(IMAGES[0, 0].numpy()[..., None], 3, -1)
-    np.testing.assert_allclose(cells(tab, 8, 10), 0.7 * full + 0.3 * faint, atol=4)
+    np.testing.assert_allclose(cells(tab, 8, 10, 1), blends(values, IMAGES[0], LIMIT, 0.7), atol=6)
     tab.run("document.querySelector('#opacity').focus()")
     tab.press("End")
-    np.testing.assert_allclose(cells(tab, 8, 10), full, atol=4)
+    np.testing.assert_allclose(cells(tab, 8, 10, 1), blends(values, IMAGES[0], LIMIT), atol=6)
     assert tab.run("document.querySelector('#percent').textContent") == "100 %"
     tab.press("Home")
-    np.testing.assert_allclose(cells(tab, 8, 10), faint, atol=2)
-    np.testing.assert_allclose(cells(tab, 8, 10, "#input"), 255 * np.repeat(IMAGES[0, 0].numpy()[..., None], 3, -1), atol=2)
+    for card in (0, 1, 2):
+        np.testing.assert_allclose(cells(tab, 8, 10, card), rgb(IMAGES[0]), atol=2)
 
 
-def test_colour_images_are_shown_in_colour(opened: Callable[..., Tab]) -> None:
-    image = torch.rand(1, 3, 4, 6)
-    tab = opened(viz.page(image, {"a": torch.zeros(1, 4, 6)}, alpha=0))
-    np.testing.assert_allclose(cells(tab, 4, 6, "#input"), 255 * image[0].permute(1, 2, 0), atol=2)
+@pytest.mark.parametrize("exact", [True, False])
+def test_colour_images_are_shown_in_colour(exact: bool, opened: Callable[..., Tab]) -> None:
+    image = (
+        torch.rand(1, 3, 5, 7) if exact else torch.rand(1, 3, 3, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :5, :7]
+    )
+    tab = opened(viz.page(image, {"a": torch.zeros(1, 5, 7)}, exact=exact))
+    for card in (0, 1):
+        np.testing.assert_allclose(cells(tab, 5, 7, card), rgb(image[0]), atol=2 if exact else 5)
     assert tab.run("document.querySelector('#examples').checkVisibility()") is False  # one example: nothing to choose
+
+
+def test_small_maps_are_interpolated_or_not(opened: Callable[..., Tab]) -> None:
+    large = torch.nn.functional.interpolate(SMALL, (8, 10), mode="bilinear")
+    tab = opened(viz.page(IMAGES, MAPS, percentile=100, alpha=1))
+    np.testing.assert_allclose(cells(tab, 8, 10, 2), blends(large[0, 0], IMAGES[0], 7), atol=6)
+    tab.click("#smooth")
+    settle(tab)
+    squares = SMALL.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    np.testing.assert_allclose(cells(tab, 8, 10, 2), blends(squares[0, 0], IMAGES[0], 7), atol=6)
 
 
 def selected(tab: Tab) -> list[str]:
     return tab.run("[...document.querySelectorAll('[aria-selected=true]')].map(tab => tab.textContent)")
 
 
-def test_tabs_and_the_picker_change_the_map(opened: Callable[..., Tab]) -> None:
-    tab = opened(viz.page(IMAGES, MAPS, percentile=100, alpha=1, titles=["one", "two"]))
-    limit = float(SIGNED.sum(1).abs().max())
-    assert selected(tab) == ["signed", "3"]
+def test_methods_are_side_by_side_and_tabs_and_the_picker_change_the_maps(opened: Callable[..., Tab]) -> None:
+    predictions = [("a class", 0.931), ("another", 0.5)]
+    tab = opened(viz.page(IMAGES, MAPS, percentile=100, alpha=1, titles=["one", "two"], smooth=False, predictions=predictions))
+    assert tab.run("[...document.querySelectorAll('figcaption')].map(name => name.textContent)") == ["input", "signed", "small"]
+    tops = [tab.box(on(card))[1] for card in range(3)]
+    assert tops == [tops[0]] * 3
+    assert selected(tab) == ["3"]
     tab.click("#targets button:nth-child(2)")
-    assert selected(tab) == ["signed", "5"]
-    np.testing.assert_allclose(cells(tab, 8, 10), colors(-0.5 * SIGNED[0].sum(0), limit), atol=4)
+    settle(tab)
+    assert selected(tab) == ["5"]
+    squares = SMALL.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    np.testing.assert_allclose(cells(tab, 8, 10, 1), blends(-0.5 * SIGNED[0].sum(0), IMAGES[0], LIMIT), atol=6)
+    np.testing.assert_allclose(cells(tab, 8, 10, 2), blends(squares[0, 0], IMAGES[0], 7), atol=6)
     tab.press("ArrowLeft")  # the focus is still on the tabs
-    assert selected(tab) == ["signed", "3"]
+    settle(tab)
+    assert selected(tab) == ["3"]
+    words = "['#name', '#class', '#probability'].map(id => document.querySelector(id).textContent)"
+    assert tab.run(words) == ["one", "a class", "93.1 %"]
+    tab.click("#next")
+    settle(tab)
+    np.testing.assert_allclose(cells(tab, 8, 10, 1), blends(SIGNED[1].sum(0), IMAGES[1], LIMIT), atol=6)
+    np.testing.assert_allclose(cells(tab, 8, 10, 2), blends(squares[1, 0], IMAGES[1], 7), atol=6)
+    np.testing.assert_allclose(cells(tab, 8, 10, 0), rgb(IMAGES[1]), atol=2)
+    assert tab.run(words) == ["two", "another", "50.0 %"]
+    assert tab.run(f"document.querySelector('{on(1)}').getAttribute('aria-label')") == "signed, 3, two"
     tab.run("document.querySelector('#example').focus()")
-    tab.press("ArrowDown")
-    np.testing.assert_allclose(cells(tab, 8, 10), colors(SIGNED[1].sum(0), limit), atol=4)
-    tab.run("document.querySelector('#methods [aria-selected=true]').focus()")
-    tab.press("ArrowRight")
-    assert selected(tab) == ["small", ""]
-    np.testing.assert_allclose(cells(tab, 4, 5), colors(SMALL[1, 0], 7, 0), atol=4)
-    assert tab.run("document.querySelector('#targets').checkVisibility()") is False
-    assert tab.run("document.querySelector('#view').getAttribute('aria-label')") == "small, two"
+    tab.press("ArrowUp")
+    settle(tab)
+    assert tab.run(words)[0] == "one"
 
 
-def reading(tab: Tab) -> tuple[str, float]:
-    where, value = tab.run("['#where', '#value'].map(id => document.querySelector(id).textContent)")
+def test_a_method_without_a_map_for_the_target_says_so(opened: Callable[..., Tab]) -> None:
+    tab = opened(viz.page(IMAGES, {"a": {3: SIGNED, 5: SIGNED}, "b": {5: SIGNED}}))
+    missing = f"document.querySelector({on(2, '.missing')!r}).checkVisibility()"
+    assert tab.run(missing) is True
+    assert tab.run(f"document.querySelector({on(2, '.missing')!r}).textContent") == "no map for 3"
+    tab.click("#targets button:nth-child(2)")
+    settle(tab)
+    assert tab.run(missing) is False
+
+
+def reading(tab: Tab, card: int) -> tuple[str, float]:
+    where, value = tab.run(f"['.where', '.value'].map(part => document.querySelector(`{on(card, '')} ${{part}}`).textContent)")
     return where, float(value)
 
 
-def test_the_value_under_the_cursor_is_the_number(opened: Callable[..., Tab]) -> None:
+def test_the_values_under_the_cursor_are_the_numbers(opened: Callable[..., Tab]) -> None:
     tab = opened(viz.page(IMAGES, MAPS, percentile=50))  # half the pixels have a clipped colour, and their own number
-    left, top, width, height = tab.box("#map")
-    for row, column in [(0, 0), (7, 9), (3, 4), (5, 1)]:
-        tab.move(left + (column + 0.4) * width / 10, top + (row + 0.6) * height / 8)
-        where, value = reading(tab)
-        assert where == f"row {row}, column {column}:"
-        assert value == pytest.approx(float(SIGNED[0].sum(0)[row, column]), rel=1e-5)
-    tab.click("#methods button:nth-child(2)")
-    left, top, width, height = tab.box("#map")
-    for row, column in [(0, 4), (3, 0)]:
-        tab.move(left + (column + 0.4) * width / 5, top + (row + 0.6) * height / 4)
-        where, value = reading(tab)
-        assert where == f"row {row}, column {column}:"
-        assert value == pytest.approx(float(SMALL[0, 0, row, column]), rel=1e-6)
+    for card, height, width in ((1, 8, 10), (2, 4, 5)):
+        left, top, wide, high = tab.box(on(card))
+        for row, column in [(0, 0), (3, 4), (height - 1, width - 1), (2, 1)]:
+            tab.move(left + (column + 0.4) * wide / width, top + (row + 0.6) * high / height)
+            y, x = (row + 0.6) / height, (column + 0.4) / width
+            for other, values in ((1, SIGNED[0].sum(0)), (2, SMALL[0, 0])):  # all maps tell of the place
+                at = int(y * values.shape[0]), int(x * values.shape[1])
+                where, value = reading(tab, other)
+                assert where == f"row {at[0]}, column {at[1]}"
+                assert value == pytest.approx(float(values[at]), rel=1e-5)
     tab.move(1, 1)
-    assert tab.run("document.querySelector('#value').textContent") == "\N{EN DASH}"
+    assert tab.run(f"document.querySelector({on(1, '.value')!r}).textContent") == ""
 
 
-def test_the_keyboard_reads_values(opened: Callable[..., Tab]) -> None:
+def test_rounded_values_are_right_to_the_digits_they_have(opened: Callable[..., Tab]) -> None:
+    values = torch.linspace(-0.0123, 0.0077, 80, dtype=torch.float64).reshape(1, 8, 10)
+    values[0, 0, 1] = 40.0  # far beyond the scale
+    tab = opened(viz.page(IMAGES[:1], {"a": values}, percentile=90, exact=False))
+    assert "Values are rounded" in tab.run("document.querySelector('#note').textContent")
+    left, top, wide, high = tab.box(on(1))
+    limit = float(np.percentile(values.abs(), 90))
+    for row, column in [(0, 0), (0, 1), (4, 5), (7, 9), (6, 2)]:
+        tab.move(left + (column + 0.5) * wide / 10, top + (row + 0.5) * high / 8)
+        value = reading(tab, 1)[1]
+        assert abs(value - float(values[0, row, column])) <= 0.5001 * limit / 40
+        assert len(f"{value:g}") <= 7  # no digit that is not known
+
+
+def test_the_keyboard_does_what_the_mouse_does(opened: Callable[..., Tab]) -> None:
     tab = opened(viz.page(IMAGES, MAPS))
     reached = []
-    for _ in range(5):
+    for _ in range(7):
         tab.press("Tab")
-        reached.append(tab.run("document.activeElement.id || document.activeElement.textContent"))
-    assert reached == ["example", "signed", "3", "opacity", "map"]
+        reached.append(
+            tab.run("document.activeElement.id || document.activeElement.textContent || document.activeElement.className")
+        )
+    assert reached[:5] == ["example", "next", "3", "opacity", "smooth"]
+    assert tab.run(f"document.activeElement === document.querySelector({on(2)!r})") is True
+    tab.run(f"document.querySelector({on(1)!r}).focus()")
     for key in ["ArrowDown", "ArrowDown", "ArrowRight", "ArrowUp"] + ["ArrowRight"] * 12:
         tab.press(key)
-    where, value = reading(tab)
-    assert where == "row 1, column 9:"
+    where, value = reading(tab, 1)
+    assert where == "row 1, column 9"
     assert value == pytest.approx(float(SIGNED[0].sum(0)[1, 9]), rel=1e-5)
+    where, value = reading(tab, 2)
+    assert where == "row 0, column 4"
+    assert value == pytest.approx(float(SMALL[0, 0, 0, 4]), rel=1e-5)
+    tab.press("n")
+    settle(tab)
+    assert reading(tab, 1)[1] == pytest.approx(float(SIGNED[1].sum(0)[1, 9]), rel=1e-5)
+    tab.press("n")  # there is no third
+    tab.press("p")
+    settle(tab)
+    assert tab.run("document.querySelector('#name').textContent") == "example 0"
     controls = "[...document.querySelectorAll('button, select, input, [tabindex]')]"
     named = f"{controls}.every(e => e.labels?.length || e.ariaLabel || e.textContent)"
     assert tab.run(named) is True
@@ -310,13 +234,37 @@ def test_the_scale_is_on_the_bar(opened: Callable[..., Tab]) -> None:
     tab = opened(viz.page(IMAGES, MAPS, percentile=90))
     both = torch.stack([SIGNED.sum(1), -0.5 * SIGNED.sum(1)]).double()
     limit = f"{float(np.percentile(both.abs(), 90)):.3g}"
-    ticks = "[...document.querySelectorAll('#ticks span')].map(tick => tick.textContent)"
-    assert tab.run(ticks) == [f"≤ -{limit}", "0", f"≥ {limit}"]
-    assert tab.run("document.querySelector('#caption').textContent") == "clipped at percentile 90"
-    total = tab.run("document.querySelector('#sums').textContent")
+    ticks = "[...document.querySelectorAll({!r})].map(tick => tick.textContent)"
+    assert tab.run(ticks.format(on(1, ".ticks span"))) == [f"≤ -{limit}", "0", f"≥ {limit}"]
+    assert tab.run(f"document.querySelector({on(1, '.caption')!r}).textContent") == "clipped at percentile 90"
+    total = tab.run(f"document.querySelector({on(1, '.sums')!r}).textContent")
     assert float(total.split()[1].rstrip(",")) == pytest.approx(float(SIGNED[0].double().sum()), rel=1e-4)
-    tab.click("#methods button:nth-child(2)")
-    assert tab.run(ticks)[0] == "0"
+    assert tab.run(ticks.format(on(2, ".ticks span")))[0] == "0"
+    left, top, wide, high = tab.box(on(1, ".bar"))
+    row = tab.screenshot()[int(top + high / 2), int(left) : int(left + wide)]
+    assert row[2][2] > row[2][0] + 60  # blue, white and red
+    assert row[len(row) // 2].min() > 245
+    assert row[-2][0] > row[-2][2] + 60
+
+
+@pytest.mark.parametrize(("width", "methods"), [(1280, 1), (1280, 3), (1280, 7), (390, 3)])
+def test_the_screen_is_used_and_nothing_lies_outside(width: int, methods: int, opened: Callable[..., Tab]) -> None:
+    images = torch.rand(2, 3, 24, 24)
+    maps = {f"a_method_with_a_name_that_is_long_{'x' * 60}_{i}": torch.randn(2, 24, 24) for i in range(methods)}
+    titles = ["a_file_name_of_quite_some_length_" + "x" * 80, "b"]
+    tab = opened(viz.page(images, maps, titles=titles, predictions=titles), width=width, height=800)
+    assert tab.run("document.documentElement.scrollWidth") == width
+    boxes = [tab.box(f"figure:nth-child({i + 1})") for i in range(methods + 1)]
+    right = max(left + wide for left, _, wide, _ in boxes)
+    assert min(left for left, *_ in boxes) < 0.05 * width
+    assert right > 0.95 * width
+    for left, top, wide, high in boxes:
+        others = [box for box in boxes if box != (left, top, wide, high)]
+        assert all(x + w <= left or left + wide <= x or y + h <= top or top + high <= y for x, y, w, h in others)
+    inside = (
+        "[...document.querySelectorAll('figcaption, .sums, .ticks, select, h2')].every(e => e.scrollWidth <= e.clientWidth + 1)"
+    )
+    assert tab.run(inside) is True
 
 
 def test_text_is_harmless_and_has_its_values(opened: Callable[..., Tab]) -> None:
@@ -324,19 +272,21 @@ def test_text_is_harmless_and_has_its_values(opened: Callable[..., Tab]) -> None
     assert tab.run("window.hacked") is None
     assert tab.run("document.querySelectorAll('img, iframe, script').length") == 2  # the data and the script
     assert tab.run("document.querySelector('h1').textContent") == HOSTILE
-    assert selected(tab) == [HOSTILE, HOSTILE]
+    assert selected(tab) == [HOSTILE]
+    assert tab.run("document.querySelector('figcaption').textContent") == HOSTILE
     tokens = "[...document.querySelectorAll('.token')]"
     assert tab.run(f"{tokens}.map(token => token.firstChild.textContent)") == ["not", "a", HOSTILE, "film\\n"]
     assert tab.run(f"{tokens}.map(token => token.querySelector('small').textContent)") == ["0.123", "-2", "1.5", "0"]
     found = tab.run(f"{tokens}.map(token => getComputedStyle(token).backgroundColor.match(/[0-9]+/g).map(Number))")
-    np.testing.assert_allclose(found, colors(VALUES[0], 2), atol=4)
+    np.testing.assert_allclose(found, 255 * colormaps["RdBu_r"]((VALUES[0].numpy() + 2) / 4)[:, :3], atol=4)
     left, top, width, height = tab.box(".token")
     tab.move(left + width / 2, top + height / 2)
-    where, value = reading(tab)
-    assert where == "token 0 “not”:"
+    where, value = reading(tab, 0)
+    assert where == "token 0 “not”"
     assert value == pytest.approx(0.123456789, rel=1e-6)
     tab.run("document.querySelector('#example').focus()")
     tab.press("ArrowDown")
+    settle(tab)
     assert tab.run(f"{tokens}.map(token => token.textContent)") == ["short0.25"]
 
 
@@ -355,7 +305,18 @@ def test_contrast(dark: bool, opened: Callable[..., Tab]) -> None:
     tab = opened(viz.page(IMAGES, MAPS), dark=dark, height=1000)
     ground = tab.screenshot()[-1, -1]
     assert (ground.max() < 60) if dark else (ground.min() > 240)
-    selectors = ["h1", "label", "#sums", "#caption", "#keys", "[aria-selected=true]", "[aria-selected=false]", "#ticks"]
+    selectors = [
+        "h1",
+        "h2",
+        "label",
+        ".sums",
+        ".caption",
+        ".where",
+        "#keys",
+        "[aria-selected=true]",
+        "[aria-selected=false]",
+        ".ticks",
+    ]
     for selector in selectors:
         script = f"getComputedStyle(document.querySelector({selector!r})).color.match(/[0-9.]+/g).slice(0, 3).map(Number)"
         left, top, _, height = tab.box(selector)
@@ -370,18 +331,20 @@ def contrast(a: Any, b: Any) -> float:
 
 
 def test_two_cells_of_a_notebook_do_not_meet(tab: Tab, tmp_path: Path) -> None:
-    style = "<style>#map, #heat, canvas { display: none } .token, h1 { color: red }</style>"  # of some other cell
+    style = "<style>.map, .heat, canvas { display: none } .token, h1 { color: red }</style>"  # of some other cell
     pages = [viz.page(IMAGES[:1], {"a": torch.full((1, 1, 1), value)}, alpha=1) for value in (1.0, -1.0)]
     cells = "".join(f"<div>{page._repr_html_()}</div>" for page in pages)
     file = tmp_path / "notebook.html"
-    file.write_text(f"<!DOCTYPE html><meta charset=utf-8><link rel=icon href='data:,'>{style}<h1 id=map>Notebook</h1>{cells}")
+    file.write_text(
+        f"<!DOCTYPE html><meta charset=utf-8><link rel=icon href='data:,'>{style}<h1 class=map>Notebook</h1>{cells}"
+    )
     tab.open(file.as_uri(), height=1500)
     end = time.monotonic() + 30
     reds: Any = ()
     blues: Any = ()
     while min(len(reds), len(blues)) < 10_000 and time.monotonic() < end:  # frames are painted after the page is loaded
         shot = tab.screenshot()
-        reds, blues = [np.argwhere((shot == color).all(-1)) for color in ([103, 0, 31], [5, 48, 97])]
+        reds, blues = [np.argwhere((shot == color).all(-1)) for color in ([230, 20, 45], [20, 55, 220])]
     assert min(len(reds), len(blues)) > 10_000
     assert np.median(reds[:, 0]) < 680 < np.median(blues[:, 0])
     assert tab.complaints == []

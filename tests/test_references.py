@@ -13,7 +13,7 @@ import funattr as fa
 
 from . import reference
 from .methods import METHODS, Row, row_id
-from .models import CASES, Case, case_id, double
+from .models import CASES, MIXING, Case, case_id, double
 
 TARGET = torch.tensor([1, 4, 0, 2])
 
@@ -26,7 +26,7 @@ def assert_equal(found: Any, expected: list[torch.Tensor], rtol: float = 1e-12) 
 
 
 @pytest.mark.parametrize("row", [r for r in METHODS if r.formula is not None], ids=row_id)
-@pytest.mark.parametrize("case", CASES, ids=case_id)
+@pytest.mark.parametrize("case", CASES + MIXING, ids=case_id)
 def test_formula(case: Case, row: Row) -> None:
     model, x = double(case)
     sites = list(case.layers) if row.at_layer else []
@@ -41,7 +41,7 @@ def test_formula(case: Case, row: Row) -> None:
         assert_equal(row.method(model, x, layer=site, **options), expected)
 
 
-@pytest.mark.parametrize("case", CASES, ids=case_id)
+@pytest.mark.parametrize("case", CASES + MIXING, ids=case_id)
 def test_value_and_gradient_agree_with_split(case: Case) -> None:
     model, x = double(case)
     for site in case.layers:

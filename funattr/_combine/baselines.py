@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.door import may_read
-from .._core.gradient import check_attributable
+from .._core.real import check_attributable
 from .._steps.baselines import distribution, full_batch, references
 from .._steps.chunks import chunks
 from .._steps.mean import Sum

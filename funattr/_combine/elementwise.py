@@ -42,11 +42,7 @@ def multiply(method: Explains, other: Explains) -> Method:
     mine, others = about(method), about(other)
 
     def product(model: Model, x: Tree, **options: Any) -> Tree:
-        given, given_other = chosen(method, options), chosen(other, options)
-        for name in options:
-            if name not in given and name not in given_other:
-                raise complaint(TypeError, f"neither {name_of(method)} nor {name_of(other)} takes an argument {name!r}.")
-        a, b = method(model, x, **given), other(model, x, **given_other)
+        a, b = method(model, x, **chosen(method, options)), other(model, x, **chosen(other, options))
         layer = options.get("layer")
         if mine.layered and not others.layered:
             return per_layer(lambda part: times(part, b), layer, a)

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._core.passes import question
 from .._core.split import split
 from .._core.where import bind, find
+from .._habits import did_you_mean
 from .._steps.chunks import check_count, chunk_for, chunks, given_chunk
 from .._steps.draws import Rewound, normal_from
 from .._steps.matching import deviations
@@ -20,7 +21,7 @@ from .._steps.ways import Runner, check_generator
 from .._steps.without import look
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Neuron, Place, Tree, attributable, batch_size, map_tensors, tensors
-from .._words import complaint, did_you_mean, door
+from .._words import complaint, door
 from .baselines import at_layer, default_baselines
 from .dress import about, check_method, combined, generators_given, has_steps, name_of
 from .repeat import device_of, run_steps

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._core.channels import channel_of, check_channel_dim
+from .._habits import did_you_mean
 from .._torch import tree_flatten
 from .._types import Model, Tree, map_floats, tensors
-from .._words import complaint, did_you_mean, door
+from .._words import complaint, door
 from .dress import about, check_method, combined, name_of, per_layer, then
 
 #: F.interpolate's modes, and the numbers of spatial dimensions they are for.

@@ -59,8 +59,6 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     classes = _classes(targets)
 
     def of_each(model: Model, x: Tree, **options: Any) -> Tree:
-        if "target" in options:
-            raise complaint(TypeError, "the targets are given already: leave target out.")
         noise = Rewound([*about(method).generators, *generators_given(options)], device_of(x))
 
         def explain(target: Target) -> Tree:

@@ -8,13 +8,14 @@ import functools
 import inspect
 import threading
 from collections import UserDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._habits import refusal
 from .._torch import (
     is_plain,
     observed_by_dispatch_mode,
@@ -34,22 +35,22 @@ R = TypeVar("R")
 
 
 def method(function: Callable[P, R]) -> Callable[P, R]:
-    """`door` for attribution methods ``(model, x, ...)``, with the checks of input, mode and result."""
+    """`door` for attribution methods ``(model, x, ...)``, with the checks of arguments, input, mode and result."""
     parameters = inspect.signature(function).parameters.values()
     flags = [p.name for p in parameters if p.annotation == "bool"]
-    plain = door(function)
+    about: About | None = getattr(function, "about", None)
+    names = tuple(p.name for p in parameters) if about is None else about.accepts
 
     @door
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_arguments(function, names, args, kwargs)
         check_flags(flags, kwargs)
         return function(*args, **kwargs)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if tracing():
-            return plain(*args, **kwargs)
-        if _state.inside:
+        if _state.inside or tracing():
             return inner(*args, **kwargs)
         if torch.is_inference_mode_enabled() or _inferred(args[1] if len(args) > 1 else kwargs.get("x")):
             with torch.inference_mode(False):
@@ -57,11 +58,12 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
         before = surroundings()
         _state.inside = True
         try:
-            x = args[1] if len(args) > 1 else kwargs.get("x")
+            check_arguments(function, names, args, kwargs)
+            x = args[1] if len(args) > 1 else kwargs["x"]
             if isinstance(x, UserDict):  # transformers' tokenizers return one
                 x = dict(x)
                 # Any, because mypy keeps a ParamSpec's arguments from being put together anew.
-                anew: Any = ((args[0], x, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
+                anew: Any = ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
                 args, kwargs = anew
             check_flags(flags, kwargs)
             check_input(x)
@@ -70,8 +72,11 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
                 result = function(*args, **kwargs)
             check_result(result)
             return result
-        except (ValueError, TypeError) as error:
-            complete(error, function, kwargs)
+        except (ValueError, TypeError, RuntimeError) as error:
+            told = _of_inference_mode(error)
+            complete(told, function, kwargs)
+            if told is not error:
+                raise told from error
             raise
         finally:
             # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
@@ -83,10 +88,16 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     made: Any = call  # to mypy a callable has neither code nor attributes
     # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.
     made.__code__ = made.__code__.replace(co_name=function.__name__)
-    if not hasattr(function, "about"):
-        names = tuple(p.name for p in parameters)
-        made.about = About(names, layered="layer" in names)
+    made.about = about or About(names, layered="layer" in (names or ()))
     return call
+
+
+def check_arguments(function: Any, names: Sequence[str] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments that a method does not take, and a call without x, with the line to write."""
+    whole = len(args) == 2 or (len(args) < 2 and "x" in kwargs)
+    if whole and (names is None or all(name in names for name in kwargs)):
+        return
+    raise complaint(TypeError, refusal(function, names or list(inspect.signature(function).parameters), args, kwargs))
 
 
 def _inferred(x: Tree) -> bool:
@@ -103,6 +114,14 @@ def _normal(given: Any) -> Any:
         elif isinstance(leaf, functools.partial):
             leaves[i] = functools.partial(leaf.func, *_normal(leaf.args), **_normal(leaf.keywords))
     return tree_unflatten(leaves, spec)
+
+
+def _of_inference_mode(error: Exception) -> Exception:
+    """`error`, or what to say where the model itself was made in inference mode."""
+    if not str(error).startswith("Inference tensors cannot be saved"):
+        return error
+    text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
+    return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
 
 
 class _State(threading.local):
@@ -151,7 +170,13 @@ def check_input(x: Tree) -> None:
 def check_structure(x: Tree) -> None:
     """Refuse what is not a batch of tensors."""
     if not isinstance(x, (Tensor, tuple, Mapping)):
-        hint = {"list": ": pass tuple(x)", "ndarray": ": pass torch.from_numpy(x)"}.get(type(x).__name__, "")
+        hint = ": pass torch.from_numpy(x)" if isinstance(x, np.ndarray) else ""
+        if isinstance(x, list):
+            alike = len(x) > 0 and all(isinstance(part, Tensor) and part.shape == x[0].shape for part in x)
+            hint = f": pass {'torch.stack(x) where these are examples, or ' if alike else ''}tuple(x) where these are inputs"
+            hint = (
+                hint if any(isinstance(part, Tensor) for part in x) else ": pass torch.tensor(x), or several inputs as tuple(x)"
+            )
         raise complaint(
             TypeError,
             f"x must be a tensor, a tuple of tensors (positional inputs) or a dict of tensors (keyword inputs), "
@@ -211,7 +236,7 @@ def mode_kept(training: list[nn.Module]) -> Iterator[None]:
     what = " and ".join(sorted({_in_train_mode(module) or "" for module in training}))
     warn(
         f"the model is in train mode with {what}: attributions depend on the batch or on chance. "
-        f"Call model.eval() first. Running statistics are not updated.",
+        f"Call model.eval() first. Running statistics are not updated."
     )
     with statistics_kept(training):
         yield

@@ -25,6 +25,7 @@ from .._types import Layer, Model, Target, Tree, as_it_is, copied, map_floats, m
 from .._words import complaint
 from .door import method
 from .passes import Question, forward, question, read, scores
+from .real import check_attributable
 from .where import all_modules
 
 #: ``point(i, floats)``: where to take the gradient at the i-th site, from the floating-point tensors of the value there.
@@ -243,19 +244,6 @@ def dependent() -> Exception:
 def floats_of(tree: Tree) -> list[Tensor]:
     """The floating-point tensors in `tree`, in order."""
     return [leaf for leaf in tensors(tree) if leaf.is_floating_point()]
-
-
-def check_attributable(value: Tree, label: str) -> None:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return
-    found = tensors(value)
-    if any(t.is_floating_point() for t in found):
-        return
-    kinds = ", ".join(sorted({str(t.dtype) for t in found})) or "no tensor at all"
-    if label == "x":
-        cure = "integers have no gradient: choose a layer after the embedding, layer='...'."
-        raise complaint(TypeError, f"x holds no floating-point tensor ({kinds}), and {cure}")
-    raise complaint(TypeError, f"the value at layer {label} holds no floating-point tensor ({kinds}).")
 
 
 def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:

@@ -14,7 +14,7 @@ from .._torch import only_vmap_runs, tracing, transforms_active, tree_flatten
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, tensors
 from .._words import complaint
 from .kernels import Folded, PlainAttention
-from .score import neuron_score, score_of
+from .score import neuron_score, score_of, the_tensor
 from .tap import Run, Site, Stop, call_tapped
 from .where import Bound, Sites, all_modules, bind, resolve, sees_nothing_inside
 
@@ -134,13 +134,19 @@ def _neuron_score(q: Question, value: Tree) -> Tensor:
 
 def scores(q: Question, seen: Seen) -> Tensor:
     """The score of each example."""
-    found = score_of(seen.output, q.target) if seen.neuron is None else seen.neuron
+    if seen.neuron is not None:
+        return _one_for_each(q, seen.neuron)
+    if not callable(q.target) and (out := the_tensor(seen.output)).dim():
+        _one_for_each(q, out)  # before the target does not fit because of it
+    return _one_for_each(q, score_of(seen.output, q.target))
+
+
+def _one_for_each(q: Question, found: Tensor) -> Tensor:
     if found.shape[0] != q.size:
-        raise complaint(
-            ValueError,
-            f"the score has {found.shape[0]} values for the {q.size} examples of x: the first dimension of the model's output "
-            f"must be the batch.",
-        )
+        cure = "the first dimension of the model's output must be the batch; of one example without it, pass x[None]"
+        if callable(q.target):
+            cure = "the target must give one for each, and a loss takes reduction='none' for that"
+        raise complaint(ValueError, f"the score has {found.shape[0]} values for the {q.size} examples of x: {cure}.")
     return found
 
 

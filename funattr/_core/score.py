@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import is_plain, observed_by_dispatch_mode, plain_data, tracing
-from .._types import Neuron, Place, Target, Tree, tensors
+from .._types import Neuron, Place, Target, Tree, attributable, tensors
 from .._words import complaint, door, kind_of
+from .real import real
 from .where import place_of
 
 
@@ -50,10 +51,10 @@ def score(output: Any, target: Target = None) -> Tensor:
         output: what the model returned. Where it is not a tensor, its `logits`, or its only tensor, is used; a callable
             target is given all of it.
         target: None (the output is one value per example), an int or 1-element tensor (that class, for every example),
-            a tensor ``[N]`` or list of N ints (one class per example), a tuple (index into the trailing dimensions), a list of
-            N tuples, ``"argmax"`` (each example's predicted class: a method that moves x means the one at x), or a callable
-            ``output -> Tensor [N]``. Negative indices count from the end. Dimensions of size 1 may follow: those of a fully
-            convolutional head, or ``[N, 1]``.
+            a tensor ``[N]`` or list of N ints (one class per example), a tuple (index into the trailing dimensions; what
+            slices in it leave is summed), a list of N tuples, ``"argmax"`` (each example's predicted class: a method that
+            moves x means the one at x), or a callable ``output -> Tensor [N]``. Negative indices count from the end.
+            Dimensions of size 1 may follow: those of a fully convolutional head, or ``[N, 1]``.
 
     Returns:
         ``[N]``, in the unit of the output.
@@ -95,7 +96,8 @@ def score_of(output: Any, target: Target) -> Tensor:
         return out.reshape(out.shape[0])
     if isinstance(target, str):
         if target != "argmax":
-            raise complaint(ValueError, f"target={target!r} is not known: the only name is 'argmax'.")
+            text = f"target={target!r} is not known: the only name is 'argmax'. Of a class, give the number."
+            raise complaint(ValueError, text)
         out = _classes(out, "'argmax'")
         return out.gather(1, out.argmax(1, keepdim=True)).squeeze(1)
     if not _is_int(target):
@@ -104,31 +106,19 @@ def score_of(output: Any, target: Target) -> Tensor:
             f"target must be None, an int, a tensor or list of ints (one per example), a tuple, a list of tuples, 'argmax', "
             f"a callable or neuron(...), got {kind_of(target)}.",
         )
-    return _entry(_classes(out, f"{target}"), (target,))  # type: ignore[arg-type]
+    return _entry(_classes(out, f"{target}"), (target,))
 
 
 def neuron_score(value: Tree, index: Any, label: str) -> Tensor:
     """The score that a neuron's index takes from the value at its layer."""
     if callable(index):
         return one_for_each(index(value), "the neuron's index")
-    found = [leaf for leaf in tensors(value) if leaf.is_floating_point()]
+    found = [leaf for leaf in tensors(value) if leaf.is_floating_point() or leaf.is_complex()]
     if len(found) != 1:
         text = f"the value at {label} holds {len(found)} tensors: pass a callable index, value -> Tensor [N]."
         raise complaint(ValueError, text)
-    out = found[0]
-    indices = index if isinstance(index, tuple) else (index,)
-    if not any(isinstance(i, slice) for i in indices):
-        return _entry(out, indices, f"the value at {label}", "index", "a tuple with slices, which are summed, or a callable")
-    if len(indices) > out.dim() - 1:
-        text = f"index={index} has more entries than the value {list(out.shape)} at {label} has dimensions."
-        raise complaint(ValueError, text)
-    for i, size in zip(indices, out.shape[1:]):
-        if not isinstance(i, slice):
-            _check_range(i, size, "index")
-    picked = out[(slice(None),) + indices]
-    if out.numel() and not picked.numel():
-        raise complaint(ValueError, f"index={index} selects nothing of the value {list(out.shape)} at {label}.")
-    return picked.flatten(1).sum(1)
+    out = real(found[0], f"the value at {label} is", "pass a callable index, such as lambda value: value[:, 3].abs()")
+    return _entry(out, index if isinstance(index, tuple) else (index,), f"the value at {label}", "index")
 
 
 def _is_int(value: object) -> bool:
@@ -137,20 +127,29 @@ def _is_int(value: object) -> bool:
 
 def the_tensor(output: Any) -> Tensor:
     """The tensor that targets index: the output itself, its `logits`, or its only tensor."""
-    if isinstance(output, Tensor):
-        return output
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    plain = dataclasses.is_dataclass(output) and not isinstance(output, Mapping)
-    found = [leaf for leaf in tensors(vars(output) if plain else output) if leaf.is_floating_point()]
+    found = [t for t in (output, logits) if isinstance(t, Tensor)][:1]
+    if not found:
+        plain = dataclasses.is_dataclass(output) and not isinstance(output, Mapping)
+        found = [t for t in tensors(vars(output) if plain else output) if t.is_floating_point() or t.is_complex()]
     if len(found) == 1:
-        return found[0]
-    raise complaint(
-        ValueError,
+        return real(found[0], "the model's output is", "pass a callable target, such as lambda output: output[:, 3].abs()")
+    text = (
         f"the model's output is a {type(output).__name__} with {len(found) or 'no'} tensors: pass a callable target that picks "
-        f"one value per example, such as target=lambda output: output[0][:, 3].",
     )
+    raise complaint(ValueError, f"{text}one value per example, such as target=lambda output: {_picking(output)}.")
+
+
+def _picking(output: Any) -> str:
+    """How one value per example is taken from an output of several tensors, as it is written."""
+    fields = None if isinstance(output, (Mapping, list, tuple)) else getattr(output, "__dict__", {})
+    parts = output.items() if isinstance(output, Mapping) else enumerate(output) if fields is None else fields.items()
+    for key, part in parts:
+        if attributable(part):
+            where = f"output[{key!r}]" if fields is None else f"output.{key}"
+            row = f"[:, {min(3, part.shape[1] - 1)}]" if part.dim() > 1 else ""
+            return where + row + (".flatten(1).mean(1)" if part.dim() > 2 else "")
+    return "output[0][:, 3]"
 
 
 def predicted(output: Any) -> Tensor:
@@ -161,6 +160,7 @@ def predicted(output: Any) -> Tensor:
 def one_for_each(picked: Any, what: str) -> Tensor:
     if not isinstance(picked, Tensor):
         raise complaint(TypeError, f"{what} returned {kind_of(picked)}, expected a tensor [N].")
+    real(picked, f"what {what} returned is", "take its .abs(), .real or .imag")
     if picked.dim() == 0:  # one example, and a target that sums over all it is given
         return picked.reshape(1)
     if picked.dim() > 1 and _is_one(picked.shape[1:]):
@@ -183,32 +183,39 @@ def _is_one(sizes: Sequence[int]) -> bool:
 def _classes(out: Tensor, what: str) -> Tensor:
     """Classes ``[N, C]``, also where a fully convolutional head left ``[N, C, 1, 1]``."""
     if out.dim() == 1:
-        text = f"target={what}, but the model's output {list(out.shape)} is one value per example: leave the target out."
-        raise complaint(ValueError, text)
+        text = f"target={what}, but the model's output {list(out.shape)} is one value per example: leave the target out"
+        raise complaint(ValueError, f"{text}, or where x is one example, without a batch dimension, pass x[None].")
     if not _is_one(out.shape[2:]):
         raise complaint(
             ValueError,
             f"target={what} leaves several values per example of the model's output {list(out.shape)}: pass a tuple of "
-            f"{out.dim() - 1} indices, or a callable.",
+            f"{out.dim() - 1} indices, slices for what is to be summed: target=({what if what.isdigit() else 1}"
+            f"{', slice(None)' * (out.dim() - 2)}); or a callable.",
         )
     return out if out.dim() == 2 else out.reshape(out.shape[:2])
 
 
-def _entry(
-    out: Tensor, index: tuple[int, ...], what: str = "the model's output", name: str = "target", cure: str = "a callable"
-) -> Tensor:
-    """``out[:, i, j, ...]``, which must leave one value per example."""
+def _entry(out: Tensor, index: tuple[Any, ...], what: str = "the model's output", name: str = "target") -> Tensor:
+    """``out[:, i, j, ...]``, one value per example: what slices leave is summed."""
     for i in index:
-        if not _is_int(i):
-            raise complaint(TypeError, f"{name}={index} must hold ints, got {kind_of(i)}.")
-    if len(index) > out.dim() - 1 or not _is_one(out.shape[1 + len(index) :]):
-        raise complaint(
-            ValueError,
-            f"{name}={index if len(index) != 1 else index[0]} has {len(index)} of the {out.dim() - 1} indices that one value "
-            f"of {what} {list(out.shape)} takes: give all of them, or pass {cure}.",
-        )
+        if not (_is_int(i) or isinstance(i, slice)):
+            raise complaint(TypeError, f"{name}={index} must hold ints, or slices, got {kind_of(i)}.")
+    summed, takes = any(isinstance(i, slice) for i in index), out.dim() - 1
+    if len(index) > takes or not (summed or _is_one(out.shape[1 + len(index) :])):
+        few, text = len(index) <= takes, f"{name}={index if len(index) != 1 else index[0]} has {len(index)}"
+        text += f" of the {takes}" if few else f", more entries than the {takes}"
+        cure = "give all of them, with slices for what is to be summed, or pass a callable"
+        if not few:
+            cure = "as one class per example, pass list(target)" if len(index) == len(out) else f"give {takes}"
+        raise complaint(ValueError, f"{text} indices that one value of {what} {list(out.shape)} takes: {cure}.")
     for i, size in zip(index, out.shape[1:]):
-        _check_range(i, size, name)
+        if not isinstance(i, slice):
+            _check_range(i, size, name)
+    if summed:
+        picked = out[(slice(None),) + index]
+        if out.numel() and not picked.numel():
+            raise complaint(ValueError, f"{name}={index} selects nothing of {what} {list(out.shape)}.")
+        return picked.flatten(1).sum(1)
     for i in index:
         out = out.select(1, int(i))
     return out if out.dim() == 1 else out.reshape(out.shape[0])

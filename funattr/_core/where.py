@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from .._habits import did_you_mean
 from .._torch import TreeSpec, tracing, tree_flatten, tree_unflatten
 from .._types import Layer, Model, Place, Tree
-from .._words import complaint, did_you_mean, door, kind_of
+from .._words import complaint, door, kind_of
 from .tap import Site
 
 

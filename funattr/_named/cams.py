@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._combine.shapes import resized
 from .._core.channels import channel_of
 from .._core.door import may_read, method
 from .._core.passes import Question, read
+from .._core.real import check_attributable
 from .._methods.ablation import feature_ablation
 from .._methods.gradient import activation
 from .._steps.chunks import parts
@@ -72,6 +73,7 @@ def score_cam(
 
     def cams(q: Question) -> Tree:
         values = read(q, once=False)
+        _check_real(values, layer)
         return q.sites.build(map_floats(lambda v: _score_cam(q, v, channel_of(v, channel_dim), chunk_size), values))
 
     return asked(cams, model, x, layer, target, create_graph)
@@ -155,6 +157,7 @@ def ablation_cam(
 
     def at(layer: Layer) -> Tree:
         value = activation(model, x, layer=layer, create_graph=create_graph)
+        _check_real(value, layer)
         mask = _channel_numbers(value, channel_dim, len(score))
         options: dict[str, Any] = {"target": target, "chunk_size": chunk_size, "create_graph": create_graph}
         return map_floats(cam, value, feature_ablation(model, x, layer=layer, feature_mask=mask, **options))
@@ -184,6 +187,10 @@ def _channel_numbers(value: Tree, channel_dim: int, size: int) -> Tree:
 
     leaves, spec = tree_flatten(value)
     return tree_unflatten([numbers(leaf) if attributable(leaf) else None for leaf in leaves], spec)
+
+
+def _check_real(value: Tree, layer: Layer) -> None:
+    check_attributable(value, f"<{type(layer).__name__}>" if isinstance(layer, nn.Module) else repr(layer))
 
 
 def _check_rows(value: Tensor, size: int) -> None:
@@ -232,7 +239,9 @@ def eigen_cam(model: Model, x: Tree, *, layer: Layer, channel_dim: int = 1, crea
         projected = _projected(places if v.element_size() >= 4 else places.float(), create_graph)
         return projected.reshape(*moved.shape[:-1], 1).movedim(-1, channel).to(v.dtype)
 
-    return map_floats(cam, activation(model, x, layer=layer, create_graph=create_graph))
+    value = activation(model, x, layer=layer, create_graph=create_graph)
+    _check_real(value, layer)
+    return map_floats(cam, value)
 
 
 def _projected(rows: Tensor, create_graph: bool) -> Tensor:

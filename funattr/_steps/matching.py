@@ -34,11 +34,11 @@ def matched(
 
 
 def _entries(given: Tree, like: Tree, deep: bool, counts: Counts) -> list[Any] | None:
+    if _is_leaf(like):
+        return [given] if deep or _is_leaf(given) else None
     leaves, spec = tree_flatten(like)
     if not isinstance(given, Tensor) and _is_leaf(given):
         return [given] * len(leaves)
-    if _is_leaf(like):
-        return [given] if deep or isinstance(given, Tensor) else None
     if isinstance(given, Tensor):
         return [given if isinstance(leaf, Tensor) else None for leaf in leaves] if len(tensors(like)) == 1 else None
     if isinstance(like, Mapping) and isinstance(given, Mapping):
@@ -62,6 +62,8 @@ def _by_position(given: Sequence[Any], like: Sequence[Any], counts: Counts) -> l
 
 
 def _is_leaf(tree: Any) -> bool:
+    if isinstance(tree, (Tensor, int, float, dict, tuple, list)):  # what nearly all are
+        return not isinstance(tree, (dict, tuple, list))
     leaves = tree_flatten(tree)[0]
     return len(leaves) == 1 and leaves[0] is tree
 
@@ -129,8 +131,8 @@ def _floats(tree: Tree) -> list[Tensor]:
 
 # Tensors.
 
-#: The smallest and largest number in a tensor, and whether all of them are whole, by the tensor's id.
-Ranges = dict[int, tuple[float, float, bool]]
+#: The smallest and the largest number in a tensor, by the tensor's id.
+Ranges = dict[int, tuple[float, float]]
 
 
 def ranges(given: Tree) -> Ranges:
@@ -140,16 +142,13 @@ def ranges(given: Tree) -> Ranges:
     return {id(t): _range(t) for t in tensors(given) if is_plain(t) and t.numel()} if may_read() else {}
 
 
-def _range(t: Tensor) -> tuple[float, float, bool]:
+def _range(t: Tensor) -> tuple[float, float]:
     t = torch.view_as_real(t.detach().resolve_conj()) if t.is_complex() else t.detach()
     try:
-        ends = torch.aminmax(t)
+        low, high = torch.aminmax(t)
     except NotImplementedError:  # of unsigned integers, and of eight bits
-        ends = torch.aminmax(t.double())
-    if not t.is_floating_point():
-        return int(ends[0]), int(ends[1]), True
-    low, high = float(ends[0]), float(ends[1])
-    return low, high, low.is_integer() and high.is_integer() and bool((t == t.trunc()).all())
+        low, high = torch.aminmax(t.double())
+    return (float(low), float(high)) if t.is_floating_point() else (int(low), int(high))
 
 
 def fit(leaf: Tensor, given: Any, known: Ranges, label: str | None, shape: Sequence[int] | None = None) -> Tensor:
@@ -162,33 +161,40 @@ def fit(leaf: Tensor, given: Any, known: Ranges, label: str | None, shape: Seque
         return leaf
     if isinstance(given, Tensor):
         check_fits(given, leaf.shape if shape is None else shape, "baselines", label)
-        unread = float("nan") if given.is_floating_point() and not (leaf.is_floating_point() or leaf.is_complex()) else 0.0
-        low, high, whole = known.get(id(given), (unread, unread, True))
-    elif not isinstance(given, (int, float)) or (isinstance(given, bool) and leaf.dtype != torch.bool):
+    elif not isinstance(given, (int, float, complex)) or (isinstance(given, bool) and leaf.dtype != torch.bool):
         hint = ": pass torch.from_numpy(baselines)" if type(given).__name__ == "ndarray" else ""
         place = "" if label is None else f" for {label}"
         raise complaint(TypeError, f"baselines must be numbers or tensors{place}, got {kind_of(given)}{hint}.")
-    else:
-        low, high, whole = given, given, isinstance(given, int) or given.is_integer()
-    complex_to_real = isinstance(given, Tensor) and given.is_complex() and not leaf.is_complex()
-    if complex_to_real or not _holds(leaf.dtype, low, high, whole):
+    cure = _misheld(leaf, given, known)
+    if cure is not None:
         name = f"a tensor of {given.dtype}" if isinstance(given, Tensor) else repr(given)
-        cure = _cure(leaf, given, complex_to_real, low, high)
-        text = f"baselines={name} cannot stand in {label or 'x'}, which is {leaf.dtype}: {cure}."
-        raise complaint(ValueError, text)
+        raise complaint(ValueError, f"baselines={name} cannot stand in {label or 'x'}, which is {leaf.dtype}: {cure}.")
     if isinstance(given, Tensor):
         return given.to(device=leaf.device, dtype=leaf.dtype)
     return torch.full((), given, device=leaf.device, dtype=leaf.dtype)
 
 
-def _cure(leaf: Tensor, given: Any, complex_to_real: bool, low: float, high: float) -> str:
-    if complex_to_real:
+def _misheld(leaf: Tensor, given: Any, known: Ranges) -> str | None:
+    """The cure, where `leaf`'s dtype cannot hold a number or the numbers of a tensor."""
+    dtype, several = leaf.dtype, isinstance(given, Tensor)
+    if not dtype.is_complex and (given.is_complex() if several else isinstance(given, complex)):
         return "give real ones"
-    if not leaf.is_floating_point():
-        return "give whole numbers that it can hold, such as an integer id"
-    if low - low == 0 == high - high:
-        return "it is out of its range"
-    return "baselines hold NaN or inf, give finite numbers" if isinstance(given, Tensor) else "it is not a finite number"
+    low, high = known.get(id(given), (0, 0)) if several else (abs(given), abs(given)) if dtype.is_complex else (given, given)
+    if dtype.is_floating_point or dtype.is_complex:
+        limits = torch.finfo(dtype)
+        if limits.min <= low <= high <= limits.max:
+            return None
+        finite = low - low == 0 == high - high
+        told = "baselines hold NaN or inf, give finite numbers" if several else "it is not a finite number"
+        return "it is out of its range" if finite else told
+    bounds = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    fractions = given.is_floating_point() if several else isinstance(given, float)
+    if several and fractions:  # what cannot be read may hold any
+        fractions = id(given) not in known or not bool((given == given.trunc()).all())
+    elif fractions:
+        fractions = not given.is_integer()
+    held = bounds[0] <= low <= high <= bounds[1] and not fractions
+    return None if held else "give whole numbers that it can hold, such as an integer id"
 
 
 def check_fits(given: Tensor, shape: Sequence[int], what: str, label: str | None) -> None:
@@ -203,10 +209,3 @@ def check_fits(given: Tensor, shape: Sequence[int], what: str, label: str | None
             f"that size or 1."
         )
     raise complaint(ValueError, text)
-
-
-def _holds(dtype: torch.dtype, low: float, high: float, whole: bool) -> bool:
-    if dtype == torch.bool:
-        return whole and 0 <= low <= high <= 1
-    limits = torch.iinfo(dtype) if not (dtype.is_floating_point or dtype.is_complex) else torch.finfo(dtype)
-    return (whole or not isinstance(limits, torch.iinfo)) and limits.min <= low <= high <= limits.max

@@ -22,6 +22,7 @@ from .fold import Inner, floats_in, folded, pays, with_leaves
 from .mean import Sum, check_rows
 from .progress import reported
 from .quadrature import Rates, Rule
+from .twins import OneRow, same_rows
 from .ways import Runner
 
 
@@ -176,16 +177,30 @@ def _added(total: Sum, slopes: list[Tree], weights: Tensor) -> Tensor:
     return weights[count:]
 
 
+def at_baseline(q: Question, reference: Tree) -> list[Tree]:
+    """The values at the sites for a baseline: one row where all are the same."""
+
+    def read_there(one_row: OneRow) -> list[Tree]:
+        found: list[Tree] = map_tensors(lambda t: t if (row := one_row(t)) is None else row.clone(), read(q, reference))
+        return found
+
+    return same_rows(q.size, read_there)
+
+
+def broadcasts(small: Tensor, large: Tensor) -> bool:
+    return small.dim() == large.dim() and all(p in (1, q) for p, q in zip(small.shape, large.shape))
+
+
 def site_path(q: Question, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> tuple[list[Tree], list[Tree], list[Tree]]:
     """Start and end of the path at the sites, and the mean over it of the gradient there."""
     if None in q.sites.sites and len(q.sites.sites) > 1:
         raise dependent()
-    start = read(q, full_batch(references(q.x, baselines, ids=True), q.x))
+    start = at_baseline(q, full_batch(references(q.x, baselines, ids=True), q.x))
     starts = [floats_of(value) for value in start]
 
     def point(step: Tensor) -> Point:
         def at(i: int, values: list[Tensor]) -> list[Tensor]:
-            if any(a.shape != v.shape for a, v in zip(starts[i], values)):
+            if not all(map(broadcasts, starts[i], values)):
                 shapes = f"{[list(t.shape) for t in starts[i]]} for the baselines and {[list(t.shape) for t in values]} for x"
                 raise complaint(ValueError, f"the value at the site has the shapes {shapes}: they do not broadcast.")
             return [towards(a, v, step) for a, v in zip(starts[i], values)]
@@ -194,7 +209,8 @@ def site_path(q: Question, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -
 
     run, total, end = Runner(), Sum(), start
     nodes = rule.nodes.to(starts[0][0].device if starts[0] else "cpu")
-    for a, b in reported(parts(len(nodes), chunk_size, starts, shares=True)):
+    rows = q.size if all(t.shape[:1] == (1,) for part in starts for t in part) else 1  # of each of which there is one
+    for a, b in reported(parts(len(nodes), chunk_size, starts, shares=True, times=rows)):
         weights = rule.weights[a:b]
         for values, slopes in at_points(run, q, nodes[a:b], point):
             weights = _added(total, slopes, weights)

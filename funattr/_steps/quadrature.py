@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._habits import did_you_mean
 from .._torch import constant, tracing
-from .._words import complaint, did_you_mean, kind_of
+from .._words import complaint, kind_of
 from .chunks import check_count
 
 #: The name of a rule, or ``n -> (nodes, weights)``.

@@ -14,17 +14,19 @@ from string import Template
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ._arrays import Array, check_count, check_titles, heat_maps, pictures
+from ._colors import check_alpha, on_paper, over_pictures
+from ._pack import packed_image, packed_map
+from ._patches import with_tokens
 from ._scales import Scale, check_scale, scale_of, scales_of
 from ._tokens import printable, sentences_of, token_values
 
 _HERE = Path(__file__).parent
 _HEIGHT = 680  # pixels of a notebook cell
 
-#: The eleven colours between which the figures' colour map is linear (ColorBrewer's RdBu, from blue to red).
-_COLORS = "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f"
+_MUCH = 500_000  # values of maps: more than these are rounded, so that the file can be mailed
+_ROUNDED = "Values are rounded to about 1 % of the end of their scale, and sums are not; exact=True keeps all digits."
 
 
 @dataclass(frozen=True)
@@ -66,34 +68,48 @@ def page(
     attributions: Mapping[str, Any],
     *,
     titles: Sequence[str] | None = None,
+    predictions: Sequence[str | tuple[Any, float]] | None = None,
     title: str = "Attributions",
     percentile: float | None = None,
     scale: str = "method",
+    brightness: str | tuple[float, float] = "grid",
     channel_dim: int = -3,
     alpha: float = 0.7,
+    smooth: bool = True,
+    special: int | str | None = None,
+    exact: bool | None = None,
     out: str | PathLike[str] | None = None,
 ) -> Page:
-    """A page to look into: images with heat maps, or text, with tabs for methods and targets, and a value wherever you point.
+    """A page to look into: images with heat maps, or text, the methods side by side, and their values wherever you point.
 
     One HTML file that holds everything and loads nothing: it can be mailed, opened offline, or shown in a notebook. It has a
-    choice of examples, a slider for the opacity of the map, and a colour bar; the keyboard does what the mouse does. The
-    colours are those of `overlay`, and the value under the cursor is the attribution's number, not a colour's.
+    choice of examples and targets, the class and its probability, a slider for the opacity of the maps, and a colour bar below
+    each; the keyboard does what the mouse does; it follows the light or dark of the system. The colours are those of `overlay`,
+    and the value under the cursor is the attribution's number, not a colour's.
 
-    One map is seen at a time, beside its scale; so each method has its own, for all its examples and targets, unless `scale`
-    says otherwise. The file has 5.3 bytes per pixel of a map (float32, in base64; float64 is taken where float32 has no such
-    numbers) and 1.3 per pixel of a grey image, 4 of an RGB image.
+    Each method has its own scale, for all its examples and targets, unless `scale` says otherwise. Images are stored once,
+    whatever the number of maps. With more than half a million values of maps, these are rounded to multiples of 1, 2 or 5
+    times a power of ten, between 1/40 and 1/100 of the end of their scale (the page says so, and the number under the cursor
+    is that multiple), and images keep the colours of 2 x 2 pixels, as JPEG does: 40 images of 224 x 224 with three maps
+    each are under 10 MB. `exact` keeps all: float32, or float64 where float32 has no such numbers.
 
     Args:
         inputs: images ``[N, C, H, W]`` or ``[N, H, W]`` as in `show`, or tokens as in `text`.
         attributions: method name -> attribution as in `show` or `text`, or method name -> {target -> attribution}.
         titles: one per example.
+        predictions: one per example: the class, or (class, probability) with a probability from 0 to 1.
         title: the title of the page.
         percentile: where the colours end, as a percentile of the absolute values; 100 is the largest. None is 99 for images,
             100 for text, as in `show` and `text`.
         scale: ``"method"``, one for all maps of a method, ``"grid"``, one for all of the page, or ``"example"``, one for all
             of an example.
+        brightness: where images leave [0, 1]: ``"grid"``, ``"example"`` or (black, white), as in `show`.
         channel_dim: where the channels of images and their maps are: -3 (``[N, C, H, W]``) or -1 (``[N, H, W, C]``).
-        alpha: the opacity of the heat map that the slider starts with, from 0 to 1.
+        alpha: the opacity of the largest values that the slider starts with, from 0 to 1.
+        smooth: whether maps smaller than the images are interpolated, unless the page's switch says otherwise.
+        special: for maps of tokens, ``[N, T, C]`` or ``[N, T]``, how many of the first are no patches, or "auto", as in
+            `tokens_to_map`. None: all maps are of pixels.
+        exact: whether all digits are kept; None: where there are no more than half a million values.
         out: a file to write the page to, such as ``"maps.html"``; None writes none.
 
     Returns:
@@ -109,21 +125,31 @@ def page(
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
         >>> x = torch.rand(2, 3, 8, 8)
         >>> by_class = {c: fa.input_x_gradient(model, x, target=c) for c in (3, 5)}
-        >>> page = viz.page(x, {"input x gradient": by_class, "saliency": fa.saliency(model, x, target="argmax")})
-        >>> page.html.count("<canvas")
-        3
+        >>> maps = {"input x gradient": by_class, "saliency": fa.saliency(model, x, target="argmax")}
+        >>> page = viz.page(x, maps, predictions=[("three", 0.93), ("five", 0.51)])
+        >>> "three" in page.html
+        True
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be from 0 to 1, got {alpha}.")
+    check_alpha(alpha)
     check_scale(scale, ("grid", "method", "example"))
-    shown, maps = _texts(inputs, attributions) if _is_text(inputs) else _heats(inputs, attributions, channel_dim)
+    texts = _is_text(inputs)
+    images = np.zeros((0, 1, 1, 1)) if texts else pictures(inputs, "inputs", channel_dim, brightness)
+    tokens, maps = _texts(inputs, attributions) if texts else ([], _heats(images, attributions, channel_dim, special))
     count = len(maps[0].values)
     check_titles(titles, count, "example")
-    named = [f"example {i}" for i in range(count)] if titles is None else [str(name) for name in titles]
     if percentile is None:
-        percentile = 100.0 if "tokens" in shown else 99.0
-    methods = _methods(maps, _scales(maps, scale, percentile))
-    made = Page(_filled(title, {**shown, **methods, "titles": named, "palette": _base64(_palette())}, alpha))
+        percentile = 100.0 if texts else 99.0
+    if exact is None:
+        exact = sum(values.size for found in maps for values in found.values) <= _MUCH
+    shown = {"tokens": tokens} if texts else {"images": _images(images, exact)}
+    facts = {
+        "titles": [f"example {i}" for i in range(count)] if titles is None else [str(name) for name in titles],
+        "predictions": _predictions(predictions, count),
+        "methods": _methods(maps, _scales(maps, scale, percentile), exact),
+        "palette": _palette(texts),
+        "note": "" if exact else _ROUNDED,
+    }
+    made = Page(_filled(title, {**shown, **facts}, alpha, smooth))
     if out is not None:
         made.save(out)
     return made
@@ -143,20 +169,39 @@ def _is_text(inputs: Any) -> bool:
     return any(isinstance(row, str) or any(isinstance(token, str) for token in row) for row in rows)
 
 
-def _texts(inputs: Any, attributions: Any) -> tuple[dict[str, Any], list[_Maps]]:
+def _texts(inputs: Any, attributions: Any) -> tuple[list[list[str]], list[_Maps]]:
     sentences, lone = sentences_of(inputs, "inputs")
     maps = [_Maps(*tab, token_values(value, name, sentences, lone)) for tab, name, value in _each(attributions)]
-    return {"tokens": [[printable(token) for token in sentence] for sentence in sentences]}, maps
+    return [[printable(token) for token in sentence] for sentence in sentences], maps
 
 
-def _heats(inputs: Any, attributions: Any, channel_dim: int) -> tuple[dict[str, Any], list[_Maps]]:
-    images, maps = pictures(inputs, "inputs", channel_dim, "grid"), []
+def _heats(images: Array, attributions: Any, channel_dim: int, special: int | str | None) -> list[_Maps]:
+    maps = []
     for tab, name, value in _each(attributions):
-        maps.append(_Maps(*tab, list(heat_maps(value, name, channel_dim))))
+        laid = with_tokens(value, special, images.shape[1:3], False)
+        maps.append(_Maps(*tab, list(heat_maps(laid, name, channel_dim))))
         check_count(len(maps[-1].values), name, len(images), "inputs")
+    return maps
+
+
+def _images(images: Array, exact: bool) -> dict[str, Any]:
     height, width, channels = images.shape[1:]
-    pixels = [_base64(np.rint(255 * image).astype(np.uint8)) for image in images]
-    return {"images": {"height": height, "width": width, "channels": channels, "values": pixels}}, maps
+    values = [packed_image(image, exact) for image in images]
+    return {"height": height, "width": width, "channels": channels, "values": values}
+
+
+def _predictions(given: Any, count: int) -> list[dict[str, Any]] | None:
+    if given is None:
+        return None
+    if isinstance(given, str) or len(given) != count:
+        raise ValueError(f"predictions must be one per example, {count}: a class each, or (class, probability).")
+    found = []
+    for each in given:
+        name, probability = each if isinstance(each, (tuple, list)) and len(each) == 2 else (each, None)
+        if probability is not None and not 0 <= float(probability) <= 1:
+            raise ValueError(f"predictions has ({name!r}, {float(probability):g}): a probability is from 0 to 1.")
+        found.append({"name": str(name), "probability": None if probability is None else float(probability)})
+    return found
 
 
 def _each(attributions: Any) -> Iterator[tuple[tuple[str, str], str, Any]]:
@@ -186,38 +231,22 @@ def _scales(maps: Sequence[_Maps], scale: str, percentile: float) -> list[list[S
     return [[shared[found.method]] * len(found.values) for found in maps]
 
 
-def _methods(maps: Sequence[_Maps], scales: Sequence[Sequence[Scale]]) -> dict[str, Any]:
-    kind = "<f4" if all(_fits_float32(values) for found in maps for values in found.values) else "<f8"
+def _methods(maps: Sequence[_Maps], scales: Sequence[Sequence[Scale]], exact: bool) -> list[dict[str, Any]]:
     methods: dict[str, list[Any]] = {}
     for found, of_maps in zip(maps, scales):
-        entries = [
-            {"shape": values.shape, "values": _base64(values.astype(kind)), "scale": scale._asdict()}
-            for values, scale in zip(found.values, of_maps)
-        ]
+        entries = [packed_map(values, scale, exact) for values, scale in zip(found.values, of_maps)]
         methods.setdefault(found.method, []).append({"name": found.target, "maps": entries})
-    return {"bytes": int(kind[-1]), "methods": [{"name": name, "targets": targets} for name, targets in methods.items()]}
+    return [{"name": name, "targets": targets} for name, targets in methods.items()]
 
 
-def _fits_float32(values: Array) -> bool:
-    peak = float(np.abs(values).max())
-    return peak == 0 or 1e-30 < peak < 1e38
+def _palette(texts: bool) -> str:
+    levels = np.rint(255 * (on_paper() if texts else over_pictures())).astype(np.uint8)
+    return base64.b64encode(levels.tobytes()).decode("ascii")
 
 
-def _base64(values: npt.NDArray[Any]) -> str:
-    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")
-
-
-def _palette() -> npt.NDArray[np.uint8]:
-    """``[256, 3]``: the colour map of the figures."""
-    anchors = np.array([list(bytes.fromhex(color)) for color in _COLORS.split()])
-    at = np.linspace(0, len(anchors) - 1, 256)
-    parts = [np.interp(at, range(len(anchors)), part) for part in anchors.T]
-    palette: npt.NDArray[np.uint8] = np.rint(np.stack(parts, 1)).astype(np.uint8)
-    return palette
-
-
-def _filled(title: str, data: dict[str, Any], alpha: float) -> str:
-    css, script = [(_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")]
+def _filled(title: str, data: dict[str, Any], alpha: float, smooth: bool) -> str:
+    css, *scripts = [(_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page_data.js", "page.js")]
+    script = "".join(scripts)
     # In JSON, <, > and & are only within strings: escaped, no string can end the script element.
     escaped = json.dumps(data).replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -228,4 +257,5 @@ def _filled(title: str, data: dict[str, Any], alpha: float) -> str:
         hash=f"sha256-{digest}",  # no other script runs, whatever is in the page
         data=escaped,
         opacity=round(100 * alpha),
+        smooth="checked" if smooth else "",
     )

@@ -1,138 +1,178 @@
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const $ = id => document.getElementById(id);
-const state = { example: 0, method: 0, target: 0, row: null, column: null };
-
-// Bytes as they were written, little-endian, and numbers made of them.
-function bytes(text) {
-  return Uint8Array.from(atob(text), c => c.charCodeAt(0));
-}
-function numbers(text) {
-  const raw = new DataView(bytes(text).buffer);
-  const size = data.bytes;
-  return Array.from({ length: raw.byteLength / size }, (_, i) =>
-    size === 4 ? raw.getFloat32(4 * i, true) : raw.getFloat64(8 * i, true));
-}
-// As many digits as the numbers have: what is shown is the attribution itself.
+// As many digits as the numbers have: what is shown is the attribution itself, or it rounded as the page says.
 function format(value, digits) {
   const size = Math.abs(value), short = size === 0 || (size >= 1e-3 && size < 1e6);
   return short ? String(Number(value.toPrecision(digits))) : value.toExponential(digits - 1).replace(/\.?0*e/, "e");
 }
-const exact = value => format(value, data.bytes === 4 ? 7 : 12);
-
-const decoded = new Map();
-function map() {
-  const entry = data.methods[state.method].targets[state.target].maps[state.example];
-  if (!decoded.has(entry)) decoded.set(entry, { ...entry, values: numbers(entry.values) });
-  return decoded.get(entry);
-}
+const exact = (value, entry) => format(value, entry.unit !== null || entry.bytes === 8 ? 12 : 7);
 
 const palette = bytes(data.palette);
-function shade(value, scale) { // where in the palette
-  const t = Math.min(1, Math.max(-1, value / scale.limit));
-  return 3 * Math.min(255, Math.floor(128 * (1 + t)));
-}
-const css = at => `rgb(${palette[at]}, ${palette[at + 1]}, ${palette[at + 2]})`;
+const part = (value, scale) => Math.min(1, Math.max(-1, value / scale.limit));
+const shade = t => 3 * Math.min(255, Math.floor(128 * (1 + t))); // where in the palette
+const css = (t, opacity = 1) => `rgb(${palette[shade(t)]} ${palette[shade(t) + 1]} ${palette[shade(t) + 2]} / ${opacity})`;
 
-function paint(canvas, height, width, pixel) {
-  canvas.height = height;
-  canvas.width = width;
+function paint(canvas, height, width, pixels) {
+  Object.assign(canvas, { height, width });
   canvas.style.imageRendering = width > 500 ? "auto" : "pixelated"; // drawn smaller, or larger
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(width, height);
-  for (let i = 0; i < height * width; i++) {
-    const [red, green, blue] = pixel(i);
-    image.data.set([red, green, blue, 255], 4 * i);
-  }
-  context.putImageData(image, 0, 0);
+  canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
 }
-
-function drawImages() {
-  const { height, width, channels } = data.images, shown = bytes(data.images.values[state.example]);
-  const at = (i, channel) => shown[channels * i + (channels === 1 ? 0 : channel)];
-  paint($("input"), height, width, i => [at(i, 0), at(i, 1), at(i, 2)]);
-  // From mid-grey to white, so that the colours above stay those of the colour bar.
-  paint($("faint"), height, width, i => {
-    const grey = 127.5 + 0.5 * (0.299 * at(i, 0) + 0.587 * at(i, 1) + 0.114 * at(i, 2));
-    return [grey, grey, grey];
+// Linear between the middles of pixels, as the figures are.
+function enlarged(values, [height, width], rows, columns) {
+  const found = new Float64Array(rows * columns);
+  const places = (size, of) => Array.from({ length: size }, (_, i) => {
+    const at = Math.min(of - 1, Math.max(0, (i + 0.5) * of / size - 0.5)), low = Math.floor(at);
+    return [low, Math.min(of - 1, low + 1), at - low];
   });
-  $("map").style.aspectRatio = `${width} / ${height}`;
-  const { values, shape, scale } = map();
-  paint($("heat"), shape[0], shape[1], i => palette.subarray(shade(values[i], scale), shade(values[i], scale) + 3));
+  const across = places(columns, width);
+  places(rows, height).forEach(([top, bottom, down], row) => across.forEach(([left, right, along], column) => {
+    const mixed = line => values[line * width + left] * (1 - along) + values[line * width + right] * along;
+    found[row * columns + column] = mixed(top) * (1 - down) + mixed(bottom) * down;
+  }));
+  return found;
+}
+function paintHeat(canvas, { values, shape, scale }) {
+  let [height, width] = shape;
+  const { height: rows, width: columns } = data.images;
+  if ($("smooth").checked && height <= rows && width <= columns && (height < rows || width < columns)) {
+    values = enlarged(values, shape, rows, columns);
+    [height, width] = [rows, columns];
+  }
+  const pixels = new Uint8ClampedArray(4 * height * width);
+  values.forEach((value, i) => {
+    const t = part(value, scale), at = shade(t);
+    pixels.set([palette[at], palette[at + 1], palette[at + 2], 255 * Math.abs(t)], 4 * i);
+  });
+  paint(canvas, height, width, pixels);
 }
 
 function luminance(at) {
   const linear = [0, 1, 2].map(i => palette[at + i] / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
   return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
 }
-function drawTokens() {
-  const { values, scale } = map();
-  $("tokens").replaceChildren(...data.tokens[state.example].map((token, i) => {
-    const span = document.createElement("span"), number = document.createElement("small"), at = shade(values[i], scale);
-    span.className = "token";
+function paintTokens(card) {
+  const { values, scale } = card.map;
+  card.tokens.replaceChildren(...data.tokens[state.example].map((token, i) => {
+    const span = make("span", "token"), number = make("small", "", format(values[i], 3)), at = part(values[i], scale);
     span.append(token, number);
-    number.textContent = format(values[i], 3);
-    span.title = exact(values[i]);
+    span.title = exact(values[i], card.map);
     span.style.background = css(at);
-    span.style.color = luminance(at) > 0.179 ? "#000" : "#fff";
-    span.onpointerenter = () => read(`token ${i} “${token}”:`, values[i]);
+    span.style.color = luminance(shade(at)) > 0.179 ? "#000" : "#fff";
+    span.onpointerenter = () => read(card, `token ${i} “${token}”`, exact(values[i], card.map));
     return span;
   }));
 }
 
-function read(where, value) {
-  $("where").textContent = where;
-  $("value").textContent = exact(value);
-}
-function point() { // what the cursor is on
-  const { values, shape: [height, width] } = map();
-  state.row = Math.min(height - 1, Math.max(0, state.row));
-  state.column = Math.min(width - 1, Math.max(0, state.column));
-  const { row, column } = state, cursor = $("cursor");
-  cursor.hidden = false;
-  cursor.style.left = `${100 * column / width}%`;
-  cursor.style.top = `${100 * row / height}%`;
-  cursor.style.width = `${100 / width}%`;
-  cursor.style.height = `${100 / height}%`;
-  read(`row ${row}, column ${column}:`, values[row * width + column]);
-}
-function forget() {
-  state.row = state.column = null;
-  $("cursor").hidden = true;
-  $("where").textContent = "value";
-  $("value").textContent = "–";
+function make(tag, name, text = "") {
+  return Object.assign(document.createElement(tag), { className: name, textContent: text });
 }
 
-function drawScale() {
-  const { values, scale } = map();
-  const stops = Array.from({ length: 33 }, (_, i) => (scale.signed ? i / 16 - 1 : i / 32) * scale.limit);
-  $("bar").style.background = `linear-gradient(to right, ${stops.map(value => css(shade(value, scale))).join(", ")})`;
+// A card for the input, and one for each method.
+function card(name, method) {
+  const figure = make("figure", "card"), made = { name, method, figure, map: null };
+  figure.append(make("figcaption", "", name));
+  if (pictures) {
+    const map = made.stack = make("div", "map");
+    made.cursor = make("div", "cursor");
+    made.cursor.hidden = true;
+    map.append(made.under = make("canvas", "under"), made.heat = make("canvas", "heat"), made.cursor);
+    map.style.aspectRatio = `${data.images.width} / ${data.images.height}`;
+    map.style.width = `min(100%, ${75 * data.images.width / data.images.height}vh)`; // as high as the window, at most
+    if (method) listen(made, map);
+    else map.setAttribute("role", "img");
+    figure.append(map);
+  } else {
+    figure.append(made.tokens = make("p", "tokens"));
+  }
+  if (!method) return made;
+  const below = make("div", "below"), reading = make("div", "reading"), paper = make("div", "paper");
+  reading.append(made.value = make("output", "value"), made.where = make("span", "where"));
+  paper.append(made.bar = make("div", "bar"));
+  made.missing = make("p", "missing");
+  below.append(made.missing, reading, paper, made.ticks = make("div", "ticks"), made.caption = make("div", "caption"));
+  below.append(made.sums = make("div", "sums"));
+  figure.append(below);
+  return made;
+}
+function listen(made, map) {
+  Object.assign(map, { tabIndex: 0 });
+  map.setAttribute("role", "application");
+  map.setAttribute("aria-describedby", "keys");
+  map.onpointermove = map.onpointerdown = event => {
+    const box = map.getBoundingClientRect();
+    point([(event.clientY - box.top) / box.height, (event.clientX - box.left) / box.width]);
+  };
+  map.onpointerleave = () => point(null);
+  map.onfocus = () => { made.value.setAttribute("aria-live", "polite"); if (!state.at) point([0, 0]); };
+  map.onblur = () => { made.value.removeAttribute("aria-live"); point(null); };
+  map.onkeydown = event => {
+    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (!step || !made.map) return;
+    event.preventDefault();
+    const times = event.shiftKey ? 10 : 1;
+    point(pixelOf(made.map).map((i, side) => (i + times * step[side] + 0.5) / made.map.shape[side]));
+  };
+}
+// The pixel of a map that lies at the place that is pointed at.
+function pixelOf({ shape }) {
+  return state.at.map((part, side) => Math.min(shape[side] - 1, Math.max(0, Math.floor(part * shape[side]))));
+}
+function read(made, where, value) {
+  made.where.textContent = where;
+  made.value.textContent = value;
+}
+function point(at) {
+  state.at = at && at.map(part => Math.min(1, Math.max(0, part)));
+  for (const made of cards) {
+    if (!made.map) continue;
+    made.cursor.hidden = !at;
+    if (!at) {
+      read(made, "point at it for values", "");
+      continue;
+    }
+    const [row, column] = pixelOf(made.map), [height, width] = made.map.shape;
+    const sides = { left: column / width, top: row / height, width: 1 / width, height: 1 / height };
+    for (const [side, size] of Object.entries(sides)) made.cursor.style[side] = `${100 * size}%`;
+    read(made, `row ${row}, column ${column}`, exact(made.map.values[row * width + column], made.map));
+  }
+}
+
+function drawScale(made) {
+  const { scale, sum, least, most } = made.map, opacity = strength();
+  const stops = Array.from({ length: 33 }, (_, i) => scale.signed ? i / 16 - 1 : i / 32);
+  const seen = t => pictures ? css(t, opacity * Math.abs(t)) : css(t);
+  made.bar.style.background = `linear-gradient(to right, ${stops.map(seen).join(", ")})`;
   const low = [(scale.below ? "≤ " : "") + format(-scale.limit, 3), "0"];
   const ticks = [...(scale.signed ? low : ["0"]), (scale.above ? "≥ " : "") + format(scale.limit, 3)];
-  $("ticks").replaceChildren(...ticks.map(text => Object.assign(document.createElement("span"), { textContent: text })));
-  $("caption").textContent = scale.caption;
-  const [sum, least, most] = [values.reduce((a, b) => a + b, 0), Math.min, Math.max].map((f, i) =>
-    i ? values.reduce((a, b) => f(a, b)) : f);
-  $("sums").textContent = `sum ${format(sum, 6)}, smallest ${exact(least)}, largest ${exact(most)}`;
+  made.ticks.replaceChildren(...ticks.map(text => make("span", "", text)));
+  made.caption.textContent = scale.caption;
+  made.sums.textContent = `sum ${format(sum, 6)}, smallest ${format(least, 6)}, largest ${format(most, 6)}`;
 }
-
+const strength = () => pictures ? $("opacity").value / 100 : 1;
 function fade() {
-  const opacity = data.images ? $("opacity").value / 100 : 1;
   $("percent").textContent = `${$("opacity").value} %`;
-  $("heat").style.opacity = $("bar").style.opacity = opacity;
+  for (const made of cards) {
+    if (!made.map) continue;
+    if (pictures) made.heat.style.opacity = strength();
+    drawScale(made);
+  }
 }
 
-function tabs(list, names, chosen, choose) {
-  list.hidden = names.length < 2 && !names[0];
-  const select = i => { choose(i); list.children[i].focus(); };
-  list.replaceChildren(...names.map((name, i) => {
-    const tab = document.createElement("button");
-    Object.assign(tab, { type: "button", textContent: name, tabIndex: i === chosen ? 0 : -1, onclick: () => select(i) });
+// The targets of all methods; a method without targets has its one map for each.
+const targets = [...new Set(data.methods.flatMap(method => method.targets.map(target => target.name)))].filter(Boolean);
+function entryOf(method) {
+  const found = method.targets.find(target => target.name === "" || target.name === targets[state.target]);
+  return found && found.maps[state.example];
+}
+function tabs() {
+  const list = $("targets"), last = targets.length - 1;
+  const select = i => { state.target = i; draw(); list.children[i].focus(); };
+  list.hidden = !targets.length;
+  list.replaceChildren(...targets.map((name, i) => {
+    const tab = Object.assign(make("button", "", name), { type: "button", tabIndex: i === state.target ? 0 : -1 });
+    tab.onclick = () => select(i);
     tab.setAttribute("role", "tab");
-    tab.setAttribute("aria-selected", String(i === chosen));
+    tab.setAttribute("aria-selected", String(i === state.target));
     tab.setAttribute("aria-controls", "view");
     tab.onkeydown = event => {
-      const last = names.length - 1;
       const to = { ArrowRight: i < last ? i + 1 : 0, ArrowLeft: i ? i - 1 : last, Home: 0, End: last }[event.key];
       if (to === undefined) return;
       event.preventDefault();
@@ -142,52 +182,78 @@ function tabs(list, names, chosen, choose) {
   }));
 }
 
-function draw() {
-  const targets = data.methods[state.method].targets;
-  tabs($("methods"), data.methods.map(method => method.name), state.method, i => {
-    const name = data.methods[state.method].targets[state.target].name; // the same target, where the method has it
-    state.method = i;
-    state.target = Math.max(0, data.methods[i].targets.findIndex(target => target.name === name));
-    draw();
+const cards = [...(pictures ? [card("input", null)] : []), ...data.methods.map(method => card(method.name, method))];
+let turn = 0; // what was asked for last is drawn, whatever was decoded first
+async function draw() {
+  const mine = ++turn;
+  document.body.dataset.ready = "false";
+  tabs();
+  const image = pictures ? await imageOf(state.example) : null;
+  const maps = await Promise.all(cards.map(made => made.method && entryOf(made.method) && mapOf(entryOf(made.method))));
+  if (mine !== turn) return;
+  const title = data.titles[state.example];
+  cards.forEach((made, i) => {
+    made.map = maps[i] || null;
+    const what = [made.name, made.method && targets[state.target], title].filter(Boolean).join(", ");
+    if (pictures) {
+      paint(made.under, data.images.height, data.images.width, image);
+      made.stack.setAttribute("aria-label", what);
+      made.heat.hidden = !made.map;
+      if (made.map) paintHeat(made.heat, made.map);
+    } else if (made.map) {
+      made.figure.setAttribute("aria-label", what);
+      paintTokens(made);
+      read(made, "point at a token for its value", "");
+    }
+    if (!made.method) return;
+    made.missing.hidden = Boolean(made.map);
+    made.missing.textContent = `no map for ${targets[state.target]}`;
+    for (const part of [made.bar.parentElement, made.ticks, made.caption, made.sums]) part.hidden = !made.map;
+    if (!made.map) read(made, "", "");
+    if (made.tokens) made.tokens.hidden = !made.map;
   });
-  tabs($("targets"), targets.map(target => target.name), state.target, i => { state.target = i; draw(); });
-  const what = [data.methods[state.method].name, targets[state.target].name, data.titles[state.example]].filter(Boolean).join(", ");
-  $("view").setAttribute("aria-label", what);
-  if (data.images) {
-    drawImages();
-    $("map").setAttribute("aria-label", `attribution: ${what}`);
-    $("input").setAttribute("aria-label", `input: ${data.titles[state.example]}`);
-    if (state.row !== null) point();
-  } else {
-    drawTokens();
-    forget();
-  }
-  drawScale();
+  if (pictures) point(state.at);
   fade();
+  named(title);
+  document.body.dataset.ready = "true";
+}
+function named(title) {
+  const found = data.predictions && data.predictions[state.example];
+  $("name").textContent = title;
+  $("prediction").hidden = !found;
+  $("previous").disabled = state.example === 0;
+  $("next").disabled = state.example === data.titles.length - 1;
+  if (!found) return;
+  $("class").textContent = found.name;
+  $("meter").hidden = $("probability").hidden = found.probability === null;
+  if (found.probability === null) return;
+  $("meter").value = found.probability;
+  $("probability").textContent = `${(100 * found.probability).toFixed(1)} %`;
+}
+function go(i) {
+  if (i < 0 || i >= data.titles.length) return;
+  state.example = i;
+  $("example").value = i;
+  draw();
 }
 
-$("example").replaceChildren(...data.titles.map((title, i) => new Option(title, i)));
+$("view").append(...cards.map(made => made.figure));
+$("view").classList.toggle("text", !pictures);
+$("example").replaceChildren(...data.titles.map((title, i) => new Option(`${i + 1} of ${data.titles.length}: ${title}`, i)));
 $("examples").hidden = data.titles.length < 2;
-$("example").onchange = () => { state.example = Number($("example").value); draw(); };
+$("example").onchange = () => go(Number($("example").value));
+$("previous").onclick = () => go(state.example - 1);
+$("next").onclick = () => go(state.example + 1);
 $("opacity").oninput = fade;
+$("smooth").onchange = draw;
 $("controls").onsubmit = event => event.preventDefault();
-$("images").hidden = $("slider").hidden = !data.images;
-$("tokens").hidden = Boolean(data.images);
-$("map").onpointermove = $("map").onpointerdown = event => {
-  const box = $("map").getBoundingClientRect(), [height, width] = map().shape;
-  state.row = Math.floor((event.clientY - box.top) / box.height * height);
-  state.column = Math.floor((event.clientX - box.left) / box.width * width);
-  point();
-};
-$("map").onpointerleave = forget;
-$("map").onfocus = () => { if (state.row === null) { state.row = state.column = 0; point(); } };
-$("map").onblur = forget;
-$("map").onkeydown = event => {
-  const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-  if (!step) return;
-  event.preventDefault();
-  state.row = (state.row ?? 0) + step[0];
-  state.column = (state.column ?? 0) + step[1];
-  point();
+$("slider").hidden = $("smoothing").hidden = !pictures;
+$("note").textContent = data.note;
+$("keys").textContent = (data.titles.length > 1 ? "N and P: the next and the previous example. " : "")
+  + (pictures ? "On a map, the arrow keys move to a pixel, with Shift by ten; all maps show their value there." : "");
+document.onkeydown = event => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input[type=text]")) return;
+  if (event.key === "n" || event.key === "N") go(state.example + 1);
+  if (event.key === "p" || event.key === "P") go(state.example - 1);
 };
 draw();

@@ -90,6 +90,17 @@ def _group_norm(
     return (y if weight is None else y * weight.reshape(shape)) + (0 if bias is None else bias.reshape(shape)), *_nothing(x)
 
 
+def _batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Any, var: Any, own: bool, momentum: float, eps: float
+) -> Any:
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    if own:
+        y = _normal(x, [0, *range(2, x.dim())], eps)
+    else:
+        y = (x - mean.reshape(shape)) * (var.reshape(shape) + eps).rsqrt()
+    return (y if weight is None else y * weight.reshape(shape)) + (0 if bias is None else bias.reshape(shape)), *_nothing(x)
+
+
 def _norm(x: Tensor, order: float = 2, dims: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
     assert order == 2
     return x.square().sum(dims, keepdim=keepdim).sqrt()
@@ -100,7 +111,8 @@ TAKEN_APART: dict[Any, Callable[..., Any]] = {
     aten.native_layer_norm.default: _layer_norm,
     aten.native_group_norm.default: _group_norm,
     aten.linalg_vector_norm.default: _norm,
-    aten.div.Tensor: lambda x, y: x * y.to(x.dtype).reciprocal(),
+    aten.native_batch_norm.default: _batch_norm,
+    aten.div.Tensor: lambda x, y: x * (y.to(x.dtype).reciprocal() if isinstance(y, Tensor) else 1 / y),
 }
 
 

@@ -105,7 +105,7 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
         return [t for t in tree_flatten(func(*again, **named))[0] if _varies(t)]
 
     with torch.no_grad():
-        ends = at([own for own, _ in met.values()]), at([base for _, base in met.values()])
+        ends = at([own for own, _ in met.values()]), at([base.expand_as(own) for own, base in met.values()])
         middle = at([(own + base) / 2 for own, base in met.values()])
 
     def bent(y: Tensor, y0: Tensor, half: Tensor) -> bool:

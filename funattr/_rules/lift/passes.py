@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -16,9 +15,10 @@ from ..._core.score import neuron_score, the_tensor
 from ..._core.tap import Run, Stop, call_tapped
 from ..._core.where import Bound, refuse_opaque
 from ..._steps.baselines import full_batch
+from ..._steps.twins import OneRow, same_rows
 from ..._torch import tracing, transforms_active
-from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, copied, tensors
-from ..._words import complaint
+from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, map_tensors, tensors
+from ..._words import complaint, warn
 from .dispatch import apply
 from .hidden import hidden, only_torch
 from .tape import Lift, OutOfStep, Tape, fits
@@ -65,8 +65,8 @@ def prepare(model: Model, x: Tree, layer: Layer, target: Target, create_graph: b
 def lifted(task: Task, reference: Tree) -> tuple[list[Tree], list[Tree], list[Tree]]:
     """Values at the sites, values there at the baseline, and multipliers: ``(v, v0, m)`` with ``sum m (v - v0) = F - F0``."""
     try:
-        tape, base = recorded(task, full_batch(reference, task.q.x))
-        own = recorded(task, task.q.x) if task.q.create_graph else None
+        tape, base = recorded(task, full_batch(reference, task.q.x), task.q.size)
+        own = recorded(task, task.q.x, 1) if task.q.create_graph else None
         values, multipliers = replayed(task, tape, None if own is None else own[0])
         values = values if own is None else own[1]  # the first ones' graph has the rules in it
         for value, other in zip(values, base):
@@ -77,14 +77,22 @@ def lifted(task: Task, reference: Tree) -> tuple[list[Tree], list[Tree], list[Tr
     return values, base, multipliers
 
 
-def recorded(task: Task, x: Tree) -> tuple[Tape, list[Tree]]:
-    """A plain pass: its tape from the sites on, and the values at the sites."""
-    q, tape, pick = task.q, Tape(), task.pick
+def recorded(task: Task, x: Tree, alike: int) -> tuple[Tape, list[Tree]]:
+    """A plain pass: its tape from the sites on, and the values at the sites; of one row where all `alike` rows are the same."""
+    return same_rows(alike, lambda one_row: _recorded(task, x, one_row))
+
+
+def _recorded(task: Task, x: Tree, one_row: OneRow) -> tuple[Tape, list[Tree]]:
+    def keep(t: Tensor) -> Tensor:
+        row = one_row(t)
+        return (t if row is None else row).clone()
+
+    q, tape, pick = task.q, Tape(keep=keep), task.pick
     active: list[bool] = []
     found: list[Tree] = [None] * len(q.sites.sites)
 
     def put(i: int, value: Tree, shared: bool) -> Tree:
-        found[i] = copied(value)
+        found[i] = map_tensors(keep, value)
         active.append(True)
         return value
 
@@ -186,14 +194,12 @@ class _NothingRunsAgain:
 
 def tell(task: Task) -> None:
     if task.hidden:
-        warnings.warn(
+        warn(
             f"DeepLIFT's rules do not reach into {', '.join(task.hidden)}, with a backward pass of its own: that is used, and "
-            f"attributions need not sum to the difference of the scores.",
-            stacklevel=4,
+            f"attributions need not sum to the difference of the scores."
         )
     if task.notes:
-        warnings.warn(
+        warn(
             f"{', '.join(task.notes)} {'is' if len(task.notes) == 1 else 'are'} not linear and DeepLIFT has no rule for it: "
-            f"its gradient is used, and attributions do not sum to the difference of the scores.",
-            stacklevel=4,
+            f"its gradient is used, and attributions do not sum to the difference of the scores."
         )

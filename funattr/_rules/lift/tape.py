@@ -1,7 +1,7 @@
 """Recording a baseline pass, and replaying it against the pass at x with DeepLIFT's slopes.
 
 The operations of a model run in the same order at the baseline and at x, so the inputs of the nonlinear ones are kept in a
-list, a *tape*, by order of call. The two passes need not share a batch size: one reference for a whole batch costs one example.
+list, a *tape*, by order of call. Of a baseline whose rows are all the same, the tape holds one row for all.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Tape:
     """What one pass leaves for the next. Lists, so that a compiled function may read them after a mode exits."""
 
     entries: list[tuple[Tensor, ...]] = field(default_factory=list)
+    keep: Callable[[Tensor], Tensor] = torch.clone
     position: list[int] = field(default_factory=lambda: [0])
 
 
@@ -55,7 +56,7 @@ class Ledger:
     def meet(self, *inputs: Tensor) -> list[Met] | None:
         """The inputs of an operation that has a rule, at x and at the baseline; None while recording."""
         if self.baseline is None:
-            self.tape.entries.append(tuple(t if constant(t) else t.clone() for t in inputs))
+            self.tape.entries.append(tuple(t if constant(t) else self.tape.keep(t) for t in inputs))
             return None
         i = self.tape.position[0]
         self.tape.position[0] = i + 1

@@ -1,0 +1,182 @@
+"""Names that there are not: what was meant, and the line to write, also for people who come from elsewhere."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+#: Arguments that are called otherwise in Captum, pytorch-grad-cam, shap.
+RENAMED = {
+    "inputs": "x", "input_tensor": "x", "input": "x", "forward_func": "model", "internal_batch_size": "chunk_size",
+    "perturbations_per_eval": "chunk_size", "nt_samples_batch_size": "chunk_size", "nt_samples": "n_samples",
+    "steps": "n_steps", "method": "quadrature", "custom_attribution_func": "attribution_func", "interpolate_mode": "mode",
+    "target_layer": "layer", "target_layers": "layer", "class_idx": "target", "background": "baselines",
+    "reference": "baselines",
+}  # fmt: skip
+#: The arguments of Captum's NoiseTunnel.
+NOISE = {"nt_type", "nt_samples", "stdevs", "nt_samples_batch_size"}
+#: Names that are more than spelled otherwise; the first of a row that there is.
+CALLED = {
+    "gradientxactivation": ("input_x_gradient",), "deconvolution": ("deconvnet",), "smoothgrad": ("noise_tunnel",),
+    "vargrad": ("noise_tunnel",), "expectedgradients": ("gradient_shap",), "shapleyvalues": ("shapley",),
+    "shapleyvaluesampling": ("shapley",), "kernelshap": ("shapley",),
+}  # fmt: skip
+#: What there is not, and comes closest to feature_ablation.
+CLOSE = {"occlusion", "shapleyvalues", "shapleyvaluesampling", "kernelshap", "lime", "featurepermutation"}
+
+
+@dataclass
+class Line:
+    """The call that is meant, part by part as it is written."""
+
+    name: str
+    options: dict[str, str]
+    first: list[str] = field(default_factory=lambda: ["model", "x"])
+    noise: dict[str, str] = field(default_factory=dict)
+    around: str = "{}"
+
+    def __str__(self) -> str:
+        method = f"fa.{self.name}" if self.name.isidentifier() else "method"  # one that a combinator made is the caller's
+        made = f"fa.noise_tunnel({_listed(method, **self.noise)})" if self.noise else method
+        return self.around.format(f"{made}({_listed(*self.first, **self.options)})", model=self.first[0])
+
+
+def refusal(function: Callable[..., Any], known: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """What to say to a call of a method with arguments that it does not take, or without x."""
+    names = [name for name in known if name not in ("model", "x")]
+    line = Line(function.__name__, {key: written(value, key) for key, value in kwargs.items() if key in names})
+    said = ["what comes after x is given by name"] if len(args) > 2 else []
+    for value in args[2:]:
+        key = _meant(value, [name for name in names if name not in line.options])
+        line.options[key] = written(value, key)
+    if len(args) < 2 and not any(RENAMED.get(key, key) == "x" for key in kwargs):
+        said.append("x is missing, the input, batch first")
+    for key, value in kwargs.items():
+        if key not in known:
+            if key == "additional_forward_args":
+                line.first[0] = _bound(args, value)
+            said.append(_put_right(line, key, value, names))
+    return _sentence(said, line)
+
+
+def misnamed(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    """What to say to a call of a function that is no method, where it has an argument that there is not."""
+    names = list(inspect.signature(function).parameters)
+    first = [written(value, name) for value, name in zip(args, names)]
+    line = Line(function.__name__, {key: written(value, key) for key, value in kwargs.items() if key in names}, first)
+    said = [_put_right(line, key, value, names[len(first) :]) for key, value in kwargs.items() if key not in names]
+    return _sentence(said, line) if said else None
+
+
+def _sentence(said: Sequence[str], line: Line) -> str:
+    text = "; ".join(dict.fromkeys(said))
+    return f"{text}{'' if text.endswith('?') else '.'} Write {line}"
+
+
+def _meant(value: Any, names: Sequence[str]) -> str:
+    """Which argument a value without a name is, in Captum's order."""
+    asked = ["layer"] if isinstance(value, (str, nn.Module)) or repr(value).startswith(("input_of(", "output_of(")) else []
+    asked += ["target", "baselines"] if isinstance(value, (int, list)) else ["baselines", "target"]
+    return next((name for name in asked if name in names), names[0] if names else "target")
+
+
+def _put_right(line: Line, key: str, value: Any, names: Sequence[str]) -> str:
+    """Put the line right where it has an argument that there is not, and say what is meant."""
+    new, options = RENAMED.get(key, key), line.options
+    if new in ("x", "model"):
+        return f"there is no argument {key!r}: it is {new}, which comes {'first' if new == 'model' else 'second'}"
+    if key in NOISE and new not in names:
+        line.noise[new] = written(value, new)
+        return "noise is for noise_tunnel, which takes a method and returns one"
+    if key == "target":
+        return "it takes no target, for they are given already, or there is none to choose: leave target out"
+    if key == "additional_forward_args":
+        return "further arguments are bound to the model"
+    if key == "abs" and line.name == "saliency":
+        line.name = "saliency" if value else "gradient"
+        return "there is no argument 'abs': saliency is absolute(gradient)"
+    if key in ("neuron_selector", "neuron_index"):
+        options["target"] = f"fa.neuron({options.pop('layer', 'layer')}, {written(value, 'index')})"
+        return f"there is no argument {key!r}: a neuron is a target"
+    if key == "attribute_to_layer_input":
+        options["layer"] = f"fa.input_of({options.get('layer', 'layer')})" if value else options.get("layer", "layer")
+        return f"there is no argument {key!r}: what goes into a layer is a place of its own"
+    if key == "relu_attributions":
+        line.around = "fa.relu({})" if value else "{}"
+        return f"there is no argument {key!r}: relu takes attributions"
+    if key == "return_convergence_delta":
+        shared = {name: options[name] for name in ("baselines", "target") if name in options}
+        delta = f"fa.convergence_delta({_listed('attributions', '{model}', 'x', **shared)})"
+        line.around = f"attributions = {{}}; delta = {delta}" if value else "{}"
+        return f"there is no argument {key!r}: the gap is a function of its own"
+    hint = "" if new in names else did_you_mean(key, names, f"It takes {', '.join(names)}")
+    if hint.startswith("Did"):
+        new = hint.split("'")[1]
+    if new in names:
+        options[new] = written(value, new)
+    return f"there is no argument {key!r}" + (f". {hint}" if hint else f": it is {new} here")
+
+
+def _bound(args: Sequence[Any], value: Any) -> str:
+    """The model with further arguments bound by the names that it has for them: layers keep their own."""
+    extra = (
+        [f"additional_forward_args[{i}]" for i in range(len(value))]
+        if isinstance(value, tuple)
+        else ["additional_forward_args"]
+    )
+    inputs = len(args[1]) if len(args) > 1 and isinstance(args[1], tuple) else 1
+    model = args[0] if args else None
+    names = list(inspect.signature(getattr(model, "forward", model)).parameters)[inputs:] if callable(model) else []
+    if len(names) < len(extra) or any(name.startswith(("args", "inputs")) for name in names):
+        return f"lambda *inputs: model({_listed('*inputs', *extra)})"
+    return f"functools.partial({_listed('model', **dict(zip(names, extra)))})"
+
+
+def did_you_mean(name: object, known: Iterable[str], otherwise: str | None = None) -> str:
+    """The cure for a wrong name: the one that was meant; else, where nothing is said `otherwise`, those that there are."""
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Use one of {', '.join(map(repr, known))}." if otherwise is None else otherwise
+
+
+def written(value: Any, name: str) -> str:
+    """A value as it is written in a call; by the argument's name, where that would say nothing."""
+    if hasattr(value, "about") and value.__name__.isidentifier():
+        return f"fa.{value.__name__}"
+    parts = value if isinstance(value, (tuple, list)) else (value,)
+    plain = all(part is None or isinstance(part, (bool, int, float, str)) for part in parts) and len(parts) < 8
+    return repr(value) if plain else name
+
+
+def _listed(*first: str, **options: str) -> str:
+    return ", ".join([*first, *(f"{key}={value}" for key, value in options.items())])
+
+
+def no_such_name(name: str, public: Mapping[str, Any]) -> str:
+    """What to say of ``fa.name``, which there is not, with the line to write."""
+    spelled = {known.replace("_", ""): known for known in public}
+    key = name.lower().replace("_", "")
+    bare = re.sub("^(layer|neuron)", "", key)
+    found = spelled.get(key) or spelled.get(bare) or next((known for known in CALLED.get(bare, ()) if known in public), None)
+    text, verb = f"module 'funattr' has no attribute {name!r}", "Write"
+    if found is None and bare in CLOSE:
+        found, verb = "feature_ablation", "There is nothing of that kind yet; the closest is"
+    if found is None or not callable(public[found]):
+        return f"{text}. {did_you_mean(name, public, 'dir(funattr) names all that there is.')}"
+    parameters = inspect.signature(public[found]).parameters.values()
+    needed = (
+        {p.name for p in parameters if p.default is p.empty} | {"target"} | ({"layer"} if key.startswith("layer") else set())
+    )
+    asked = {p.name: p.name for p in parameters if p.name in needed}
+    if key.startswith("neuron"):
+        asked["target"] = "fa.neuron(layer, index)"
+    by_name = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    first = [value for name, value in asked.items() if name not in by_name]
+    return f"{text}. {verb} fa.{found}({_listed(*first, **{n: v for n, v in asked.items() if n in by_name})})"

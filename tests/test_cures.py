@@ -1,0 +1,423 @@
+"""Every cure that a message gives is run here: the line after "Write", or what else the message says to pass."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funattr as fa
+
+torch.manual_seed(0)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.fc = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor, scale: Any = 1.0, shift: Any = 0.0) -> Tensor:
+        out: Tensor = self.fc(self.relu(self.conv(x)).mean((2, 3))) * scale + shift
+        return out
+
+
+model = Net().double().eval()
+x = torch.randn(3, 3, 6, 6, dtype=torch.float64)
+x0, references, scale = torch.zeros_like(x), torch.randn(4, 3, 6, 6, dtype=torch.float64), torch.rand(3, 1).double()
+mask = torch.arange(6) // 3
+#: What the lines may name: an argument whose value says nothing as text stands for itself.
+NAMES: dict[str, Any] = {
+    "fa": fa, "functools": functools, "torch": torch, "model": model, "x": x, "layer": "conv", "target": 1, "baselines": x0,
+    "index": (1, slice(None), slice(None)), "feature_mask": mask, "stdevs": torch.ones(3),
+}  # fmt: skip
+
+
+def told(call: Callable[[], Any]) -> str:
+    with pytest.raises((TypeError, ValueError, AttributeError)) as caught:
+        call()
+    return str(caught.value)
+
+
+def line_of(message: str) -> str:
+    (line,) = re.findall(r"(?:Write|the closest is) (.*)$", message)
+    return str(line)
+
+
+def run(line: str, **more: Any) -> Any:
+    """What a line of Python gives; of several, the last."""
+    *before, last = line.split("; ")
+    names = NAMES | more
+    for statement in before:
+        exec(statement, names)
+    return eval(last.split(" = ")[-1] if re.match(r"\w+ = ", last) else last, names)
+
+
+any_method: Any = fa
+ig, conv = fa.integrated_gradients, {"layer": "conv"}
+
+#: A wrong call, what its line must give, and what else the line names.
+CALLS: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any]]] = {
+    "baselines and target by position": (
+        lambda: any_method.integrated_gradients(model, x, x0, 1),
+        lambda: ig(model, x, baselines=x0, target=1),
+        {},
+    ),
+    "a target by position": (lambda: any_method.saliency(model, x, 1), lambda: fa.saliency(model, x, target=1), {}),
+    "a target and a layer": (
+        lambda: any_method.grad_cam(model, x, 1, "conv"),
+        lambda: fa.grad_cam(model, x, layer="conv", target=1),
+        {},
+    ),
+    "a place by position": (
+        lambda: any_method.activation(model, x, fa.input_of("fc")),
+        lambda: fa.activation(model, x, layer=fa.input_of("fc")),
+        {"layer": fa.input_of("fc")},
+    ),
+    "a module by position": (
+        lambda: any_method.grad_cam(model, x, model.conv, target=2),
+        lambda: fa.grad_cam(model, x, layer=model.conv, target=2),
+        {"layer": model.conv},
+    ),
+    "internal_batch_size": (
+        lambda: ig(model, x, target=1, internal_batch_size=16),  # type: ignore[call-arg]
+        lambda: ig(model, x, target=1, chunk_size=16),
+        {},
+    ),
+    "perturbations_per_eval": (
+        lambda: any_method.feature_ablation(model, x, target=1, feature_mask=mask, perturbations_per_eval=2),
+        lambda: fa.feature_ablation(model, x, target=1, feature_mask=mask, chunk_size=2),
+        {},
+    ),
+    "method": (
+        lambda: any_method.integrated_gradients(model, x, target=1, n_steps=8, method="riemann_left"),
+        lambda: ig(model, x, target=1, n_steps=8, quadrature="riemann_left"),
+        {},
+    ),
+    "abs=False": (
+        lambda: any_method.saliency(model, x, target=1, abs=False),
+        lambda: fa.gradient(model, x, target=1),
+        {},
+    ),
+    "abs=True": (lambda: any_method.saliency(model, x, target=1, abs=True), lambda: fa.saliency(model, x, target=1), {}),
+    "return_convergence_delta": (
+        lambda: any_method.integrated_gradients(model, x, target=1, return_convergence_delta=True),
+        lambda: fa.convergence_delta(ig(model, x, target=1), model, x, target=1),
+        {},
+    ),
+    "return_convergence_delta=False": (
+        lambda: any_method.deep_lift(model, x, target=1, return_convergence_delta=False),
+        lambda: fa.deep_lift(model, x, target=1),
+        {},
+    ),
+    "attribute_to_layer_input": (
+        lambda: any_method.activation(model, x, layer="fc", attribute_to_layer_input=True),
+        lambda: fa.activation(model, x, layer=fa.input_of("fc")),
+        {},
+    ),
+    "attribute_to_layer_input of a module": (
+        lambda: any_method.activation(model, x, layer=model.fc, attribute_to_layer_input=True),
+        lambda: fa.activation(model, x, layer=fa.input_of("fc")),
+        {"layer": model.fc},
+    ),
+    "attribute_to_layer_input=False": (
+        lambda: any_method.grad_cam(model, x, target=1, attribute_to_layer_input=False, **conv),
+        lambda: fa.grad_cam(model, x, target=1, layer="conv"),
+        {},
+    ),
+    "relu_attributions": (
+        lambda: any_method.grad_cam(model, x, target=1, relu_attributions=True, **conv),
+        lambda: fa.relu(fa.grad_cam)(model, x, target=1, layer="conv"),
+        {},
+    ),
+    "relu_attributions=False": (
+        lambda: any_method.grad_cam(model, x, target=1, relu_attributions=False, **conv),
+        lambda: fa.grad_cam(model, x, target=1, layer="conv"),
+        {},
+    ),
+    "interpolate_mode": (
+        lambda: any_method.guided_grad_cam(model, x, target=1, interpolate_mode="bilinear", **conv),
+        lambda: fa.guided_grad_cam(model, x, target=1, layer="conv", mode="bilinear"),
+        {},
+    ),
+    "a further argument": (
+        lambda: any_method.gradient(model, x, target=1, layer="conv", additional_forward_args=scale),
+        lambda: fa.gradient(functools.partial(model, scale=scale), x, target=1, layer="conv"),
+        {"additional_forward_args": scale},
+    ),
+    "two further arguments, and the gap": (
+        lambda: any_method.deep_lift(
+            model, x, target=1, additional_forward_args=(scale, 2.0), return_convergence_delta=True, baselines=x0
+        ),
+        lambda: fa.convergence_delta(
+            fa.deep_lift(functools.partial(model, scale=scale, shift=2.0), x, target=1),
+            functools.partial(model, scale=scale, shift=2.0),
+            x,
+            target=1,
+        ),
+        {"additional_forward_args": (scale, 2.0)},
+    ),
+    "a further argument of a function": (
+        lambda: any_method.gradient(lambda *inputs: model(*inputs), x, target=1, additional_forward_args=scale),
+        lambda: fa.gradient(functools.partial(model, scale=scale), x, target=1),
+        {"additional_forward_args": scale},
+    ),
+    "a neuron": (
+        lambda: any_method.gradient(model, x, layer="fc", neuron_selector=2),
+        lambda: fa.gradient(model, x, target=fa.neuron("fc", 2)),
+        {},
+    ),
+    "noise": (
+        lambda: any_method.saliency(model, x, target=1, nt_samples=3, stdevs=0.0, nt_type="smoothgrad_sq"),
+        lambda: fa.saliency(model, x, target=1) ** 2,
+        {},
+    ),
+    "inputs": (lambda: any_method.saliency(model, inputs=x, target=1), lambda: fa.saliency(model, x, target=1), {}),
+    "forward_func": (
+        lambda: any_method.saliency(forward_func=model, inputs=x, target=1),
+        lambda: fa.saliency(model, x, target=1),
+        {},
+    ),
+    "no x": (lambda: any_method.saliency(model, target=1), lambda: fa.saliency(model, x, target=1), {}),
+    "a slip": (lambda: any_method.saliency(model, x, traget=1), lambda: fa.saliency(model, x, target=1), {}),
+    "a slip in what a combinator made": (
+        lambda: fa.relu(ig)(model, x, target=1, nsteps=3),
+        lambda: fa.relu(ig)(model, x, target=1, n_steps=3),
+        {"method": fa.relu(ig)},
+    ),
+    "a slip for two methods": (
+        lambda: fa.multiply(fa.gradient, fa.saliency)(model, x, tagret=1),
+        lambda: fa.multiply(fa.gradient, fa.saliency)(model, x, target=1),
+        {"method": fa.multiply(fa.gradient, fa.saliency)},
+    ),
+    "a target too many": (
+        lambda: fa.each_target(fa.gradient, [1])(model, x, target=1),
+        lambda: fa.each_target(fa.gradient, [1])(model, x),
+        {"method": fa.each_target(fa.gradient, [1])},
+    ),
+    "a function that is no method": (
+        lambda: any_method.convergence_delta(x0, model, x, traget=1),
+        lambda: fa.convergence_delta(x0, model, x, target=1),
+        {"attributions": x0},
+    ),
+    "a score": (
+        lambda: any_method.score(model(x), traget=1),
+        lambda: model(x)[:, 1],
+        {"output": model(x)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_line_gives_what_was_meant(name: str) -> None:
+    call, expected, more = CALLS[name]
+    message = told(call)
+    torch.testing.assert_close(run(line_of(message), **more), expected(), msg=lambda text: f"{message}\n{text}")
+
+
+def test_a_combinator_is_called_with_what_it_takes() -> None:
+    anything: Any = fa
+    line = line_of(told(lambda: anything.noise_tunnel(fa.saliency, nt_samples=3, stdev=0.0)))
+    assert line == "fa.noise_tunnel(fa.saliency, n_samples=3, stdevs=0.0)"
+    torch.testing.assert_close(run(line)(model, x, target=1), fa.saliency(model, x, target=1))
+
+
+def test_what_is_neither_known_nor_near_is_told_with_all_that_there_is() -> None:
+    anything: Any = fa
+    message = told(lambda: anything.saliency(model, x, target=1, zzz=0))
+    assert "there is no argument 'zzz'. It takes layer, target, create_graph." in message
+    torch.testing.assert_close(run(line_of(message)), fa.saliency(model, x, target=1))
+
+
+def test_of_compiled_methods_too() -> None:
+    compiled: Any = torch.compile(fa.relu(fa.gradient), backend="eager")
+    with pytest.raises(Exception, match="traget"):
+        compiled(model, x, traget=1)
+
+
+#: Names of Captum, and how the line must begin.
+ATTRIBUTES = {
+    "IntegratedGradients": "fa.integrated_gradients(model, x, target=target)",
+    "LayerIntegratedGradients": "fa.integrated_gradients(model, x, layer=layer, target=target)",
+    "NeuronIntegratedGradients": "fa.integrated_gradients(model, x, target=fa.neuron(layer, index))",
+    "Saliency": "fa.saliency(model, x, target=target)",
+    "InputXGradient": "fa.input_x_gradient(model, x, target=target)",
+    "LayerGradientXActivation": "fa.input_x_gradient(model, x, layer=layer, target=target)",
+    "GuidedBackprop": "fa.guided_backprop(model, x, target=target)",
+    "NeuronDeconvolution": "fa.deconvnet(model, x, target=fa.neuron(layer, index))",
+    "GuidedGradCam": "fa.guided_grad_cam(model, x, layer=layer, target=target)",
+    "LayerGradCam": "fa.grad_cam(model, x, layer=layer, target=target)",
+    "GradCAM": "fa.grad_cam(model, x, layer=layer, target=target)",
+    "LayerConductance": "fa.conductance(model, x, layer=layer, target=target)",
+    "InternalInfluence": "fa.internal_influence(model, x, target=target)",
+    "LayerActivation": "fa.activation(model, x, layer=layer)",
+    "DeepLift": "fa.deep_lift(model, x, target=target)",
+    "LayerDeepLiftShap": "fa.deep_lift_shap(model, x, baselines=baselines, layer=layer, target=target)",
+    "GradientShap": "fa.gradient_shap(model, x, baselines=baselines, target=target)",
+    "FeatureAblation": "fa.feature_ablation(model, x, target=target)",
+    "NoiseTunnel": "fa.noise_tunnel(method)",
+}
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_a_name_of_captums(name: str) -> None:
+    message = told(lambda: getattr(fa, name))
+    assert line_of(message) == ATTRIBUTES[name]
+    run(line_of(message), method=fa.saliency)
+
+
+@pytest.mark.parametrize("name", ["Occlusion", "occlusion", "ShapleyValueSampling", "KernelShap", "Lime", "FeaturePermutation"])
+def test_a_name_that_has_no_like(name: str) -> None:
+    if name not in fa.__all__:
+        assert run(line_of(told(lambda: getattr(fa, name)))).shape == x.shape
+
+
+def test_other_names() -> None:
+    assert "Did you mean 'saliency'?" in told(lambda: fa.saliancy)  # type: ignore[attr-defined]
+    assert "dir(funattr)" in told(lambda: fa.xyzzy)  # type: ignore[attr-defined]
+    assert not hasattr(fa, "__wrapped__")
+    assert getattr(fa, "Lime", None) is None
+
+
+# Cures in words: what the message says to pass is passed.
+
+
+class Segments(nn.Module):
+    """As a torchvision segmentation net: a dict of maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": self.conv(x), "aux": 2 * self.conv(x)}
+
+
+segments = Segments().double().eval()
+maps = nn.Sequential(nn.Conv2d(3, 4, 3)).double().eval()
+
+
+@dataclasses.dataclass
+class Output:
+    loss: Any
+    first: Tensor
+    second: Tensor
+
+
+OUTPUTS: dict[str, Callable[[Tensor], Any]] = {
+    "maps": segments,
+    "a tuple": lambda x: (None, model(x), 2 * model(x)),
+    "fields": lambda x: Output(None, model(x), model(x)),
+    "two classes": lambda x: [model(x)[:, :2], model(x)],
+    "scores": lambda x: {"a": model(x)[:, 0], "b": model(x)},
+}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_of_several_tensors_one_is_picked(kind: str) -> None:
+    message = told(lambda: fa.saliency(OUTPUTS[kind], x, target=1))
+    (target,) = re.findall(r"such as target=(.*)\.$", message)
+    assert fa.saliency(OUTPUTS[kind], x, target=eval(target)).abs().sum() > 0
+
+
+def test_several_values_per_example() -> None:
+    message = told(lambda: fa.gradient(maps, x, target=2))
+    (target,) = re.findall(r"target=(\(2.*\)); or", message)
+    expected = fa.gradient(maps, x, target=lambda out: out[:, 2].sum((1, 2)))
+    torch.testing.assert_close(fa.gradient(maps, x, target=eval(target)), expected)
+    assert "slice(None), slice(None)" in told(lambda: fa.gradient(maps, x, target="argmax"))
+    assert "slices" in told(lambda: fa.gradient(maps, x, target=(2, 1)))
+
+
+def test_a_region_as_the_target() -> None:
+    region = (1, slice(0, 2), slice(1, 4))
+    expected = fa.gradient(maps, x, target=lambda out: out[:, 1, 0:2, 1:4].sum((1, 2)))
+    for found in (
+        fa.gradient(maps, x, target=region),
+        fa.gradient(maps, x, target=fa.neuron("0", region)),
+        fa.each_target(fa.gradient, [region, (0, 1, 1)])(maps, x)[0],
+        fa.integrated_gradients(maps, x, target=region, multiply_by_inputs=False),
+    ):
+        torch.testing.assert_close(found, expected)
+    assert "selects nothing" in told(lambda: fa.gradient(maps, x, target=(1, slice(9, 12), 0)))
+    assert "out of range" in told(lambda: fa.gradient(maps, x, target=(4, slice(None), slice(None))))
+
+
+def test_a_tuple_for_a_list() -> None:
+    target = (0, 1, 2)
+    assert "pass list(target)" in told(lambda: fa.saliency(model, x, target=target))
+    assert fa.saliency(model, x, target=list(target)).shape == x.shape
+
+
+def test_a_list_of_examples() -> None:
+    listed = [x[0], x[1]]
+    message = told(lambda: fa.saliency(model, listed, target=1))
+    assert "torch.stack(x)" in message
+    torch.testing.assert_close(fa.saliency(model, torch.stack(listed), target=1), fa.saliency(model, x[:2], target=1))
+    assert "tuple(x)" in message
+    two = fa.gradient(
+        lambda a, b: model(a[None]) + model(b[None]), tuple(t for t in listed), target=lambda out: out[:, 1].expand(3)
+    )
+    assert len(two) == 2
+    assert "torch.tensor(x)" in told(lambda: fa.saliency(lambda v: v.sum(1), [[1.0, 2.0]]))
+    assert fa.saliency(lambda v: v.sum(1), torch.tensor([[1.0, 2.0]])).tolist() == [[1, 1]]
+    assert "torch.from_numpy(x)" in told(lambda: fa.saliency(model, x.numpy(), target=1))
+    assert fa.saliency(model, torch.from_numpy(x.numpy()), target=1).shape == x.shape
+
+
+def test_what_has_no_gradient() -> None:
+    pixels = torch.randint(0, 255, (2, 3, 6, 6), dtype=torch.uint8)
+    single = copy.deepcopy(model).float()
+    assert "x.float()" in told(lambda: fa.saliency(single, pixels, target=1))
+    assert fa.saliency(single, pixels.float(), target=1).shape == pixels.shape
+    waves = torch.randn(2, 4, dtype=torch.complex128)
+
+    def power(z: Tensor) -> Tensor:
+        return (z.abs() ** 2).sum(1)
+
+    message = told(lambda: fa.gradient(power, waves))
+    assert "torch.view_as_real(x)" in message
+    found = fa.gradient(lambda parts: power(torch.view_as_complex(parts)), torch.view_as_real(waves))
+    torch.testing.assert_close(found, 2 * torch.view_as_real(waves))
+    embedded = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 5))
+    ids = torch.randint(0, 9, (2, 3))
+    assert "layer after the embedding" in told(lambda: fa.saliency(embedded, ids, target=1))
+    assert fa.saliency(embedded, ids, layer="0", target=1).shape == (2, 3, 4)
+
+
+def test_one_example_without_its_batch_dimension() -> None:
+    linear, image = nn.Linear(3, 4).double(), nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(1)).double()
+    one = torch.randn(3, dtype=torch.float64)
+    for net, example in ((linear, one), (image, x[0])):
+        for target in (1, None, "argmax"):
+            message = told(lambda net=net, example=example, target=target: fa.saliency(net, example, target=target))  # type: ignore[misc]
+            assert "pass x[None]" in message
+        assert fa.saliency(net, example[None], target=1).shape == example[None].shape
+
+
+def test_a_loss_for_a_target() -> None:
+    classes = torch.tensor([0, 1, 2])
+    loss = functools.partial(nn.functional.cross_entropy, target=classes)
+    assert "reduction='none'" in told(lambda: fa.saliency(model, x, target=loss))
+    assert fa.saliency(model, x, target=functools.partial(loss, reduction="none")).shape == x.shape
+
+
+def test_names_of_classes() -> None:
+    assert "give the number" in told(lambda: fa.saliency(model, x, target="cat"))
+
+
+def test_of_inference_mode() -> None:
+    with torch.inference_mode():
+        made, inside = x.clone(), copy.deepcopy(model)
+    for method in (fa.saliency, fa.gradient, fa.deep_lift, fa.integrated_gradients, fa.relu(fa.grad_cam)):
+        where: Any = {"layer": "conv"} if "cam" in method.__name__ else {}
+        torch.testing.assert_close(method(model, made, target=1, **where), method(model, x, target=1, **where))
+    message = told(lambda: fa.saliency(inside, x, target=1))
+    assert "copy.deepcopy(model)" in message
+    torch.testing.assert_close(fa.saliency(copy.deepcopy(inside), x, target=1), fa.saliency(model, x, target=1))
