@@ -772,7 +772,7 @@ def errors() -> Iterator[tuple[type[Exception], str, dict[str, Any]]]:
     yield ValueError, "ran 2 times in one forward pass", {"layer": "layer1.relu", "feature_mask": 0}
     yield ValueError, "chunk_size must be at least 1, got 0", {"chunk_size": 0}
     yield TypeError, "chunk_size must be an int, got float", {"chunk_size": 1.5}
-    yield TypeError, "x must be a tensor.*got list: pass tuple", {"x": [image]}
+    yield TypeError, "x must be a tensor.*got list: pass .*tuple", {"x": [image]}
     yield TypeError, "x must be a tensor.*got ndarray", {"x": image.numpy()}
     yield ValueError, "x .* holds NaN or inf", {"x": image / 0}
     yield ValueError, "baselines=0.5 cannot stand in x, which is torch.int64: give whole numbers", {"x": ids, "baselines": 0.5}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import operator
+import re
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -540,9 +542,12 @@ def scripted(h: Tensor, g: Tensor) -> Tensor:
 def test_what_the_rules_cannot_see_is_named(op: Any, name: str, layer: Any) -> None:
     model, x = Around(op).double(), torch.randn(3, 5, dtype=torch.float64)
     for method in (deep_lift, functools.partial(deep_lift_shap, baselines=torch.zeros_like(x))):
-        with pytest.warns(UserWarning, match=f"do not reach into {name}, .* need not sum") as caught:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             method(model, x, layer=layer)
-        assert sum("do not reach" in str(one.message) for one in caught) == 1
+        told = [str(one.message) for one in caught if "one after another" not in str(one.message)]  # vmap has no rule for it
+        assert len(told) == 1
+        assert re.search(f"do not reach into {name}, .* need not sum", told[0])
     with pytest.warns(UserWarning, match=f"do not reach into {name}"):
         deep_lift(model, x, target=lambda y: 2 * y)
     # nothing of the kind on the way from the layer to the score

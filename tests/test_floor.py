@@ -73,9 +73,10 @@ def floors(prefix: float, suffix: float, back: float) -> dict[str, float]:
         "grad_cam": B * (prefix + suffix + back),
         "integrated_gradients": (B + 1) * prefix + N * B * (suffix + back),
         "internal_influence": N * B * (prefix + suffix + back),
-        "conductance": (2 * N + 1) * B * prefix + N * B * (suffix + back),
-        # The path runs in the input, so each of its points takes the prefix: more than the table's row.
-        "gradient_shap": (REFERENCES + B + N * B) * prefix + N * B * (suffix + back),
+        "conductance": (N + 2) * B * prefix + N * B * (suffix + back),
+        # The path runs in the input, so each of its points takes the prefix: more than the table's row. One example more
+        # shows that rows stand alone.
+        "gradient_shap": (REFERENCES + 1 + B + N * B) * prefix + N * B * (suffix + back),
         "deep_lift": (B + 1) * (prefix + suffix) + B * back,
         "deep_lift_shap": (B + REFERENCES) * (prefix + suffix) + REFERENCES * B * back,
         "feature_ablation": B * prefix + (GROUPS + 1) * B * suffix,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.door import may_read, method
+from .._core.door import method
 from .._core.gradient import Point, floats_of
 from .._core.passes import Question
 from .._steps.baselines import distribution
@@ -31,7 +31,7 @@ from .._steps.path import (
 )
 from .._steps.progress import reported
 from .._steps.ways import Runner, check_generator, interrupted
-from .._torch import OutOfMemoryError, tree_flatten, tree_unflatten
+from .._torch import OutOfMemoryError, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, map_floats, map_tensors, says, tensors
 
 
@@ -171,7 +171,7 @@ def starts(run: Runner, q: Question, samples: Tree, every: Tensor, own: Tree | N
         return found
 
     example = torch.arange(size, device=every.device)
-    if not may_read():  # nothing can be shown
+    if tracing() or transforms_active():  # nothing can be shown
         return read_at
     if rows + 1 < count * size and all(t is not None for t in leaves):
         alone = _alone(q, given, value_at(q, q.x) if own is None else map_tensors(lambda t: t[0], own))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -242,12 +243,15 @@ def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> l
                 held, top = [*held, (top, last)], top + 1
             while waiting and rates.highs[waiting[0][0] + steps_of(waiting[0][1]) - 1] < top:
                 done, slopes = waiting.pop(0)
-                at = slice(done, done + steps_of(slopes))
                 held = [(k, value) for k, value in held if k + steps_of(value) > rates.lows[done]]
-                speed = together(sum, [_times(rows[at, k : k + steps_of(value)], value) for k, value in held])
-                flowing.add(map_floats(torch.mul, slopes, speed), weights[at])
-                gained.add(speed, weights[at])
-                mean.add(slopes, weights[at])
+                for i in range(0, steps_of(slopes), 4):  # their windows together are little more than one
+                    here = map_tensors(lambda t, i=i: t[i : i + 4], slopes)
+                    at = slice(done + i, done + i + steps_of(here))
+                    window = slice(rates.lows[at.start], rates.highs[at.stop - 1] + 1)
+                    speed = together(partial(_weighted, rows[at, window]), _within(held, window))
+                    flowing.add(map_floats(torch.mul, here, speed), weights[at])
+                    gained.add(speed, weights[at])
+                    mean.add(here, weights[at])
     missed = map_floats(lambda v, v0, r: v[0] - v0[0] - r, last, first, gained.total())
     return map_floats(lambda t, m, g: t + m * g, flowing.total(), missed, mean.total())
 
@@ -256,10 +260,17 @@ def steps_of(found: Tree) -> int:
     return tensors(found)[0].shape[0]
 
 
-def _times(rows: Tensor, values: Tree) -> Tree:
-    """``rows @ values``, over the leading dimension."""
-    return map_tensors(lambda t: torch.tensordot(rows.to(t.device, _wide(t)), t.to(_wide(t)), 1), values)
+def _within(held: list[tuple[int, Tree]], window: slice) -> list[Tree]:
+    """Of values that are held in parts, each from some place on, those at a window of places."""
+    places = [(value, at - k) for k, value in held for at in range(max(k, window.start), min(k + steps_of(value), window.stop))]
+    return [map_tensors(lambda t, at=at: t[at], value) for value, at in places]
 
 
-def _wide(t: Tensor) -> torch.dtype:
-    return t.dtype if t.element_size() >= 4 else torch.float32
+def _weighted(rows: Tensor, values: Sequence[Tensor]) -> Tensor:
+    """``rows @ values``, term by term: a product of matrices would take them all in one piece of memory."""
+    wide = values[0].dtype if values[0].element_size() >= 4 else torch.float32
+    columns = rows.to(values[0].device, wide).unbind(1)
+    total = values[0].new_zeros((), dtype=wide)
+    for column, value in zip(columns, values):
+        total = torch.addcmul(total, column.reshape(-1, *[1] * value.dim()), value.to(wide))
+    return total

@@ -18,10 +18,12 @@ from .._torch import (
     is_plain,
     only_vmap_runs,
     operation_spaces,
+    plain_data,
     tracing,
     transforms_active,
     without_modes,
 )
+from .ways import raised_by_model
 
 T = TypeVar("T")
 #: ``one_row(t)``: the first row of `t`, with the batch dimension, where all are the same; None where not, or not to be seen.
@@ -43,10 +45,9 @@ def same_rows(count: int, run: Callable[[OneRow], T]) -> T:
                 found = run(mode.row)
             if mode.untouched():
                 return found
-        except OutOfMemoryError:
-            raise
-        except (_Written, Exception):  # what is wrong without it, too, comes again
-            pass
+        except (_Written, Exception) as error:  # what is wrong without it, too, comes again
+            if isinstance(error, OutOfMemoryError) or (isinstance(error, Exception) and raised_by_model(error)):
+                raise
     return run(lambda t: None)
 
 
@@ -95,16 +96,16 @@ class _Twins(TorchFunctionMode):
 
     def _share(self, t: Tensor, written: int = 0) -> Tensor:
         with without_modes():
-            base = t._base if t._is_view() and t._base is not None else t
-            written = min(written, _version(base))  # 0 where there are no versions
-            _, version = self.shared.get(id(base), (base, _version(base) - written))
-            self.shared[id(base)] = base, version + written
+            plain = plain_data(t)
+            written = min(written, _version(plain))  # 0 where there are no versions
+            _, version = self.shared.get(_memory(plain), (plain, _version(plain) - written))
+            self.shared[_memory(plain)] = plain, version + written
         return t
 
     def _is_shared(self, t: Any) -> bool:
-        """Whether `t` lies in shared memory; under a transform, whose wrappers do not show it, it may."""
+        """Whether `t` lies in shared memory."""
         with without_modes():
-            return isinstance(t, Tensor) and (transforms_active() or id(t._base if t._is_view() else t) in self.shared)
+            return isinstance(t, Tensor) and _memory(plain_data(t)) in self.shared
 
     def _writes(self, func: Any, args: Any, kwargs: Any) -> bool:
         """Whether the call writes to shared memory, or could do so out of our sight."""
@@ -114,7 +115,11 @@ class _Twins(TorchFunctionMode):
 
 
 def _version(t: Tensor) -> int:
-    return 0 if transforms_active() or t.is_inference() else t._version
+    return 0 if t.is_inference() else t._version
+
+
+def _memory(t: Tensor) -> int:
+    return t.untyped_storage().data_ptr()
 
 
 def _name(func: Any) -> str:
@@ -248,7 +253,7 @@ _COSTLY: dict[Any, Where] = {
 _ALONE: dict[Any, Where] = {
     **_COSTLY,
     **_all(_ELEMENTWISE + " ".join(f"{name}_" for name in _ELEMENTWISE.split()), _elementwise),
-    **_all(_BROADCAST + "add_ sub_ mul_ div_ __iadd__ __isub__ __imul__ __itruediv__", _broadcast),
+    **_all(_BROADCAST + "copy_ add_ sub_ mul_ div_ __iadd__ __isub__ __imul__ __itruediv__", _broadcast),
     **_all("layer_norm rms_norm", _normed),
     **_all("mean sum amax softmax log_softmax", _reduced),
     F.batch_norm: _batch_norm,
