@@ -246,7 +246,7 @@ def test_what_is_drawn_is_what_the_methods_give(here: Path, capsys: pytest.Captu
     shades = torch.stack(
         [(shade - torch.tensor([0.5, 0.4, 0.3])[:, None, None].expand(3, 6, 8)) / 0.5 for shade in (0, 0.5, 1)]
     )
-    path = {"n_steps": 7, "quadrature": "riemann_middle"}
+    path: Any = {"n_steps": 7, "quadrature": "riemann_middle"}
     expected = {
         "grad_cam at blocks.0": fa.grad_cam(model, x, layer="blocks.0", target=1),
         "integrated_gradients": fa.integrated_gradients(model, x, target=1, **path),  # type: ignore[arg-type]

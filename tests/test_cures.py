@@ -86,7 +86,7 @@ CALLS: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any]]] = 
         {"layer": model.conv},
     ),
     "internal_batch_size": (
-        lambda: ig(model, x, target=1, internal_batch_size=16),  # type: ignore[call-arg]
+        lambda: ig(model, x, target=1, internal_batch_size=16),  # type: ignore[call-overload]
         lambda: ig(model, x, target=1, chunk_size=16),
         {},
     ),
