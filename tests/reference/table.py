@@ -16,7 +16,9 @@ from .passes import Leaves, leaves, with_leaves
 
 
 def start(x: Any, number: float) -> Any:
-    return with_leaves(x, [torch.full_like(t, number) for t in leaves(x)])
+    """The number in place of floating-point tensors; of ids, where there is nothing else."""
+    ids = not leaves(x)
+    return with_leaves(x, [torch.full_like(t, number) for t in leaves(x, ids)], ids)
 
 
 def starts(x: Any, baselines: Any) -> list[Any]:
@@ -35,8 +37,9 @@ def along(method: Callable[..., Leaves], q: Asked, row: methods.Row) -> Leaves:
 def gradient_shap(q: Asked, row: methods.Row) -> Leaves:
     methods.seed()
     (first, *_), each = leaves(q.x, True), starts(q.x, row.options["baselines"])
-    steps = torch.rand((row.options["n_samples"], len(first)), dtype=torch.float64)
-    return loops.gradient_shap(q, each, steps, torch.randint(len(each), steps.shape))
+    wide = torch.float64 if first.dtype == torch.float64 else torch.float32
+    steps = torch.rand((row.options["n_samples"], len(first)), dtype=wide)
+    return loops.gradient_shap(q, each, steps.double(), torch.randint(len(each), steps.shape))
 
 
 def guided_grad_cam(q: Asked, row: methods.Row) -> Leaves:
