@@ -149,18 +149,16 @@ def check_input(x: Tree) -> None:
 def check_structure(x: Tree) -> None:
     """Refuse what is not a batch of tensors."""
     if not isinstance(x, (Tensor, tuple, Mapping)):
-        hint = ": pass torch.from_numpy(x)" if isinstance(x, np.ndarray) else ""
+        hint = ": the model comes first, then x" if callable(x) else ""
+        hint = ": pass torch.from_numpy(x)" if isinstance(x, np.ndarray) else hint
         if isinstance(x, list):
             alike = len(x) > 0 and all(isinstance(part, Tensor) and part.shape == x[0].shape for part in x)
             hint = f": pass {'torch.stack(x) where these are examples, or ' if alike else ''}tuple(x) where these are inputs"
             hint = (
                 hint if any(isinstance(part, Tensor) for part in x) else ": pass torch.tensor(x), or several inputs as tuple(x)"
             )
-        raise complaint(
-            TypeError,
-            f"x must be a tensor, a tuple of tensors (positional inputs) or a dict of tensors (keyword inputs), "
-            f"got {type(x).__name__}{hint}.",
-        )
+        text = "x must be a tensor, a tuple of tensors (positional inputs) or a dict of tensors (keyword inputs)"
+        raise complaint(TypeError, f"{text}, got {type(x).__name__}{hint}.")
     batch_size(x)
 
 
@@ -175,16 +173,14 @@ def check_dense(value: Tensor, what: str) -> None:
 
 
 def check_result(result: Tree) -> None:
-    """Refuse to return an attribution that is not finite."""
-    if not may_read():
-        return
-    for value in tensors(result):
+    """Refuse to return what is no attribution, or not finite."""
+    found = tensors(result)
+    if not found:
+        raise complaint(TypeError, f"the method returned {kind_of(result)}, expected attributions, one or more tensors.")
+    for value in found if may_read() else []:
         if value.is_floating_point() and is_plain(value) and not is_finite(value):
-            raise complaint(
-                ValueError,
-                f"the attribution {list(value.shape)} holds NaN or inf: the model's gradient or value is not finite "
-                f"here. Look at the model's output and, in {value.dtype}, at its range.",
-            )
+            text = f"the attribution {list(value.shape)} holds NaN or inf: the model's gradient or value is not finite here."
+            raise complaint(ValueError, f"{text} Look at the model's output and, in {value.dtype}, at its range.")
 
 
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
