@@ -31,11 +31,13 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     flags = [p.name for p in parameters if p.annotation == "bool"]
     about: About | None = getattr(function, "about", None)
     names = tuple(p.name for p in parameters) if about is None else about.accepts
+    known = None if names is None else frozenset(names)
 
     @door
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
-        check_arguments(function, names, args, kwargs)
+        if tracing() or len(args) != 2 or not (known is None or kwargs.keys() <= known):
+            check_arguments(function, names, args, kwargs)
         check_flags(flags, kwargs)
         return function(*args, **kwargs)
 
@@ -46,14 +48,16 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
         before = surroundings()
         _state.inside = True
         try:
-            check_arguments(function, names, args, kwargs)
+            if len(args) != 2 or not (known is None or kwargs.keys() <= known):
+                check_arguments(function, names, args, kwargs)
             x = args[1] if len(args) > 1 else kwargs["x"]
-            if (ready := _ready(x)) is not x:
+            if type(x) is not Tensor or x.is_inference():
+                x = _ready(x)
                 # Any, because mypy keeps a ParamSpec's arguments from being put together anew.
-                anew: Any = ((args[0], ready), kwargs) if len(args) > 1 else (args, kwargs | {"x": ready})
+                anew: Any = ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
                 args, kwargs = anew
             check_flags(flags, kwargs)
-            check_input(ready)
+            check_input(x)
             training = noisy_modules(args[0] if args else kwargs.get("model"))
             with mode_kept(training) if training else as_it_is:
                 result = function(*args, **kwargs)
