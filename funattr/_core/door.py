@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .._habits import refusal
-from .._torch import is_plain, observed_by_dispatch_mode, put_back, surroundings, tracing, transforms_active
-from .._types import About, Tree, as_it_is, batch_size, copied, tensors
+from .._torch import is_dressed, is_plain, observed_by_dispatch_mode, put_back, surroundings, tracing, transforms_active
+from .._types import About, Tree, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint, complete, door, kind_of, warn
 from .model import all_modules, bind
 
@@ -62,7 +62,8 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             with mode_kept(training) if training else as_it_is:
                 result = function(*args, **kwargs)
             check_result(result)
-            return result
+            dressed: Any = result  # Any, because mypy keeps R from being put together anew
+            return map_tensors(undressed, dressed) if any(is_dressed(t) for t in tensors(result)) else result
         except (ValueError, TypeError, RuntimeError) as error:
             told = _of_inference_mode(error)
             complete(told, function, kwargs)
@@ -81,6 +82,11 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     made.__code__ = made.__code__.replace(co_name=function.__name__)
     made.about = about or About(names, layered="layer" in (names or ()))
     return call
+
+
+def undressed(value: Tensor) -> Tensor:
+    """A plain tensor: what a subclass carries besides (the affine of an image) is x's, and says nothing of an attribution."""
+    return value.as_subclass(Tensor) if is_dressed(value) else value
 
 
 def check_arguments(function: Any, names: Sequence[str] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
