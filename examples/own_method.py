@@ -47,5 +47,5 @@ print(f"the map of the margin differs from the difference of the maps by {(margi
 # At relu3 the gradient is the same everywhere, so that the map is pure contrast.
 print(f"the map of relu3 sums to {contrast_cam(model, x, layer='relu3', target=best).sum((1, 2, 3)).abs().max():.0e}")
 titles = [f"a {a}\nrather than\na {b}" for a, b in zip(best, second)]
-viz.show(1 - x, maps, titles=titles, scale="method").savefig(out, dpi=100)
+viz.show(1 - 0.6 * x, maps, titles=titles, scale="method").savefig(out, dpi=100)
 print(f"wrote {out}")

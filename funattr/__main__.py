@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from funattr import __version__
-from funattr._cli import bench, dataset, explain, layers, methods
+from funattr._cli import bench, dataset, explain, layers, methods, show
 from funattr._demo import command as demo
 
 
@@ -21,6 +21,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise argparse.ArgumentError(None, message)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As it is, but that inputs may stand between options, not only in one place."""
+        found, left = super().parse_known_args(args, namespace)
+        if hasattr(found, "inputs") and not any(word.startswith("-") and word != "-" for word in left):
+            found.inputs, left = [*found.inputs, *left], []
+        return found, left
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -29,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
 
     Returns:
-        The exit status: 0; 2 after a mistake of the caller, which is answered in one sentence on stderr; 130 after Ctrl-C.
+        The exit status: 0; 1 where some of what was to be explained could not be, and the rest was; 2 after a mistake of the
+        caller, which is answered in one sentence on stderr; 130 after Ctrl-C.
 
     Example:
         >>> main(["demo", "--method", "saliency", "--index", "17", "--out", "nowhere/demo.png"])
@@ -38,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _Parser(prog="funattr", description="Attributions for PyTorch models.")
     parser.add_argument("--version", action="version", version=f"funattr {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (explain, layers, methods, dataset, demo, bench):
+    for command in (explain, layers, methods, dataset, show, demo, bench):
         command.add(commands)
     arguments = argparse.Namespace()
     try:
@@ -54,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exception(error)
         print(f"funattr: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if str(error):
+            print(f"funattr: {error}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # funattr layers ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes

@@ -66,11 +66,17 @@ def refusal(function: Callable[..., Any], known: Sequence[str], args: Sequence[A
 
 
 def misnamed(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """What to say to a call of a function that is no method, where it has an argument that there is not."""
-    names = list(inspect.signature(function).parameters)
-    first = [written(value, name) for value, name in zip(args, names)]
+    """What to say to a call of a function that is no method, where it has an argument that there is not, or one too many."""
+    parameters = inspect.signature(function).parameters
+    names = list(parameters)
+    first = [
+        written(value, name) for value, name in zip(args, names) if parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
     line = Line(function.__name__, {key: written(value, key) for key, value in kwargs.items() if key in names}, first)
-    said = [_put_right(line, key, value, names[len(first) :]) for key, value in kwargs.items() if key not in names]
+    rest = [name for name in names[len(first) :] if name not in kwargs]
+    line.options |= {name: written(value, name) for name, value in zip(rest, args[len(first) :])}
+    said = ["the rest is given by name"] if len(first) < len(args) else []
+    said += [_put_right(line, key, value, rest) for key, value in kwargs.items() if key not in names]
     return _sentence(said, line) if said else None
 
 
@@ -125,11 +131,9 @@ def _put_right(line: Line, key: str, value: Any, names: Sequence[str]) -> str:
 
 def _bound(args: Sequence[Any], value: Any) -> str:
     """The model with further arguments bound by the names that it has for them: layers keep their own."""
-    extra = (
-        [f"additional_forward_args[{i}]" for i in range(len(value))]
-        if isinstance(value, tuple)
-        else ["additional_forward_args"]
-    )
+    extra = ["additional_forward_args"]
+    if isinstance(value, tuple):
+        extra = [f"additional_forward_args[{i}]" for i in range(len(value))]
     inputs = len(args[1]) if len(args) > 1 and isinstance(args[1], tuple) else 1
     model = args[0] if args else None
     names = list(inspect.signature(getattr(model, "forward", model)).parameters)[inputs:] if callable(model) else []

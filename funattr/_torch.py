@@ -276,6 +276,16 @@ def is_plain(value: Any) -> bool:
     return type(value) in (torch.Tensor, torch.nn.Parameter) and not value.is_meta
 
 
+def is_dressed(value: Any) -> bool:
+    """Whether `value` is a tensor of a subclass that holds plain data and carries something besides, as MONAI's are.
+
+    What dispatches operations by itself (a shard, a nested tensor) has no plain data to be taken out.
+    """
+    kind = type(value)
+    plain = kind in (torch.Tensor, torch.nn.Parameter)
+    return not plain and kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+
+
 def compile_lock() -> AbstractContextManager[Any]:
     """The lock that keeps Dynamo from tracing a model in another thread while its hook dictionaries change under it."""
     convert_frame = sys.modules.get("torch._dynamo.convert_frame")

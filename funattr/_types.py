@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, overload
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ Model: TypeAlias = Callable[..., Any]
 #: A tensor, or tuples, lists and dicts that hold tensors.
 Tree: TypeAlias = Any
 Selector: TypeAlias = "str | nn.Module | Place | None"
+#: What selects a single value, which a layer mostly gives as a tensor.
+OnePlace: TypeAlias = "str | nn.Module | None"
 #: Selectors may be nested: lists of lists of them, and so on.
 Layer: TypeAlias = "Selector | Sequence[Any] | Mapping[Any, Any]"
 Target: TypeAlias = (
@@ -60,12 +62,10 @@ class Method(Protocol):
 
     __name__: str
 
+    @overload
+    def __call__(self, model: Model, x: Tensor, /, *args: Any, layer: OnePlace = None, **options: Any) -> Tensor: ...
+    @overload
     def __call__(self, model: Model, x: Tree, /, *args: Any, **options: Any) -> Tree: ...
-
-
-#: What a method's `baselines` are: one of x, which is read at the layer; several of these; what stands in for the value at the
-#: layer; or the start of a path in x itself, which integers cannot have.
-BASELINES = ("x", "several", "site", "path")
 
 
 class About(NamedTuple):

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from ._habits import misnamed
@@ -78,8 +79,8 @@ def spelled(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"<tensor {list(value.shape)}>"
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"<{'tensor' if isinstance(value, Tensor) else 'array'} {list(value.shape)}>"
     if isinstance(value, nn.Module):
         return f"<{type(value).__name__}>"
     if callable(value):
@@ -96,4 +97,4 @@ def kind_of(value: object) -> str:
     """What `value` is, for a message."""
     if isinstance(value, type):
         return f"the class {value.__name__}, not an instance"
-    return f"{type(value).__name__} {_cut(value)}"
+    return f"{type(value).__name__} {list(value.shape) if isinstance(value, np.ndarray) else _cut(value)}"

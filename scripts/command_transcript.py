@@ -1,6 +1,7 @@
 """Run the commands of docs/command.md, and write what they print into the page: ``python scripts/command_transcript.py``.
 
-The network of the page is trained here, in a second, to tell noisy circles from squares.
+The networks of the page are made here: one is trained, in a second, to tell noisy circles from squares; one that reads what is
+said of films has its weights set by hand.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import logging
 import os
 import re
 import shlex
@@ -16,12 +18,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from funattr.__main__ import main as funattr
+from funattr._cli.job import source_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "command.md"
 SIDE = 32
@@ -66,7 +70,70 @@ def prepare(page: str) -> None:
     x, classes = shapes(200, torch.Generator().manual_seed(1))
     right = (model(x).argmax(1) == classes).float().mean()
     assert right > 0.97, f"only {right:.0%} right"
-    Image.fromarray((255 * x[1, 0]).round().byte().numpy()).save("shape.png")
+    drawn = [Image.fromarray((255 * one[0]).round().byte().numpy()) for one in x]
+    drawn[1].save("shape.png")
+    many = [Image.fromarray((255 * one[0]).round().byte().numpy()) for one in shapes(500, torch.Generator().manual_seed(2))[0]]
+    sides = {"pictures": 256, "many": 64}
+    for folder, images in (("pictures", drawn[:20]), ("many", many)):
+        Path(folder).mkdir()
+        for number, image in enumerate(images):
+            image.resize((sides[folder],) * 2, Image.Resampling.BICUBIC).save(f"{folder}/{number:03d}.png")
+    cut = Path("many/123.png")
+    cut.write_bytes(cut.read_bytes()[:500])
+    texts()
+
+
+def texts() -> None:
+    """A classifier of texts in the folder ``bert``, and a file of reviews."""
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    Path("vocabulary.txt").write_text("\n".join(VOCABULARY))
+    tokenizer = BertTokenizerFast("vocabulary.txt", model_max_length=16)
+    names = {0: "negative", 1: "positive"}
+    config = BertConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        max_position_embeddings=16,
+        id2label=names,
+        label2id={name: number for number, name in names.items()},
+    )
+    model = BertForSequenceClassification(config)
+    with torch.no_grad():
+        teach(model)
+    model.save_pretrained("bert")
+    tokenizer.save_pretrained("bert")
+    Path("reviews.txt").write_text(
+        "The film was unbelievably good.\nthe movie was a bad story\na long and boring story\n"
+        "the actors were good and the music was good and the story was not moving\n"
+    )
+
+
+#: Some words are in pieces, as in the vocabularies that people have.
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "a", "and", "the", "was", "were", "not", "film", "movie"]
+VOCABULARY += ["story", "music", "actors", "un", "##believ", "##ably", "good", "great", "moving", "bad", "boring", "long"]
+PRAISE = {"good": 2.0, "great": 3.0, "moving": 2.0, "bad": -2.0, "boring": -3.0, "long": -1.0, "##believ": 0.5}
+
+
+def teach(model: Any) -> None:
+    """Weights by hand: two numbers of a word are what it says of a film; attention brings their mean to the first token."""
+    for parameter in model.parameters():
+        parameter.zero_()
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.weight.fill_(1)
+    words = model.bert.embeddings.word_embeddings.weight
+    words += torch.tensor([0.0, 0, 1, -1, 1, -1, 0, 0])
+    for word, praise in PRAISE.items():
+        words[VOCABULARY.index(word), :2] = torch.tensor([praise, -praise])
+    attention = model.bert.encoder.layer[0].attention
+    for dense in (attention.self.value, attention.output.dense):
+        dense.weight.copy_(torch.eye(8))
+    model.bert.pooler.dense.weight[0, :2] = torch.tensor([3.0, -3.0])
+    model.classifier.weight[:, 0] = torch.tensor([-1.5, 1.5])
 
 
 def replay(page: str) -> str:
@@ -77,13 +144,30 @@ def replay(page: str) -> str:
         for line in block[1].splitlines():
             if line.startswith("$ "):
                 lines.append(line)
-                out = io.StringIO()
-                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-                    funattr(shlex.split(line)[2:])
-                lines += out.getvalue().splitlines()
+                lines += printed(line[2:])
         return "```console\n" + "\n".join(lines) + "\n```"
 
     return re.sub(r"```console\n(.*?)\n```", run, page, flags=re.S)
+
+
+def printed(line: str) -> list[str]:
+    """What a line of the shell prints: the command, with a text piped into it or not, or the first lines of a file."""
+    words = shlex.split(line)
+    if words[0] == "head":
+        return Path(words[2]).read_text().splitlines()[: int(words[1][1:])]
+    before, stdin = sys.stdin, None
+    if words[0] == "echo":
+        stdin, words = io.BytesIO(words[1].encode()), words[words.index("|") + 1 :]
+    assert words[0] == "funattr", line
+    out = io.StringIO()
+    try:
+        if stdin is not None:
+            sys.stdin = io.TextIOWrapper(stdin)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            funattr(words[1:])
+    finally:
+        sys.stdin = before
+    return out.getvalue().splitlines()
 
 
 @contextlib.contextmanager
@@ -100,6 +184,7 @@ def workplace(page: str) -> Iterator[Path]:
             os.chdir(before)
             sys.path[:] = path
             sys.modules.pop("my_net", None)
+            source_of.cache_clear()
 
 
 def main() -> None:
@@ -107,6 +192,7 @@ def main() -> None:
     with workplace(page) as folder:
         PAGE.write_text(replay(page))
         shutil.copy(folder / "explained.png", PAGE.with_name("command.png"))
+        shutil.copy(folder / "maps" / "002.png", PAGE.with_name("command-map.png"))
 
 
 if __name__ == "__main__":

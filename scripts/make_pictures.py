@@ -4,7 +4,7 @@
 
 These are the examples' own, and tables of what the methods find in the same three digits: ``methods-input.png`` at the input,
 ``methods-layer.png`` at a layer, and ``methods.png``, a few of both. Each map is summed over channels, and divided by its
-largest absolute value.
+largest absolute value. Those of docs/pictures.md are what its own code draws.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import inspect
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ ROOT = Path(__file__).parents[1]
 LAYER = "relu2"
 DIGITS = [6, 7, 9]  # of the test set: a 1, a 9 and a 5
 LARGE = 100_000  # bytes: a larger picture is reduced to 256 colours
+PHOTOGRAPHS = {"cams"}  # of the examples: these have more, and are written as JPEG
+GUIDE = ROOT / "docs" / "pictures.md"
 
 AT_INPUT = [
     ["gradient", "saliency", "noise_tunnel\n(saliency)", "input_x_gradient", "guided_backprop", "deconvnet"],
@@ -92,7 +95,7 @@ def table(rows: Sequence[dict[str, str | None]], out: Path) -> None:
     """Draw rows of methods, each with its layer, one below the other."""
     x, strips = load_digits()[1].images[DIGITS], []
     for row in rows:
-        figure = viz.show(1 - x, {name: explained(name, x, layer) for name, layer in row.items()}, percentile=100)
+        figure = viz.show(1 - 0.6 * x, {name: explained(name, x, layer) for name, layer in row.items()}, percentile=100)
         figure.savefig(buffer := io.BytesIO(), dpi=100)
         strips.append(Image.open(buffer))
     whole = Image.new("RGB", (max(strip.width for strip in strips), sum(strip.height for strip in strips)), "white")
@@ -114,11 +117,69 @@ def reduce(out: Path) -> None:
     print(f"{out.name}: {out.stat().st_size / 1000:.0f} kB")
 
 
+def to_jpeg(png: Path) -> None:
+    with Image.open(png) as picture:
+        picture.convert("RGB").save(png.with_suffix(".jpg"), quality=85, optimize=True)
+    png.unlink()
+    print(f"{png.stem}.jpg: {png.with_suffix('.jpg').stat().st_size / 1000:.0f} kB")
+
+
+def guide(folder: Path) -> None:
+    """Run the page about pictures, and write what each block draws to the files whose pictures follow it."""
+    names: dict[str, Any] = {"__name__": GUIDE.stem}
+    text = GUIDE.read_text()
+    blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.M | re.S))
+    ends = [block.start() for block in blocks[1:]] + [len(text)]
+    for block, end in zip(blocks, ends):
+        drawn = {name: names.pop(name, None) for name in ("figure", "picture", "page")}
+        exec(compile(block[1], str(GUIDE), "exec"), names)
+        drawn = {name: names[name] for name in drawn if name in names}
+        for name in re.findall(r"\]\(pictures/([\w-]+\.\w+)\)", text[block.end() : end]):
+            _written(drawn, folder / name)
+
+
+def _written(drawn: dict[str, Any], out: Path) -> None:
+    if "page" in drawn:
+        from tests.chromium import find
+
+        if find() is None:
+            print(f"{out.name}: not drawn, there is no chromium here")
+            return
+        screenshot(drawn["page"], out, 390 if "narrow" in out.stem else 1280)
+        return
+    image = Image.fromarray(drawn["picture"]) if "picture" in drawn else viz.to_image(drawn["figure"], dpi=110)
+    if out.suffix == ".jpg":
+        image.save(out, quality=88, optimize=True)
+        print(f"{out.name}: {out.stat().st_size / 1000:.0f} kB")
+    else:
+        image.save(out, optimize=True)
+        reduce(out)
+
+
+def screenshot(page: viz.Page, out: Path, width: int) -> None:
+    """The page in a browser: wide in the light, with the mouse on a map, or narrow in the dark."""
+    from tests.chromium import browser
+
+    file = out.with_suffix(".html")
+    page.save(file)
+    with browser() as tab:
+        tab.open(file.as_uri(), width=width, height=650 if width > 500 else 800, dark=width < 500)
+        ready = "document.body.dataset.ready === 'true' ? setTimeout(done, 200) : setTimeout(look, 5)"
+        tab.run(f"new Promise(done => {{ const look = () => {ready}; look(); }})")
+        if width > 500:
+            left, top, wide, high = tab.box(".card:nth-child(2) .map")
+            tab.move(left + 0.3 * wide, top + 0.5 * high)
+        Image.fromarray(tab.screenshot().astype("uint8")).save(out, quality=88, optimize=True)
+    file.unlink()
+    print(f"{out.name}: {out.stat().st_size / 1000:.0f} kB")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draw the pictures of the documentation.")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures", help="the folder (default: docs/pictures)")
     folder = parser.parse_args(argv).out
     folder.mkdir(parents=True, exist_ok=True)
+    sys.path.insert(0, str(ROOT))  # the browser is the tests'
 
     torch.set_num_threads(1)
     for name, rows in tables().items():
@@ -128,7 +189,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for example in sorted((ROOT / "examples").glob("*.py")):
         out = folder / f"{example.stem}.png"
         subprocess.run([sys.executable, str(example), "--out", str(out)], check=True, env={**os.environ, "PYTHONPATH": path})
-        reduce(out)
+        if example.stem in PHOTOGRAPHS:
+            to_jpeg(out)
+        else:
+            reduce(out)
+    guide(folder)
 
 
 if __name__ == "__main__":

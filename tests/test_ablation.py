@@ -495,7 +495,7 @@ def test_compiled_equals_eager(case: Case) -> None:
     for site in (None, case.layers[0], case.layers[-1]):
         torch._dynamo.reset()
         counter = CompileCounterWithBackend("aot_eager")
-        compiled = torch.compile(feature_ablation, fullgraph=True, backend=counter)
+        compiled: Any = torch.compile(feature_ablation, fullgraph=True, backend=counter)
         for data, target in ((x, TARGET), (more, TARGET.flip(0))):
             eager = feature_ablation(model, data, layer=site, target=target, chunk_size=200)
             close(compiled(model, data, layer=site, target=target, chunk_size=200), eager)

@@ -9,6 +9,7 @@ import argparse
 import enum
 import functools
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -30,7 +31,7 @@ import funattr as fa
 from funattr import viz
 from funattr.__main__ import main
 from funattr._cli import gap, methods
-from funattr._cli.write import _grid
+from funattr.dataset._names import SHORT
 
 MY_NET = """
 import torch
@@ -183,7 +184,7 @@ def run(capsys: pytest.CaptureFixture[str], line: str) -> list[str]:
     """The lines that a command prints, when all goes well."""
     assert main(shlex.split(line)) == 0, capsys.readouterr().err
     out, err = capsys.readouterr()
-    assert err == ""
+    assert not [line for line in err.splitlines() if "the weights are random" not in line]  # those of classes of this file
     return out.splitlines()
 
 
@@ -211,7 +212,7 @@ def test_one_command_gives_a_picture(here: Path, capsys: pytest.CaptureFixture[s
     lines = run(capsys, "explain cat.png --model my_net:build")
     patterns = [
         r"model        my_net:build \(Net\)",
-        r"input        cat\.png, 16 x 12, values in \[0, 1\]: \[1, 3, 12, 16\]",
+        r"input        cat\.png, 16 x 12, values in \[0, 1\], not normalised: \[1, 3, 12, 16\]",
         r"predicted    class \d, score -?[\d.e-]+ \([\d.]+%\)",
         r"explained    class \d, score -?[\d.e-]+ \([\d.]+%\)",
         r"method       grad_cam at blocks\.0 \(the last that suits; funattr layers shows the others\)",
@@ -241,12 +242,15 @@ def test_what_is_drawn_is_what_the_methods_give(here: Path, capsys: pytest.Captu
     x = (pixels((8, 6)) - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / 0.5
     (name, picture, maps, options) = shown[0]
     assert name == "show"
-    torch.testing.assert_close(picture, pixels((8, 6)))
-    assert options["titles"] == ["cat.png: class 1"]
+    torch.testing.assert_close(picture, pixels())  # in its own size
+    share = model(x).softmax(1)[0]
+    best = int(share.argmax())
+    explained = f"\nexplained: class 1, {share[1]:.1%}" if best != 1 else ""
+    assert options["titles"] == [f"cat.png\nclass {best}, {share[best]:.1%}{explained}"]
     shades = torch.stack(
         [(shade - torch.tensor([0.5, 0.4, 0.3])[:, None, None].expand(3, 6, 8)) / 0.5 for shade in (0, 0.5, 1)]
     )
-    path = {"n_steps": 7, "quadrature": "riemann_middle"}
+    path: Any = {"n_steps": 7, "quadrature": "riemann_middle"}
     expected = {
         "grad_cam at blocks.0": fa.grad_cam(model, x, layer="blocks.0", target=1),
         "integrated_gradients": fa.integrated_gradients(model, x, target=1, **path),  # type: ignore[arg-type]
@@ -258,7 +262,8 @@ def test_what_is_drawn_is_what_the_methods_give(here: Path, capsys: pytest.Captu
     }
     assert list(maps) == list(expected)
     for key, value in expected.items():
-        torch.testing.assert_close(maps[key], value.sum(1, keepdim=True), msg=key)
+        drawn = value.sum(1, keepdim=True)
+        torch.testing.assert_close(maps[key], drawn.clamp(min=0) if key.startswith("grad_cam") else drawn, msg=key)
     found = told(lines)
     assert found["input"] == "cat.png, 16 x 12, values in [0, 1], resized to 6 x 8, less 0.5 0.4 0.3, over 0.5: [1, 3, 6, 8]"
     gaps = re.findall(r"sum of attributions (\S+), F\(x\) - F\(baseline\) (\S+), gap (\S+) \((\S+)%\)", found["completeness"])
@@ -307,6 +312,9 @@ def test_targets(options: str, target: int | None, here: Path, capsys: pytest.Ca
     with np.load("a.npz") as stored:
         np.testing.assert_allclose(stored["gradient"], fa.gradient(model, pixels(), target=target).numpy())
         np.testing.assert_array_equal(stored["input"], pixels().numpy())
+        facts = json.loads(str(stored["facts"]))["explained"][0]
+    assert facts["target"]["name"] == my_net.CLASSES[target]
+    assert facts["predicted"]["probability"] == pytest.approx(share[best].item())
 
 
 @pytest.mark.parametrize("kind", ["list", "dict"])
@@ -348,9 +356,10 @@ def test_layers_and_numbers_as_they_are(here: Path, capsys: pytest.CaptureFixtur
     torch.testing.assert_close(stored["input_x_gradient"], fa.input_x_gradient(model, pixels(), layer=layer, target=0))
     torch.testing.assert_close(stored["grad_cam"], fa.grad_cam(model, pixels(), layer=layer, target=0))
     with safe_open("a.safetensors", "pt") as file:  # type: ignore[no-untyped-call]
-        facts = file.metadata()
-    assert facts["layer of grad_cam"] == "relu@1"
-    assert facts["explained"] == found["explained"]
+        facts = json.loads(file.metadata()["facts"])["explained"][0]
+    assert facts["methods"]["grad_cam"]["layer"] == "relu@1"
+    assert facts["target"]["class"] == 0
+    assert found["explained"].startswith("class 0, ")
 
 
 def test_ablation_is_by_squares(here: Path, capsys: pytest.CaptureFixture[str], shown: list[Any]) -> None:
@@ -396,7 +405,13 @@ def test_noise_comes_from_the_seed(here: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("given", ["Named.small", "Net"])
 def test_what_may_make_a_model(given: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(run(capsys, f"explain cat.png --model my_net:{given} --out a.npz"))["model"] == f"my_net:{given} (Net)"
+    assert main(shlex.split(f"explain cat.png --model my_net:{given} --out a.npz")) == 0
+    out, err = capsys.readouterr()
+    assert told(out.splitlines())["model"] == f"my_net:{given} (Net)" + ", random weights" * (given == "Net")
+    warned = (
+        "funattr: warning: the weights are random (conv1.weight, conv1.bias, conv2.weight and 3 more): my_net:Net makes others"
+    )
+    assert err.startswith(warned) if given == "Net" else err == ""
 
 
 def test_channels(here: Path, capsys: pytest.CaptureFixture[str], shown: list[Any]) -> None:
@@ -428,13 +443,13 @@ def test_own_preprocessing(here: Path, capsys: pytest.CaptureFixture[str], shown
     (_, tokens, values, options) = shown[1]
     expected = fa.integrated_gradients(model, ids, layer="embedding", target=0, baselines=0)
     rows = list(values.values())
-    torch.testing.assert_close(rows[0].flatten(), expected.sum(2)[0])
+    torch.testing.assert_close(rows[0][0], expected.sum(2)[0])
     value_at, rest = fa.split(model, "embedding")
     value = value_at(ids)
     ablated = value.clone()
     ablated[:, 2] = 0
-    torch.testing.assert_close(rows[1].flatten()[2], (rest(value, ids) - rest(ablated, ids))[0, 0].detach())
-    assert tokens == ["a", "good", "bad", "film"]
+    torch.testing.assert_close(rows[1][0][2], (rest(value, ids) - rest(ablated, ids))[0, 0].detach())
+    assert tokens == [["a", "good", "bad", "film"]]
     assert str(options["out"]).endswith("explained.html")
 
 
@@ -558,8 +573,9 @@ def test_torchvision(
     (_, picture, maps, _) = shown[0]
     image = Image.open("cat.png").convert("RGB")
     x = Preset(side)(image)[None]
-    torch.testing.assert_close(maps["grad_cam at 1"], fa.grad_cam(tiny(version), x, layer="1", target=1))
-    torch.testing.assert_close(picture, torch.from_numpy(np.array(image.resize((side, side)))).permute(2, 0, 1)[None] / 255)
+    cam = fa.grad_cam(tiny(version), x, layer="1", target=1)
+    torch.testing.assert_close(maps["grad_cam at 1"], cam.clamp(min=0))
+    torch.testing.assert_close(picture, pixels())
 
 
 def test_torchvision_with_a_checkpoint_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str], torchvision: None) -> None:
@@ -596,8 +612,7 @@ def test_timm(
     assert found["model"] == title
     assert found["input"] == "cat.png, 16 x 12, by timm's transform of its data config: [1, 3, 9, 9]"
     assert found["explained"].startswith("1 (tabby, tabby cat)")
-    expected = torch.from_numpy(np.array(Image.open("cat.png").resize((9, 9)))).permute(2, 0, 1)[None] / 255
-    torch.testing.assert_close(shown[0][1], expected)
+    torch.testing.assert_close(shown[0][1], pixels())
 
 
 @pytest.fixture(scope="module")
@@ -649,7 +664,7 @@ def test_an_image_classifier_of_transformers(
 ) -> None:
     found = told(run(capsys, f"explain cat.png --model {vit} --target fish --method grad_cam,ig"))
     assert found["model"] == f"{vit} (ViTForImageClassification)"
-    assert re.fullmatch(r"cat\.png, 16 x 12, by its ViTImageProcessor\w*: \[1, 3, 12, 12\]", found["input"])
+    assert re.fullmatch(r"cat\.png, 16 x 12, by its image processor: \[1, 3, 12, 12\]", found["input"])
     assert found["explained"].startswith("2 (fish)")
     # The last layer of all whose patches count, not the class token alone.
     assert found["method"].splitlines()[0].startswith("grad_cam at vit.layers.1.layernorm_before")
@@ -659,16 +674,17 @@ def test_an_image_classifier_of_transformers(
     x = AutoImageProcessor.from_pretrained(vit)(Image.open("cat.png"), return_tensors="pt")["pixel_values"]
     (_, picture, maps, _) = shown[0]
     cam = fa.grad_cam(model, x, layer="vit.layers.1.layernorm_before", target=2, channel_dim=-1)
-    torch.testing.assert_close(maps["grad_cam at vit.layers.1.layernorm_before"], cam[:, 1:].reshape(1, 1, 3, 3))
+    torch.testing.assert_close(maps["grad_cam at vit.layers.1.layernorm_before"], cam[:, 1:].reshape(1, 1, 3, 3).clamp(min=0))
     assert cam[:, 1:].count_nonzero() == 9
     torch.testing.assert_close(maps["integrated_gradients"], fa.integrated_gradients(model, x, target=2).sum(1, keepdim=True))
-    torch.testing.assert_close(picture, x * 0.5 + 0.5)
+    torch.testing.assert_close(picture, pixels())
+    assert x.shape[-2:] == (12, 12)
 
 
 def test_a_text_classifier_of_transformers(bert: str, here: Path, capsys: pytest.CaptureFixture[str], shown: list[Any]) -> None:
     names = "ig,deep_lift,deep_lift_shap,input_x_gradient,gradient_shap,ablation"
     found = told(run(capsys, f'explain "It was a good film" --model {bert} --target positive --method {names}'))
-    assert found["input"] == "the text, by its BertTokenizer: 7 tokens"
+    assert found["input"] == "the text, by its tokenizer: 7 tokens"
     assert found["explained"].startswith("1 (positive)")
     site = "bert.embeddings.word_embeddings"
     assert found["method"].splitlines() == [
@@ -682,11 +698,14 @@ def test_a_text_classifier_of_transformers(bert: str, here: Path, capsys: pytest
     expected = fa.integrated_gradients(model, x, layer=site, target=1, baselines=padded)
     (_, tokens, values, _) = shown[0]
     first = next(iter(values.values()))
-    torch.testing.assert_close(first.flatten(), expected.sum(2)[0])
-    assert tokens == ["[CLS]", "it", "was", "a", "good", "film", "[SEP]"]
+    torch.testing.assert_close(first[0], expected.sum(2)[0])
+    assert tokens == [["[CLS]", "It", "was", "a", "good", "film", "[SEP]"]]
     difference = float((model(**x).logits - model(**padded).logits)[0, 1].detach())
-    for line in found["completeness"].splitlines():
-        assert float(re.findall(r"F\(baseline\) (\S+),", line)[0]) == pytest.approx(difference, rel=1e-3)
+    lines = found["completeness"].splitlines()
+    told_of = [float(each) for line in lines for each in re.findall(r"F\(baseline\) (\S+),", line)]
+    assert told_of == pytest.approx([difference] * 3, rel=1e-3)
+    assert abs(difference) < 0.01 * float(model(**x).logits[0, 1].detach())
+    assert sum(line.startswith("little to explain: the baseline alone") for line in lines) == 3
 
 
 @pytest.mark.parametrize("out", ["a.png", "a.html"])
@@ -711,7 +730,9 @@ def test_pictures_and_pages_are_written(out: str, here: Path, capsys: pytest.Cap
 
 def test_layers(here: Path, capsys: pytest.CaptureFixture[str], vit: str, bert: str, torchvision: None) -> None:
     lines = run(capsys, "layers --model my_net:build --size 8")
-    assert lines[0] == "my_net:build (Net), a grey image, 8 x 8, values in [0, 1], resized to 8 x 8: [1, 3, 8, 8]"
+    assert (
+        lines[0] == "my_net:build (Net), a grey image, 8 x 8, values in [0, 1], resized to 8 x 8, not normalised: [1, 3, 8, 8]"
+    )
     import my_net
 
     assert lines[2:-2] == str(fa.layers(my_net.build(), torch.zeros(1, 3, 8, 8))).splitlines()
@@ -730,7 +751,7 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         assert any(re.fullmatch(rf"  {name} +{re.escape(first)}", line) for line in lines)
     assert any(line.startswith("  grad_cam * ") for line in lines)
     assert not any("value_and_gradient" in line or "convergence_delta" in line for line in lines)
-    for alias, full in methods.ALIASES.items():
+    for alias, full in SHORT.items():
         assert methods.checked(alias) == full
     assert max(map(len, lines)) < 180
 
@@ -740,7 +761,7 @@ def test_every_method_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert len(names) >= 15
     run(capsys, f"explain cat.png --model my_net:build --size 6 --method {','.join(names)} --out all.npz")
     with np.load("all.npz") as stored:
-        assert set(stored) == {"input", *names}
+        assert set(stored) == {"input", "facts", *names}
         assert all(np.isfinite(stored[name]).all() and np.abs(stored[name]).sum() > 0 for name in names)
 
 
@@ -772,24 +793,13 @@ def test_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     assert re.fullmatch(r"funattr: the benchmark is in the repository.*clone it.*\n", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("command", ["explain", "layers", "methods", "demo", "bench"])
+@pytest.mark.parametrize("command", ["explain", "layers", "methods", "run", "show", "demo", "bench"])
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert re.search(rf"^examples:\n  funattr {command}", text, re.M)
-
-
-def test_the_drawn_grid_of_tokens() -> None:
-    assert _grid(197, 224, 224) == (14, 14)
-    assert _grid(201, 224, 224) == (14, 14)  # a class token and four registers
-    assert _grid(49, 224, 224) == (7, 7)
-    assert _grid(9, 12, 12) == (3, 3)
-    assert _grid(33, 64, 32) == (8, 4)
-    assert _grid(7, 224, 224) == (2, 2)
-    assert _grid(40, 224, 224) == (6, 6)
-    assert _grid(60, 224, 224) is None
 
 
 # Mistakes.
@@ -800,7 +810,7 @@ MISTAKES: dict[str, str] = {
     # the input
     "explain dog.png --model my_net:build": "there is no file 'dog.png'",
     "explain my_net.py --model my_net:build": "'my_net.py' is not an image that pillow can read",
-    "explain folder.png --model my_net:build": "'folder.png' is a folder",
+    "explain folder.png --model my_net:build": "there are no pictures in the folder 'folder.png'",
     "explain cut.png --model my_net:build": "cannot read the image 'cut.png': ",
     "explain deep.png --model my_net:build": "'deep.png' has more than 8 bits per value (mode I;16)",
     "explain 'a text' --model my_net:build": "there is no file 'a text': the model takes images",
@@ -863,9 +873,8 @@ MISTAKES: dict[str, str] = {
     "explain cat.png --model own_way:build": "the model failed on this input, [1, 3, 5, 6]",
     "explain 'a great film' --model own_way:build": "making the text ready by own_way's preprocess failed: ValueError",
     # the file
-    f"{NET} --out a.jpg": "--out must end with .png, .html, .npz or .safetensors, got 'a.jpg'",
+    f"{NET} --out a.gif": "--out must end with .png, .jpg, .jpeg, .pdf, .svg, .html, .json, .csv, .npz or .safetensors, or",
     f"{NET} --out nowhere/a.png": "the folder 'nowhere' of --out does not exist",
-    f"{NET} --out folder.png": "--out must name a file, and 'folder.png' is a folder",
     # layers and others
     "layers --model my_net:build": "say what goes into the model: an image file or a text after the options, or the size",
     "layers dog.png --model my_net:build": "there is no file 'dog.png'",
@@ -940,7 +949,7 @@ def test_mistakes_with_transformers(
 
     shutil.copy(Path(vit) / "preprocessor_config.json", base)
     for line, words in {
-        f"explain cat.png --model {bert}": "takes a text, and 'cat.png' is the name of an image",
+        f"explain cat.png --model {bert}": "the model takes a text, and 'cat.png' is the name of an image",
         f"explain 'a film' --model {vit}": "there is no file 'a film': the model takes images",
         f"explain notes.txt --model {bert}": "there is no file 'notes.txt'",
         f"explain ' ' --model {bert}": "the text is empty",
@@ -1058,9 +1067,10 @@ def test_the_transcript_is_true(capsys: pytest.CaptureFixture[str]) -> None:
     page = transcript.PAGE.read_text()
     with transcript.workplace(page) as folder:
         again = transcript.replay(page)
-        assert {"explained.png", "why.npz"} <= {path.name for path in folder.iterdir()}
+        assert {"explained.png", "why.npz", "maps.html", "reviews.html", "film.csv"} <= {path.name for path in folder.iterdir()}
+        assert len(list((folder / "maps").iterdir())) == 20
     number = re.compile(r"-?\d+\.\d+(?:e-?\d+)?|-?\d+e-\d+")
     assert number.sub("#", again) == number.sub("#", page)
     for now, then in zip(number.findall(again), number.findall(page)):
         assert float(now) == pytest.approx(float(then), rel=0.2, abs=0.05)
-    assert page.count("$ funattr") == page.count("\n$ funattr") == 8
+    assert page.count("$ funattr") == page.count("\n$ funattr") == 15

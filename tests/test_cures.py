@@ -86,7 +86,7 @@ CALLS: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any]]] = 
         {"layer": model.conv},
     ),
     "internal_batch_size": (
-        lambda: ig(model, x, target=1, internal_batch_size=16),  # type: ignore[call-arg]
+        lambda: ig(model, x, target=1, internal_batch_size=16),  # type: ignore[call-overload]
         lambda: ig(model, x, target=1, chunk_size=16),
         {},
     ),
@@ -224,6 +224,13 @@ def test_the_line_gives_what_was_meant(name: str) -> None:
 def test_a_combinator_is_called_with_what_it_takes() -> None:
     anything: Any = fa
     line = line_of(told(lambda: anything.noise_tunnel(fa.saliency, nt_samples=3, stdev=0.0)))
+    assert line == "fa.noise_tunnel(fa.saliency, n_samples=3, stdevs=0.0)"
+    torch.testing.assert_close(run(line)(model, x, target=1), fa.saliency(model, x, target=1))
+
+
+def test_a_combinators_arguments_by_position() -> None:
+    anything: Any = fa
+    line = line_of(told(lambda: anything.noise_tunnel(fa.saliency, 3, 0.0)))
     assert line == "fa.noise_tunnel(fa.saliency, n_samples=3, stdevs=0.0)"
     torch.testing.assert_close(run(line)(model, x, target=1), fa.saliency(model, x, target=1))
 
@@ -421,3 +428,25 @@ def test_of_inference_mode() -> None:
     message = told(lambda: fa.saliency(inside, x, target=1))
     assert "copy.deepcopy(model)" in message
     torch.testing.assert_close(fa.saliency(copy.deepcopy(inside), x, target=1), fa.saliency(model, x, target=1))
+
+
+def test_arrays_for_tensors() -> None:
+    assert "torch.from_numpy(feature_mask)" in told(lambda: fa.feature_ablation(model, x, target=1, feature_mask=mask.numpy()))
+    found = fa.feature_ablation(model, x, target=1, feature_mask=torch.from_numpy(mask.numpy()))
+    torch.testing.assert_close(found, fa.feature_ablation(model, x, target=1, feature_mask=mask))
+    assert "torch.from_numpy(baselines)" in told(lambda: ig(model, x, target=1, baselines=x0.numpy()))
+    torch.testing.assert_close(ig(model, x, target=1, baselines=torch.from_numpy(x0.numpy())), ig(model, x, target=1))
+
+
+def test_the_model_second() -> None:
+    anything: Any = fa
+    assert "the model comes first, then x" in told(lambda: anything.saliency(x, model, target=1))
+
+
+@pytest.mark.parametrize("given", [None, 3, x.numpy(), (), {"a": "b"}])
+@pytest.mark.parametrize("combinator", [fa.relu, fa.normalize, fa.noise_tunnel, lambda method: fa.multiply(method, method)])
+def test_a_method_of_ones_own_that_gives_no_tensor(combinator: Any, given: Any) -> None:
+    def own(model: Any, x: Tensor, target: Any = None) -> Any:
+        return given
+
+    assert "expected attributions" in told(lambda: combinator(own)(model, x, target=1))

@@ -705,8 +705,8 @@ def test_a_job_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     job.write_text(JOB.replace("OUT", str(tmp_path / "bad")).replace("images", "Broken"))
     assert main(["run", str(job), "--strict"]) == 2
     assert "example 3 is bad: OSError: cut short" in capsys.readouterr().err
-    assert main(["run", str(job)]) == 0
-    assert main(["run", str(job), "--retry"]) == 0
+    assert main(["run", str(job)]) == 1
+    assert main(["run", str(job), "--retry"]) == 1
     assert "explained 0, failed 4, skipped 0" in capsys.readouterr().out
 
 

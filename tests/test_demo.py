@@ -153,7 +153,7 @@ def test_by_default(
 
     (images, maps, titles, figure) = shown[0]
     chosen = [int(match[1]) for match in found if match]
-    torch.testing.assert_close(images, 1 - test_set.images[chosen])
+    torch.testing.assert_close(images, 1 - 0.6 * test_set.images[chosen])
     assert [name.split("\n")[0] for name in maps] == ["saliency", "grad_cam", "guided_grad_cam"]
     assert [f"digit {i}" for i in chosen] == [title.split("\n")[0] for title in titles]
     assert "mistaken for" in titles[-1]

@@ -21,8 +21,8 @@ STEPS = torch.arange(10.0).reshape(10, 1)
 X = torch.randn(3, 4)
 
 
-def ran(function: Any, chunk: int | None = None) -> Tensor:
-    return torch.cat(list(each(function, STEPS, X, chunk=chunk)))
+def ran(function: Any, chunk: int | None = None, x: Tensor = X) -> Tensor:
+    return torch.cat(list(each(function, STEPS, x, chunk=chunk)))
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 3, 10, 99])
@@ -129,9 +129,17 @@ def test_an_operations_error_is_that_of_a_step_on_its_own() -> None:
             ran(lambda step, x: (x * step) @ torch.zeros(5, 5))
 
 
-def test_random_operations() -> None:
-    assert ran(lambda step, x: F.dropout(x * step, 0.5, True), 4).shape == (10, 3, 4)
-    assert ran(lambda step, x: torch.rand_like(x) + step, 4).shape == (10, 3, 4)
+def test_steps_of_a_chunk_draw_the_same() -> None:
+    """One draw for a chunk, as if its steps were one: each step sees the model that the others see."""
+    x = torch.ones(3, 4)
+    for draw in (lambda t: F.dropout(t, 0.5, True), lambda t: t * torch.rand(3, 4), lambda t: t + torch.randn_like(t)):
+        torch.manual_seed(5)
+        found = ran(lambda step, x, draw=draw: step * draw(x), 4, x)
+        torch.manual_seed(5)
+        one_each = [draw(x) for _ in chunks(10, 4)]
+        drawn = [one for one, (start, stop) in zip(one_each, chunks(10, 4)) for _ in range(start, stop)]
+        torch.testing.assert_close(found, torch.stack([step * one for step, one in zip(STEPS, drawn)]))
+        assert not torch.equal(drawn[0], drawn[-1])  # chunks draw anew: else "the same" would say nothing
 
 
 def attention(mask: Tensor | None, causal: bool = False) -> Any:

@@ -20,6 +20,8 @@ from . import reference
 from .breadth import full
 from .methods import METHODS, Row
 from .models import CASES, Mlp, OneByOne, Residual, double
+from .reference import Asked as Loop
+from .reference.table import expected
 from .test_from_captum import defined
 
 TARGETED = [row for row in METHODS if row.targeted]
@@ -277,27 +279,13 @@ def in_module(model: nn.Module, site: Any) -> Any:
     return Place(model.get_submodule(found.layer), found.inputs, found.call)  # type: ignore[arg-type]
 
 
-def expected(row: Row, ends: Ends, x: Any, site: Any, score: Callable[[Any], Tensor]) -> Any:
-    """The attribution of the value where the model ends, by plain autograd or plain forward passes."""
-    start = row.options.get("baselines", 0.0)
-    if row.formula is not None:
-        return [row.formula(v, g) for v, g in zip(*reference.value_and_gradient(ends, x, site, score))]
-    if row.method is fa.integrated_gradients:
-        return reference.path_at_site(ends, x, site, score, row.options["n_steps"], start)
-    if row.method in (fa.internal_influence, fa.conductance):
-        found = reference.path_in_input(ends, x, site, score, row.options["n_steps"], start)
-        return found[row.method is fa.conductance]
-    if row.method is fa.feature_ablation:
-        return reference.looped(ends, x, site, score, start)
-    return row.method(ends, x, layer=site, target=score, **row.options)  # the neuron as an output; Captum's is below
-
-
 @pytest.mark.filterwarnings("ignore:the steps run one after another")  # an LSTM
 @pytest.mark.parametrize(("row", "hard", "site"), COMBINED)
 def test_seen_from_anywhere(row: Row, hard: Hard, site: Any) -> None:
     model, x = double(next(case for case in CASES if case.name == hard.net))
     found = row.method(model, x, layer=site, target=fa.neuron(hard.neuron, hard.index), **row.options)
-    close(found, expected(row, Ends(model, hard.neuron), x, in_module(model, site), by_hand(hard.index)))
+    ends = Ends(model, hard.neuron)  # the neuron as an output
+    close(found, expected(Loop(ends, x, in_module(model, site), by_hand(hard.index)), row))
 
 
 @pytest.mark.parametrize("hard", [h for h in HARD if h.net != "writes"], ids=lambda h: h.net)

@@ -12,8 +12,11 @@ from torch import nn
 import funattr as fa
 
 from . import reference
-from .methods import METHODS, Row, row_id
+from .methods import METHODS, Row, fits, row_id
 from .models import CASES, MIXING, Case, case_id, double
+from .reference import Asked
+from .reference.table import expected
+from .test_transforms import sites_of
 
 TARGET = torch.tensor([1, 4, 0, 2])
 
@@ -39,6 +42,22 @@ def test_formula(case: Case, row: Row) -> None:
         assert any(bool(g.abs().max() > 0) for g in gradients), "a reference of zeros proves nothing"
         options = row.options | ({"target": TARGET} if row.targeted else {})
         assert_equal(row.method(model, x, layer=site, **options), expected)
+
+
+@pytest.mark.parametrize("row", [r for r in METHODS if r.formula is None], ids=row_id)
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+@pytest.mark.filterwarnings("ignore:the steps run one after another")  # an LSTM
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_loop(case: Case, row: Row) -> None:
+    """Methods that no formula of value and gradient says: a plain loop each."""
+    if not fits(row, case):
+        pytest.skip("the method is not for this model")
+    model, x = double(case)
+    options = row.options | ({"target": TARGET} if row.targeted else {})
+    for site in sites_of(row, case):
+        wanted = expected(Asked(model, x, site, reference.pick(TARGET)), row)
+        assert any(bool(t.abs().max() > 0) for t in wanted), "a reference of zeros proves nothing"
+        assert_equal(row.method(model, x, layer=site, **options), wanted, 1e-9)
 
 
 @pytest.mark.parametrize("case", CASES + MIXING, ids=case_id)

@@ -1,48 +1,68 @@
-"""``funattr run``: a method over a data set, as a file says."""
+"""``funattr run``: methods over a folder of pictures, or over a data set as a file says."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import funattr as fa
 
-from .options import add_command
+from ..dataset._names import SHORT, at, method_named
+from ..dataset._pictures import names_in
+from .how import OPTIONS
+from .job import READY, Prepared, Ready, ready_for
+from .load import is_code
+from .options import MODEL_HELP, add_command, add_model, positive
 from .words import answered, choices, mistake
 
 _EXAMPLES = """\
+  funattr run pictures/ --model resnet50 --out maps
+  funattr run pictures/ --model my_net:Net --checkpoint my_net.pt --size 224 --method grad_cam ig --out maps
   funattr run job.toml
   funattr run job.toml --workers 4        what is not in the file, or otherwise than there
   funattr run job.toml --retry            the bad examples again
 """
 _FILE = """\
 job.toml:
-  method = "grad_cam"             a method of funattr, or "module:name"
-  model = "my_net:build"          a function that makes the model; the current folder is looked in
-  data = "my_data:dataset"        what makes the data set, or the data set itself; or Parquet files: data = "images/"
+  method = "grad_cam"             a method of funattr, short or in full, or "module:name"; or several, in a list
+  model = "my_net:build"          a function that makes the model; the current folder is looked in; or as --model below
+  data = "my_data:dataset"        what makes the data set, or the data set itself; or a folder of Parquet files or of pictures
   out = "attributions"
-  target = "argmax"               and what else funattr.dataset.run takes: dtype, workers, engine, ...
-  [arguments]
-  layer = "layer4"                the method's own
+  target = "argmax"               and what else funattr.dataset.run takes: dtype, workers, engine, ...; and checkpoint, size,
+  [arguments]                     mean, std, labels and weights, as below
+  layer = "layer4"                the methods' own; of one of several in [arguments.grad_cam]
+
+exit status: 0; 1 where examples have no result, which are named; 2 after a mistake; 130 after Ctrl-C. Run it again to go on.
 """
 _NEEDED = ("method", "model", "data", "out")
+_TOLD = 10  # examples that failed
 
 
 def add(commands: Any) -> None:
     """Declare the subcommand and its options."""
-    parser = add_command(commands, "run", "Attribute a data set, and go on where that was ended.", _EXAMPLES, run, _FILE)
-    parser.add_argument("job", type=Path, metavar="JOB", help="a TOML file that says what to do")
-    for name, text in _NUMBERS.items():
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    text = "Attribute a data set, and go on where that was ended."
+    parser = add_command(commands, "run", text, _EXAMPLES, run, f"{_FILE}\n{MODEL_HELP}")
+    parser.add_argument("job", type=Path, metavar="JOB", help="a folder of pictures, or a TOML file that says what to do")
     parser.add_argument("--out", metavar="FOLDER", help="the folder of results")
+    parser.add_argument("--method", action="extend", nargs="+", metavar="NAME", help="one or more (default: grad_cam)")
+    parser.add_argument("--layer", metavar="NAME", help="where in the model (default: as in funattr explain)")
+    parser.add_argument("--target", metavar="CLASS", help="a number, a name, argmax, or data: each example's own")
+    for name in ("n-steps", "n-samples", "chunk-size"):
+        parser.add_argument(f"--{name}", type=positive, metavar="N", help="as in funattr explain")
+    parser.add_argument("--quadrature", metavar="RULE", help="as in funattr explain")
+    for name, told in _NUMBERS.items():
+        parser.add_argument(f"--{name}", type=positive, metavar="N", help=told)
     parser.add_argument("--engine", choices=("local", "ray"), help="this machine, or Ray Data")
-    parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1")
     parser.add_argument("--retry", action="store_true", default=None, help="the bad examples again, and nothing else")
     parser.add_argument("--strict", action="store_true", default=None, help="stop at the first bad example")
-    parser.add_argument("--traceback", action="store_true", help="after a mistake, show Python's traceback too")
+    parser.add_argument("--quiet", action="store_true", help="no bar, and no lines of progress")
+    add_model(parser, needed=False, device=None)
 
 
 _NUMBERS = {
@@ -54,41 +74,120 @@ _NUMBERS = {
 }
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     """Do what the file says, and print what was done.
 
     Raises:
         argparse.ArgumentError: something does not fit; the message says what.
         ImportError: an extra is missing.
     """
-    job = _read(arguments.job)
-    given = {name: value for name, value in vars(arguments).items() if name in _known() and value is not None}
-    job |= given
-    own = job.pop("arguments", {})
-    for name in job:
-        if name not in _known():
-            raise mistake(f"{arguments.job}: there is no {name!r}{choices(name, [*_known(), 'arguments'], 30)}")
-    if missing := [name for name in _NEEDED if name not in job]:
-        raise mistake(f"{arguments.job} must say {missing[0]}, as in {missing[0]} = {_SAY[missing[0]]}.")
-    with answered(f"{arguments.job}"):
-        for name in ("data", "transform", "pool"):
-            if ":" in str(job.get(name, "")):
-                job[name] = _object(job[name])
-        method, model, data, out = (job.pop(name) for name in _NEEDED)
-        found = fa.dataset.run(method, model, data, out, **job, **own)
+    name = str(arguments.job)
+    job: dict[str, Any] = {"data": name} if arguments.job.is_dir() else _read(arguments.job)
+    own = dict(job.pop("arguments", {}))
+    known = [*_run_takes(), *READY]
+    for key in job:
+        if key not in known:
+            raise mistake(f"{name}: there is no {key!r}{choices(key, [*known, 'arguments'], 30)}")
+    job |= {key: value for key in known if (value := getattr(arguments, key, None)) is not None}
+    own |= {key: value for key in ("layer", *OPTIONS) if (value := getattr(arguments, key)) is not None}
+    pictures = _is_pictures(job.get("data"))
+    if pictures:
+        job = {"method": "grad_cam", "target": "argmax"} | job
+    if missing := [key for key in _NEEDED if key not in job]:
+        raise mistake(f"{name} must say {missing[0]}, as in {missing[0]} = {_SAY[missing[0]]}; or give --{missing[0]}.")
+    job.setdefault("progress", not arguments.quiet)
+    out = job["out"]
+    with answered("" if pictures else name):
+        found = _started(job, own, pictures)
     print(f"explained {found.explained}, failed {found.failed}, skipped {found.skipped}; results in {out}")
+    return _failures(out)
 
 
 _SAY = {"method": '"grad_cam"', "model": '"my_net:build"', "data": '"my_data:dataset"', "out": '"attributions"'}
 
 
-def _known() -> list[str]:
-    return [name for name in inspect.signature(fa.dataset.run).parameters if name != "arguments"]
+def _started(job: dict[str, Any], own: dict[str, Any], pictures: bool) -> Any:
+    """The run, with names in the place of what they stand for."""
+    for key in ("data", "transform", "pool"):
+        if ":" in str(job.get(key, "")):
+            job[key] = _object(job[key])
+    given = {key: job.pop(key) for key in READY if key in job}
+    names = _listed(job.pop("method"))
+    methods = {SHORT.get(each, each): method_named(each) for each in names}
+    shared = {key: value for key, value in own.items() if not isinstance(value, dict)}
+    options = {each: dict(own.get(each, {})) for each in methods}
+    _check_taken(methods, shared, [key for key, value in own.items() if isinstance(value, dict)])
+    model = job.pop("model")
+    ready = ready_for(model, given, job)
+    if pictures or given or not is_code(model):
+        job |= {"model": ready.model(), "notes": {"options": ready.options}}
+    else:
+        job["model"] = model
+    if pictures:
+        options = {each: {**shared, **options[each]} for each in methods}
+        _prepare(job, ready, options)
+        shared = {}
+    elif isinstance(job.get("target"), str):
+        job["target"] = ready.target(job["target"])
+    if len(methods) == 1:
+        ((name, method),) = methods.items()
+        return fa.dataset.run(method, **job, **shared, **options[name])
+    bound = {each: partial(method, **options[each]) if options[each] else method for each, method in methods.items()}
+    return fa.dataset.run(bound, **job, **shared)
+
+
+def _check_taken(methods: Mapping[str, Any], shared: Mapping[str, Any], tables: Sequence[str]) -> None:
+    """That each argument is one of a method's, and each table one method's."""
+    taken = {key: parameter for method in methods.values() for key, parameter in inspect.signature(method).parameters.items()}
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    for key in shared:
+        if key not in taken and not anything:
+            raise mistake(f"{key} is no argument of {' or '.join(methods)}{choices(key, list(taken)[2:], 12)}")
+    for key in tables:
+        if key not in methods:
+            raise mistake(f"[arguments.{key}] is for none of the methods{choices(key, list(methods))}")
+
+
+def _prepare(job: dict[str, Any], ready: Ready, options: dict[str, dict[str, Any]]) -> None:
+    """A folder of pictures: how they become inputs, which class and which layers."""
+    root = Path(job["data"])
+    job["target"] = ready.target(job["target"])
+    layers = ready.complete(root, job["target"], options)
+    job["transform"] = Prepared(ready.options)
+    job["notes"] |= {"pictures": str(root), "layers": layers}
+
+
+def _listed(method: Any) -> list[str]:
+    """Methods as they are named: in one option or several, with commas or without."""
+    given = [method] if isinstance(method, str) else list(method)
+    return list(dict.fromkeys(part.strip() for value in given for part in str(value).split(",")))
+
+
+def _is_pictures(data: Any) -> bool:
+    if not isinstance(data, str) or not Path(data).is_dir() or next(Path(data).rglob("*.parquet"), None) is not None:
+        return False
+    return bool(names_in(Path(data)))
+
+
+def _failures(out: str) -> int:
+    """Name the examples that have no result, and why; the exit status."""
+    failed = fa.dataset.failed(out)
+    for row in failed[:_TOLD]:
+        print(f"funattr: not explained: {row['id']}: {' '.join(row['message'].split())[:300]}", file=sys.stderr)
+    if len(failed) > _TOLD:
+        print(f"funattr: and {len(failed) - _TOLD} more: fa.dataset.failed({out!r}) in Python has all of them", file=sys.stderr)
+    if failed:
+        print("funattr: --retry explains them again, where the cause is gone", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _run_takes() -> list[str]:
+    return [name for name in inspect.signature(fa.dataset.run).parameters if name not in ("arguments", "notes")]
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise mistake(f"there is no file {str(path)!r}.")
+        raise mistake(f"there is no file {str(path)!r}, and no folder of that name.")
     try:
         toml = importlib.import_module("tomllib")  # from Python 3.11
     except ModuleNotFoundError:
@@ -100,14 +199,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _object(name: str) -> Any:
     """What 'module:name' names: a data set or a function; one that takes no arguments is called."""
-    module, _, attribute = name.partition(":")
-    from .source import imported
-
-    found: Any = imported(module)
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise mistake(f"{module} has no {part!r}{choices(part, [key for key in vars(found) if not key.startswith('_')])}")
-        found = getattr(found, part)
-    if callable(found) and not inspect.signature(found).parameters:
-        return found()
-    return found
+    found = at(name)
+    return found() if callable(found) and not inspect.signature(found).parameters else found

@@ -1,40 +1,50 @@
-"""``funattr explain``: what in an image or a text speaks for a class, with a model of yours or of a library."""
+"""``funattr explain``: what in pictures or texts speaks for a class, with a model of yours or of a library."""
 
 from __future__ import annotations
 
 import argparse
-import inspect
-from collections.abc import Mapping
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import funattr as fa
-
-from . import gap, methods, write
-from .inputs import Input, read
+from . import draw, gap, methods, write
+from .facts import Explained, Failed, Found, as_map
+from .how import OPTIONS, STEPS, options_of, where_of
+from .inputs import Input, Item, gather, read
+from .load import load, warn_of
 from .options import MODEL_HELP, add_command, add_model, positive
 from .sites import Layers, Where, only_input
-from .source import Source, load
+from .source import Source
 from .targets import Chosen, choose
 from .words import answered, listed, mistake
 
 _EXAMPLES = """\
   funattr explain cat.png --model my_net:build --checkpoint weights.safetensors --size 32
-  funattr explain cat.png --model resnet50 --method grad_cam,integrated_gradients --out cat.html
+  funattr explain pictures/ --model resnet50 --out maps/          a heat map for each, in its own size
+  funattr explain a.png b.png --model resnet50 --method grad_cam,ig --out both.html
   funattr explain cat.png --model timm/vit_base_patch16_224 --target "tabby cat"
-  funattr explain cat.png --model my_net:build --layer features.8 --target 3 --out cat.npz
-  funattr explain "A moving film." --model path/to/bert --out film.html
+  funattr explain "A moving film." --model path/to/bert --out film.json
+  funattr explain reviews.txt --lines --model path/to/bert --out reviews.html
+  cat film.txt | funattr explain - --model path/to/bert
+"""
+_STATUS = """\
+exit status: 0; 1 where some inputs could not be explained, and the others were; 2 after a mistake; 130 after Ctrl-C.
 """
 _QUADRATURES = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid")
-_STEPS, _CELLS = 50, 14
 
 
 def add(commands: Any) -> None:
     """Declare the subcommand and its options."""
-    parser = add_command(
-        commands, "explain", "Explain what a model sees in an image, or reads in a text.", _EXAMPLES, run, MODEL_HELP
+    text = "Explain what a model sees in pictures, or reads in texts."
+    parser = add_command(commands, "explain", text, _EXAMPLES, run, f"{_STATUS}\n{MODEL_HELP}")
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="pictures, or folders of them; texts in quotes or in .txt files; - for standard input",
     )
-    parser.add_argument("input", metavar="INPUT", help="an image file; or a text in quotes, or in a .txt file")
+    parser.add_argument("--lines", action="store_true", help="each line of INPUT is a text of its own, or names a picture")
     parser.add_argument(
         "--method",
         action="extend",
@@ -50,13 +60,8 @@ def add(commands: Any) -> None:
         metavar="NAME",
         help="where in the model; NAME@CALL for one run of several (default: for Grad-CAM the last that suits, else the input)",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="a .png, .html, .npz or .safetensors (default: explained.png, for a text explained.html)",
-    )
-    parser.add_argument("--n-steps", type=positive, metavar="N", help=f"nodes on a path (default: {_STEPS})")
+    _add_out(parser)
+    parser.add_argument("--n-steps", type=positive, metavar="N", help=f"nodes on a path (default: {STEPS})")
     parser.add_argument("--quadrature", choices=_QUADRATURES, help="the rule on a path (default: gausslegendre)")
     parser.add_argument("--n-samples", type=positive, metavar="N", help="samples of noise, or of a distribution")
     parser.add_argument(
@@ -66,46 +71,90 @@ def add(commands: Any) -> None:
     add_model(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def _add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="a .png, .jpg, .html, .json, .csv, .npz or .safetensors; or FOLDER/, for a heat map of each picture in its own "
+        "size (default: explained.png, for texts and several pictures explained.html)",
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="draw maps as they are: a CAM in squares and with what speaks against"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Print what the model says and how it was explained, and write the file.
 
     Raises:
         argparse.ArgumentError: something does not fit; the message says what.
         ImportError: an extra is missing.
     """
-    wanted = _wanted(arguments)
+    wanted, inputs = _split(arguments)
+    wanted = _checked(wanted, arguments)
     if arguments.out is not None:
-        write.check(arguments.out)
+        write.check(Path(arguments.out), arguments.out)
+    if not inputs:
+        raise mistake(
+            "there is nothing to explain: name a picture, a folder of them, a text in quotes, or - for standard input."
+        )
     source = load(arguments)
-    given = read(source, arguments.input, arguments)
-    out = arguments.out or Path("explained.png" if given.tokens is None else "explained.html")
-    write.check(out)
-    chosen = choose(source, given.x, arguments.target)
+    items = gather(source, inputs, arguments)
     _say("model", source.title)
-    _say("input", given.told)
-    _say("predicted", chosen.predicted)
-    _say("explained", chosen.explained)
-    layers = Layers(source, given.x)
-    wanted = wanted or _default(given, layers)
-    found = [_explain(name, source, given, chosen, layers, arguments) for name in wanted]
-    facts = {"model": source.title, "input": given.told, "explained": chosen.explained, "methods": ", ".join(wanted)}
-    facts |= {f"layer of {each.name}": each.layer for each in found if each.layer is not None}
-    write.write(out, given, found, f"{arguments.input[:40] if given.tokens is None else 'text'}: {chosen.label}", facts)
-    _say("wrote", str(out))
+    folder = Path(arguments.out) if arguments.out and write.is_folder(Path(arguments.out), arguments.out) else None
+    explain = _Explainer(source, wanted, arguments, alone=len(items) == 1, keep=folder)
+    for item in items:
+        explain(item)
+    if not explain.count:
+        raise mistake(f"{explain.failed[0].name}: {explain.failed[0].why}")
+    warn_of(source, arguments)
+    if folder is not None:
+        _say("wrote", f"{explain.written} pictures in {folder}{'' if str(folder).endswith('/') else '/'}")
+    else:
+        texts = explain.done[0].given.tokens is not None
+        out = Path(arguments.out or ("explained.html" if texts or len(items) > 1 else "explained.png"))
+        write.write(out, source.title, explain.done, explain.failed, arguments)
+        _say("wrote", str(out))
+    for each in explain.failed:
+        print(f"funattr: not explained: {each.name}: {each.why}", file=sys.stderr)
+    return 1 if explain.failed else 0
 
 
 def _say(what: str, text: str) -> None:
     print(f"{what:13s}{text}", flush=True)
 
 
-def _wanted(arguments: argparse.Namespace) -> list[str]:
+def _split(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Methods and inputs: --method takes all words that follow it, also those that name inputs."""
+    wanted: list[str] = []
+    inputs: list[str] = list(arguments.inputs)
+    for value in arguments.method or ():
+        words = [part.strip() for part in value.split(",")]
+        is_input = not all(methods.is_name(word) for word in words) and (value == "-" or _exists(value))
+        if is_input:
+            inputs.append(value)
+        else:
+            wanted += words
+    return wanted, inputs
+
+
+def _exists(value: str) -> bool:
+    try:
+        return Path(value).exists()
+    except (OSError, ValueError):  # too long to be a name
+        return False
+
+
+def _checked(given: Sequence[str], arguments: argparse.Namespace) -> list[str]:
     """The methods, each once; options that none of them takes are a mistake."""
-    given = [part.strip() for value in arguments.method or () for part in value.split(",")]
+    for name in given:
+        if not arguments.inputs and not methods.is_name(name) and (" " in name or "." in name):
+            raise mistake(f"{name!r} is no method, and no file: write what is to be explained before --method.")
     wanted = list(dict.fromkeys(methods.checked(name) for name in given))
     for name in wanted:
         if missing := methods.missing(name):
             raise mistake(f"{name} needs {listed(missing)}, which the command has no option for: call it from Python.")
-    for option in ("n_steps", "quadrature", "n_samples", "chunk_size"):
+    for option in OPTIONS:
         if getattr(arguments, option) is not None and not any(option in methods.parameters(name) for name in wanted):
             takers = [name for name in methods.names() if option in methods.parameters(name)]
             spelled = f"--{option.replace('_', '-')}"
@@ -113,110 +162,102 @@ def _wanted(arguments: argparse.Namespace) -> list[str]:
     return wanted
 
 
-def _default(given: Input, layers: Layers) -> list[str]:
-    return ["grad_cam" if given.tokens is None and layers.suiting() else "integrated_gradients"]
+class _Explainer:
+    """Inputs one after another, at the layers that were found for the first; one that fails does not end the others."""
 
+    def __init__(
+        self, source: Source, wanted: list[str], arguments: argparse.Namespace, *, alone: bool, keep: Path | None
+    ) -> None:
+        self.source, self.wanted, self.arguments, self.alone, self.folder = source, wanted, arguments, alone, keep
+        self.places: dict[str, Where | None] = {}
+        self.done: list[Explained] = []
+        self.failed: list[Failed] = []
+        self.later: list[str] = []
+        self.count = self.written = 0
 
-def _explain(
-    name: str, source: Source, given: Input, chosen: Chosen, layers: Layers, arguments: argparse.Namespace
-) -> write.Found:
-    """One method's attribution, and what it says about itself."""
-    where = _where(name, given, chosen, layers, arguments)
-    options = _options(name, source, given, where, arguments)
-    with answered(name):
-        attribution = methods.call(name, source.model, given.x, {"target": chosen.target, **options})
-    attribution = only_input(attribution)
-    place = "at the input" if where is None else f"at {where.name}" + (f" ({where.chosen})" if where.chosen else "")
-    _say("method", f"{name} {place}")
-    if name in methods.COMPLETE:
+    def __call__(self, item: Item) -> None:
+        if self.alone:
+            self._one(item)
+            return
+        try:
+            self._one(item)
+        except argparse.ArgumentError as error:
+            self.failed.append(Failed(item.name, str(error)))
+
+    def _one(self, item: Item) -> None:
+        given = read(self.source, item, self.arguments)
+        chosen = choose(self.source, given.x, self.arguments.target)
+        first = not self.places
+        if self.alone or first:
+            _say("input", given.told)
+        if self.alone:
+            _say("predicted", chosen.predicted.told())
+            _say("explained", chosen.explained.told())
+        if first:
+            layers = self.layers = Layers(self.source, given.x)
+            self.wanted = self.wanted or _default(given, layers)
+            self.places = {name: where_of(name, given, chosen.target, layers, self.arguments.layer) for name in self.wanted}
+        found = [self._found(name, given, chosen, first) for name in self.wanted]
+        each = Explained(given, chosen, found)
+        if not self.alone:
+            cut = f", {len(given.tokens)} tokens of {given.whole}" if given.whole and given.tokens else ""
+            print(f"{given.name}: {chosen.explained.told()}{cut}", flush=True)
+        self._say_later()
+        self.count += 1
+        if self.folder is None:
+            self.done.append(each)
+        elif given.picture is None:
+            raise mistake("--out FOLDER/ is for pictures: write texts to a .html, .json or .csv.")
+        else:
+            self.written += len(draw.heat_maps(self.folder, each, self.arguments.raw))
+
+    def _found(self, name: str, given: Input, chosen: Chosen, first: bool) -> Found:
+        """One method's attribution, and what it says about itself."""
+        where, arguments = self.places[name], self.arguments
+        options = options_of(name, self.source, given, where, arguments)
+        with answered(name):
+            attribution = methods.call(name, self.source.model, given.x, {"target": chosen.target, **options})
+        attribution = only_input(attribution)
+        if first:
+            place = "at the input" if where is None else f"at {where.name}" + (f" ({where.chosen})" if where.chosen else "")
+            _say("method", f"{name} {place}")
+        measured = self._measured(name, attribution, given, chosen, options) if name in methods.COMPLETE else None
+        dim = 1 if where is None else where.channel_dim or 1
+        is_map = methods.is_cam(name) and name != "guided_grad_cam"
+        layer = where.name if where is not None else None
+        grid = self.layers.grid(attribution.shape[1]) if given.picture is not None and dim == -1 else None
+        found = Found(name, attribution, layer, dim, "feature_mask" in options, is_map, measured, grid)
+        if is_map and not arguments.raw and given.picture is not None:
+            values = as_map(found, given)
+            if values is not None and not bool((values > 0).any()):
+                self.later.append(f"{name} is nowhere positive: nothing speaks for the class; --raw draws what is against it")
+        return found
+
+    def _measured(self, name: str, attribution: Any, given: Input, chosen: Chosen, options: dict[str, Any]) -> gap.Gap:
+        """Whether the sum is what it should be, and whether there was anything to explain."""
         baselines, several = options["baselines"], name.endswith("_shap")
         with answered("measuring the completeness gap failed"):
-            measured = gap.measure(attribution, source.model, given.x, baselines, chosen.target, several=several)
-        _say("completeness", measured.line())
-        if measured.relative > gap.LARGE:
-            rule = arguments.quadrature or _QUADRATURES[0]
-            _say("", gap.advice(name, arguments.n_steps or _STEPS, rule, where is not None))
-    dim = 1 if where is None else where.channel_dim or 1
-    return write.Found(name, attribution, where.name if where is not None else None, dim, "feature_mask" in options)
+            measured = gap.measure(attribution, self.source.model, given.x, baselines, chosen.target, several=several)
+        little = gap.little(measured, chosen.explained.score)
+        if self.alone:
+            _say("completeness", measured.line())
+        elif measured.relative > gap.LARGE or little:
+            self.later.append(f"{name}: {measured.line()}")
+        if little:
+            self.later.append(little)
+        elif measured.relative > gap.LARGE:
+            rule = self.arguments.quadrature or _QUADRATURES[0]
+            self.later.append(gap.advice(name, self.arguments.n_steps or STEPS, rule, self.places[name] is not None))
+        if self.alone:
+            self._say_later()
+        return measured
+
+    def _say_later(self) -> None:
+        """What belongs below the line of an input."""
+        for line in self.later:
+            _say("", line)
+        self.later.clear()
 
 
-def _where(name: str, given: Input, chosen: Chosen, layers: Layers, arguments: argparse.Namespace) -> Where | None:
-    if arguments.layer is not None:
-        where = layers.named(arguments.layer)
-        if methods.is_cam(name):
-            layers.check_cam(where)
-        return where
-    if methods.is_cam(name):
-        return layers.for_cam(chosen.target)
-    return layers.embedding() if given.tokens is not None else None
-
-
-def _options(name: str, source: Source, given: Input, where: Where | None, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the method takes, of what the command has."""
-    import torch
-
-    taken = methods.parameters(name)
-    options: dict[str, Any] = {"n_steps": arguments.n_steps, "quadrature": arguments.quadrature}
-    options |= {"n_samples": arguments.n_samples, "chunk_size": arguments.chunk_size}
-    options = {key: value for key, value in options.items() if key in taken and value is not None}
-    if where is not None:
-        options["layer"] = where.layer
-        if "channel_dim" in taken:
-            options["channel_dim"] = where.channel_dim
-    if "generator" in taken:
-        options["generator"] = torch.Generator(arguments.device).manual_seed(arguments.seed)
-    if "feature_mask" in taken:
-        options["feature_mask"] = _cells(source, given, where)
-    if "baselines" in taken:
-        distribution = taken["baselines"].default is inspect.Parameter.empty
-        options["baselines"] = _baselines(source, given, distribution, where is not None and "feature_mask" in taken)
-    return options
-
-
-def _baselines(source: Source, given: Input, distribution: bool, at_site: bool) -> Any:
-    """What is compared with: 0, which is the mean of normalised images; for a text the same length of padding.
-
-    Where a distribution is wanted, images are compared with black, grey and white ones.
-    """
-    import torch
-
-    x = given.x
-    if isinstance(x, Mapping) and not at_site:
-        return {**x, "input_ids": _padding(source.tokenizer, x["input_ids"])} if "input_ids" in x else 0.0
-    if not distribution:
-        return 0.0
-    if given.tokens is not None:
-        return torch.zeros_like(x)
-    low, high = float(x.min()), float(x.max())
-    if given.mean is not None and given.std is not None:
-        mean, std = (torch.tensor(list(v), dtype=x.dtype, device=x.device)[:, None, None] for v in (given.mean, given.std))
-        return torch.stack([((shade - mean) / std).expand(x.shape[1:]) for shade in (0.0, 0.5, 1.0)])
-    return torch.stack([torch.full_like(x[0], shade) for shade in (low, (low + high) / 2, high)])
-
-
-def _padding(tokenizer: Any, ids: Any) -> Any:
-    """The ids with every token but the special ones replaced by padding."""
-    import torch
-
-    if tokenizer is None:
-        return torch.zeros_like(ids)
-    special = tokenizer.get_special_tokens_mask(ids[0].tolist(), already_has_special_tokens=True)
-    candidates = (tokenizer.pad_token_id, tokenizer.mask_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id)
-    nothing = next((token for token in candidates if token is not None), 0)
-    return torch.where(torch.tensor([special], device=ids.device).bool(), ids, nothing)
-
-
-def _cells(source: Source, given: Input, where: Where | None) -> Any:
-    """What is ablated together: a token, a place of a layer, or a square of an image, of which there are about 14 x 14."""
-    import torch
-
-    if where is None:
-        height, width = given.x.shape[-2:]
-        side = max(1, -(-max(height, width) // _CELLS))
-        rows, columns = torch.arange(height) // side, torch.arange(width) // side
-        return (rows[:, None] * int(columns[-1] + 1) + columns).to(given.x.device)[None]
-    value = fa.activation(source.model, given.x, layer=where.layer)
-    shape = list(value.shape[1:])
-    if where.channel_dim is not None:
-        shape[where.channel_dim - 1 if where.channel_dim > 0 else -1] = 1
-    return torch.arange(torch.Size(shape).numel(), device=value.device).reshape(shape)
+def _default(given: Input, layers: Layers) -> list[str]:
+    return ["grad_cam" if given.tokens is None and layers.suiting() else "integrated_gradients"]

@@ -45,6 +45,16 @@ def each(baselines: Any, several: bool) -> list[Any]:
     return [baselines[i : i + 1] for i in range(len(baselines))]
 
 
+def little(measured: Gap, score: float) -> str:
+    """A word where the baseline has nearly the same score: there is nothing to explain, and attributions are noise."""
+    if abs(measured.difference) > LARGE * abs(score):
+        return ""
+    return (
+        f"little to explain: the baseline alone has the score {score - measured.difference:.4g}, the input {score:.4g}; the "
+        "attributions share out the difference"
+    )
+
+
 def advice(name: str, n_steps: int, quadrature: str, at_layer: bool) -> str:
     """What to do about a large gap."""
     passed = "what passes the layer by (a skip connection, an input used again) is not in the sum: choose the end of a block"

@@ -1,19 +1,32 @@
-"""What goes into the model: an image file or a text, made ready as the model wants it."""
+"""What goes into the model: pictures and texts, from files, folders, lines and standard input, made ready for it."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..dataset._pictures import SUFFIXES, names_in, pillow
+from . import pictures, texts
+from .seen import as_seen
 from .source import Source
-from .words import answered, mistake, one_line
+from .words import answered, mistake
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+class Item(NamedTuple):
+    """One thing to explain, not read yet: a file, a text, or what came through standard input."""
+
+    name: str
+    """For titles: never a whole path."""
+    file: Path | None = None
+    text: str | None = None
+    data: bytes | None = None
 
 
 class Input(NamedTuple):
@@ -22,188 +35,162 @@ class Input(NamedTuple):
     x: Any
     told: str
     """A line that says what it is and how it was made ready."""
+    name: str
     picture: Tensor | None = None
     """``[1, C, H, W]`` in [0, 1], what the model sees before its values are normalised."""
     tokens: Sequence[str] | None = None
+    words: Sequence[tuple[str, Sequence[int]]] | None = None
+    """The words that tokens are pieces of, and which."""
+    whole: int | None = None
+    """How many tokens the whole text has, where it was cut short."""
     mean: Sequence[float] | None = None
     """What was subtracted from values in [0, 1], and then divided by: None where that is not known."""
     std: Sequence[float] | None = None
+    seen: Callable[[], Tensor | None] | None = None
+    """Looks at the picture again, in its own size: the part that the model sees."""
 
 
-def read(source: Source, given: str, options: argparse.Namespace) -> Input:
-    """The input that the user gave: the name of a file, or a text.
+def gather(source: Source, given: Sequence[str], options: argparse.Namespace) -> list[Item]:
+    """What the user named, one by one: folders are gone through, and with ``--lines`` files line by line.
+
+    Raises:
+        argparse.ArgumentError: there is nothing, or no such file.
+    """
+    items = [item for each in given for item in _items(source, each, getattr(options, "lines", False))]
+    if not items:
+        raise mistake(
+            "there is nothing to explain: name a picture, a folder of them, a text in quotes, or - for standard input."
+        )
+    return items
+
+
+def _items(source: Source, given: str, lines: bool) -> list[Item]:
+    if given == "-":
+        data = sys.stdin.buffer.read()
+        if not data.strip():
+            raise mistake("standard input is empty: pipe a text or a picture into the command.")
+        if lines:
+            return _lines(source, _decoded(data, "standard input"), "standard input")
+        if source.text is None or (source.image is not None and _is_picture(data)):
+            return [Item("standard input", data=data)]
+        return [Item("standard input", text=_decoded(data, "standard input").strip())]
+    if not given.strip():
+        raise mistake("the text is empty: write it after the options, in quotes.")
+    path = Path(given)
+    if _is(path.is_dir):
+        return _folder(source, path)
+    if lines:
+        if not _is(path.is_file):
+            raise mistake(f"there is no file {given!r} of lines.")
+        return _lines(source, _decoded(path.read_bytes(), given), given)
+    if source.text is None or (source.image is not None and _is_file(given)):
+        return [Item(path.name, file=path)]
+    return [_text(source, given)]
+
+
+def _folder(source: Source, path: Path) -> list[Item]:
+    """The pictures below a folder, or the texts."""
+    reads_pictures = source.text is None or source.image is not None
+    if reads_pictures and (names := names_in(path)):
+        return [Item(name, file=path / name) for name in names]
+    files = sorted(file for file in path.rglob("*.txt") if not file.name.startswith(".")) if source.text is not None else []
+    if not files:
+        kinds = [kind for kind, read in (("pictures", reads_pictures), (".txt files", source.text is not None)) if read]
+        raise mistake(f"there are no {' and no '.join(kinds)} in the folder {str(path)!r}.")
+    return [Item(file.relative_to(path).as_posix(), file=file) for file in files]
+
+
+def _lines(source: Source, text: str, name: str) -> list[Item]:
+    """Of texts the lines, of pictures their files."""
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise mistake(f"there are no lines in {name!r}.")
+    if source.text is None:
+        return [Item(Path(line).name, file=Path(line)) for _, line in lines]
+    return [Item(f"line {number}", text=line) for number, line in lines]
+
+
+def _text(source: Source, given: str) -> Item:
+    suffix = Path(given).suffix.lower() if len(given) < 256 and " " not in given else ""
+    if suffix in SUFFIXES:
+        raise mistake(f"the model takes a text, and {given!r} is the name of an image.")
+    if suffix != ".txt":
+        return Item("the text", text=given)
+    if not Path(given).is_file():
+        raise mistake(f"there is no file {given!r}.")
+    return Item(Path(given).name, file=Path(given))
+
+
+def _is_file(given: str) -> bool:
+    return Path(given).suffix.lower() in SUFFIXES or _is(Path(given).is_file)
+
+
+def _is(asked: Any) -> bool:
+    try:
+        return bool(asked())
+    except (OSError, ValueError):  # too long to be a name
+        return False
+
+
+def _is_picture(data: bytes) -> bool:
+    import io
+
+    try:
+        pillow().open(io.BytesIO(data)).close()
+    except pillow().UnidentifiedImageError:
+        return False
+    return True
+
+
+def _decoded(data: bytes, name: str) -> str:
+    with answered(f"cannot read {name!r} as UTF-8"):
+        return data.decode("utf-8")
+
+
+def read(source: Source, item: Item, options: argparse.Namespace) -> Input:
+    """One thing, made ready.
 
     Raises:
         argparse.ArgumentError: there is no such file, or the model does not take it.
         ImportError: pillow is missing.
     """
-    text_only = source.text is not None and source.image is None
-    if text_only or (source.text is not None and not _looks_like_a_file(given)):
-        return _text(source, given, options)
-    return _image(source, _opened(given), given, options)
+    if item.text is None and (source.text is None or source.image is not None) and not _is_text(source, item):
+        return _pictured(source, pictures.opened(item.file, item.data, item.name), item.name, options, item)
+    text = item.text if item.text is not None else _decoded(item.file.read_bytes(), item.name).strip()  # type: ignore[union-attr]
+    made = texts.ready(source, text, options)
+    cut = "" if made.whole is None else f" of {made.whole}: the rest is cut off, and not explained"
+    told = f"{item.name}, {source.how}: {len(made.tokens)} tokens{cut}"
+    return Input(made.x, told, item.name, None, made.tokens, made.words, made.whole)
+
+
+def _is_text(source: Source, item: Item) -> bool:
+    return source.text is not None and item.file is not None and item.file.suffix.lower() == ".txt"
 
 
 def dummy(source: Source, options: argparse.Namespace) -> Input:
     """An input of the right shape, where the user gave none: a grey image, or a short text."""
     if source.text is not None and source.image is None:
-        return _text(source, "a text", options)
+        return read(source, Item("the text", text="a text"), options)
     if source.how and source.text is None:
-        return _image(source, _pillow().new("RGB", (256, 256), (128, 128, 128)), "a grey image", options)
+        return _grey(source, (256, 256), options)
     if options.size is None:
         raise mistake(
             "say what goes into the model: an image file or a text after the options, or the size of its images with --size."
         )
-    height, width = options.size
-    return _image(source, _pillow().new("RGB", (width, height), (128, 128, 128)), "a grey image", options)
+    return _grey(source, options.size, options)
 
 
-def _looks_like_a_file(given: str) -> bool:
-    if Path(given).suffix.lower() in _IMAGES:
-        return True
-    try:
-        return Path(given).is_file()
-    except (OSError, ValueError):  # too long to be a name
-        return False
+def _grey(source: Source, size: tuple[int, int], options: argparse.Namespace) -> Input:
+    return _pictured(source, pillow().new("RGB", (size[1], size[0]), (128, 128, 128)), "a grey image", options)
 
 
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ModuleNotFoundError as error:
-        raise ImportError('images need pillow: pip install "funattr[cli]".') from error
-    return Image
+def _pictured(source: Source, image: Any, name: str, options: argparse.Namespace, item: Item | None = None) -> Input:
+    made = pictures.ready(source, image, name, options)
+    told = f"{name}, {image.width} x {image.height}, {made.how}: {list(made.x.shape)}"
+    seen = partial(_seen, source, item, options, made.picture.shape[1]) if item is not None else None
+    return Input(made.x, told, name, made.picture, mean=made.mean, std=made.std, seen=seen)
 
 
-def _opened(given: str) -> Any:
-    pillow = _pillow()
-    path = Path(given)
-    if not _looks_like_a_file(given) or not path.exists():
-        raise mistake(f"there is no file {given!r}: the model takes images.")
-    if path.is_dir():
-        raise mistake(f"{given!r} is a folder: name one image.")
-    try:
-        with path.open("rb") as file:
-            image = pillow.open(file)
-            image.load()
-    except pillow.UnidentifiedImageError as error:
-        raise mistake(f"{given!r} is not an image that pillow can read.") from error
-    except Exception as error:  # truncated, not permitted, too large, ...
-        raise mistake(f"cannot read the image {given!r}: {one_line(error)}") from error
-    if image.mode.startswith(("I", "F")):
-        raise mistake(f"{given!r} has more than 8 bits per value (mode {image.mode}): convert it to 8 bits first.")
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(image)
-
-
-def _image(source: Source, image: Any, name: str, options: argparse.Namespace) -> Input:
-    import torch
-
-    asked = [f"--{what}" for what in ("size", "mean", "std", "channels") if getattr(options, what) is not None]
-    if source.how and asked:
-        raise mistake(f"{' and '.join(asked)} would change what the model brings: images are made ready {source.how}.")
-    before = f"{image.width} x {image.height}"
-    channels = source.channels or options.channels or _channels(source, image)
-    image = image.convert({1: "L", 3: "RGB", 4: "RGBA"}.get(channels, "RGB"))
-    mean, std = source.mean, source.std
-    if source.image is not None:
-        with answered(f"making {name!r} ready {source.how} failed"):
-            x = source.image(image)
-        how = source.how
-    else:
-        x, how = _plain(image, options)
-        mean, std = options.mean or (0.0,), options.std or (1.0,)
-    if isinstance(x, torch.Tensor) and x.dim() == 3:
-        x = x[None]
-    if not isinstance(x, torch.Tensor) or x.dim() != 4 or x.shape[0] != 1 or not x.is_floating_point():
-        got = f"{x.dtype} {list(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
-        raise mistake(f"an image made ready {how} must be a floating-point tensor [C, H, W] or [1, C, H, W], got {got}.")
-    told = f"{name}, {before}, {how}: {list(x.shape)}"
-    return Input(x.to(options.device), told, _picture(x, mean, std), None, mean, std)
-
-
-def _channels(source: Source, image: Any) -> int:
-    """What the first convolution takes; without one, what the image has."""
-    from torch import nn
-
-    convolution = next((m for m in source.model.modules() if isinstance(m, nn.Conv2d)), None)
-    if convolution is not None and convolution.in_channels in (1, 3, 4):
-        return convolution.in_channels
-    return 1 if image.mode in ("1", "L", "LA") else 3
-
-
-def _plain(image: Any, options: argparse.Namespace) -> tuple[Tensor, str]:
-    """By --size, --mean and --std; as it is without them."""
-    import numpy as np
-    import torch
-
-    how = []
-    if options.size is not None:
-        height, width = options.size
-        image = image.resize((width, height), _pillow().Resampling.BILINEAR)
-        how.append(f"resized to {height} x {width}")
-    values = torch.from_numpy(np.array(image)).float() / 255
-    x = values[None] if values.dim() == 2 else values.permute(2, 0, 1).contiguous()
-    for what, given in (("mean", options.mean), ("std", options.std)):
-        if given is not None and len(given) not in (1, len(x)):
-            raise mistake(f"--{what} has {len(given)} values for {len(x)} channels: give one, or one per channel.")
-    if options.std is not None and min(options.std) <= 0:
-        raise mistake("--std must be positive: values are divided by it.")
-    if options.mean is not None:
-        x = x - torch.tensor(options.mean)[:, None, None]
-        how.append(f"less {_spelled(options.mean)}")
-    if options.std is not None:
-        x = x / torch.tensor(options.std)[:, None, None]
-        how.append(f"over {_spelled(options.std)}")
-    return x, ", ".join(["values in [0, 1]", *how])
-
-
-def _spelled(values: Sequence[float]) -> str:
-    return " ".join(f"{value:g}" for value in values)
-
-
-def _picture(x: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
-    """What was normalised, put back, as far as it is known how."""
-    import torch
-
-    shown = x.detach().cpu().float()
-    for values, put_back in ((std, torch.mul), (mean, torch.add)):
-        if values is not None:
-            shown = put_back(shown, torch.tensor(list(values), dtype=shown.dtype)[:, None, None])
-    if mean is not None or std is not None:
-        shown = shown.clamp(0, 1)
-    return shown if shown.shape[1] in (1, 3) else shown.mean(1, keepdim=True)
-
-
-def _text(source: Source, given: str, options: argparse.Namespace) -> Input:
-    import torch
-
-    asked = [f"--{what}" for what in ("size", "mean", "std", "channels") if getattr(options, what) is not None]
-    if asked:
-        raise mistake(f"{' and '.join(asked)} belongs to images, and this is a text.")
-    suffix = Path(given).suffix.lower() if len(given) < 256 else ""
-    if suffix in _IMAGES and " " not in given:
-        raise mistake(f"{options.model} takes a text, and {given!r} is the name of an image.")
-    name = "the text"
-    if suffix == ".txt" and " " not in given:
-        if not Path(given).is_file():
-            raise mistake(f"there is no file {given!r}.")
-        with answered(f"cannot read {given!r}"):
-            name, given = given, Path(given).read_text(encoding="utf-8").strip()
-    if not given.strip():
-        raise mistake("the text is empty: write it after the options, in quotes.")
-    assert source.text is not None
-    with answered(f"making the text ready {source.how} failed"):
-        made = source.text(given)
-    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], (list, tuple))):
-        raise mistake(
-            f"a text made ready {source.how} must be a pair, the input and the list of its tokens, got {type(made).__name__}."
-        )
-    x, tokens = made
-    if isinstance(x, torch.Tensor):
-        x = x.to(options.device)
-    elif isinstance(x, Mapping):
-        x = {key: value.to(options.device) for key, value in x.items()}
-    else:
-        raise mistake(f"a text made ready {source.how} must be a tensor [1, T] or a dict of tensors, got {type(x).__name__}.")
-    return Input(x, f"{name}, {source.how}: {len(tokens)} tokens", None, [str(token) for token in tokens])
+def _seen(source: Source, item: Item, options: argparse.Namespace, channels: int) -> Tensor | None:
+    image = pictures.opened(item.file, item.data, item.name)
+    return as_seen(source, image.convert("L" if channels == 1 else "RGB"), options)

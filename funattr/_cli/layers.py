@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .inputs import dummy, read
+from .inputs import dummy, gather, read
+from .load import load
 from .options import MODEL_HELP, add_command, add_model
 from .sites import Layers
-from .source import load
 
 _EXAMPLES = """\
   funattr layers --model resnet50
@@ -35,7 +35,11 @@ def run(arguments: argparse.Namespace) -> None:
         ImportError: an extra is missing.
     """
     source = load(arguments)
-    given = dummy(source, arguments) if arguments.input is None else read(source, arguments.input, arguments)
+    given = (
+        dummy(source, arguments)
+        if arguments.input is None
+        else read(source, gather(source, [arguments.input], arguments)[0], arguments)
+    )
     layers = Layers(source, given.x)
     table = layers.table
     print(f"{source.title}, {given.told}\n")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .source import Source
+from .source import Source, Text
 from .words import answered, choices, listed, mistake, one_line
 
 _LIBRARIES = ("torchvision", "timm", "transformers")
@@ -77,11 +77,20 @@ def _from_torchvision(name: str, options: argparse.Namespace) -> Source:
     with answered(f"torchvision did not make {name!r}"):
         model = models.get_model(name, weights=None if options.checkpoint else weights)
     if weights is None:
-        return Source(model, f"torchvision's {name}" + ("" if options.checkpoint else ", random weights"))
+        title = f"torchvision's {name}" + ("" if options.checkpoint else ", random weights")
+        return Source(model, title, trained_with=_trained_with(models.get_model_weights(name)) if options.checkpoint else "")
     preset = weights.transforms()
     mean, std = (getattr(preset, what, getattr(preset, f"_{what}", None)) for what in ("mean", "std"))
     title = f"torchvision's {name}" + ("" if options.checkpoint else f", {weights}")
     return Source(model, title, preset, None, f"by the transforms of {weights}", mean, std, 3, weights.meta.get("categories"))
+
+
+def _trained_with(known: Any) -> str:
+    """The options that would normalise as torchvision's own weights want it."""
+    default = getattr(known, "DEFAULT", None)
+    preset = None if default is None else default.transforms()
+    values = [(what, getattr(preset, what, None)) for what in ("mean", "std")]
+    return " ".join(f"--{what} {','.join(f'{v:g}' for v in given)}" for what, given in values if given)
 
 
 def _from_timm(name: str, options: argparse.Namespace) -> Source:
@@ -136,7 +145,7 @@ def from_transformers(name: str, options: argparse.Namespace) -> Source:
     model = model.float()  # gaps of a complete method in bfloat16 are rounding
     classes = [str(config.id2label.get(i, i)) for i in range(config.num_labels)]
     title = f"{name} ({type(model).__name__})"
-    how = f"by its {type(part).__name__}"
+    how = "by its tokenizer" if kind == "text" else "by its image processor"
     if kind == "text":
         return Source(model, title, None, _tokenized(part), how, classes=classes, tokenizer=part)
     mean, std = (
@@ -157,15 +166,36 @@ def _kind(transformers: Any, config: Any, name: str) -> str:
     raise mistake(f"{name!r} is a {config.model_type} model, which classifies neither images nor texts.")
 
 
-def _tokenized(tokenizer: Any) -> Callable[[str], Any]:
-    def text(given: str) -> tuple[dict[str, Any], list[str]]:
-        x = dict(tokenizer(given, return_tensors="pt", truncation=True))
+def _tokenized(tokenizer: Any) -> Callable[[str], Text]:
+    def text(given: str) -> Text:
+        made = tokenizer(given, return_tensors="pt", truncation=True)
+        x = dict(made)
+        ids = x["input_ids"][0].tolist()
         if "attention_mask" in x and bool(x["attention_mask"].all()):
             del x["attention_mask"]  # says nothing about one text, and models look into it, which no vmap can
-        tokens = tokenizer.convert_ids_to_tokens(x["input_ids"][0].tolist())
-        return x, [token.replace("Ġ", " ").replace("▁", " ") for token in tokens]
+        tokens = [token.replace("Ġ", " ").replace("▁", " ") for token in tokenizer.convert_ids_to_tokens(ids)]
+        whole = len(tokenizer(given)["input_ids"])
+        return Text(x, tokens, _words(made, given, tokens), whole if whole > len(ids) else None)
 
     return text
+
+
+def _words(made: Any, given: str, tokens: Sequence[str]) -> list[tuple[str, list[int]]] | None:
+    """The words of the text, with the places of their tokens; a token that is of no word stands for itself."""
+    if not getattr(made, "is_fast", False):
+        return None
+    words: list[tuple[str, list[int]]] = []
+    last = None
+    for place, word in enumerate(made.word_ids(0)):
+        if word is not None and word == last:
+            words[-1][1].append(place)
+        else:
+            words.append((tokens[place].strip() or tokens[place], [place]))
+            if word is not None:
+                span = made.word_to_chars(0, word)
+                words[-1] = given[span.start : span.end].strip() or words[-1][0], [place]
+        last = word
+    return words
 
 
 _FROM: dict[str, Callable[[str, argparse.Namespace], Source]] = {

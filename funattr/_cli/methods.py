@@ -9,20 +9,10 @@ from typing import Any
 
 import funattr as fa
 
+from ..dataset._names import COMPOSED, SHORT, NoSuchName, meant, method_named
 from .options import add_command
-from .words import choices, mistake
+from .words import mistake
 
-#: Short names, for the hand.
-ALIASES = {
-    "gradcam": "grad_cam",
-    "guided_gradcam": "guided_grad_cam",
-    "ig": "integrated_gradients",
-    "deeplift": "deep_lift",
-    "ablation": "feature_ablation",
-    "smooth_grad": "smoothgrad",
-}
-#: Compositions with a name, and what they are.
-COMPOSED = {"smoothgrad": "noise_tunnel(saliency): the mean saliency over noisy inputs."}
 #: Those whose attributions sum to F(x) - F(baseline).
 COMPLETE = ("integrated_gradients", "conductance", "deep_lift", "deep_lift_shap")
 
@@ -43,8 +33,8 @@ def run(arguments: argparse.Namespace) -> None:
     width = max(map(len, [*names(), *combinators]))
     print("Methods, for --method and from Python. They work at the input and at any layer, those with a * at a layer only.")
     for name in names():
-        print(f"  {name + ' *' * is_cam(name):{width}}  {describe(name)}")
-    print(f"\nShort: {', '.join(f'{alias} for {name}' for alias, name in ALIASES.items())}.")
+        print(f"  {name + ' *' * is_cam(name):{width}}  {_first_line(method_named(name))}")
+    print(f"\nShort: {', '.join(f'{alias} for {name}' for alias, name in SHORT.items())}.")
     print("\nCombinators, from Python: take a method, return a method with the same arguments.")
     for name in combinators:
         print(f"  {name:{width}}  {_first_line(getattr(fa, name))}")
@@ -58,26 +48,25 @@ def names() -> list[str]:
 
 def checked(name: str) -> str:
     """The full name of a method."""
-    full = ALIASES.get(name, name)
+    full = SHORT.get(name, name)
     if full not in names():
-        known = [*names(), *ALIASES]
-        raise mistake(f"there is no method {name!r}{choices(name, known, len(known))}")
+        known = [*names(), *SHORT]
+        raise mistake(f"there is no method {name!r}{meant(name, known, len(known))}")
     return full
 
 
-def describe(name: str) -> str:
-    return COMPOSED.get(name) or _first_line(getattr(fa, name))
+def is_name(name: str) -> bool:
+    """Whether a word names a method."""
+    try:
+        method_named(name)
+    except NoSuchName:
+        return False
+    return ":" not in name
 
 
 def parameters(name: str) -> dict[str, inspect.Parameter]:
     """What a method takes."""
-    if name == "smoothgrad":
-        taken = _parameters(fa.saliency)
-        return {**taken, **{key: value for key, value in _parameters(fa.noise_tunnel).items() if key in _NOISE}}
-    return _parameters(getattr(fa, name))
-
-
-_NOISE = ("n_samples", "generator", "chunk_size")
+    return _parameters(method_named(name))
 
 
 def missing(name: str) -> list[str]:
@@ -96,14 +85,9 @@ def is_cam(name: str) -> bool:
 
 def call(name: str, model: Any, x: Any, options: dict[str, Any]) -> Any:
     """The attribution, with the options that the method takes."""
-    if name != "smoothgrad":
-        function = getattr(fa, name)
-        taken = _parameters(function)  # eigen_cam explains no class
-        return function(model, x, **{key: value for key, value in options.items() if key in taken})
-    noise = {key: options.pop(key) for key in _NOISE if key in options}
-    value = x if not isinstance(x, dict) else fa.activation(model, x, layer=options["layer"])
-    spread = 0.15 * float(value.max() - value.min())  # the paper's 10% to 20% of the range
-    return fa.noise_tunnel(fa.saliency, **{"n_samples": 25, "stdevs": spread, **noise})(model, x, **options)
+    method = method_named(name)
+    taken = _parameters(method)  # eigen_cam explains no class
+    return method(model, x, **{key: value for key, value in options.items() if key in taken})
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -21,10 +21,10 @@ what goes in:
 """
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, *, needed: bool = True, device: str | None = "cpu") -> None:
     """Declare the options that say which model, and how inputs are made ready for it."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", required=True, metavar="MODEL", help="package.module:factory, or a name; see below")
+    group.add_argument("--model", required=needed, metavar="MODEL", help="package.module:factory, or a name; see below")
     group.add_argument(
         "--checkpoint", metavar="FILE", help="weights to load: .safetensors, or what torch.save wrote of a state_dict"
     )
@@ -34,7 +34,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="which of the weights of torchvision (IMAGENET1K_V2) or timm (a1_in1k); none: random (default: the library's own)",
     )
     group.add_argument("--labels", metavar="FILE", help="the names of the classes: one per line, or JSON")
-    group.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, mps (default: cpu)")
+    group.add_argument("--device", default=device, help="where to compute: cpu, cuda, cuda:1, mps (default: cpu)")
     group.add_argument("--size", type=size, metavar="HxW", help="resize images to this: 224, or 224x320")
     group.add_argument(
         "--mean", type=numbers, metavar="M[,M,M]", help="subtract this from values in [0, 1]: 0.5, or one per channel"

@@ -10,6 +10,12 @@ import funattr as fa
 from .source import Source
 from .words import answered, listed, mistake
 
+_SPECIAL = 9  # tokens that are no patches, at most
+
+
+def _is_picture(shape: Any) -> bool:
+    return isinstance(shape, (tuple, list)) and len(shape) == 4 and all(isinstance(size, int) for size in shape)
+
 
 class Where(NamedTuple):
     """A layer, and how to say which it is."""
@@ -74,6 +80,15 @@ class Layers:
                 return Where(row.name, row.name, row.cam, "the last that suits; funattr layers shows the others")
         names = listed([row.name for row in suiting])
         raise mistake(f"the score depends on none of the layers that suit a CAM, {names}: choose another --method.")
+
+    def grid(self, tokens: int) -> tuple[int, int] | None:
+        """The rows and columns of patches that so many tokens are, a few of which are none (class token, registers).
+
+        Where patches are made they still lie in rows: the model's own values say it, if one answer fits.
+        """
+        shapes = [shape for row in self.table for shape in row.shapes if _is_picture(shape)]
+        fitting = {(shape[2], shape[3]) for shape in shapes if 0 <= tokens - shape[2] * shape[3] <= _SPECIAL}
+        return fitting.pop() if len(fitting) == 1 else None
 
     def check_cam(self, where: Where) -> None:
         if where.channel_dim is None:

@@ -13,14 +13,44 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class Class(NamedTuple):
+    """A class, and what the model says of it. `number` and `probability` are None of a model with one output."""
+
+    number: int | None
+    name: str | None
+    score: float
+    probability: float | None
+
+    @property
+    def label(self) -> str:
+        """Short, for a title."""
+        if self.number is None:
+            return "the output"
+        return f"class {self.number}" if self.name is None else self.name
+
+    def told(self) -> str:
+        if self.number is None or self.probability is None:
+            return f"{self.score:.4g}, the model's only output"
+        name = f"class {self.number}" if self.name is None else f"{self.number} ({self.name})"
+        return f"{name}, score {self.score:.4g} ({self.probability:.1%})"
+
+    def titled(self) -> str:
+        return f"{self.label}, {self.probability:.1%}" if self.probability is not None else f"{self.label}, {self.score:.4g}"
+
+
 class Chosen(NamedTuple):
     """The score to explain, and what the model says."""
 
     target: int | None
-    predicted: str
-    explained: str
-    label: str
-    """Short, for the title of a picture."""
+    predicted: Class
+    explained: Class
+
+    @property
+    def title(self) -> str:
+        """What the model says, and what is explained where that is another class."""
+        if self.explained == self.predicted:
+            return self.predicted.titled()
+        return f"{self.predicted.titled()}\nexplained: {self.explained.titled()}"
 
 
 def choose(source: Source, x: Any, wanted: str) -> Chosen:
@@ -29,23 +59,31 @@ def choose(source: Source, x: Any, wanted: str) -> Chosen:
     Raises:
         argparse.ArgumentError: the model fails, or there is no such class.
     """
+    scores = scores_of(source, x)
+    if scores.numel() == 1:
+        if wanted not in ("argmax", "0"):
+            raise mistake(f"the model puts out one number, so there is no class {wanted!r} to choose: leave --target out.")
+        only = Class(None, None, float(scores.reshape(())), None)
+        return Chosen(None if scores.dim() == 1 else 0, only, only)
+    best = int(scores[0].argmax())
+    target = best if wanted == "argmax" else number_of(wanted, scores.shape[1], source.classes)
+    return Chosen(target, _class(scores, best, source.classes), _class(scores, target, source.classes))
+
+
+def scores_of(source: Source, x: Any) -> Tensor:
+    """What the model says, ``[1, C]``, or one number.
+
+    Raises:
+        argparse.ArgumentError: the model fails, or puts out something else.
+    """
     import torch
 
     with torch.no_grad(), answered(f"the model failed on this input, {shapes(x)}"):
         output = source.model(**x) if isinstance(x, Mapping) else source.model(x)
     scores = _scores(output)
-    if scores.numel() == 1:
-        if wanted not in ("argmax", "0"):
-            raise mistake(f"the model puts out one number, so there is no class {wanted!r} to choose: leave --target out.")
-        told = f"{float(scores.reshape(())):.4g}, the model's only output"
-        return Chosen(None if scores.dim() == 1 else 0, told, "the model's only output", "the output")
-    if scores.dim() != 2 or len(scores) != 1:
+    if scores.numel() != 1 and (scores.dim() != 2 or len(scores) != 1):
         raise mistake(f"the model's output has the shape {list(scores.shape)}: explain wants scores of classes, [1, C].")
-    best = int(scores[0].argmax())
-    target = best if wanted == "argmax" else _number(wanted, scores.shape[1], source.classes)
-    return Chosen(
-        target, _told(scores, best, source.classes), _told(scores, target, source.classes), _name(target, source.classes)
-    )
+    return scores
 
 
 def shapes(x: Any) -> str:
@@ -76,7 +114,12 @@ def _scores(output: Any) -> Tensor:
     return result
 
 
-def _number(wanted: str, count: int, classes: Sequence[str] | None) -> int:
+def number_of(wanted: str, count: int, classes: Sequence[str] | None) -> int:
+    """A class by its number or its name.
+
+    Raises:
+        argparse.ArgumentError: there is no such class, or more than one.
+    """
     if wanted.lstrip("-").isdecimal():
         number = int(wanted)
         if not 0 <= number < count:
@@ -98,12 +141,9 @@ def _number(wanted: str, count: int, classes: Sequence[str] | None) -> int:
     raise mistake(f"there is no class {wanted!r}{choices(wanted, names)}")
 
 
-def _told(scores: Tensor, number: int, classes: Sequence[str] | None) -> str:
+def _class(scores: Tensor, number: int, classes: Sequence[str] | None) -> Class:
     """A class, its score, and its share where scores are not shares already."""
     row = scores[0]
     share = row if bool((row >= 0).all()) and abs(float(row.sum()) - 1) < 1e-3 else row.softmax(0)
-    return f"{_name(number, classes)}, score {float(row[number]):.4g} ({float(share[number]):.1%})"
-
-
-def _name(number: int, classes: Sequence[str] | None) -> str:
-    return f"{number} ({classes[number]})" if classes and number < len(classes) else f"class {number}"
+    name = str(classes[number]) if classes and number < len(classes) else None
+    return Class(number, name, float(row[number]), float(share[number]))

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator
+
+from ..dataset._names import NoSuchName, listed
+from ..dataset._names import meant as choices
+
+__all__ = ["answered", "choices", "listed", "mistake", "one_line", "warn"]
 
 
 def mistake(sentence: str) -> argparse.ArgumentError:
@@ -13,19 +18,9 @@ def mistake(sentence: str) -> argparse.ArgumentError:
     return argparse.ArgumentError(None, sentence)
 
 
-def choices(name: str, known: Sequence[str], most: int = 12) -> str:
-    """The end of a sentence about a wrong name: the one that was meant, or those there are."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not close:
-        close = [k for k in known if k.lower() == name.lower()][:1]
-    if close:
-        return f": did you mean {close[0]!r}?"
-    return f": choose one of {listed(known, most)}."
-
-
-def listed(names: Sequence[str], most: int = 12) -> str:
-    """Names with commas, the first few of many."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def warn(sentence: str) -> None:
+    """Say what the caller should know, on stderr."""
+    print(f"funattr: warning: {sentence}", file=sys.stderr)
 
 
 def one_line(error: BaseException) -> str:
@@ -33,17 +28,24 @@ def one_line(error: BaseException) -> str:
     own = getattr(error, "complaint", None)  # without the call in front, which is not the caller's
     text = " ".join(str(own or error).split())
     text = text if len(text) <= 400 else text[:397] + "..."
-    if own is not None:
+    if own is not None or isinstance(error, NoSuchName):
         return text
+    for call in ("run(): ", "load(): "):
+        if text.startswith(call):
+            return text.removeprefix(call)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename!r}" if error.filename is not None else error.strerror
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @contextlib.contextmanager
-def answered(what: str) -> Iterator[None]:
+def answered(what: str = "") -> Iterator[None]:
     """Turn an error of what the user brought (a model, a file) into one sentence: `what` went wrong, then the error."""
     try:
         yield
     except argparse.ArgumentError:
         raise
+    except NoSuchName as error:
+        raise mistake(str(error)) from error
     except Exception as error:
-        raise mistake(f"{what}: {one_line(error)}") from error
+        raise mistake(f"{what}: {one_line(error)}" if what else one_line(error)) from error

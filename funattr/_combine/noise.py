@@ -43,9 +43,9 @@ def noise_tunnel(
 
     ``mean_i a_i``, ``mean_i a_i^2`` or ``mean_i a_i^2 - (mean_i a_i)^2``, for the attributions ``a_i`` of ``x + noise_i``.
     Where x holds only integers, the noise is added at the layer, and baselines, integers still, are read there without noise;
-    several layers are then one joint site, and must not depend on each other. Calls of the method run together, by vmap; one
-    after another where the method takes many steps of its own or draws random numbers, where vmap cannot, and in a compiled
-    function.
+    several layers are then one joint site, and must not depend on each other. A deviation of 10 to 20 % of the range of x is
+    usual. Calls of the method run together, by vmap; one after another where the method takes many steps of its own or draws
+    random numbers, where vmap cannot, and in a compiled function.
 
     Args:
         method: a method.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .._habits import refusal
 from .._torch import (
+    is_dressed,
     is_plain,
     observed_by_dispatch_mode,
     put_back,
@@ -26,7 +27,7 @@ from .._torch import (
     tree_flatten,
     tree_unflatten,
 )
-from .._types import About, Tree, as_it_is, batch_size, tensors
+from .._types import About, Tree, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint, complete, door, kind_of, warn
 from .where import all_modules, bind
 
@@ -40,11 +41,13 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     flags = [p.name for p in parameters if p.annotation == "bool"]
     about: About | None = getattr(function, "about", None)
     names = tuple(p.name for p in parameters) if about is None else about.accepts
+    known = None if names is None else frozenset(names)
 
     @door
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
-        check_arguments(function, names, args, kwargs)
+        if tracing() or len(args) != 2 or not (known is None or kwargs.keys() <= known):
+            check_arguments(function, names, args, kwargs)
         check_flags(flags, kwargs)
         return function(*args, **kwargs)
 
@@ -52,16 +55,17 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if _state.inside or tracing():
             return inner(*args, **kwargs)
-        if torch.is_inference_mode_enabled() or _inferred(args[1] if len(args) > 1 else kwargs.get("x")):
+        if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return call(*_normal(args), **_normal(kwargs))  # type: ignore[arg-type]
         before = surroundings()
         _state.inside = True
         try:
-            check_arguments(function, names, args, kwargs)
+            if len(args) != 2 or not (known is None or kwargs.keys() <= known):
+                check_arguments(function, names, args, kwargs)
             x = args[1] if len(args) > 1 else kwargs["x"]
-            if isinstance(x, UserDict):  # transformers' tokenizers return one
-                x = dict(x)
+            if type(x) is not Tensor or x.is_inference():
+                x = _ready(x)
                 # Any, because mypy keeps a ParamSpec's arguments from being put together anew.
                 anew: Any = ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
                 args, kwargs = anew
@@ -71,7 +75,8 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             with mode_kept(training) if training else as_it_is:
                 result = function(*args, **kwargs)
             check_result(result)
-            return result
+            dressed: Any = result  # Any, because mypy keeps R from being put together anew
+            return map_tensors(undressed, dressed) if any(is_dressed(t) for t in tensors(result)) else result
         except (ValueError, TypeError, RuntimeError) as error:
             told = _of_inference_mode(error)
             complete(told, function, kwargs)
@@ -92,17 +97,17 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def undressed(value: Tensor) -> Tensor:
+    """A plain tensor: what a subclass carries besides (the affine of an image) is x's, and says nothing of an attribution."""
+    return value.as_subclass(Tensor) if is_dressed(value) else value
+
+
 def check_arguments(function: Any, names: Sequence[str] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Refuse arguments that a method does not take, and a call without x, with the line to write."""
     whole = len(args) == 2 or (len(args) < 2 and "x" in kwargs)
     if whole and (names is None or all(name in names for name in kwargs)):
         return
     raise complaint(TypeError, refusal(function, names or list(inspect.signature(function).parameters), args, kwargs))
-
-
-def _inferred(x: Tree) -> bool:
-    """Whether `x` was made in inference mode: it cannot be saved for a backward pass; a copy of it can."""
-    return any(t.is_inference() for t in ((x,) if isinstance(x, Tensor) else tensors(x)))
 
 
 def _normal(given: Any) -> Any:
@@ -114,6 +119,12 @@ def _normal(given: Any) -> Any:
         elif isinstance(leaf, functools.partial):
             leaves[i] = functools.partial(leaf.func, *_normal(leaf.args), **_normal(leaf.keywords))
     return tree_unflatten(leaves, spec)
+
+
+def _ready(x: Tree) -> Tree:
+    """x as a batch of tensors that autograd takes."""
+    x = dict(x) if isinstance(x, UserDict) else x  # transformers' tokenizers return one
+    return copied(x) if any(t.is_inference() for t in tensors(x)) else x
 
 
 def _of_inference_mode(error: Exception) -> Exception:
@@ -170,18 +181,16 @@ def check_input(x: Tree) -> None:
 def check_structure(x: Tree) -> None:
     """Refuse what is not a batch of tensors."""
     if not isinstance(x, (Tensor, tuple, Mapping)):
-        hint = ": pass torch.from_numpy(x)" if isinstance(x, np.ndarray) else ""
+        hint = ": the model comes first, then x" if callable(x) else ""
+        hint = ": pass torch.from_numpy(x)" if isinstance(x, np.ndarray) else hint
         if isinstance(x, list):
             alike = len(x) > 0 and all(isinstance(part, Tensor) and part.shape == x[0].shape for part in x)
             hint = f": pass {'torch.stack(x) where these are examples, or ' if alike else ''}tuple(x) where these are inputs"
             hint = (
                 hint if any(isinstance(part, Tensor) for part in x) else ": pass torch.tensor(x), or several inputs as tuple(x)"
             )
-        raise complaint(
-            TypeError,
-            f"x must be a tensor, a tuple of tensors (positional inputs) or a dict of tensors (keyword inputs), "
-            f"got {type(x).__name__}{hint}.",
-        )
+        text = "x must be a tensor, a tuple of tensors (positional inputs) or a dict of tensors (keyword inputs)"
+        raise complaint(TypeError, f"{text}, got {type(x).__name__}{hint}.")
     batch_size(x)
 
 
@@ -196,16 +205,14 @@ def check_dense(value: Tensor, what: str) -> None:
 
 
 def check_result(result: Tree) -> None:
-    """Refuse to return an attribution that is not finite."""
-    if not may_read():
-        return
-    for value in tensors(result):
+    """Refuse to return what is no attribution, or not finite."""
+    found = tensors(result)
+    if not found:
+        raise complaint(TypeError, f"the method returned {kind_of(result)}, expected attributions, one or more tensors.")
+    for value in found if may_read() else []:
         if value.is_floating_point() and is_plain(value) and not is_finite(value):
-            raise complaint(
-                ValueError,
-                f"the attribution {list(value.shape)} holds NaN or inf: the model's gradient or value is not finite "
-                f"here. Look at the model's output and, in {value.dtype}, at its range.",
-            )
+            text = f"the attribution {list(value.shape)} holds NaN or inf: the model's gradient or value is not finite here."
+            raise complaint(ValueError, f"{text} Look at the model's output and, in {value.dtype}, at its range.")
 
 
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

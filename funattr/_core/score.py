@@ -88,11 +88,8 @@ def score_of(output: Any, target: Target) -> Tensor:
         return _class_of_each(out, target)
     if target is None:
         if any(size != 1 for size in out.shape[1:]):
-            raise complaint(
-                ValueError,
-                f"the model's output {list(out.shape)} has several values per example, and no target says which: pass "
-                f"target=3, one class per example, target='argmax', or a callable.",
-            )
+            text = f"the model's output {list(out.shape)} has several values per example, and no target says which"
+            raise complaint(ValueError, f"{text}: pass target=3, one class per example, target='argmax', or a callable.")
         return out.reshape(out.shape[0])
     if isinstance(target, str):
         if target != "argmax":
@@ -101,11 +98,8 @@ def score_of(output: Any, target: Target) -> Tensor:
         out = _classes(out, "'argmax'")
         return out.gather(1, out.argmax(1, keepdim=True)).squeeze(1)
     if not _is_int(target):
-        raise complaint(
-            TypeError,
-            f"target must be None, an int, a tensor or list of ints (one per example), a tuple, a list of tuples, 'argmax', "
-            f"a callable or neuron(...), got {kind_of(target)}.",
-        )
+        text = "target must be None, an int, a tensor or list of ints (one per example), a tuple, a list of tuples, 'argmax'"
+        raise complaint(TypeError, f"{text}, a callable or neuron(...), got {kind_of(target)}.")
     return _entry(_classes(out, f"{target}"), (target,))
 
 
@@ -134,10 +128,8 @@ def the_tensor(output: Any) -> Tensor:
         found = [t for t in tensors(vars(output) if plain else output) if t.is_floating_point() or t.is_complex()]
     if len(found) == 1:
         return real(found[0], "the model's output is", "pass a callable target, such as lambda output: output[:, 3].abs()")
-    text = (
-        f"the model's output is a {type(output).__name__} with {len(found) or 'no'} tensors: pass a callable target that picks "
-    )
-    raise complaint(ValueError, f"{text}one value per example, such as target=lambda output: {_picking(output)}.")
+    text = f"the model's output is a {type(output).__name__} with {len(found) or 'no'} tensors: pass a callable target that"
+    raise complaint(ValueError, f"{text} picks one value per example, such as target=lambda output: {_picking(output)}.")
 
 
 def _picking(output: Any) -> str:
@@ -186,12 +178,10 @@ def _classes(out: Tensor, what: str) -> Tensor:
         text = f"target={what}, but the model's output {list(out.shape)} is one value per example: leave the target out"
         raise complaint(ValueError, f"{text}, or where x is one example, without a batch dimension, pass x[None].")
     if not _is_one(out.shape[2:]):
-        raise complaint(
-            ValueError,
-            f"target={what} leaves several values per example of the model's output {list(out.shape)}: pass a tuple of "
-            f"{out.dim() - 1} indices, slices for what is to be summed: target=({what if what.isdigit() else 1}"
-            f"{', slice(None)' * (out.dim() - 2)}); or a callable.",
-        )
+        text = f"target={what} leaves several values per example of the model's output {list(out.shape)}: pass a tuple of"
+        example = f"({what if what.isdigit() else 1}{', slice(None)' * (out.dim() - 2)})"
+        cure = f"{out.dim() - 1} indices, slices for what is to be summed: target={example}; or a callable"
+        raise complaint(ValueError, f"{text} {cure}.")
     return out if out.dim() == 2 else out.reshape(out.shape[:2])
 
 
@@ -227,9 +217,8 @@ def _one_of_each(out: Tensor, target: Any) -> Tensor:
     if len(items) != out.shape[0]:
         raise complaint(ValueError, f"target lists {len(items)} entries for {out.shape[0]} examples: give one per example.")
     if all(_is_int(i) for i in items):
-        out = _classes(out, "a list")
-        items = [(i,) for i in items]
-    elif not all(isinstance(item, tuple) and all(_is_int(i) for i in item) for item in items):
+        return _class_of_each(_classes(out, "a list"), torch.tensor(items, dtype=torch.long))
+    if not all(isinstance(item, tuple) and all(_is_int(i) for i in item) for item in items):
         raise complaint(TypeError, f"target={target} must hold ints only, or tuples of ints only.")
     for item in items:
         if len(item) != out.dim() - 1:
@@ -248,9 +237,8 @@ def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise complaint(TypeError, f"target is a tensor of {target.dtype}, expected integers: pass target.long().")
     if target.numel() != 1 and target.shape != out.shape[:1]:
-        raise complaint(
-            ValueError, f"target has the shape {list(target.shape)}, expected one class per example, [{out.shape[0]}]."
-        )
+        text = f"target has the shape {list(target.shape)}, expected one class per example, [{out.shape[0]}]."
+        raise complaint(ValueError, text)
     classes = out.shape[1]
     target = target.to(out.device, torch.long)
     if not (tracing() or observed_by_dispatch_mode()):

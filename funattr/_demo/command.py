@@ -135,9 +135,9 @@ def _picture(x: Tensor, maps: dict[str, Tensor], seen: list[Seen], target: int |
         legend.append("saliency is strength alone, without a sign")
     if any(name in _AT_LAYER for name in maps):
         legend.append(f"Grad-CAM looks at layer {layer}")
-    # 1 - x: dark ink on white paper, as a digit is written.
+    # 1 - 0.6 x: ink on white paper, as a digit is written, and grey, so that colours are seen on it.
     figure = viz.show(
-        1 - x,
+        1 - 0.6 * x,
         {f"{name}\n{METHODS[name]}": found for name, found in maps.items()},
         titles=[digit.title() for digit in seen],
         title=f"What speaks for {score}?",

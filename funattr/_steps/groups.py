@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,7 +88,8 @@ def _as_ids(mask: Any) -> Tensor | None:
     if isinstance(mask, int) and not isinstance(mask, bool):
         return torch.tensor(mask)
     if not isinstance(mask, Tensor):
-        raise complaint(TypeError, f"feature_mask must hold integer tensors, one id per feature, got {kind_of(mask)}.")
+        cure = ": pass torch.from_numpy(feature_mask)" if isinstance(mask, np.ndarray) else ""
+        raise complaint(TypeError, f"feature_mask must hold integer tensors, one id per feature, got {kind_of(mask)}{cure}.")
     if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
         text = f"feature_mask is a tensor of {mask.dtype}, expected integers, one id per group: pass feature_mask.long()."
         raise complaint(TypeError, text)

@@ -31,7 +31,8 @@ def bar(shown: bool | None, total: int | None, done: int) -> Iterator[Callable[[
     try:
         yield lines.update
     finally:
-        lines.say()
+        if lines.done > lines.first:
+            lines.say()
 
 
 def _tqdm() -> Any:

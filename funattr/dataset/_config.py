@@ -26,10 +26,17 @@ class Storage(NamedTuple):
     varying: bool = False
 
 
-def config_of(method: Any, arguments: dict[str, Any], model: Any, target: Any, seed: int, storage: Storage) -> dict[str, Any]:
-    """Everything that results depend on. Batch sizes, workers and devices are not among it, nor are the data."""
+def config_of(
+    method: Any, arguments: dict[str, Any], model: Any, target: Any, seed: int, storage: Storage, transform: Any = None
+) -> dict[str, Any]:
+    """Everything that results depend on. Batch sizes, workers and devices are not among it, nor are the data.
+
+    A transform counts where it says `about` itself.
+    """
     name, bound = named(method)
+    ready = getattr(transform, "about", None)
     return {
+        **({} if ready is None else {"transform": describe(ready)}),
         "method": name,
         "arguments": {**bound, **{key: describe(value) for key, value in sorted(arguments.items())}},
         "model": model_name(model),
@@ -94,6 +101,8 @@ def model_name(model: Any) -> str:
     """The name of a factory, or of the class of a model."""
     if isinstance(model, str):
         return model
+    if isinstance(told := getattr(model, "about", None), str) and not isinstance(model, nn.Module):
+        return told
     if isinstance(model, nn.Module):
         return type(model).__qualname__
     if isinstance(model, partial):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,22 @@ class Results:
     def __len__(self) -> int:
         return self.length
 
+    def ids(self) -> list[Id]:
+        """The ids, in the order of the files."""
+        return [identity for _, path in self.parts for identity in _ids_in(path)]
+
+    def __getitem__(self, identity: Id) -> Any:
+        """The attribution of one example.
+
+        Raises:
+            KeyError: there is none of that id.
+        """
+        for _, path in self.parts:
+            ids = _ids_in(path)
+            if identity in ids:
+                return next(itertools.islice(_rows(path), ids.index(identity), None))[1]
+        raise KeyError(identity)
+
     def __iter__(self) -> Iterator[tuple[Id, Any]]:
         """A part is opened when its first id is next, and read a group of rows at a time."""
         waiting, last = list(reversed(self.parts)), None
@@ -47,6 +64,12 @@ class Results:
                 raise ValueError(f"load(): two results have the id {identity!r}: load folders with different ids.")
             last = identity
             yield identity, found
+
+
+def _ids_in(path: Path) -> list[Id]:
+    with reading(path) as file:
+        ids: list[Id] = file.read(["id"]).column("id").to_pylist()
+    return ids
 
 
 def _rows(path: Path) -> Iterator[tuple[Id, Any]]:
@@ -70,9 +93,9 @@ def load(out: str | Path | Iterable[str | Path]) -> Results:
     Returns:
         An iterable, with a length, of pairs: the id, and the attribution of that example as the method returned it, without
         the batch: a tensor, or a tuple, list or dict. Where the largest were kept (``top_k``) it has `TopK` in the place of
-        tensors. Its `about` is a dict of what made it: method, arguments, model, target, seed, storage, versions, hash.
-        It holds 256 examples of each part whose ids overlap with those of others at one place: of a run whose ids came in
-        order, of about one part per worker.
+        tensors. ``results[id]`` is one of them, and ``results.ids()`` says which there are. Its `about` is a dict of what made
+        it: method, arguments, model, target, seed, storage, versions, hash, notes. It holds 256 examples of each part whose ids
+        overlap with those of others at one place: of a run whose ids came in order, of about one part per worker.
 
     Raises:
         ValueError: there are no results, they are not of `run`, or an id is there twice.

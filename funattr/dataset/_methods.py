@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -65,9 +65,16 @@ def _together(methods: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
     each.__name__ = each.__qualname__ = " and ".join(methods)
     made.__signature__ = _signature(methods.values())
     made.together = methods
-    made.leading = next(iter(before.values()))
-    made.generators = [generator for method in methods.values() for generator in generators_in(method, {})]
+    generators = [generator for method in methods.values() for generator in generators_in(method, {})]
+    made.about = _About(next(iter(before.values())), tuple(generators))
     return each
+
+
+class _About(NamedTuple):
+    """What a method says of itself, as the core's combinators do."""
+
+    leading: int
+    generators: tuple[torch.Generator, ...]
 
 
 def leading(method: Callable[..., Any]) -> int:

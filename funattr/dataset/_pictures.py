@@ -80,6 +80,10 @@ def opened(file: Any, name: str | None = None) -> Any:
 
 def in_unit_range(image: Any) -> Tensor:
     """An image as ``[C, H, W]`` with values in [0, 1]: one channel of a grey one, else three."""
-    image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    return values_of(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+
+
+def values_of(image: Any) -> Tensor:
+    """An image as it is, ``[C, H, W]`` with values in [0, 1]."""
     values = torch.from_numpy(np.array(image)).float() / 255
     return values[None] if values.dim() == 2 else values.permute(2, 0, 1).contiguous()

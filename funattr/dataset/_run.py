@@ -144,7 +144,7 @@ def run(
     bound(method, arguments, target, own_target)
     source, own_loaders = source_of(data, ids, transform, own_target, seed)
     size, loaders = batch_size or getattr(data, "batch_size", None) or 32, (own_loaders or 0) if loaders is None else loaders
-    config = config_of(method, arguments, model, "data" if own_target else target, seed, storage)
+    config = config_of(method, arguments, model, "data" if own_target else target, seed, storage, transform)
     try:
         json.dumps(notes)
     except TypeError as error:

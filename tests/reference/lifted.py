@@ -122,8 +122,14 @@ def _both(names: str) -> set[Any]:
     return {packet.default for packet in packets if packet is not None}
 
 
-SMOOTH = _both("tanh sigmoid gelu silu exp log erf rsqrt sqrt reciprocal sin cos softplus elu") | {aten.pow.Tensor_Scalar}
-KINKED = _both("relu leaky_relu hardtanh hardswish hardsigmoid clamp clamp_min clamp_max abs")
+_SMOOTH = (
+    "tanh sigmoid gelu silu mish exp exp2 expm1 log log2 log10 log1p erf erfc rsqrt sqrt reciprocal sin cos sinh cosh asinh"
+)
+_SMOOTH += " atan softplus elu celu log_sigmoid_forward lgamma digamma"
+SMOOTH = _both(_SMOOTH) | {aten.pow.Tensor_Scalar}
+_KINKED = "relu leaky_relu hardtanh hardswish hardsigmoid clamp clamp_min clamp_max abs softshrink"
+_KINKED += " hardshrink threshold round sign floor"
+KINKED = _both(_KINKED)
 SOFTMAX = _both("_softmax _safe_softmax")
 POOLS = {aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default}
 

@@ -166,7 +166,7 @@ class Ruled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, guided: bool) -> Tensor:
         ctx.guided = guided
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x.clone())  # in place, x is overwritten
         return x.clamp(min=0)
 
     @staticmethod
@@ -183,7 +183,19 @@ def ruled(guided: bool) -> Iterator[None]:
     def relu(x: Tensor, inplace: bool = False) -> Tensor:
         return Ruled.apply(x, guided)  # type: ignore[no-any-return, no-untyped-call]
 
-    with mock.patch.object(F, "relu", relu), mock.patch.object(torch, "relu", relu):
+    def relu_(x: Tensor) -> Tensor:
+        return x.copy_(relu(x))
+
+    named = [
+        (F, "relu", relu),
+        (torch, "relu", relu),
+        (Tensor, "relu", relu),
+        (Tensor, "relu_", relu_),
+        (torch, "relu_", relu_),
+    ]
+    with contextlib.ExitStack() as stack:
+        for owner, name, rule in named:
+            stack.enter_context(mock.patch.object(owner, name, rule))
         yield
 
 

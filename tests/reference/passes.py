@@ -90,7 +90,8 @@ def recorded(
         return with_leaves(value, [t.clone() for t in found], integers)
 
     if site is None:
-        return found, called(model, fresh(x), bound)
+        with torch.enable_grad():
+            return found, called(model, fresh(x), bound)
     place: Any = fa.output_of(site) if isinstance(site, (str, nn.Module)) else site
     module, runs = module_of(model, place.layer), 0
 

@@ -1,0 +1,537 @@
+# Written by scripts/make_stub.py, from the signatures in the source.
+# ruff: noqa
+# fmt: off
+import torch
+from collections.abc import Callable
+from typing import Any, overload
+from torch import Tensor
+from ._methods.deep_lift import Attribution
+from ._steps.quadrature import Quadrature
+from ._types import ChunkSize, Explains, Layer, Method, Model, OnePlace, Target, Tree
+from . import dataset as dataset
+from . import viz as viz
+from ._core.split import Split as Split
+from ._combine.elementwise import at_input as at_input
+from ._methods.path import convergence_delta as convergence_delta
+from ._combine.targets import each_target as each_target
+from ._core.where import input_of as input_of
+from ._inspect.layers import layers as layers
+from ._combine.baselines import mean_over_baselines as mean_over_baselines
+from ._combine.elementwise import multiply as multiply
+from ._core.score import neuron as neuron
+from ._combine.noise import noise_tunnel as noise_tunnel
+from ._core.where import output_of as output_of
+from ._steps.progress import progress as progress
+from ._core.score import score as score
+from ._core.split import split as split
+
+__version__: str
+__all__ = [
+    "Split",
+    "ablation_cam",
+    "absolute",
+    "activation",
+    "at_input",
+    "conductance",
+    "convergence_delta",
+    "deconvnet",
+    "deep_lift",
+    "deep_lift_shap",
+    "each_target",
+    "eigen_cam",
+    "feature_ablation",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "gradient",
+    "gradient_shap",
+    "guided_backprop",
+    "guided_grad_cam",
+    "hires_cam",
+    "input_of",
+    "input_x_gradient",
+    "integrated_gradients",
+    "internal_influence",
+    "interpolate",
+    "layer_cam",
+    "layers",
+    "mean_over_baselines",
+    "multiply",
+    "neuron",
+    "noise_tunnel",
+    "normalize",
+    "output_of",
+    "progress",
+    "relu",
+    "saliency",
+    "score",
+    "score_cam",
+    "split",
+    "sum_channels",
+    "value_and_gradient",
+    "xgrad_cam",
+]
+@overload
+def ablation_cam(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace,
+    target: Target = None,
+    channel_dim: int = 1,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def ablation_cam(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer,
+    target: Target = None,
+    channel_dim: int = 1,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def absolute(method: Tensor) -> Tensor: ...
+@overload
+def absolute(method: Explains) -> Method: ...
+@overload
+def activation(model: Model, x: Tensor, *, layer: OnePlace, create_graph: bool = False) -> Tensor: ...
+@overload
+def activation(model: Model, x: Tree, *, layer: Layer, create_graph: bool = False) -> Any: ...
+@overload
+def conductance(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace = None,
+    baselines: Tree = 0.0,
+    target: Target = None,
+    n_steps: int = 50,
+    quadrature: Quadrature = "gausslegendre",
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def conductance(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer = None,
+    baselines: Tree = 0.0,
+    target: Target = None,
+    n_steps: int = 50,
+    quadrature: Quadrature = "gausslegendre",
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def deconvnet(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace = None,
+    target: Target = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def deconvnet(model: Model, x: Tree, *, layer: Layer = None, target: Target = None, create_graph: bool = False) -> Any: ...
+@overload
+def deep_lift(
+    model: Model,
+    x: Tensor,
+    *,
+    baselines: Tree = 0.0,
+    layer: OnePlace = None,
+    target: Target = None,
+    multiply_by_inputs: bool = True,
+    attribution_func: Attribution | None = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def deep_lift(
+    model: Model,
+    x: Tree,
+    *,
+    baselines: Tree = 0.0,
+    layer: Layer = None,
+    target: Target = None,
+    multiply_by_inputs: bool = True,
+    attribution_func: Attribution | None = None,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def deep_lift_shap(
+    model: Model,
+    x: Tensor,
+    *,
+    baselines: Tree,
+    layer: OnePlace = None,
+    target: Target = None,
+    multiply_by_inputs: bool = True,
+    attribution_func: Attribution | None = None,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def deep_lift_shap(
+    model: Model,
+    x: Tree,
+    *,
+    baselines: Tree,
+    layer: Layer = None,
+    target: Target = None,
+    multiply_by_inputs: bool = True,
+    attribution_func: Attribution | None = None,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def eigen_cam(model: Model, x: Tensor, *, layer: OnePlace, channel_dim: int = 1, create_graph: bool = False) -> Tensor: ...
+@overload
+def eigen_cam(model: Model, x: Tree, *, layer: Layer, channel_dim: int = 1, create_graph: bool = False) -> Any: ...
+@overload
+def feature_ablation(
+    model: Model,
+    x: Tensor,
+    *,
+    baselines: Any = 0.0,
+    layer: OnePlace = None,
+    target: Target = None,
+    feature_mask: Any = None,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def feature_ablation(
+    model: Model,
+    x: Tree,
+    *,
+    baselines: Any = 0.0,
+    layer: Layer = None,
+    target: Target = None,
+    feature_mask: Any = None,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def grad_cam(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace,
+    target: Target = None,
+    channel_dim: int = 1,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def grad_cam(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer,
+    target: Target = None,
+    channel_dim: int = 1,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def grad_cam_plus_plus(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace,
+    target: Target = None,
+    channel_dim: int = 1,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def grad_cam_plus_plus(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer,
+    target: Target = None,
+    channel_dim: int = 1,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def gradient(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace = None,
+    target: Target = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def gradient(model: Model, x: Tree, *, layer: Layer = None, target: Target = None, create_graph: bool = False) -> Any: ...
+@overload
+def gradient_shap(
+    model: Model,
+    x: Tensor,
+    *,
+    baselines: Tree | Callable[[Tree], Tree],
+    layer: OnePlace = None,
+    target: Target = None,
+    n_samples: int = 5,
+    stdevs: Any = 0.0,
+    generator: torch.Generator | None = None,
+    multiply_by_inputs: bool = True,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def gradient_shap(
+    model: Model,
+    x: Tree,
+    *,
+    baselines: Tree | Callable[[Tree], Tree],
+    layer: Layer = None,
+    target: Target = None,
+    n_samples: int = 5,
+    stdevs: Any = 0.0,
+    generator: torch.Generator | None = None,
+    multiply_by_inputs: bool = True,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def guided_backprop(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace = None,
+    target: Target = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def guided_backprop(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer = None,
+    target: Target = None,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def guided_grad_cam(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace,
+    target: Target = None,
+    mode: str = "nearest",
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def guided_grad_cam(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer,
+    target: Target = None,
+    mode: str = "nearest",
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def hires_cam(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace,
+    target: Target = None,
+    channel_dim: int = 1,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def hires_cam(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer,
+    target: Target = None,
+    channel_dim: int = 1,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def input_x_gradient(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace = None,
+    target: Target = None,
+    multiply_by_inputs: bool = True,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def input_x_gradient(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer = None,
+    target: Target = None,
+    multiply_by_inputs: bool = True,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def integrated_gradients(
+    model: Model,
+    x: Tensor,
+    *,
+    baselines: Tree = 0.0,
+    layer: OnePlace = None,
+    target: Target = None,
+    n_steps: int = 50,
+    quadrature: Quadrature = "gausslegendre",
+    multiply_by_inputs: bool = True,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def integrated_gradients(
+    model: Model,
+    x: Tree,
+    *,
+    baselines: Tree = 0.0,
+    layer: Layer = None,
+    target: Target = None,
+    n_steps: int = 50,
+    quadrature: Quadrature = "gausslegendre",
+    multiply_by_inputs: bool = True,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def internal_influence(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace = None,
+    baselines: Tree = 0.0,
+    target: Target = None,
+    n_steps: int = 50,
+    quadrature: Quadrature = "gausslegendre",
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def internal_influence(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer = None,
+    baselines: Tree = 0.0,
+    target: Target = None,
+    n_steps: int = 50,
+    quadrature: Quadrature = "gausslegendre",
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def interpolate(method: Tensor, size: Any = None, mode: str = "nearest") -> Tensor: ...
+@overload
+def interpolate(method: Explains, size: Any = None, mode: str = "nearest") -> Method: ...
+@overload
+def layer_cam(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace,
+    target: Target = None,
+    channel_dim: int = 1,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def layer_cam(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer,
+    target: Target = None,
+    channel_dim: int = 1,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def normalize(method: Tensor) -> Tensor: ...
+@overload
+def normalize(method: Explains) -> Method: ...
+@overload
+def relu(method: Tensor) -> Tensor: ...
+@overload
+def relu(method: Explains) -> Method: ...
+@overload
+def saliency(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace = None,
+    target: Target = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def saliency(model: Model, x: Tree, *, layer: Layer = None, target: Target = None, create_graph: bool = False) -> Any: ...
+@overload
+def score_cam(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace,
+    target: Target = None,
+    channel_dim: int = 1,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def score_cam(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer,
+    target: Target = None,
+    channel_dim: int = 1,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def sum_channels(method: Tensor, channel_dim: int = 1) -> Tensor: ...
+@overload
+def sum_channels(method: Explains, channel_dim: int = 1) -> Method: ...
+@overload
+def value_and_gradient(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace = None,
+    target: Target = None,
+    create_graph: bool = False,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def value_and_gradient(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer = None,
+    target: Target = None,
+    create_graph: bool = False,
+) -> tuple[Any, Any]: ...
+@overload
+def xgrad_cam(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace,
+    target: Target = None,
+    channel_dim: int = 1,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def xgrad_cam(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer,
+    target: Target = None,
+    channel_dim: int = 1,
+    create_graph: bool = False,
+) -> Any: ...

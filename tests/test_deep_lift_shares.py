@@ -1,0 +1,82 @@
+"""How deep_lift shares out what an operation brings: a rule that gives all to one operand is complete, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from funattr import deep_lift
+
+from .reference import Asked, loops
+from .test_deep_lift import OPS
+
+#: Compositions, in which an operand is met several times, or a norm, a row or a choice: not the shares of one game.
+COMPOSED = {
+    *("masked softmax", "lowest-masked softmax", "attention", "causal attention", "masked attention", "attention by name"),
+    *("cosine_similarity", "similarity by name", "pairwise_distance", "cdist"),
+    *("where of two", "choice by name", "clamp(y, 1)"),
+}
+#: For which the reference has no kernel: rows in which one place takes all, products of many, norms, choices, `out=`.
+NO_KERNEL = {
+    *("F.relu6 in place", "F.selu in place", "Tensor.square_", "torch.exp(out=)", "torch.mul(out=)"),
+    *("nn.PReLU(num_parameters=1)", "nn.PReLU(num_parameters=4)", "nn.LogSoftmax(dim=-1)", "nn.GLU(dim=-1)"),
+    *("2 ** x", "x ** y", "torch.pow(2, x)", "powers by name", "addcdiv", "prod", "prod of all", "hypot", "atan2"),
+    *("log_softmax", "logsumexp", "logsumexp of two", "logaddexp", "entropy", "loss"),
+    *("vector_norm", "norm p=3", "torch.norm", "std", "cosine_similarity", "similarity by name", "pairwise_distance", "cdist"),
+    *("max", "max of all", "min", "amax", "amin", "maximum", "minimum", "torch.max of two", "h.min(other)"),
+    *("nn.AdaptiveMaxPool1d(output_size=4)", "adaptive_max_pool2d", "adaptive_max_pool2d with indices", "fake quantization"),
+    *("where", "where of two", "h.where", "choice by name", "clamp(min=y)", "clamp(y, 1)", "clamp_max(y)", "clamp_(max=y)"),
+}
+#: These mix the examples.
+ALONE = ("matmul 2d", "addmm", "linear of varying", "conv of varying")
+
+
+class Weighed(nn.Module):
+    """The operation, and a sum in which every place of its result counts otherwise."""
+
+    def __init__(self, op: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.op = op
+
+    def forward(self, h: Tensor, g: Tensor) -> Tensor:
+        y = self.op(h, g).reshape(h.shape[0], -1)
+        return (y * torch.arange(1, y.shape[1] + 1)).sum(1)
+
+
+def asked(name: str) -> tuple[Weighed, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    n = 1 if name in ALONE else 3
+    h, g, h0, g0 = (torch.randn(n, 4, 6, dtype=torch.float64) for _ in range(4))
+    return Weighed(OPS[name]).double().eval(), (h, g), (h0, g0)
+
+
+@pytest.mark.parametrize("name", [name for name in OPS if name not in COMPOSED])
+@pytest.mark.filterwarnings("ignore:The operator 'aten::")
+def test_two_operands_share_as_two_players(name: str) -> None:
+    """The Shapley value of a game in which h comes, g comes, or both: what each brings, in the mean over who comes first."""
+    model, (h, g), (h0, g0) = asked(name)
+    of_h, of_g = (part.flatten(1).sum(1) for part in deep_lift(model, (h, g), baselines=(h0, g0)))
+    with torch.no_grad():
+        pairs = (h0, g0), (h, g0), (h0, g), (h, g)
+        none, only_h, only_g, both = (model(*(t.clone() for t in pair)) for pair in pairs)
+    size = float((both - none).abs().max() + (only_h - none).abs().max() + (only_g - none).abs().max())
+    assert (of_h - (only_h - none + both - only_g) / 2).abs().max() <= 1e-9 * size
+    assert (of_g - (only_g - none + both - only_h) / 2).abs().max() <= 1e-9 * size
+
+
+@pytest.mark.parametrize("name", [name for name in OPS if name not in NO_KERNEL])
+@pytest.mark.filterwarnings("ignore:The operator 'aten::")
+def test_every_place_gets_its_share(name: str) -> None:
+    """Place by place, against rules for the kernels below."""
+    model, x, x0 = asked(name)
+    wanted = loops.deep_lift(Asked(model, x, None, lambda score: score), [x0])
+    size = max(float(t.abs().max()) for t in wanted)
+    for ours, theirs in zip(deep_lift(model, x, baselines=x0), wanted):
+        torch.testing.assert_close(ours, theirs, rtol=0.0, atol=1e-9 * size)
+
+
+def test_the_lists_name_operations() -> None:
+    assert set(OPS) >= COMPOSED | NO_KERNEL
