@@ -57,7 +57,7 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             return inner(*args, **kwargs)
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
-                return call(*_normal(args), **_normal(kwargs))  # type: ignore[arg-type]
+                return call(*_normal(args), **_normal(kwargs))
         before = surroundings()
         _state.inside = True
         try:

@@ -106,9 +106,8 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False) -> Se
             torch.set_grad_enabled(False)  # the rest only shows how often layers run
         return value
 
-    inner = q.inner
-    scored = q.neuron is not None and not early
-    run = Run([*inner, q.neuron] if scored else inner, visit, early or scored)
+    last = [] if q.neuron is None or early else [q.neuron]
+    run = Run([*q.inner, *last], visit, early or bool(last))
     output = watched(q.bound, x, run, q.create_graph)
     check_reached(q.bound, run)
     return Seen(output, neuron[0] if neuron else None, recording if neuron else torch.is_grad_enabled())

@@ -21,6 +21,7 @@ from .._steps.path import (
     asked,
     at_input,
     at_points,
+    at_steps,
     gathered,
     input_floats,
     slope_at,
@@ -176,7 +177,7 @@ def starts(run: Runner, q: Question, samples: Tree, every: Tensor, own: Tree | N
     if rows + 1 < count * size and all(t is not None for t in leaves):
         alone = _alone(q, given, value_at(q, q.x) if own is None else map_tensors(lambda t: t[0], own))
         if alone is not None:
-            return lambda which: map_tensors(lambda t: t[which], alone)
+            return lambda which: list(at_steps(alone, which))
     if rows + 1 < count:
         each = read_at(torch.arange(rows, device=every.device).unsqueeze(1).expand(rows, size))
         picked = [t[every[0], example] if t.shape[1:2] == (size,) else None for t in tensors(each)]
@@ -198,8 +199,7 @@ def _alone(q: Question, given: list[Tensor], own: list[Tree]) -> list[Tree] | No
     for t, v in zip(tensors(found), tensors(own)):
         if batch_dim(v.shape, q.size, t.shape, rows + 1) != 0 or not same(t[at], v[-1]):
             return None
-    others = [i for i in range(rows + 1) if i != at]
-    return map_tensors(lambda t: t[others], found)
+    return list(at_steps(found, [i for i in range(rows + 1) if i != at]))
 
 
 def _at_the_site(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply: bool, chunk_size: ChunkSize) -> list[Tree]:

@@ -7,7 +7,8 @@ from torch import Tensor
 from .._core.door import method
 from .._core.passes import Question
 from .._steps.baselines import full_batch, references
-from .._steps.path import asked, at_input, flow, input_path, score_at, site_path, times_way
+from .._steps.flow import flow
+from .._steps.path import asked, at_input, input_path, score_at, site_path, times_way
 from .._steps.quadrature import Quadrature, rates_for, rule_for
 from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
 from .._words import complaint, door, kind_of

@@ -82,7 +82,8 @@ def score_cam(
 def _score_cam(q: Question, value: Tensor, channel: int, chunk_size: ChunkSize) -> Tensor:
     _check_rows(value, q.size)
     maps, inputs = value.movedim(channel, 1), input_floats(q)
-    run, scores = Runner(), []
+    scores: list[Tensor] = []
+    run = Runner()
     for a, b in reported(parts(maps.shape[1], chunk_size, inputs, shares=False)):
         seen = [(_masks(maps[:, a:b], leaf) * leaf.unsqueeze(1)).movedim(1, 0) for leaf in inputs]
         scores += along(run, q, score_at, seen)

@@ -95,8 +95,8 @@ def deep_lift_shap(
     return q.sites.build(total.total(count))
 
 
-def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> list[Tree]:
-    """The same from a single pass over ``[count * N, ...]``; None where the model wants just its batch."""
+def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> Tree:
+    """The same from a single pass over ``[count * N, ...]``, of a model that is known to treat rows alone."""
     q = task.q
     points = [t.expand(count, *t.shape) for t in tensors(q.x)]
     reference = map_tensors(lambda t: t.repeat_interleave(q.size, 0), samples)

@@ -63,7 +63,7 @@ def folded(
 
 
 def _blocks(t: Tensor, dim: int, count: int) -> Tensor:
-    return t.unflatten(dim, (count, -1) if t.numel() else (count, t.shape[dim] // count)).movedim(dim, 0)
+    return t.reshape(*t.shape[:dim], count, t.shape[dim] // count, *t.shape[dim + 1 :]).movedim(dim, 0)
 
 
 def _shown(q: Question, own: Tensor, t: Tensor, at: int, count: int) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._core.gradient import Point, check_attributable, dependent, floats_of, gradients, hooks_backward
+from .._core.gradient import Point, dependent, floats_of, gradients, hooks_backward
 from .._core.kernels import PlainForms
 from .._core.passes import Question, forward, kept, question, read, scores
+from .._core.real import check_attributable
 from .._core.score import predicted, score
 from .._torch import tracing
 from .._types import ChunkSize, Layer, Model, Target, Tree, map_floats, map_tensors, tensors
@@ -22,7 +22,7 @@ from .chunks import parts
 from .fold import Inner, floats_in, folded, pays, with_leaves
 from .mean import Sum, check_rows
 from .progress import reported
-from .quadrature import Rates, Rule
+from .quadrature import Rule
 from .twins import OneRow, same_rows
 from .ways import Runner
 
@@ -131,12 +131,22 @@ def gathered(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[
     found = list(along(run, q, f, points, at))
     for part in found[1:]:
         check_rows([t[0] for t in tensors(found[0])], [t[0] for t in tensors(part)])
-    return found[0] if len(found) == 1 else together(torch.cat, found)
+    return found[0] if len(found) == 1 else together(lambda same: torch.cat(same), found)
 
 
-def together(f: Callable[[Sequence[Tensor]], Any], found: Sequence[Tree]) -> Tree:
+def steps_of(found: Tree) -> int:
+    """How many steps a result is of."""
+    return tensors(found)[0].shape[0]
+
+
+def at_steps(found: Tree, steps: Any) -> Tree:
+    """The results of some steps."""
+    return map_tensors(lambda t: t[steps], found)
+
+
+def together(f: Callable[[list[Tensor]], Any], found: Sequence[Tree]) -> Tree:
     """`f` of the tensors that stand in the same place."""
-    rest = iter([f(same) for same in zip(*map(tensors, found))])
+    rest = iter([f(list(same)) for same in zip(*map(tensors, found))])
     return map_tensors(lambda t: next(rest), found[0])
 
 
@@ -217,60 +227,3 @@ def site_path(q: Question, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -
             weights = _added(total, slopes, weights)
             end = map_tensors(lambda t: t[0], values)
     return start, end, total.total()
-
-
-def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> list[Tree]:
-    """``sum_i w_i g_i V'_i``: gradients at the nodes, times the rates of change of the value there.
-
-    What the rates miss, where the path crosses a kink of the model, is added at the mean gradient; it is nothing where the
-    model is smooth. Only the values that rates to come will look at are held, and the gradients that wait for theirs.
-    """
-    start, end = input_ends(q, baselines)
-    run, count, nodes = Runner(), len(rates.nodes), torch.tensor(rates.nodes, dtype=torch.float64)
-    rows, weights = nodes.new_tensor(rates.rows), nodes.new_tensor(rates.weights)
-    ends = gathered(run, q, value_at, points(start, end, nodes.new_tensor([0.0, 1.0])))
-    first, last = (map_tensors(lambda t, k=k: t[k : k + 1], ends) for k in (0, 1))
-    held, met, top = [(0, first)], 0, 1
-    waiting: list[tuple[int, Tree]] = []
-    flowing, gained, mean = Sum(), Sum(), Sum()
-    for a, b in reported(parts(count, chunk_size, end, shares=False)):
-        for values, slopes in along(run, q, value_and_slope_at, points(start, end, nodes[a:b])):
-            own = [0.0 < node < 1.0 for node in rates.nodes[met : met + steps_of(slopes)]]  # an end's value is known
-            held.append((top, values if all(own) else map_tensors(lambda t, own=own: t[own], values)))
-            waiting.append((met, slopes))
-            met, top = met + len(own), top + sum(own)
-            if met == count:
-                held, top = [*held, (top, last)], top + 1
-            while waiting and rates.highs[waiting[0][0] + steps_of(waiting[0][1]) - 1] < top:
-                done, slopes = waiting.pop(0)
-                held = [(k, value) for k, value in held if k + steps_of(value) > rates.lows[done]]
-                for i in range(0, steps_of(slopes), 4):  # their windows together are little more than one
-                    here = map_tensors(lambda t, i=i: t[i : i + 4], slopes)
-                    at = slice(done + i, done + i + steps_of(here))
-                    window = slice(rates.lows[at.start], rates.highs[at.stop - 1] + 1)
-                    speed = together(partial(_weighted, rows[at, window]), _within(held, window))
-                    flowing.add(map_floats(torch.mul, here, speed), weights[at])
-                    gained.add(speed, weights[at])
-                    mean.add(here, weights[at])
-    missed = map_floats(lambda v, v0, r: v[0] - v0[0] - r, last, first, gained.total())
-    return map_floats(lambda t, m, g: t + m * g, flowing.total(), missed, mean.total())
-
-
-def steps_of(found: Tree) -> int:
-    return tensors(found)[0].shape[0]
-
-
-def _within(held: list[tuple[int, Tree]], window: slice) -> list[Tree]:
-    """Of values that are held in parts, each from some place on, those at a window of places."""
-    places = [(value, at - k) for k, value in held for at in range(max(k, window.start), min(k + steps_of(value), window.stop))]
-    return [map_tensors(lambda t, at=at: t[at], value) for value, at in places]
-
-
-def _weighted(rows: Tensor, values: Sequence[Tensor]) -> Tensor:
-    """``rows @ values``, term by term: a product of matrices would take them all in one piece of memory."""
-    wide = values[0].dtype if values[0].element_size() >= 4 else torch.float32
-    columns = rows.to(values[0].device, wide).unbind(1)
-    total = values[0].new_zeros((), dtype=wide)
-    for column, value in zip(columns, values):
-        total = torch.addcmul(total, column.reshape(-1, *[1] * value.dim()), value.to(wide))
-    return total

@@ -1,0 +1,83 @@
+"""What flows through a site while the input moves: gradients times rates of change, along the straight path in the input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .._core.passes import Question
+from .._types import ChunkSize, Tree, map_floats
+from .chunks import parts
+from .mean import Sum
+from .path import along, at_steps, gathered, input_ends, points, steps_of, together, value_and_slope_at, value_at
+from .progress import reported
+from .quadrature import Rates
+from .ways import Runner
+
+
+def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> Tree:
+    """``sum_i w_i g_i V'_i``: gradients at the nodes, times the rates of change of the value there.
+
+    What the rates miss, where the path crosses a kink of the model, is added at the mean gradient; it is nothing where the
+    model is smooth.
+    """
+    start, end = input_ends(q, baselines)
+    run, nodes = Runner(), torch.tensor(rates.nodes, dtype=torch.float64)
+    ends = gathered(run, q, value_at, points(start, end, nodes.new_tensor([0.0, 1.0])))
+    met = (
+        found
+        for a, b in reported(parts(len(nodes), chunk_size, end, shares=False))
+        for found in along(run, q, value_and_slope_at, points(start, end, nodes[a:b]))
+    )
+    total, gained, mean = Sum(), Sum(), Sum()
+    for at, slopes, speeds in _rated(rates, ends, met):
+        weights = nodes.new_tensor(rates.weights[at])
+        total.add(map_floats(torch.mul, slopes, speeds), weights)
+        gained.add(speeds, weights)
+        mean.add(slopes, weights)
+    missed = map_floats(lambda ends, rated: ends[1] - ends[0] - rated, ends, gained.total())
+    return map_floats(lambda flowing, missed, g: flowing + missed * g, total.total(), missed, mean.total())
+
+
+def _rated(rates: Rates, ends: Tree, met: Iterable[tuple[Tree, Tree]]) -> Iterator[tuple[slice, Tree, Tree]]:
+    """Nodes, with their slopes and rates of change, a few at a time, from values and slopes as they are met in order.
+
+    Only the values that rates to come will look at are held, and the slopes that wait for theirs.
+    """
+    held = [(0, at_steps(ends, slice(0, 1)))]
+    waiting: list[tuple[int, Tree]] = []
+    seen, top = 0, 1
+    for values, slopes in met:
+        inside = [0.0 < node < 1.0 for node in rates.nodes[seen : seen + steps_of(slopes)]]  # the ends' values are known
+        held.append((top, values if all(inside) else at_steps(values, inside)))
+        waiting.append((seen, slopes))
+        seen, top = seen + len(inside), top + sum(inside)
+        if seen == len(rates.nodes):
+            held, top = [*held, (top, at_steps(ends, slice(1, 2)))], top + 1
+        while waiting and rates.highs[waiting[0][0] + steps_of(waiting[0][1]) - 1] < top:
+            first, ready = waiting.pop(0)
+            held = [(place, value) for place, value in held if place + steps_of(value) > rates.lows[first]]
+            for i in range(0, steps_of(ready), 4):  # their windows together are little more than one
+                few = at_steps(ready, slice(i, i + 4))
+                at = slice(first + i, first + i + steps_of(few))
+                yield at, few, _speeds(rates, at, held)
+
+
+def _speeds(rates: Rates, at: slice, held: list[tuple[int, Tree]]) -> Tree:
+    """The rates at some nodes, from values that are held in parts, each from some place on."""
+    low, high = rates.lows[at.start], rates.highs[at.stop - 1] + 1
+    rows = torch.tensor(rates.rows[at], dtype=torch.float64)[:, low:high]
+    places = [(value, k - place) for place, value in held for k in range(max(place, low), min(place + steps_of(value), high))]
+    return together(partial(_weighted, rows), [at_steps(value, k) for value, k in places])
+
+
+def _weighted(rows: Tensor, values: list[Tensor]) -> Tensor:
+    """``rows @ values``, term by term: a product of matrices would take them all in one piece of memory."""
+    wide = values[0].dtype if values[0].element_size() >= 4 else torch.float32
+    total = values[0].new_zeros((), dtype=wide)
+    for column, value in zip(rows.to(values[0].device, wide).unbind(1), values):
+        total = torch.addcmul(total, column.reshape(-1, *[1] * value.dim()), value.to(wide))
+    return total
