@@ -14,6 +14,7 @@ import funattr as fa
 
 from . import reference
 from .breadth import breadth, full
+from .close import close
 from .methods import METHODS, Row, fits, row_id, seed
 from .models import CASES, SPELLINGS, Case, Residual, Text, double
 
@@ -35,13 +36,6 @@ def options_of(row: Row, target: torch.Tensor) -> dict[str, Any]:
 
 PAIRS = [(case, row) for case in CASES for row in METHODS if fits(row, case)]
 by_pair = pytest.mark.parametrize(("case", "row"), PAIRS, ids=[f"{case.name}-{row.name}" for case, row in PAIRS])
-
-
-def assert_same(found: Any, expected: Any, tolerance: float = 1e-10) -> None:
-    a, b = reference.leaves(found), reference.leaves(expected)
-    assert len(a) == len(b) > 0
-    for left, right in zip(a, b):
-        torch.testing.assert_close(left.detach(), right.detach(), rtol=tolerance, atol=tolerance)
 
 
 #: One pair per method, and one per net: compiling all of them takes too long.
@@ -75,11 +69,11 @@ def test_compiled_equals_eager(case: Case, row: Row) -> None:
         compiled = torch.compile(row.method, fullgraph=True, backend=counter)
         eager = row.method(model, x, layer=site, **options_of(row, TARGET))
         seed()
-        assert_same(compiled(model, x, layer=site, **options_of(row, TARGET)), eager)
+        close(compiled(model, x, layer=site, **options_of(row, TARGET)), eager)
         # Other data, another target: the same graph.
         eager = row.method(model, more, layer=site, **options_of(row, TARGET.flip(0)))
         seed()
-        assert_same(compiled(model, more, layer=site, **options_of(row, TARGET.flip(0))), eager)
+        close(compiled(model, more, layer=site, **options_of(row, TARGET.flip(0))), eager)
         assert counter.frame_count == 1
     assert state(model) == before
 
@@ -106,7 +100,7 @@ def test_compiled_rules_meet_every_spelling_of_relu(spelling: str) -> None:
     for method in (fa.guided_backprop, fa.deconvnet):
         torch._dynamo.reset()
         compiled = torch.compile(method, fullgraph=True, backend="aot_eager")
-        assert_same(compiled(model, x, target=1), method(model, x, target=1))
+        close(compiled(model, x, target=1), method(model, x, target=1))
 
 
 AGAIN = [fa.guided_backprop, fa.deconvnet, fa.input_x_gradient, fa.guided_grad_cam, fa.integrated_gradients, fa.deep_lift]
@@ -122,16 +116,14 @@ def test_compiled_results_can_be_differentiated(method: Any) -> None:
         found = method(model, leaf, layer="layer1", target=TARGET, create_graph=True)
         return torch.autograd.grad(found.square().sum(), leaf)[0]
 
-    assert_same(slope(torch.compile(method, fullgraph=True, backend="aot_eager")), slope(method))
+    close(slope(torch.compile(method, fullgraph=True, backend="aot_eager")), slope(method))
 
 
 @full
 def test_compiled_with_inductor() -> None:
     model, x = double(CASES[2])
     compiled = torch.compile(fa.guided_grad_cam, fullgraph=True)
-    assert_same(
-        compiled(model, x, layer="layer1", target=TARGET), fa.guided_grad_cam(model, x, layer="layer1", target=TARGET), 1e-8
-    )
+    close(compiled(model, x, layer="layer1", target=TARGET), fa.guided_grad_cam(model, x, layer="layer1", target=TARGET), 1e-8)
 
 
 TARGETS = [3, (3,), [3, 0, 0, 1], torch.tensor([2]), "argmax", fa.neuron("layer2", (1, 2, 2)), lambda y: y[:, 0]]
@@ -141,7 +133,7 @@ TARGETS = [3, (3,), [3, 0, 0, 1], torch.tensor([2]), "argmax", fa.neuron("layer2
 def test_compiled_targets(target: Any) -> None:
     model, x = double(CASES[2])
     compiled = torch.compile(fa.gradient, fullgraph=True, backend="aot_eager")
-    assert_same(compiled(model, x, layer="stem", target=target), fa.gradient(model, x, layer="stem", target=target))
+    close(compiled(model, x, layer="stem", target=target), fa.gradient(model, x, layer="stem", target=target))
 
 
 def test_compiled_on_several_layers_and_a_composition() -> None:
@@ -150,13 +142,13 @@ def test_compiled_on_several_layers_and_a_composition() -> None:
     own = fa.multiply(fa.relu(fa.gradient), fa.input_x_gradient)
     for method in (fa.input_x_gradient, own):
         compiled = torch.compile(method, fullgraph=True, backend="aot_eager")
-        assert_same(compiled(model, x, layer=sites, target=1), method(model, x, layer=sites, target=1))
+        close(compiled(model, x, layer=sites, target=1), method(model, x, layer=sites, target=1))
 
 
 def test_compiled_value_and_gradient_and_split() -> None:
     model, x = double(CASES[2])
     compiled = torch.compile(fa.value_and_gradient, fullgraph=True, backend="aot_eager")
-    assert_same(compiled(model, x, layer="layer1", target=1), fa.value_and_gradient(model, x, layer="layer1", target=1))
+    close(compiled(model, x, layer="layer1", target=1), fa.value_and_gradient(model, x, layer="layer1", target=1))
 
     def own(model: Any, x: Any) -> Any:
         value_at, rest = fa.split(model, "layer1")
@@ -164,7 +156,7 @@ def test_compiled_value_and_gradient_and_split() -> None:
         return torch.func.grad(lambda v: fa.score(rest(v, x), 1).sum())(value) * value
 
     compiled_own = torch.compile(own, fullgraph=True, backend="aot_eager")
-    assert_same(compiled_own(model, x), fa.input_x_gradient(model, x, layer="layer1", target=1))
+    close(compiled_own(model, x), fa.input_x_gradient(model, x, layer="layer1", target=1))
 
 
 def mapped_text() -> tuple[Text, torch.Tensor, torch.Tensor]:
@@ -218,7 +210,7 @@ def test_compiled_models_of_every_kind(kind: str) -> None:
     for method in (fa.input_x_gradient, functools.partial(fa.integrated_gradients, n_steps=3)):
         torch._dynamo.reset()
         compiled = torch.compile(method, fullgraph=True, backend="aot_eager")
-        assert_same(compiled(model, given, target=1, **options), method(model, given, target=1, **options))
+        close(compiled(model, given, target=1, **options), method(model, given, target=1, **options))
 
 
 @full
@@ -231,7 +223,7 @@ def test_compiled_path_methods_twice_in_one_graph_and_with_another_number_of_ste
 
     compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
     for n in (5, 7, 3):
-        assert_same(compiled(model, x, n), both(model, x, n))
+        close(compiled(model, x, n), both(model, x, n))
 
 
 def test_compiled_with_other_hooks_on_the_layer() -> None:
@@ -239,7 +231,7 @@ def test_compiled_with_other_hooks_on_the_layer() -> None:
     handle = model.layer1.register_forward_hook(lambda module, args, output: output * 2)  # type: ignore[union-attr,operator]
     eager = fa.input_x_gradient(model, x, layer="layer1", target=TARGET)
     compiled = torch.compile(fa.input_x_gradient, fullgraph=True, backend="aot_eager")
-    assert_same(compiled(model, x, layer="layer1", target=TARGET), eager)
+    close(compiled(model, x, layer="layer1", target=TARGET), eager)
     handle.remove()
     torch._dynamo.reset()
     assert not torch.allclose(fa.input_x_gradient(model, x, layer="layer1", target=TARGET), eager)
@@ -262,7 +254,7 @@ def test_vmapped_equals_looped(case: Case, row: Row) -> None:
         parts = (*(x if several else (x,)), TARGET)
         in_one = torch.func.vmap(alone, randomness="same")(*parts)
         looped = [alone(*example) for example in zip(*parts)]
-        assert_same(in_one, [torch.stack(leaves) for leaves in zip(*looped)])
+        close(in_one, [torch.stack(leaves) for leaves in zip(*looped)])
 
 
 @by_pair
@@ -283,7 +275,7 @@ def test_differentiable(case: Case, row: Row) -> None:
         leaves = tuple(part.clone().requires_grad_() for part in inputs)
         by_backward = gradients(total(*leaves), leaves)
         by_func = torch.func.grad(total, argnums=tuple(range(len(inputs))))(*inputs)
-        assert_same(by_backward, by_func)
+        close(by_backward, by_func)
         # A directional derivative by central differences knows nothing of autograd.
         direction = [torch.randn_like(part) for part in inputs]
         step = 1e-5
@@ -321,7 +313,7 @@ def test_differentiable_in_the_parameters() -> None:
         rest = fa.split(model, "embed").rest
         slope = torch.autograd.grad(reference.pick(TARGET)(rest(value, x)).sum(), value, create_graph=True)[0]
         expected = gradients(slope.square().sum(), list(parameters.values()))
-    assert_same(found, expected)
+    close(found, expected)
     assert any(bool(g.abs().max() > 0) for g in expected)
 
 
@@ -344,8 +336,8 @@ def test_nested_transforms() -> None:
         return fa.input_x_gradient(model, x[None], layer="act2", target=2, create_graph=True).square().sum()
 
     in_one = torch.func.vmap(torch.func.grad(total))(x)
-    assert_same(in_one, torch.stack([torch.func.grad(total)(example) for example in x]))
-    assert_same(torch.func.vmap(torch.func.jacfwd(total))(x), in_one)
+    close(in_one, torch.stack([torch.func.grad(total)(example) for example in x]))
+    close(torch.func.vmap(torch.func.jacfwd(total))(x), in_one)
 
 
 @pytest.mark.parametrize("row", METHODS, ids=row_id)
@@ -354,4 +346,4 @@ def test_inside_no_grad(row: Row) -> None:
     for site in ("layer1", None) if row.at_input else ("layer1",):
         expected = row.method(model, x, layer=site, **options_of(row, TARGET))
         with torch.no_grad():
-            assert_same(row.method(model, x, layer=site, **options_of(row, TARGET)), expected, 0.0)
+            close(row.method(model, x, layer=site, **options_of(row, TARGET)), expected, 0.0)
