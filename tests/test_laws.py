@@ -167,7 +167,7 @@ HARD = [c for c in CASES + MIXING if c.name in ("residual", "tokens", "recurrent
 @pytest.mark.parametrize("case", HARD, ids=case_id)
 @pytest.mark.filterwarnings("ignore:the steps run one after another")  # an LSTM
 def test_the_model_is_left_as_found(case: Case, row: Row) -> None:
-    from .test_transforms import state
+    from .pairs import state
 
     if not fits(row, case):
         pytest.skip("the method is not for this model")

@@ -14,9 +14,9 @@ from . import reference
 from .close import close
 from .methods import METHODS, Row, fits, row_id
 from .models import CASES, MIXING, Case, case_id, double
+from .pairs import sites_of
 from .reference import Asked
 from .reference.table import expected
-from .test_transforms import sites_of
 
 TARGET = torch.tensor([1, 4, 0, 2])
 

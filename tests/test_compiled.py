@@ -1,9 +1,9 @@
-"""Every method under torch.compile, vmap, and differentiated again: equal to the eager, looped, plain result."""
+"""Every method under torch.compile, in one graph: equal to the eager result."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,31 +12,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import funattr as fa
 
-from . import reference
 from .breadth import breadth, full
 from .close import close
-from .methods import METHODS, Row, fits, row_id, seed
+from .methods import Row, seed
 from .models import CASES, SPELLINGS, Case, Residual, Text, double
-
-TARGET = torch.tensor([1, 4, 0, 2])
-
-
-def sites_of(row: Row, case: Case) -> list[Any]:
-    sites: list[Any] = [site for site in case.layers if row.at_layer]
-    if row.convolutional:
-        sites = [site for site in sites if site not in (fa.input_of("fc"),)]
-    if row.at_input and case.name != "text":
-        sites.append(None)
-    return sites
-
-
-def options_of(row: Row, target: torch.Tensor) -> dict[str, Any]:
-    return row.options | ({"target": target} if row.targeted else {})
-
-
-PAIRS = [(case, row) for case in CASES for row in METHODS if fits(row, case)]
-by_pair = pytest.mark.parametrize(("case", "row"), PAIRS, ids=[f"{case.name}-{row.name}" for case, row in PAIRS])
-
+from .pairs import PAIRS, TARGET, options_of, sites_of, state
 
 #: One pair per method, and one per net: compiling all of them takes too long.
 COMPILED = [(case, row) for case, row in PAIRS if case.name == "residual" or row.name == "input_x_gradient"]
@@ -76,22 +56,6 @@ def test_compiled_equals_eager(case: Case, row: Row) -> None:
         close(compiled(model, more, layer=site, **options_of(row, TARGET.flip(0))), eager)
         assert counter.frame_count == 1
     assert state(model) == before
-
-
-def state(model: torch.nn.Module) -> Any:
-    """Everything of the model that a call might leave changed."""
-    return [
-        (
-            sorted(module.__dict__),
-            dict(module._forward_hooks),
-            dict(module._forward_pre_hooks),
-            dict(module._forward_pre_hooks_with_kwargs),  # type: ignore[call-overload]
-            module.training,
-            [(p.requires_grad, p.grad, p._version, p.sum().item()) for p in module.parameters(recurse=False)],
-            [(b._version, b.sum().item()) for b in module.buffers(recurse=False)],
-        )
-        for module in model.modules()
-    ]
 
 
 @pytest.mark.parametrize("spelling", breadth(SPELLINGS, lambda spelling: spelling == "mixed"))
@@ -235,115 +199,3 @@ def test_compiled_with_other_hooks_on_the_layer() -> None:
     handle.remove()
     torch._dynamo.reset()
     assert not torch.allclose(fa.input_x_gradient(model, x, layer="layer1", target=TARGET), eager)
-
-
-@by_pair
-def test_vmapped_equals_looped(case: Case, row: Row) -> None:
-    if case.name in ("recurrent", "masked"):
-        pytest.skip("torch has no batching rule for fused LSTMs and nested tensors: the model itself cannot be vmapped")
-    model, x = double(case)
-    several = isinstance(x, tuple)
-    sites = sites_of(row, case)
-    for site in (sites[0], sites[-1]):
-
-        def alone(*parts: Any, site: Any = site) -> Any:
-            *inputs, target = (part.unsqueeze(0) for part in parts)
-            found = row.method(model, tuple(inputs) if several else inputs[0], layer=site, **options_of(row, target))
-            return [leaf[0] if leaf.shape[0] == 1 else leaf[:, 0] for leaf in reference.leaves(found)]
-
-        parts = (*(x if several else (x,)), TARGET)
-        in_one = torch.func.vmap(alone, randomness="same")(*parts)
-        looped = [alone(*example) for example in zip(*parts)]
-        close(in_one, [torch.stack(leaves) for leaves in zip(*looped)])
-
-
-@by_pair
-@pytest.mark.filterwarnings("ignore:the steps run one after another")  # an LSTM, nested tensors: vmap cannot
-def test_differentiable(case: Case, row: Row) -> None:
-    """With create_graph, by backward() and by torch.func.grad, against second derivatives of the plain reference."""
-    if case.name == "text":
-        pytest.skip("integers in: there is nothing to differentiate by")
-    model, x = double(case)
-    inputs = x if isinstance(x, tuple) else (x,)
-    for site in sites_of(row, case)[:: max(1, len(sites_of(row, case)) - 1)]:
-
-        def total(*inputs: Any, site: Any = site) -> Any:
-            given = inputs if isinstance(x, tuple) else inputs[0]
-            found = row.method(model, given, layer=site, create_graph=True, **options_of(row, TARGET))
-            return sum(leaf.square().sum() for leaf in reference.leaves(found))
-
-        leaves = tuple(part.clone().requires_grad_() for part in inputs)
-        by_backward = gradients(total(*leaves), leaves)
-        by_func = torch.func.grad(total, argnums=tuple(range(len(inputs))))(*inputs)
-        close(by_backward, by_func)
-        # A directional derivative by central differences knows nothing of autograd.
-        direction = [torch.randn_like(part) for part in inputs]
-        step = 1e-5
-        ahead = total(*(part + step * d for part, d in zip(inputs, direction)))
-        behind = total(*(part - step * d for part, d in zip(inputs, direction)))
-        slope = sum((g * d).sum() for g, d in zip(by_func, direction))
-        torch.testing.assert_close(slope, ((ahead - behind) / (2 * step)).detach(), rtol=1e-4, atol=1e-6)
-
-
-def gradients(total: torch.Tensor, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Plain autograd, with zeros for what is not used."""
-    found = torch.autograd.grad(total, leaves, allow_unused=True)
-    return [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(leaves, found)]
-
-
-def plain_attention() -> Any:
-    """Attention in operations that have second derivatives."""
-    if hasattr(torch.nn, "attention"):  # since torch 2.3
-        return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-    return torch.backends.cuda.sdp_kernel(enable_flash=False, enable_mem_efficient=False)  # for the CPU, too
-
-
-def test_differentiable_in_the_parameters() -> None:
-    """functional_call with create_graph: an attribution prior's gradient, against plain double backward."""
-    model, x = double(CASES[4])
-    parameters = dict(model.named_parameters())
-
-    def prior(parameters: dict[str, Any]) -> Any:
-        called = functools.partial(torch.func.functional_call, model, parameters)
-        return fa.gradient(called, x, layer="embed", target=TARGET, create_graph=True).square().sum()
-
-    found = torch.func.grad(prior)(parameters)
-    with plain_attention():
-        value = model.embed(x)  # type: ignore[operator]
-        rest = fa.split(model, "embed").rest
-        slope = torch.autograd.grad(reference.pick(TARGET)(rest(value, x)).sum(), value, create_graph=True)[0]
-        expected = gradients(slope.square().sum(), list(parameters.values()))
-    close(found, expected)
-    assert any(bool(g.abs().max() > 0) for g in expected)
-
-
-def test_constant_results_pin_no_graph() -> None:
-    model, x = double(CASES[2])
-    x.requires_grad_()
-    for row in METHODS:
-        found = row.method(model, x, layer="layer1", **options_of(row, TARGET))
-        assert all(not leaf.requires_grad and leaf.grad_fn is None for leaf in reference.leaves(found)), row.name
-    # A constant for torch.func.grad as well.
-    slope = torch.func.grad(lambda x: fa.gradient(model, x, layer="layer1", target=1).square().sum())(x.detach())
-    assert not slope.any()
-
-
-def test_nested_transforms() -> None:
-    """vmap of grad of an attribution, and forward over it."""
-    model, x = double(CASES[0])
-
-    def total(x: Any) -> Any:
-        return fa.input_x_gradient(model, x[None], layer="act2", target=2, create_graph=True).square().sum()
-
-    in_one = torch.func.vmap(torch.func.grad(total))(x)
-    close(in_one, torch.stack([torch.func.grad(total)(example) for example in x]))
-    close(torch.func.vmap(torch.func.jacfwd(total))(x), in_one)
-
-
-@pytest.mark.parametrize("row", METHODS, ids=row_id)
-def test_inside_no_grad(row: Row) -> None:
-    model, x = double(CASES[2])
-    for site in ("layer1", None) if row.at_input else ("layer1",):
-        expected = row.method(model, x, layer=site, **options_of(row, TARGET))
-        with torch.no_grad():
-            close(row.method(model, x, layer=site, **options_of(row, TARGET)), expected, 0.0)
