@@ -47,42 +47,29 @@ class Line:
         return self.around.format(f"{made}({_listed(*self.first, **self.options)})", model=self.first[0])
 
 
-def refusal(function: Callable[..., Any], known: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """What to say to a call of a method with arguments that it does not take, or without x."""
-    names = [name for name in known if name not in ("model", "x")]
-    line = Line(function.__name__, {key: written(value, key) for key, value in kwargs.items() if key in names})
-    said = ["what comes after x is given by name"] if len(args) > 2 else []
-    for value in args[2:]:
-        key = _meant(value, [name for name in names if name not in line.options])
+def refusal(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], method: Sequence[str] | None = None
+) -> str | None:
+    """What to say to a call with arguments that there are not, or without x; None where nothing is wrong with their names.
+
+    `method` names the arguments of a method ``(model, x, *, ...)``; any other function has them in its signature.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    names = [p.name for p in parameters] if method is None else ["model", "x", *(n for n in method if n not in ("model", "x"))]
+    places = sum(p.kind is not p.KEYWORD_ONLY for p in parameters) if method is None else 2
+    first = [written(value, name) for value, name in zip(args[:places], names)] if method is None else names[:2]
+    rest = names[len(first) :]
+    line = Line(function.__name__, {key: written(value, key) for key, value in kwargs.items() if key in rest}, first)
+    said = ["the rest is given by name"] if len(args) > places else []
+    for value in args[places:]:
+        key = _meant(value, [name for name in rest if name not in line.options])
         line.options[key] = written(value, key)
-    if len(args) < 2 and not any(RENAMED.get(key, key) == "x" for key in kwargs):
+    if method is not None and len(args) < 2 and not any(RENAMED.get(key, key) == "x" for key in kwargs):
         said.append("x is missing, the input, batch first")
     for key, value in kwargs.items():
-        if key not in known:
-            if key == "additional_forward_args":
-                line.first[0] = _bound(args, value)
-            said.append(_put_right(line, key, value, names))
-    return _sentence(said, line)
-
-
-def misnamed(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """What to say to a call of a function that is no method, where it has an argument that there is not, or one too many."""
-    parameters = inspect.signature(function).parameters
-    names = list(parameters)
-    first = [
-        written(value, name) for value, name in zip(args, names) if parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY
-    ]
-    line = Line(function.__name__, {key: written(value, key) for key, value in kwargs.items() if key in names}, first)
-    rest = [name for name in names[len(first) :] if name not in kwargs]
-    line.options |= {name: written(value, name) for name, value in zip(rest, args[len(first) :])}
-    said = ["the rest is given by name"] if len(first) < len(args) else []
-    said += [_put_right(line, key, value, rest) for key, value in kwargs.items() if key not in names]
-    return _sentence(said, line) if said else None
-
-
-def _sentence(said: Sequence[str], line: Line) -> str:
-    text = "; ".join(dict.fromkeys(said))
-    return f"{text}{'' if text.endswith('?') else '.'} Write {line}"
+        if key not in names:
+            said.append(f"there is no argument {key!r}{_put_right(line, key, value, rest, args)}")
+    return f"{'; '.join(said)}{'' if said[-1].endswith('?') else '.'} Write {line}" if said else None
 
 
 def _meant(value: Any, names: Sequence[str]) -> str:
@@ -92,52 +79,52 @@ def _meant(value: Any, names: Sequence[str]) -> str:
     return next((name for name in asked if name in names), names[0] if names else "target")
 
 
-def _put_right(line: Line, key: str, value: Any, names: Sequence[str]) -> str:
+def _put_right(line: Line, key: str, value: Any, names: Sequence[str], args: Sequence[Any]) -> str:
     """Put the line right where it has an argument that there is not, and say what is meant."""
     new, options = RENAMED.get(key, key), line.options
     if new in ("x", "model"):
-        return f"there is no argument {key!r}: it is {new}, which comes {'first' if new == 'model' else 'second'}"
+        return f": it is {new}, which comes {'first' if new == 'model' else 'second'}"
     if key in NOISE and new not in names:
         line.noise[new] = written(value, new)
-        return "noise is for noise_tunnel, which takes a method and returns one"
+        return ": noise is for noise_tunnel, which takes a method and returns one"
     if key == "target":
-        return "it takes no target, for they are given already, or there is none to choose: leave target out"
+        return ", for the targets are given already, or there is none to choose: leave target out"
     if key == "additional_forward_args":
-        return "further arguments are bound to the model"
+        line.first[0] = _bound(args, value)
+        return ": more inputs are bound to the model"
     if key == "abs" and line.name == "saliency":
         line.name = "saliency" if value else "gradient"
-        return "there is no argument 'abs': saliency is absolute(gradient)"
+        return ": saliency is absolute(gradient)"
     if key in ("neuron_selector", "neuron_index"):
         options["target"] = f"fa.neuron({options.pop('layer', 'layer')}, {written(value, 'index')})"
-        return f"there is no argument {key!r}: a neuron is a target"
+        return ": a neuron is a target"
     if key == "attribute_to_layer_input":
         options["layer"] = f"fa.input_of({options.get('layer', 'layer')})" if value else options.get("layer", "layer")
-        return f"there is no argument {key!r}: what goes into a layer is a place of its own"
+        return ": what goes into a layer is a place of its own"
     if key == "relu_attributions":
         line.around = "fa.relu({})" if value else "{}"
-        return f"there is no argument {key!r}: relu takes attributions"
+        return ": relu takes attributions"
     if key == "return_convergence_delta":
         shared = {name: options[name] for name in ("baselines", "target") if name in options}
         delta = f"fa.convergence_delta({_listed('attributions', '{model}', 'x', **shared)})"
         line.around = f"attributions = {{}}; delta = {delta}" if value else "{}"
-        return f"there is no argument {key!r}: the gap is a function of its own"
+        return ": the gap is a function of its own"
     hint = "" if new in names else did_you_mean(key, names, f"It takes {', '.join(names)}")
-    if hint.startswith("Did"):
-        new = hint.split("'")[1]
+    new = hint.split("'")[1] if hint.startswith("Did") else new
     if new in names:
         options[new] = written(value, new)
-    return f"there is no argument {key!r}" + (f". {hint}" if hint else f": it is {new} here")
+    return f". {hint}" if hint else f": it is {new} here"
 
 
 def _bound(args: Sequence[Any], value: Any) -> str:
-    """The model with further arguments bound by the names that it has for them: layers keep their own."""
-    extra = ["additional_forward_args"]
-    if isinstance(value, tuple):
-        extra = [f"additional_forward_args[{i}]" for i in range(len(value))]
+    """The model with more inputs bound by the names that it has for them: layers keep their own."""
+    extra = [f"additional_forward_args[{i}]" for i in range(len(value))] if isinstance(value, tuple) else []
+    extra = extra or ["additional_forward_args"]
     inputs = len(args[1]) if len(args) > 1 and isinstance(args[1], tuple) else 1
     model = args[0] if args else None
-    names = list(inspect.signature(getattr(model, "forward", model)).parameters)[inputs:] if callable(model) else []
-    if len(names) < len(extra) or any(name.startswith(("args", "inputs")) for name in names):
+    parameters = inspect.signature(getattr(model, "forward", model)).parameters.values() if callable(model) else []
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][inputs:]
+    if len(names) < len(extra):
         return f"lambda *inputs: model({_listed('*inputs', *extra)})"
     return f"functools.partial({_listed('model', **dict(zip(names, extra)))})"
 

@@ -48,6 +48,7 @@ __all__ = [
     "constant",
     "current_grad_level",
     "enter_vmap",
+    "forward_class",
     "grad_level",
     "is_mapped",
     "is_plain",
@@ -209,6 +210,11 @@ def autograd_function(kind: F) -> F:
     signature at every call, which takes longer than a small operation. Here it is at hand."""
     kind.forward.__signature__ = inspect.signature(kind.forward)  # type: ignore[attr-defined]
     return kind
+
+
+def forward_class(node: Any) -> Any:
+    """The torch.autograd.Function that a node of the graph is the backward pass of."""
+    return type(node)._forward_cls
 
 
 #: Where the Python functions of torch.nn.functional find the operations themselves.

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from ._habits import misnamed
+from ._habits import refusal
 from ._torch import tracing
 
 P = ParamSpec("P")
@@ -51,7 +51,7 @@ def _misnamed(error: Exception, function: Callable[..., Any], args: Sequence[Any
     trace = error.__traceback__
     if not isinstance(error, TypeError) or trace is None or trace.tb_next is not None:
         return error
-    text = misnamed(function, args, kwargs)
+    text = refusal(function, args, kwargs)
     return error if text is None else complaint(TypeError, text)
 
 

@@ -30,8 +30,8 @@ from funattr._torch import put_back, surroundings
 
 from .methods import METHODS, Row
 from .models import Residual
+from .pairs import state
 from .reference import leaves
-from .test_transforms import state
 
 TARGET = torch.tensor([1, 4])
 #: The methods of the table, and those that need arguments of their own.

@@ -28,6 +28,7 @@ from funattr._types import Place
 
 from . import reference
 from .breadth import breadth
+from .close import close
 from .models import CASES, Case, Mlp, Recurrent, Residual, Text, Writes, case_id, double
 from .reference import looped
 
@@ -36,13 +37,6 @@ TARGET = torch.tensor([1, 4, 0, 2])
 
 def tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
-
-
-def close(found: Any, expected: Any, tolerance: float = 1e-10) -> None:
-    a, b = tensors(found), tensors(expected)
-    assert len(a) == len(b) > 0
-    for left, right in zip(a, b):
-        torch.testing.assert_close(left.detach(), right.detach(), rtol=tolerance, atol=tolerance)
 
 
 SMALL = [case for case in CASES if case.name not in ("conv",)]
@@ -772,7 +766,7 @@ def errors() -> Iterator[tuple[type[Exception], str, dict[str, Any]]]:
     yield ValueError, "ran 2 times in one forward pass", {"layer": "layer1.relu", "feature_mask": 0}
     yield ValueError, "chunk_size must be at least 1, got 0", {"chunk_size": 0}
     yield TypeError, "chunk_size must be an int, got float", {"chunk_size": 1.5}
-    yield TypeError, "x must be a tensor.*got list: pass .*tuple", {"x": [image]}
+    yield TypeError, "x must be a tensor.*got list: pass torch.stack", {"x": [image]}
     yield TypeError, "x must be a tensor.*got ndarray", {"x": image.numpy()}
     yield ValueError, "x .* holds NaN or inf", {"x": image / 0}
     yield ValueError, "baselines=0.5 cannot stand in x, which is torch.int64: give whole numbers", {"x": ids, "baselines": 0.5}

@@ -17,6 +17,7 @@ import funattr as fa
 from benchmarks.cost import cost
 from benchmarks.models import ResNet18
 
+from .close import close
 from .models import CASES, Conv, Residual, Two, double
 
 
@@ -35,10 +36,6 @@ class Pooled(nn.Module):
 
 def image(n: int = 3) -> Tensor:
     return torch.randn(n, 3, 8, 8, dtype=torch.float64)
-
-
-def close(a: Tensor, b: Tensor, tolerance: float = 1e-9) -> None:
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 GRADIENT_CAMS = [fa.grad_cam, fa.grad_cam_plus_plus, fa.xgrad_cam, fa.hires_cam, fa.layer_cam]

@@ -21,6 +21,7 @@ from torch import Tensor
 import funattr as fa
 
 from .breadth import breadth
+from .close import close
 from .models import CASES, double
 from .test_laws import Made, batches, nets, seeds
 
@@ -29,10 +30,6 @@ Attribution = Callable[..., Tensor]
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
 # The laws.

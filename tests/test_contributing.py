@@ -19,7 +19,17 @@ import funattr as fa
 from funattr._rules.lift.table import ENTRIES
 from funattr._rules.spelled import by_function
 
-from . import test_combine, test_docs, test_laws, test_package, test_precision, test_references, test_transforms
+from . import (
+    test_combine,
+    test_compiled,
+    test_differentiated,
+    test_docs,
+    test_laws,
+    test_package,
+    test_precision,
+    test_references,
+    test_vmapped,
+)
 from .methods import Row, cam_by, fits
 from .models import CASES, double
 
@@ -67,9 +77,9 @@ def test_the_method_keeps_the_laws(row: Row) -> None:
 
 def test_the_method_is_transformed(row: Row) -> None:
     for case in test_docs.named("conv"):
-        test_transforms.test_compiled_equals_eager(case, row)
-        test_transforms.test_vmapped_equals_looped(case, row)
-        test_transforms.test_differentiable(case, row)
+        test_compiled.test_compiled_equals_eager(case, row)
+        test_vmapped.test_vmapped_equals_looped(case, row)
+        test_differentiated.test_differentiable(case, row)
     test_precision.test_half_precision(row, torch.float16)
     test_precision.test_inference_mode(row)
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -372,6 +373,7 @@ def test_a_list_of_examples() -> None:
         lambda a, b: model(a[None]) + model(b[None]), tuple(t for t in listed), target=lambda out: out[:, 1].expand(3)
     )
     assert len(two) == 2
+    assert "one at a time" in told(lambda: fa.saliency(model, [x[:1], x[1:]], target=1))
     assert "torch.tensor(x)" in told(lambda: fa.saliency(lambda v: v.sum(1), [[1.0, 2.0]]))
     assert fa.saliency(lambda v: v.sum(1), torch.tensor([[1.0, 2.0]])).tolist() == [[1, 1]]
     assert "torch.from_numpy(x)" in told(lambda: fa.saliency(model, x.numpy(), target=1))
@@ -450,3 +452,17 @@ def test_a_method_of_ones_own_that_gives_no_tensor(combinator: Any, given: Any) 
         return given
 
     assert "expected attributions" in told(lambda: combinator(own)(model, x, target=1))
+
+
+def test_many_runs_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("funattr._steps.progress.MANY", 20)
+    with pytest.warns(UserWarning, match=r"109 runs of the model are ahead: watch them with fa.progress\(\)") as caught:
+        fa.feature_ablation(model, x, target=1)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fa.feature_ablation(model, x, target=1, feature_mask=mask)  # in groups
+        with fa.progress(lambda done, total: None):  # watched
+            fa.feature_ablation(model, x, target=1)
+    with pytest.warns(UserWarning, match="30 runs"):
+        ig(model, x, target=1, n_steps=30)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from funattr import deep_lift
 
+from .operations import OPS
 from .reference import Asked, loops
-from .test_deep_lift import OPS
 
 #: Compositions, in which an operand is met several times, or a norm, a row or a choice: not the shares of one game.
 COMPOSED = {

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import funattr as fa
 import funattr.viz
 
-from . import test_laws, test_precision, test_references, test_transforms
+from . import test_compiled, test_differentiated, test_laws, test_precision, test_references, test_vmapped
 from .breadth import breadth
 from .methods import Row, row_id
 from .models import CASES, Case
@@ -179,14 +179,14 @@ def test_the_model_is_left_as_found_and_the_formula_holds(case: Case, row: Row) 
 @pytest.mark.parametrize("row", breadth(GUIDED + REST, lambda row: row is GUIDED[0]), ids=row_id)
 def test_compiled_and_mapped(row: Row) -> None:
     for case in named("conv", "residual") if row in GUIDED else named("conv"):
-        test_transforms.test_compiled_equals_eager(case, row)
-        test_transforms.test_vmapped_equals_looped(case, row)
+        test_compiled.test_compiled_equals_eager(case, row)
+        test_vmapped.test_vmapped_equals_looped(case, row)
 
 
 @pytest.mark.parametrize("row", GUIDED, ids=row_id)
 def test_differentiated_and_in_half_precision(row: Row) -> None:
     for case in named("residual", "tokens"):
-        test_transforms.test_differentiable(case, row)
+        test_differentiated.test_differentiable(case, row)
     for dtype in (torch.float16, torch.bfloat16):
         test_precision.test_half_precision(row, dtype)
     test_precision.test_inference_mode(row)

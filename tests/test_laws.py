@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import funattr as fa
 
-from . import reference
 from .breadth import breadth
+from .close import close
 from .methods import METHODS, Row, drawn_alike, fits, row_id
 from .models import CASES, MIXING, SPELLINGS, Case, Residual, case_id, double
 
@@ -57,13 +57,6 @@ batches = st.builds(
 def sites(net: Made) -> list[Any]:
     last = len(net.layers) - 1
     return [None, "layers.0", f"layers.{last}", fa.input_of(f"layers.{last}"), fa.input_of("head")]
-
-
-def close(a: Any, b: Any) -> None:
-    left, right = reference.leaves(a), reference.leaves(b)
-    assert len(left) == len(right) > 0
-    for p, q in zip(left, right):
-        torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
 
 
 def usable(row: Row, site: Any) -> bool:
@@ -174,7 +167,7 @@ HARD = [c for c in CASES + MIXING if c.name in ("residual", "tokens", "recurrent
 @pytest.mark.parametrize("case", HARD, ids=case_id)
 @pytest.mark.filterwarnings("ignore:the steps run one after another")  # an LSTM
 def test_the_model_is_left_as_found(case: Case, row: Row) -> None:
-    from .test_transforms import state
+    from .pairs import state
 
     if not fits(row, case):
         pytest.skip("the method is not for this model")

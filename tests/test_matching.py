@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import funattr as fa
 
+from .close import close
+
 NAMES = ("a", "b", "ids")
 
 
@@ -41,10 +43,6 @@ def inputs(n: int = 2) -> dict[str, Tensor]:
 
 def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(3)
-
-
-def same(found: Any, expected: Any) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
 # Dict order never matters.
@@ -86,11 +84,11 @@ def test_the_order_of_names_never_matters(name: str, data: st.DataObject) -> Non
 
     expected = asked(x, options)
     one_by_one = {key: shuffled(value) for key, value in options.items()}
-    same(asked(x, one_by_one), expected)
+    close(asked(x, one_by_one), expected)
     if name != "gradient_shap":  # whose draws are made in the order of the inputs
         found = asked(shuffled(x), one_by_one)
         assert isinstance(found, Tensor) or set(found) == set(expected)
-        same(found if isinstance(found, Tensor) else {key: found[key] for key in expected}, expected)
+        close(found if isinstance(found, Tensor) else {key: found[key] for key in expected}, expected)
 
 
 def test_noise_goes_to_the_input_that_it_names(net: Named) -> None:
@@ -109,7 +107,7 @@ def test_noise_goes_to_the_input_that_it_names(net: Named) -> None:
         {"b": 0.3, "ids": None, "a": 0.0},
     ):
         found = fa.noise_tunnel(fa.gradient, n_samples=4, stdevs=stdevs, generator=seeded())(net, x, target=1)
-        same(found, total | {"ids": None})
+        close(found, total | {"ids": None})
 
 
 @pytest.mark.parametrize("stdevs", [(0.0, 0.2), (0.0, 0.2, 5.0), [0.0, 0.2, None]], ids=["floats", "inputs", "None"])
@@ -131,7 +129,7 @@ def test_both_functions_read_stdevs_alike(net: Named, stdevs: Any, named: bool) 
 
     plain = dict(zip(NAMES, (0.0, 0.2, 0.0))) if named else (0.0, 0.2, 0.0)
     for asked in (shap, tunnel):
-        same(asked(stdevs), asked(plain))
+        close(asked(stdevs), asked(plain))
         quiet = asked(0.0)
         key: Any = "a" if named else 0
         assert not torch.allclose(asked(stdevs)[key], quiet[key])  # the noise on b reaches a through the product
@@ -198,7 +196,7 @@ def test_noise_at_layers_goes_to_the_layer_that_it_names(way: str, layer: Any) -
         return list(found.values()) if isinstance(found, dict) else found
 
     quiet, noisy = asked(0.0, 0.0, layer), asked(0.5, 0.0, layer)
-    same(noisy[0], quiet[0])  # at p it is the value of q, which has no noise
+    close(noisy[0], quiet[0])  # at p it is the value of q, which has no noise
     assert (noisy[1] - quiet[1]).abs().max() > 0.05
     with pytest.raises(ValueError, match="stdevs"):
         fa.noise_tunnel(fa.gradient, stdevs={"p": 1.0})(model, ids, layer=layer)
@@ -220,8 +218,8 @@ HELD: dict[str, Callable[..., Any]] = {
 def test_none_is_x_itself(net: Named, name: str) -> None:
     x, method = inputs(), HELD[name]
     expected = method(net, x, baselines={"a": x["a"], "b": 0.5, "ids": x["ids"]}, target=1)
-    same(method(net, x, baselines={"b": 0.5, "ids": None, "a": None}, target=1), expected)
-    same(method(net, tuple(x.values()), baselines=(None, 0.5, None), target=1), as_tuple(expected))
+    close(method(net, x, baselines={"b": 0.5, "ids": None, "a": None}, target=1), expected)
+    close(method(net, tuple(x.values()), baselines=(None, 0.5, None), target=1), as_tuple(expected))
     if isinstance(expected, dict) and name != "multipliers":
         assert expected["b"].abs().max() > 0.01
         assert not expected["a"].any()
@@ -236,12 +234,12 @@ def test_none_in_a_distribution_is_x_itself(net: Named) -> None:
     own = {"a": None, "b": SEVERAL["b"], "ids": None}
     each = [fa.deep_lift(net, x, baselines={"a": x["a"], "b": row[None], "ids": None}, target=1) for row in SEVERAL["b"]]
     expected = {name: sum(found[name] for found in each) / 3 for name in ("a", "b")} | {"ids": None}
-    same(fa.deep_lift_shap(net, x, baselines=own, target=1), expected)
-    same(fa.mean_over_baselines(fa.deep_lift)(net, x, baselines=own, target=1), expected)
+    close(fa.deep_lift_shap(net, x, baselines=own, target=1), expected)
+    close(fa.mean_over_baselines(fa.deep_lift)(net, x, baselines=own, target=1), expected)
     # One baseline, and a score that is linear in it: whatever is drawn, it is the difference.
     weight = torch.randn(5).double()
     found = fa.gradient_shap(lambda a, b: a.sum(1) + b @ weight, (x["a"], x["b"]), baselines=(None, 0.5), n_samples=2)
-    same(found, (torch.zeros(2, 3).double(), weight * (x["b"] - 0.5)))
+    close(found, (torch.zeros(2, 3).double(), weight * (x["b"] - 0.5)))
     layered = fa.gradient_shap(net, x, baselines=own, layer="a", n_samples=8, target=1, generator=seeded())
     assert not layered.any()  # the value there depends on a alone
 
@@ -293,7 +291,7 @@ def test_what_integers_cannot_hold(net: Named, baselines: Any) -> None:
         with pytest.raises(ValueError, match=r"cannot stand in x, which is torch\.uint8: give whole numbers that it can hold"):
             method(lambda ids: model(ids.long()), ids, baselines=baselines, layer=net.embed, target=1)
     whole = torch.full((1, 6), 3.0)  # whole numbers are ids, in whatever dtype
-    same(
+    close(
         fa.integrated_gradients(model, inputs()["ids"], baselines=whole, layer="0", target=1),
         fa.integrated_gradients(model, inputs()["ids"], baselines=3, layer="0", target=1),
     )

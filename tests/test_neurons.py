@@ -18,6 +18,7 @@ from funattr._types import Place
 
 from . import reference
 from .breadth import full
+from .close import close_and_not_zero as close
 from .methods import METHODS, Row
 from .models import CASES, Mlp, OneByOne, Residual, double
 from .reference import Asked as Loop
@@ -35,15 +36,6 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", "Input Tensor")
         warnings.filterwarnings("ignore", "The neuron_selector provided is a callable")
         yield
-
-
-def close(found: Any, expected: Any, tolerance: float = 1e-9) -> None:
-    ours, theirs = reference.leaves(found), reference.leaves(expected)
-    assert len(ours) == len(theirs) > 0
-    assert any(b.abs().max() > 0 for b in theirs), "zeros prove nothing"
-    for a, b in zip(ours, (leaf.detach() for leaf in theirs)):
-        assert a.shape == b.shape
-        assert (a - b).abs().max() <= tolerance * max(1e-3, float(b.abs().max()))
 
 
 # Captum, where it is right: each activation a module, out of place, used once.

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import funattr as fa
 
+from .close import close
+
 
 class Words(nn.Module):
     """Ids to a score that is not linear; the value at ``embed`` has a row for each example."""
@@ -45,10 +47,6 @@ def built(kind: type[Any]) -> tuple[Any, Tensor]:
     return model, torch.randint(1, 30, shape)
 
 
-def same(found: Any, expected: Any) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
-
-
 METHODS: dict[str, Callable[..., Any]] = {
     "gradient": fa.gradient,
     "input_x_gradient": fa.input_x_gradient,
@@ -68,7 +66,7 @@ def test_without_noise_it_is_the_method(name: str, kind: type[Any]) -> None:
     for options in ({"layer": "embed"}, {"layer": fa.output_of(model.embed)}):
         expected = METHODS[name](model, ids, target=1, **options)
         assert expected.abs().max() > 1e-3
-        same(fa.noise_tunnel(METHODS[name], stdevs=0.0)(model, ids, target=1, **options), expected)
+        close(fa.noise_tunnel(METHODS[name], stdevs=0.0)(model, ids, target=1, **options), expected)
 
 
 @pytest.mark.parametrize("kind", [Words, Document])
@@ -77,7 +75,7 @@ def test_a_mask_and_a_baseline_at_the_layer(kind: type[Any]) -> None:
     mask = torch.arange(5).expand(7, 5) % 3
     options: dict[str, Any] = {"layer": "embed", "target": 1, "feature_mask": mask, "baselines": torch.full((5,), 0.2).double()}
     expected = fa.feature_ablation(model, ids, **options)
-    same(fa.noise_tunnel(fa.feature_ablation, stdevs=0.0)(model, ids, **options), expected)
+    close(fa.noise_tunnel(fa.feature_ablation, stdevs=0.0)(model, ids, **options), expected)
 
 
 def test_integrated_gradients_of_noisy_embeddings_by_a_loop() -> None:
@@ -94,7 +92,7 @@ def test_integrated_gradients_of_noisy_embeddings_by_a_loop() -> None:
             expected += slope * (noisy - start) / 12
     tunnel = fa.noise_tunnel(fa.integrated_gradients, n_samples=3, stdevs=0.2, generator=torch.Generator().manual_seed(7))
     found = tunnel(model, ids, layer="embed", baselines=3, n_steps=4, quadrature="riemann_middle", target=1)
-    same(found, expected)
+    close(found, expected)
 
 
 SEVERAL: dict[str, Callable[..., Any]] = {
@@ -107,7 +105,7 @@ SEVERAL: dict[str, Callable[..., Any]] = {
 def test_without_noise_it_is_the_method_with_several_baselines(name: str) -> None:
     model, ids = built(Words)
     options: dict[str, Any] = {"layer": "embed", "target": 1, "baselines": torch.randint(30, (4, 7))}
-    same(fa.noise_tunnel(SEVERAL[name], stdevs=0.0)(model, ids, **options), SEVERAL[name](model, ids, **options))
+    close(fa.noise_tunnel(SEVERAL[name], stdevs=0.0)(model, ids, **options), SEVERAL[name](model, ids, **options))
     # and they are refused where each example sees another baseline, or has no row
     masked = partial(model, mask=torch.rand(3, 7).double())
     with pytest.raises(ValueError, match="differs from example to example"):
@@ -124,7 +122,7 @@ def test_gradient_shap_of_one_baseline_is_from_its_embedding() -> None:
     weight = linear[2].weight[1].reshape(7, 5)
     shap = partial(fa.gradient_shap, baselines=torch.full((1, 7), 3))
     found = fa.noise_tunnel(shap, stdevs=0.0)(linear, ids, layer="0", target=1)
-    same(found, (weight * (model.embed(ids) - model.embed(torch.tensor(3)))).detach())
+    close(found, (weight * (model.embed(ids) - model.embed(torch.tensor(3)))).detach())
 
 
 @pytest.mark.parametrize("method", [fa.conductance, fa.internal_influence])
@@ -154,9 +152,9 @@ def test_chunks_and_second_derivatives() -> None:
 
     expected = asked()()
     for size in (1, 2, 5):
-        same(asked(chunk_size=size)(), expected)
+        close(asked(chunk_size=size)(), expected)
     assert not expected.requires_grad
     again = asked()(create_graph=True)
-    same(again.detach(), expected)
+    close(again.detach(), expected)
     (slope,) = torch.autograd.grad(again[0].sum(), model.embed.weight)
     assert slope[3].abs().max() > 1e-4  # through the baseline's embedding, too

@@ -192,11 +192,12 @@ def test_rounded_values_are_right_to_the_digits_they_have(opened: Callable[..., 
     assert "Values are rounded" in tab.run("document.querySelector('#note').textContent")
     left, top, wide, high = tab.box(on(1))
     limit = float(np.percentile(values.abs(), 90))
+    unit = max(u for e in range(-9, 0) for m in (1, 2, 5) if (u := float(f"{m}e{e}")) <= limit / 40)
     for row, column in [(0, 0), (0, 1), (4, 5), (7, 9), (6, 2)]:
         tab.move(left + (column + 0.5) * wide / 10, top + (row + 0.5) * high / 8)
         value = reading(tab, 1)[1]
-        assert abs(value - float(values[0, row, column])) <= 0.5001 * limit / 40
-        assert len(f"{value:g}") <= 7  # no digit that is not known
+        assert abs(value - float(values[0, row, column])) <= 0.5001 * unit
+        assert value / unit == pytest.approx(round(value / unit), abs=1e-9)  # no digit that is not known
 
 
 def test_the_keyboard_does_what_the_mouse_does(opened: Callable[..., Tab]) -> None:

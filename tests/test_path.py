@@ -19,9 +19,10 @@ from funattr import conductance, convergence_delta, gradient_shap, integrated_gr
 from funattr._steps import path, ways
 
 from .breadth import breadth
+from .close import close
 from .cost import cost
 from .models import CASES, Case, Conv, Mlp, Residual, Tokens, case_id, double
-from .reference import leaves, path_at_site, path_in_input
+from .reference import path_at_site, path_in_input
 
 PATHS = [integrated_gradients, internal_influence, conductance]
 SITES = [pytest.param(case, layer, id=f"{case.name}-{i}") for case in CASES for i, layer in enumerate((None, *case.layers))]
@@ -42,14 +43,6 @@ def score(output: Any) -> Tensor:
 
 def is_ids(x: Any) -> bool:
     return isinstance(x, Tensor) and not x.is_floating_point()
-
-
-def close(found: Any, expected: Any, tolerance: float = 1e-10) -> None:
-    found, expected = leaves(found), leaves(expected)
-    assert len(found) == len(expected) > 0
-    for a, b in zip(found, expected):
-        assert a.shape == b.shape
-        assert (a - b).abs().max().item() <= tolerance * max(1.0, b.detach().abs().max().item())
 
 
 @pytest.mark.parametrize("chunk_size", [None, 3])

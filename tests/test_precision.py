@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 
+from .close import distance
 from .methods import METHODS, Row, drawn_alike, fits, row_id
 from .models import CASES, Residual, Text, double
 from .reference import leaves
@@ -44,13 +45,6 @@ def subject(dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tensor]:
     return Residual().eval().to(dtype), torch.randn(4, 3, 8, 8, dtype=dtype)
 
 
-def error(found: Any, expected: Any) -> float:
-    """The largest relative distance of a tensor."""
-    a, b = leaves(found), leaves(expected)
-    assert len(a) == len(b) > 0
-    return max(float((p.cpu().double() - q.double()).norm() / q.double().norm()) for p, q in zip(a, b))
-
-
 def sites(row: Row) -> list[Any]:
     return ["layer1", fa.input_of("layer2"), *([None] if row.at_input and row.name != "feature_ablation" else [])]
 
@@ -63,7 +57,7 @@ def test_half_precision(row: Row, dtype: torch.dtype) -> None:
     expected = row.method(model, x, layer="layer1", **options_of(row))
     found = row.method(model.to(dtype), x.to(dtype), layer="layer1", **options_of(row))
     assert found.dtype == dtype
-    assert 0 < error(found, expected) < CANCELS.get(row.name, 1) * (0.02 if dtype == torch.float16 else 0.15)
+    assert 0 < distance(found, expected) < CANCELS.get(row.name, 1) * (0.02 if dtype == torch.float16 else 0.15)
 
 
 @every_method
@@ -76,11 +70,11 @@ def test_double_precision(row: Row) -> None:
         double = [row.method(model, x, layer=site, **options_of(row)) for site in sites(row)]
     for site, rough, found in zip(sites(row), single, double):
         assert all(leaf.dtype == torch.float64 for leaf in leaves(found))
-        assert error(rough, found) < 1e-3
+        assert distance(rough, found) < 1e-3
         if row.targeted and row.name not in SCALED:
             with drawn_alike():
                 grown = row.method(model, x, layer=site, **options_of(row, lambda out: (1 + 2**-40) * out[:, 3]))
-            assert error(grown, (1 + 2**-40) * found) < 1e-14
+            assert distance(grown, (1 + 2**-40) * found) < 1e-14
 
 
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=str)
@@ -94,7 +88,7 @@ def test_autocast(row: Row, weights: torch.dtype) -> None:
     model, x = model.to(weights), x.to(weights)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = row.method(model, x, layer="layer1", **options_of(row))
-    assert 0 < error(found, expected) < CANCELS.get(row.name, 1) * 0.15
+    assert 0 < distance(found, expected) < CANCELS.get(row.name, 1) * 0.15
     assert not torch.is_autocast_enabled()
 
 
@@ -105,7 +99,7 @@ def test_channels_last(row: Row) -> None:
     like: Any = {"memory_format": torch.channels_last}
     model, x = model.to(**like), x.to(**like)
     for site, plain in zip(sites(row), expected):
-        assert error(row.method(model, x, layer=site, **options_of(row)), plain) < 1e-10
+        assert distance(row.method(model, x, layer=site, **options_of(row)), plain) < 1e-10
 
 
 @every_method
@@ -114,9 +108,9 @@ def test_a_compiled_model_is_seen_through(row: Row) -> None:
     compiled = torch.compile(model, backend="eager")
     for site in ("layer1", *([None] if row.at_input else [])):
         expected = row.method(model, x, layer=site, **options_of(row))
-        assert error(row.method(compiled, x, layer=site, **options_of(row)), expected) < 1e-10
+        assert distance(row.method(compiled, x, layer=site, **options_of(row)), expected) < 1e-10
     assert (
-        error(
+        distance(
             row.method(compiled, x, layer=model.layer1, **options_of(row)),
             row.method(model, x, layer="layer1", **options_of(row)),
         )
@@ -132,13 +126,13 @@ def test_inference_mode(row: Row) -> None:
         expected = row.method(expected_model, x, layer=site, **options_of(row, TARGET))
         with torch.inference_mode():
             found = row.method(expected_model, x.clone(), layer=site, **options_of(row, TARGET.clone()))
-            assert error(found, expected) == 0
+            assert distance(found, expected) == 0
             assert torch.is_inference_mode_enabled()
     if row.integers and not row.convolutional and not row.relu:
         text, ids = Text().double().eval(), torch.randint(0, 20, (4, 7))
         expected = row.method(text, ids, layer="embedding", **options_of(row, TARGET))
         with torch.inference_mode():
-            assert error(row.method(text, ids.clone(), layer="embedding", **options_of(row, TARGET)), expected) == 0
+            assert distance(row.method(text, ids.clone(), layer="embedding", **options_of(row, TARGET)), expected) == 0
 
 
 @every_method
@@ -179,7 +173,7 @@ def test_on_cuda(row: Row) -> None:
             expected = row.method(model.cpu(), x, layer=site, **options_of(row, TARGET))
             found = row.method(model.cuda(), there, layer=site, **options_of(row, TARGET.cuda()))
             assert all(leaf.is_cuda for leaf in leaves(found)), case.name
-            assert error(found, expected) < 1e-8, case.name
+            assert distance(found, expected) < 1e-8, case.name
 
 
 @accelerated
@@ -190,7 +184,7 @@ def test_autocast_on_cuda(row: Row, dtype: torch.dtype) -> None:
     expected = row.method(model, x, layer="layer1", **options_of(row))
     with torch.autocast("cuda", dtype=dtype):
         found = row.method(model.cuda(), x.cuda(), layer="layer1", **options_of(row))
-    assert 0 < error(found, expected) < CANCELS.get(row.name, 1) * (0.02 if dtype == torch.float16 else 0.15)
+    assert 0 < distance(found, expected) < CANCELS.get(row.name, 1) * (0.02 if dtype == torch.float16 else 0.15)
 
 
 @accelerated
@@ -199,7 +193,7 @@ def test_draws_on_cuda() -> None:
     model, x = subject(torch.float64)
     here = fa.noise_tunnel(fa.gradient, generator=torch.Generator().manual_seed(0))(model, x, target=1)
     there = fa.noise_tunnel(fa.gradient, generator=torch.Generator().manual_seed(0))(model.cuda(), x.cuda(), target=1)
-    assert error(there, here) < 1e-8
+    assert distance(there, here) < 1e-8
     for generator in (torch.Generator().manual_seed(1), torch.Generator("cuda").manual_seed(1)):
         found = fa.gradient_shap(model, x.cuda(), baselines=torch.zeros_like(x).cuda(), target=1, generator=generator)
         assert found.is_cuda
@@ -214,7 +208,7 @@ def test_data_parallel(row: Row) -> None:
     model, x = subject(torch.float64)
     for site in ("layer1", *([None] if row.at_input else [])):
         expected = row.method(model, x, layer=site, **options_of(row))
-        assert error(row.method(nn.DataParallel(model), x, layer=site, **options_of(row)), expected) < 1e-10
+        assert distance(row.method(nn.DataParallel(model), x, layer=site, **options_of(row)), expected) < 1e-10
 
 
 def distributed(rank: int, port: int, folder: str) -> None:
@@ -283,6 +277,6 @@ def test_two_processes() -> None:
                     assert all("different paths" in str(one) for one in found), "it can: compare it, as the others"
                 elif any(isinstance(one, str) for one in found):
                     wrong.append(f"{kind} {row.name} at {site}: {found}")
-                elif error([torch.cat(same) for same in zip(*found)], expected) > 1e-10:
+                elif distance([torch.cat(same) for same in zip(*found)], expected) > 1e-10:
                     wrong.append(f"{kind} {row.name} at {site}: other numbers")
     assert wrong == []

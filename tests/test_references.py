@@ -12,20 +12,14 @@ from torch import nn
 import funattr as fa
 
 from . import reference
+from .close import close
 from .methods import METHODS, Row, fits, row_id
 from .models import CASES, MIXING, Case, case_id, double
+from .pairs import sites_of
 from .reference import Asked
 from .reference.table import expected
-from .test_transforms import sites_of
 
 TARGET = torch.tensor([1, 4, 0, 2])
-
-
-def assert_equal(found: Any, expected: list[torch.Tensor], rtol: float = 1e-12) -> None:
-    flat = reference.leaves(found)
-    assert len(flat) == len(expected)
-    for a, b in zip(flat, (leaf.detach() for leaf in expected)):
-        torch.testing.assert_close(a.detach(), b, rtol=rtol, atol=rtol * max(1.0, float(b.abs().max())))
 
 
 @pytest.mark.parametrize("row", [r for r in METHODS if r.formula is not None], ids=row_id)
@@ -41,7 +35,7 @@ def test_formula(case: Case, row: Row) -> None:
         expected = [row.formula(v, g) for v, g in zip(values, gradients)]
         assert any(bool(g.abs().max() > 0) for g in gradients), "a reference of zeros proves nothing"
         options = row.options | ({"target": TARGET} if row.targeted else {})
-        assert_equal(row.method(model, x, layer=site, **options), expected)
+        close(row.method(model, x, layer=site, **options), expected)
 
 
 @pytest.mark.parametrize("row", [r for r in METHODS if r.formula is None], ids=row_id)
@@ -57,7 +51,7 @@ def test_loop(case: Case, row: Row) -> None:
     for site in sites_of(row, case):
         wanted = expected(Asked(model, x, site, reference.pick(TARGET)), row)
         assert any(bool(t.abs().max() > 0) for t in wanted), "a reference of zeros proves nothing"
-        assert_equal(row.method(model, x, layer=site, **options), wanted, 1e-9)
+        close(row.method(model, x, layer=site, **options), wanted, 1e-9)
 
 
 @pytest.mark.parametrize("case", CASES + MIXING, ids=case_id)
@@ -65,15 +59,15 @@ def test_value_and_gradient_agree_with_split(case: Case) -> None:
     model, x = double(case)
     for site in case.layers:
         value_at, rest = fa.split(model, site)
-        assert_equal(rest(value_at(x), x), reference.leaves(model(*_copies(x))))
+        close(reference.logits(rest(value_at(x), x)), reference.logits(model(*_copies(x))))
         value, gradient = fa.value_and_gradient(model, x, layer=site, target=TARGET)
-        assert_equal(value, reference.leaves(value_at(x)))
+        close(value, reference.leaves(value_at(x)))
         # The gradient is that of `rest` alone: nothing of it flows around the site.
         flat = reference.leaves(value)
         for leaf in flat:
             leaf.requires_grad_()
         out = reference.pick(TARGET)(rest(value, x)).sum()
-        assert_equal(
+        close(
             gradient,
             [torch.zeros_like(v) if g is None else g for v, g in zip(flat, torch.autograd.grad(out, flat, allow_unused=True))],
         )
@@ -91,10 +85,10 @@ def test_several_layers_get_total_gradients_in_one_pass() -> None:
     assert isinstance(found["blocks"], list)
     assert isinstance(found["pair"], tuple)
     for key, layer in [("in", None), ("stem", "stem")]:
-        assert_equal(found[key], [fa.gradient(model, x, layer=layer, target=TARGET)])
+        close(found[key], [fa.gradient(model, x, layer=layer, target=TARGET)])
     alone: Any
     for got, alone in zip([*found["blocks"], *found["pair"]], ["layer1", "layer2", "layer1.bn1", fa.input_of("fc")]):
-        assert_equal(got, [fa.gradient(model, x, layer=alone, target=TARGET)])
+        close(got, [fa.gradient(model, x, layer=alone, target=TARGET)])
 
 
 @pytest.mark.parametrize("index", [3, (3,), (slice(2, 4),), lambda value: value[:, 3].square()])
@@ -115,7 +109,7 @@ def test_a_neuron_whose_value_is_overwritten_later(index: Any) -> None:
     leaf = x.clone().requires_grad_()
     expected = torch.autograd.grad(by_hand(leaf).sum(), leaf)[0]
     target = fa.neuron("fc1", index)
-    assert_equal(fa.gradient(model, x, target=target), [expected])
+    close(fa.gradient(model, x, target=target), [expected])
     ablated = x.clone()
     ablated[:, 0] = 0
     lost = fa.feature_ablation(model, x, target=target)[:, 0]

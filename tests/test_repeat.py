@@ -17,17 +17,11 @@ from benchmarks.cost import cost
 from benchmarks.models import ResNet18
 
 from . import reference
+from .close import close
 from .methods import METHODS, Row, row_id
 from .models import CASES, Residual, Text, double
 
 TARGETED = [row for row in METHODS if row.targeted]
-
-
-def equal(a: Any, b: Any, tolerance: float = 1e-10) -> None:
-    left, right = reference.leaves(a), reference.leaves(b)
-    assert len(left) == len(right) > 0
-    for p, q in zip(left, right):
-        torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -39,8 +33,8 @@ def test_without_noise_it_is_the_method(row: Row) -> None:
     model, x = double(CASES[2])
     options = row.options | {"layer": "layer1", "target": 1}
     plain = row.method(model, x, **options)
-    equal(fa.noise_tunnel(row.method, stdevs=0)(model, x, **options), plain)
-    equal(fa.noise_tunnel(row.method, stdevs=0.0, nt_type="smoothgrad_sq")(model, x, **options), plain**2)
+    close(fa.noise_tunnel(row.method, stdevs=0)(model, x, **options), plain)
+    close(fa.noise_tunnel(row.method, stdevs=0.0, nt_type="smoothgrad_sq")(model, x, **options), plain**2)
     assert fa.noise_tunnel(row.method, stdevs=0, nt_type="vargrad")(model, x, **options).abs().max() < 1e-12
 
 
@@ -56,7 +50,7 @@ def test_moments_by_hand(nt_type: str) -> None:
         tunnel = fa.noise_tunnel(
             fa.gradient, n_samples=7, stdevs=0.3, nt_type=nt_type, generator=seeded(), chunk_size=chunk_size
         )
-        equal(tunnel(model, x, target=2), expected)
+        close(tunnel(model, x, target=2), expected)
 
 
 @pytest.mark.parametrize("row", TARGETED, ids=row_id)
@@ -67,7 +61,7 @@ def test_at_once_is_one_after_another(row: Row) -> None:
         torch.manual_seed(0)  # of what a method draws for itself, too
         tunnel = fa.noise_tunnel(row.method, n_samples=4, stdevs=0.1, generator=seeded(), chunk_size=chunk_size)
         found.append(tunnel(model, x, **(row.options | {"layer": "layer1", "target": "argmax"})))
-    equal(*found)
+    close(*found)
 
 
 def test_integers_beside_what_takes_the_noise() -> None:
@@ -85,7 +79,7 @@ def test_integers_beside_what_takes_the_noise() -> None:
         found.append(tunnel(model, x))
     assert len(runs) == 1 + 5
     assert [part[1] for part in found] == [None, None]
-    equal(found[0][0], found[1][0])
+    close(found[0][0], found[1][0])
 
 
 def passes(model: nn.Module, call: Callable[[], Any]) -> int:
@@ -131,7 +125,7 @@ def test_a_method_that_draws_too_does_not_depend_on_the_chunks() -> None:
             told = method is own and chunk_size in (2, 50)  # who asks for chunks and gets none is told
             assert ["one after another" in str(w.message) for w in caught] == [True] * told
         for other in found[1:]:
-            equal(found[0], other)
+            close(found[0], other)
 
 
 def test_what_cannot_be_mapped_runs_one_after_another_without_a_word() -> None:
@@ -149,14 +143,14 @@ def test_what_cannot_be_mapped_runs_one_after_another_without_a_word() -> None:
     expected = sum(fa.gradient(model, x + torch.randn(x.shape, generator=g, dtype=x.dtype), target=1) for _ in range(5)) / 5
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        equal(fa.noise_tunnel(fa.gradient, generator=seeded())(model, x, target=1), expected)
+        close(fa.noise_tunnel(fa.gradient, generator=seeded())(model, x, target=1), expected)
     masks = []
     for chunk_size in (None, 1):  # every sample has a dropout mask of its own
         torch.manual_seed(0)
         tunnel = fa.noise_tunnel(fa.gradient, generator=seeded(), chunk_size=chunk_size)
         with pytest.warns(UserWarning, match="train"):
             masks.append(tunnel(dropout, x[:, 0], target=1))
-    equal(*masks)
+    close(*masks)
 
 
 def test_hooks_on_the_backward_pass_run() -> None:
@@ -165,7 +159,7 @@ def test_hooks_on_the_backward_pass_run() -> None:
     model[1].register_full_backward_hook(lambda module, inputs, outputs: (inputs[0] * 3,))
     for chunk_size in (None, 1):
         again = fa.noise_tunnel(fa.gradient, generator=seeded(), chunk_size=chunk_size)
-        equal(again(model, x, layer="0", target=1), 3 * plain)
+        close(again(model, x, layer="0", target=1), 3 * plain)
 
 
 def test_the_models_own_error_comes_through() -> None:
@@ -209,7 +203,7 @@ def test_several_inputs_each_with_its_noise() -> None:
         noisy = tuple(part + s * torch.randn(part.shape, generator=g, dtype=part.dtype) for part, s in zip(x, (0.1, 0.0)))
         total = [t + f / 3 for t, f in zip(total, fa.input_x_gradient(model, noisy, target=1))]
     tunnel = fa.noise_tunnel(fa.input_x_gradient, n_samples=3, stdevs=(0.1, 0.0), generator=seeded())
-    equal(tunnel(model, x, target=1), total)
+    close(tunnel(model, x, target=1), total)
 
 
 def test_noise_at_the_layer_for_integers() -> None:
@@ -221,7 +215,7 @@ def test_noise_at_the_layer_for_integers() -> None:
     )
     for chunk_size in (None, 2):
         tunnel = fa.noise_tunnel(fa.gradient, n_samples=3, stdevs=0.2, generator=seeded(), chunk_size=chunk_size)
-        equal(tunnel(model, ids, layer="embedding", target=1), expected)
+        close(tunnel(model, ids, layer="embedding", target=1), expected)
         neuron = tunnel(model, ids, layer="embedding", target=fa.neuron("mix", (1, 2)))
         assert neuron[:, 1].any()
         assert not neuron[:, 0].any()
@@ -232,7 +226,7 @@ def test_it_nests_and_composes() -> None:
     squares = fa.multiply(fa.saliency, fa.saliency)
     inner = fa.noise_tunnel(squares, n_samples=2, stdevs=0.1, generator=seeded())
     squared = fa.noise_tunnel(fa.saliency, n_samples=2, stdevs=0.1, nt_type="smoothgrad_sq", generator=seeded())
-    equal(fa.relu(inner)(model, x, target=1), squared(model, x, target=1))
+    close(fa.relu(inner)(model, x, target=1), squared(model, x, target=1))
     path = fa.noise_tunnel(fa.integrated_gradients, n_samples=2, stdevs=0.1, generator=seeded())
     assert path(model, x, target=1, n_steps=3, layer="layer1").shape == (4, 6, 6, 6)
     assert path.__name__ == "noise_tunnel(integrated_gradients)"
@@ -251,7 +245,7 @@ def test_each_target_is_a_stack_of_calls(row: Row) -> None:
         ):
             stack = torch.stack([row.method(model, x, target=target, **options) for target in targets])  # type: ignore[union-attr]
             for chunk_size in (None, 1, 2):
-                equal(fa.each_target(row.method, targets, chunk_size=chunk_size)(model, x, **options), stack)  # type: ignore[arg-type]
+                close(fa.each_target(row.method, targets, chunk_size=chunk_size)(model, x, **options), stack)  # type: ignore[arg-type]
 
 
 def test_each_target_of_nested_values() -> None:
@@ -259,7 +253,7 @@ def test_each_target_of_nested_values() -> None:
     found = fa.each_target(fa.gradient, [0, 1, 4])(model, x, layer={"a": None, "b": ["conv", "fc"]})
     for t, target in enumerate([0, 1, 4]):
         alone = fa.gradient(model, x, layer={"a": None, "b": ["conv", "fc"]}, target=target)
-        equal([leaf[t] for leaf in reference.leaves(found)], reference.leaves(alone))
+        close([leaf[t] for leaf in reference.leaves(found)], reference.leaves(alone))
 
 
 def test_all_targets_share_one_forward_pass() -> None:
@@ -291,7 +285,7 @@ def test_where_memory_is_short_there_are_fewer_targets_at_once(monkeypatch: pyte
     for room, expected in ((1 << 24, 1), (8 * elements, 1 + 1), (3 * elements, 1 + 3), (1, 1 + 8)):  # the first one finds out
         monkeypatch.setattr("funattr._combine.targets.ROOM", room)
         passes.clear()
-        equal(fa.each_target(fa.grad_cam, classes)(model, x, layer="layer1"), stack)
+        close(fa.each_target(fa.grad_cam, classes)(model, x, layer="layer1"), stack)
         assert len(passes) == expected
     handle.remove()
 
@@ -304,26 +298,26 @@ def test_each_target_meets_the_same_noise() -> None:
     torch.testing.assert_close(expected[0], expected[2], rtol=0, atol=0)
     for chunk_size in (None, 1, 2):
         noisy = fa.noise_tunnel(fa.gradient, n_samples=3, stdevs=0.5, generator=seeded())
-        equal(fa.each_target(noisy, [0, 3, 0], chunk_size=chunk_size)(model, x), expected)
+        close(fa.each_target(noisy, [0, 3, 0], chunk_size=chunk_size)(model, x), expected)
         torch.manual_seed(0)
         anywhere = fa.each_target(fa.noise_tunnel(fa.gradient, stdevs=0.5), [0, 3, 0], chunk_size=chunk_size)(model, x)
-        equal(anywhere[0], anywhere[2])
+        close(anywhere[0], anywhere[2])
         shap = fa.each_target(fa.gradient_shap, [0, 3, 0], chunk_size=chunk_size)
         found = shap(model, x, baselines=x, generator=seeded())
-        equal(found[1], fa.gradient_shap(model, x, baselines=x, target=3, generator=seeded()))
-        equal(found[0], found[2])
+        close(found[1], fa.gradient_shap(model, x, baselines=x, target=3, generator=seeded()))
+        close(found[0], found[2])
 
 
 def test_compiled_and_vmapped() -> None:
     model, x = double(CASES[2])
     every = fa.each_target(fa.grad_cam, [0, 3], chunk_size=2)
     compiled = torch.compile(every, fullgraph=True, backend="aot_eager")
-    equal(compiled(model, x, layer="layer1"), every(model, x, layer="layer1"))
+    close(compiled(model, x, layer="layer1"), every(model, x, layer="layer1"))
     in_one = torch.func.vmap(lambda example: every(model, example[None], layer="layer1")[:, 0])(x)
-    equal(in_one, every(model, x, layer="layer1").transpose(0, 1))
+    close(in_one, every(model, x, layer="layer1").transpose(0, 1))
     tunnel = fa.noise_tunnel(fa.saliency, stdevs=0.0)
     compiled = torch.compile(tunnel, fullgraph=True, backend="aot_eager")
-    equal(compiled(model, x, target=1), fa.saliency(model, x, target=1))
+    close(compiled(model, x, target=1), fa.saliency(model, x, target=1))
 
 
 def test_differentiable() -> None:
@@ -387,7 +381,7 @@ def test_a_model_that_vmap_cannot_run_warns_once_and_is_right() -> None:
     with pytest.warns(UserWarning, match="one after another") as caught:
         found = fa.noise_tunnel(fa.gradient, n_samples=5, stdevs=0.1, generator=seeded(), chunk_size=2)(model, x, target=1)
     assert len(caught) == 1
-    equal(found, fa.noise_tunnel(fa.gradient, n_samples=5, stdevs=0.1, generator=seeded())(model, x, target=1))
+    close(found, fa.noise_tunnel(fa.gradient, n_samples=5, stdevs=0.1, generator=seeded())(model, x, target=1))
 
 
 class Prototypes(nn.Module):

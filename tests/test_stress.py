@@ -11,7 +11,7 @@ import funattr as fa
 
 from . import stress
 from .breadth import breadth
-from .test_transforms import state
+from .pairs import state
 
 
 @pytest.mark.parametrize("calls", breadth([500, 4000], lambda calls: calls == 500))

@@ -1,6 +1,6 @@
 """The five things that must hold of the tap at once: threads, no trace, transforms, one graph, microseconds.
 
-(Transforms and graphs are in test_transforms.py, time in benchmarks/.)
+(Transforms and graphs are in test_compiled.py, test_vmapped.py and test_differentiated.py, time in benchmarks/.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import funattr as fa
 from funattr._core import tap
 
 from .models import CASES, Residual, Thrice, double
-from .test_transforms import state
+from .pairs import state
 
 TARGET = torch.tensor([1, 4, 0, 2])
 

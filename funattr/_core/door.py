@@ -107,7 +107,7 @@ def check_arguments(function: Any, names: Sequence[str] | None, args: Sequence[A
     whole = len(args) == 2 or (len(args) < 2 and "x" in kwargs)
     if whole and (names is None or all(name in names for name in kwargs)):
         return
-    raise complaint(TypeError, refusal(function, names or list(inspect.signature(function).parameters), args, kwargs))
+    raise complaint(TypeError, str(refusal(function, args, kwargs, names or list(inspect.signature(function).parameters))))
 
 
 def _normal(given: Any) -> Any:
@@ -181,17 +181,20 @@ def check_input(x: Tree) -> None:
 def check_structure(x: Tree) -> None:
     """Refuse what is not a batch of tensors."""
     if not isinstance(x, (Tensor, tuple, Mapping)):
-        hint = ": the model comes first, then x" if callable(x) else ""
-        hint = ": pass torch.from_numpy(x)" if isinstance(x, np.ndarray) else hint
-        if isinstance(x, list):
-            alike = len(x) > 0 and all(isinstance(part, Tensor) and part.shape == x[0].shape for part in x)
-            hint = f": pass {'torch.stack(x) where these are examples, or ' if alike else ''}tuple(x) where these are inputs"
-            hint = (
-                hint if any(isinstance(part, Tensor) for part in x) else ": pass torch.tensor(x), or several inputs as tuple(x)"
-            )
         text = "x must be a tensor, a tuple of tensors (positional inputs) or a dict of tensors (keyword inputs)"
-        raise complaint(TypeError, f"{text}, got {type(x).__name__}{hint}.")
+        raise complaint(TypeError, f"{text}, got {type(x).__name__}{_as_x(x)}.")
     batch_size(x)
+
+
+def _as_x(given: Any) -> str:
+    """How what was given as x is passed as x."""
+    if isinstance(given, np.ndarray):
+        return ": pass torch.from_numpy(x)"
+    if isinstance(given, list):
+        shapes = {part.shape if isinstance(part, Tensor) else None for part in given}
+        examples = "torch.tensor(x)" if None in shapes else "torch.stack(x)" if len(shapes) == 1 else "one at a time"
+        return f": pass {examples} where these are examples, tuple(x) where they are inputs"
+    return ": the model comes first, then x" if callable(given) else ""
 
 
 def check_dense(value: Tensor, what: str) -> None:

@@ -232,6 +232,15 @@ def _after(layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     return output
 
 
+def touched(layer: nn.Module) -> bool:
+    """Whether somebody gave this one layer a forward of its own, or hooks around it: then it may do anything."""
+    return bool("forward" in layer.__dict__ or hooked(layer))
+
+
+def hooked(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+
+
 # Compiled: the layer's forward, shadowed for the length of the trace.
 
 
@@ -240,7 +249,7 @@ def _call_traced(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     try:
         for layer, indices in run.layers():
             # Other hooks of the layer run between _call_impl and forward; the site lies outside them.
-            name = "_call_impl" if layer._forward_hooks or layer._forward_pre_hooks else "forward"
+            name = "_call_impl" if hooked(layer) else "forward"
             shadowed.append((layer, name, layer.__dict__.get(name)))
             layer.__dict__[name] = partial(_around, run, indices, getattr(layer, name))
         return call(*args, **kwargs)

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from .._core.passes import Question
 from .._core.score import one_for_each
+from .._core.tap import touched
 from .._core.where import all_modules
 from .._torch import OutOfMemoryError, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Neuron, Target, Tree, attributable, map_tensors, tensors
@@ -185,7 +186,7 @@ _SPATIAL: dict[type, int] = {
 
 def _dims(module: nn.Module, dims: int) -> int:
     """How many dimensions come out of a layer that treats rows alone for a value of `dims`; 0 for any other layer."""
-    if "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
+    if touched(module):
         return 0
     kind = type(module)
     if kind is nn.Sequential:

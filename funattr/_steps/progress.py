@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from .._torch import tracing
+from .._words import warn
+
+#: More runs than anybody waits for who does not know of them: each pixel of a photograph, say.
+MANY = 100_000
 
 
 class _Here(threading.local):
@@ -20,13 +24,23 @@ _here = _Here()
 
 def report(done: int, total: int) -> None:
     """Say that `done` of `total` steps have run. Nobody listens, or torch.compile traces: nothing happens."""
-    if not tracing() and _here.listener is not None:
+    if tracing():
+        return
+    if _here.listener is not None:
         _here.listener(done, total)
+    elif done == 0 and total > MANY:
+        text = f"{total:,} runs of the model are ahead: watch them with fa.progress()"
+        warn(f"{text}, or ask for fewer (features in groups by feature_mask, fewer steps or samples).")
 
 
 def reported(chunks: Sequence[tuple[int, int]]) -> Iterable[tuple[int, int]]:
     """The chunks ``(start, stop)`` of a run, with a report after each."""
-    return chunks if tracing() or _here.listener is None or not chunks else _reporting(chunks)
+    if tracing() or not chunks:
+        return chunks
+    if _here.listener is not None:
+        return _reporting(chunks)
+    report(0, chunks[-1][1])
+    return chunks
 
 
 def _reporting(chunks: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -41,7 +55,8 @@ def _reporting(chunks: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 def progress(callback: Callable[[int, int], None] | None = None) -> Iterator[None]:
     """Show how far the long runs inside the block have come: steps on a path, samples, groups, baselines, targets.
 
-    For this thread alone; costs nothing outside the block, and is silent under torch.compile.
+    For this thread alone; costs nothing outside the block, and is silent under torch.compile. Of more than 100,000 steps
+    ahead that nobody watches there is a warning.
 
     Args:
         callback: called with ``(done, total)``, first with 0, last with the total, for each run; a run inside another (steps

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DPI = 150
 SMALL, NORMAL, LARGE = 8.0, 9.0, 12.0  # points
+_ARROW = 0.04  # the length of a colour bar's arrow, in the bar's
 
 
 def aspect(images: Array) -> float:
@@ -107,16 +108,15 @@ def draw_heat(ax: Axes, heat: Array, image: Array | None, scale: Scale, colors: 
 
 def bar_needs(scales: Sequence[Scale]) -> tuple[float, float]:
     """The inches that a colour bar needs, in width and in height, for its numbers and its caption."""
-    ticks = [_ticks(scale) for scale in scales]
-    # The middle tick is centred: each half of the bar has room for an end and half of it.
-    numbers = max(2 * max(inches(t, SMALL) for t in of) + max(inches(t, SMALL) for t in of) + 0.3 for of in ticks)
+    # The ends of the bar are those of its numbers, of which the arrows take a little; 0 is in the middle of a signed one.
+    numbers = max(2 * max(inches(tick, SMALL) for tick in _ticks(scale)) + 0.3 for scale in scales) / (1 - 2 * _ARROW)
     caption = max(inches(scale.caption, SMALL) for scale in scales)
     return max(numbers, caption), 0.56
 
 
 def draw_bar(cax: Axes, scale: Scale, colors: Array) -> None:
     """A horizontal colour bar in axes of its own."""
-    bar = _bar(scale, colors, cax=cax, orientation="horizontal", extendfrac=0.04)
+    bar = _bar(scale, colors, cax=cax, orientation="horizontal", extendfrac=_ARROW)
     ends = bar.ax.get_xticklabels()  # which end where the bar ends
     ends[0].set_ha("left")
     ends[-1].set_ha("right")

@@ -9,7 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
+from ..._core.tap import touched
 from ..._core.where import all_modules
+from ..._torch import forward_class
 from ..._types import Tree, tensors
 from .table import ELEMENTWISE
 
@@ -19,11 +21,7 @@ def only_torch(root: nn.Module | None, pick: Any) -> bool:
     return (
         (pick is None or not getattr(pick, "own", True))
         and root is not None
-        and all(
-            type(module).__module__.startswith("torch.nn.modules.")
-            and not (module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
-            for module in all_modules(root)
-        )
+        and all(type(module).__module__.startswith("torch.nn.modules.") and not touched(module) for module in all_modules(root))
     )
 
 
@@ -71,7 +69,7 @@ def flat(name: str) -> str:
 def _own(node: Any) -> str | None:
     """What to call a node that no rule can have left."""
     if isinstance(node, BackwardCFunction):
-        kind = type(node)._forward_cls  # type: ignore[attr-defined]
+        kind = forward_class(node)
         return None if kind.__module__.startswith(_OURS) else f"the autograd.Function {kind.__name__}"
     return _native(node.name())
 

@@ -1,0 +1,65 @@
+"""deep_lift_shap is the mean of deep_lift over the baselines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funattr as fa
+from funattr import deep_lift, deep_lift_shap, mean_over_baselines
+
+from .operations import Around, assert_complete
+from .test_deep_lift_transforms import LAYERS, mixed, tensor
+
+# The mean over baselines, and what it costs.
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+@pytest.mark.parametrize("chunk_size", [None, 1, 3])
+def test_deep_lift_shap_is_the_mean(layer: Any, chunk_size: int | None) -> None:
+    model, x, target = mixed()
+    references = torch.randn(5, 3, 8, 8, dtype=torch.float64)
+    each = [tensor(deep_lift(model, x, baselines=r[None], layer=layer, target=target)) for r in references]
+    for baselines in (references, lambda _: references):
+        found = deep_lift_shap(model, x, baselines=baselines, layer=layer, target=target, chunk_size=chunk_size)
+        torch.testing.assert_close(tensor(found), torch.stack(each).mean(0))
+    assert mean_over_baselines(deep_lift) is deep_lift_shap
+
+    def by_hand(model: Any, x: Tensor, *, baselines: Any, layer: Any, target: Any) -> Any:
+        return deep_lift(model, x, baselines=baselines, layer=layer, target=target)
+
+    found = mean_over_baselines(by_hand)(model, x, baselines=references, layer=layer, target=target)  # type: ignore[arg-type]
+    torch.testing.assert_close(tensor(found), torch.stack(each).mean(0))
+
+
+class Captions(nn.Module):
+    """An image and its caption: floats beside ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.words, self.head = nn.Linear(6, 8), nn.Embedding(20, 8), nn.Linear(8, 5)
+
+    def forward(self, image: Tensor, words: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.image(image)) * self.words(words).mean(1))
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1])
+@pytest.mark.parametrize("layer", [fa.input_of("head"), "words", "image"])
+def test_baselines_of_ids_beside_floats_count_at_a_layer_also_for_many(layer: Any, chunk_size: int | None) -> None:
+    model = Captions().double()
+    x = (torch.randn(3, 6, dtype=torch.float64), torch.randint(0, 20, (3, 4)))
+    many = (torch.randn(2, 6, dtype=torch.float64), torch.randint(0, 20, (2, 4)))
+    each = [deep_lift(model, x, layer=layer, target=1, baselines=tuple(t[i : i + 1] for t in many)) for i in range(2)]
+    found = deep_lift_shap(model, x, layer=layer, target=1, baselines=many, chunk_size=chunk_size)
+    torch.testing.assert_close(found, torch.stack(each).mean(0))
+    if not isinstance(layer, str):
+        assert_complete(found, model(*x)[:, 1].detach() - model(*many)[:, 1].detach().mean())
+
+
+def test_deep_lift_shap_names_operations_without_a_rule() -> None:
+    model = Around(lambda h, g: torch.cumprod(h, 1)).double()
+    with pytest.warns(UserWarning, match="cumprod is not linear"):
+        deep_lift_shap(model, torch.randn(3, 5, dtype=torch.float64), baselines=torch.randn(4, 5, dtype=torch.float64))

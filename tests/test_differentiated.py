@@ -1,0 +1,89 @@
+"""Every method differentiated again: equal to central differences, and to plain double backward."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+import funattr as fa
+
+from . import reference
+from .close import close
+from .methods import METHODS, Row
+from .models import CASES, Case, double
+from .pairs import TARGET, by_pair, options_of, sites_of
+
+
+@by_pair
+@pytest.mark.filterwarnings("ignore:the steps run one after another")  # an LSTM, nested tensors: vmap cannot
+def test_differentiable(case: Case, row: Row) -> None:
+    """With create_graph, by backward() and by torch.func.grad, against second derivatives of the plain reference."""
+    if case.name == "text":
+        pytest.skip("integers in: there is nothing to differentiate by")
+    model, x = double(case)
+    inputs = x if isinstance(x, tuple) else (x,)
+    for site in sites_of(row, case)[:: max(1, len(sites_of(row, case)) - 1)]:
+
+        def total(*inputs: Any, site: Any = site) -> Any:
+            given = inputs if isinstance(x, tuple) else inputs[0]
+            found = row.method(model, given, layer=site, create_graph=True, **options_of(row, TARGET))
+            return sum(leaf.square().sum() for leaf in reference.leaves(found))
+
+        leaves = tuple(part.clone().requires_grad_() for part in inputs)
+        by_backward = gradients(total(*leaves), leaves)
+        by_func = torch.func.grad(total, argnums=tuple(range(len(inputs))))(*inputs)
+        close(by_backward, by_func)
+        # A directional derivative by central differences knows nothing of autograd.
+        direction = [torch.randn_like(part) for part in inputs]
+        step = 1e-5
+        ahead = total(*(part + step * d for part, d in zip(inputs, direction)))
+        behind = total(*(part - step * d for part, d in zip(inputs, direction)))
+        slope = sum((g * d).sum() for g, d in zip(by_func, direction))
+        torch.testing.assert_close(slope, ((ahead - behind) / (2 * step)).detach(), rtol=1e-4, atol=1e-6)
+
+
+def gradients(total: torch.Tensor, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Plain autograd, with zeros for what is not used."""
+    found = torch.autograd.grad(total, leaves, allow_unused=True)
+    return [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(leaves, found)]
+
+
+def plain_attention() -> Any:
+    """Attention in operations that have second derivatives."""
+    if hasattr(torch.nn, "attention"):  # since torch 2.3
+        return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    return torch.backends.cuda.sdp_kernel(enable_flash=False, enable_mem_efficient=False)  # for the CPU, too
+
+
+def test_differentiable_in_the_parameters() -> None:
+    """functional_call with create_graph: an attribution prior's gradient, against plain double backward."""
+    model, x = double(CASES[4])
+    parameters = dict(model.named_parameters())
+
+    def prior(parameters: dict[str, Any]) -> Any:
+        called = functools.partial(torch.func.functional_call, model, parameters)
+        return fa.gradient(called, x, layer="embed", target=TARGET, create_graph=True).square().sum()
+
+    found = torch.func.grad(prior)(parameters)
+    with plain_attention():
+        value = model.embed(x)  # type: ignore[operator]
+        rest = fa.split(model, "embed").rest
+        slope = torch.autograd.grad(reference.pick(TARGET)(rest(value, x)).sum(), value, create_graph=True)[0]
+        expected = gradients(slope.square().sum(), list(parameters.values()))
+    close(found, expected)
+    assert any(bool(g.abs().max() > 0) for g in expected)
+
+
+def test_constant_results_pin_no_graph() -> None:
+    model, x = double(CASES[2])
+    x.requires_grad_()
+    for row in METHODS:
+        found = row.method(model, x, layer="layer1", **options_of(row, TARGET))
+        assert all(not leaf.requires_grad and leaf.grad_fn is None for leaf in reference.leaves(found)), row.name
+    # A constant for torch.func.grad as well.
+    slope = torch.func.grad(lambda x: fa.gradient(model, x, layer="layer1", target=1).square().sum())(x.detach())
+    assert not slope.any()
