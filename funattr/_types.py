@@ -98,7 +98,13 @@ def tensors(tree: Tree) -> list[Tensor]:
     """The tensors in `tree`, in order."""
     if isinstance(tree, Tensor):
         return [tree]
-    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
+    leaves = tree if _is_flat(tree) else tree_flatten(tree)[0]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _is_flat(tree: Tree) -> bool:
+    """Whether it is a list of tensors: what most structures inside are, and walking through one takes a while."""
+    return type(tree) is list and all(isinstance(leaf, Tensor) for leaf in tree)
 
 
 def attributable(leaf: object) -> bool:
@@ -113,6 +119,8 @@ def map_floats(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """
     if isinstance(tree, Tensor) and tree.is_floating_point():
         return f(tree, *rest)
+    if _is_flat(tree) and all(leaf.is_floating_point() for leaf in tree):
+        return [f(*same) for same in zip(tree, *rest)]
     leaves, spec = tree_flatten(tree)
     others = [tree_flatten(other)[0] for other in rest]
     mapped = [
@@ -126,6 +134,8 @@ def map_tensors(f: Callable[[Tensor], Any], tree: Tree) -> Tree:
     """Apply `f` to every tensor of `tree`, keeping the structure."""
     if isinstance(tree, Tensor):
         return f(tree)
+    if _is_flat(tree):
+        return [f(leaf) for leaf in tree]
     leaves, spec = tree_flatten(tree)
     return tree_unflatten([f(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
 

@@ -59,13 +59,13 @@ def test_formula(case: Case, layer: Any, chunk_size: int | None) -> None:
 
 
 def one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(path, "pays", lambda q, count: False)
+    monkeypatch.setattr(path, "rows_alone", lambda q: False)
     before = ways.Runner.__init__
     monkeypatch.setattr(ways.Runner, "__init__", lambda self: before(self, sequential=True))
 
 
 def mapped_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(path, "pays", lambda q, count: False)
+    monkeypatch.setattr(path, "rows_alone", lambda q: False)
 
 
 @pytest.mark.parametrize("force", [one_after_another, mapped_only])

@@ -142,7 +142,7 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
     leaves: list[list[Tensor]] = [[] for _ in values]
     in_level = transforms_active() and anchor is None
     with torch.set_grad_enabled(q.create_graph or whole) if not in_level else as_it_is:
-        recorded, hooked = torch.is_grad_enabled(), saved_tensors_hooked()
+        recorded, hooked = torch.is_grad_enabled(), point is not None and saved_tensors_hooked()
 
         def leaf_of(i: int, t: Tensor, shared: bool) -> Tensor:
             if anchor is not None:

@@ -14,7 +14,7 @@ from .._torch import only_vmap_runs, tracing, transforms_active, tree_flatten
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, tensors
 from .._words import complaint
 from .kernels import Folded, PlainAttention
-from .score import neuron_score, score_of, the_tensor
+from .score import neuron_score, score_of
 from .tap import Run, Site, Stop, call_tapped
 from .where import Bound, Sites, all_modules, bind, resolve, sees_nothing_inside
 
@@ -47,9 +47,11 @@ def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create
     sites, neuron = resolve(bound, layer), None
     if isinstance(target, Neuron):
         neuron = resolve(bound, target.layer).sites[0]
-    if any(site is not None and site.call is not None and site.call < 0 for site in (*sites.sites, neuron)):
-        *found, neuron = _counted(bound, x, (*sites.sites, neuron))
-        sites = sites._replace(sites=tuple(found))
+    for site in (*sites.sites, neuron):
+        if site is not None and site.call is not None and site.call < 0:
+            *found, neuron = _counted(bound, x, (*sites.sites, neuron))
+            sites = sites._replace(sites=tuple(found))
+            break
     return Question(bound, x, sites, target, neuron, batch_size(x), create_graph)
 
 
@@ -135,8 +137,8 @@ def scores(q: Question, seen: Seen) -> Tensor:
     """The score of each example."""
     if seen.neuron is not None:
         return _one_for_each(q, seen.neuron)
-    if not callable(q.target) and (out := the_tensor(seen.output)).dim():
-        _one_for_each(q, out)  # before the target does not fit because of it
+    if isinstance(seen.output, Tensor) and seen.output.dim() and not callable(q.target):
+        _one_for_each(q, seen.output)  # before the target does not fit because of it
     return _one_for_each(q, score_of(seen.output, q.target))
 
 

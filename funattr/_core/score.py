@@ -121,8 +121,10 @@ def _is_int(value: object) -> bool:
 
 def the_tensor(output: Any) -> Tensor:
     """The tensor that targets index: the output itself, its `logits`, or its only tensor."""
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    found = [t for t in (output, logits) if isinstance(t, Tensor)][:1]
+    found = [output]
+    if not isinstance(output, Tensor):
+        logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+        found = [logits] if isinstance(logits, Tensor) else []
     if not found:
         plain = dataclasses.is_dataclass(output) and not isinstance(output, Mapping)
         found = [t for t in tensors(vars(output) if plain else output) if t.is_floating_point() or t.is_complex()]

@@ -14,7 +14,7 @@ from .._core.passes import Question
 from .._steps.baselines import distribution
 from .._steps.chunks import check_count, parts
 from .._steps.draws import seeded
-from .._steps.fold import batch_dim, same
+from .._steps.fold import batch_dim, rows_alone, same
 from .._steps.matching import deviations
 from .._steps.mean import Sum
 from .._steps.path import (
@@ -188,6 +188,8 @@ def starts(run: Runner, q: Question, samples: Tree, every: Tensor, own: Tree | N
 
 def _alone(q: Question, given: list[Tensor], own: list[Tree]) -> list[Tree] | None:
     """The values for all baselines in one pass, with the last example among them to show that rows stand alone there."""
+    if rows_alone(q):
+        return value_at(q, given[0])
     rows, at, x = given[0].shape[0], given[0].shape[0] // 2, tensors(q.x)
     together = [torch.cat([t[:at], leaf[-1:], t[at:]]) for t, leaf in zip(given, x)]
     try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.passes import Question
-from .._types import ChunkSize, Tree, map_floats
+from .._types import ChunkSize, Tree, map_floats, tensors
 from .chunks import parts
 from .mean import Sum
 from .path import along, at_steps, gathered, input_ends, points, steps_of, together, value_and_slope_at, value_at
@@ -60,24 +60,38 @@ def _rated(rates: Rates, ends: Tree, met: Iterable[tuple[Tree, Tree]]) -> Iterat
         while waiting and rates.highs[waiting[0][0] + steps_of(waiting[0][1]) - 1] < top:
             first, ready = waiting.pop(0)
             held = [(place, value) for place, value in held if place + steps_of(value) > rates.lows[first]]
-            for i in range(0, steps_of(ready), 4):  # their windows together are little more than one
-                few = at_steps(ready, slice(i, i + 4))
+            size = _at_once(ready, ends)
+            for i in range(0, steps_of(ready), size):
+                few = at_steps(ready, slice(i, i + size))
                 at = slice(first + i, first + i + steps_of(few))
                 yield at, few, _speeds(rates, at, held)
+
+
+def _at_once(slopes: Tree, ends: Tree) -> int:
+    """Of how many nodes the rates are taken together: of few, whose windows are little more than one, unless all is small."""
+    size = steps_of(slopes)
+    return size if (size + 8) * sum(t.numel() for t in tensors(ends)) <= _SMALL else 4
+
+
+#: Numbers, about, that take no longer to add up than a call of an operation.
+_SMALL = 1 << 12
 
 
 def _speeds(rates: Rates, at: slice, held: list[tuple[int, Tree]]) -> Tree:
     """The rates at some nodes, from values that are held in parts, each from some place on."""
     low, high = rates.lows[at.start], rates.highs[at.stop - 1] + 1
     rows = torch.tensor(rates.rows[at], dtype=torch.float64)[:, low:high]
-    places = [(value, k - place) for place, value in held for k in range(max(place, low), min(place + steps_of(value), high))]
-    return together(partial(_weighted, rows), [at_steps(value, k) for value, k in places])
+    window = [at_steps(value, slice(max(low - place, 0), max(high - place, 0))) for place, value in held]
+    return together(partial(_weighted, rows), window)
 
 
-def _weighted(rows: Tensor, values: list[Tensor]) -> Tensor:
-    """``rows @ values``, term by term: a product of matrices would take them all in one piece of memory."""
-    wide = values[0].dtype if values[0].element_size() >= 4 else torch.float32
-    total = values[0].new_zeros((), dtype=wide)
-    for column, value in zip(rows.to(values[0].device, wide).unbind(1), values):
+def _weighted(rows: Tensor, parts: list[Tensor]) -> Tensor:
+    """``rows @ values``, term by term: a product of matrices would take all values in one piece of memory."""
+    wide = parts[0].dtype if parts[0].element_size() >= 4 else torch.float32
+    rows = rows.to(parts[0].device, wide)
+    if sum(part.numel() for part in parts) <= _SMALL:
+        return (rows.reshape(*rows.shape, *[1] * (parts[0].dim() - 1)) * torch.cat(parts).to(wide)).sum(1)
+    total = rows.new_zeros(())
+    for column, value in zip(rows.unbind(1), (value for part in parts for value in part.unbind(0))):
         total = torch.addcmul(total, column.reshape(-1, *[1] * value.dim()), value.to(wide))
     return total

@@ -84,7 +84,8 @@ def stacked(q: Question, points: list[Tensor], at: list[int]) -> tuple[Question,
         if isinstance(leaf, Tensor) and i not in at:
             leaves[i] = leaf.expand(count, *leaf.shape).flatten(0, 1)
     x = with_leaves(tree_unflatten(leaves, spec), at, flat)
-    bound, target = q.bound.under(NoBranches()), _repeated(q.target, count, q.size)
+    bound = q.bound if rows_alone(q) else q.bound.under(NoBranches())
+    target = _repeated(q.target, count, q.size)
     return q._replace(bound=bound, x=x, target=target, size=count * q.size), x
 
 
@@ -157,18 +158,19 @@ SMALL = 1 << 18
 
 def pays(q: Question, count: int) -> bool:
     """Whether folding is exact without a look, and all that the model does with `count` copies is less than what vmap costs."""
-    if tracing() or transforms_active() or not isinstance(q.bound.root, nn.Sequential) or q.bound.call is not q.bound.root:
+    if tracing() or transforms_active() or not rows_alone(q):
         return False
-    uses = 0  # of each weight, at most
-    for t in tensors(q.x):
-        uses += count * (t.shape[0] if t.dim() == 2 and t.is_floating_point() else t.numel())
-    room = SMALL // max(1, uses)
-    for module in all_modules(q.bound.root):
-        room -= sum(weight.numel() for weight in module._parameters.values() if weight is not None)
-        if room < 0:
-            return False
-    x = q.x if isinstance(q.x, Tensor) else None
-    return x is not None and _dims(q.bound.root, x.dim()) > 1
+    x, root = q.x, q.bound.root
+    uses = max(1, count * (x.shape[0] if x.dim() == 2 else x.numel()))  # of each weight, at most
+    sizes = (weight.numel() for module in all_modules(root) for weight in module._parameters.values() if weight is not None)
+    return uses * sum(sizes) <= SMALL
+
+
+def rows_alone(q: Question) -> bool:
+    """Whether nothing runs but layers of torch that are known to treat rows alone."""
+    root = q.bound.root
+    plain = isinstance(root, nn.Sequential) and q.bound.call is root and isinstance(q.x, Tensor)
+    return plain and _dims(root, q.x.dim()) > 1
 
 
 #: Layers of torch that treat each element alone.

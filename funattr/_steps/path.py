@@ -14,12 +14,12 @@ from .._core.kernels import PlainForms
 from .._core.passes import Question, forward, kept, question, read, scores
 from .._core.real import check_attributable
 from .._core.score import predicted, score
-from .._torch import tracing
+from .._torch import tracing, transforms_active
 from .._types import ChunkSize, Layer, Model, Target, Tree, map_floats, map_tensors, tensors
 from .._words import complaint
 from .baselines import full_batch, references
 from .chunks import parts
-from .fold import Inner, floats_in, folded, pays, with_leaves
+from .fold import Inner, floats_in, folded, rows_alone, with_leaves
 from .mean import Sum, check_rows
 from .progress import reported
 from .quadrature import Rule
@@ -105,7 +105,7 @@ def along(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int
     """
     where = floats_in(q.x) if at is None else at
     count = points[0].shape[0]
-    if count > 1 and pays(q, count):
+    if count > 1 and not tracing() and not transforms_active() and rows_alone(q):
         found = folded(q, f, points, where, itertools.repeat(0))
         if found is not None:
             yield found[0]

@@ -124,6 +124,11 @@ def _known(name: str, n: int) -> tuple[list[float], list[float]]:
 
 @constant
 def _known_rates(name: str, n: int) -> Rates:
+    return _cached_rates(name, n)
+
+
+@functools.lru_cache(64)
+def _cached_rates(name: str, n: int) -> Rates:
     return rates_of(*RULES[name](n))
 
 

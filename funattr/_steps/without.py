@@ -14,7 +14,7 @@ from .._core.gradient import connected
 from .._core.kernels import Folded
 from .._core.passes import Question, Seen, Unfused, forward, kept, runs_fused, scores
 from .._core.score import predicted, score_of, the_tensor
-from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
+from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
 from .._types import Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint
 from .chunks import chunks, fitting
@@ -214,7 +214,9 @@ def _first(run: Runner, q: Question, features: Features, chunk: int | None) -> t
         plans[:] = [planned(q, features, [hollow(value)], chunk)]
         steps = plans[0].steps
         report(0, steps)
-        return without(q, features, plans[0], late.enter(-(-steps // -(-steps // plans[0].at_once))), 0, value)
+        step = late.enter(-(-steps // -(-steps // plans[0].at_once)))
+        with without_modes():  # which have nothing to do with this
+            return without(q, features, plans[0], step, 0, value)
 
     try:
         with quiet, as_it_is if q.create_graph else Folded():
