@@ -50,19 +50,21 @@ def draw(out: Path, model: str, every: Sequence[Explained], options: Any) -> Non
         viz.show(shown, maps, titles=both, scale="method", smooth=smooth, out=out)
 
 
-def heat_maps(folder: Path, each: Explained, raw: bool) -> list[Path]:
-    """One picture for each method: the heat map over the picture, in the picture's own size."""
+def heat_maps(folder: Path, each: Explained, raw: bool, taken: set[Path]) -> None:
+    """One picture for each method: the heat map over the picture, in the picture's own size. No name is `taken` twice."""
     from funattr import viz
 
-    shown, written = shown_of(each, None), []
+    shown = shown_of(each, None)
     several = len(each.found) > 1
     for found in each.found:
         name = Path(each.given.name)
-        file = folder / name.with_name(f"{name.stem}.{found.name}.png" if several else f"{name.stem}.png")
+        end = f".{found.name}.png" if several else ".png"
+        file = folder / name.with_name(name.stem + end)
+        if file in taken:  # a.png and a.jpg
+            file = folder / name.with_name(name.name + end)
+        taken.add(file)
         file.parent.mkdir(parents=True, exist_ok=True)
         viz.blend(as_drawn(each, found.name, raw), shown, smooth=not raw, out=file)
-        written.append(file)
-    return written
 
 
 def shown_of(each: Explained, most: int | None) -> Tensor:
