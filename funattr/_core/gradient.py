@@ -12,6 +12,7 @@ from .._torch import (
     below_vmap,
     grad_level,
     is_mapped,
+    is_view,
     make_leaf,
     mapped_without,
     only_vmap_runs,
@@ -195,7 +196,7 @@ def _leaf(t: Tensor, shared: bool, in_level: bool, connected: bool) -> Tensor:
         leaf = t.clone()
     else:
         leaf = t.detach()
-        if shared or t._is_view():  # written to later through another name, the value would change after the fact
+        if shared or is_view(t):  # written to later through another name, the value would change after the fact
             leaf = leaf.clone()
     if leaf.requires_grad:
         return leaf

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from .._core.passes import Question
 from .._core.score import one_for_each
 from .._core.tap import touched
-from .._core.where import all_modules
+from .._core.where import weights
 from .._torch import OutOfMemoryError, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Neuron, Target, Tree, attributable, map_tensors, tensors
 from .._words import complaint
@@ -163,8 +163,8 @@ def pays(q: Question, count: int) -> bool:
     for t in tensors(q.x):
         uses += count * (t.shape[0] if t.dim() == 2 and t.is_floating_point() else t.numel())
     room = SMALL // max(1, uses)
-    for module in all_modules(q.bound.root):
-        room -= sum(weight.numel() for weight in module._parameters.values() if weight is not None)
+    for weight in weights(q.bound.root):
+        room -= weight.numel()
         if room < 0:
             return False
     x = q.x if isinstance(q.x, Tensor) else None
@@ -189,8 +189,8 @@ def _dims(module: nn.Module, dims: int) -> int:
     if touched(module):
         return 0
     kind = type(module)
-    if kind is nn.Sequential:
-        for child in module._modules.values():
+    if isinstance(module, nn.Sequential) and kind is nn.Sequential:
+        for child in module:
             dims = _dims(child, dims) if child is not None and dims > 1 else 0
         return dims
     if kind in _ELEMENTWISE or (kind is nn.Linear and dims > 1):
