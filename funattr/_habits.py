@@ -50,7 +50,7 @@ class Line:
 def refusal(
     function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], method: Sequence[str] | None = None
 ) -> str | None:
-    """What to say to a call with arguments that there are not, or without x; None where nothing is wrong with their names.
+    """What to say to a call with arguments that there are not, or without some that it needs; None where it has neither.
 
     `method` names the arguments of a method ``(model, x, *, ...)``; any other function has them in its signature.
     """
@@ -69,6 +69,18 @@ def refusal(
     for key, value in kwargs.items():
         if key not in names:
             said.append(f"there is no argument {key!r}{_put_right(line, key, value, rest, args)}")
+    for p in parameters:
+        if (
+            p.default is p.empty
+            and p.name in rest
+            and p.name not in line.options
+            and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ):
+            said.append(f"{p.name} is missing")
+            if p.kind is p.KEYWORD_ONLY:
+                line.options[p.name] = p.name
+            else:
+                line.first.append(p.name)
     return f"{'; '.join(said)}{'' if said[-1].endswith('?') else '.'} Write {line}" if said else None
 
 

@@ -38,40 +38,17 @@ from torch._functorch.eager_transforms import enable_inplace_requires_grad
 # The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+#: What is torch's own, under the names that the package uses. The rest is below.
 __all__ = [
-    "OutOfMemoryError",
     "TreeSpec",
     "add_batch_dim",
-    "autograd_function",
-    "below_vmap",
-    "compile_lock",
-    "constant",
-    "current_grad_level",
     "enter_vmap",
-    "forward_class",
-    "grad_level",
-    "is_mapped",
-    "is_plain",
-    "is_wrapped",
     "leave_vmap",
-    "make_leaf",
-    "mapped_without",
-    "observed_by_dispatch_mode",
-    "only_vmap_runs",
-    "operation_spaces",
-    "plain_data",
-    "put_back",
     "remove_batch_dim",
     "set_vmap_fallback_warning",
-    "show_to_modes",
-    "surroundings",
-    "tracing",
-    "transforms_active",
     "tree_flatten",
     "tree_unflatten",
     "unwrap_for_grad",
-    "vmapped_over",
-    "without_modes",
 ]
 
 F = TypeVar("F")
@@ -275,6 +252,11 @@ def saved_tensors_hooked() -> bool:
 def observed_by_dispatch_mode() -> bool:
     """Whether a TorchDispatchMode (a tracer, a fake mode, a FLOP counter) sees every operation of this thread."""
     return torch._C._len_torch_dispatch_stack() > 0
+
+
+def is_view(value: torch.Tensor) -> bool:
+    """Whether `value` shares its memory with a tensor that autograd knows."""
+    return value._is_view()
 
 
 def is_plain(value: Any) -> bool:

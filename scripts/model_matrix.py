@@ -20,7 +20,8 @@ import transformers
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.matrix import NETS, REASONS, ROWS, Net, Question, more_sites, more_targets, tolerance  # noqa: E402
+from tests.matrix import REASONS, ROWS, Question, more_sites, more_targets, tolerance  # noqa: E402
+from tests.matrix_nets import NETS, Net  # noqa: E402
 
 FAMILIES = {
     "Value and gradient": 0,
@@ -140,7 +141,7 @@ def page(found: dict[str, list[Result]], quick: bool) -> str:
         "`tests/reference`; DeepLIFT against one that goes back, kernel by kernel, along two recorded runs: `lifted.py` there.",
         "The places are the input, the embeddings, a residual branch, a shortcut, attention and inside it, a late",
         f"layer{more}; transformers run with sdpa and with eager attention. Models and places are",
-        "in `tests/matrix.py`, `scripts/model_matrix.py` writes this page, and a part of it runs with the tests.",
+        "in `tests/matrix_nets.py`, `scripts/model_matrix.py` writes this page, and a part of it runs with the tests.",
         "",
         f"- {len(every):,} combinations of model, place, target and method: {len(right):,} right, compared number by number;",
         f"  {sum(r.reason is not None for r in every):,} impossible, with a `ValueError` or `TypeError` that says why.",

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import funattr as fa
 
+from .architectures import bert, clip, ids, image, prepared, resnet, vit
 from .breadth import breadth
-from .matrix import bert, clip, ids, image, prepared, resnet, vit
 
 
 def test_vision_tokens_and_a_bound_method() -> None:

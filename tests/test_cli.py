@@ -588,6 +588,21 @@ def test_torchvision_with_a_checkpoint_of_ones_own(here: Path, capsys: pytest.Ca
     )
 
 
+def test_weights_of_ones_own_without_their_normalisation(
+    here: Path, capsys: pytest.CaptureFixture[str], torchvision: None
+) -> None:
+    """The library knows how its own weights were trained: the warning has the options to write, and they end it."""
+    torch.save(tiny(7).state_dict(), "mine.pt")
+    line = "explain cat.png --model tinynet --checkpoint mine.pt --out a.npz"
+    assert main(shlex.split(line)) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("funattr: warning: values are not normalised, and the library's own weights were trained with ")
+    options = re.findall(r"--mean 0\.4,0\.5,0\.6 --std 0\.2,0\.3,0\.4", err)
+    assert len(options) == 1
+    found = told(run(capsys, f"{line} {options[0]}"))
+    assert "less 0.4 0.5 0.6, over 0.2 0.3 0.4" in found["input"]
+
+
 @pytest.mark.parametrize(
     ("line", "created", "title"),
     [

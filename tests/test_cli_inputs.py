@@ -282,6 +282,7 @@ def test_random_weights(factory: str, options: str, random: str, here: Path, cap
     import nets
 
     torch.save(nets.build().state_dict(), "net.pt")
+    torch.manual_seed(5)  # as in a fresh process, where the first model is the first thing that draws
     assert main(shlex.split(f"explain a.png --model nets:{factory} {options} --out a.npz")) == 0
     out, err = capsys.readouterr()
     told = f"the weights are random ({random}): nets:{factory} makes others each time, and no --checkpoint was given.\n"

@@ -162,6 +162,23 @@ def test_a_folder_of_heat_maps(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert {path.name for path in Path("maps").iterdir()} >= {"a.integrated_gradients.png", "a.saliency.png"}
 
 
+def test_files_of_one_name_are_told_apart(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By their folders, and by what the file's name ends with; what is named twice is explained once."""
+    for folder, name in (("one", "a.png"), ("two", "a.png"), ("two", "a.bmp")):
+        Path(folder).mkdir(exist_ok=True)
+        Image.open("b.png" if folder == "two" else "a.png").save(f"{folder}/{name}")
+    line = "explain one/a.png two/a.png two/a.bmp one/a.png --model net:build --method saliency"
+    assert main(shlex.split(f"{line} --out a.npz")) == 0
+    with np.load("a.npz") as stored:
+        assert {name.removesuffix("/input") for name in stored if name.endswith("input")} == {"one/a.png", "two/a.png", "a.bmp"}
+        np.testing.assert_array_equal(stored["two/a.png/input"], expected("b.png")[1].numpy())
+    assert main(shlex.split(f"{line} --out maps/")) == 0
+    assert capsys.readouterr().out.endswith("wrote        3 pictures in maps/\n")
+    assert main(shlex.split("explain two --model net:build --out maps/")) == 0
+    files = {path.relative_to("maps").as_posix() for path in Path("maps").rglob("*.png")}
+    assert files == {"one/a.png", "two/a.png", "a.png", "a.png.png"}
+
+
 @pytest.mark.parametrize("out", ["a.jpg", "a.jpeg", "a.pdf", "a.svg", "a.png", "a.html"])
 def test_kinds_of_pictures(out: str, here: Path) -> None:
     assert main([*shlex.split("explain a.png b.png --model net:build --out"), out]) == 0

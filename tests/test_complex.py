@@ -112,6 +112,8 @@ def test_feature_ablation_takes_complex_numbers() -> None:
     torch.testing.assert_close(fa.feature_ablation(score, COMPLEX), expected)
     for baselines in (1 + 2j, torch.tensor(1 + 2j)):
         torch.testing.assert_close(fa.feature_ablation(score, COMPLEX, baselines=baselines), expected - 2)
+    found = fa.feature_ablation(lambda x, z: (x * z.imag).sum(1), (REAL, COMPLEX))
+    torch.testing.assert_close(found, (REAL * COMPLEX.imag, REAL * COMPLEX.imag))  # each is lost with either
     with pytest.raises(ValueError, match=r"baselines=\(nan\+1j\) cannot stand in x"):
         fa.feature_ablation(score, COMPLEX, baselines=complex("nan+1j"))
 

@@ -186,6 +186,26 @@ CALLS: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any]]] = 
         {},
     ),
     "no x": (lambda: any_method.saliency(model, target=1), lambda: fa.saliency(model, x, target=1), {}),
+    "no layer": (
+        lambda: any_method.grad_cam(model, x, target=1),
+        lambda: fa.grad_cam(model, x, target=1, layer="conv"),
+        {},
+    ),
+    "no layer for what a combinator made": (
+        lambda: fa.relu(fa.grad_cam)(model, x, target=1),
+        lambda: fa.relu(fa.grad_cam)(model, x, target=1, layer="conv"),
+        {"method": fa.relu(fa.grad_cam)},
+    ),
+    "no baselines": (
+        lambda: any_method.deep_lift_shap(model, x, target=1),
+        lambda: fa.deep_lift_shap(model, x, target=1, baselines=references),
+        {"baselines": references},
+    ),
+    "no x for a function": (
+        lambda: any_method.convergence_delta(x0, model, target=1),
+        lambda: fa.convergence_delta(x0, model, x, target=1),
+        {"attributions": x0},
+    ),
     "a slip": (lambda: any_method.saliency(model, x, traget=1), lambda: fa.saliency(model, x, target=1), {}),
     "a slip in what a combinator made": (
         lambda: fa.relu(ig)(model, x, target=1, nsteps=3),
@@ -234,6 +254,13 @@ def test_a_combinators_arguments_by_position() -> None:
     line = line_of(told(lambda: anything.noise_tunnel(fa.saliency, 3, 0.0)))
     assert line == "fa.noise_tunnel(fa.saliency, n_samples=3, stdevs=0.0)"
     torch.testing.assert_close(run(line)(model, x, target=1), fa.saliency(model, x, target=1))
+
+
+def test_a_combinator_without_a_method() -> None:
+    anything: Any = fa
+    line = line_of(told(lambda: anything.noise_tunnel(stdevs=0.0)))
+    assert line == "fa.noise_tunnel(method, stdevs=0.0)"
+    torch.testing.assert_close(run(line, method=fa.saliency)(model, x, target=1), fa.saliency(model, x, target=1))
 
 
 def test_what_is_neither_known_nor_near_is_told_with_all_that_there_is() -> None:

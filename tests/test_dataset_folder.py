@@ -161,6 +161,20 @@ def test_a_damaged_part_is_named_with_the_cure(damage: str, tmp_path: Path) -> N
     check(out, list(range(N)))
 
 
+def test_a_changed_number_is_found(tmp_path: Path) -> None:
+    """Noise is stored as it is: a byte that a disk turned over would be another number, and nobody would know."""
+    x = torch.randn(64, 40, generator=torch.Generator().manual_seed(0))
+    fa.dataset.run(lambda model, x, target=None: x, model, x, tmp_path / "maps")
+    (part,) = (tmp_path / "maps").glob("part-*")
+    whole = part.read_bytes()
+    for place in range(500, 9000, 211):
+        part.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="is damaged"):
+            list(fa.dataset.load(tmp_path / "maps"))
+    part.write_bytes(whole)
+    assert all(torch.equal(found, x[int(i)]) for i, found in fa.dataset.load(tmp_path / "maps"))
+
+
 def test_damaged_notes_are_named_with_the_cure(tmp_path: Path) -> None:
     run(tmp_path / "maps", Data(3))
     for name in ("failed/*.json", "run.json"):

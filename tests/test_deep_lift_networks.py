@@ -19,8 +19,6 @@ from funattr import deep_lift, deep_lift_shap
 
 from .operations import assert_complete, difference
 
-# Real architectures.
-
 
 class Bottle(nn.Module):
     """torchvision's residual block: one in-place ReLU, reused; in-place adds; a strided shortcut."""

@@ -14,8 +14,6 @@ from funattr import deep_lift, deep_lift_shap, mean_over_baselines
 from .operations import Around, assert_complete
 from .test_deep_lift_transforms import LAYERS, mixed, tensor
 
-# The mean over baselines, and what it costs.
-
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 @pytest.mark.parametrize("chunk_size", [None, 1, 3])

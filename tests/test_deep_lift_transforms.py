@@ -17,8 +17,6 @@ from .breadth import breadth
 from .operations import OPS, Around
 from .test_deep_lift_networks import VitBlock
 
-# The same under every transform.
-
 
 class Mixed(nn.Module):
     """A bit of everything: in-place ReLU, overlapping pooling, attention, gates, division, softmax."""

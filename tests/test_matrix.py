@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from .breadth import breadth
-from .matrix import NETS, ROWS, SEQUENTIAL, Net, Question, tolerance
+from .matrix import ROWS, SEQUENTIAL, Question, tolerance
+from .matrix_nets import NETS, Net
 
 
 def cases() -> list[tuple[Net, str, str]]:

@@ -77,8 +77,9 @@ class Sparse(nn.Module):
 
 
 def test_sparse_values_at_a_layer() -> None:
-    with pytest.raises(TypeError, match="the value at layer 'inner' is a sparse tensor"):
-        fa.feature_ablation(Sparse(), X, layer="inner", target=1)
+    for method in (fa.feature_ablation, fa.integrated_gradients):
+        with pytest.raises(TypeError, match="the value at layer 'inner' is a sparse tensor"):
+            method(Sparse(), X, layer="inner", target=1)
     model = Sparse()  # a gradient has no need of zeros
     assert torch.allclose(fa.gradient(model, X, layer="inner", target=1).to_dense(), model.head.weight[1].expand(4, 6))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 
-from .matrix import bert, clip, distilbert, gpt2, ids, llama, padded, prepared, roberta, t5
+from .architectures import bert, clip, distilbert, gpt2, ids, llama, padded, prepared, roberta, t5
 from .reference import gauss, logits
 
 LENGTHS = (5, 3, 4)

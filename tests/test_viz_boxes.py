@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -141,6 +142,15 @@ def test_no_word_is_cut_or_lies_on_another(kind: str, shape: str, size: str, mon
         assert all(overlap(box, picture) < 1 for picture in pictures), text
     for a, b in itertools.combinations([ax.get_window_extent() for ax in figure.axes], 2):
         assert overlap(a, b) < 1
+
+
+SETTINGS = {"font.size": 24, "axes.titlesize": 30, "axes.titlepad": 40, "axes.titlelocation": "right", "font.family": "serif"}
+
+
+@pytest.mark.parametrize("kind", ["overlay", "show all, each method", "series of channels, each", "text"])
+def test_the_callers_settings_of_matplotlib_move_no_word(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with rc_context({**SETTINGS, "figure.constrained_layout.use": True, "figure.dpi": 40}):
+        test_no_word_is_cut_or_lies_on_another(kind, "square", "ordinary", monkeypatch)
 
 
 def test_no_letter_of_a_name_is_lost() -> None:

@@ -25,11 +25,12 @@ def draw(out: Path, model: str, every: Sequence[Explained], options: Any) -> Non
     from funattr import viz
 
     page = out.suffix.lower() == ".html"
+    names = [each.given.name for each in every]
     both = [f"{each.given.name}\n{each.chosen.title}" for each in every]
     if every[0].given.tokens is not None:
         words, values = _words(every)
         if page:
-            viz.page(words, values, titles=[line.replace("\n", ": ") for line in both], title=_heading(every), out=out)
+            viz.page(words, values, titles=names, predictions=_predictions(every), title=_heading(every), out=out)
             return
         # A scale for each: methods have different units.
         rows = [(i, name) for i in range(len(every)) for name in values]
@@ -43,24 +44,27 @@ def draw(out: Path, model: str, every: Sequence[Explained], options: Any) -> Non
     shown = _stacked([shown_of(each, _PAGE if page else None) for each in every])
     smooth = not options.raw
     if page:
-        viz.page(shown, maps, titles=[line.replace("\n", ": ") for line in both], title=_heading(every), out=out)
+        heading = _heading(every)
+        viz.page(shown, maps, titles=names, predictions=_predictions(every), title=heading, smooth=smooth, out=out)
     else:
         viz.show(shown, maps, titles=both, scale="method", smooth=smooth, out=out)
 
 
-def heat_maps(folder: Path, each: Explained, raw: bool) -> list[Path]:
-    """One picture for each method: the heat map over the picture, in the picture's own size."""
+def heat_maps(folder: Path, each: Explained, raw: bool, taken: set[Path]) -> None:
+    """One picture for each method: the heat map over the picture, in the picture's own size. No name is `taken` twice."""
     from funattr import viz
 
-    shown, written = shown_of(each, None), []
+    shown = shown_of(each, None)
     several = len(each.found) > 1
     for found in each.found:
         name = Path(each.given.name)
-        file = folder / name.with_name(f"{name.stem}.{found.name}.png" if several else f"{name.stem}.png")
+        end = f".{found.name}.png" if several else ".png"
+        file = folder / name.with_name(name.stem + end)
+        if file in taken:  # a.png and a.jpg
+            file = folder / name.with_name(name.name + end)
+        taken.add(file)
         file.parent.mkdir(parents=True, exist_ok=True)
         viz.blend(as_drawn(each, found.name, raw), shown, smooth=not raw, out=file)
-        written.append(file)
-    return written
 
 
 def shown_of(each: Explained, most: int | None) -> Tensor:
@@ -136,6 +140,16 @@ def _title(found: Found) -> str:
 def _heading(every: Sequence[Explained]) -> str:
     first = every[0].given.name
     return first if len(every) == 1 else f"{first} and {len(every) - 1} more"
+
+
+def _predictions(every: Sequence[Explained]) -> list[Any]:
+    """As a page takes them: a class and its probability, or a sentence."""
+    return [
+        (each.chosen.predicted.label, each.chosen.predicted.probability)
+        if each.chosen.explained == each.chosen.predicted and each.chosen.predicted.probability is not None
+        else each.chosen.title.replace("\n", "; ")
+        for each in every
+    ]
 
 
 def _cannot_draw(found: Found, wanted: str) -> Exception:

@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise mistake(f"{explain.failed[0].name}: {explain.failed[0].why}")
     warn_of(source, arguments)
     if folder is not None:
-        _say("wrote", f"{explain.written} pictures in {folder}{'' if str(folder).endswith('/') else '/'}")
+        _say("wrote", f"{len(explain.written)} pictures in {folder}{'' if str(folder).endswith('/') else '/'}")
     else:
         texts = explain.done[0].given.tokens is not None
         out = Path(arguments.out or ("explained.html" if texts or len(items) > 1 else "explained.png"))
@@ -173,7 +173,8 @@ class _Explainer:
         self.done: list[Explained] = []
         self.failed: list[Failed] = []
         self.later: list[str] = []
-        self.count = self.written = 0
+        self.count = 0
+        self.written: set[Path] = set()
 
     def __call__(self, item: Item) -> None:
         if self.alone:
@@ -209,7 +210,7 @@ class _Explainer:
         elif given.picture is None:
             raise mistake("--out FOLDER/ is for pictures: write texts to a .html, .json or .csv.")
         else:
-            self.written += len(draw.heat_maps(self.folder, each, self.arguments.raw))
+            draw.heat_maps(self.folder, each, self.arguments.raw, self.written)
 
     def _found(self, name: str, given: Input, chosen: Chosen, first: bool) -> Found:
         """One method's attribution, and what it says about itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -61,7 +62,27 @@ def gather(source: Source, given: Sequence[str], options: argparse.Namespace) ->
         raise mistake(
             "there is nothing to explain: name a picture, a folder of them, a text in quotes, or - for standard input."
         )
+    return _told_apart(items)
+
+
+def _told_apart(items: Sequence[Item]) -> list[Item]:
+    """Each once, under a name of its own: of files of one name with the folders that tell them apart."""
+    items = list({item.file or (place, item.text, item.data): item for place, item in enumerate(items)}.values())
+    texts = [item for item in items if item.name == "the text"]
+    if len(texts) > 1:
+        items = [item._replace(name=f"text {texts.index(item) + 1}") if item in texts else item for item in items]
+    depth = 1
+    while len({item.name for item in items}) < len(items) and depth < _DEPTH:
+        depth += 1
+        often = Counter(item.name for item in items)
+        items = [
+            item._replace(name="/".join(item.file.absolute().parts[-depth:])) if item.file and often[item.name] > 1 else item
+            for item in items
+        ]
     return items
+
+
+_DEPTH = 64
 
 
 def _items(source: Source, given: str, lines: bool) -> list[Item]:

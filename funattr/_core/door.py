@@ -41,12 +41,16 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     flags = [p.name for p in parameters if p.annotation == "bool"]
     about: About | None = getattr(function, "about", None)
     names = tuple(p.name for p in parameters) if about is None else about.accepts
+    needed = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
     known = None if names is None else frozenset(names)
+
+    def fits(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        return len(args) == 2 and needed <= kwargs.keys() and (known is None or kwargs.keys() <= known)
 
     @door
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
-        if tracing() or len(args) != 2 or not (known is None or kwargs.keys() <= known):
+        if tracing() or not fits(args, kwargs):
             check_arguments(function, names, args, kwargs)
         check_flags(flags, kwargs)
         return function(*args, **kwargs)
@@ -61,7 +65,7 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
         before = surroundings()
         _state.inside = True
         try:
-            if len(args) != 2 or not (known is None or kwargs.keys() <= known):
+            if not fits(args, kwargs):
                 check_arguments(function, names, args, kwargs)
             x = args[1] if len(args) > 1 else kwargs["x"]
             if type(x) is not Tensor or x.is_inference():
@@ -103,11 +107,12 @@ def undressed(value: Tensor) -> Tensor:
 
 
 def check_arguments(function: Any, names: Sequence[str] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Refuse arguments that a method does not take, and a call without x, with the line to write."""
-    whole = len(args) == 2 or (len(args) < 2 and "x" in kwargs)
-    if whole and (names is None or all(name in names for name in kwargs)):
+    """Refuse arguments that a method does not take, and a call without those that it needs, with the line to write."""
+    if tracing() and (names is None or all(name in names for name in kwargs)):
         return
-    raise complaint(TypeError, str(refusal(function, args, kwargs, names or list(inspect.signature(function).parameters))))
+    text = refusal(function, args, kwargs, names or list(inspect.signature(function).parameters))
+    if text is not None:
+        raise complaint(TypeError, text)
 
 
 def _normal(given: Any) -> Any:

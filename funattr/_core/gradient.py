@@ -12,6 +12,7 @@ from .._torch import (
     below_vmap,
     grad_level,
     is_mapped,
+    is_view,
     make_leaf,
     mapped_without,
     only_vmap_runs,
@@ -23,7 +24,7 @@ from .._torch import (
 )
 from .._types import Layer, Model, Target, Tree, as_it_is, copied, map_floats, map_tensors, tensors
 from .._words import complaint
-from .door import method
+from .door import check_dense, method
 from .passes import Question, forward, question, read, scores
 from .real import check_attributable
 from .where import all_modules
@@ -165,6 +166,8 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
                 if any(leaves) and _depends(value, leaves, anchor):
                     raise dependent()
                 values[i] = value = copied(value)
+                for t in floats_of(value):
+                    check_dense(t, f"the value at layer {q.label(i)}")
                 moved = iter(point(i, floats_of(value)))
                 value = map_tensors(lambda t: leaf_of(i, next(moved), False) if t.is_floating_point() else t, value)
                 return copied(value) if anchor is None else value  # below vmap it is a sum, fresh already
@@ -193,7 +196,7 @@ def _leaf(t: Tensor, shared: bool, in_level: bool, connected: bool) -> Tensor:
         leaf = t.clone()
     else:
         leaf = t.detach()
-        if shared or t._is_view():  # written to later through another name, the value would change after the fact
+        if shared or is_view(t):  # written to later through another name, the value would change after the fact
             leaf = leaf.clone()
     if leaf.requires_grad:
         return leaf

@@ -1,4 +1,4 @@
-"""What can be explained: real numbers, of tensors that have gradients."""
+"""What can be explained: numbers that have gradients, and are real."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from torch import Tensor
 
 from .._types import Tree, attributable, tensors
 from .._words import complaint
+
+
+def is_number(leaf: object) -> bool:
+    """Whether a leaf holds real or complex numbers, which integers (ids, positions, masks) are not."""
+    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
 def check_attributable(value: Tree, label: str) -> None:

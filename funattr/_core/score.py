@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._torch import is_plain, observed_by_dispatch_mode, plain_data, tracing
 from .._types import Neuron, Place, Target, Tree, attributable, tensors
 from .._words import complaint, door, kind_of
-from .real import real
+from .real import is_number, real
 from .where import place_of
 
 
@@ -107,7 +107,7 @@ def neuron_score(value: Tree, index: Any, label: str) -> Tensor:
     """The score that a neuron's index takes from the value at its layer."""
     if callable(index):
         return one_for_each(index(value), "the neuron's index")
-    found = [leaf for leaf in tensors(value) if leaf.is_floating_point() or leaf.is_complex()]
+    found = [leaf for leaf in tensors(value) if is_number(leaf)]
     if len(found) != 1:
         text = f"the value at {label} holds {len(found)} tensors: pass a callable index, value -> Tensor [N]."
         raise complaint(ValueError, text)
@@ -127,7 +127,7 @@ def the_tensor(output: Any) -> Tensor:
         found = [logits] if isinstance(logits, Tensor) else []
     if not found:
         plain = dataclasses.is_dataclass(output) and not isinstance(output, Mapping)
-        found = [t for t in tensors(vars(output) if plain else output) if t.is_floating_point() or t.is_complex()]
+        found = [t for t in tensors(vars(output) if plain else output) if is_number(t)]
     if len(found) == 1:
         return real(found[0], "the model's output is", "pass a callable target, such as lambda output: output[:, 3].abs()")
     text = f"the model's output is a {type(output).__name__} with {len(found) or 'no'} tensors: pass a callable target that"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .._habits import did_you_mean
 from .._torch import TreeSpec, tracing, tree_flatten, tree_unflatten
@@ -150,6 +150,11 @@ def all_modules(root: nn.Module | None) -> list[nn.Module]:
         if module._modules:
             modules.extend(child for child in module._modules.values() if child is not None)
     return modules
+
+
+def weights(root: nn.Module | None) -> Iterator[Tensor]:
+    """The parameters, each as often as a module holds it."""
+    return (weight for module in all_modules(root) for weight in module._parameters.values() if weight is not None)
 
 
 @door

@@ -98,7 +98,9 @@ def gradient_shap(
     check_generator(generator)
 
     def attribution(q: Question, baselines: Tree) -> Tree:
-        ids = not any(attributable(leaf) for leaf in tensors(q.x)) and not at_input(q)
+        # Integers cannot move in the input; what stands for them at a layer can, and the numbers beside them too.
+        floats = [attributable(leaf) for leaf in tensors(q.x)]
+        ids = not at_input(q) and (not any(floats) or (None in q.sites.sites and not all(floats)))
         samples, count = distribution(q.x, baselines, ids=ids)
         draws = Draws(q.x, count, n_samples, generator)
         run = _at_the_site if ids else _in_the_input
@@ -136,7 +138,8 @@ class Draws:
 
 def _in_the_input(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply: bool, chunk_size: ChunkSize) -> list[Tree]:
     """``mean_k g(x0_k + a_k (x_k - x0_k)) (V(x_k) - V(x0_k))`` for inputs x_k with noise and drawn baselines x0_k."""
-    inputs, baselines, spread = input_floats(q), floats_of(samples), deviations(stdevs, q.x, "x")
+    inputs, spread = input_floats(q), deviations(stdevs, q.x, "x")
+    drawn = [t for t, x in zip(tree_flatten(samples)[0], tree_flatten(q.x)[0]) if attributable(x)]
     run, total, count = Runner(), Sum(), len(draws.steps)
     moves = multiply and not at_input(q)  # at the input, a value is the point itself
     own = map_tensors(lambda t: t[None], value_at(q, q.x)) if moves and not any(spread) else None
@@ -144,7 +147,7 @@ def _in_the_input(q: Question, samples: Tree, draws: Draws, stdevs: Any, multipl
     for a, b in reported(parts(count, chunk_size, inputs, shares=False)):
         which, steps = draws.which[a:b], draws.steps[a:b]
         ends = [t + e for t, e in zip(inputs, draws.noise(inputs, spread, b - a))]
-        begins = [t[which] for t in baselines]
+        begins = [x.expand(b - a, *x.shape) if t is None else t[which] for t, x in zip(drawn, inputs)]  # None: held at x
         at = [towards(s, e, steps.reshape(b - a, -1, *[1] * (e.dim() - 2))) for s, e in zip(begins, ends)]
         slopes = gathered(run, q, slope_at, at)
         if start_of is not None:

@@ -73,11 +73,11 @@ def deep_lift_shap(
     """
     task = prepare(model, x, layer, target, create_graph)
     q = task.q
-    if len(q.inner) > 1 and not tracing() and not transforms_active():
+    if len(q.sites.sites) > 1 and not tracing() and not transforms_active():
         look(q)  # whether one feeds another: the passes cannot tell under vmap
     samples, count = distribution(x, baselines, ids=bool(q.inner))
     size = min(count, chunk_for(count, chunk_size, x, shares=bool(q.inner)))
-    if attribution_func is None and len(q.inner) < 2 and size == count and pays(q, count) and not create_graph:
+    if attribution_func is None and len(q.sites.sites) < 2 and size == count and pays(q, count) and not create_graph:
         found = _in_one_batch(task, samples, count, multiply_by_inputs)
         tell(task)
         return q.sites.build(found)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._core.kernels import unruled
-from .._torch import autograd_function, current_grad_level, tracing, transforms_active
+from .._torch import autograd_function, current_grad_level, is_view, tracing, transforms_active
 from .._words import complaint
 
 #: Every spelling of ReLU, and whether it works in place.
@@ -109,7 +109,7 @@ class ReluRule(TorchFunctionMode):
         self.fired.append(True)
         if not in_place:
             return self.rule(x, False)
-        if tracing() or transforms_active() or x._is_view():  # there, a function that writes to its input is refused
+        if tracing() or transforms_active() or is_view(x):  # there, a function that writes to its input is refused
             return x.copy_(self.rule(x, False))
         return self.rule(x, True)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.real import check_attributable
+from .._core.real import check_attributable, is_number
 from .._torch import tree_flatten, tree_unflatten
 from .._types import Tree
 from .._words import complaint
@@ -73,14 +73,13 @@ _NO_TOKENS = ("mask", "position_ids", "token_type_ids")
 def _given(x: Tree, baselines: Any, ids: bool) -> list[Any]:
     """The baseline of each leaf of x, as the caller gave it; None for what is held at x's value."""
     leaves = tree_flatten(x)[0]
-    numbers = [isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) for leaf in leaves]
-    only_ids = not any(numbers)
+    numbers = list(map(is_number, leaves))
     if not ids:
         check_attributable(x, "x")
     each = [baselines] if isinstance(x, Tensor) else matched(baselines, x, "baselines", None)
     moves = [isinstance(leaf, Tensor) for leaf in leaves]
     if not isinstance(baselines, (Tensor, tuple, list, Mapping)):  # one number for all
-        moves = _tokens(x, leaves) if only_ids else [False] * len(leaves)
+        moves = numbers if any(numbers) else _tokens(x, leaves)
     found = [own if number or (ids and may) else None for number, own, may in zip(numbers, each, moves)]
     check_compares(found, "every input at x's")
     return found

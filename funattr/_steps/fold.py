@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from .._core.passes import Question
 from .._core.score import one_for_each
 from .._core.tap import touched
-from .._core.where import all_modules
+from .._core.where import weights
 from .._torch import OutOfMemoryError, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Neuron, Target, Tree, attributable, map_tensors, tensors
 from .._words import complaint
@@ -160,17 +160,17 @@ def pays(q: Question, count: int) -> bool:
     """Whether folding is exact without a look, and all that the model does with `count` copies is less than what vmap costs."""
     if tracing() or transforms_active() or not rows_alone(q):
         return False
-    x, root = q.x, q.bound.root
-    uses = max(1, count * (x.shape[0] if x.dim() == 2 else x.numel()))  # of each weight, at most
-    sizes = (weight.numel() for module in all_modules(root) for weight in module._parameters.values() if weight is not None)
-    return uses * sum(sizes) <= SMALL
+    uses = max(1, count * (q.x.shape[0] if q.x.dim() == 2 else q.x.numel()))  # of each weight, at most
+    total: int = uses * sum(weight.numel() for weight in weights(q.bound.root))
+    return total <= SMALL
 
 
 def rows_alone(q: Question) -> bool:
     """Whether nothing runs but layers of torch that are known to treat rows alone."""
     root = q.bound.root
-    plain = isinstance(root, nn.Sequential) and q.bound.call is root and isinstance(q.x, Tensor)
-    return plain and _dims(root, q.x.dim()) > 1
+    if not isinstance(root, nn.Sequential) or q.bound.call is not root or not isinstance(q.x, Tensor):
+        return False
+    return _dims(root, q.x.dim()) > 1
 
 
 #: Layers of torch that treat each element alone.
@@ -191,8 +191,8 @@ def _dims(module: nn.Module, dims: int) -> int:
     if touched(module):
         return 0
     kind = type(module)
-    if kind is nn.Sequential:
-        for child in module._modules.values():
+    if isinstance(module, nn.Sequential) and kind is nn.Sequential:
+        for child in module:
             dims = _dims(child, dims) if child is not None and dims > 1 else 0
         return dims
     if kind in _ELEMENTWISE or (kind is nn.Linear and dims > 1):

@@ -4,54 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .._core.door import check_dense
+from .._core.real import is_number
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import Tree
+from .._types import Tree, tensors
 from .._words import complaint, kind_of
 
 
-class Meta(NamedTuple):
-    """A value's leaves without their data: what default groups are made of."""
+def one_each(values: Sequence[Tree], size: int) -> tuple[list[list[Tensor | None]], int]:
+    """Every scalar feature a group of its own: the ids for each leaf of each value, and the number of groups.
 
-    shape: tuple[int, ...]
-    floating: bool
-    device: torch.device
-
-
-def metas(value: Tree) -> list[Meta | None]:
-    """What is to be known about each leaf of `value`; None where it is no tensor."""
-    return [
-        Meta(tuple(leaf.shape), leaf.is_floating_point(), leaf.device) if isinstance(leaf, Tensor) else None
-        for leaf in tree_flatten(value)[0]
-    ]
-
-
-def one_each(values: Sequence[Sequence[Meta | None]], size: int) -> tuple[list[list[Tensor | None]], int]:
-    """Every scalar feature a group of its own: the ids for each leaf, and the number of groups.
-
-    Integers beside floating-point leaves are held. A leaf whose first dimension is not the batch has no examples that
-    could share an id.
+    Integers beside numbers are held. A leaf whose first dimension is not the batch has no examples that could share an id.
     """
-    every = [meta for value in values for meta in value if meta is not None]
-    floating = any(meta.floating for meta in every)
+    numbers = any(map(is_number, tensors(values)))
     count = 0
     ids: list[list[Tensor | None]] = []
     for value in values:
         ids.append([])
-        for meta in value:
-            if meta is None or (floating and not meta.floating):
+        for leaf in tree_flatten(value)[0]:
+            if not isinstance(leaf, Tensor) or (numbers and not is_number(leaf)):
                 ids[-1].append(None)
                 continue
-            shape = (1, *meta.shape[1:]) if meta.shape[:1] == (size,) else meta.shape
-            features = math.prod(shape)
-            ids[-1].append(torch.arange(count, count + features, device=meta.device).reshape(shape))
-            count += features
+            shape = (1, *leaf.shape[1:]) if leaf.shape[:1] == (size,) else leaf.shape
+            first, count = count, count + math.prod(shape)
+            ids[-1].append(torch.arange(first, count, device=leaf.device).reshape(shape))
     return ids, count
 
 
@@ -90,7 +72,7 @@ def _as_ids(mask: Any) -> Tensor | None:
     if not isinstance(mask, Tensor):
         cure = ": pass torch.from_numpy(feature_mask)" if isinstance(mask, np.ndarray) else ""
         raise complaint(TypeError, f"feature_mask must hold integer tensors, one id per feature, got {kind_of(mask)}{cure}.")
-    if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
+    if is_number(mask) or mask.dtype == torch.bool:
         text = f"feature_mask is a tensor of {mask.dtype}, expected integers, one id per group: pass feature_mask.long()."
         raise complaint(TypeError, text)
     check_dense(mask, "feature_mask")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.gradient import Point, dependent, floats_of, gradients, hooks_backward
+from .._core.gradient import Point, floats_of, gradients, hooks_backward
 from .._core.kernels import PlainForms
 from .._core.passes import Question, forward, kept, question, read, scores
 from .._core.real import check_attributable
@@ -204,8 +204,6 @@ def broadcasts(small: Tensor, large: Tensor) -> bool:
 
 def site_path(q: Question, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> tuple[list[Tree], list[Tree], list[Tree]]:
     """Start and end of the path at the sites, and the mean over it of the gradient there."""
-    if None in q.sites.sites and len(q.sites.sites) > 1:
-        raise dependent()
     start = at_baseline(q, full_batch(references(q.x, baselines, ids=True), q.x))
     starts = [floats_of(value) for value in start]
 

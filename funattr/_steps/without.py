@@ -16,14 +16,18 @@ from .._core.passes import Question, Seen, Unfused, forward, kept, runs_fused, s
 from .._core.score import predicted, score_of, the_tensor
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
 from .._types import Tree, as_it_is, copied, map_tensors, tensors
-from .._words import complaint
+from .._words import complaint, warn
 from .chunks import chunks, fitting
-from .groups import metas, numbered, one_each, spread
+from .groups import numbered, one_each, spread
 from .late import Late
 from .matching import Ranges, by_site, check_compares, check_fits, fit, matched, ranges
 from .path import along
 from .progress import report
 from .ways import Runner, quiet, refused
+
+#: Above this many passes, a warning. A table has fewer columns, and the smallest of pictures (3 x 32 x 32) fewer numbers; at a
+#: millisecond for each, which few models take less than, it is the point from where the answer does not come at once.
+MANY = 10_000
 
 
 class Features(NamedTuple):
@@ -56,7 +60,7 @@ def features_of(q: Question, baselines: Any, feature_mask: Any) -> Features:
 def planned(q: Question, features: Features, values: list[Tree], chunk: int | None) -> Plan:
     """The plan for values of these shapes."""
     if features.masks is None:
-        ids, groups = one_each([metas(value) for value in values], q.size)
+        ids, groups = one_each(values, q.size)
     else:
         groups, masks = features.groups, enumerate(features.masks)
         ids = [matched(mask, values[i], "feature_mask", _label(q, i)) for i, mask in masks]
@@ -64,6 +68,9 @@ def planned(q: Question, features: Features, values: list[Tree], chunk: int | No
         if not any(one is not None and isinstance(leaf, Tensor) for one, leaf in zip(each, tree_flatten(value)[0])):
             raise complaint(TypeError, f"{_label(q, i)} holds no tensor to ablate.")
     steps = groups + 1 if q.size else 1
+    if features.masks is None and groups > MANY and not tracing():
+        text = f"{groups:,} features are ablated one by one, with a forward pass for each: group them with feature_mask"
+        warn(f"{text} (squares of a picture, spans of a text), or take a method that uses gradients.")
     return Plan(steps, chunk or _at_once(tensors(values), steps, shares=bool(q.inner)), ids, values)
 
 

@@ -42,7 +42,7 @@ def blend(
         smooth: whether a map of another size is interpolated, linear between the middles of its pixels; False draws these as
             squares.
         special: for a map of tokens, ``[T, C]`` or ``[1, T, C]``: how many of the first are no patches, or "auto", as in
-            `tokens_to_map`. None: it is a map of pixels.
+            `tokens_to_map`; the image is then the model's input. None: it is a map of pixels.
         brightness: the values of black and white, as in `overlay`.
         out: a file to write to, of the image's own size, such as ``"map.png"`` (for which Pillow is needed); None writes none.
 

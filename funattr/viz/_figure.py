@@ -74,7 +74,7 @@ def overlay(
         smooth: whether a map smaller than the image is interpolated, linear between the middles of its pixels; False draws
             these as squares.
         special: for a map of tokens, ``[T, C]`` or ``[1, T, C]``: how many of the first are no patches, or "auto", as in
-            `tokens_to_map`. None: it is a map of pixels.
+            `tokens_to_map`; the image is then the model's input. None: it is a map of pixels.
         brightness: the values of black and white, ``(0, 1)``. None: an image inside [0, 1] is as it is, of bytes white is 255,
             and others go from their smallest to their largest value.
         colorbar: whether to draw the colour bar.
@@ -203,7 +203,7 @@ def show(
         cmap: a colour map of matplotlib or its name, as in `overlay`.
         smooth: whether maps smaller than the images are interpolated, as in `overlay`.
         special: for maps of tokens, ``[N, T, C]`` or ``[N, T]``: how many of the first are no patches, or "auto", as in
-            `tokens_to_map`. None: all maps are of pixels.
+            `tokens_to_map`; the images are then the model's input. None: all maps are of pixels.
         columns: how many examples stand side by side; None: as many as fit.
         out: a file to write the figure to, such as ``"maps.png"``; None writes none.
 

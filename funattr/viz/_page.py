@@ -108,7 +108,7 @@ def page(
         alpha: the opacity of the largest values that the slider starts with, from 0 to 1.
         smooth: whether maps smaller than the images are interpolated, unless the page's switch says otherwise.
         special: for maps of tokens, ``[N, T, C]`` or ``[N, T]``, how many of the first are no patches, or "auto", as in
-            `tokens_to_map`. None: all maps are of pixels.
+            `tokens_to_map`; the images are then the model's input. None: all maps are of pixels.
         exact: whether all digits are kept; None: where there are no more than half a million values.
         out: a file to write the page to, such as ``"maps.html"``; None writes none.
 

@@ -82,45 +82,61 @@ def _excess(sheet: Sheet) -> float:
 
 
 def _sheet(wanted: Wanted, cell: float, side: int) -> Sheet:
-    columns, lines = len(wanted.heads[0]), math.ceil(wanted.rows / side)
-    high = cell * wanted.aspect
+    columns = len(wanted.heads[0])
     labels = [None if wanted.labels is None else fitted(text, _BESIDE, NORMAL) for text in wanted.labels or [""] * wanted.rows]
-    beside = max((label.width for label in labels if label), default=0.0) + (0.1 if wanted.labels is not None else 0.0)
-    heads: list[list[Label | None]] = [[fitted(text, cell, NORMAL) for text in row] for row in wanted.heads]
-    one_head = len(wanted.heads) == 1
+    beside = max((label.width + 0.1 for label in labels if label), default=0.0)
     block = beside + columns * (cell + GAP) - GAP
     width = 2 * MARGIN + max(side * (block + _APART) - _APART, wanted.bar_width)
-    title = None if wanted.title is None else fitted(wanted.title, width - 2 * MARGIN, LARGE)
-    caption = None if wanted.caption is None else fitted(wanted.caption, width - 2 * MARGIN, NORMAL)
-
+    title, caption = [
+        None if text is None else fitted(text, width - 2 * MARGIN, points)
+        for text, points in ((wanted.title, LARGE), (wanted.caption, NORMAL))
+    ]
+    measured = [[fitted(text, cell, NORMAL) for text in row] for row in wanted.heads]
+    # The titles of all examples stand above those of the first line.
+    heads: list[list[Label | None]] = [
+        [*measured[i]] if len(measured) > 1 else [*measured[0]] if i < side else [None] * columns for i in range(wanted.rows)
+    ]
     top = MARGIN + (title.height + 0.08 if title else 0.0)
-    cells: list[list[Box]] = []
-    bars: list[list[Box]] = []
-    for line in range(lines):
-        examples = range(line * side, min((line + 1) * side, wanted.rows))
-        used = [heads[0 if one_head else i] for i in examples] if line == 0 or not one_head else []
-        top += max((head.height for row in used for head in row if head and head.text), default=0.0) + 0.05 * bool(used)
-        content = max([high, *(label.height for i in examples if (label := labels[i]))])
-        for column, _ in enumerate(examples):
-            left = MARGIN + column * (block + _APART) + beside
-            middle = top + (content - high) / 2
-            cells.append([Box(left + j * (cell + GAP), middle, cell, high) for j in range(columns)])
-            if wanted.bars == "example":
-                bars.append([_below(cells[-1], wanted.first, top + content)])
-        top += content + GAP + (wanted.bar_height if wanted.bars == "example" else 0.0)
+    cells, bars, top = _rows(wanted, cell, side, labels, heads, (MARGIN + beside, block + _APART, top))
     if wanted.bars == "grid":
         bars = [[_bar_of_all(cells[0], wanted, top, width)]]
     elif wanted.bars == "method":
         bars = [[_below(row[j : j + 1], 0, top) for row in cells[:side]] for j in range(wanted.first, columns)]
     if wanted.bars != "example":
         top += wanted.bar_height
+    above = None if title is None else (Box(MARGIN, MARGIN, width - 2 * MARGIN, title.height), title)
     under = None if caption is None else (Box(MARGIN, top + 0.05, width - 2 * MARGIN, caption.height), caption)
     height = top + MARGIN + (0.05 + caption.height if caption else 0.0)
-    above = None if title is None else (Box(MARGIN, MARGIN, width - 2 * MARGIN, title.height), title)
-    shown = [
-        [(heads[0][j] if i < side else None) if one_head else heads[i][j] for j in range(columns)] for i in range(wanted.rows)
-    ]
-    return Sheet(width, height, cells, shown, labels, bars, above, under)
+    return Sheet(width, height, cells, heads, labels, bars, above, under)
+
+
+def _rows(
+    wanted: Wanted,
+    cell: float,
+    side: int,
+    labels: Sequence[Label | None],
+    heads: Sequence[Sequence[Label | None]],
+    start: tuple[float, float, float],
+) -> tuple[list[list[Box]], list[list[Box]], float]:
+    """The cells of each example, the bar below each where it has one, and how far down they reach.
+
+    Args:
+        start: the left of the first cell, from there to the first cell of the next example, and the top.
+    """
+    (first, apart, top), high = start, cell * wanted.aspect
+    cells: list[list[Box]] = []
+    bars: list[list[Box]] = []
+    for line in range(0, wanted.rows, side):
+        examples = range(line, min(line + side, wanted.rows))
+        top += max((head.height + 0.05 for i in examples for head in heads[i] if head), default=0.0)
+        content = max([high, *(label.height for i in examples if (label := labels[i]))])
+        for column, _ in enumerate(examples):
+            left, middle = first + column * apart, top + (content - high) / 2
+            cells.append([Box(left + j * (cell + GAP), middle, cell, high) for j in range(len(heads[0]))])
+            if wanted.bars == "example":
+                bars.append([_below(cells[-1], wanted.first, top + content)])
+        top += content + GAP + (wanted.bar_height if wanted.bars == "example" else 0.0)
+    return cells, bars, top
 
 
 def _below(row: Sequence[Box], first: int, top: float) -> Box:

@@ -57,8 +57,6 @@ def prepare(model: Model, x: Tree, layer: Layer, target: Target, create_graph: b
         from .. import traced  # noqa: F401
     q = question(model, x, layer, target, create_graph)
     refuse_opaque(q.bound)
-    if None in q.sites.sites and len(q.sites.sites) > 1:
-        raise complaint(ValueError, _DEPENDENT)
     return Task(q, [], [], [])
 
 
@@ -148,7 +146,7 @@ def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list
         here.position[0] = 0
         active.clear()
         starts.clear()
-        if q.inner == []:
+        if None in q.sites.sites:
             active.append(True)
             starts.extend(floats_of((args, kwargs)))
         with lift, as_it_is if tracing() else _NothingRunsAgain():
