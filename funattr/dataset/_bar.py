@@ -31,7 +31,7 @@ def bar(shown: bool | None, total: int | None, done: int) -> Iterator[Callable[[
     try:
         yield lines.update
     finally:
-        if lines.done > lines.first:
+        if lines.done != lines.said:
             lines.say()
 
 
@@ -47,7 +47,7 @@ class _Lines:
     """A line now and then, and one at the end."""
 
     def __init__(self, total: int | None, done: int) -> None:
-        self.total, self.done, self.first = total, done, done
+        self.total, self.done, self.first, self.said = total, done, done, done
         self.start = self.last = time.monotonic()
 
     def update(self, more: int) -> None:
@@ -56,7 +56,7 @@ class _Lines:
             self.say()
 
     def say(self) -> None:
-        self.last = time.monotonic()
+        self.last, self.said = time.monotonic(), self.done
         rate = (self.done - self.first) / max(self.last - self.start, 1e-9)
         of, left = "", ""
         if self.total is not None:
