@@ -104,7 +104,7 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False) -> Se
             return stopping(put, where[k], value, shared)
         recording = torch.is_grad_enabled()
         neuron[:] = [stopping(_neuron_score, q, value)]
-        if not q.create_graph:
+        if not (q.create_graph or tracing()):  # compiled, the sum of the scores is still to come, in a grad of torch.func
             torch.set_grad_enabled(False)  # the rest only shows how often layers run
         return value
 
