@@ -13,11 +13,11 @@ from .._core.split import split
 from .._core.where import bind, find
 from .._habits import did_you_mean
 from .._steps.chunks import check_count, chunk_for, chunks, given_chunk
-from .._steps.draws import Rewound, normal_from
+from .._steps.draws import Rewound, check_generator, normal_from
 from .._steps.matching import deviations
 from .._steps.mean import Sum
 from .._steps.progress import reported
-from .._steps.ways import Runner, check_generator
+from .._steps.ways import Runner
 from .._steps.without import look
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Neuron, Place, Tree, attributable, batch_size, map_tensors, tensors

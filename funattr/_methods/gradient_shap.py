@@ -13,7 +13,7 @@ from .._core.gradient import Point, floats_of
 from .._core.passes import Question
 from .._steps.baselines import distribution
 from .._steps.chunks import check_count, parts
-from .._steps.draws import seeded
+from .._steps.draws import check_generator, seeded
 from .._steps.fold import batch_dim, rows_alone, same
 from .._steps.matching import deviations
 from .._steps.mean import Sum
@@ -31,7 +31,7 @@ from .._steps.path import (
     with_floats,
 )
 from .._steps.progress import reported
-from .._steps.ways import Runner, check_generator, interrupted
+from .._steps.ways import Runner, interrupted
 from .._torch import OutOfMemoryError, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, map_floats, map_tensors, says, tensors
 

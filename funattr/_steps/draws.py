@@ -12,9 +12,20 @@ import torch
 from torch import Tensor
 
 from .._torch import tracing
+from .._words import complaint, kind_of
 
 #: ``draw(shape, dtype, device)``: standard normal numbers.
 Draw: TypeAlias = Callable[[Sequence[int], torch.dtype, torch.device], Tensor]
+
+
+def check_generator(value: Any) -> None:
+    """Refuse what torch does not draw from: a generator of numpy, a seed."""
+    if not (value is None or isinstance(value, torch.Generator)):
+        hint = " of numpy" if type(value).__module__.partition(".")[0] == "numpy" else ""
+        text = (
+            f"generator must be a torch.Generator or None, got {kind_of(value)}{hint}: pass torch.Generator().manual_seed(0)."
+        )
+        raise complaint(TypeError, text)
 
 
 def normal_from(generator: torch.Generator | None) -> Draw:

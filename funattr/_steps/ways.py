@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .._torch import OutOfMemoryError, set_vmap_fallback_warning, tracing, tree_flatten, tree_unflatten
 from .._types import Tree, map_tensors, tensors
-from .._words import complaint, kind_of, warn
+from .._words import warn
 from .chunks import chunks
 from .progress import reported
 
@@ -142,16 +142,6 @@ def mapped(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...], r
 def mapped_functional(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...], randomness: str = "same") -> Tree:
     """For models that write a mapped tensor into a shared one in place: `out += shortcut`."""
     return mapped(torch.func.functionalize(function), part, shared, randomness)
-
-
-def check_generator(value: Any) -> None:
-    if not (value is None or isinstance(value, torch.Generator)):
-        module = type(value).__module__.partition(".")[0]
-        hint = " of numpy" if module == "numpy" else ""
-        text = (
-            f"generator must be a torch.Generator or None, got {kind_of(value)}{hint}: pass torch.Generator().manual_seed(0)."
-        )
-        raise complaint(TypeError, text)
 
 
 # Whose error is it?
