@@ -1,0 +1,172 @@
+"""Nets whose rows meet: every method gives the function of this batch, whatever `chunk_size` is, and says nothing.
+
+The references are loops over the batch as it is, one node, baseline or group at a time: see tests/reference.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import funattr as fa
+
+from .breadth import breadth
+from .close import close_and_not_zero as close
+from .methods import METHODS, Row, fits, seed
+from .models import EDGES, MIXING, Case, double
+from .reference import Asked, gauss, loops, pick
+from .reference.table import expected, start
+
+TARGET = torch.tensor([1, 4, 0, 2])
+#: `vmap` has no rule for an LSTM: then, and only then, the steps run one after another, and one is told.
+pytestmark = pytest.mark.filterwarnings("ignore:the steps run one after another, which is slower:UserWarning")
+
+
+def bound(case: Case) -> tuple[Any, Any]:
+    """The net with the edges in a buffer; or, of no use there, bound to it."""
+    model, x = double(case)
+    model.edges = EDGES.flip(1)[:, :2]  # others
+    return functools.partial(model, edges=EDGES), x
+
+
+ASKED: dict[str, tuple[Case, Callable[[Case], tuple[Any, Any]]]] = {case.name: (case, double) for case in MIXING}
+ASKED["nodes, bound"] = next(case for case in MIXING if case.name == "nodes"), bound
+
+
+def sites(row: Row, case: Case) -> list[Any]:
+    found: list[Any] = [None] if row.at_input else []
+    return found + [site for site in case.layers if not (row.convolutional and site == fa.input_of("fc"))]
+
+
+CALLS = [
+    pytest.param(name, row, site, id=f"{name}-{row.name}-{i}")
+    for name, (case, _) in ASKED.items()
+    for row in METHODS
+    if fits(row, case)
+    for i, site in enumerate(sites(row, case))
+]
+
+
+@pytest.mark.parametrize(("name", "row", "site"), CALLS)
+def test_every_method_is_of_this_batch_in_chunks_of_every_size(name: str, row: Row, site: Any) -> None:
+    case, build = ASKED[name]
+    model, x = build(case)
+    wanted = expected(Asked(model, x, site, pick(TARGET)), row)
+    options = row.options | ({"target": TARGET} if row.targeted else {})
+    chunked = "chunk_size" in inspect.signature(row.method).parameters
+    for chunk_size in (None, "auto", 1, 2, 3, 64) if chunked else (None,):
+        more = {"chunk_size": chunk_size} if chunked else {}
+        close(row.method(model, x, layer=site, **options | more), wanted)
+
+
+@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("baselines", [0.0, "one", "each"])
+def test_however_many_rows_the_baseline_has(name: str, baselines: Any) -> None:
+    """One number or one row stands for a baseline for each example: the model is run on no batch but such as this one."""
+    case, build = ASKED[name]
+    model, x = build(case)
+    given = {"one": torch.randn_like(x[:1]), "each": torch.randn_like(x)}.get(baselines, baselines)
+    x0 = given.expand_as(x) if isinstance(given, Tensor) else start(x, given)
+    for site in (None, case.layers[0]):
+        q = Asked(model, x, site, pick(TARGET))
+        options: dict[str, Any] = {"layer": site, "target": TARGET, "baselines": given}
+        close(fa.deep_lift(model, x, **options), loops.deep_lift(q, [x0]))
+        for chunk_size in (None, 1, 2):
+            along: dict[str, Any] = {**options, "n_steps": 5, "chunk_size": chunk_size}
+            close(fa.integrated_gradients(model, x, **along), loops.integrated_gradients(q, x0, gauss(5)))
+            close(fa.internal_influence(model, x, **along), loops.internal_influence(q, x0, gauss(5)))
+            close(fa.conductance(model, x, **along), loops.conductance(q, x0, gauss(5)))
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_samples_and_targets_at_once(name: str) -> None:
+    """noise_tunnel and each_target run copies of the call: each is of this batch."""
+    case, build = ASKED[name]
+    model, x = build(case)
+    q = Asked(model, x, None, pick(TARGET))
+    for chunk_size in (None, 1, 2):
+        for method in (fa.gradient, fa.integrated_gradients):
+            generator = torch.Generator().manual_seed(0)
+            noisy = [x + 0.1 * torch.randn(x.shape, generator=generator, dtype=x.dtype) for _ in range(3)]
+            if method is fa.gradient:
+                each = [loops.slope(q, one)[0] for one in noisy]
+            else:
+                each = [loops.integrated_gradients(q._replace(x=one), start(x, 0.0), gauss(4))[0] for one in noisy]
+            generator.manual_seed(0)
+            tunnel = fa.noise_tunnel(method, n_samples=3, stdevs=0.1, generator=generator, chunk_size=chunk_size)
+            more = {} if method is fa.gradient else {"n_steps": 4}
+            close(tunnel(model, x, target=TARGET, **more), [torch.stack(each).mean(0)])
+        targets = fa.each_target(fa.gradient, [0, 3], chunk_size=chunk_size)
+        each = [loops.slope(q._replace(score=pick(torch.full_like(TARGET, k))))[0] for k in (0, 3)]
+        close(targets(model, x), [torch.stack(each)])
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_groups_of_features(name: str) -> None:
+    case, build = ASKED[name]
+    model, x = build(case)
+    for site in (None, case.layers[0]):
+        q = Asked(model, x, site, pick(TARGET))
+        (v,) = loops.value(q)
+        mask = torch.arange(v[:1].numel()).reshape(v[:1].shape) % 3
+        base = [torch.full_like(v, 0.25)]
+        wanted = loops.feature_ablation(q, base, [mask])
+        for chunk_size in (None, 1, 2, 5):
+            options: dict[str, Any] = {"layer": site, "target": TARGET, "baselines": 0.25, "feature_mask": mask}
+            close(fa.feature_ablation(model, x, chunk_size=chunk_size, **options), wanted)
+
+
+#: torch neither compiles nor maps an LSTM.
+TRACED = [name for name in ASKED if name != "frames"]
+#: Methods that run several points, and a loop for each.
+SEVERAL = [row for row in METHODS if row.name in ("integrated_gradients", "conductance", "gradient_shap", "deep_lift_shap")]
+
+
+@pytest.mark.parametrize("row", SEVERAL, ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "name", breadth([name for name in ASKED if name != "frames"], lambda name: name in ("centred", "nodes"))
+)
+def test_compiled(name: str, row: Row) -> None:
+    case, build = ASKED[name]
+    model, x = build(case)
+    compiled: Any = torch.compile(row.method, fullgraph=True, backend="aot_eager")
+    options = row.options | {"layer": case.layers[0], "target": TARGET, "chunk_size": 2}
+    wanted = expected(Asked(model, x, case.layers[0], pick(TARGET)), row)
+    seed()
+    close(compiled(model, x, **options), wanted)
+
+
+@pytest.mark.parametrize("row", [row for row in SEVERAL if not row.draws], ids=lambda row: row.name)
+@pytest.mark.parametrize("name", TRACED)
+def test_vmapped_over_batches(name: str, row: Row) -> None:
+    """Under vmap, each batch is one: its rows meet each other, and not those of the next."""
+    case, build = ASKED[name]
+    model, x = build(case)
+    batches = torch.stack([x, x.flip(0), 0.5 * x])
+    for site in (None, case.layers[0]):
+
+        def one(x: Tensor, site: Any = site) -> Tensor:
+            return row.method(model, x, layer=site, target=TARGET, **row.options)
+
+        found = torch.func.vmap(one)(batches)
+        for batch, mine in zip(batches, found):
+            close(mine, expected(Asked(model, batch, site, pick(TARGET)), row))
+
+
+def test_the_rows_of_these_nets_do_meet() -> None:
+    """Else they would prove nothing: alone, or as a part of a larger batch, a row has another score."""
+    for name, (case, build) in ASKED.items():
+        model, x = build(case)
+        with torch.no_grad():
+            whole = model(x)
+            larger = model(torch.cat([x, torch.randn_like(x)]))
+            alone = model(x[-1:]) if "nodes" not in name else None
+        assert alone is None or not torch.allclose(alone, whole[-1:]), name
+        assert not torch.allclose(larger[: len(x)], whole) or name in ("summed", "frames", "nodes", "nodes, bound"), name
+        assert not torch.allclose(model(torch.cat([torch.randn_like(x), x]))[len(x) :], whole), name
