@@ -14,14 +14,15 @@ import funattr as fa
 
 from .breadth import breadth, full
 from .close import close
-from .methods import Row, seed
-from .models import CASES, SPELLINGS, Case, Residual, Text, double
+from .methods import METHODS, Row, seed
+from .models import CASES, MIXING, SPELLINGS, Case, Residual, Text, double
 from .pairs import PAIRS, TARGET, options_of, sites_of, state
 
 #: One pair per method, and one per net: compiling all of them takes too long.
 COMPILED = [(case, row) for case, row in PAIRS if case.name == "residual" or row.name == "input_x_gradient"]
 #: torch.compile refuses nn.LSTM by itself, whatever is asked of it.
 COMPILED = [(case, row) for case, row in COMPILED if case.name != "recurrent"]
+COMPILED += [(case, row) for case in MIXING for row in METHODS if row.name == "input_x_gradient" and case.name != "frames"]
 
 
 #: Of these, one of each kind runs always.
