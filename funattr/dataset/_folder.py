@@ -21,9 +21,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._arrow import needs_pyarrow
 from ._config import differences
 from ._data import Bad
+from ._files import about_of, first, read_json, reading, replace, sync
 from ._ids import Id, Ids
 
 _INSIDE = ".funattr"  # where older runs noted what is beside the folder now
@@ -95,7 +95,7 @@ class Folder:
         busy = [path for path in _shards(self.notes) if path != self.own and _is_held(path / "lock")]
         if self.shard is not None:
             world = str(self.shard[1])
-            _replace(self.own / "world", world.encode())
+            replace(self.own / "world", world.encode())
             busy = [path for path in busy if (path / "world").exists() and (path / "world").read_text() != world]
             busy += [self.notes] if _is_held(self.notes / "lock") else []
         if busy:
@@ -120,8 +120,8 @@ class Folder:
 
     def _check(self, name: str, config: dict[str, Any], noted: dict[str, Any]) -> None:
         """That the configuration is the one that is noted; the first run notes it."""
-        _first(self.notes / name, json.dumps(noted, indent=1).encode())
-        found = differences(_noted(self.notes / name), json.loads(json.dumps(config)))
+        first(self.notes / name, json.dumps(noted, indent=1).encode())
+        found = differences(read_json(self.notes / name), json.loads(json.dumps(config)))
         if found:
             raise ValueError(
                 f"run(): {str(self.out)!r} holds results of another configuration: {'; '.join(found)}. Choose another folder, "
@@ -187,7 +187,7 @@ class Folder:
 
     def _note(self, bads: Iterable[Bad]) -> None:
         rows = [bad._asdict() for bad in bads]
-        _replace(self.failures / f"{next(self.numbers):08d}-{self.token[:8]}.json", json.dumps(rows, indent=1).encode())
+        replace(self.failures / f"{next(self.numbers):08d}-{self.token[:8]}.json", json.dumps(rows, indent=1).encode())
         sync(self.failures)
 
     def tidy_failures(self) -> None:
@@ -243,86 +243,13 @@ def _failures(own: Path) -> list[Path]:
 
 def _read_failures(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".json":
-        rows: list[dict[str, Any]] = _noted(path)
+        rows: list[dict[str, Any]] = read_json(path)
         return rows
     with reading(path) as file:  # of an older run
         return list(file.read().to_pylist())
 
 
-# Files.
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[Any]:
-    """A file of Parquet, for as long as the block; what is done with it in there is reading and nothing else.
-
-    Raises:
-        ValueError: it is damaged; the message says what to do.
-    """
-    pa, pq = needs_pyarrow(), needs_pyarrow("pyarrow.parquet")
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            yield file
-    except (FileNotFoundError, PermissionError):
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def about_of(file: Any) -> dict[str, Any]:
-    """What made a part: its configuration, and the versions."""
-    metadata = file.schema_arrow.metadata or {}
-    if b"funattr" not in metadata:
-        raise ValueError("load(): these Parquet files were not written by run().")
-    about: dict[str, Any] = json.loads(metadata[b"funattr"])
-    return about
-
-
-def _noted(path: Path) -> Any:
-    """What JSON in a file of notes says."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    why = " ".join(str(error).split())
-    return ValueError(
-        f"run(): the file {str(path)!r} is damaged ({why[:200].rstrip('. ')}): delete it and run again, which explains again "
-        "what was in it."
-    )
-
-
-def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk and not only in memory: a rename alone may survive what it renames."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    temporary.write_bytes(data)
-    sync(temporary)
-    os.replace(temporary, path)
-
-
-def _first(path: Path, data: bytes) -> bool:
-    """Write a file if there is none: of several that try, one does."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    temporary.write_bytes(data)
-    sync(temporary)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    sync(path.parent)
-    return True
+# Locks.
 
 
 _held_here: set[Path] = set()  # the kernel's locks are one per process, and would let it in twice

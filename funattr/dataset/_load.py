@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ._folder import about_of, failures_of, parts_of, reading
+from ._files import about_of, reading
+from ._folder import failures_of, parts_of
 from ._ids import Id, Ids
 from ._parts import rows_of
 

@@ -9,7 +9,8 @@ from queue import Queue
 from typing import Any, NamedTuple
 
 from ._data import Bad, bad
-from ._folder import Folder, Part, layout_of, sync
+from ._files import sync
+from ._folder import Folder, Part, layout_of
 from ._ids import Id
 from ._parts import Found, overflown, table_of, write
 from ._work import BadExample, Job
