@@ -71,6 +71,12 @@ def transforms_active() -> bool:
     return peek_interpreter_stack() is not None
 
 
+def depth() -> int:
+    """How many transforms run, one inside the other, in this thread."""
+    level = peek_interpreter_stack()
+    return 0 if level is None else level.level()
+
+
 def _levels_one_by_one() -> list[Any]:
     """For torch 2.0, which shows the innermost level only: they are taken off and put back."""
     levels: list[Any] = []
@@ -212,9 +218,8 @@ def make_leaf(value: torch.Tensor) -> torch.Tensor:
 def surroundings() -> tuple[int, int, bool, str | None]:
     """What a call must leave as it was in its thread: how many function modes there are and transforms, the grad mode, and
     why hooks on saved tensors are refused, if they are."""
-    level = peek_interpreter_stack()
     refused = torch._C._autograd._saved_tensors_hooks_get_disabled_error_message()
-    return torch._C._len_torch_function_stack(), 0 if level is None else level.level(), torch.is_grad_enabled(), refused
+    return torch._C._len_torch_function_stack(), depth(), torch.is_grad_enabled(), refused
 
 
 def put_back(before: tuple[int, int, bool, str | None]) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from .._core.door import method
-from .._rules.lift.passes import lifted, prepare, tell
+from .._rules.lift.complete import tell
+from .._rules.lift.passes import lifted, prepare
 from .._steps.baselines import references
 from .._types import Layer, Model, Target, Tree, map_floats
 from .._words import complaint, kind_of
@@ -70,8 +71,8 @@ def deep_lift(
         Activation Differences. https://arxiv.org/abs/1704.02685
     """
     task = prepare(model, x, layer, target, create_graph)
-    values, base, multipliers = lifted(task, references(x, baselines, ids=bool(task.q.inner)))
-    tell(task)
+    values, base, multipliers, gap = lifted(task, references(x, baselines, ids=bool(task.q.inner)))
+    tell(task.notes, gap)
     return task.q.sites.build(attributions(values, base, multipliers, multiply_by_inputs, attribution_func))
 
 

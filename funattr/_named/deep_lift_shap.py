@@ -7,7 +7,8 @@ from torch import Tensor
 from .._combine.baselines import one_of
 from .._core.door import may_read, method
 from .._methods.deep_lift import Attribution, attributions, deep_lift
-from .._rules.lift.passes import Task, lifted, prepare, tell
+from .._rules.lift.complete import tell
+from .._rules.lift.passes import Task, lifted, prepare
 from .._steps.baselines import distribution
 from .._steps.chunks import chunk_for
 from .._steps.fold import pays, stacked
@@ -78,21 +79,20 @@ def deep_lift_shap(
     samples, count = distribution(x, baselines, ids=bool(q.inner))
     size = min(count, chunk_for(count, chunk_size, x, shares=bool(q.inner)))
     if attribution_func is None and len(q.sites.sites) < 2 and size == count and pays(q, count) and not create_graph:
-        found = _in_one_batch(task, samples, count, multiply_by_inputs)
-        tell(task)
-        return q.sites.build(found)
+        return q.sites.build(_in_one_batch(task, samples, count, multiply_by_inputs))
 
-    def against(sample: list[Tensor]) -> list[Tree]:
-        values, base, multipliers = lifted(task, one_of(samples, sample, x))
-        return attributions(values, base, multipliers, multiply_by_inputs, attribution_func)
+    def against(sample: list[Tensor]) -> tuple[list[Tree], Tensor | None]:
+        values, base, multipliers, gap = lifted(task, one_of(samples, sample, x))
+        return attributions(values, base, multipliers, multiply_by_inputs, attribution_func), gap
 
     total = Sum()
     for part in each(against, tensors(samples), chunk=size):
         total.add(part)
-    if task.suspects and may_read():  # under vmap there is no looking at the data: look at one baseline
+    if task.notes.suspects and may_read():  # under vmap there is no looking at the data: look at one baseline
         lifted(task, one_of(samples, [t[0] for t in tensors(samples)], x))
-    tell(task)
-    return q.sites.build(total.total(count))
+    found, gap = total.total(count)
+    tell(task.notes, gap)
+    return q.sites.build(found)
 
 
 def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> Tree:
@@ -100,7 +100,8 @@ def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> Tree
     q = task.q
     points = [t.expand(count, *t.shape) for t in tensors(q.x)]
     reference = map_tensors(lambda t: t.repeat_interleave(q.size, 0), samples)
-    values, base, multipliers = lifted(task._replace(q=stacked(q, points, list(range(len(points))))[0]), reference)
+    values, base, multipliers, gap = lifted(task._replace(q=stacked(q, points, list(range(len(points))))[0]), reference)
+    tell(task.notes, None if isinstance(q.target, str) else gap)  # the classes at the baselines are not those at x
     found = attributions(values, base, multipliers, multiply, None)
     return map_tensors(lambda t: t.unflatten(0, (count, q.size)).mean(0), found)
 

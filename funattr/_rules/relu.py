@@ -6,39 +6,19 @@ hooks, works under vmap, and compiles into the one graph.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .._core.door import may_read
 from .._core.kernels import unruled
 from .._torch import autograd_function, current_grad_level, is_view, tracing, transforms_active
 from .._words import complaint
-
-#: Every spelling of ReLU, and whether it works in place.
-RELU = {
-    F.relu: False,
-    torch.relu: False,
-    Tensor.relu: False,
-    torch.relu_: True,
-    Tensor.relu_: True,
-}
-#: Spellings of ReLU only when the bound is zero and there is no upper one.
-CLAMP = {
-    torch.clamp: False,
-    Tensor.clamp: False,
-    torch.clamp_min: False,
-    Tensor.clamp_min: False,
-    torch.clip: False,
-    Tensor.clip: False,
-    torch.clamp_: True,
-    Tensor.clamp_: True,
-    torch.clamp_min_: True,
-    Tensor.clamp_min_: True,
-}
+from .spelled import EXPORTED, SWITCHED, Entry, by_function, exported, placed
 
 
 @autograd_function
@@ -93,29 +73,155 @@ class ReluRule(TorchFunctionMode):
         super().__init__()
         self.rule = rule
         self.fired = fired
+        self.signs: list[tuple[Tensor, Tensor, bool, int]] = []  # masks, of what they say where it is positive, or where not
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.rnn_relu or func is torch.rnn_relu_cell:
             text = "nn.RNN(nonlinearity='relu') runs its ReLU inside one fused operation, where a rule cannot reach."
             raise complaint(ValueError, text)
-        if func in RELU:
-            in_place = RELU[func] or kwargs.get("inplace", args[1] if len(args) > 1 else False)
-        elif func in CLAMP and _is_relu(*args[1:], **kwargs):
-            in_place = CLAMP[func]
+        if func in SPELLED:
+            entry: Entry | None = SPELLED[func]
         else:
+            entry = exported(KINDS, func) if not tracing() and isinstance(func, EXPORTED) else None
+        if entry is None:
             return unruled(func, args, kwargs)
-        x = args[0] if args else kwargs["input"]
+        placed_args, rest = placed(entry.order, args, kwargs) if kwargs else (args, kwargs)
+        found = entry.rule(self, *placed_args, **rest)
+        if found is None:
+            y = unruled(func, args, kwargs)
+            if entry.rule is _positive or entry.rule is _negative:
+                self._note(y, entry.rule is _positive, *placed_args)
+            elif entry.rule is _cast:
+                self.signs += [(y, *rest) for mask, *rest in self.signs if mask is placed_args[0]]
+            return y
+        x, sure = found
         self.fired.append(True)
+        if sure is not True:
+            return torch.where(sure, self.rule(x, False), unruled(func, args, kwargs))
+        return self._ruled(x, args[0] if args else x, _in_place(func, entry, args, kwargs))
+
+    def _ruled(self, x: Tensor, target: Tensor, in_place: bool) -> Tensor:
         if not in_place:
             return self.rule(x, False)
-        if tracing() or transforms_active() or is_view(x):  # there, a function that writes to its input is refused
-            return x.copy_(self.rule(x, False))
+        if target is not x or tracing() or transforms_active() or is_view(x):  # there, writing to an input is refused
+            return target.copy_(self.rule(x, False))
         return self.rule(x, True)
 
+    def _note(self, mask: Tensor, positive: bool, x: Any, other: Any = 0) -> None:
+        if isinstance(x, Tensor) and not isinstance(other, Tensor) and other == 0:
+            self.signs.append((mask, x, positive, _version(x)))
 
-def _is_relu(min: Any = None, max: Any = None, **other: Any) -> bool:
-    return max is None and isinstance(min, (int, float)) and min == 0 and not set(other) - {"input"}
+    def chosen(self, mask: Any, x: Any, positive: bool) -> bool:
+        """Whether `mask` says where `x` is positive (or where it is not)."""
+        return any(mask is m and x is t and positive is sign and _version(t) == version for m, t, sign, version in self.signs)
+
+
+def _version(t: Tensor) -> int:
+    """How often `t` was written to, where that is counted."""
+    return 0 if tracing() or t.is_inference() else t._version
+
+
+def _in_place(func: Any, entry: Entry, args: Any, kwargs: dict[str, Any]) -> bool:
+    at = SWITCHED.get(func, len(args))
+    return entry.in_place or bool(kwargs.get("inplace", args[at] if len(args) > at else False))
+
+
+# What a call is a ReLU of, and whether it is, which may be a tensor where data cannot be read; None where it is not. A function
+# of the mode and of the call's arguments.
+
+
+def _zero(t: Any) -> Any:
+    if not isinstance(t, Tensor):
+        return isinstance(t, (int, float)) and t == 0
+    if t.requires_grad:
+        return False
+    zero = (t == 0).all()
+    return bool(zero) if may_read() else zero
+
+
+def _relu(mode: ReluRule, x: Tensor, *inplace: bool, **named: bool) -> Any:
+    return x, True
+
+
+def _clamp(mode: ReluRule, x: Tensor, min: Any = None, max: Any = None) -> Any:
+    return (x, True) if max in (None, math.inf) and not isinstance(min, Tensor) and min == 0 else None
+
+
+def _threshold(mode: ReluRule, x: Tensor, threshold: Any = None, value: Any = None, *inplace: bool, **named: bool) -> Any:
+    return (x, True) if threshold == 0 and value == 0 else None
+
+
+def _leaky(mode: ReluRule, x: Tensor, negative_slope: float = 0.01, *inplace: bool, **named: bool) -> Any:
+    return (x, True) if negative_slope == 0 else None
+
+
+def _hardtanh(mode: ReluRule, x: Tensor, min_val: float = -1.0, max_val: float = 1.0, *inplace: bool, **named: bool) -> Any:
+    return _clamp(mode, x, min_val, max_val)
+
+
+def _larger(mode: ReluRule, x: Tensor, other: Any = None, *rest: Any, **named: Any) -> Any:
+    if not isinstance(other, Tensor) or not x.is_floating_point():
+        return None
+    x, other = torch.broadcast_tensors(x, other)
+    first, second = _zero(other), _zero(x)
+    if first is False or second is False or first is True or second is True:
+        return (x, first) if first is not False and second is not True else (other, second) if second is not False else None
+    return torch.where(first, x, other), first | second
+
+
+def _where(mode: ReluRule, mask: Any, x: Any = None, y: Any = None) -> Any:
+    for t, other, positive in ((x, y, True), (y, x, False)):
+        if mode.chosen(mask, t, positive):
+            zero = _zero(other)
+            return None if zero is False else (t, zero)
+    return None
+
+
+def _where_method(mode: ReluRule, x: Any, mask: Any = None, y: Any = None) -> Any:
+    return _where(mode, mask, x, y)
+
+
+def _filled(mode: ReluRule, x: Tensor, mask: Any = None, value: Any = None) -> Any:
+    return _where(mode, mask, value, x)
+
+
+def _masked(mode: ReluRule, x: Any, y: Any = None) -> Any:
+    """``h * (h > 0)``."""
+    for t, mask in ((x, y), (y, x)):
+        if mode.chosen(mask, t, True):
+            return t, True
+    return None
+
+
+def _positive(mode: ReluRule, *args: Any, **kwargs: Any) -> None:
+    """A mask, to be noted."""
+
+
+def _negative(mode: ReluRule, *args: Any, **kwargs: Any) -> None:
+    """Likewise."""
+
+
+def _cast(mode: ReluRule, *args: Any, **kwargs: Any) -> None:
+    """A mask in another dtype."""
+
+
+KINDS: dict[str, Callable[..., Any]] = {
+    "relu": _relu,
+    **dict.fromkeys(("clamp", "clip", "clamp_min"), _clamp),
+    "threshold": _threshold,
+    "leaky_relu": _leaky,
+    "hardtanh": _hardtanh,
+    **dict.fromkeys(("maximum", "fmax", "max"), _larger),
+    "where": _where,
+    "masked_fill": _filled,
+    **dict.fromkeys(("mul", "multiply", "__mul__", "__rmul__"), _masked),
+    **dict.fromkeys(("gt", "ge", "greater", "greater_equal", "__gt__", "__ge__"), _positive),
+    **dict.fromkeys(("lt", "le", "less", "less_equal", "__lt__", "__le__"), _negative),
+    **dict.fromkeys(("to", "type", "type_as", "float", "double", "half", "bfloat16"), _cast),
+}
+#: function -> what it is, and how it is called.
+SPELLED = {**by_function(KINDS), Tensor.where: Entry(_where_method, Tensor.where, False, ["input", "condition", "other"])}
 
 
 def guided(fired: list[bool]) -> ReluRule:

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from .._torch import show_to_modes
 from .lift import slopes as slopes
 from .lift.table import ENTRIES
-from .relu import CLAMP, RELU, deconv_relu, guided_relu
+from .relu import SPELLED, deconv_relu, guided_relu
 
 maps = (slopes.scaled, slopes.scaled2, slopes.matmul, slopes.rows, slopes.normal, slopes.picked)
 for function in (guided_relu, deconv_relu, *maps):
     torch.compiler.allow_in_graph(function)
 
 known = {id(function) for space in (torch, F) for function in vars(space).values() if callable(function)}
-show_to_modes(function for function in {*RELU, *CLAMP, *ENTRIES} if id(function) in known)
+show_to_modes(function for function in {*SPELLED, *ENTRIES} if id(function) in known)

@@ -30,6 +30,7 @@ class Step(NamedTuple):
     outputs: Leaves
     taken: list[int | None]
     given: list[int]
+    scale: int | None  # which factor is the reciprocal of a scale: one number for many of the other's
 
 
 class Tape(TorchDispatchMode):
@@ -41,6 +42,7 @@ class Tape(TorchDispatchMode):
         self.values = {id(t): i for i, t in enumerate(starts)}  # the tensor -> the value that it holds now
         self.count = len(starts)
         self.alive = list(starts)
+        self.reciprocals: set[int | None] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -56,7 +58,13 @@ class Tape(TorchDispatchMode):
         output = func(*args, **kwargs)
         found = [t for t in tree_flatten(output)[0] if is_float(t)]
         given = list(range(self.count, self.count + len(found)))
-        self.steps.append(Step(func, before, spec, [t.clone() for t in found], taken, given))
+        scale = None
+        if func is aten.mul.Tensor and None not in taken[:2]:
+            scale = next((i for i in (0, 1) if taken[i] in self.reciprocals and _spreads(leaves[i], leaves[1 - i])), None)
+        inverts = func in RECIPROCAL or (func is aten.pow.Tensor_Scalar and args[1] < 0)
+        if inverts or (scale is None and self.reciprocals & set(taken) and func in SHAPES | {aten.mul.Tensor}):
+            self.reciprocals.update(given)
+        self.steps.append(Step(func, before, spec, [t.clone() for t in found], taken, given, scale))
         self.values.update((id(t), value) for t, value in zip(found, given))
         self.count += len(found)
         self.alive += found
@@ -65,6 +73,19 @@ class Tape(TorchDispatchMode):
 
 def is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _spreads(y: Any, x: Tensor) -> bool:
+    sizes = zip(reversed(y.shape), reversed(y.stride()), reversed(x.shape))
+    return y.dim() < x.dim() or any(other > 1 and (size == 1 or step == 0) for size, step, other in sizes)
+
+
+def _quotient(x: Tensor, y: Any) -> Tensor:
+    if not isinstance(y, Tensor):
+        return x * (1 / y)
+    for d in range(y.dim()):
+        y = y.narrow(d, 0, 1) if y.stride(d) == 0 else y  # expanded
+    return x * y.to(x.dtype).reciprocal()
 
 
 def _nothing(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +133,7 @@ TAKEN_APART: dict[Any, Callable[..., Any]] = {
     aten.native_group_norm.default: _group_norm,
     aten.linalg_vector_norm.default: _norm,
     aten.native_batch_norm.default: _batch_norm,
-    aten.div.Tensor: lambda x, y: x * (y.to(x.dtype).reciprocal() if isinstance(y, Tensor) else 1 / y),
+    aten.div.Tensor: _quotient,
 }
 
 
@@ -126,6 +147,8 @@ _SMOOTH = (
     "tanh sigmoid gelu silu mish exp exp2 expm1 log log2 log10 log1p erf erfc rsqrt sqrt reciprocal sin cos sinh cosh asinh"
 )
 _SMOOTH += " atan softplus elu celu log_sigmoid_forward lgamma digamma"
+RECIPROCAL = _both("rsqrt reciprocal")
+SHAPES = _both("view _unsafe_view unsqueeze expand clone alias _to_copy permute detach") | {aten.transpose.int}
 SMOOTH = _both(_SMOOTH) | {aten.pow.Tensor_Scalar}
 _KINKED = "relu leaky_relu hardtanh hardswish hardsigmoid clamp clamp_min clamp_max abs softshrink"
 _KINKED += " hardshrink threshold round sign floor"
@@ -161,6 +184,18 @@ def largest(x: Tensor, x0: Tensor, i: Tensor, i0: Tensor, g: Tensor) -> Tensor:
     return torch.zeros_like(x).scatter_add(-1, place, g * torch.where(dx == 0, 1.0, (y - y0) / dx.masked_fill(dx == 0, 1.0)))
 
 
+def by_scale(step: Step, other: Step, g: Tensor) -> Leaves:
+    """Of ``a r``: with s = 1 / r, that is ``z s = a``, and halves of that product's factors are each other's slopes."""
+    assert step.scale is not None
+    (a, r), (a0, r0) = ([s.inputs[1 - step.scale], s.inputs[step.scale]] for s in (step, other))
+    s, s0 = 1 / r, 1 / r0
+    middle = (s + s0) / 2
+    in_a = g / middle
+    in_s = -g / middle * (a * r + a0 * r0) / 2
+    found = [in_a.sum_to_size(a.shape), (in_s * -s * s0).sum_to_size(r.shape)]  # ds = - s s0 dr
+    return found if step.scale == 1 else found[::-1]
+
+
 def pulled_back(step: Step, other: Step, where: list[int], gradients: Leaves) -> Leaves:
     """The slopes of ``sum(gradient * output)`` in the inputs at `where`."""
     func, x, x0 = step.func, step.inputs[0], other.inputs[0]
@@ -173,6 +208,8 @@ def pulled_back(step: Step, other: Step, where: list[int], gradients: Leaves) ->
         args, kwargs = tree_unflatten(filled, step.spec)
         return [t for t in tree_flatten(func(*args, **kwargs))[0] if is_float(t)]
 
+    if step.scale is not None and len(where) == 2:
+        return by_scale(step, other, gradients[0])
     if func in SMOOTH | KINKED:
         return [gradients[0] * rescale(lambda t: at([t])[0], x, x0, 1e-6 if func in SMOOTH else 0.0)]
     if func in SOFTMAX:

@@ -10,18 +10,28 @@ from torch import Tensor
 
 from ..._core.door import may_read
 from ..._torch import tracing, tree_flatten, tree_unflatten
+from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, exported, placed
-from .table import ENTRIES, LINEAR, LINEAR_NAMES, OPENED, PLAIN, RULES
+from .table import ENTRIES, LINEAR, LINEAR_NAMES, OPENED, PLAIN, RULES, SHAPES
 from .tape import Lift, Met
 
 # Python functions that torch wraps: Dynamo finds them by identity only, and takes them for missing in a dictionary.
 _WRAPPED = [(func, entry) for func, entry in ENTRIES.items() if getattr(func, "__module__", "") == "torch._tensor"]
 
 
+_GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
+
+
 def apply(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
     """The operation `func`, as its rule has it."""
+    if func in _GRADIENTS:  # under the rules it would give multipliers, and other values
+        raise complaint(
+            ValueError,
+            "the model differentiates itself (torch.autograd), and DeepLIFT's rules would change what it finds: use "
+            "integrated_gradients for such a model.",
+        )
     if not tracing() and func in PLAIN:
-        return func(*args, **kwargs)
+        return _linear(lift, func, args, kwargs)
     if func in SWITCHED:
         at = SWITCHED[func]
         in_place = kwargs.get("inplace") or (len(args) > at and args[at])
@@ -56,8 +66,13 @@ def _seen(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
         with lift:
             return OPENED[func](*args, **kwargs)
     if tracing() or isinstance(func, MethodWrapperType) or func in LINEAR or _is_linear(func):  # a method wrapper: attributes
-        return func(*args, **kwargs)
+        return _linear(lift, func, args, kwargs)
     return _unknown(lift, func, args, kwargs)
+
+
+def _linear(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
+    found = func(*args, **kwargs)
+    return lift.scale(found, args[0]) if lift.scales and func in SHAPES else found
 
 
 def _is_linear(func: Any) -> bool:
@@ -70,6 +85,8 @@ def _ruled(lift: Lift, entry: Entry, args: Any, kwargs: Any) -> Any:
     if "out" in kwargs:
         kwargs = {name: value for name, value in kwargs.items() if name != "out"}
     x = args[0]
+    if not tracing():
+        lift.name = getattr(entry.plain, "__name__", "").strip("_")
     kept = _kept(lift, x, (*args[1:], *kwargs.values())) if entry.in_place else x
     y = entry.rule(lift, entry.plain, kept, *args[1:], **kwargs)
     if out is not None:
@@ -104,9 +121,12 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
         again, named = tree_unflatten(filled, spec)
         return [t for t in tree_flatten(func(*again, **named))[0] if _varies(t)]
 
-    with torch.no_grad():
-        ends = at([own for own, _ in met.values()]), at([base.expand_as(own) for own, base in met.values()])
-        middle = at([(own + base) / 2 for own, base in met.values()])
+    try:
+        with torch.no_grad():
+            ends = at([own for own, _ in met.values()]), at([base.expand_as(own) for own, base in met.values()])
+            middle = at([(own + base) / 2 for own, base in met.values()])
+    except Exception:  # it does not run on copies, or half way: nothing is known of it then
+        return False
 
     def bent(y: Tensor, y0: Tensor, half: Tensor) -> bool:
         scale = (y - y0).abs().max() if y.numel() else y.new_zeros(())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from .tape import Lift
 
 def normalised(lift: Lift, x: Tensor, dims: Sequence[int], eps: float, centred: bool = True) -> Tensor:
     """``c / sqrt(mean(c^2) + eps)``, c being x less its mean: what the rules for a square, for a reciprocal root and for
-    a product make of it, as one map; one by one they take five times as many operations."""
+    a quotient make of it, as one map; one by one they take five times as many operations."""
     dims = tuple(dims)
 
     def parts(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,8 +31,26 @@ def normalised(lift: Lift, x: Tensor, dims: Sequence[int], eps: float, centred: 
         root, root0 = torch.rsqrt(v), torch.rsqrt(v0)
         # The mean of squares changes by the mean of (c + c0) dc.
         bend = secant(torch.rsqrt, v, v0, RELATIVE, root) * (2 * v.numel() / max(c.numel(), 1))
-        centre, root, value = (c + c0) / 2, (root + root0) / 2, c * root
-    return normal(x, centre, root, bend, dims, centred, value)
+        share, value = root / (root + root0), c * root
+        scale = 2 * share * root0
+    return normal(x, (c, c0, scale, share, bend), dims, centred, value)
+
+
+def _normed(
+    lift: Lift,
+    plain: Callable[[], Tensor],
+    x: Tensor,
+    dims: Sequence[int],
+    eps: float,
+    affine: Sequence[Tensor | None],
+    centred: bool = True,
+) -> Tensor:
+    """The normalisation of `x`, and its weight and bias after it. While a baseline is recorded, all that is torch's own."""
+    if lift.baseline is None and all(t is None or lift.constant(t) for t in affine):
+        lift.meet(x)
+        return plain()
+    y = normalised(lift, x, dims, eps, centred)
+    return y if all(t is None for t in affine) else _affine(lift, y, *affine)
 
 
 def _affine(lift: Lift, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -46,53 +64,30 @@ def _per_channel(x: Tensor, *parameters: Tensor | None) -> list[Tensor | None]:
 
 
 def layer_norm(
-    lift: Lift,
-    func: Any,
-    x: Tensor,
-    shape: Sequence[int],
-    weight: Any = None,
-    bias: Any = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
+    lift: Lift, func: Any, x: Tensor, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, *rest: bool
 ) -> Tensor:
-    return _affine(lift, normalised(lift, x, range(-len(shape), 0), eps), weight, bias)
+    return _normed(lift, lambda: func(x, shape, weight, bias, eps), x, range(-len(shape), 0), eps, (weight, bias))
 
 
 def rms_norm(lift: Lift, func: Any, x: Tensor, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Tensor:
-    eps = torch.finfo(x.dtype).eps if eps is None else eps
-    return _affine(lift, normalised(lift, x, range(-len(shape), 0), eps, False), weight, None)
+    least = torch.finfo(x.dtype).eps if eps is None else eps
+    plain = lambda: func(x, shape, weight, eps)  # noqa: E731
+    return _normed(lift, plain, x, range(-len(shape), 0), least, (weight, None), centred=False)
 
 
 def group_norm(
-    lift: Lift,
-    func: Any,
-    x: Tensor,
-    groups: int,
-    weight: Any = None,
-    bias: Any = None,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
+    lift: Lift, func: Any, x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *cudnn: bool
 ) -> Tensor:
     y = normalised(lift, x.reshape(x.shape[0], groups, -1), [2], eps).reshape(x.shape)
     return _affine(lift, y, *_per_channel(x, weight, bias))
 
 
 def instance_norm(
-    lift: Lift,
-    func: Any,
-    x: Tensor,
-    weight: Any,
-    bias: Any,
-    mean: Any,
-    var: Any,
-    use_input_stats: bool,
-    momentum: float,
-    eps: float,
-    cudnn: bool,
+    lift: Lift, func: Any, x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, own: bool, *rest: Any
 ) -> Tensor:
-    if not use_input_stats:
-        return torch.batch_norm(x, weight, bias, mean, var, False, momentum, eps, cudnn)
-    return _affine(lift, normalised(lift, x, range(2, x.dim()), eps), *_per_channel(x, weight, bias))
+    if not own:
+        return torch.batch_norm(x, weight, bias, mean, var, False, *rest)
+    return _affine(lift, normalised(lift, x, range(2, x.dim()), rest[1]), *_per_channel(x, weight, bias))
 
 
 def batch_norm(lift: Lift, func: Any, *args: Any) -> Tensor:

@@ -16,9 +16,10 @@ from ..._core.tap import Run, Stop, call_tapped
 from ..._core.where import Bound, refuse_opaque
 from ..._steps.baselines import full_batch
 from ..._steps.twins import OneRow, same_rows
-from ..._torch import tracing, transforms_active
+from ..._torch import depth, tracing, transforms_active, without_modes
 from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, map_tensors, tensors
-from ..._words import complaint, warn
+from ..._words import complaint
+from .complete import Notes, cuts_graph, gap
 from .dispatch import apply
 from .hidden import hidden, only_torch
 from .tape import Lift, OutOfStep, Tape, fits
@@ -41,9 +42,7 @@ class Task(NamedTuple):
     """What one call asks for, and what it has to tell."""
 
     q: Question
-    notes: list[str]  # operations that should have a rule and have none
-    suspects: list[str]  # the same, where the data could not be looked at
-    hidden: list[str]  # what the rules did not see
+    notes: Notes
 
     @property
     def pick(self) -> Callable[[Any], Tensor] | None:
@@ -57,33 +56,54 @@ def prepare(model: Model, x: Tree, layer: Layer, target: Target, create_graph: b
         from .. import traced  # noqa: F401
     q = question(model, x, layer, target, create_graph)
     refuse_opaque(q.bound)
-    return Task(q, [], [], [])
+    return Task(q, Notes())
 
 
-def lifted(task: Task, reference: Tree) -> tuple[list[Tree], list[Tree], list[Tree]]:
-    """Values at the sites, values there at the baseline, and multipliers: ``(v, v0, m)`` with ``sum m (v - v0) = F - F0``."""
+class Lifted(NamedTuple):
+    """Values at the sites, values there at the baseline, and multipliers: ``sum m (v - v0) = F - F0``, but for the gap."""
+
+    values: list[Tree]
+    base: list[Tree]
+    multipliers: list[Tree]
+    gap: Tensor | None
+
+
+def lifted(task: Task, reference: Tree) -> Lifted:
+    reference = full_batch(reference, task.q.x)
     try:
-        tape, base = recorded(task, full_batch(reference, task.q.x), task.q.size)
-        own = recorded(task, task.q.x, 1) if task.q.create_graph else None
-        values, multipliers = replayed(task, tape, None if own is None else own[0])
-        values = values if own is None else own[1]  # the first ones' graph has the rules in it
-        for value, other in zip(values, base):
-            if any(not fits(a.shape, b.shape) for a, b in zip(tensors(value), tensors(other))):
-                raise OutOfStep
+        return against(task, reference)
+    except OutOfStep:
+        if task.q.create_graph or tracing() or transforms_active():
+            raise complaint(ValueError, _PATHS) from None
+    try:  # some models look whether a gradient is asked for (`x.requires_grad`), and take another path if not
+        return against(task, reference, learns=True)
     except OutOfStep:
         raise complaint(ValueError, _PATHS) from None
-    return values, base, multipliers
 
 
-def recorded(task: Task, x: Tree, alike: int) -> tuple[Tape, list[Tree]]:
-    """A plain pass: its tape from the sites on, and the values at the sites; of one row where all `alike` rows are the same."""
-    return same_rows(alike, lambda one_row: _recorded(task, x, one_row))
+def against(task: Task, reference: Tree, learns: bool = False) -> Lifted:
+    tape, base = recorded(task, reference, 1 if learns else task.q.size, learns)
+    own = recorded(task, task.q.x, 1) if task.q.create_graph else None
+    here = Tape()
+    values, multipliers = replayed(task, here, tape, None if own is None else own[0])
+    values = values if own is None else own[1]  # the first ones' graph has the rules in it
+    for value, other in zip(values, base):
+        if any(not fits(a.shape, b.shape) for a, b in zip(tensors(value), tensors(other))):
+            raise OutOfStep
+    return Lifted(values, base, multipliers, gap(task.q.target, (here, tape), values, base, multipliers))
 
 
-def _recorded(task: Task, x: Tree, one_row: OneRow) -> tuple[Tape, list[Tree]]:
+def recorded(task: Task, x: Tree, alike: int, learns: bool = False) -> tuple[Tape, list[Tree]]:
+    """A plain pass: its tape from the sites on, and the values at the sites; of one row where all `alike` rows are the same.
+    Where it `learns`, from leaves at the sites, as the pass at x does."""
+    return same_rows(alike, lambda one_row: _recorded(task, x, one_row, learns))
+
+
+def _recorded(task: Task, x: Tree, one_row: OneRow, learns: bool) -> tuple[Tape, list[Tree]]:
     def keep(t: Tensor) -> Tensor:
         row = one_row(t)
-        return (t if row is None else row).clone()
+        kept = (t if row is None else row).clone()
+        return kept.detach() if learns else kept
 
     q, tape, pick = task.q, Tape(keep=keep), task.pick
     active: list[bool] = []
@@ -92,20 +112,33 @@ def _recorded(task: Task, x: Tree, one_row: OneRow) -> tuple[Tape, list[Tree]]:
     def put(i: int, value: Tree, shared: bool) -> Tree:
         found[i] = map_tensors(keep, value)
         active.append(True)
+        if learns:
+            torch.set_grad_enabled(True)
+            return map_tensors(_leaf, value)
         return value
 
     # Dynamo does not tell nn.TransformerEncoderLayer of a mode, and it would run fused where no gradient is asked for.
     recording = tracing() or (q.create_graph and torch.is_grad_enabled())
     lift = Lift(apply, tape, active)
     with torch.set_grad_enabled(recording):
-        seen = forward(q._replace(bound=q.bound.under(lift), target=_ending(q, active)), put, x)
-        if pick is not None and q.neuron is None:
+        seen = forward(q._replace(bound=q.bound.under(lift), target=_ending(q, active, tape)), put, x)
+        if q.neuron is None:
             with lift:
-                pick(seen.output)
+                tape.end.append(_end(the_tensor(seen.output) if pick is None else pick(seen.output)))
     return tape, found
 
 
-def _ending(q: Question, active: list[bool]) -> Target:
+def _leaf(t: Tensor) -> Tensor:
+    return t.detach().clone().requires_grad_() if t.is_floating_point() else t
+
+
+def _end(value: Tensor) -> Tensor:
+    """What the score is taken of, or the score, kept from what the model does with it later."""
+    with as_it_is if tracing() else without_modes():
+        return value.detach().clone()
+
+
+def _ending(q: Question, active: list[bool], tape: Tape) -> Target:
     """The target; one that is a neuron, in the middle of the pass, ends what the rules are for."""
     if q.neuron is None:
         return q.target
@@ -113,15 +146,16 @@ def _ending(q: Question, active: list[bool]) -> Target:
 
     def picked(value: Any) -> Tensor:
         found = neuron_score(value, index, label)
+        tape.end.append(_end(found))
         active.clear()
         return found
 
     return Neuron(q.target.layer, picked)  # type: ignore[union-attr]
 
 
-def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list[Tree]]:
+def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list[Tree], list[Tree]]:
     """The pass at x with the rules' slopes against `tape`, and back: values at the sites, and multipliers."""
-    q, here = task.q, Tape()
+    q = task.q
     active: list[bool] = []
     starts: list[Tensor] = []
     lift = Lift(apply, here, active, tape, own)
@@ -130,7 +164,7 @@ def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list
 
     def look(ends: Tree) -> None:
         if looks:
-            task.hidden.extend(n for n in dict.fromkeys(hidden(ends, starts, lift.unknown)) if n not in task.hidden)
+            task.notes.extend(hidden=hidden(ends, starts, lift.unknown))
 
     def mark(i: int, value: Tree, shared: bool) -> Tree:
         if i == len(q.inner):  # the neuron
@@ -144,6 +178,7 @@ def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list
 
     def observed(*args: Any, **kwargs: Any) -> Any:
         here.position[0] = 0
+        lift.level = 0 if tracing() else depth()
         active.clear()
         starts.clear()
         if None in q.sites.sites:
@@ -153,23 +188,27 @@ def replayed(task: Task, tape: Tape, own: Tape | None) -> tuple[list[Tree], list
             sites = q.inner if q.neuron is None else [*q.inner, q.neuron]
             output = call_tapped(q.bound.call, args, kwargs, Run(sites, mark))
         if task.pick is None and q.neuron is None:
+            here.end.append(_end(the_tensor(output)))
             look(the_tensor(output))
         return output
 
-    target = _ending(q, active)
+    target = _ending(q, active, here)
     if task.pick is not None and q.neuron is None:
 
         def target(output: Any) -> Tensor:  # computes something: by the rules too
             with lift:
                 found = task.pick(output)  # type: ignore[misc]
+            here.end.append(_end(found))
             look(found)
             return found
 
     # Under vmap in a grad level: below it, the maps of slopes.py would leave no graph.
     mapped = not tracing() and transforms_active()
     found = gradients(q._replace(bound=Bound(observed, q.bound.root), target=target), own_level=mapped)
-    for names, new in ((task.notes, lift.unknown), (task.suspects, lift.suspects)):
-        names.extend(dict.fromkeys(name for name in new if name not in names))
+    inside = ["torch.func inside the model"] if lift.inside else []
+    cuts = lift.origins.cuts
+    task.notes.extend(unknown=lift.unknown, moved=lift.moved, suspects=lift.suspects, hidden=inside, cuts=cuts)
+    task.notes.claims = None in q.sites.sites or (own is None and cuts_graph(lift.origins, q.bound.root))
     return found
 
 
@@ -188,16 +227,3 @@ class _NothingRunsAgain:
             self.hooks.__exit__(None, None, None)
         if isinstance(error, RuntimeError) and _AGAIN in str(error):
             raise complaint(ValueError, _AGAIN) from None
-
-
-def tell(task: Task) -> None:
-    if task.hidden:
-        warn(
-            f"DeepLIFT's rules do not reach into {', '.join(task.hidden)}, with a backward pass of its own: that is used, and "
-            f"attributions need not sum to the difference of the scores."
-        )
-    if task.notes:
-        warn(
-            f"{', '.join(task.notes)} {'is' if len(task.notes) == 1 else 'are'} not linear and DeepLIFT has no rule for it: "
-            f"its gradient is used, and attributions do not sum to the difference of the scores."
-        )

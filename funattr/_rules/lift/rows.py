@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .secants import EXACT, Rule, binary, is_float
 from .slopes import picked, rows, scaled2
-from .tape import Lift
+from .tape import Lift, among
 
 
 def softmax(log: bool) -> Rule:
@@ -142,9 +142,9 @@ def where(lift: Lift, func: Any, condition: Tensor, *branches: Any) -> Any:
     x, y = (t if isinstance(t, Tensor) else torch.full((), t, dtype=like.dtype, device=like.device) for t in branches)
     met = lift.meet(condition, x, y)
     if met is None:
-        return func(condition, x, y)
+        return torch.where(condition, x, y)
     with lift.constants():
-        (c, c0), (a, a0), (b, b0) = met
+        (c, c0), (a, a0), (b, b0) = lift.settled(condition, met[0]), *met[1:]
         value = torch.where(c, a, b)
         finite = torch.isfinite(a) & torch.isfinite(a0), torch.isfinite(b) & torch.isfinite(b0)
         da, db = (a - a0).masked_fill(~finite[0], 0.0), (b - b0).masked_fill(~finite[1], 0.0)
@@ -154,3 +154,15 @@ def where(lift: Lift, func: Any, condition: Tensor, *branches: Any) -> Any:
         mx = torch.where(changed, step * da, c.to(value.dtype))
         my = torch.where(changed, step * db, (~c).to(value.dtype))
     return scaled2(x.expand(value.shape), y.expand(value.shape), mx, my, value)
+
+
+def masked_fill(lift: Lift, func: Any, x: Tensor, mask: Tensor, value: Any) -> Any:
+    return where(lift, torch.where, mask, value, x) if is_float(x) else func(x, mask, value)
+
+
+def indexed(lift: Lift, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Linear, as long as the indices stay."""
+    choices = [t for t in among((*args, *kwargs.values())) if not is_float(t)]
+    if choices and is_float(args[0]) and not any(lift.constant(t) for t in args[:1]):
+        lift.differ(*choices)
+    return lift.scale(func(*args, **kwargs), args[0])

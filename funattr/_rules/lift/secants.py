@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..._core.door import may_read
 from ..._torch import is_plain, tracing, transforms_active
-from .slopes import matmul, scaled, scaled2
-from .tape import Ledger, Lift, constant
+from .slopes import scaled, scaled2
+from .tape import Lift, Met
 
 Rule = Callable[..., Any]
 
@@ -80,7 +80,7 @@ def unary(kind: float, swapped: bool = False) -> Rule:
     return rule
 
 
-def rescaled(lift: Ledger, f: Callable[[Tensor], Tensor], x: Any, kind: float, alone: bool = False) -> Any:
+def rescaled(lift: Lift, f: Callable[[Tensor], Tensor], x: Any, kind: float, alone: bool = False) -> Any:
     if not is_float(x):
         return f(x)
     met = lift.meet(x)
@@ -97,10 +97,6 @@ def is_float(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point()
 
 
-def both_vary(x: Any, y: Any) -> bool:
-    return is_float(x) and is_float(y) and not constant(x) and not constant(y)
-
-
 def binary(kind: float) -> Rule:
     """An elementwise function of two tensors: each one's secant, averaged over where the other may be (its Shapley value).
 
@@ -108,11 +104,9 @@ def binary(kind: float) -> Rule:
     """
 
     def rule(lift: Lift, func: Any, x: Any, y: Any, **kwargs: Any) -> Any:
-        if not is_float(x) and not is_float(y):
-            return func(x, y, **kwargs)
-        if not is_float(y):
+        if not isinstance(y, Tensor):
             return rescaled(lift, lambda t: func(t, y, **kwargs), x, kind)
-        if not is_float(x):
+        if not isinstance(x, Tensor):
             return rescaled(lift, lambda t: func(x, t, **kwargs), y, kind)
 
         def in_x(a: Tensor, a0: Tensor, other: Tensor) -> Tensor:
@@ -130,22 +124,57 @@ def binary(kind: float) -> Rule:
 
 
 def elementwise(lift: Lift, f: Callable[..., Tensor], slopes: Callable[..., Any], x: Tensor, y: Tensor) -> Tensor:
+    """`slopes(a, a0, b, b0)` gives those in both. What has no gradient (a mask, a gate, a count) has no share: `steered`."""
+    if not is_float(x) and not is_float(y):
+        return f(x, y)
     met = lift.meet(x, y)
     if met is None:
         return f(x, y)
+    mx: Any = None
+    my: Any = None
     with lift.constants():
-        (a, a0), (b, b0) = met
-        mx, my = slopes(a, a0, b, b0)
-        value = f(a, b)
-    found: Tensor = scaled2(x.expand(value.shape), y.expand(value.shape), mx, my, value)
-    return found
+        value = f(met[0].own, met[1].own)
+        (a, a0), (b, b0) = (_as_float(pair, value) for pair in met)
+        if _steers(lift, y):
+            mx = steered(lift, y, f, lambda b, b0: slopes(a, a0, b, b0)[0], met[0], met[1], value)
+        elif _steers(lift, x):
+            my = steered(lift, x, lambda s, t: f(t, s), lambda a, a0: slopes(a, a0, b, b0)[1], met[1], met[0], value)
+        else:
+            mx, my = slopes(a, a0, b, b0)
+    x, y = x.expand(value.shape), y.expand(value.shape)
+    if mx is None or my is None:
+        return scaled(y, my, value) if my is not None else scaled(x, mx, value)
+    return scaled2(x, y, mx, my, value)
+
+
+def _steers(lift: Lift, t: Tensor) -> bool:
+    return not t.is_floating_point() or (not t.requires_grad and lift.follows(t))
+
+
+def _as_float(met: Met, like: Tensor) -> Met:
+    return met if met.own.is_floating_point() else Met(met.own.to(like.dtype), met.base.to(like.dtype))
+
+
+def steered(
+    lift: Lift, t: Tensor, f: Callable[..., Tensor], slope: Callable[..., Tensor], x: Met, gate: Met, value: Tensor
+) -> Tensor:
+    """The slope in x of ``f(x, gate)``, which bears all that changes: with the gate, if that comes from the site too.
+    A gate that does not is taken from x, as integrated gradients does, and noted where it is another one at the baseline."""
+    gate = lift.settled(t, gate)
+    own, base = _as_float(gate, value)
+    same = slope(own, own)
+    if gate.own is gate.base:
+        return same
+    dx = x.own - x.base
+    keeps = (own == base) | (dx == 0)
+    return torch.where(keeps, same, (value - f(x.base, gate.base)) / dx.masked_fill(keeps, 1.0))
 
 
 def clamp(lift: Lift, func: Any, x: Any, *bounds: Any, **named: Any) -> Any:
     """Piecewise linear in x; with bounds that are tensors, the larger of two and then the smaller of two."""
     low, high = (list(bounds) + [None, None])[:2] if func not in _CLAMP_MAX else (None, *bounds, None)[:2]
     low, high = named.get("min", low), named.get("max", high)
-    if not any(is_float(t) and not constant(t) for t in (low, high)):
+    if not any(lift.varies(t) for t in (low, high)):
         return unary(EXACT)(lift, func, x, *bounds, **named)
     for bound, f in ((low, torch.maximum), (high, torch.minimum)):
         if bound is not None:
@@ -158,86 +187,60 @@ _CLAMP_MAX = (torch.clamp_max, Tensor.clamp_max)
 
 
 def product(lift: Lift, func: Any, x: Any, y: Any) -> Any:
-    if not both_vary(x, y):
-        return func(x, y)
+    """Half of each other's; but with the reciprocal of a scale it is a quotient by that, and so are its shares."""
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or lift.constant(x) or lift.constant(y):
+        return lift.scale(func(x, y), x, y)
+    if lift.is_scale(y) and _spread(y, x):
+        return elementwise(lift, func, _times_scale, x, y)
+    if lift.is_scale(x) and _spread(x, y):
+        return elementwise(lift, func, lambda a, a0, b, b0: _times_scale(b, b0, a, a0)[::-1], x, y)
     return elementwise(lift, func, lambda a, a0, b, b0: ((b + b0) / 2, (a + a0) / 2), x, y)
 
 
+def _times_scale(a: Tensor, a0: Tensor, r: Tensor, r0: Tensor) -> tuple[Tensor, Tensor]:
+    """``d(a r) = da 2 r r0 / (r + r0) + dr (r a + r0 a0) / (r + r0)``: as ``a / s`` with s = 1 / r, below. Halves would be as
+    complete, and of no use where r is 1000 at one end and 1 at the other, as the norm of zeros has it."""
+    whole, fair = r + r0, r * r0 > 0
+    share = torch.where(fair, r / whole.masked_fill(~fair, 1.0), 0.5)
+    return torch.where(fair, 2 * share * r0, whole / 2), share * a + (1 - share) * a0
+
+
+def _spread(y: Tensor, x: Tensor) -> bool:
+    """Whether `y` is a scale of `x`: one number for many of its elements."""
+    sizes = zip(y.shape[::-1], y.stride()[::-1], x.shape[::-1])
+    return y.dim() < x.dim() or any(other > 1 and (size == 1 or step == 0) for size, step, other in sizes)
+
+
 def quotient(lift: Lift, func: Any, x: Any, y: Any, **kwargs: Any) -> Any:
-    """d(x/y) = dx (1/y + 1/y0) / 2 - dy (x + x0) / 2 / (y y0)."""
+    """d(x/y) = dx (1/y + 1/y0) / 2 - dy (x + x0) / 2 / (y y0), each one's share in the mean over who comes first. Where y is a
+    scale of x, z = x / y is ``z y = x``, a product: ``dz (y + y0) / 2 + dy (z + z0) / 2 = dx``."""
     if kwargs.get("rounding_mode") is not None:
         return binary(EXACT)(lift, func, x, y, **kwargs)
-    if not is_float(y) or constant(y):
+    if not isinstance(y, Tensor) or lift.constant(y):
         return func(x, y)
     if not isinstance(x, Tensor):
-        return rescaled(lift, lambda t: func(x, t), y, RELATIVE)
-    return elementwise(lift, func, lambda a, a0, b, b0: ((1 / b + 1 / b0) / 2, -(a + a0) / 2 / (b * b0)), x, y)
+        return lift.scale(rescaled(lift, lambda t: func(x, t), y, RELATIVE), y, force=True)
+    return elementwise(lift, func, _over_scale if _spread(y, x) else _over, x, y)
+
+
+def _over(a: Tensor, a0: Tensor, b: Tensor, b0: Tensor) -> tuple[Tensor, Tensor]:
+    return (1 / b + 1 / b0) / 2, -(a + a0) / 2 / (b * b0)
+
+
+def _over_scale(a: Tensor, a0: Tensor, b: Tensor, b0: Tensor) -> tuple[Tensor, Tensor]:
+    fair = b * b0 > 0
+    whole, halves = torch.where(fair, b + b0, 1.0), _over(a, a0, b, b0)
+    return torch.where(fair, 2 / whole, halves[0]), torch.where(fair, -(a / b + a0 / b0) / whole, halves[1])
+
+
+def reciprocal(lift: Lift, func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    return lift.scale(unary(RELATIVE)(lift, func, x, *args, **kwargs), x, force=True)
+
+
+def power(lift: Lift, func: Any, x: Any, y: Any, **kwargs: Any) -> Any:
+    found = binary(RELATIVE)(lift, func, x, y, **kwargs)
+    return lift.scale(found, x, force=True) if isinstance(y, (int, float)) and y < 0 else found
 
 
 def swapped_quotient(lift: Lift, func: Any, y: Any, x: Any) -> Any:
     return quotient(lift, torch.div, x, y)
-
-
-def matrix_product(lift: Lift, func: Any, x: Tensor, y: Tensor) -> Any:
-    if not both_vary(x, y):
-        return func(x, y)
-    if x.dim() < 2 or y.dim() < 2:
-        return bilinear(lift, func, x, y)
-    met = lift.meet(x, y)
-    if met is None:
-        return func(x, y)
-    with lift.constants():
-        (a, a0), (b, b0) = met
-        value = func(a, b)
-        a, b = (a + a0) / 2, (b + b0) / 2
-    return matmul(x, y, a, b, value)
-
-
-def bilinear(lift: Lift, func: Any, x: Any, y: Any, *rest: Any, **kwargs: Any) -> Any:
-    """Any function that is linear in each of its first two arguments."""
-    if not both_vary(x, y):
-        return func(x, y, *rest, **kwargs)
-    met = lift.meet(x, y)
-    if met is None:
-        return func(x, y, *rest, **kwargs)
-    with lift.constants():
-        (a, a0), (b, b0) = met
-        value = func(a, b, *rest, **kwargs)
-        am, bm = (a + a0) / 2, (b + b0) / 2
-    return value + func(x - a, bm, *rest, **kwargs) + func(am, y - b, *rest, **kwargs)
-
-
-def bilinear_layer(lift: Lift, func: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    z = bilinear(lift, func, x, y, weight)
-    return z if bias is None else z + bias
-
-
-def convolution(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **kwargs: Any) -> Any:
-    if not both_vary(x, weight):
-        return func(x, weight, bias, *rest, **kwargs)
-    y = bilinear(lift, lambda s, t: func(s, t, None, *rest, **kwargs), x, weight)
-    return y if bias is None else y + bias.reshape(-1, *[1] * (y.dim() - 2 if y.dim() == x.dim() else 0))
-
-
-def linear(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    if not both_vary(x, weight):
-        return func(x, weight, bias)
-    y = matrix_product(lift, torch.matmul, x, weight.mT if weight.dim() > 1 else weight)
-    return y if bias is None else y + bias
-
-
-def einsum(lift: Lift, func: Any, equation: str, *operands: Any) -> Any:
-    operands = tuple(operands[0]) if operands and isinstance(operands[0], (list, tuple)) else operands
-    vary = [i for i, t in enumerate(operands) if is_float(t) and not constant(t)]
-    if len(vary) < 2:
-        return func(equation, *operands)
-    if len(vary) > 2:
-        lift.unknown.append("einsum of three tensors that vary")
-        return func(equation, *operands)
-
-    def pair(x: Tensor, y: Tensor) -> Tensor:
-        filled = list(operands)
-        filled[vary[0]], filled[vary[1]] = x, y
-        return func(equation, *filled)  # type: ignore[no-any-return]
-
-    return bilinear(lift, pair, operands[vary[0]], operands[vary[1]])

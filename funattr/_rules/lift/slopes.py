@@ -104,17 +104,17 @@ def _row(g: Tensor, shape: torch.Size, scale: Tensor, weight: Tensor) -> Tensor:
     return h - weight * h.sum(-1, keepdim=True)
 
 
-def normal(
-    x: Tensor, centre: Tensor, root: Tensor, bend: Tensor, dims: tuple[int, ...], centred: bool, value: Tensor
-) -> Tensor:
-    """The value, with the slopes of ``root * c + centre * sum(bend * centre * c, dims)``, where c is `x`, or `x` centred."""
-    return _slope((partial(_norm, dims, centred),), x, centre, root, bend, value)
+def normal(x: Tensor, slopes: tuple[Tensor, ...], dims: tuple[int, ...], centred: bool, value: Tensor) -> Tensor:
+    """The value, with the slopes ``(c, c0, scale, share, bend)`` of ``scale * dc + k * sum(bend * (c + c0) / 2 * dc, dims)``,
+    where c is `x`, or `x` centred, and k lies between c0 and c, at `share` of the way."""
+    return _slope((partial(_norm, dims, centred),), x, *slopes, value)
 
 
-def _norm(
-    dims: tuple[int, ...], centred: bool, g: Tensor, shape: torch.Size, centre: Tensor, root: Tensor, bend: Tensor
-) -> Tensor:
-    h = g * root + centre * (bend * (g * centre).sum(dims, keepdim=True))
+def _norm(dims: tuple[int, ...], centred: bool, g: Tensor, shape: torch.Size, *slopes: Tensor) -> Tensor:
+    c, c0, scale, share, bend = slopes
+    change, change0 = (bend * (g * weight).sum(dims, keepdim=True) for weight in (c, c0))
+    change = share * change + (1 - share) * change0
+    h = g * scale + change / 2 * (c + c0)
     return h - h.mean(dims, keepdim=True) if centred else h
 
 

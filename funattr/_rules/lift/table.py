@@ -10,24 +10,21 @@ from torch import Tensor
 
 from ..spelled import SWITCHED, Entry, by_function, opened, spelled
 from .compound import COMPOUND, taken_apart
+from .linear import bilinear, bilinear_layer, convolution, einsum, inverse, linear, matrix_product, solve
 from .norms import NORMS
 from .recurrent import RECURRENT
-from .rows import extremum, logsumexp, max_pool, softmax, where
+from .rows import extremum, indexed, logsumexp, masked_fill, max_pool, softmax, where
 from .secants import (
     EXACT,
     RELATIVE,
     SMOOTH,
     Rule,
-    bilinear,
-    bilinear_layer,
     binary,
     clamp,
-    convolution,
-    einsum,
-    linear,
-    matrix_product,
+    power,
     product,
     quotient,
+    reciprocal,
     swapped_quotient,
     unary,
 )
@@ -41,18 +38,26 @@ _SMOOTH = """
     erf erfc sin cos tan arcsin arccos arctan asin acos atan sinh cosh asinh arcsinh acosh arccosh atanh arctanh
     tanhshrink sinc
 """
-_RELATIVE = "log log2 log10 log1p sqrt rsqrt reciprocal square logit erfinv lgamma digamma"
+_RELATIVE = "log log2 log10 log1p sqrt square logit erfinv lgamma digamma"
+_RECIPROCAL = "rsqrt reciprocal"
+#: Linear in what is chosen by their indices.
+_INDEXED = """
+    __getitem__ __setitem__ gather index_select take take_along_dim scatter scatter_add index_add index_put index_copy
+    index_fill masked_select masked_scatter repeat_interleave
+"""
 
 #: name -> rule. A name stands for the function, the method, the operator and their in-place versions.
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_EXACT.split(), unary(EXACT)),
     **dict.fromkeys(_SMOOTH.split(), unary(SMOOTH)),
     **dict.fromkeys(_RELATIVE.split(), unary(RELATIVE)),
+    **dict.fromkeys(_RECIPROCAL.split(), reciprocal),
+    **dict.fromkeys(_INDEXED.split(), indexed),
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "clip"), clamp),
     **dict.fromkeys(("mul", "multiply", "__mul__", "__rmul__"), product),
     **dict.fromkeys(("div", "divide", "true_divide", "__truediv__", "__div__"), quotient),
     **dict.fromkeys(("__rdiv__", "__rtruediv__"), swapped_quotient),
-    **dict.fromkeys(("pow", "__pow__"), binary(RELATIVE)),
+    **dict.fromkeys(("pow", "__pow__"), power),
     "__rpow__": binary(SMOOTH),
     **dict.fromkeys(("maximum", "minimum", "fmax", "fmin"), binary(EXACT)),
     **dict.fromkeys(("atan2", "arctan2", "hypot", "logaddexp", "logaddexp2"), binary(SMOOTH)),
@@ -64,6 +69,9 @@ RULES: dict[str, Rule] = {
     "linear": linear,
     "bilinear": bilinear_layer,
     "einsum": einsum,
+    **dict.fromkeys(("solve", "linalg_solve", "solve_triangular", "linalg_solve_triangular"), solve),
+    **dict.fromkeys(("inv", "linalg_inv", "inverse"), inverse),
+    "masked_fill": masked_fill,
     "softmax": softmax(False),
     "log_softmax": softmax(True),
     "logsumexp": logsumexp,
@@ -86,9 +94,8 @@ _LINEAR = """
     mean nansum cumsum diff view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze expand expand_as
     permute transpose t swapaxes swapdims movedim moveaxis adjoint contiguous clone detach requires_grad_ to type
     type_as float double half bfloat16 cpu cuda cat concat concatenate stack hstack vstack dstack split split_with_sizes
-    chunk tensor_split unbind unfold fold narrow select index_select gather take take_along_dim scatter scatter_add
-    index_add index_put index_copy index_fill masked_select masked_fill masked_scatter __getitem__ __setitem__ copy_
-    fill_ zero_ roll flip fliplr flipud rot90 repeat repeat_interleave tile broadcast_to broadcast_tensors meshgrid tril
+    chunk tensor_split unbind unfold fold narrow select copy_ fill_ zero_ roll flip fliplr flipud rot90 repeat tile
+    broadcast_to broadcast_tensors meshgrid tril
     triu diag diagonal diag_embed trace pad dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
     feature_alpha_dropout avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle embedding embedding_bag one_hot nll_loss
@@ -106,8 +113,14 @@ _LINEAR = """
 """
 LINEAR_NAMES = {*_LINEAR.split()}
 
+#: The same numbers in another shape.
+_SHAPES = """
+    view view_as reshape flatten unflatten squeeze unsqueeze expand expand_as permute transpose movedim broadcast_to clone
+    contiguous to type type_as float double half bfloat16
+"""
+
 #: Operations of one argument with an autograd.Function of torch's own: of these the rules leave nothing but slopes.
-ELEMENTWISE = [*f"{_EXACT} {_SMOOTH} {_RELATIVE}".split(), "softmax", "log_softmax"]
+ELEMENTWISE = [*f"{_EXACT} {_SMOOTH} {_RELATIVE} {_RECIPROCAL}".split(), "softmax", "log_softmax"]
 
 _found: dict[Any, Entry] = {
     **by_function(RULES),
@@ -137,5 +150,6 @@ OPENED = {**opened(torch.functional, set(_found) | _linear), **opened(F, _whole)
 #: function -> its rule, and how that calls it.
 ENTRIES = {func: entry for func, entry in _found.items() if func not in OPENED}
 LINEAR = _linear - set(OPENED)
+SHAPES = {func for name in _SHAPES.split() for func, _, _ in spelled(name)}
 #: Left alone at once.
 PLAIN = LINEAR - set(SWITCHED)

@@ -7,17 +7,20 @@ list, a *tape*, by order of call. Of a baseline whose rows are all the same, the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from types import MethodWrapperType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..._core.door import may_read
 from ..._core.kernels import unruled
-from ..._torch import tracing, transforms_active, without_modes
+from ..._torch import depth, tracing, transforms_active, without_modes
 
 
 class Met(NamedTuple):
@@ -33,6 +36,7 @@ class Tape:
 
     entries: list[tuple[Tensor, ...]] = field(default_factory=list)
     keep: Callable[[Tensor], Tensor] = torch.clone
+    end: list[Any] = field(default_factory=list)  # what the score is taken of, or the score that a function has made
     position: list[int] = field(default_factory=lambda: [0])
 
 
@@ -40,21 +44,61 @@ class OutOfStep(BaseException):
     """The pass at x does not match the one at the baseline. A BaseException: models catch Exception."""
 
 
-class Ledger:
-    """Records (`baseline` is None), or looks up what was recorded; switched on, by `active`, from the site on.
+class Lift(TorchFunctionMode):
+    """Gives every operation to its rule, which records (`baseline` is None), or looks up what was recorded; switched on, by
+    `active`, from the site on.
 
     `baseline` is the tape of the baseline pass. `own`, where the result is to be differentiated, is the tape of a plain
     pass at x: there `detach` would cut what the slopes depend on.
     """
 
-    def __init__(self, tape: Tape, active: list[bool], baseline: Tape | None = None, own: Tape | None = None):
+    def __init__(
+        self, rules: Callable[..., Any], tape: Tape, active: list[bool], baseline: Tape | None = None, own: Tape | None = None
+    ):
+        super().__init__()
+        self.rules = rules
         self.tape = tape
         self.active = active
         self.baseline = baseline
         self.own = own
+        self.origins = Origins()
+        self.scales: list[Tensor] = []  # reciprocals
+        self.name = ""  # of the operation
+        self.unknown: list[str] = []
+        self.suspects: list[str] = []
+        self.moved: list[str] = []  # operations with masks or indices that differ, and do not come from the site
+        self.level = 0 if tracing() else depth()
+        self.inside = False  # a torch.func transform of the model's own was met
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not self.active:
+            return unruled(func, args, kwargs)
+        if tracing():
+            return self.rules(self, func, args, kwargs)
+        if depth() > self.level:
+            self.inside = True
+            return func(*args, **kwargs)
+        if type(func) is MethodWrapperType:  # an attribute
+            return func(*args, **kwargs)
+        given = [(t, t.requires_grad) for t in among((*args, *kwargs.values()))]  # before something is written to them
+        found = self.rules(self, func, args, kwargs)
+        self.origins.note(func, given, list(among((found,))), self.baseline is not None)
+        return found
 
     def meet(self, *inputs: Tensor) -> list[Met] | None:
-        """The inputs of an operation that has a rule, at x and at the baseline; None while recording."""
+        """The inputs of an operation that has a rule, at x and at the baseline; None while recording, and where none of them
+        depends on the site."""
+        base = self._base(inputs)
+        if base is None or (not tracing() and not any(t.requires_grad for t in inputs)):
+            return None
+        own = [t.detach() for t in inputs] if self.own is None else self.own.entries[self.tape.position[0] - 1]
+        if len(base) != len(inputs) or not all(fits(a.shape, b.shape) for a, b in zip(inputs, base)):
+            raise OutOfStep
+        return [Met(a, b) for a, b in zip(own, base)]
+
+    def _base(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+        """What the next operation was given at the baseline."""
         if self.baseline is None:
             self.tape.entries.append(tuple(t if constant(t) else self.tape.keep(t) for t in inputs))
             return None
@@ -62,13 +106,43 @@ class Ledger:
         self.tape.position[0] = i + 1
         if i >= len(self.baseline.entries):
             raise OutOfStep
-        base = self.baseline.entries[i]
-        if self.inert(*inputs):
-            return None
-        own = [t.detach() for t in inputs] if self.own is None else self.own.entries[i]
-        if len(base) != len(inputs) or not all(fits(a.shape, b.shape) for a, b in zip(inputs, base)):
-            raise OutOfStep
-        return [Met(a, b) for a, b in zip(own, base)]
+        return self.baseline.entries[i]
+
+    def differ(self, *choices: Tensor) -> None:
+        """Notes an operation whose masks or indices are others at the baseline: no slope follows them."""
+        base = self._base(choices)
+        if base is None or not may_read():
+            return
+        if any(not fits(a.shape, b.shape) or bool((a != b).any()) for a, b in zip(choices, base)):
+            (self.unknown if any(map(self.follows, choices)) else self.moved).append(self.name)
+
+    def settled(self, t: Tensor, met: Met) -> Met:
+        """What has no gradient: as it is at both ends if it comes from the site, otherwise as it is at x."""
+        if tracing() or self.follows(t):
+            return met
+        if may_read() and not self.moved and bool((met.own != met.base).any()):
+            self.moved.append(self.name)
+        return Met(met.own, met.own)
+
+    def scale(self, found: Any, *made_of: Any, force: bool = False) -> Any:
+        """`found`, noted as a reciprocal, if what it is `made_of` has been one; or by `force`."""
+        if self.baseline is not None and isinstance(found, Tensor) and (force or any(map(self.is_scale, made_of))):
+            self.scales.append(found)
+        return found
+
+    def is_scale(self, t: Any) -> bool:
+        return any(t is other for other in self.scales)
+
+    def follows(self, t: Tensor) -> bool:
+        """Whether `t` comes from the site, and no gradient can say so."""
+        return not tracing() and id(t) in self.origins.cut
+
+    def constant(self, t: Any) -> bool:
+        """Whether `t` is known to be the same at x and at the baseline."""
+        return constant(t) if tracing() else self.origins.is_fixed(t)
+
+    def varies(self, t: Any) -> bool:
+        return isinstance(t, Tensor) and t.is_floating_point() and not self.constant(t)
 
     def constants(self) -> AbstractContextManager[Any]:
         """Slopes have a graph only where the result is to be differentiated."""
@@ -76,9 +150,59 @@ class Ledger:
             return contextlib.nullcontext()
         return torch.no_grad() if tracing() or not transforms_active() else _Aside()
 
-    def inert(self, *inputs: Tensor) -> bool:
-        """Whether none of the inputs depends on the site, as far as can be told."""
-        return not tracing() and self.baseline is not None and not any(t.requires_grad for t in inputs)
+
+class Origins:
+    """Where tensors come from that carry no gradient. All that is noted is kept until the pass ends: an id is then its own.
+
+    `fixed` are made of parameters and nothing else. `cut` come from the site, by operations without a gradient: `cuts` are
+    their names. `around` says that something else was used, which may depend on the input around the site.
+    """
+
+    def __init__(self) -> None:
+        self.fixed: dict[int, Tensor] = {}
+        self.made: dict[int, Tensor] = {}  # of nothing but numbers
+        self.cut: dict[int, Tensor] = {}
+        self.cuts: list[str] = []
+        self.around: dict[int, weakref.ref[Tensor]] = {}
+        self.writes = False
+
+    def note(self, func: Any, given: list[tuple[Tensor, bool]], results: list[Tensor], replays: bool) -> None:
+        """What a call made of tensors that did require a gradient, or did not."""
+        if not given:
+            self.made.update((id(t), t) for t in results)
+        elif all(self.is_fixed(t) for t, _ in given):
+            if not self.writes:
+                self.fixed.update((id(t), t) for t in results if not constant(t))
+        else:
+            if func is Tensor.__setitem__ or (results and any(results[0] is t for t, _ in given)):  # something is written to
+                self.writes = self.writes or bool(self.fixed)
+                self.fixed.clear()
+                self.made.clear()
+            if replays:
+                self._follow(func, given, results)
+
+    def is_fixed(self, t: Tensor) -> bool:
+        return constant(t) or id(t) in self.fixed
+
+    def _follow(self, func: Any, given: list[tuple[Tensor, bool]], results: list[Tensor]) -> None:
+        others = [(t, live) for t, live in given if not self.is_fixed(t) and (live or id(t) not in self.made)]
+        live = any(live for _, live in others)
+        self.around.update((id(t), weakref.ref(t)) for t, live in others if not live and id(t) not in self.cut)
+        if live or any(id(t) in self.cut for t, _ in others):
+            dead = [t for t in results if not t.requires_grad]
+            self.cut.update((id(t), t) for t in dead)
+            if live and dead:
+                self.cuts.append(getattr(func, "__name__", repr(func)))
+        elif not others:
+            self.made.update((id(t), t) for t in results)
+
+
+def among(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from among(value)
 
 
 class _Aside(torch.no_grad):
@@ -96,27 +220,7 @@ class _Aside(torch.no_grad):
             super().__exit__(*exception)
 
 
-class Lift(TorchFunctionMode, Ledger):
-    """Gives every operation to its rule."""
-
-    def __init__(
-        self, rules: Callable[..., Any], tape: Tape, active: list[bool], baseline: Tape | None = None, own: Tape | None = None
-    ):
-        TorchFunctionMode.__init__(self)
-        Ledger.__init__(self, tape, active, baseline, own)
-        self.rules = rules
-        self.unknown: list[str] = []
-        self.suspects: list[str] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if not self.active:
-            return unruled(func, args, kwargs)
-        return self.rules(self, func, args, kwargs)
-
-
-def constant(t: Tensor) -> bool:
-    """Whether `t` is known to be the same at x and at the baseline."""
+def constant(t: Any) -> bool:
     return isinstance(t, nn.Parameter)
 
 

@@ -1,0 +1,90 @@
+"""Whether DeepLIFT's attributions sum to the difference of the scores, which its two passes know; and what it has to say."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..._core.door import may_read
+from ..._core.score import one_for_each, predicted, score_of
+from ..._torch import tracing
+from ..._types import Neuron, Target, Tree, tensors
+from ..._words import warn
+from .tape import Origins, Tape
+
+
+class Notes:
+    """What a call has to say, when it is done."""
+
+    def __init__(self) -> None:
+        self.unknown: list[str] = []  # operations that should have a rule and have none
+        self.suspects: list[str] = []  # the same, where the data could not be looked at
+        self.moved: list[str] = []  # operations with masks or indices that are others at the baseline, around the site
+        self.hidden: list[str] = []  # what the rules did not see
+        self.cuts: list[str] = []  # operations that came from the site and had no gradient
+        self.claims = True  # whether nothing goes around the sites
+
+    def extend(self, **found: list[str]) -> None:
+        for kind, names in found.items():
+            known = getattr(self, kind)
+            known.extend(dict.fromkeys(name for name in names if name not in known))
+
+
+def cuts_graph(origins: Origins, root: nn.Module | None) -> bool:
+    """Whether all that comes from the input passed the sites: nothing else was used after them."""
+    buffers = {id(t) for t in root.buffers()} if root is not None and origins.around else set()
+    return all(id(t()) in buffers for t in origins.around.values())
+
+
+def gap(
+    target: Target, ends: tuple[Tape, Tape], values: list[Tree], base: list[Tree], multipliers: list[Tree]
+) -> Tensor | None:
+    """By how much the sum misses the difference of the scores, and how much rounding may do: over the batch, whose rows may
+    meet. Not compiled, where nobody reads it."""
+    if tracing() or not all(tape.end for tape in ends):
+        return None
+    with torch.no_grad():
+        found = [tape.end[-1] for tape in ends]
+        if callable(target) or isinstance(target, Neuron):
+            scores = [one_for_each(end, "the target") for end in found]
+        else:
+            pick = predicted(found[0]) if isinstance(target, str) else target
+            scores = [score_of(end, pick) for end in found]
+        differences = zip(tensors(values), tensors(base), tensors(multipliers))
+        total = sum((m * (v - v0)).sum() for v, v0, m in differences if v.is_floating_point())
+        rise = (scores[0] - scores[1]).abs().sum()
+        eps = torch.finfo(scores[0].dtype).eps
+        allowed = 100 * eps ** (2 / 3) * rise + 1000 * eps * (scores[0].abs().sum() + scores[1].abs().sum())
+        return torch.stack([(total - (scores[0] - scores[1]).sum()).abs(), allowed, rise])
+
+
+def tell(notes: Notes, missed: Tensor | None) -> None:
+    if notes.hidden:
+        warn(
+            f"DeepLIFT's rules do not reach into {', '.join(notes.hidden)}, with a backward pass of its own: that is used, and "
+            f"attributions need not sum to the difference of the scores."
+        )
+    if notes.moved:
+        warn(
+            f"DeepLIFT: masks or indices of {', '.join(notes.moved)} are others at the baseline than at x, and do not come "
+            f"from the layer. Those at x are used, so attributions need not sum to the difference of the scores."
+        )
+    if notes.unknown:
+        warn(
+            f"{', '.join(notes.unknown)} {'is' if len(notes.unknown) == 1 else 'are'} not linear and DeepLIFT has no rule for "
+            f"it: its gradient is used, and attributions do not sum to the difference of the scores."
+        )
+    if missed is None or not notes.claims or notes.hidden or notes.moved or notes.unknown or not may_read():
+        return
+    off, allowed, rise = missed.tolist()
+    if off > allowed:
+        cuts = ", ".join(dict.fromkeys(name for name in notes.cuts if name not in _SHAPES))
+        cause = f"the model cuts its graph ({cuts})" if cuts else "a part of it was lost to rounding, or to what no rule sees"
+        warn(
+            f"DeepLIFT's attributions miss the difference of the scores, {rise:.3g} over the batch, by {off:.3g}: {cause}. "
+            f"integrated_gradients may serve better."
+        )
+
+
+#: They have no gradient and need none.
+_SHAPES = {f"{start}{end}" for start, end in (("zeros", "_like"), ("ones", "_like"), ("new_", "zeros"), ("new_", "ones"))}

@@ -1,0 +1,107 @@
+"""DeepLIFT's rules for what is linear in each of two: products of matrices, convolutions, and their inverse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .slopes import matmul
+from .tape import Lift
+
+
+def matrix_product(lift: Lift, func: Any, x: Tensor, y: Tensor) -> Any:
+    if not (lift.varies(x) and lift.varies(y)):
+        return func(x, y)
+    if x.dim() < 2 or y.dim() < 2:
+        return bilinear(lift, func, x, y)
+    met = lift.meet(x, y)
+    if met is None:
+        return func(x, y)
+    with lift.constants():
+        (a, a0), (b, b0) = met
+        value = func(a, b)
+        a, b = (a + a0) / 2, (b + b0) / 2
+    return matmul(x, y, a, b, value)
+
+
+def bilinear(lift: Lift, func: Any, x: Any, y: Any, *rest: Any, **kwargs: Any) -> Any:
+    """Any function that is linear in each of its first two arguments."""
+    if not (lift.varies(x) and lift.varies(y)):
+        return func(x, y, *rest, **kwargs)
+    met = lift.meet(x, y)
+    if met is None:
+        return func(x, y, *rest, **kwargs)
+    with lift.constants():
+        (a, a0), (b, b0) = met
+        value = func(a, b, *rest, **kwargs)
+        am, bm = (a + a0) / 2, (b + b0) / 2
+    return value + func(x - a, bm, *rest, **kwargs) + func(am, y - b, *rest, **kwargs)
+
+
+def bilinear_layer(lift: Lift, func: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    z = bilinear(lift, func, x, y, weight)
+    return z if bias is None else z + bias
+
+
+def convolution(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **kwargs: Any) -> Any:
+    if not (lift.varies(x) and lift.varies(weight)):
+        return func(x, weight, bias, *rest, **kwargs)
+    y = bilinear(lift, lambda s, t: func(s, t, None, *rest, **kwargs), x, weight)
+    return y if bias is None else y + bias.reshape(-1, *[1] * (y.dim() - 2 if y.dim() == x.dim() else 0))
+
+
+def linear(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    if not (lift.varies(x) and lift.varies(weight)):
+        return func(x, weight, bias)
+    y = matrix_product(lift, torch.matmul, x, weight.mT if weight.dim() > 1 else weight)
+    return y if bias is None else y + bias
+
+
+def solve(lift: Lift, func: Any, x: Tensor, y: Tensor, *, left: bool = True, **kwargs: Any) -> Any:
+    """X Y = B (or, from the right, Y X = B) as a product: ``X' dY + dX Y' = dB``, with X' and Y' half way."""
+
+    def solved(x: Tensor, y: Tensor) -> Tensor:
+        return func(x, y, **({} if left else {"left": False}), **kwargs)  # type: ignore[no-any-return]
+
+    met = lift.meet(x, y) if lift.varies(x) else None
+    if met is None:
+        return solved(x, y)
+    vector = y.dim() == 1 or (x.dim() - 1 == y.dim() and y.shape == x.shape[:-1])
+    with lift.constants():
+        (a, a0), (b, b0) = met
+        value = solved(a, b)
+        middle, between = (a + a0) / 2, (value + solved(a0, b0)) / 2
+        between = between.unsqueeze(-1) if vector else between
+    change = _triangle(x - a, **kwargs)
+    change = change @ between if left else between @ change
+    return value + solved(middle, y - b - (change.squeeze(-1) if vector else change))
+
+
+def _triangle(x: Tensor, upper: bool | None = None, unitriangular: bool = False) -> Tensor:
+    """The part of a matrix that is looked at."""
+    if upper is None:
+        return x
+    return x.triu(int(unitriangular)) if upper else x.tril(-int(unitriangular))
+
+
+def inverse(lift: Lift, func: Any, x: Tensor) -> Any:
+    return solve(lift, torch.linalg.solve, x, torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).expand_as(x))
+
+
+def einsum(lift: Lift, func: Any, equation: str, *operands: Any) -> Any:
+    operands = tuple(operands[0]) if operands and isinstance(operands[0], (list, tuple)) else operands
+    vary = [i for i, t in enumerate(operands) if lift.varies(t)]
+    if len(vary) < 2:
+        return func(equation, *operands)
+    if len(vary) > 2:
+        lift.unknown.append("einsum of three tensors that vary")
+        return func(equation, *operands)
+
+    def pair(x: Tensor, y: Tensor) -> Tensor:
+        filled = list(operands)
+        filled[vary[0]], filled[vary[1]] = x, y
+        return func(equation, *filled)  # type: ignore[no-any-return]
+
+    return bilinear(lift, pair, operands[vary[0]], operands[vary[1]])

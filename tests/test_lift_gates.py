@@ -1,0 +1,259 @@
+"""DeepLIFT where a part of the model has no gradient: masks, gates, indices, cuts; and what it says of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import funattr as fa
+
+
+class Net(nn.Module):
+    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.act = nn.Linear(6, 8), nn.Linear(8, 3), act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.act(self.a(x)))
+
+
+def gated(z: Tensor) -> Tensor:
+    with torch.no_grad():
+        gate = torch.sigmoid(z)
+    return z * gate
+
+
+def filled(z: Tensor) -> Tensor:
+    return z.clone().masked_fill_(z < 0.1, -0.5)
+
+
+def put(z: Tensor) -> Tensor:
+    y, mask = torch.zeros_like(z), z > 0
+    y[mask] = z[mask]
+    return y
+
+
+#: Elementwise: the slope that the gate makes between the baseline and x.
+ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "z * (z > 0)": lambda z: z * (z > 0),
+    "z * (z > 0).float()": lambda z: z * (z > 0).to(z.dtype),
+    "(z > 0) * z": lambda z: (z > 0) * z,
+    "jump": lambda z: z * (z > 0.3),
+    "window": lambda z: z * ((z > -1) & (z < 1)),
+    "detached": lambda z: z * (z.detach() > 0),
+    "one_hot": lambda z: F.one_hot(z.argmax(-1), 8) * z,
+    "masked_fill": lambda z: z.masked_fill(z < 0, 0.0),
+    "masked_fill_": filled,
+    "no_grad": gated,
+    "a count": lambda z: z / (1 + (z > 0).sum(-1, keepdim=True)),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_gates_are_complete_by_the_slope_that_they_make(name: str) -> None:
+    torch.manual_seed(0)
+    act = ELEMENTWISE[name]
+    model, x, base = Net(act).double().eval(), torch.randn(4, 6).double(), torch.randn(4, 6).double()
+    with torch.no_grad():
+        z, z0 = model.a(x), model.a(base)
+        slope = (act(z) - act(z0)) / (z - z0)
+        expected = (slope * model.b.weight[1]) @ model.a.weight * (x - base)
+    torch.testing.assert_close(fa.deep_lift(model, x, baselines=base, target=1), expected, rtol=1e-9, atol=1e-9)
+
+
+def said(call: Callable[[], Any]) -> list[str]:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        call()
+    return [str(w.message) for w in seen]
+
+
+#: What no slope follows, and what the warning names.
+CUT: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "put": (put, "getitem"),
+    "gather": (lambda z: z.gather(-1, z.argsort(-1)), "gather"),
+    "detach": (lambda z: z + (z * z).detach(), "detach"),
+    "shift": (lambda z: (z - z.amax(-1, keepdim=True).detach()).exp(), "detach"),
+    "rounded": (lambda z: z + (torch.round(z) - z).detach(), "detach"),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_what_is_lost_is_said_once_with_its_name(name: str) -> None:
+    torch.manual_seed(0)
+    act, cause = CUT[name]
+    model, x, base = Net(act).double().eval(), torch.randn(4, 6).double(), torch.randn(4, 6).double()
+    for layer in (None, "a"):  # all goes through both
+        (text,) = said(lambda layer=layer: fa.deep_lift(model, x, baselines=base, target=1, layer=layer))  # type: ignore[misc]
+        assert cause in text
+        assert said(lambda layer=layer: fa.deep_lift_shap(model, x, baselines=base, target=1, layer=layer))  # type: ignore[misc]
+
+
+def test_nothing_is_said_where_a_layer_does_not_cut_the_graph() -> None:
+    class Skips(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(x + torch.tanh(self.a(x)))
+
+    model, x = Skips().double().eval(), torch.randn(4, 6).double()
+    assert not said(lambda: fa.deep_lift(model, x, layer="a", target=1))
+
+
+class Text(nn.Module):
+    def __init__(self, pool: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.embed, self.head, self.pool = nn.Embedding(30, 5, padding_idx=0), nn.Linear(5, 2), pool
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.pool(self.embed(ids), ids != 0))
+
+
+POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "product": lambda h, real: (h * real[..., None]).sum(1),
+    "mean": lambda h, real: h.sum(1) / real.sum(1, keepdim=True),
+    "max": lambda h, real: h.masked_fill(~real[..., None], -1e4).amax(1),
+    "last": lambda h, real: h[torch.arange(len(h)), real.sum(1) - 1],
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_masks_of_the_ids_are_those_of_x_and_it_says_so(name: str) -> None:
+    torch.manual_seed(0)
+    model = Text(POOLS[name]).double().eval()
+    ids = torch.randint(1, 30, (3, 6))
+    base = ids.clone()
+    base[:, 3:] = 0
+    assert any("DeepLIFT" in text for text in said(lambda: fa.deep_lift(model, ids, layer="embed", baselines=base, target=1)))
+
+
+def test_the_mask_of_x_is_the_slope() -> None:
+    torch.manual_seed(0)
+    model = Text(POOLS["product"]).double().eval()
+    ids = torch.tensor([[3, 4, 0], [5, 0, 0]])
+    base = torch.tensor([[7, 0, 8], [9, 9, 0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = fa.deep_lift(model, ids, layer="embed", baselines=base, target=1, multiply_by_inputs=False)
+    assert torch.equal(found, (ids != 0)[..., None] * model.head.weight[1].expand(2, 3, 5))
+
+
+def test_a_model_that_differentiates_itself() -> None:
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+
+    def forces(x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.clone().requires_grad_()
+            return torch.autograd.grad(net(x).sum(), x, create_graph=True)[0][:, :1]
+
+    x = torch.randn(2, 3).double()
+    with pytest.raises(ValueError, match="differentiates itself"):
+        fa.deep_lift(forces, x)
+    curved = lambda x: torch.func.vmap(torch.func.grad(lambda z: net(z)[0]))(x)[:, 0] + net(x)[:, 0]  # noqa: E731
+    assert any("torch.func" in text for text in said(lambda: fa.deep_lift(curved, x)))
+
+
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize("how", ["triangular", "unit", "solve", "inverse"])
+def test_solving_is_a_product_from_the_other_side(how: str, left: bool) -> None:
+    """By hand: ``A' dY + dA Y' = dB`` with both half way; the shares of A and of B, and what they sum to."""
+    torch.manual_seed(0)
+    eye = torch.eye(4).double()
+    a, a0 = (torch.randn(1, 4, 4).double() + 4 * eye for _ in range(2))
+    b, b0 = (torch.randn(1, 4, 4).double() for _ in range(2))
+    options: dict[str, Any] = {} if left else {"left": False}
+    look = {"triangular": lambda t: t.tril(), "unit": lambda t: t.tril(-1) + eye}.get(how, lambda t: t)
+
+    def op(a: Tensor, b: Tensor) -> Tensor:
+        if how in ("triangular", "unit"):
+            return torch.linalg.solve_triangular(a, b, upper=False, unitriangular=how == "unit", **options)
+        inverse = torch.linalg.inv(a) if how == "inverse" else None
+        if inverse is not None:
+            return inverse @ b if left else b @ inverse
+        return torch.linalg.solve(a, b, **options)
+
+    found = fa.deep_lift(lambda a, b: op(a, b).flatten(1).sum(1), (a, b), baselines=(a0, b0))
+    y, y0 = op(a, b), op(a0, b0)
+    assert torch.allclose(found[0].sum() + found[1].sum(), (y - y0).sum(), rtol=1e-9)
+    if how != "inverse":
+        middle, between = look((a + a0) / 2), (y + y0) / 2
+        of_b = torch.linalg.solve(middle, b - b0, left=left)
+        of_a = -torch.linalg.solve(
+            middle, (look(a) - look(a0)) @ between if left else between @ (look(a) - look(a0)), left=left
+        )
+        torch.testing.assert_close(found[0].sum(), of_a.sum())
+        torch.testing.assert_close(found[1].sum(), of_b.sum())
+
+
+class Hand(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+class Powered(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * ((x * x).mean(-1) + 1e-6)[:, None] ** -0.5
+
+
+class Divided(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / ((x * x).mean(-1, keepdim=True) + 1e-6).sqrt()
+
+
+@pytest.mark.parametrize("norm", [Hand, Powered, Divided, lambda: nn.RMSNorm(16, eps=1e-6)])
+def test_norms_of_zeros_stay_in_bounds_in_every_spelling(norm: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.f = norm(), nn.Linear(16, 16, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.tanh(self.f(self.norm(x)))
+
+    model, x = nn.Sequential(*(Block() for _ in range(6)), norm(), nn.Linear(16, 3)).eval(), torch.randn(2, 16)
+    found = fa.deep_lift(model, x, target=1)
+    assert found.abs().max() < 100
+    torch.testing.assert_close(found.sum(1), (model(x) - model(0 * x))[:, 1].detach(), rtol=1e-3, atol=1e-3)
+    if norm is not Hand:
+        other = nn.Sequential(*model)
+        for block in [*other[:6]]:
+            block.norm = Hand()
+        other[6] = Hand()
+        torch.testing.assert_close(fa.deep_lift(other, x, target=1), found, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("looks", [lambda x: x.requires_grad, lambda x: torch.is_grad_enabled()])
+def test_a_path_that_is_taken_for_gradients(looks: Callable[[Tensor], bool]) -> None:
+    def act(h: Tensor) -> Tensor:
+        return (-(h * h)).exp() * h if looks(h) else torch.exp(-torch.square(h)) * h
+
+    model, x = Net(act).double().eval(), torch.randn(3, 6).double()
+    found = fa.deep_lift(model, x, target=1)
+    torch.testing.assert_close(found.sum(1), (model(x) - model(0 * x))[:, 1].detach())
+
+
+@pytest.mark.parametrize("cast", [lambda w, h: w.to(h.dtype), lambda w, h: w.float(), lambda w, h: w.type(h.dtype) * 1.0])
+def test_a_cast_parameter_under_vmap(cast: Callable[[Tensor, Tensor], Tensor]) -> None:
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.w = nn.Linear(6, 6), nn.Parameter(torch.randn(4, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.tanh(self.a(x))
+            return F.linear(h, cast(self.w, h))
+
+    torch.manual_seed(0)
+    model, x, bases = Routed().eval(), torch.randn(3, 6), torch.randn(5, 6)
+    found = fa.deep_lift_shap(model, x, baselines=bases, target=1, chunk_size=5)
+    torch.testing.assert_close(found.sum(1), (model(x)[:, 1] - model(bases)[:, 1].mean()).detach(), rtol=1e-4, atol=1e-5)
