@@ -259,6 +259,11 @@ def observed_by_dispatch_mode() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
+def times_written(value: torch.Tensor) -> int:
+    """How often the memory of `value` was written to, as torch counts it; 0 where it does not."""
+    return 0 if tracing() or value.is_inference() else value._version
+
+
 def is_view(value: torch.Tensor) -> bool:
     """Whether `value` shares its memory with a tensor that autograd knows."""
     return value._is_view()

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from .._core.door import may_read
 from .._core.kernels import unruled
-from .._torch import autograd_function, current_grad_level, is_view, tracing, transforms_active
+from .._torch import autograd_function, current_grad_level, is_view, times_written, tracing, transforms_active
 from .._words import complaint
 from .spelled import EXPORTED, SWITCHED, Entry, by_function, exported, placed
 
@@ -110,16 +110,13 @@ class ReluRule(TorchFunctionMode):
 
     def _note(self, mask: Tensor, positive: bool, x: Any, other: Any = 0) -> None:
         if isinstance(x, Tensor) and not isinstance(other, Tensor) and other == 0:
-            self.signs.append((mask, x, positive, _version(x)))
+            self.signs.append((mask, x, positive, times_written(x)))
 
     def chosen(self, mask: Any, x: Any, positive: bool) -> bool:
         """Whether `mask` says where `x` is positive (or where it is not)."""
-        return any(mask is m and x is t and positive is sign and _version(t) == version for m, t, sign, version in self.signs)
-
-
-def _version(t: Tensor) -> int:
-    """How often `t` was written to, where that is counted."""
-    return 0 if tracing() or t.is_inference() else t._version
+        return any(
+            mask is m and x is t and positive is sign and times_written(t) == version for m, t, sign, version in self.signs
+        )
 
 
 def _in_place(func: Any, entry: Entry, args: Any, kwargs: dict[str, Any]) -> bool:

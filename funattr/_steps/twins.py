@@ -19,6 +19,7 @@ from .._torch import (
     only_vmap_runs,
     operation_spaces,
     plain_data,
+    times_written,
     tracing,
     transforms_active,
     without_modes,
@@ -92,13 +93,13 @@ class _Twins(TorchFunctionMode):
 
     def untouched(self) -> bool:
         """Whether nothing has been written to shared memory unseen, by a script for one."""
-        return all(_version(base) == version for base, version in self.shared.values())
+        return all(times_written(base) == version for base, version in self.shared.values())
 
     def _share(self, t: Tensor, written: int = 0) -> Tensor:
         with without_modes():
             plain = plain_data(t)
-            written = min(written, _version(plain))  # 0 where there are no versions
-            _, version = self.shared.get(_memory(plain), (plain, _version(plain) - written))
+            written = min(written, times_written(plain))  # 0 where there are no versions
+            _, version = self.shared.get(_memory(plain), (plain, times_written(plain) - written))
             self.shared[_memory(plain)] = plain, version + written
         return t
 
@@ -112,10 +113,6 @@ class _Twins(TorchFunctionMode):
         if _writes(func) or _in_place(func, args, kwargs):
             return self._is_shared(args[0])
         return "out" in kwargs and self._is_shared(kwargs["out"])
-
-
-def _version(t: Tensor) -> int:
-    return 0 if t.is_inference() else t._version
 
 
 def _memory(t: Tensor) -> int:
