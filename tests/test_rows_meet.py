@@ -16,7 +16,7 @@ from torch import Tensor
 
 import funattr as fa
 
-from .breadth import breadth
+from .breadth import breadth, full
 from .close import close_and_not_zero as close
 from .methods import METHODS, Row, fits, seed
 from .models import EDGES, MIXING, Case, double
@@ -45,7 +45,7 @@ def sites(row: Row, case: Case) -> list[Any]:
 
 
 CALLS = [
-    pytest.param(name, row, site, id=f"{name}-{row.name}-{i}")
+    pytest.param(name, row, site, id=f"{name}-{row.name}-{i}", marks=full if name in ("gated", "rolled", "shares") else ())
     for name, (case, _) in ASKED.items()
     for row in METHODS
     if fits(row, case)
@@ -143,7 +143,7 @@ def test_compiled(name: str, row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in SEVERAL if not row.draws], ids=lambda row: row.name)
-@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize("name", breadth(TRACED, lambda name: name in ("batch statistics", "centred", "nodes, bound")))
 def test_vmapped_over_batches(name: str, row: Row) -> None:
     """Under vmap, each batch is one: its rows meet each other, and not those of the next."""
     case, build = ASKED[name]
