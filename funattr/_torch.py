@@ -172,6 +172,10 @@ def is_wrapped(value: torch.Tensor) -> bool:
 without_modes = torch._C.DisableTorchFunction
 
 
+#: Turns off torch.func's transforms: for copying plain data where one runs (torch 2.0 to 2.13: what printing a tensor uses).
+without_transforms = torch._C._DisableFuncTorch
+
+
 def constant(function: F) -> F:
     """Have Dynamo call `function` while it traces, and keep the result. As `torch.compiler.assume_constant_result`, which
     imports Dynamo, a second's work."""

@@ -220,7 +220,8 @@ def test_norms_of_zeros_stay_in_bounds_in_every_spelling(norm: Callable[[], nn.M
         def forward(self, x: Tensor) -> Tensor:
             return x + torch.tanh(self.f(self.norm(x)))
 
-    model, x = nn.Sequential(*(Block() for _ in range(6)), norm(), nn.Linear(16, 3)).eval(), torch.randn(2, 16)
+    model = nn.Sequential(*[Block() for _ in range(6)], norm(), nn.Linear(16, 3)).eval()
+    x = torch.randn(2, 16)
     found = fa.deep_lift(model, x, target=1)
     assert found.abs().max() < 100
     torch.testing.assert_close(found.sum(1), (model(x) - model(0 * x))[:, 1].detach(), rtol=1e-3, atol=1e-3)

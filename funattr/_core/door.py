@@ -8,7 +8,7 @@ import functools
 import inspect
 import threading
 from collections import UserDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -29,6 +29,7 @@ from .._torch import (
 )
 from .._types import About, Tree, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint, complete, door, kind_of, warn
+from .state import state_kept, statistics_kept
 from .where import all_modules, bind
 
 P = ParamSpec("P")
@@ -75,8 +76,10 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
                 args, kwargs = anew
             check_flags(flags, kwargs)
             check_input(x)
-            training = noisy_modules(args[0] if args else kwargs.get("model"))
-            with mode_kept(training) if training else as_it_is:
+            model: Any = args[0] if args else kwargs["model"]
+            modules = all_modules(bind(model).root)
+            training = noisy_modules(modules)
+            with mode_kept(training) if training else as_it_is, state_kept(modules, model):
                 result = function(*args, **kwargs)
             check_result(result)
             dressed: Any = result  # Any, because mypy keeps R from being put together anew
@@ -238,11 +241,10 @@ def _in_train_mode(module: nn.Module) -> str | None:
     return None
 
 
-def noisy_modules(model: Any) -> list[nn.Module]:
+def noisy_modules(modules: Iterable[nn.Module]) -> list[nn.Module]:
     """The modules in train mode whose result depends on the batch or on chance."""
     # A frozen ScriptModule has no such attribute.
-    training = [module for module in all_modules(bind(model).root) if getattr(module, "training", False)]
-    return [module for module in training if _in_train_mode(module)]
+    return [module for module in modules if getattr(module, "training", False) and _in_train_mode(module)]
 
 
 @contextlib.contextmanager
@@ -255,22 +257,3 @@ def mode_kept(training: list[nn.Module]) -> Iterator[None]:
     )
     with statistics_kept(training):
         yield
-
-
-@contextlib.contextmanager
-def statistics_kept(training: list[nn.Module]) -> Iterator[None]:
-    """Keep the running statistics of modules in train mode."""
-    kept = [(buffer, buffer.clone()) for module in training for buffer in module._buffers.values() if buffer is not None]
-
-    def put_back() -> None:
-        for buffer, before in kept:
-            buffer.data.copy_(before)  # through .data: a graph that the result pins may have saved the buffer
-
-    try:
-        yield
-    finally:
-        # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
-        try:
-            put_back()
-        finally:
-            put_back()

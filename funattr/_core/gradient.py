@@ -89,7 +89,8 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
     if tracing():
         return _traced(q, point)
     if own_level or transforms_active():
-        anchor = None if own_level or not only_vmap_runs() else _anchor(q) if anchor is None else anchor
+        # What mapped over the anchor may have given up: then another vmap runs here, or none.
+        anchor = None if own_level or not only_vmap_runs() else anchor if is_mapped(anchor) else _anchor(q)
         if anchor is None:
             return _in_level(q, point)
     else:

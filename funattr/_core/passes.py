@@ -15,7 +15,8 @@ from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is,
 from .._words import complaint
 from .kernels import Folded, PlainAttention
 from .score import neuron_score, score_of
-from .tap import Run, Site, Stop, call_tapped
+from .state import observed
+from .tap import Run, Site, Stop
 from .where import Bound, Sites, all_modules, bind, resolve, sees_nothing_inside
 
 
@@ -205,7 +206,7 @@ def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False) -> Any:
     """
     args, kwargs = as_arguments(copied(x))
     with _kernels(create_graph), _conditions(bound, run.sites, x):
-        return call_tapped(bound.call, args, kwargs, run)
+        return observed(bound.call, args, kwargs, run)
 
 
 def _kernels(create_graph: bool) -> AbstractContextManager[Any]:

@@ -157,6 +157,11 @@ def weights(root: nn.Module | None) -> Iterator[Tensor]:
     return (weight for module in all_modules(root) for weight in module._parameters.values() if weight is not None)
 
 
+def built(module: nn.Module) -> tuple[int, int]:
+    """How many layers and parameters a module has: more after a first pass that makes them."""
+    return len(module._modules), len(module._parameters)
+
+
 @door
 def input_of(layer: str | nn.Module, call: int | None = None) -> Place:
     """What goes into a layer: a selector for any ``layer=`` argument.

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._core.door import check_structure, statistics_kept
+from .._core.door import check_structure
 from .._core.passes import watched
+from .._core.state import statistics_kept
 from .._core.tap import Run, Site
 from .._core.where import bind, unseen_modules
 from .._types import Model, Tree, batch_size, tensors

@@ -34,6 +34,7 @@ from .._steps.progress import reported
 from .._steps.ways import Runner, interrupted
 from .._torch import OutOfMemoryError, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, map_floats, map_tensors, says, tensors
+from .._words import complaint
 
 
 @method
@@ -219,6 +220,9 @@ def _at_the_site(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply
         (at,), drawn, noise = step
 
         def moved(i: int, values: list[Tensor]) -> list[Tensor]:
+            if any(v.shape[:1] != (q.size,) for v in values):
+                text = "has no row for each example: choose a layer with the batch first, where baselines can be drawn."
+                raise complaint(ValueError, f"the value at layer {q.label(i)} {text}")
             before = sum(len(part) for part in begins[:i])
             own = slice(before, before + len(values))
             moves = zip(drawn[own], values, noise[own])

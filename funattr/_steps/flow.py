@@ -39,7 +39,8 @@ def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> T
         gained.add(speeds, weights)
         mean.add(slopes, weights)
     missed = map_floats(lambda ends, rated: ends[1] - ends[0] - rated, ends, gained.total())
-    return map_floats(lambda flowing, missed, g: flowing + missed * g, total.total(), missed, mean.total())
+    flowing = map_floats(lambda flowing, missed, g: flowing + missed * g, total.total(), missed, mean.total())
+    return map_floats(lambda flowing, value: flowing.to(value.dtype), flowing, ends)
 
 
 def _rated(rates: Rates, ends: Tree, met: Iterable[tuple[Tree, Tree]]) -> Iterator[tuple[slice, Tree, Tree]]:

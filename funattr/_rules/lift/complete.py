@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ..._core.door import may_read
+from ..._core.gradient import floats_of
 from ..._core.score import one_for_each, predicted, score_of
-from ..._torch import tracing
+from ..._torch import is_plain, tracing
 from ..._types import Neuron, Target, Tree, tensors
 from ..._words import warn
 from .tape import Origins, Tape
@@ -50,8 +51,8 @@ def gap(
         else:
             pick = predicted(found[0]) if isinstance(target, str) else target
             scores = [score_of(end, pick) for end in found]
-        differences = zip(tensors(values), tensors(base), tensors(multipliers))
-        total = sum((m * (v - v0)).sum() for v, v0, m in differences if v.is_floating_point())
+        differences = zip(floats_of(values), floats_of(base), tensors(multipliers))  # integers have no multiplier
+        total = sum((m * (v - v0)).sum() for v, v0, m in differences)
         rise = (scores[0] - scores[1]).abs().sum()
         eps = torch.finfo(scores[0].dtype).eps
         allowed = 100 * eps ** (2 / 3) * rise + 1000 * eps * (scores[0].abs().sum() + scores[1].abs().sum())
@@ -74,7 +75,15 @@ def tell(notes: Notes, missed: Tensor | None) -> None:
             f"{', '.join(notes.unknown)} {'is' if len(notes.unknown) == 1 else 'are'} not linear and DeepLIFT has no rule for "
             f"it: its gradient is used, and attributions do not sum to the difference of the scores."
         )
-    if missed is None or not notes.claims or notes.hidden or notes.moved or notes.unknown or not may_read():
+    if (
+        missed is None
+        or not is_plain(missed)
+        or not notes.claims
+        or notes.hidden
+        or notes.moved
+        or notes.unknown
+        or not may_read()
+    ):
         return
     off, allowed, rise = missed.tolist()
     if off > allowed:

@@ -176,7 +176,7 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
         starts.extend(floats_of(value))
         return value
 
-    def observed(*args: Any, **kwargs: Any) -> Any:
+    def replaying(*args: Any, **kwargs: Any) -> Any:
         here.position[0] = 0
         lift.level = 0 if tracing() else depth()
         active.clear()
@@ -204,7 +204,7 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
 
     # Under vmap in a grad level: below it, the maps of slopes.py would leave no graph.
     mapped = not tracing() and transforms_active()
-    found = gradients(q._replace(bound=Bound(observed, q.bound.root), target=target), own_level=mapped)
+    found = gradients(q._replace(bound=Bound(replaying, q.bound.root), target=target), own_level=mapped)
     inside = ["torch.func inside the model"] if lift.inside else []
     cuts = lift.origins.cuts
     task.notes.extend(unknown=lift.unknown, moved=lift.moved, suspects=lift.suspects, hidden=inside, cuts=cuts)

@@ -1,0 +1,208 @@
+"""What a model keeps of its passes, put back after each: all passes of a call start from what it found, and it leaves that.
+
+A stream's memory, a cache of masks, a key-value cache, embeddings that are renormalised. What was bound anew is bound as
+before, by identity. What was written in place was copied at the start, and is written back before the next pass, when no
+graph needs it any longer. Torch's own layers keep nothing, but for what hooks and parametrizations
+(spectral norm) and `max_norm` write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import operator
+import threading
+import types
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, MutableSet, Set
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._torch import is_wrapped, times_written, without_transforms
+from .._types import as_it_is
+from .tap import Run, call_tapped, hooked
+from .where import built
+
+#: What every module has; the rest of its attributes is its own.
+_COMMON = frozenset(vars(nn.Module()))
+_KINDS: dict[type, bool] = {}  # whether a kind of module is torch's own
+_CONSTANT = (str, bytes, int, float, complex, type(None), enum.Enum, type, torch.dtype, torch.device, torch.Size)
+_NO_STATE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, torch.Generator, torch.jit.ScriptModule)
+_DEEP = 6  # a model that refers to its trainer is not followed to the data
+
+
+class State:
+    """The containers that a model can write to, with what they held, and the tensors."""
+
+    def __init__(self) -> None:
+        self.holders: list[tuple[Any, Any]] = []
+        self.tensors: dict[int, tuple[Tensor, int, Tensor]] = {}
+        self.modules: list[tuple[nn.Module, tuple[int, int]]] = []
+        self.met: set[int] = set()
+
+    def note(self, value: Any, depth: int = 0) -> None:
+        """Keep `value`, something that a model holds or that is bound to it."""
+        if isinstance(value, _CONSTANT) or id(value) in self.met or depth > _DEEP:
+            return
+        self.met.add(id(value))
+        if isinstance(value, Tensor):
+            if value.layout is torch.strided:
+                self.tensors[id(value)] = value, times_written(value), _copied(value)
+        elif isinstance(value, nn.Module):
+            self.note_module(value, depth)
+        elif isinstance(value, (tuple, list, deque, set, dict)):
+            self.note_items(value, depth)
+        elif isinstance(value, partial):
+            if value.func is not torch.func.functional_call:  # which binds parameters, and puts them back itself
+                self.note_items((*value.args, value.func, *value.keywords.values()), depth)
+        elif not isinstance(value, _NO_STATE):
+            self.note_items(getattr(value, "__dict__", {}), depth)
+            self.note(getattr(value, "__self__", None), depth)
+
+    def note_items(self, items: Any, depth: int) -> None:
+        if not isinstance(items, tuple):
+            self.holders.append((items, _plain(items)))
+        for item in list(items.values() if isinstance(items, Mapping) else items):
+            self.note(item, depth + 1)
+
+    def note_module(self, module: nn.Module, depth: int = 0) -> None:
+        """Keep what `module` holds, but for its parameters, and for what torch's own modules never write to."""
+        self.met.add(id(module))
+        if getattr(module, "max_norm", None) is not None:
+            self.note(module.weight, depth)
+        if isinstance(module, torch.jit.ScriptModule) or (_of_torch(type(module)) and not _written_from_outside(module)):
+            return
+        self.modules.append((module, built(module)))
+        self.holders.append((module.__dict__, dict(module.__dict__)))
+        for name, value in list(module.__dict__.items()):
+            if name not in _COMMON:
+                self.note(value, depth + 1)
+        if module._buffers:
+            self.note_items(module._buffers, depth)
+
+    def ready(self) -> None:
+        """Before a pass, and in the end: tensors hold what they held; no graph of the pass before needs what it wrote."""
+        for key, (t, version, before) in self.tensors.items():
+            if times_written(t) != version:
+                with as_it_is if is_wrapped(t) else without_transforms():
+                    t.data.copy_(before)  # through .data: a graph that the result pins may have saved it
+                self.tensors[key] = t, times_written(t), before
+
+    def back(self) -> None:
+        """After a pass: containers hold what they held."""
+        for i, (module, size) in enumerate(self.modules):
+            if built(module) != size:  # the first pass has made layers: what it found is what is there from now on
+                self.found_later(i)
+        for holder, before in self.holders:
+            _rebind(holder, before)
+
+    def found_later(self, i: int) -> None:
+        module = self.modules[i][0]
+        self.modules[i] = module, built(module)
+        self.holders = [(h, dict(h) if h is module.__dict__ else before) for h, before in self.holders]
+        for child in module.modules():
+            if id(child) not in self.met:
+                self.note_module(child)
+
+
+def _copied(t: Tensor) -> Tensor:
+    with as_it_is if is_wrapped(t) else without_transforms():  # a copy must outlive the transform that runs
+        return t.detach().clone()
+
+
+def _of_torch(kind: type) -> bool:
+    if kind not in _KINDS:
+        _KINDS[kind] = all(base.__module__.startswith("torch.") for base in kind.__mro__[:-1])
+    return _KINDS[kind]
+
+
+def _written_from_outside(module: nn.Module) -> bool:
+    return hooked(module) or type(module).__module__.startswith("torch.nn.utils.")
+
+
+def _plain(items: Any) -> Any:
+    """The items, in a container that is nobody's."""
+    return dict(items) if isinstance(items, Mapping) else set(items) if isinstance(items, Set) else list(items)
+
+
+def _rebind(holder: Any, before: Any) -> None:
+    """Make `holder` hold what it held `before`, and write nothing where it does."""
+    if isinstance(holder, MutableMapping):
+        if len(holder) != len(before) or not all(map(operator.is_, holder.values(), before.values())):
+            for name in [name for name in holder if name not in before]:
+                del holder[name]
+            for name, value in before.items():
+                if name not in holder or holder[name] is not value:
+                    holder[name] = value
+    elif isinstance(holder, MutableSet):
+        holder &= before
+        holder |= before
+    elif len(holder) != len(before) or not all(map(operator.is_, holder, before)):
+        holder.clear()
+        holder.extend(before)
+
+
+# One call.
+
+
+class _Kept(threading.local):
+    state: State | None = None
+
+
+_kept = _Kept()
+
+
+def observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
+    """``call(*args, **kwargs)`` under `run`, after which all that the model keeps is as the call found it."""
+    state = _kept.state
+    if state is None:
+        return call_tapped(call, args, kwargs, run)
+    state.ready()
+    try:
+        return call_tapped(call, args, kwargs, run)
+    finally:
+        state.back()
+
+
+@contextlib.contextmanager
+def state_kept(modules: Iterable[nn.Module], bound: Any) -> Iterator[None]:
+    """Put back what the modules, and what is bound to them, keep of a pass: after each, and in the end."""
+    state = State()
+    for module in modules:
+        state.note_module(module)
+    state.note(bound)
+    if not (state.holders or state.tensors):
+        yield
+        return
+    _kept.state = state
+    try:
+        yield
+    finally:
+        # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
+        try:
+            state.ready()
+        finally:
+            _kept.state = None
+            state.ready()
+
+
+@contextlib.contextmanager
+def statistics_kept(training: list[nn.Module]) -> Iterator[None]:
+    """Keep the running statistics of modules in train mode."""
+    kept = [(buffer, buffer.clone()) for module in training for buffer in module._buffers.values() if buffer is not None]
+
+    def put_back() -> None:
+        for buffer, before in kept:
+            buffer.data.copy_(before)  # through .data: a graph that the result pins may have saved the buffer
+
+    try:
+        yield
+    finally:
+        # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
+        try:
+            put_back()
+        finally:
+            put_back()

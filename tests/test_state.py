@@ -1,0 +1,318 @@
+"""Models that keep something of a pass: every pass of a call starts from what the call found, and the call leaves that."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funattr as fa
+
+from .reference import gauss
+
+N, D = 3, 4
+
+
+class Keeps(nn.Module):
+    """A net around something that it keeps; `reset` says what a pass by hand starts from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.head = nn.Linear(D, D), nn.Linear(D, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.kept(self.before(x))))  # type: ignore[no-any-return]
+
+    def kept(self, h: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Memory(Keeps):
+    """A tuple in an attribute, bound anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: tuple[Tensor, ...] = (torch.full((N, D), 0.3),)
+
+    def kept(self, h: Tensor) -> Tensor:
+        h = h + 0.9 * self.state[0]
+        self.state = (h.detach(),)
+        return h
+
+
+class Counter(Keeps):
+    """A number, on which the output depends."""
+
+    steps = 0
+
+    def kept(self, h: Tensor) -> Tensor:
+        self.steps = self.steps + 1
+        return h / self.steps
+
+
+class InPlace(Keeps):
+    """A buffer written in place, which the backward pass reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.linspace(0.5, 1.5, D))
+
+    def kept(self, h: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.mean.mul_(0.5).add_(0.1)
+        return h * self.mean
+
+
+class InATuple(InPlace):
+    """The same, of a tensor in a tuple in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = {"a": (torch.linspace(0.5, 1.5, D),)}
+
+    def kept(self, h: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.table["a"][0].mul_(0.5).add_(0.1)
+        return h * self.table["a"][0]
+
+
+class Queue(Keeps):
+    """A list that grows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = [torch.ones(1, D)]
+
+    def kept(self, h: Tensor) -> Tensor:
+        self.seen.append(h.detach().mean(0, keepdim=True))
+        return h + sum(self.seen)
+
+
+class Cache(Keeps):
+    """Made by the first pass, of what that has."""
+
+    mask: Tensor | None = None
+
+    def kept(self, h: Tensor) -> Tensor:
+        if self.mask is None:
+            self.mask = torch.tril(h.new_ones(D, D))
+        return h @ self.mask
+
+
+class Object:
+    """Something else than a module that holds tensors."""
+
+    def __init__(self) -> None:
+        self.rows = torch.ones(1, D)
+
+
+class Holder(Keeps):
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Object()
+
+    def kept(self, h: Tensor) -> Tensor:
+        self.store.rows = torch.cat([self.store.rows, h.detach()[:1]])
+        return h + self.store.rows.sum(0)
+
+
+KINDS = [Memory, Counter, InPlace, InATuple, Queue, Cache, Holder]
+
+
+def made(kind: type[Keeps]) -> Keeps:
+    torch.manual_seed(0)
+    return kind().double().eval() if kind is not InATuple else kind().eval()
+
+
+def input_for(model: Keeps) -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(N, D).to(model.head.weight.dtype)
+
+
+def as_found(model: Keeps, x: Tensor, value: Tensor | None = None) -> Tensor:
+    """A pass of a model that has not run, with `value` after its first layer."""
+    fresh = copy.deepcopy(model)
+    if value is not None:
+        fresh.before.register_forward_hook(lambda *_: value)
+    return fresh(x)[:, 1]  # type: ignore[no-any-return]
+
+
+def held(model: Keeps) -> list[Any]:
+    """All that it holds, by identity and by value."""
+    found: list[Any] = []
+
+    def look(value: Any) -> None:
+        found.append(id(value))
+        if isinstance(value, Tensor):
+            found.append(value.detach().clone().tolist())
+        elif isinstance(value, (int, type(None))):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            [look(item) for item in value]  # type: ignore[func-returns-value]
+        elif isinstance(value, dict):
+            [look(item) for item in value.values()]  # type: ignore[func-returns-value]
+        elif isinstance(value, Object):
+            look(vars(value))
+
+    for name, value in vars(model).items():
+        if name in ("_buffers", "_parameters") or not name.startswith("_"):
+            found.append(name)
+            look(value)
+    return found
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_integrated_gradients(kind: type[Keeps], chunk_size: int | None) -> None:
+    model = made(kind)
+    x = input_for(model)
+    before = held(model)
+    v, v0 = model.before(x).detach(), model.before(torch.zeros_like(x)).detach()
+    total = torch.zeros_like(v)
+    for a, w in gauss(5):
+        point = (v0 + a * (v - v0)).requires_grad_()
+        total += w * torch.autograd.grad(as_found(model, x, point).sum(), point)[0]
+    found = fa.integrated_gradients(model, x, layer="before", target=1, n_steps=5, chunk_size=chunk_size)
+    torch.testing.assert_close(found, total * (v - v0))
+    assert held(model) == before
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_feature_ablation(kind: type[Keeps], chunk_size: int | None) -> None:
+    model = made(kind)
+    x = input_for(model)
+    before = held(model)
+    with torch.no_grad():
+        lost = [as_found(model, x) - as_found(model, x.index_fill(1, torch.tensor(i), 0)) for i in range(D)]
+    found = fa.feature_ablation(model, x, target=1, chunk_size=chunk_size)
+    torch.testing.assert_close(found, torch.stack(lost, 1))
+    assert held(model) == before
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        partial(fa.gradient, target=1),
+        partial(fa.deep_lift, target=1),
+        partial(fa.conductance, n_steps=3, target=1),
+        fa.each_target(fa.saliency, [0, 1]),
+        partial(fa.noise_tunnel(fa.saliency, n_samples=2), target=1),
+    ],
+    ids=["gradient", "deep_lift", "conductance", "each_target", "noise_tunnel"],
+)
+@pytest.mark.filterwarnings("ignore:the steps run one after another")  # torch.func does not let a model write to its buffers
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_model_is_left_as_found(kind: type[Keeps], method: Callable[..., Any]) -> None:
+    model = made(kind)
+    x = input_for(model)
+    before, expected = held(model), as_found(model, x)
+    method(model, x, layer="before")
+    assert held(model) == before
+    torch.testing.assert_close(model(x)[:, 1], expected)
+
+
+def test_one_gradient_is_plain_autograds() -> None:
+    for kind in KINDS:
+        model = made(kind)
+        x = input_for(model).requires_grad_()
+        expected = torch.autograd.grad(as_found(model, x).sum(), x)[0]
+        torch.testing.assert_close(fa.gradient(model, x.detach(), target=1), expected)
+
+
+class Appends:
+    """A key-value cache, bound to the model."""
+
+    def __init__(self) -> None:
+        self.keys = torch.ones(1, D, dtype=torch.float64)
+
+
+def test_what_is_bound_starts_alike() -> None:
+    net = made(Memory)
+
+    def call(x: Tensor, cache: Appends, seen: list[Tensor], buffer: Tensor) -> Tensor:
+        cache.keys = torch.cat([cache.keys, x.detach()[:1]])
+        seen.append(x.detach())
+        with torch.no_grad():
+            buffer.add_(1)
+        return net.head(torch.tanh(net.before(x) + cache.keys.mean(0) * len(seen) + buffer))  # type: ignore[no-any-return]
+
+    cache, seen, buffer, x = Appends(), [], torch.zeros(D, dtype=torch.float64), input_for(net)
+    model = partial(call, cache=cache, seen=seen, buffer=buffer)
+    keys = cache.keys
+    expected = torch.zeros_like(x)
+    for a, w in gauss(4):
+        point = (a * x).requires_grad_()
+        score = call(point, Appends(), [], torch.zeros(D, dtype=torch.float64))[:, 1].sum()
+        expected += w * torch.autograd.grad(score, point)[0] * x
+    for chunk_size in (None, 1, 3):
+        found = fa.integrated_gradients(model, x, target=1, n_steps=4, chunk_size=chunk_size)
+        torch.testing.assert_close(found, expected)
+        assert cache.keys is keys
+        assert seen == []
+        assert torch.equal(buffer, torch.zeros_like(buffer))
+
+
+def test_renormalised_embeddings() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, D, max_norm=0.5), nn.Flatten(), nn.Linear(2 * D, 2)).double().eval()
+    weight, before, ids = model[0].weight, model[0].weight.detach().clone(), torch.tensor([[1, 2], [3, 4]])
+    fa.integrated_gradients(model, ids, layer="0", target=1)
+    fa.feature_ablation(model, ids, baselines=8, target=1)
+    assert model[0].weight is weight
+    assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm], ids=["hook", "parametrized"]
+)
+def test_spectral_norm_in_train_mode(norm: Any) -> None:
+    """Each pass takes a step of the power iteration: all of a call take the same."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(norm(nn.Linear(D, D)), nn.Tanh(), nn.Linear(D, 2)), torch.randn(N, D)
+    before = copy.deepcopy(model.state_dict())
+
+    def by_hand(x: Tensor) -> Tensor:
+        return copy.deepcopy(model)(x)[:, 1]  # type: ignore[no-any-return]
+
+    with torch.no_grad():
+        lost = [by_hand(x) - by_hand(x.index_fill(1, torch.tensor(i), 0)) for i in range(D)]
+    for chunk_size in (None, 1):
+        found = fa.feature_ablation(model, x, target=1, chunk_size=chunk_size)
+        torch.testing.assert_close(found, torch.stack(lost, 1), rtol=1e-4, atol=1e-5)
+    fa.integrated_gradients(model, x, layer="1", target=1)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+class Built(nn.Module):
+    """Makes its layer in its first pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer: nn.Module | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.layer is None:
+            self.layer = nn.Linear(x.shape[1], 2).to(x.dtype)
+        return self.layer(x)  # type: ignore[no-any-return]
+
+
+def test_layers_made_by_the_first_pass_stay() -> None:
+    model, x = Built().eval(), torch.randn(N, D)
+    found = fa.feature_ablation(model, x, target=1, chunk_size=1)
+    assert model.layer is not None
+    torch.testing.assert_close(found, (model.layer.weight[1] * x).detach())  # type: ignore[operator, index]
+
+
+def test_a_model_that_keeps_nothing_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, clones = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)).eval(), []
+    clone = Tensor.clone
+    monkeypatch.setattr(Tensor, "clone", lambda t, **options: [clones.append(t.shape), clone(t, **options)][1])
+    fa.grad_cam(model, torch.randn(2, 3, 8, 8), layer="1", target=1)
+    assert not [shape for shape in clones if shape == (4,)]
