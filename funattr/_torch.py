@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import math
 import sys
+from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -36,7 +37,8 @@ from torch._functorch import eager_transforms
 from torch._functorch.eager_transforms import enable_inplace_requires_grad
 
 # The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten
+from torch.utils._pytree import tree_unflatten as _tree_unflatten
 
 #: What is torch's own, under the names that the package uses. The rest is below.
 __all__ = [
@@ -47,11 +49,37 @@ __all__ = [
     "remove_batch_dim",
     "set_vmap_fallback_warning",
     "tree_flatten",
-    "tree_unflatten",
     "unwrap_for_grad",
 ]
 
 F = TypeVar("F")
+
+
+def tree_unflatten(leaves: Iterable[Any], spec: TreeSpec) -> Any:
+    """The leaves in their structure; in a plain tuple for a NamedTuple that refuses them, as a PackedSequence does None."""
+    leaves = list(leaves)
+    if tracing():
+        return _tree_unflatten(leaves, spec)
+    try:
+        return _tree_unflatten(leaves, spec)
+    except Exception:
+        return _built(iter(leaves), spec)
+
+
+def _built(leaves: Iterator[Any], spec: Any) -> Any:
+    if spec.is_leaf() if hasattr(spec, "is_leaf") else not spec.children_specs:  # torch 2.0 has no is_leaf
+        return next(leaves) if spec.num_leaves else _tree_unflatten([], spec)
+    children = spec.children() if hasattr(spec, "children") else spec.children_specs
+    parts = [_built(leaves, child) for child in children]
+    try:
+        return _tree_unflatten(parts, TreeSpec(spec.type, spec.context, [_LEAF] * len(parts)))
+    except Exception:
+        if spec.type is not namedtuple:
+            raise
+        return tuple(parts)
+
+
+_LEAF: Any = tree_flatten(0)[1]
 
 
 def _never() -> bool:

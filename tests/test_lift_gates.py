@@ -220,14 +220,15 @@ def test_norms_of_zeros_stay_in_bounds_in_every_spelling(norm: Callable[[], nn.M
         def forward(self, x: Tensor) -> Tensor:
             return x + torch.tanh(self.f(self.norm(x)))
 
-    model = nn.Sequential(*[Block() for _ in range(6)], norm(), nn.Linear(16, 3)).eval()
+    layers: list[nn.Module] = [*(Block() for _ in range(6)), norm(), nn.Linear(16, 3)]
+    model = nn.Sequential(*layers).eval()
     x = torch.randn(2, 16)
     found = fa.deep_lift(model, x, target=1)
     assert found.abs().max() < 100
     torch.testing.assert_close(found.sum(1), (model(x) - model(0 * x))[:, 1].detach(), rtol=1e-3, atol=1e-3)
     if norm is not Hand:
         other = nn.Sequential(*model)
-        for block in [*other[:6]]:
+        for block in list(other.children())[:6]:
             block.norm = Hand()
         other[6] = Hand()
         torch.testing.assert_close(fa.deep_lift(other, x, target=1), found, rtol=1e-3, atol=1e-4)

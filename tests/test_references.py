@@ -143,7 +143,12 @@ def test_all_baselines_of_a_small_model_in_one_batch(target: Any, monkeypatch: p
     x, baselines = torch.randn(3, 6).double(), torch.randn(4, 6).double()
     rows: list[int] = []
     linear = F.linear
-    monkeypatch.setattr(F, "linear", lambda x, *parameters: [rows.append(len(x)), linear(x, *parameters)][1])
+
+    def counted(x: torch.Tensor, *parameters: Any) -> torch.Tensor:
+        rows.append(len(x))
+        return linear(x, *parameters)
+
+    monkeypatch.setattr(F, "linear", counted)
     expected = sum(fa.deep_lift(model, x, baselines=one[None], target=target) for one in baselines) / 4
     for small in (True, False):
         if not small:

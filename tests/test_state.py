@@ -242,7 +242,8 @@ def test_what_is_bound_starts_alike() -> None:
             buffer.add_(1)
         return net.head(torch.tanh(net.before(x) + cache.keys.mean(0) * len(seen) + buffer))  # type: ignore[no-any-return]
 
-    cache, seen, buffer, x = Appends(), [], torch.zeros(D, dtype=torch.float64), input_for(net)
+    cache, buffer, x = Appends(), torch.zeros(D, dtype=torch.float64), input_for(net)
+    seen: list[Tensor] = []
     model = partial(call, cache=cache, seen=seen, buffer=buffer)
     keys = cache.keys
     expected = torch.zeros_like(x)
@@ -261,7 +262,8 @@ def test_what_is_bound_starts_alike() -> None:
 def test_renormalised_embeddings() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(9, D, max_norm=0.5), nn.Flatten(), nn.Linear(2 * D, 2)).double().eval()
-    weight, before, ids = model[0].weight, model[0].weight.detach().clone(), torch.tensor([[1, 2], [3, 4]])
+    weight: Any = model[0].weight
+    before, ids = weight.detach().clone(), torch.tensor([[1, 2], [3, 4]])
     fa.integrated_gradients(model, ids, layer="0", target=1)
     fa.feature_ablation(model, ids, baselines=8, target=1)
     assert model[0].weight is weight
@@ -311,8 +313,14 @@ def test_layers_made_by_the_first_pass_stay() -> None:
 
 
 def test_a_model_that_keeps_nothing_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, clones = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)).eval(), []
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)).eval()
+    clones: list[Any] = []
     clone = Tensor.clone
-    monkeypatch.setattr(Tensor, "clone", lambda t, **options: [clones.append(t.shape), clone(t, **options)][1])
+
+    def counted(t: Tensor, **options: Any) -> Tensor:
+        clones.append(t.shape)
+        return clone(t, **options)
+
+    monkeypatch.setattr(Tensor, "clone", counted)
     fa.grad_cam(model, torch.randn(2, 3, 8, 8), layer="1", target=1)
     assert not [shape for shape in clones if shape == (4,)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._core.channels import channel_of, check_channel_dim
 from .._habits import did_you_mean
 from .._torch import tree_flatten
-from .._types import Model, Tree, map_floats, tensors
+from .._types import Model, Tree, attributable, map_floats, tensors
 from .._words import complaint, door
 from .dress import about, check_method, combined, name_of, per_layer, then
 
@@ -62,7 +62,8 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
     """A method's maps at the spatial size of the input; or one tensor of maps at a given size.
 
     ``interpolate(a)(model, x, ...)`` is ``a(model, x, ...)`` ``[N, C, *s]`` at the size ``[N, C, *S]`` of `x`; for several
-    inputs, one map for each; for several layers, each layer's.
+    inputs, one map for each, and None for one without as many spatial dimensions (a table beside an image); for several
+    layers, each layer's.
 
     Args:
         method: a method, or a tensor of attributions ``[N, C, *s]``.
@@ -100,8 +101,10 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
 
         def for_inputs(attribution: Tree) -> Tree:
             maps = tensors(attribution)
-            if len(maps) == 1:  # for every input
-                return map_floats(lambda leaf: for_input(leaf, maps[0]), x)
+            if len(maps) == 1:  # for every input that has such places: a table beside an image has none
+                places = [maps[0].dim() - told.leading] if size is None else []
+                fits = {leaf.dim() for leaf in tensors(x) if attributable(leaf)} & {*places}
+                return map_floats(lambda leaf: None if fits and leaf.dim() not in fits else for_input(leaf, maps[0]), x)
             if tree_flatten(attribution)[1] != tree_flatten(x)[1]:
                 text = (
                     f"{name_of(method)} gives {len(maps)} maps, and x has {len(tensors(x))} inputs: choose a layer whose value "

@@ -20,6 +20,13 @@ def channel_of(value: Tensor, channel_dim: int, leading: int = 0) -> int:
     return leading + channel_dim % len(shape)
 
 
+def check_rows(value: Tensor, size: int) -> None:
+    """Refuse a value whose first dimension is not the batch: of a window, or sequence first, a map mixes examples."""
+    if value.shape[0] != size:
+        text = f"the layer gives a tensor {list(value.shape)} without a row for each of the {size} examples"
+        raise complaint(ValueError, f"{text}: choose a layer whose value has the batch first.")
+
+
 def check_channel_dim(channel_dim: int) -> None:
     if not isinstance(channel_dim, int) or isinstance(channel_dim, bool):
         raise complaint(TypeError, f"channel_dim must be an integer, got {kind_of(channel_dim)}.")

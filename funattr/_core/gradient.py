@@ -134,7 +134,7 @@ def _in_level(q: Question, point: Point | None) -> Found:
 
 _AGAIN = (
     "layer {} is in a part that the model runs again in the backward pass (torch.utils.checkpoint), where the path's points "
-    "cannot be: turn that off (model.eval(), or model.gradient_checkpointing_disable(), for models of transformers)."
+    "cannot be: turn that off (use_checkpoint=False, model.gradient_checkpointing_disable(), or whatever turned it on)."
 )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,7 +15,7 @@ from .._torch import only_vmap_runs, tracing, transforms_active, tree_flatten
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, tensors
 from .._words import complaint
 from .kernels import Folded, PlainAttention
-from .score import neuron_score, score_of
+from .score import neuron_score, score_of, the_tensor
 from .state import observed
 from .tap import Run, Site, Stop
 from .where import Bound, Sites, all_modules, bind, resolve, sees_nothing_inside
@@ -139,8 +140,8 @@ def scores(q: Question, seen: Seen) -> Tensor:
     if seen.neuron is not None:
         return _one_for_each(q, seen.neuron)
     if isinstance(seen.output, Tensor) and seen.output.dim() and not callable(q.target):
-        _one_for_each(q, seen.output)  # before the target does not fit because of it
-    return _one_for_each(q, score_of(seen.output, q.target))
+        _one_for_each(q, the_tensor(seen.output, q.size))  # before the target does not fit because of it
+    return _one_for_each(q, score_of(seen.output, q.target, q.size))
 
 
 def _one_for_each(q: Question, found: Tensor) -> Tensor:
@@ -206,7 +207,29 @@ def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False) -> Any:
     """
     args, kwargs = as_arguments(copied(x))
     with _kernels(create_graph), _conditions(bound, run.sites, x):
-        return observed(bound.call, args, kwargs, run)
+        try:
+            return observed(bound.call, args, kwargs, run)
+        except TypeError as error:
+            if tracing() or hasattr(error, "complaint") or takes(bound.call, args, kwargs):
+                raise
+            text = (
+                "a tuple is passed by position and a dict by keyword; what takes them as one argument is to be wrapped, such as"
+            )
+            told = f"the model does not take x so ({error}): {text} lambda {'**' if kwargs else '*'}x: model(x)."
+            raise complaint(TypeError, told) from error
+
+
+def takes(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether these arguments fit the signature of the model, as far as that is known."""
+    try:
+        known = inspect.signature(call.forward if isinstance(call, nn.Module) else call)
+    except (TypeError, ValueError):
+        return True
+    try:
+        known.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def _kernels(create_graph: bool) -> AbstractContextManager[Any]:

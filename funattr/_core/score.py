@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import is_plain, observed_by_dispatch_mode, plain_data, tracing
+from .._torch import is_plain, observed_by_dispatch_mode, plain_data, tracing, tree_flatten
 from .._types import Neuron, Place, Target, Tree, attributable, tensors
 from .._words import complaint, door, kind_of
 from .real import is_number, real
@@ -73,11 +74,11 @@ def score(output: Any, target: Target = None) -> Tensor:
     return score_of(output, target)
 
 
-def score_of(output: Any, target: Target) -> Tensor:
-    """`score` without the door."""
+def score_of(output: Any, target: Target, size: int | None = None) -> Tensor:
+    """`score` without the door, of a batch of `size`."""
     if callable(target):
         return one_for_each(target(output), "the target")
-    out = the_tensor(output)
+    out = the_tensor(output, size)
     if out.dim() == 0:
         raise complaint(ValueError, "the model's output is a 0-d tensor, expected one value (or row of values) per example.")
     if isinstance(target, (list, np.ndarray)):
@@ -119,15 +120,35 @@ def _is_int(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def the_tensor(output: Any) -> Tensor:
-    """The tensor that targets index: the output itself, its `logits`, or its only tensor."""
+def the_tensor(output: Any, size: int | None = None) -> Tensor:
+    """The tensor that targets index: the output itself, its `logits`, or its only tensor; of a batch of `size`.
+
+    The score, or the classes, of one example may lack the batch dimension: a model that ends in ``squeeze()`` takes it away.
+    """
+    found = _the_tensor(output)
+    return found[None] if size == 1 and (found.dim() == 0 or (found.dim() == 1 and found.shape[0] != 1)) else found
+
+
+#: What stands beside a tensor in an output and is none that could be meant.
+_NO_OUTPUT = (Tensor, numbers.Number, np.ndarray, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
+
+
+def _the_tensor(output: Any) -> Tensor:
     found = [output]
     if not isinstance(output, Tensor):
         logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
         found = [logits] if isinstance(logits, Tensor) else []
     if not found:
         plain = dataclasses.is_dataclass(output) and not isinstance(output, Mapping)
-        found = [t for t in tensors(vars(output) if plain else output) if is_number(t)]
+        parts = tree_flatten(vars(output) if plain else output)[0]
+        found = [t for t in parts if isinstance(t, Tensor) and is_number(t)]
+        # A distribution, a cache, or boxes: which is meant cannot be told.
+        other = next((part for part in parts if not isinstance(part, _NO_OUTPUT)), None)
+        if found and other is not None:
+            text = (
+                f"the model's output holds a tensor and a {type(other).__name__}: pass a callable target that picks one value"
+            )
+            raise complaint(ValueError, f"{text} per example, such as target=lambda output: {_picking(output)}.")
     if len(found) == 1:
         return real(found[0], "the model's output is", "pass a callable target, such as lambda output: output[:, 3].abs()")
     text = f"the model's output is a {type(output).__name__} with {len(found) or 'no'} tensors: pass a callable target that"
@@ -146,9 +167,9 @@ def _picking(output: Any) -> str:
     return "output[0][:, 3]"
 
 
-def predicted(output: Any) -> Tensor:
-    """The class of each example, ``[N]``."""
-    return _classes(the_tensor(output), "'argmax'").argmax(1)
+def predicted(output: Any, size: int | None = None) -> Tensor:
+    """The class of each of `size` examples, ``[N]``."""
+    return _classes(the_tensor(output, size), "'argmax'").argmax(1)
 
 
 def one_for_each(picked: Any, what: str) -> Tensor:

@@ -22,6 +22,7 @@ class Bound(NamedTuple):
 
     call: Callable[..., Any]
     root: nn.Module | None
+    outer: nn.Module | None = None  # what wraps it, and has names of its own for the layers
 
     def under(self, mode: AbstractContextManager[Any]) -> Bound:
         """The same with a function mode on while the model runs, and only then: each operation that it sees costs time."""
@@ -39,7 +40,7 @@ def bind(model: Model | Bound) -> Bound:
         if isinstance(model, nn.DataParallel) or "_orig_mod" in model._modules:
             # A compiled module runs no hooks inside, and replicas run elsewhere: the module itself, once.
             inner = model.module if isinstance(model, nn.DataParallel) else model._modules["_orig_mod"]
-            return bind(inner) if inner is not None else Bound(model, model)
+            return bind(inner)._replace(outer=model) if inner is not None else Bound(model, model)
         return Bound(model, model)
     if isinstance(model, Bound):
         return model
@@ -47,7 +48,7 @@ def bind(model: Model | Bound) -> Bound:
         if is_functional_call(model):
             return _bind_functional(*model.args, **model.keywords)
         inner = bind(model.func)
-        return Bound(partial(inner.call, *model.args, **model.keywords), inner.root)
+        return inner._replace(call=partial(inner.call, *model.args, **model.keywords))
     if not callable(model) or isinstance(model, type):
         raise complaint(TypeError, f"model must be an nn.Module or a callable, got {kind_of(model)}.")
     owner = getattr(model, "__self__", None)  # a bound method, such as model.encode
@@ -73,8 +74,8 @@ def _bind_functional(module: nn.Module, params: Any, args: Any = (), kwargs: Any
     return Bound(call, module)
 
 
-def find(root: nn.Module | None, name: str) -> nn.Module:
-    """The layer called `name`, also inside what `root` wraps (DistributedDataParallel, a compiled child)."""
+def find(root: nn.Module | None, name: str, outer: nn.Module | None = None) -> nn.Module:
+    """The layer called `name`, also inside what `root` wraps (DistributedDataParallel, a compiled child), or so in `outer`."""
     if root is None:
         raise complaint(
             ValueError,
@@ -85,6 +86,8 @@ def find(root: nn.Module | None, name: str) -> nn.Module:
     inner = root
     while child is None:
         child = _submodule(inner, name)
+        if child is None and outer is not None:
+            child = _submodule(outer, name)
         if child is None:
             wrapped = [child for key, child in inner._modules.items() if key in ("module", "_orig_mod") and child is not None]
             if not wrapped:
@@ -268,5 +271,5 @@ def _site(bound: Bound, selector: Any) -> Site | None:
         )
     place = selector if isinstance(selector, Place) else Place(selector, False, None)
     named = isinstance(place.layer, str)
-    module = find(bound.root, place.layer) if isinstance(place.layer, str) else place.layer
+    module = find(bound.root, place.layer, bound.outer) if isinstance(place.layer, str) else place.layer
     return Site(module, repr(place.layer) if named else f"<{type(module).__name__}>", place.inputs, place.call)

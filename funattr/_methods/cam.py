@@ -6,13 +6,28 @@ The papers end with a ReLU and with a picture of the size of the input. Both are
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from .._core.channels import channel_of, mean_over_space, over_space
+from .._core.channels import channel_of, check_rows, mean_over_space, over_space
 from .._core.door import method
 from .._core.gradient import at_site
-from .._types import Layer, Model, Target, Tree, map_floats
+from .._types import Layer, Model, Target, Tree, batch_size, map_floats
+
+
+def _mapped(cam: Callable[[Tensor, Tensor], Tensor], *question: Any) -> Tree:
+    """The map of each value at the site, and its gradient."""
+    size = batch_size(question[1])
+
+    def checked(v: Tensor, g: Tensor) -> Tensor:
+        found = cam(v, g)
+        check_rows(v, size)
+        return found
+
+    return map_floats(checked, *at_site(*question))
 
 
 @method
@@ -54,7 +69,7 @@ def grad_cam(
         c = channel_of(v, channel_dim)
         return (mean_over_space(g, c) * v).sum(c, keepdim=True)
 
-    return map_floats(cam, *at_site(model, x, layer, target, create_graph))
+    return _mapped(cam, model, x, layer, target, create_graph)
 
 
 @method
@@ -99,7 +114,7 @@ def grad_cam_plus_plus(
         weight = over_space(g.relu() / torch.where(below == 0, 1, below), c)
         return (weight * v).sum(c, keepdim=True)
 
-    return map_floats(cam, *at_site(model, x, layer, target, create_graph))
+    return _mapped(cam, model, x, layer, target, create_graph)
 
 
 @method
@@ -143,7 +158,7 @@ def xgrad_cam(
         weight = torch.where(total == 0, 0, over_space(g * v, c) / torch.where(total == 0, 1, total))
         return (weight * v).sum(c, keepdim=True)
 
-    return map_floats(cam, *at_site(model, x, layer, target, create_graph))
+    return _mapped(cam, model, x, layer, target, create_graph)
 
 
 @method
@@ -184,7 +199,7 @@ def hires_cam(
     def cam(v: Tensor, g: Tensor) -> Tensor:
         return (g * v).sum(channel_of(v, channel_dim), keepdim=True)
 
-    return map_floats(cam, *at_site(model, x, layer, target, create_graph))
+    return _mapped(cam, model, x, layer, target, create_graph)
 
 
 @method
@@ -224,4 +239,4 @@ def layer_cam(
     def cam(v: Tensor, g: Tensor) -> Tensor:
         return (g.relu() * v).sum(channel_of(v, channel_dim), keepdim=True)
 
-    return map_floats(cam, *at_site(model, x, layer, target, create_graph))
+    return _mapped(cam, model, x, layer, target, create_graph)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._combine.shapes import resized
-from .._core.channels import channel_of
+from .._core.channels import channel_of, check_rows
 from .._core.door import may_read, method
 from .._core.passes import Question, read
 from .._core.real import check_attributable
@@ -20,7 +20,7 @@ from .._steps.path import along, asked, input_floats, score_at
 from .._steps.progress import reported
 from .._steps.ways import Runner
 from .._torch import is_plain, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, map_floats
+from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, batch_size, map_floats
 from .._words import complaint
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -80,17 +80,24 @@ def score_cam(
 
 
 def _score_cam(q: Question, value: Tensor, channel: int, chunk_size: ChunkSize) -> Tensor:
-    _check_rows(value, q.size)
+    check_rows(value, q.size)
     maps, inputs = value.movedim(channel, 1), input_floats(q)
+    # An input without such places, as a table beside an image, is seen whole.
+    fits = {maps.dim()} & {leaf.dim() for leaf in inputs} or {leaf.dim() for leaf in inputs}
     scores: list[Tensor] = []
     run = Runner()
     for a, b in reported(parts(maps.shape[1], chunk_size, inputs, shares=False)):
-        seen = [(_masks(maps[:, a:b], leaf) * leaf.unsqueeze(1)).movedim(1, 0) for leaf in inputs]
+        seen = [_masked(maps[:, a:b], leaf) if leaf.dim() in fits else leaf.expand(b - a, *leaf.shape) for leaf in inputs]
         scores += along(run, q, score_at, seen)
     wide = maps if maps.element_size() >= 4 else maps.float()
     weights = torch.cat(scores).to(wide.dtype).softmax(0).t()
     mean = (weights.reshape(weights.shape + (1,) * (maps.dim() - 2)) * wide).sum(1, keepdim=True)
     return mean.to(value.dtype).movedim(1, channel)
+
+
+def _masked(maps: Tensor, leaf: Tensor) -> Tensor:
+    """``[c, N, ...]``: the input under each map."""
+    return (_masks(maps, leaf) * leaf.unsqueeze(1)).movedim(1, 0)
 
 
 def _masks(maps: Tensor, leaf: Tensor) -> Tensor:
@@ -181,7 +188,7 @@ def _channel_numbers(value: Tree, channel_dim: int, size: int) -> Tree:
     def numbers(v: Tensor) -> Tensor:
         nonlocal count
         channel = channel_of(v, channel_dim)
-        _check_rows(v, size)
+        check_rows(v, size)
         count += v.shape[channel]
         ids = torch.arange(count - v.shape[channel], count, device=v.device)
         return ids.reshape([-1 if d == channel else 1 for d in range(v.dim())])
@@ -192,12 +199,6 @@ def _channel_numbers(value: Tree, channel_dim: int, size: int) -> Tree:
 
 def _check_real(value: Tree, layer: Layer) -> None:
     check_attributable(value, f"<{type(layer).__name__}>" if isinstance(layer, nn.Module) else repr(layer))
-
-
-def _check_rows(value: Tensor, size: int) -> None:
-    if value.shape[0] != size:
-        text = f"the layer gives a tensor {list(value.shape)} without a row for each of the {size} examples: choose another."
-        raise complaint(ValueError, text)
 
 
 @method
@@ -233,8 +234,11 @@ def eigen_cam(model: Model, x: Tree, *, layer: Layer, channel_dim: int = 1, crea
         Muhammad and Yeasin, "Eigen-CAM", 2020, https://arxiv.org/abs/2008.00299
     """
 
+    size = batch_size(x)
+
     def cam(v: Tensor) -> Tensor:
         channel = channel_of(v, channel_dim)
+        check_rows(v, size)
         moved = v.movedim(channel, -1)
         places = moved.flatten(1, -2) if v.dim() > 2 else moved.unsqueeze(1)
         projected = _projected(places if v.element_size() >= 4 else places.float(), create_graph)

@@ -13,7 +13,7 @@ from .._core.gradient import Point, floats_of, gradients, hooks_backward
 from .._core.kernels import PlainForms
 from .._core.passes import Question, forward, kept, question, read, scores
 from .._core.real import check_attributable
-from .._core.score import predicted, score
+from .._core.score import predicted, score_of
 from .._torch import tracing, transforms_active
 from .._types import ChunkSize, Layer, Model, Target, Tree, map_floats, map_tensors, tensors
 from .._words import complaint
@@ -44,8 +44,8 @@ def _settled(q: Question) -> Target:
         return q.target
     with torch.no_grad():
         output = forward(q._replace(sites=q.sites._replace(sites=())), kept).output
-    score(output, q.target)  # its checks
-    return predicted(output)
+    score_of(output, q.target, q.size)  # its checks
+    return predicted(output, q.size)
 
 
 def at_input(q: Question) -> bool:

@@ -98,7 +98,8 @@ class Runner:
 
     def refuse(self, error: Exception) -> None:
         """Go on to the next way."""
-        self.cause = str(error)  # not the error: its traceback holds the model's activations
+        # The first is what the model does. Not the error itself: its traceback holds the model's activations.
+        self.cause = self.cause or str(error)
         del self.ways[0]
 
     def give_up(self, cause: str) -> None:

@@ -195,7 +195,7 @@ def _outputs(q: Question, features: Features, chunk: int | None) -> Iterator[tup
 
 
 def _output(q: Question, seen: Seen) -> Tensor:
-    return scores(q, seen) if q.neuron is not None or callable(q.target) else the_tensor(seen.output)
+    return scores(q, seen) if q.neuron is not None or callable(q.target) else the_tensor(seen.output, q.size)
 
 
 def _at_sites(q: Question, features: Features, plan: Plan, step: Tensor, x: Tree) -> Tensor:

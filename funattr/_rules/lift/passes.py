@@ -34,7 +34,7 @@ _DEPENDENT = (
 )
 _AGAIN = (
     "the model runs a part of itself again in the backward pass (torch.utils.checkpoint), where DeepLIFT's rules cannot be: "
-    "turn that off (model.eval(), or model.gradient_checkpointing_disable(), for models of transformers)."
+    "turn that off (use_checkpoint=False, model.gradient_checkpointing_disable(), or whatever turned it on)."
 )
 
 
@@ -124,7 +124,7 @@ def _recorded(task: Task, x: Tree, one_row: OneRow, learns: bool) -> tuple[Tape,
         seen = forward(q._replace(bound=q.bound.under(lift), target=_ending(q, active, tape)), put, x)
         if q.neuron is None:
             with lift:
-                tape.end.append(_end(the_tensor(seen.output) if pick is None else pick(seen.output)))
+                tape.end.append(_end(the_tensor(seen.output, q.size) if pick is None else pick(seen.output)))
     return tape, found
 
 
@@ -188,8 +188,8 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
             sites = q.inner if q.neuron is None else [*q.inner, q.neuron]
             output = call_tapped(q.bound.call, args, kwargs, Run(sites, mark))
         if task.pick is None and q.neuron is None:
-            here.end.append(_end(the_tensor(output)))
-            look(the_tensor(output))
+            here.end.append(_end(the_tensor(output, q.size)))
+            look(the_tensor(output, q.size))
         return output
 
     target = _ending(q, active, here)
