@@ -64,6 +64,14 @@ def _reference(s: Setting) -> int:
     return 1 if s.mask is None else len(s.x)
 
 
+def _starts(s: Setting, batch: int) -> int:
+    """Values at the baselines: each once, and one row more to see that rows stand alone; or all that are drawn."""
+    if s.mask is None:
+        return min(s.references + 1, s.samples * batch)
+    # The mask has a row for each example, so that each baseline runs beside each of them.
+    return min(s.references + 1, s.samples) * batch
+
+
 def _deep_lift_shap_floor(s: Setting, batch: int) -> Passes:
     if s.mask is None:
         return Passes(batch + s.references, batch + s.references, batch, s.references)
@@ -82,7 +90,7 @@ def _path(s: Setting, b: int) -> Passes:
 DRAWS = "draws of its own"
 RANDOM = {"captum": DRAWS, "hand": DRAWS}
 TOKEN_CAM = {"captum": "takes the tokens for the channels"}
-CELLS = {"captum": "another rule: differences between nodes, not between the edges of cells"}
+RATES = {"captum": "another rule: differences between nodes, not rates of change at them"}
 PLAIN = {"captum": "passes attention, GELU and layer norm over, and gives their gradient"}
 
 METHODS = [
@@ -142,8 +150,8 @@ METHODS = [
         own(fa.conductance, floats=True, n_steps="steps"),
         captum(ca.LayerConductance, floats=True, n_steps="steps"),
         hand(by_hand.conductance, floats=True, n="steps"),
-        _floor(lambda s, b: Passes((2 * s.steps + 1) * b, s.steps * b, s.steps * b)),
-        differs=CELLS,
+        _floor(lambda s, b: Passes((s.steps + 2) * b, s.steps * b, s.steps * b)),
+        differs=RATES,
     ),
     Method(
         "deep_lift",
@@ -172,7 +180,7 @@ METHODS = [
         shap_captum(ca.LayerGradientShap),
         shap_hand,
         # The path runs in the input, so that each of its points takes the prefix.
-        _floor(lambda s, b: Passes(s.references * _reference(s) + b + s.samples * b, s.samples * b, s.samples * b)),
+        _floor(lambda s, b: Passes(_starts(s, b) + b + s.samples * b, s.samples * b, s.samples * b)),
         differs=RANDOM,
     ),
     Method(

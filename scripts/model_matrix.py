@@ -54,6 +54,7 @@ found is put right and has tests. What stays:
   or scripted code. It refuses mixtures of experts that loop over the experts chosen (Mixtral and Qwen2-MoE with
   `experts_implementation="eager"`).
 - What a model detaches, `deep_lift` and gradients do not follow: a straight-through estimator, the codebook of a VQ-VAE.
+  `deep_lift` warns of it, with what its sum misses.
 - RWKV with its state, and the early layers of Reformer in eval mode, have no gradient in plain autograd either: pass
   `use_cache=False` to RWKV.
 - In torch 2.13 on a CPU, the backward pass of batch norm in eval mode is wrong for a single example whose gradient comes from

@@ -113,8 +113,9 @@ DESIGN = {
     "grad_cam": (2, 2, 2),
     "integrated_gradients": (2 + 1, 4 * 2, 4 * 2),
     "internal_influence": (4 * 2, 4 * 2, 4 * 2),
-    "conductance": ((2 * 4 + 1) * 2, 4 * 2, 4 * 2),
-    "gradient_shap": (2 + 2 + 3 * 2, 3 * 2, 3 * 2),  # the path runs in the input: its points take the prefix too
+    "conductance": ((4 + 2) * 2, 4 * 2, 4 * 2),
+    # The path runs in the input, whose points take the prefix too; one row more shows that rows stand alone.
+    "gradient_shap": (2 + 1 + 2 + 3 * 2, 3 * 2, 3 * 2),
     "deep_lift": (2 + 1, 2 + 1, 2),
     "deep_lift_shap": (2 + 2, 2 + 2, 2 * 2),
     "feature_ablation": (2, (4 + 1) * 2, 0),

@@ -35,8 +35,9 @@ def deep_lift(
     ``m * (v - v0)`` with multipliers m from a backward pass in which each nonlinear operation ``y(x)`` has the slope
     ``(y - y0) / (x - x0)`` between the baseline and x (the rescale rule), and each product ``d(xy) = dx (y + y0) / 2 +
     dy (x + x0) / 2``. Max pooling, softmax, attention, normalisation and recurrent layers have rules to the same end. How
-    the model spells an operation (module, function, method, in place, reused) changes nothing. The baseline runs once, also
-    for a whole batch where it is one reference. Several layers are one joint site, and must not depend on each other.
+    the model spells an operation (module, function, method, in place, reused) changes nothing. Where one baseline
+    serves a whole batch, what its rows have in common is computed once. Several layers are one joint site, and must not
+    depend on each other.
 
     Args:
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
@@ -51,7 +52,7 @@ def deep_lift(
 
     Returns:
         The structure of the value at the site, in units of the score (the multipliers: score per unit of the value). At the
-        input, and at layers that cut the graph, it sums to F(x) - F(baselines), to rounding.
+        input, and at layers that cut the graph, it sums to F(x) - F(baselines), to rounding; where not, a warning says so.
 
     Raises:
         ValueError: there is no such layer, it does not run, the target or the baselines do not fit, layers depend on each
