@@ -181,7 +181,8 @@ def test_cams_refuse_what_has_no_row_for_each_example(n: int, steps: int) -> Non
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0)
     body, head = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval(), nn.Linear(8, 3)
     x = torch.randn(n, steps, 8)
-    for method in (fa.grad_cam, fa.grad_cam_plus_plus, fa.xgrad_cam, fa.hires_cam, fa.layer_cam, fa.eigen_cam, fa.ablation_cam):
+    cams: list[Any] = [fa.grad_cam, fa.grad_cam_plus_plus, fa.xgrad_cam, fa.hires_cam, fa.layer_cam, fa.eigen_cam]
+    for method in (*cams, fa.ablation_cam):
         target = {} if method is fa.eigen_cam else {"target": 1}
         with pytest.raises(ValueError, match="without a row for each of the"):
             method(lambda x: head(body(x.transpose(0, 1)).mean(0)), x, layer=body.layers[0], channel_dim=-1, **target)

@@ -18,7 +18,7 @@ from benchmarks.cost import cost
 from benchmarks.models import ResNet18
 
 from .close import close
-from .models import CASES, Conv, Residual, Two, double
+from .models import CASES, Conv, Residual, double
 
 
 class Pooled(nn.Module):
@@ -225,9 +225,9 @@ net: Any = Conv().double().eval()
 word: Any = "C"  # wrong on purpose
 ERRORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
-        lambda: fa.score_cam(Two().double(), (image(), torch.randn(3, 6).double()), layer="conv", target=1),
+        lambda: fa.score_cam(nn.Sequential(nn.Unflatten(1, (1, 3, 2)), nn.Flatten()), torch.randn(3, 6), layer="0", target=1),
         ValueError,
-        r"score_cam\(layer='conv', target=1\).*2 spatial dimensions.*has 0",
+        r"score_cam\(layer='0', target=1\).*2 spatial dimensions.*has 0",
     ),
     (lambda: fa.score_cam(Conv().double(), image(), layer=fa.input_of("fc"), target=1), ValueError, "spatial"),
     (lambda: fa.score_cam(Conv().double(), image(), layer="conv1", target=1, chunk_size=0), ValueError, "chunk_size must be"),

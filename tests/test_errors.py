@@ -363,7 +363,7 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
         "checkpointed",  # the values saved for GELU's gradient would be taken for slopes, without a word
         lambda: fa.deep_lift(Checkpointed(False), x, target=1),
         ValueError,
-        ["deep_lift(target=1)", "torch.utils.checkpoint", "model.eval()"],
+        ["deep_lift(target=1)", "torch.utils.checkpoint", "use_checkpoint=False"],
     ),
     (
         "checkpointed, many baselines",

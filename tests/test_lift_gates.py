@@ -170,7 +170,9 @@ def test_solving_is_a_product_from_the_other_side(how: str, left: bool) -> None:
     a, a0 = (torch.randn(1, 4, 4).double() + 4 * eye for _ in range(2))
     b, b0 = (torch.randn(1, 4, 4).double() for _ in range(2))
     options: dict[str, Any] = {} if left else {"left": False}
-    look = {"triangular": lambda t: t.tril(), "unit": lambda t: t.tril(-1) + eye}.get(how, lambda t: t)
+
+    def look(t: Tensor) -> Tensor:
+        return t.tril() if how == "triangular" else t.tril(-1) + eye if how == "unit" else t
 
     def op(a: Tensor, b: Tensor) -> Tensor:
         if how in ("triangular", "unit"):

@@ -261,7 +261,7 @@ def test_what_is_bound_starts_alike() -> None:
 
 def test_renormalised_embeddings() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(9, D, max_norm=0.5), nn.Flatten(), nn.Linear(2 * D, 2)).double().eval()
+    model: Any = nn.Sequential(nn.Embedding(9, D, max_norm=0.5), nn.Flatten(), nn.Linear(2 * D, 2)).double().eval()
     weight: Any = model[0].weight
     before, ids = weight.detach().clone(), torch.tensor([[1, 2], [3, 4]])
     fa.integrated_gradients(model, ids, layer="0", target=1)

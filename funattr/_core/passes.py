@@ -212,9 +212,7 @@ def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False) -> Any:
         except TypeError as error:
             if tracing() or hasattr(error, "complaint") or takes(bound.call, args, kwargs):
                 raise
-            text = (
-                "a tuple is passed by position and a dict by keyword; what takes them as one argument is to be wrapped, such as"
-            )
+            text = "a tuple is passed by position and a dict by keyword; wrap a model that takes them as one argument:"
             told = f"the model does not take x so ({error}): {text} lambda {'**' if kwargs else '*'}x: model(x)."
             raise complaint(TypeError, told) from error
 
