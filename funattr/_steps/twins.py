@@ -65,9 +65,11 @@ class _Twins(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         where = _ALONE[func](*args, **kwargs) if func in _ALONE and args else []
-        rows = {i: self.row(args[i], func in _COSTLY) for i in where}
+        written = bool(self.shared) and self._writes(func, args, kwargs)
+        # Looking costs a pass over the data, and starting over all of the model's.
+        rows = {i: self.row(args[i], written or func in _COSTLY) for i in where}
         alike = bool(where) and not any(row is None for row in rows.values())
-        if self.shared and self._writes(func, args, kwargs):
+        if written:
             if not alike:
                 raise _Written
             func(*(rows.get(i, arg) for i, arg in enumerate(args)), **kwargs)
