@@ -232,6 +232,21 @@ def forward_class(node: Any) -> Any:
     return type(node)._forward_cls
 
 
+def made_by_func(kind: Any) -> bool:
+    """Whether torch.func made this class anew of an autograd.Function, which it runs by an operation that modes see."""
+    return str(kind.__module__).startswith("torch._functorch.")
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether `error` comes of torch's cleaning up after another (Ctrl-C in the middle of vmap) that asks to stop at once."""
+    if hasattr(error, "complaint"):  # ours; and it may have ended the pass by a Stop, which is no interruption
+        return False
+    before = error.__context__
+    while before is not None and isinstance(before, Exception):
+        before = before.__context__
+    return before is not None
+
+
 #: Where the Python functions of torch.nn.functional find the operations themselves.
 operation_spaces = (torch._C._nn, torch._VF)
 

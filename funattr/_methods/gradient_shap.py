@@ -31,8 +31,8 @@ from .._steps.path import (
     with_floats,
 )
 from .._steps.progress import reported
-from .._steps.ways import Runner, interrupted
-from .._torch import OutOfMemoryError, tracing, transforms_active, tree_flatten, tree_unflatten
+from .._steps.ways import Runner
+from .._torch import OutOfMemoryError, interrupted, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, map_floats, map_tensors, says, tensors
 from .._words import complaint
 

@@ -14,10 +14,9 @@ from .._core.passes import Question
 from .._core.score import one_for_each
 from .._core.tap import touched
 from .._core.where import weights
-from .._torch import OutOfMemoryError, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
+from .._torch import OutOfMemoryError, interrupted, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Neuron, Target, Tree, attributable, map_tensors, tensors
 from .._words import complaint
-from .ways import interrupted
 
 #: What to compute at a point of the input: ``f(q, x)`` gives tensors, in any structure.
 Inner: TypeAlias = Callable[[Question, Tree], Tree]

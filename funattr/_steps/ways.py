@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch import OutOfMemoryError, set_vmap_fallback_warning, tracing, tree_flatten, tree_unflatten
+from .._torch import OutOfMemoryError, interrupted, set_vmap_fallback_warning, tracing, tree_flatten, tree_unflatten
 from .._types import Tree, map_tensors, tensors
 from .._words import warn
 from .chunks import chunks
@@ -173,16 +173,6 @@ def raised_by_model(error: BaseException) -> bool:
     code = trace.tb_frame.f_code
     raising = dis.opname[code.co_code[trace.tb_lasti]].startswith(("RAISE", "RERAISE"))
     return raising and not code.co_filename.startswith(_TORCH)
-
-
-def interrupted(error: BaseException) -> bool:
-    """Whether `error` comes of torch's cleaning up after another (Ctrl-C in the middle of vmap) that asks to stop at once."""
-    if hasattr(error, "complaint"):  # ours; and it may have ended the pass by a Stop, which is no interruption
-        return False
-    before = error.__context__
-    while before is not None and isinstance(before, Exception):
-        before = before.__context__
-    return before is not None
 
 
 class _Quiet(contextlib.AbstractContextManager[None]):

@@ -41,8 +41,8 @@ def gap(
     target: Target, ends: tuple[Tape, Tape], values: list[Tree], base: list[Tree], multipliers: list[Tree]
 ) -> Tensor | None:
     """By how much the sum misses the difference of the scores, and how much rounding may do: over the batch, whose rows may
-    meet. Not compiled, where nobody reads it."""
-    if tracing() or not all(tape.end for tape in ends):
+    meet. Not compiled, where nobody reads it, nor without data."""
+    if tracing() or not all(tape.end and not tape.end[-1].is_meta for tape in ends):
         return None
     with torch.no_grad():
         found = [tape.end[-1] for tape in ends]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._core.door import may_read
-from ..._torch import tracing, tree_flatten, tree_unflatten
+from ..._torch import interrupted, tracing, tree_flatten, tree_unflatten
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, exported, placed
 from .table import ENTRIES, LINEAR, LINEAR_NAMES, OPENED, PLAIN, RULES, SHAPES
@@ -99,9 +99,9 @@ def _unknown(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
     leaves, spec = tree_flatten((args, kwargs))
     where = [i for i, leaf in enumerate(leaves) if _varies(leaf)]
     places = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not _varies(leaf)]  # indices, say
-    found = lift.meet(*(leaves[i] for i in where), *places) if where else None
+    name = getattr(func, "__name__", repr(func))
+    found = lift.meet(*(leaves[i] for i in where), *places, apart=name) if where else None
     if found is not None:
-        name = getattr(func, "__name__", repr(func))
         if not may_read():
             lift.suspects.append(name)
         elif any(bool((own != base).any()) for own, base in found[len(where) :]) or not _straight(
@@ -125,7 +125,9 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
         with torch.no_grad():
             ends = at([own for own, _ in met.values()]), at([base.expand_as(own) for own, base in met.values()])
             middle = at([(own + base) / 2 for own, base in met.values()])
-    except Exception:  # it does not run on copies, or half way: nothing is known of it then
+    except Exception as error:  # it does not run on copies, or half way: nothing is known of it then
+        if interrupted(error):
+            raise
         return False
 
     def bent(y: Tensor, y0: Tensor, half: Tensor) -> bool:

@@ -11,7 +11,7 @@ from torch.autograd.function import BackwardCFunction
 
 from ..._core.tap import touched
 from ..._core.where import all_modules
-from ..._torch import forward_class
+from ..._torch import forward_class, made_by_func
 from ..._types import Tree, tensors
 from .table import ELEMENTWISE
 
@@ -70,7 +70,7 @@ def _own(node: Any) -> str | None:
     """What to call a node that no rule can have left."""
     if isinstance(node, BackwardCFunction):
         kind = forward_class(node)
-        return None if kind.__module__.startswith(_OURS) else f"the autograd.Function {kind.__name__}"
+        return None if made_by_func(kind) or kind.__module__.startswith(_OURS) else f"the autograd.Function {kind.__name__}"
     return _native(node.name())
 
 

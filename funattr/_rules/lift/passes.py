@@ -159,8 +159,7 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
     active: list[bool] = []
     starts: list[Tensor] = []
     lift = Lift(apply, here, active, tape, own)
-    plain = own is None and not tracing() and not transforms_active()
-    looks = plain and not only_torch(q.bound.root, task.pick)
+    looks = own is None and not tracing() and not only_torch(q.bound.root, task.pick)
 
     def look(ends: Tree) -> None:
         if looks:
@@ -177,7 +176,7 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
         return value
 
     def replaying(*args: Any, **kwargs: Any) -> Any:
-        here.position[0] = 0
+        here.rewind()
         lift.level = 0 if tracing() else depth()
         active.clear()
         starts.clear()

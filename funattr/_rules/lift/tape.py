@@ -38,6 +38,19 @@ class Tape:
     keep: Callable[[Tensor], Tensor] = torch.clone
     end: list[Any] = field(default_factory=list)  # what the score is taken of, or the score that a function has made
     position: list[int] = field(default_factory=lambda: [0])
+    apart: dict[str, Tape] = field(default_factory=dict)  # of each operation without a rule
+
+    def of(self, name: str | None) -> Tape:
+        """The tape of operations without a rule of that name; without a name, this one.
+
+        Some are about no data, and run in one pass alone: what sharded parameters are gathered by, at the first pass or
+        after a backward pass. On a tape of their own they put nothing else out of step.
+        """
+        return self if name is None else self.apart.setdefault(name, Tape(keep=self.keep))
+
+    def rewind(self) -> None:
+        self.position[0] = 0
+        self.apart.clear()
 
 
 class OutOfStep(BaseException):
@@ -86,27 +99,31 @@ class Lift(TorchFunctionMode):
         self.origins.note(func, given, list(among((found,))), self.baseline is not None)
         return found
 
-    def meet(self, *inputs: Tensor) -> list[Met] | None:
+    def meet(self, *inputs: Tensor, apart: str | None = None) -> list[Met] | None:
         """The inputs of an operation that has a rule, at x and at the baseline; None while recording, and where none of them
-        depends on the site."""
-        base = self._base(inputs)
+        depends on the site. `apart` is the name of one that has none."""
+        base = self._base(inputs, apart)
         if base is None or (not tracing() and not any(t.requires_grad for t in inputs)):
             return None
-        own = [t.detach() for t in inputs] if self.own is None else self.own.entries[self.tape.position[0] - 1]
+        i = self.tape.of(apart).position[0] - 1
+        own = [t.detach() for t in inputs] if self.own is None else self.own.of(apart).entries[i]
         if len(base) != len(inputs) or not all(fits(a.shape, b.shape) for a, b in zip(inputs, base)):
             raise OutOfStep
         return [Met(a, b) for a, b in zip(own, base)]
 
-    def _base(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+    def _base(self, inputs: Sequence[Tensor], apart: str | None = None) -> tuple[Tensor, ...] | None:
         """What the next operation was given at the baseline."""
+        tape = self.tape.of(apart)
         if self.baseline is None:
-            self.tape.entries.append(tuple(t if constant(t) else self.tape.keep(t) for t in inputs))
+            tape.entries.append(tuple(t if constant(t) else self.tape.keep(t) for t in inputs))
             return None
-        i = self.tape.position[0]
-        self.tape.position[0] = i + 1
-        if i >= len(self.baseline.entries):
-            raise OutOfStep
-        return self.baseline.entries[i]
+        entries, i = self.baseline.of(apart).entries, tape.position[0]
+        tape.position[0] = i + 1
+        if i < len(entries):
+            return entries[i]
+        if apart is not None and not any(t.requires_grad for t in inputs):
+            return None
+        raise OutOfStep
 
     def differ(self, *choices: Tensor) -> None:
         """Notes an operation whose masks or indices are others at the baseline: no slope follows them."""
