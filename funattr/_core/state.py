@@ -28,7 +28,7 @@ from .where import built
 
 #: What every module has; the rest of its attributes is its own.
 _COMMON = frozenset(vars(nn.Module()))
-_KINDS: dict[type, bool] = {}  # whether a kind of module is torch's own
+_KINDS: dict[type, bool] = {}  # whether a kind of object is torch's own
 _CONSTANT = (str, bytes, int, float, complex, type(None), enum.Enum, type, torch.dtype, torch.device, torch.Size)
 _NO_STATE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, torch.Generator, torch.jit.ScriptModule)
 _DEEP = 6  # a model that refers to its trainer is not followed to the data
@@ -58,7 +58,7 @@ class State:
         elif isinstance(value, partial):
             if value.func is not torch.func.functional_call:  # which binds parameters, and puts them back itself
                 self.note_items((*value.args, value.func, *value.keywords.values()), depth)
-        elif not isinstance(value, _NO_STATE):
+        elif not (isinstance(value, _NO_STATE) or _of_torch(type(value))):  # such as the state of FSDP
             self.note_items(getattr(value, "__dict__", {}), depth)
             self.note(getattr(value, "__self__", None), depth)
 
@@ -71,7 +71,7 @@ class State:
     def note_module(self, module: nn.Module, depth: int = 0) -> None:
         """Keep what `module` holds, but for its parameters, and for what torch's own modules never write to."""
         self.met.add(id(module))
-        if getattr(module, "max_norm", None) is not None:
+        if module.__dict__.get("max_norm") is not None:  # an attribute that is missing takes a module a while to miss
             self.note(module.weight, depth)
         if isinstance(module, torch.jit.ScriptModule) or (_of_torch(type(module)) and not _written_from_outside(module)):
             return
@@ -115,7 +115,7 @@ def _copied(t: Tensor) -> Tensor:
 
 def _of_torch(kind: type) -> bool:
     if kind not in _KINDS:
-        _KINDS[kind] = all(base.__module__.startswith("torch.") for base in kind.__mro__[:-1])
+        _KINDS[kind] = all(base.__module__.startswith("torch.") for base in kind.__mro__[:-1]) and kind is not object
     return _KINDS[kind]
 
 
@@ -167,16 +167,18 @@ def observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
         state.back()
 
 
-@contextlib.contextmanager
-def state_kept(modules: Iterable[nn.Module], bound: Any) -> Iterator[None]:
-    """Put back what the modules, and what is bound to them, keep of a pass: after each, and in the end."""
+def state_of(modules: Iterable[nn.Module], bound: Any) -> State | None:
+    """What the modules, and what is bound to them, can keep of a pass; None if nothing."""
     state = State()
     for module in modules:
         state.note_module(module)
     state.note(bound)
-    if not (state.holders or state.tensors):
-        yield
-        return
+    return state if state.holders or state.tensors else None
+
+
+@contextlib.contextmanager
+def state_kept(state: State) -> Iterator[None]:
+    """Put it back after each pass, and in the end."""
     _kept.state = state
     try:
         yield
