@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from .._words import complaint, kind_of
@@ -20,10 +22,18 @@ def channel_of(value: Tensor, channel_dim: int, leading: int = 0) -> int:
     return leading + channel_dim % len(shape)
 
 
-def check_rows(value: Tensor, size: int) -> None:
-    """Refuse a value whose first dimension is not the batch: of a window, or sequence first, a map mixes examples."""
-    if value.shape[0] != size:
-        text = f"the layer gives a tensor {list(value.shape)} without a row for each of the {size} examples"
+def check_rows(values: Sequence[Tensor], size: int) -> None:
+    """Refuse a value of which no part has the batch first: of a sequence-first layer, a map mixes examples.
+
+    Several rows for each example (sentences of a document, windows of a picture) are each a map, where there are several
+    examples: of a single one, nothing tells such rows from steps in time.
+    """
+
+    def has_rows(value: Tensor) -> bool:
+        return value.shape[0] == size or (size > 1 and value.shape[0] % size == 0)
+
+    if values and not any(map(has_rows, values)):
+        text = f"the layer gives a tensor {list(values[0].shape)} without a row for each of the {size} examples"
         raise complaint(ValueError, f"{text}: choose a layer whose value has the batch first.")
 
 

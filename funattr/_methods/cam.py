@@ -15,19 +15,14 @@ from torch import Tensor
 from .._core.channels import channel_of, check_rows, mean_over_space, over_space
 from .._core.door import method
 from .._core.gradient import at_site
-from .._types import Layer, Model, Target, Tree, batch_size, map_floats
+from .._types import Layer, Model, Target, Tree, batch_size, map_floats, tensors
 
 
 def _mapped(cam: Callable[[Tensor, Tensor], Tensor], *question: Any) -> Tree:
     """The map of each value at the site, and its gradient."""
-    size = batch_size(question[1])
-
-    def checked(v: Tensor, g: Tensor) -> Tensor:
-        found = cam(v, g)
-        check_rows(v, size)
-        return found
-
-    return map_floats(checked, *at_site(*question))
+    found = map_floats(cam, *at_site(*question))
+    check_rows(tensors(found), batch_size(question[1]))
+    return found
 
 
 @method

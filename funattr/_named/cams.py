@@ -20,7 +20,7 @@ from .._steps.path import along, asked, input_floats, score_at
 from .._steps.progress import reported
 from .._steps.ways import Runner
 from .._torch import is_plain, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, batch_size, map_floats
+from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, batch_size, map_floats, tensors
 from .._words import complaint
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -80,7 +80,7 @@ def score_cam(
 
 
 def _score_cam(q: Question, value: Tensor, channel: int, chunk_size: ChunkSize) -> Tensor:
-    check_rows(value, q.size)
+    _check_one_row_each(value, q.size)
     maps, inputs = value.movedim(channel, 1), input_floats(q)
     # An input without such places, as a table beside an image, is seen whole.
     fits = {maps.dim()} & {leaf.dim() for leaf in inputs} or {leaf.dim() for leaf in inputs}
@@ -188,13 +188,19 @@ def _channel_numbers(value: Tree, channel_dim: int, size: int) -> Tree:
     def numbers(v: Tensor) -> Tensor:
         nonlocal count
         channel = channel_of(v, channel_dim)
-        check_rows(v, size)
+        _check_one_row_each(v, size)
         count += v.shape[channel]
         ids = torch.arange(count - v.shape[channel], count, device=v.device)
         return ids.reshape([-1 if d == channel else 1 for d in range(v.dim())])
 
     leaves, spec = tree_flatten(value)
     return tree_unflatten([numbers(leaf) if attributable(leaf) else None for leaf in leaves], spec)
+
+
+def _check_one_row_each(value: Tensor, size: int) -> None:
+    if value.shape[0] != size:
+        text = f"the layer gives a tensor {list(value.shape)} without a row for each of the {size} examples: choose another."
+        raise complaint(ValueError, text)
 
 
 def _check_real(value: Tree, layer: Layer) -> None:
@@ -234,11 +240,8 @@ def eigen_cam(model: Model, x: Tree, *, layer: Layer, channel_dim: int = 1, crea
         Muhammad and Yeasin, "Eigen-CAM", 2020, https://arxiv.org/abs/2008.00299
     """
 
-    size = batch_size(x)
-
     def cam(v: Tensor) -> Tensor:
         channel = channel_of(v, channel_dim)
-        check_rows(v, size)
         moved = v.movedim(channel, -1)
         places = moved.flatten(1, -2) if v.dim() > 2 else moved.unsqueeze(1)
         projected = _projected(places if v.element_size() >= 4 else places.float(), create_graph)
@@ -246,7 +249,9 @@ def eigen_cam(model: Model, x: Tree, *, layer: Layer, channel_dim: int = 1, crea
 
     value = activation(model, x, layer=layer, create_graph=create_graph)
     _check_real(value, layer)
-    return map_floats(cam, value)
+    found = map_floats(cam, value)
+    check_rows(tensors(found), batch_size(x))
+    return found
 
 
 def _projected(rows: Tensor, create_graph: bool) -> Tensor:
