@@ -206,7 +206,8 @@ class Question:
         """What is summed may cancel to 0, but for rounding: gradients over channels before a layer norm, over keys."""
         if row.name == "sum_channels(gradient)":
             return [float(g.abs().max()) for g in self.loops.gradient]
-        if row.formula is not None and row.name.endswith("cam"):
+        # Where a value does not move along the path (the text's, while the image does) nothing flows through it.
+        if row.name == "conductance" or (row.formula is not None and row.name.endswith("cam")):
             return [float(g.abs().max() * v.abs().max()) for v, g in zip(self.loops.value, self.loops.gradient)]
         return [0.0] * count
 

@@ -29,7 +29,7 @@ from .._torch import (
 )
 from .._types import About, Tree, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint, complete, door, kind_of, warn
-from .state import state_kept, state_of, statistics_kept
+from .state import state_of, statistics_kept
 from .where import all_modules, bind
 
 P = ParamSpec("P")
@@ -80,7 +80,7 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             modules = all_modules(bind(model).root)
             training = noisy_modules(modules)
             state = state_of(modules, model)
-            with mode_kept(training) if training else as_it_is, state_kept(state) if state else as_it_is:
+            with mode_kept(training) if training else as_it_is, state or as_it_is:
                 result = function(*args, **kwargs)
             check_result(result)
             dressed: Any = result  # Any, because mypy keeps R from being put together anew

@@ -14,7 +14,7 @@ import operator
 import threading
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, MutableSet, Set
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSet, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -82,6 +82,17 @@ class State:
                 self.note(value, depth + 1)
         if module._buffers:
             self.note_items(module._buffers, depth)
+
+    def __enter__(self) -> None:
+        _kept.state = self
+
+    def __exit__(self, *exception: object) -> None:
+        # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
+        try:
+            self.ready()
+        finally:
+            _kept.state = None
+            self.ready()
 
     def ready(self) -> None:
         """Before a pass, and in the end: tensors hold what they held; no graph of the pass before needs what it wrote."""
@@ -167,28 +178,25 @@ def observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
         state.back()
 
 
-def state_of(modules: Iterable[nn.Module], bound: Any) -> State | None:
-    """What the modules, and what is bound to them, can keep of a pass; None if nothing."""
+def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
+    """What the modules, and what is bound to them, can keep of a pass: a block in which that is put back. None if nothing."""
+    keeping = [module for module in modules if not _QUIET.get(type(module)) or hooked(module)]
+    if not keeping and isinstance(model, nn.Module):
+        return None
     state = State()
-    for module in modules:
+    for module in keeping:
         state.note_module(module)
-    state.note(bound)
+    if not isinstance(model, nn.Module):
+        state.note(model)
+    for module in modules:
+        kind = type(module)
+        if kind not in _QUIET:
+            _QUIET[kind] = _of_torch(kind) and not _written_from_outside(module) and not hasattr(module, "max_norm")
     return state if state.holders or state.tensors else None
 
 
-@contextlib.contextmanager
-def state_kept(state: State) -> Iterator[None]:
-    """Put it back after each pass, and in the end."""
-    _kept.state = state
-    try:
-        yield
-    finally:
-        # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
-        try:
-            state.ready()
-        finally:
-            _kept.state = None
-            state.ready()
+#: Whether modules of a kind keep nothing, but for what hooks write to them.
+_QUIET: dict[type, bool] = {}
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ def gap(
         total = sum((m * (v - v0)).sum() for v, v0, m in differences)
         rise = (scores[0] - scores[1]).abs().sum()
         eps = torch.finfo(scores[0].dtype).eps
-        allowed = 100 * eps ** (2 / 3) * rise + 1000 * eps * (scores[0].abs().sum() + scores[1].abs().sum())
+        allowed = max(100 * eps ** (2 / 3), 1e-6) * rise + 1000 * eps * (scores[0].abs().sum() + scores[1].abs().sum())
         return torch.stack([(total - (scores[0] - scores[1]).sum()).abs(), allowed, rise])
 
 
