@@ -6,6 +6,7 @@ Short and honest: one step after another, nothing checked, the model's parameter
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -133,14 +134,25 @@ def internal_influence(model: Any, x: Tensor, layer: nn.Module, target: int, n: 
 
 
 def conductance(model: Any, x: Tensor, layer: nn.Module, target: int, n: int) -> Tensor:
-    """Gradients at the nodes, times what the value gains over the cell around each."""
-    before, edge, total = activation(model, torch.zeros_like(x), layer), 0.0, torch.zeros(())
-    for a, weight in zip(*nodes(n)):
-        edge += weight
-        after = activation(model, edge * x, layer)
-        total = total + value_and_gradient(model, a * x, layer, target)[1] * (after - before)
-        before = after
-    return total
+    """Gradients at the nodes, times how fast the value changes there; what that misses of its way, at the mean gradient."""
+    steps, weights = nodes(n)
+    met = [value_and_gradient(model, a * x, layer, target) for a in steps]
+    start, end = activation(model, torch.zeros_like(x), layer), activation(model, x, layer)
+    places, values = [0.0, *map(float, steps), 1.0], [start, *(value for value, _ in met), end]
+    total, gained, mean = (torch.zeros_like(start) for _ in range(3))
+    for i, (weight, (_, slope)) in enumerate(zip(weights, met), 1):
+        nearest = np.argsort([abs(place - places[i]) for place in places], kind="stable")[:8].tolist()
+        rate: Any = sum(_derivative([places[k] for k in nearest], nearest.index(j)) * values[j] for j in nearest)
+        total, gained, mean = total + weight * slope * rate, gained + weight * rate, mean + weight * slope
+    return total + (end - start - gained) * mean
+
+
+def _derivative(places: list[float], j: int) -> float:
+    """At the first place, the derivative of the polynomial that is 1 at the j-th, and 0 at the others."""
+    at, others = places[0], [p for k, p in enumerate(places) if k not in (0, j)]
+    if j == 0:
+        return sum(1 / (at - p) for p in others)
+    return math.prod(at - p for p in others) / math.prod(places[j] - p for p in [at, *others])
 
 
 def gradient_shap(model: Any, x: Tensor, layer: nn.Module, target: int, baselines: Tensor, samples: int) -> Tensor:

@@ -48,7 +48,6 @@ class Method(NamedTuple):
     #: Columns that are not to give the same numbers, and why; `on_tokens` if only for models of tokens.
     differs: Mapping[str, str] = MappingProxyType({})
     on_tokens: bool = False
-    close: float = 0.0  # of the largest value: how far apart two rules for the same integral may be
     asked: bool = True  # one of the twelve layer and guided methods that the bars are about
 
 
@@ -153,7 +152,6 @@ METHODS = [
         hand(by_hand.conductance, floats=True, n="steps"),
         _floor(lambda s, b: Passes((s.steps + 2) * b, s.steps * b, s.steps * b)),
         differs=RATES,
-        close=0.05,  # by hand, the value's differences over the cells of the rule
     ),
     Method(
         "deep_lift",

@@ -177,7 +177,10 @@ def read(source: Source, item: Item, options: argparse.Namespace) -> Input:
     """
     if item.text is None and (source.text is None or source.image is not None) and not _is_text(source, item):
         return _pictured(source, pictures.opened(item.file, item.data, item.name), item.name, options, item)
-    text = item.text if item.text is not None else _decoded(item.file.read_bytes(), item.name).strip()  # type: ignore[union-attr]
+    text = item.text
+    if text is None:
+        assert item.file is not None  # an item has one or the other
+        text = _decoded(item.file.read_bytes(), item.name).strip()
     made = texts.ready(source, text, options)
     cut = "" if made.whole is None else f" of {made.whole}: the rest is cut off, and not explained"
     told = f"{item.name}, {source.how}: {len(made.tokens)} tokens{cut}"

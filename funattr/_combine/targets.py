@@ -114,6 +114,5 @@ def _classes(targets: Sequence[Target] | Tensor) -> Tensor | None:
         return targets
     if all(isinstance(t, int) and not isinstance(t, bool) for t in targets):
         return torch.tensor(list(targets))
-    if all(isinstance(t, Tensor) for t in targets) and len({t.shape for t in targets}) == 1:  # type: ignore[union-attr]
-        return torch.stack(list(targets))  # type: ignore[arg-type]
-    return None
+    given = [t for t in targets if isinstance(t, Tensor)]
+    return torch.stack(given) if len(given) == len(targets) and len({t.shape for t in given}) == 1 else None

@@ -146,7 +146,7 @@ def call_tapped(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
 
 # Eager: counted hooks.
 
-_KEY = "funattr"
+_KEY: Any = "funattr"  # torch declares its own keys, which are integers
 _lock = threading.RLock()
 _tapped: dict[int, frozenset[_Frame]] = {}  # id(layer) -> the frames that tap it; guarded by _lock
 
@@ -178,10 +178,10 @@ def _install(layers: list[tuple[nn.Module, list[int]]], frame: _Frame) -> None:
             # Straight into the dictionaries: register_forward_hook makes a new key per call, races with other
             # threads on the with_kwargs marker (which must be there first), and cannot be undone when interrupted.
             if any(sites[i].inputs for i in indices):
-                layer._forward_pre_hooks_with_kwargs[_KEY] = True  # type: ignore[index]
-                layer._forward_pre_hooks[_KEY] = _before  # type: ignore[index]
+                layer._forward_pre_hooks_with_kwargs[_KEY] = True
+                layer._forward_pre_hooks[_KEY] = _before
             if not all(sites[i].inputs for i in indices):
-                layer._forward_hooks[_KEY] = _after  # type: ignore[index]
+                layer._forward_hooks[_KEY] = _after
 
 
 def _remove(layers: list[tuple[nn.Module, list[int]]], frame: _Frame) -> None:
@@ -202,9 +202,9 @@ def _remove(layers: list[tuple[nn.Module, list[int]]], frame: _Frame) -> None:
 
 
 def _unhook(layer: nn.Module) -> None:
-    layer._forward_hooks.pop(_KEY, None)  # type: ignore[call-overload]
-    layer._forward_pre_hooks.pop(_KEY, None)  # type: ignore[call-overload]
-    layer._forward_pre_hooks_with_kwargs.pop(_KEY, None)  # type: ignore[call-overload]
+    layer._forward_hooks.pop(_KEY, None)
+    layer._forward_pre_hooks.pop(_KEY, None)
+    layer._forward_pre_hooks_with_kwargs.pop(_KEY, None)
 
 
 def _here(layer: nn.Module) -> list[_Frame]:

@@ -86,7 +86,7 @@ def _under(
     rule: Callable[[list[bool]], ReluRule], model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool
 ) -> Tree:
     if tracing():
-        from .._rules import traced  # noqa: F401
+        from .._rules import traced  # noqa: F401  (loaded for what it tells Dynamo)
     fired: list[bool] = []
     q = question(model, x, layer, target, create_graph)
     refuse_opaque(q.bound)
