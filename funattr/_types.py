@@ -112,6 +112,11 @@ def attributable(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 
+def floats_of(tree: Tree) -> list[Tensor]:
+    """The floating-point tensors in `tree`, in order."""
+    return [leaf for leaf in tensors(tree) if leaf.is_floating_point()]
+
+
 def map_floats(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """Apply `f` to the floating-point tensors of `tree` (and what stands in their place in `rest`), keeping the structure.
 

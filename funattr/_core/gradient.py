@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,17 +21,13 @@ from .._torch import (
     unwrap_for_grad,
     without_modes,
 )
-from .._types import Layer, Model, Target, Tree, as_it_is, copied, map_floats, map_tensors, tensors
+from .._types import Layer, Model, Target, Tree, as_it_is, copied, floats_of, map_floats, map_tensors, tensors
 from .._words import complaint
 from .door import check_dense, method
-from .passes import Question, forward, question, read, scores
+from .passes import Found, Point, Question, forward, question, scores
 from .real import check_attributable
+from .traced import traced_gradients
 from .where import all_modules
-
-#: ``point(i, floats)``: where to take the gradient at the i-th site, from the floating-point tensors of the value there.
-Point: TypeAlias = Callable[[int, list[Tensor]], list[Tensor]]
-#: Values and gradients, one of each per site.
-Found: TypeAlias = tuple[list[Tree], list[Tree]]
 
 
 @method
@@ -87,7 +82,7 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
     must not reach further derivatives.
     """
     if tracing():
-        return _traced(q, point)
+        return traced_gradients(q, point)
     if own_level or transforms_active():
         # What mapped over the anchor may have given up: then another vmap runs here, or none.
         anchor = None if own_level or not only_vmap_runs() else anchor if is_mapped(anchor) else _anchor(q)
@@ -245,11 +240,6 @@ def dependent() -> Exception:
     )
 
 
-def floats_of(tree: Tree) -> list[Tensor]:
-    """The floating-point tensors in `tree`, in order."""
-    return [leaf for leaf in tensors(tree) if leaf.is_floating_point()]
-
-
 def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
     """The gradient of the sum of the scores; each example's score is of the function of this batch."""
     slopes: Sequence[Tensor | None] = [None]
@@ -287,40 +277,3 @@ def _goes_through(scores: Tensor, name: str) -> bool:
             met |= new
             todo += new
     return False
-
-
-# Compiled: the public form. It needs the value's shape first; the compiler drops the second prefix.
-
-
-def _traced(q: Question, point: Point | None) -> Found:
-    with torch.set_grad_enabled(q.create_graph):
-        shapes = read(q, once=False)
-        for i, value in enumerate(shapes):
-            check_attributable(value, q.label(i))
-        # torch.zeros, not zeros_like: that would depend on the first pass and keep it in the graph.
-        zeros = [[torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in floats_of(value)] for value in shapes]
-
-        def scored(zeros: list[list[Tensor]]) -> tuple[Tensor, list[list[Tensor]]]:
-            values: list[Tree] = [None] * len(shapes)
-
-            def put(i: int, value: Tree, shared: bool) -> Tree:
-                at = iter(floats_of(value) if point is None else point(i, floats_of(value)))
-                shift = iter(zeros[i])
-                moved = map_tensors(lambda t: next(at) + next(shift) if t.is_floating_point() else t, value)
-                values[i] = moved if point is None else value
-                # A copy: a custom backward applied to the leaf itself is lost under compile (pytorch#193279).
-                return copied(moved)
-
-            found = scores(q, forward(q, put))
-            # Of the values, tensors only: torch.func takes nothing else back, and a layer may give (output, None).
-            return found.sum(), [tensors(value) for value in values]
-
-        slopes, kept = torch.func.grad(scored, has_aux=True)(zeros)
-    leaf = iter([t for part in kept for t in part])
-    values = [map_tensors(lambda t: next(leaf), value) for value in shapes]
-    found = [_filled(value, iter(part)) for value, part in zip(values, slopes)]
-    return (values, found) if q.create_graph else (map_tensors(torch.detach, values), map_tensors(torch.detach, found))
-
-
-def _filled(value: Tree, parts: Iterator[Any]) -> Tree:
-    return map_floats(lambda leaf: next(parts), value)

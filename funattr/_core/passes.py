@@ -78,6 +78,10 @@ def _counted(bound: Bound, x: Tree, sites: Sequence[Site | None]) -> list[Site |
 #: ``put(i, value, shared)`` sees the value at the i-th site and says what the model goes on with there: the value itself (to
 #: read), another one (to replace), a leaf (for a gradient), a point of a path, the value without a group of features.
 Put: TypeAlias = Callable[[int, Tree, bool], Tree]
+#: ``point(i, floats)``: where to take the gradient at the i-th site, from the floating-point tensors of the value there.
+Point: TypeAlias = Callable[[int, list[Tensor]], list[Tensor]]
+#: Values and gradients, one of each per site.
+Found: TypeAlias = tuple[list[Tree], list[Tree]]
 
 
 class Seen(NamedTuple):

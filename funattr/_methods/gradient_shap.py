@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.door import method
-from .._core.gradient import Point, floats_of
-from .._core.passes import Question
+from .._core.passes import Point, Question
 from .._steps.baselines import distribution
 from .._steps.chunks import check_count, parts
 from .._steps.draws import check_generator, seeded
@@ -33,7 +32,7 @@ from .._steps.path import (
 from .._steps.progress import reported
 from .._steps.ways import Runner
 from .._torch import OutOfMemoryError, interrupted, tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, map_floats, map_tensors, says, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, floats_of, map_floats, map_tensors, says, tensors
 from .._words import complaint
 
 

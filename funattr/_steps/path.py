@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.gradient import Point, floats_of, gradients, hooks_backward
+from .._core.gradient import gradients, hooks_backward
 from .._core.kernels import PlainForms
-from .._core.passes import Question, forward, kept, question, read, scores
+from .._core.passes import Point, Question, forward, kept, question, read, scores
 from .._core.real import check_attributable
 from .._core.score import predicted, score_of
 from .._torch import tracing, transforms_active
-from .._types import ChunkSize, Layer, Model, Target, Tree, map_floats, map_tensors, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, floats_of, map_floats, map_tensors, tensors
 from .._words import complaint
 from .baselines import full_batch, references
 from .chunks import parts

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ..._core.door import may_read
-from ..._core.gradient import floats_of
 from ..._core.score import one_for_each, predicted, score_of
 from ..._torch import is_plain, tracing
-from ..._types import Neuron, Target, Tree, tensors
+from ..._types import Neuron, Target, Tree, floats_of, tensors
 from ..._words import warn
 from .tape import Origins, Tape
 

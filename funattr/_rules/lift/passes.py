@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._core.gradient import connected, floats_of, gradients
+from ..._core.gradient import connected, gradients
 from ..._core.passes import Question, forward, question
 from ..._core.score import neuron_score, the_tensor
 from ..._core.tap import Run, Stop, call_tapped
@@ -17,7 +17,7 @@ from ..._core.where import Bound, refuse_opaque
 from ..._steps.baselines import full_batch
 from ..._steps.twins import OneRow, same_rows
 from ..._torch import depth, tracing, transforms_active, without_modes
-from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, map_tensors, tensors
+from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, floats_of, map_tensors, tensors
 from ..._words import complaint
 from .complete import Notes, cuts_graph, gap
 from .dispatch import apply
