@@ -61,7 +61,8 @@ found is put right and has tests. What stays:
   `flatten(2).transpose(1, 2)`, as in LeViT: plain autograd as well. Two examples are right.
 - What a model keeps of a pass (in attributes, buffers, or arguments bound with `functools.partial`) is put back after each pass
   of a call; what it keeps elsewhere (a global, a closure, a file) is not seen. A model that counts its own passes counts none
-  of a call's: count in a hook, or outside. Of parameters, those that `max_norm` rewrites are put back. Compiled, nothing is.
+  of a call's: count in a hook, or outside. Objects are followed six deep, but for those of torch and the standard library.
+  Of parameters, those that `max_norm` rewrites are put back. Compiled, nothing is.
 - Compiled, `integrated_gradients` and `feature_ablation` at a layer do not trace where the model updates a tensor from before
   the layer in place by what comes from it (`out += shortcut(x)`, at the shortcut). In eager they run.
 """

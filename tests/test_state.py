@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -290,6 +292,46 @@ def test_spectral_norm_in_train_mode(norm: Any) -> None:
     fa.integrated_gradients(model, x, layer="1", target=1)
     after = model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+class Logs(Keeps):
+    """Holds a logger, through which all of Python's loggers can be reached, and makes one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logger, self.space = logging.getLogger(__name__), SimpleNamespace(count=0)
+
+    def kept(self, h: Tensor) -> Tensor:
+        logging.getLogger(f"{__name__}.made in a pass")
+        self.space.count += 1
+        return h * self.space.count
+
+
+def test_objects_of_the_standard_library_are_not_a_models_state() -> None:
+    model = made(Logs)
+    x = input_for(model)
+    expected = torch.autograd.grad(as_found(model, x.requires_grad_()).sum(), x)[0]
+    logging.root.manager.loggerDict.pop(f"{__name__}.made in a pass")
+    for _ in range(2):
+        torch.testing.assert_close(fa.gradient(model, x.detach(), target=1), expected)
+    assert model.space.count == 0
+    assert f"{__name__}.made in a pass" in logging.root.manager.loggerDict
+
+
+def test_a_method_of_an_object_that_keeps_something() -> None:
+    class Plain:
+        def __init__(self) -> None:
+            self.steps = 0
+
+        def score(self, x: Tensor) -> Tensor:
+            self.steps += 1
+            return x.sum(1) * self.steps
+
+    plain, x = Plain(), torch.randn(2, 3)
+    for model in (plain.score, partial(plain.score)):
+        lost = fa.feature_ablation(model, x, chunk_size=1)
+        torch.testing.assert_close(lost, x)
+        assert plain.steps == 0
 
 
 class Built(nn.Module):

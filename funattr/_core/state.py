@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import operator
+import sys
 import threading
 import types
 from collections import deque
@@ -28,7 +29,8 @@ from .where import built
 
 #: What every module has; the rest of its attributes is its own.
 _COMMON = frozenset(vars(nn.Module()))
-_KINDS: dict[type, bool] = {}  # whether a kind of object is torch's own
+_LIBRARIES = {"torch", *sys.stdlib_module_names}
+_KINDS: dict[type, bool] = {}
 _CONSTANT = (str, bytes, int, float, complex, type(None), enum.Enum, type, torch.dtype, torch.device, torch.Size)
 _NO_STATE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, torch.Generator, torch.jit.ScriptModule)
 _DEEP = 6  # a model that refers to its trainer is not followed to the data
@@ -58,9 +60,10 @@ class State:
         elif isinstance(value, partial):
             if value.func is not torch.func.functional_call:  # which binds parameters, and puts them back itself
                 self.note_items((*value.args, value.func, *value.keywords.values()), depth)
-        elif not (isinstance(value, _NO_STATE) or _of_torch(type(value))):  # such as the state of FSDP
+        elif isinstance(value, types.MethodType):
+            self.note(value.__self__, depth)
+        elif not (isinstance(value, _NO_STATE) or _of_library(type(value))):  # such as the state of FSDP, a logger, a thread
             self.note_items(getattr(value, "__dict__", {}), depth)
-            self.note(getattr(value, "__self__", None), depth)
 
     def note_items(self, items: Any, depth: int) -> None:
         if not isinstance(items, tuple):
@@ -73,7 +76,7 @@ class State:
         self.met.add(id(module))
         if module.__dict__.get("max_norm") is not None:  # an attribute that is missing takes a module a while to miss
             self.note(module.weight, depth)
-        if isinstance(module, torch.jit.ScriptModule) or (_of_torch(type(module)) and not _written_from_outside(module)):
+        if isinstance(module, torch.jit.ScriptModule) or (_of_library(type(module)) and not _written_from_outside(module)):
             return
         self.modules.append((module, built(module)))
         self.holders.append((module.__dict__, dict(module.__dict__)))
@@ -124,9 +127,11 @@ def _copied(t: Tensor) -> Tensor:
         return t.detach().clone()
 
 
-def _of_torch(kind: type) -> bool:
+def _of_library(kind: type) -> bool:
+    """Whether a kind of object is made by torch and the standard library alone."""
     if kind not in _KINDS:
-        _KINDS[kind] = all(base.__module__.startswith("torch.") for base in kind.__mro__[:-1]) and kind is not object
+        known = all(base.__module__.partition(".")[0] in _LIBRARIES for base in kind.__mro__)
+        _KINDS[kind] = known and kind is not types.SimpleNamespace
     return _KINDS[kind]
 
 
@@ -191,7 +196,7 @@ def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
     for module in modules:
         kind = type(module)
         if kind not in _QUIET:
-            _QUIET[kind] = _of_torch(kind) and not _written_from_outside(module) and not hasattr(module, "max_norm")
+            _QUIET[kind] = _of_library(kind) and not _written_from_outside(module) and not hasattr(module, "max_norm")
     return state if state.holders or state.tensors else None
 
 
