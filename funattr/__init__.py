@@ -34,6 +34,7 @@ from ._methods.ablation import feature_ablation
 from ._methods.backprop import deconvnet, guided_backprop
 from ._methods.cam import grad_cam, grad_cam_plus_plus, hires_cam, layer_cam, xgrad_cam
 from ._methods.deep_lift import deep_lift
+from ._methods.game import Game, game
 from ._methods.gradient import activation, gradient, input_x_gradient, saliency
 from ._methods.gradient_shap import gradient_shap
 from ._methods.path import conductance, convergence_delta, integrated_gradients, internal_influence
@@ -45,6 +46,7 @@ from ._steps.progress import progress
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Game",
     "Split",
     "ablation_cam",
     "absolute",
@@ -58,6 +60,7 @@ __all__ = [
     "each_target",
     "eigen_cam",
     "feature_ablation",
+    "game",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient",

@@ -10,10 +10,12 @@ from ._steps.quadrature import Quadrature
 from ._types import ChunkSize, Explains, Layer, Method, Model, OnePlace, Target, Tree
 from . import dataset as dataset
 from . import viz as viz
+from ._methods.game import Game as Game
 from ._core.split import Split as Split
 from ._combine.elementwise import at_input as at_input
 from ._methods.path import convergence_delta as convergence_delta
 from ._combine.targets import each_target as each_target
+from ._methods.game import game as game
 from ._core.where import input_of as input_of
 from ._inspect.layers import layers as layers
 from ._combine.baselines import mean_over_baselines as mean_over_baselines
@@ -27,6 +29,7 @@ from ._core.split import split as split
 
 __version__: str
 __all__ = [
+    "Game",
     "Split",
     "ablation_cam",
     "absolute",
@@ -40,6 +43,7 @@ __all__ = [
     "each_target",
     "eigen_cam",
     "feature_ablation",
+    "game",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient",

@@ -38,6 +38,11 @@ R = TypeVar("R")
 
 def method(function: Callable[P, R]) -> Callable[P, R]:
     """`door` for attribution methods ``(model, x, ...)``, with the checks of arguments, input, mode and result."""
+    return entered(function, check_result)
+
+
+def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[P, R]:
+    """The door of `method` for what may return something else, which `check` looks at."""
     parameters = inspect.signature(function).parameters.values()
     flags = [p.name for p in parameters if p.annotation == "bool"]
     about: About | None = getattr(function, "about", None)
@@ -82,7 +87,7 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             state = state_of(modules, model)
             with mode_kept(training) if training else as_it_is, state or as_it_is:
                 result = function(*args, **kwargs)
-            check_result(result)
+            check(result)
             dressed: Any = result  # Any, because mypy keeps R from being put together anew
             return map_tensors(undressed, dressed) if any(is_dressed(t) for t in tensors(result)) else result
         except (ValueError, TypeError, RuntimeError) as error:
@@ -103,6 +108,11 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     made.__code__ = made.__code__.replace(co_name=function.__name__)
     made.about = about or About(names, layered="layer" in (names or ()))
     return call
+
+
+def opening(function: Callable[P, R]) -> Callable[P, R]:
+    """The same for what takes a model and an input, and returns what to ask of them: no attribution."""
+    return entered(function, lambda result: None)
 
 
 def undressed(value: Tensor) -> Tensor:
