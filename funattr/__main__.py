@@ -29,6 +29,15 @@ class _Parser(argparse.ArgumentParser):
         return found, left
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="funattr", description="Attributions for PyTorch models.")
+    parser.add_argument("--version", action="version", version=f"funattr {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in (explain, layers, methods, dataset, show, demo, bench):
+        command.add(commands)
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -43,12 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["demo", "--method", "saliency", "--index", "17", "--out", "nowhere/demo.png"])
         2
     """
-    parser = _Parser(prog="funattr", description="Attributions for PyTorch models.")
-    parser.add_argument("--version", action="version", version=f"funattr {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (explain, layers, methods, dataset, show, demo, bench):
-        command.add(commands)
-    arguments = argparse.Namespace()
+    parser, arguments = _parser(), argparse.Namespace()
     try:
         arguments = parser.parse_args(argv)
         if not hasattr(arguments, "run"):

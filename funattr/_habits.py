@@ -69,19 +69,19 @@ def refusal(
     for key, value in kwargs.items():
         if key not in names:
             said.append(f"there is no argument {key!r}{_put_right(line, key, value, rest, args)}")
-    for p in parameters:
-        if (
-            p.default is p.empty
-            and p.name in rest
-            and p.name not in line.options
-            and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        ):
-            said.append(f"{p.name} is missing")
-            if p.kind is p.KEYWORD_ONLY:
-                line.options[p.name] = p.name
-            else:
-                line.first.append(p.name)
+    for p in _missing(parameters, rest, line):
+        said.append(f"{p.name} is missing")
+        if p.kind is p.KEYWORD_ONLY:
+            line.options[p.name] = p.name
+        else:
+            line.first.append(p.name)
     return f"{'; '.join(said)}{'' if said[-1].endswith('?') else '.'} Write {line}" if said else None
+
+
+def _missing(parameters: Iterable[inspect.Parameter], names: Sequence[str], line: Line) -> list[inspect.Parameter]:
+    """Those without a default that the line does not give yet."""
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    return [p for p in needed if p.name in names and p.name not in line.options]
 
 
 def _meant(value: Any, names: Sequence[str]) -> str:
@@ -107,6 +107,19 @@ def _put_right(line: Line, key: str, value: Any, names: Sequence[str], args: Seq
     if key == "abs" and line.name == "saliency":
         line.name = "saliency" if value else "gradient"
         return ": saliency is absolute(gradient)"
+    said = _elsewhere(line, key, value)
+    if said is not None:
+        return said
+    hint = "" if new in names else did_you_mean(key, names, f"It takes {', '.join(names)}")
+    new = hint.split("'")[1] if hint.startswith("Did") else new
+    if new in names:
+        options[new] = written(value, new)
+    return f". {hint}" if hint else f": it is {new} here"
+
+
+def _elsewhere(line: Line, key: str, value: Any) -> str | None:
+    """The same for what is no argument here but a place, a target or a function of its own."""
+    options = line.options
     if key in ("neuron_selector", "neuron_index"):
         options["target"] = f"fa.neuron({options.pop('layer', 'layer')}, {written(value, 'index')})"
         return ": a neuron is a target"
@@ -121,11 +134,7 @@ def _put_right(line: Line, key: str, value: Any, names: Sequence[str], args: Seq
         delta = f"fa.convergence_delta({_listed('attributions', '{model}', 'x', **shared)})"
         line.around = f"attributions = {{}}; delta = {delta}" if value else "{}"
         return ": the gap is a function of its own"
-    hint = "" if new in names else did_you_mean(key, names, f"It takes {', '.join(names)}")
-    new = hint.split("'")[1] if hint.startswith("Did") else new
-    if new in names:
-        options[new] = written(value, new)
-    return f". {hint}" if hint else f": it is {new} here"
+    return None
 
 
 def _bound(args: Sequence[Any], value: Any) -> str:

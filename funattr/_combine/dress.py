@@ -74,6 +74,15 @@ def combined(
     )._replace(**says)
     if tracing():
         return function
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"``{name}``, with the arguments of {' and '.join(name_of(part) for part in parts)}."
+    made.__signature__ = _signature(parts, extra, without, needs)
+    return method(function)
+
+
+def _signature(
+    parts: Sequence[Callable[..., Any]], extra: Sequence[str], without: Sequence[str], needs: Sequence[str]
+) -> inspect.Signature:
     parameters: dict[str, inspect.Parameter] = {}
     for part in parts:
         for parameter in inspect.signature(part).parameters.values():
@@ -85,11 +94,7 @@ def combined(
             parameters[added] = inspect.Parameter(added, inspect.Parameter.KEYWORD_ONLY, default=None)
     for needed in needs:
         parameters[needed] = parameters[needed].replace(default=inspect.Parameter.empty)
-    ordered = sorted((p for p in parameters.values() if p.name not in without), key=lambda p: p.kind)
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"``{name}``, with the arguments of {' and '.join(name_of(part) for part in parts)}."
-    made.__signature__ = inspect.Signature(ordered)
-    return method(function)
+    return inspect.Signature(sorted((p for p in parameters.values() if p.name not in without), key=lambda p: p.kind))
 
 
 def then(f: Callable[[Tree, int, Tree], Tree], method: Any, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -104,19 +104,25 @@ def noise_tunnel(
         def drawn() -> list[Tensor]:  # one draw per sample, whatever the chunks: the same numbers in the same order
             return [s * draw(leaf.shape, leaf.dtype, leaf.device) for leaf, s in spread]
 
-        mean, square = Sum(), Sum()
         noise = Rewound([*generators, *generators_given(options)], device_of(x))
-        for found in _sampled(noisy, drawn, n_samples, 1 if few and together is None else together, start, noise):
-            if nt_type != "smoothgrad_sq":
-                mean.add(found)
-            if nt_type != "smoothgrad":
-                square.add(found, power=2)
-        if nt_type == "vargrad":  # no rounding below 0
-            sums = zip(mean.parts, square.parts)
-            square.parts = [(b - a * a / n_samples).clamp(min=0) if isinstance(a, Tensor) else a for a, b in sums]
-        return (mean if nt_type == "smoothgrad" else square).total(n_samples)
+        chunk = 1 if few and together is None else together
+        return _moment(_sampled(noisy, drawn, n_samples, chunk, start, noise), n_samples, nt_type)
 
     return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=generators, draws=True)
+
+
+def _moment(samples: Iterable[Tree], count: int, nt_type: str) -> Tree:
+    """The mean, the mean of squares or the variance of `count` results, which come in chunks."""
+    mean, square = Sum(), Sum()
+    for found in samples:
+        if nt_type != "smoothgrad_sq":
+            mean.add(found)
+        if nt_type != "smoothgrad":
+            square.add(found, power=2)
+    if nt_type == "vargrad":  # no rounding below 0
+        sums = zip(mean.parts, square.parts)
+        square.parts = [(b - a * a / count).clamp(min=0) if isinstance(a, Tensor) else a for a, b in sums]
+    return (mean if nt_type == "smoothgrad" else square).total(count)
 
 
 def _at_noise(
@@ -135,10 +141,8 @@ def _at_noise(
         | {"layer": None}
         | at_layer(about(method).baselines, value_at, x, options.get("baselines", default), create_graph)
     )
-    target = options.get("target")
-    if isinstance(target, Neuron) and isinstance(target.layer.layer, str):  # names end at the cut
-        module = find(bind(model).root, target.layer.layer)
-        options["target"] = Neuron(Place(module, target.layer.inputs, target.layer.call), target.index)
+    if "target" in options:
+        options["target"] = _by_module(model, options["target"])
 
     def after(*parts: Any, **named: Any) -> Any:
         # A value that is a tuple or a dict arrives as several inputs; a model's output is a dict of its own kind.
@@ -157,6 +161,13 @@ def _at_noise(
         return method(lambda _, value: rest(value, x), (examples, noisy), **options)[1]
 
     return explain, value
+
+
+def _by_module(model: Model, target: Any) -> Any:
+    """A neuron by its module, not by its name: names end at a cut."""
+    if not (isinstance(target, Neuron) and isinstance(target.layer.layer, str)):
+        return target
+    return Neuron(Place(find(bind(model).root, target.layer.layer), target.layer.inputs, target.layer.call), target.index)
 
 
 def _sampled(

@@ -91,31 +91,37 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
             raise complaint(ValueError, text)
         return resized(method, _spatial(size), mode)
     check_method(method)
-    told = about(method)
+    told, name = about(method), name_of(method)
 
     def upsampled(model: Model, x: Tree, **options: Any) -> Tree:
-        def for_input(leaf: Tensor, found: Tensor) -> Tensor:
-            # Targets: to each map, as many examples more.
-            maps = resized(found.flatten(0, told.leading), _spatial(leaf if size is None else size), mode)
-            return maps.reshape(found.shape[: told.leading + 1] + maps.shape[1:])
-
         def for_inputs(attribution: Tree) -> Tree:
-            maps = tensors(attribution)
-            if len(maps) == 1:  # for every input that has such places: a table beside an image has none
-                places = [maps[0].dim() - told.leading] if size is None else []
-                fits = {leaf.dim() for leaf in tensors(x) if attributable(leaf)} & {*places}
-                return map_floats(lambda leaf: None if fits and leaf.dim() not in fits else for_input(leaf, maps[0]), x)
-            if tree_flatten(attribution)[1] != tree_flatten(x)[1]:
-                text = (
-                    f"{name_of(method)} gives {len(maps)} maps, and x has {len(tensors(x))} inputs: choose a layer whose value "
-                    f"is one tensor, with the spatial dimensions of the input."
-                )
-                raise complaint(ValueError, text)
-            return map_floats(for_input, x, attribution)
+            return _for_inputs(attribution, x, told.leading, size, mode, name)
 
         return per_layer(for_inputs, options.get("layer") if told.layered else None, method(model, x, **options))
 
-    return combined(upsampled, f"interpolate({name_of(method)})", method)
+    return combined(upsampled, f"interpolate({name})", method)
+
+
+def _for_inputs(attribution: Tree, x: Tree, leading: int, size: Any, mode: str, name: str) -> Tree:
+    """What the method of that `name` found at a layer, for each input at its size, or all at a given one."""
+
+    def for_input(leaf: Tensor, found: Tensor) -> Tensor:
+        # Targets: to each map, as many examples more.
+        maps = resized(found.flatten(0, leading), _spatial(leaf if size is None else size), mode)
+        return maps.reshape(found.shape[: leading + 1] + maps.shape[1:])
+
+    maps = tensors(attribution)
+    if len(maps) == 1:  # for every input that has such places: a table beside an image has none
+        places = [maps[0].dim() - leading] if size is None else []
+        fits = {leaf.dim() for leaf in tensors(x) if attributable(leaf)} & {*places}
+        return map_floats(lambda leaf: None if fits and leaf.dim() not in fits else for_input(leaf, maps[0]), x)
+    if tree_flatten(attribution)[1] != tree_flatten(x)[1]:
+        text = (
+            f"{name} gives {len(maps)} maps, and x has {len(tensors(x))} inputs: choose a layer whose value is one tensor, "
+            f"with the spatial dimensions of the input."
+        )
+        raise complaint(ValueError, text)
+    return map_floats(for_input, x, attribution)
 
 
 def _spatial(size: Any) -> tuple[int, ...]:

@@ -141,25 +141,27 @@ def _folded(
     given = [query, key, value] if attn_mask is None else [query, key, value, attn_mask]
     maps = [is_mapped(t) for t in given]
 
-    def folded(*parts: Tensor) -> list[Tensor]:
-        size = next(t.shape[0] for t, mapped in zip(parts, maps) if mapped)
-        whole = [t if mapped else t.expand(size, *t.shape) for t, mapped in zip(parts, maps)]
-        query, key, value = whole[:3]
-        mask, batch = parts[3] if len(parts) > 3 else None, query.shape[1]
-        folds = query.dim() == 5  # the kernels want [batch, heads, length, features]
-        if mask is not None and (maps[3] or mask.dim() >= query.dim() - 1):
-            mask = whole[3]
-            while mask.dim() < query.dim():
-                mask = mask.unsqueeze(1)
-            if folds:
-                mask = mask.expand(size, batch, *mask.shape[2:]).flatten(0, 1)
-        if folds:
-            query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
-        with without_modes():
-            found = F.scaled_dot_product_attention(query, key, value, mask, **options)
-        return [found.reshape(size, batch, *found.shape[1:]) if folds else found]
+    return below_vmap(lambda *parts: [_attention_of(maps, options, *parts)], *given)[0]
 
-    return below_vmap(folded, *given)[0]
+
+def _attention_of(maps: list[bool], options: dict[str, Any], *parts: Tensor) -> Tensor:
+    """Attention of query, key, value and mask, of which those that `maps` tells have the mapped dimension in front."""
+    size = next(t.shape[0] for t, mapped in zip(parts, maps) if mapped)
+    whole = [t if mapped else t.expand(size, *t.shape) for t, mapped in zip(parts, maps)]
+    query, key, value = whole[:3]
+    mask, batch = parts[3] if len(parts) > 3 else None, query.shape[1]
+    folds = query.dim() == 5  # the kernels want [batch, heads, length, features]
+    if mask is not None and (maps[3] or mask.dim() >= query.dim() - 1):
+        mask = whole[3]
+        while mask.dim() < query.dim():
+            mask = mask.unsqueeze(1)
+        if folds:
+            mask = mask.expand(size, batch, *mask.shape[2:]).flatten(0, 1)
+    if folds:
+        query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
+    with without_modes():
+        found = F.scaled_dot_product_attention(query, key, value, mask, **options)
+    return found.reshape(size, batch, *found.shape[1:]) if folds else found
 
 
 def _folded_norm(input: Tensor, *args: Any, **kwargs: Any) -> Any:
