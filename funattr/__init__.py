@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING
 
 from ._combine.baselines import mean_over_baselines
 from ._combine.elementwise import absolute, at_input, multiply, normalize, relu
+from ._combine.grouped import sum_groups
 from ._combine.noise import noise_tunnel
 from ._combine.shapes import interpolate, sum_channels
 from ._combine.targets import each_target
+from ._core.answers import contrast, log_likelihood, tokens
 from ._core.gradient import value_and_gradient
 from ._core.score import neuron, score
 from ._core.split import Split, split
@@ -53,6 +55,7 @@ __all__ = [
     "activation",
     "at_input",
     "conductance",
+    "contrast",
     "convergence_delta",
     "deconvnet",
     "deep_lift",
@@ -75,6 +78,7 @@ __all__ = [
     "interpolate",
     "layer_cam",
     "layers",
+    "log_likelihood",
     "mean_over_baselines",
     "multiply",
     "neuron",
@@ -88,6 +92,8 @@ __all__ = [
     "score_cam",
     "split",
     "sum_channels",
+    "sum_groups",
+    "tokens",
     "value_and_gradient",
     "xgrad_cam",
 ]

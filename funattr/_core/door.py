@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .._habits import refusal
 from .._torch import (
+    OutOfMemoryError,
     is_dressed,
     is_plain,
     observed_by_dispatch_mode,
@@ -90,8 +91,8 @@ def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[
             check(result)
             dressed: Any = result  # Any, because mypy keeps R from being put together anew
             return map_tensors(undressed, dressed) if any(is_dressed(t) for t in tensors(result)) else result
-        except (ValueError, TypeError, RuntimeError) as error:
-            told = _of_inference_mode(error)
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:
+            told = in_words(error, *args, **kwargs)
             complete(told, function, kwargs)
             if told is not error:
                 raise told from error
@@ -146,12 +147,26 @@ def _ready(x: Tree) -> Tree:
     return copied(x) if any(t.is_inference() for t in tensors(x)) else x
 
 
-def _of_inference_mode(error: Exception) -> Exception:
-    """`error`, or what to say where the model itself was made in inference mode."""
-    if not str(error).startswith("Inference tensors cannot be saved"):
+def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, **__: Any) -> Exception:
+    """`error`, or ours for it where its cause can be shown: a model made in inference mode, an x without a batch dimension."""
+    if str(error).startswith("Inference tensors cannot be saved"):
+        text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
+        return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
+    ours = hasattr(error, "complaint") or isinstance(error, (TypeError, OutOfMemoryError))
+    if ours or not isinstance(x, Tensor) or not may_read() or _runs(model, x) or not _runs(model, x[None]):
         return error
-    text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
-    return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
+    text = f"the model does not take x {list(x.shape)} ({' '.join(str(error).split())[:120]}), and takes {list(x[None].shape)}"
+    return complaint(ValueError, f"{text}: the batch comes first, pass x[None].")
+
+
+def _runs(model: Any, x: Tensor) -> bool:
+    """Whether the model takes x; it is left as found."""
+    with torch.no_grad(), state_of(all_modules(bind(model).root), model) or as_it_is:
+        try:
+            model(x)
+        except (ValueError, TypeError, RuntimeError, IndexError):
+            return False
+        return True
 
 
 class _State(threading.local):
