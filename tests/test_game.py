@@ -56,15 +56,13 @@ def test_equals_one_pass_after_another(layer: str | None, rows: str) -> None:
     mask = torch.tensor([4, 4, -1, 9, 9, 9, 2][: v.shape[1]])
     ids = torch.unique(mask, return_inverse=True)[1].expand(4, -1)
     players, classes = len(torch.unique(mask)), NET(X).argmax(1)
-    whole = nn.Sequential(*NET[0 if layer is None else 1 :])
+    whole = NET[0 if layer is None else 1 :]
     coalitions = subsets(8, players)
-    expected = torch.cat(
-        [
-            by_hand(functools.partial(class_of, whole, int(classes[n])), v[n : n + 1], ids[n : n + 1], asked[:, n : n + 1], coalitions)
-            for n in range(4)
-        ],
-        1,
-    )
+    columns = []
+    for n in range(4):
+        one = functools.partial(class_of, whole, int(classes[n]))
+        columns.append(by_hand(one, v[n : n + 1], ids[n : n + 1], asked[:, n : n + 1], coalitions))
+    expected = torch.cat(columns, 1)
     for chunk_size in (None, 1, 5):
         game = fa.game(NET, X, layer=layer, target="argmax", baselines=base, feature_mask=mask, chunk_size=chunk_size)
         assert game.players == players
