@@ -15,13 +15,12 @@ from .._words import door
 
 
 class Game(NamedTuple):
-    """Players, what a coalition of them is worth, and a number for each player back in its place.
+    """What `game` gives.
 
-    Attributes:
-        players: how many there are, M.
-        value: bool ``[..., M]``, on any device -> ``[..., N]``: each example's score with the coalition's players at x and the
-            others at the baseline, in the score's dtype. The empty coalition gives F(baselines), the full one F(x).
-        spread: ``[M, N]`` -> the structure of the value at the site, each feature its player's number.
+    ``players``: how many there are, M. ``value(coalitions)``: bool ``[..., M]``, on any device, to each example's score
+    ``[..., N]`` with the coalition's players at x and the others at the baseline, in the score's dtype; the empty coalition gives
+    F(baselines), the full one F(x). ``spread(per_player)``: ``[M, N]`` to the structure of the value at the site, each feature
+    its player's number.
     """
 
     players: int
