@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING
 
 from ._combine.baselines import mean_over_baselines
 from ._combine.elementwise import absolute, at_input, multiply, normalize, relu
+from ._combine.grouped import sum_groups
 from ._combine.noise import noise_tunnel
 from ._combine.shapes import interpolate, sum_channels
 from ._combine.targets import each_target
+from ._core.answers import contrast, log_likelihood, tokens
 from ._core.gradient import value_and_gradient
 from ._core.score import neuron, score
 from ._core.split import Split, split
@@ -34,6 +36,7 @@ from ._methods.ablation import feature_ablation
 from ._methods.backprop import deconvnet, guided_backprop
 from ._methods.cam import grad_cam, grad_cam_plus_plus, hires_cam, layer_cam, xgrad_cam
 from ._methods.deep_lift import deep_lift
+from ._methods.game import Game, game
 from ._methods.gradient import activation, gradient, input_x_gradient, saliency
 from ._methods.gradient_shap import gradient_shap
 from ._methods.path import conductance, convergence_delta, integrated_gradients, internal_influence
@@ -45,12 +48,14 @@ from ._steps.progress import progress
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Game",
     "Split",
     "ablation_cam",
     "absolute",
     "activation",
     "at_input",
     "conductance",
+    "contrast",
     "convergence_delta",
     "deconvnet",
     "deep_lift",
@@ -58,6 +63,7 @@ __all__ = [
     "each_target",
     "eigen_cam",
     "feature_ablation",
+    "game",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient",
@@ -72,6 +78,7 @@ __all__ = [
     "interpolate",
     "layer_cam",
     "layers",
+    "log_likelihood",
     "mean_over_baselines",
     "multiply",
     "neuron",
@@ -85,6 +92,8 @@ __all__ = [
     "score_cam",
     "split",
     "sum_channels",
+    "sum_groups",
+    "tokens",
     "value_and_gradient",
     "xgrad_cam",
 ]

@@ -10,12 +10,16 @@ from ._steps.quadrature import Quadrature
 from ._types import ChunkSize, Explains, Layer, Method, Model, OnePlace, Target, Tree
 from . import dataset as dataset
 from . import viz as viz
+from ._methods.game import Game as Game
 from ._core.split import Split as Split
 from ._combine.elementwise import at_input as at_input
+from ._core.answers import contrast as contrast
 from ._methods.path import convergence_delta as convergence_delta
 from ._combine.targets import each_target as each_target
+from ._methods.game import game as game
 from ._core.where import input_of as input_of
 from ._inspect.layers import layers as layers
+from ._core.answers import log_likelihood as log_likelihood
 from ._combine.baselines import mean_over_baselines as mean_over_baselines
 from ._combine.elementwise import multiply as multiply
 from ._core.score import neuron as neuron
@@ -24,15 +28,19 @@ from ._core.where import output_of as output_of
 from ._steps.progress import progress as progress
 from ._core.score import score as score
 from ._core.split import split as split
+from ._combine.grouped import sum_groups as sum_groups
+from ._core.answers import tokens as tokens
 
 __version__: str
 __all__ = [
+    "Game",
     "Split",
     "ablation_cam",
     "absolute",
     "activation",
     "at_input",
     "conductance",
+    "contrast",
     "convergence_delta",
     "deconvnet",
     "deep_lift",
@@ -40,6 +48,7 @@ __all__ = [
     "each_target",
     "eigen_cam",
     "feature_ablation",
+    "game",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient",
@@ -54,6 +63,7 @@ __all__ = [
     "interpolate",
     "layer_cam",
     "layers",
+    "log_likelihood",
     "mean_over_baselines",
     "multiply",
     "neuron",
@@ -67,6 +77,8 @@ __all__ = [
     "score_cam",
     "split",
     "sum_channels",
+    "sum_groups",
+    "tokens",
     "value_and_gradient",
     "xgrad_cam",
 ]

@@ -204,13 +204,13 @@ def test_what_dir_and_help_show() -> None:
 
 #: Where an argument means something else than in all other functions: these share a sentence of their own.
 OTHERWISE: dict[str, list[set[str]]] = {
-    "baselines": [{"deep_lift_shap", "gradient_shap"}, {"feature_ablation"}],  # a distribution; a value at the site
+    "baselines": [{"deep_lift_shap", "gradient_shap"}, {"feature_ablation", "game"}],  # a distribution; a value at the site
     "layer": [{"input_of", "output_of"}, {"neuron"}],  # one place
     "target": [{"score"}],  # where it is explained
     "mode": [{"interpolate"}],  # likewise
     "method": [{"at_input"}, {"interpolate"}, {"mean_over_baselines"}],  # not any method, or not only
 }
-FUNCTIONS = [name for name in fa.__all__ if name != "Split"]
+FUNCTIONS = [name for name in fa.__all__ if name not in ("Game", "Split")]
 
 
 def told(name: str) -> dict[str, str]:

@@ -32,10 +32,15 @@ def asked(
 ) -> Tree:
     """``body(q, *others)`` for a question about many points, with gradients recorded where `create_graph` asks for them."""
     with torch.set_grad_enabled(create_graph):
-        q = question(model, x if create_graph else map_tensors(torch.detach, x), layer, target, create_graph)
-        if tracing():
-            q = q._replace(bound=q.bound.under(PlainForms(only="cpu")))
-        return body(q._replace(target=_settled(q)), *others)
+        return body(ready(model, x, layer, target, create_graph), *others)
+
+
+def ready(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> Question:
+    """A question about many points: "argmax" is settled, and nothing is recorded that need not be."""
+    q = question(model, x if create_graph else map_tensors(torch.detach, x), layer, target, create_graph)
+    if tracing():
+        q = q._replace(bound=q.bound.under(PlainForms(only="cpu")))
+    return q._replace(target=_settled(q))
 
 
 def _settled(q: Question) -> Target:

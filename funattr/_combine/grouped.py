@@ -1,0 +1,98 @@
+"""A combinator that sums places to groups: words of tokens, turns of a chat, documents of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.labels import whole_numbers
+from .._types import Tree, map_floats
+from .._words import complaint, door, kind_of
+from .dress import then
+
+
+@door
+def sum_groups(method: Any, groups: Any, *, dim: int = 1) -> Any:
+    """A method's attributions summed over groups of places: words of tokens, turns of a chat, documents of a prompt.
+
+    ``sum_groups(a, g)(model, x, ...)[n, k] = sum of a(model, x, ...)[n, s] over the places s with g[n, s] = k``. It adds. What
+    `feature_ablation` finds under a `feature_mask` already has a group's value at each of its places: read one, and do not sum.
+
+    Args:
+        method: a method.
+        groups: the group of each place: integers ``[S]``, or ``[N, S]`` with one row per example, a tensor or a list; for a
+            dict of layers, a dict of these.
+        dim: which dimension of the value holds the places: 1, or 2 for the features of a text ``[N, S, d]``.
+
+    Returns:
+        A method with the same arguments: ``[N, S, ...]`` becomes ``[N, G, ...]``, with ``G`` the largest id and one more; empty
+        groups are 0. The law: the sum of each example stays what it is.
+
+    Raises:
+        ValueError: a negative group, or no place at all; when called, another number of places or of examples.
+        TypeError: not a method, or groups that are not integers.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> words = fa.sum_groups(fa.gradient, [0, 0, 1])
+        >>> words(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0, 0.5]]))
+        tensor([[-2.,  1.]])
+    """
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise complaint(TypeError, f"dim must be an integer, got {kind_of(dim)}.")
+    if dim == 0:
+        raise complaint(ValueError, "dim=0 is the batch: places are another dimension, 1 for the tokens of a text [N, S, d].")
+    known = _known(groups)
+
+    def summed(found: Tree, leading: int, x: Tree) -> Tree:
+        return _each(found, known, dim, leading)
+
+    return then(summed, method, "sum_groups")
+
+
+def _known(groups: Any, name: str = "groups") -> Any:
+    if isinstance(groups, Mapping):
+        return {key: _known(part, f"groups[{key!r}]") for key, part in groups.items()}
+    ids = whole_numbers(groups, name, "number the groups from 0, one integer for each place")
+    if ids.dim() not in (1, 2) or not ids.numel():
+        raise complaint(
+            ValueError, f"{name} has the shape {list(ids.shape)}, expected one group for each place, [S] or [N, S]."
+        )
+    if int(ids.min()) < 0:
+        text = f"{name} holds {int(ids.min())}: every place has a group, so that totals are kept"
+        raise complaint(ValueError, f"{text}. Give what is of no interest a group of its own.")
+    return ids, int(ids.max()) + 1
+
+
+def _each(found: Tree, known: Any, dim: int, leading: int) -> Tree:
+    if not isinstance(known, dict):
+        ids, count = known
+        return map_floats(lambda t: _summed(t, ids, count, dim, leading), found)
+    if not isinstance(found, Mapping) or found.keys() != known.keys():
+        has = f"layers {sorted(map(str, found))}" if isinstance(found, Mapping) else "a result that is no dict"
+        text = f"groups are for {sorted(map(str, known))}, and there are {has}"
+        raise complaint(ValueError, f"{text}: give each layer its groups.")
+    return {name: _each(part, known[name], dim, leading) for name, part in found.items()}
+
+
+def _summed(t: Tensor, ids: Tensor, count: int, dim: int, leading: int) -> Tensor:
+    """The sums, in float32 where `t` is of half precision, and in the dtype of `t`."""
+    shape, rest = list(t.shape[leading:]), ids.dim() - 1
+    if not -len(shape) < dim < len(shape) or dim % max(len(shape), 1) == 0:
+        raise complaint(ValueError, f"dim={dim} is no dimension of places of the attribution {shape}.")
+    at = leading + dim % len(shape)
+    if ids.shape[-1] != t.shape[at] or (rest and ids.shape[0] != shape[0]):
+        text = f"groups are {list(ids.shape)}, and the attribution {shape} has {t.shape[at]} places in dimension {dim}"
+        raise complaint(ValueError, f"{text}, for {shape[0]} examples: give each place its group.")
+    wide, ids = t if t.element_size() >= 4 else t.float(), ids.to(t.device)
+    moved = wide.movedim((at, leading), (0, 1)) if rest else wide.movedim(at, 0)
+    if not rest:
+        return moved.new_zeros(count, *moved.shape[1:]).index_add(0, ids, moved).movedim(0, at).to(t.dtype)
+    size = shape[0]
+    numbers = (ids + count * torch.arange(size, device=t.device)[:, None]).t().flatten()  # of each example's own groups
+    flat = moved.flatten(0, 1)
+    found = flat.new_zeros(size * count, *flat.shape[1:]).index_add(0, numbers, flat)
+    return found.reshape(size, count, *flat.shape[1:]).movedim((1, 0), (at, leading)).to(t.dtype)
