@@ -33,7 +33,6 @@ from ._core.split import Split, split
 from ._core.where import input_of, output_of
 from ._inspect.layers import layers
 from ._methods.ablation import feature_ablation
-from ._methods.backprop import deconvnet, guided_backprop
 from ._methods.cam import grad_cam, grad_cam_plus_plus, hires_cam, layer_cam, xgrad_cam
 from ._methods.deep_lift import deep_lift
 from ._methods.game import Game, game
@@ -43,6 +42,7 @@ from ._methods.path import conductance, convergence_delta, integrated_gradients,
 from ._named.cams import ablation_cam, eigen_cam, score_cam
 from ._named.deep_lift_shap import deep_lift_shap
 from ._named.guided_grad_cam import guided_grad_cam
+from ._named.relevance import deconvnet, guided_backprop, lrp, under
 from ._steps.progress import progress
 
 __version__ = "0.1.0.dev0"
@@ -79,6 +79,7 @@ __all__ = [
     "layer_cam",
     "layers",
     "log_likelihood",
+    "lrp",
     "mean_over_baselines",
     "multiply",
     "neuron",
@@ -94,15 +95,17 @@ __all__ = [
     "sum_channels",
     "sum_groups",
     "tokens",
+    "under",
     "value_and_gradient",
     "xgrad_cam",
 ]
 
-_LOADED_WHEN_USED = ("dataset", "metrics", "viz")
+_LOADED_WHEN_USED = ("dataset", "metrics", "rules", "viz")
 
 if TYPE_CHECKING:
     from . import dataset as dataset
     from . import metrics as metrics
+    from . import rules as rules
     from . import viz as viz
 else:  # unseen by type checkers, which would take any name for a module
 

@@ -83,6 +83,7 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
     """
     if tracing():
         return traced_gradients(q, point)
+    own_level = own_level or (q.create_graph and q.bound.rules is not None)
     if own_level or transforms_active():
         # What mapped over the anchor may have given up: then another vmap runs here, or none.
         anchor = None if own_level or not only_vmap_runs() else anchor if is_mapped(anchor) else _anchor(q)

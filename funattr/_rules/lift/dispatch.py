@@ -27,7 +27,7 @@ def apply(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
     if func in _GRADIENTS:  # under the rules it would give multipliers, and other values
         raise complaint(
             ValueError,
-            "the model differentiates itself (torch.autograd), and DeepLIFT's rules would change what it finds: use "
+            "the model differentiates itself (torch.autograd), and rules would change what it finds: use "
             "integrated_gradients for such a model.",
         )
     if not tracing() and func in PLAIN:
@@ -38,7 +38,7 @@ def apply(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
         args, kwargs = args[:at], {name: value for name, value in kwargs.items() if name != "inplace"}
         x = args[0] if args else kwargs.pop("input")
         y = _seen(lift, func, (_kept(lift, x) if in_place else x, *args[1:]), kwargs)
-        return x.copy_(y) if in_place else y
+        return lift.written(x, y) if in_place else y
     return _seen(lift, func, args, kwargs)
 
 
@@ -67,7 +67,7 @@ def _seen(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
             return OPENED[func](*args, **kwargs)
     if tracing() or isinstance(func, MethodWrapperType) or func in LINEAR or _is_linear(func):  # a method wrapper: attributes
         return _linear(lift, func, args, kwargs)
-    return _unknown(lift, func, args, kwargs)
+    return _unknown(lift, func, args, kwargs) if isinstance(lift, Lift) else lift.unknown(func, args, kwargs)
 
 
 def _linear(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
@@ -88,10 +88,10 @@ def _ruled(lift: Lift, entry: Entry, args: Any, kwargs: Any) -> Any:
     if not tracing():
         lift.name = getattr(entry.plain, "__name__", "").strip("_")
     kept = _kept(lift, x, (*args[1:], *kwargs.values())) if entry.in_place else x
-    y = entry.rule(lift, entry.plain, kept, *args[1:], **kwargs)
+    y = lift.rule_of(entry)(lift, entry.plain, kept, *args[1:], **kwargs)
     if out is not None:
-        return (out if out.shape == y.shape else out.resize_(y.shape)).copy_(y)
-    return x.copy_(y) if entry.in_place else y
+        return lift.written(out if out.shape == y.shape else out.resize_(y.shape), y)
+    return lift.written(x, y) if entry.in_place else y
 
 
 def _unknown(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:

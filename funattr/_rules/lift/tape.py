@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from ..._core.door import may_read
 from ..._core.kernels import unruled
 from ..._torch import depth, tracing, transforms_active, without_modes
+from ..spelled import Entry
 
 
 class Met(NamedTuple):
@@ -98,6 +99,14 @@ class Lift(TorchFunctionMode):
         found = self.rules(self, func, args, kwargs)
         self.origins.note(func, given, list(among((found,))), self.baseline is not None)
         return found
+
+    def rule_of(self, entry: Entry) -> Callable[..., Any]:
+        rule: Callable[..., Any] = entry.rule
+        return rule
+
+    def written(self, x: Tensor, y: Tensor) -> Tensor:
+        """`x`, with what an operation in place made of it."""
+        return x.copy_(y)
 
     def meet(self, *inputs: Tensor, apart: str | None = None) -> list[Met] | None:
         """The inputs of an operation that has a rule, at x and at the baseline; None while recording, and where none of them
