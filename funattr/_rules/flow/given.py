@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..._habits import did_you_mean
+from ..._torch import tracing
 from ..._types import Tree, map_floats
 from ..._words import complaint
-from ..lift.table import ENTRIES, LINEAR
+from ..lift.table import ENTRIES, LINEAR, OPENED
 from ..relu import deconv_relu, guided_relu
 from .mode import Rules
 from .operation import Operation
@@ -76,28 +77,33 @@ def deconv() -> dict[Any, Any]:
 
 def prepared(rules: Any) -> Rules:
     """The caller's rules by kind and by torch's names for operations."""
+    if tracing():  # Dynamo sees what has been called before, or fails in its own words
+        return _by_name(rules)
     if callable(rules) and not isinstance(rules, Mapping):
         name = getattr(rules, "__name__", type(rules).__name__)
         raise complaint(TypeError, f"rules must be a dict, got the function {name}: call it, fa.rules.{name}().")
     if not isinstance(rules, Mapping):
         text = f"rules must be a dict of an operation and its rule, got {type(rules).__name__}"
         raise complaint(TypeError, f"{text}: such as fa.rules.epsilon(), or {{'linear': rule}}.")
-    kinds, named = {}, {}
     for key, rule in rules.items():
         if not callable(rule):
             text = f"the rule for {key!r} must be callable, got {type(rule).__name__}"
             raise complaint(TypeError, f"{text}: a function of the operation and the gradient of its output.")
-        if isinstance(key, str):
-            if key not in KINDS:
-                raise complaint(ValueError, f"there is no kind of operation {key!r}. {did_you_mean(key, KINDS)}")
-            kinds[key] = rule
-        elif key in ENTRIES:
-            named[ENTRIES[key].name] = rule
-        elif key in LINEAR or (callable(key) and getattr(torch.nn.functional, getattr(key, "__name__", ""), None) is key):
-            named[key.__name__] = rule
-        else:
+        if isinstance(key, str) and key not in KINDS:
+            raise complaint(ValueError, f"there is no kind of operation {key!r}. {did_you_mean(key, KINDS)}")
+        if not isinstance(key, str) and key not in ENTRIES and key not in LINEAR and key not in OPENED:
             text = f"{getattr(key, '__name__', repr(key))} is no operation of torch that a rule can be for"
             raise complaint(ValueError, f"{text}: use a function such as torch.tanh, or one of {', '.join(map(repr, KINDS))}.")
+    return _by_name(rules)
+
+
+def _by_name(rules: Any) -> Rules:
+    kinds, named = {}, {}
+    for key, rule in rules.items():
+        if isinstance(key, str):
+            kinds[key] = rule
+        else:
+            named[ENTRIES[key].name if key in ENTRIES else key.__name__] = rule
     return Rules(kinds, named)
 
 

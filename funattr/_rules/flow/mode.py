@@ -158,6 +158,7 @@ class Ruled(TorchFunctionMode):
     # What dispatch asks for.
 
     def rule_of(self, entry: Entry) -> Callable[..., Any]:
+        self.name = entry.name
         return self.table.get(entry.name, other)
 
     def written(self, x: Tensor, y: Tensor) -> Tensor:
