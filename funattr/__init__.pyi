@@ -3,12 +3,13 @@
 # fmt: off
 import torch
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, Literal, overload
 from torch import Tensor
 from ._methods.deep_lift import Attribution
 from ._steps.quadrature import Quadrature
 from ._types import ChunkSize, Explains, Layer, Method, Model, OnePlace, Target, Tree
 from . import dataset as dataset
+from . import metrics as metrics
 from . import viz as viz
 from ._methods.game import Game as Game
 from ._core.split import Split as Split
@@ -122,6 +123,8 @@ def conductance(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: Literal[False] = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tensor: ...
@@ -135,6 +138,8 @@ def conductance(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: bool = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Any: ...
@@ -396,6 +401,8 @@ def integrated_gradients(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: Literal[False] = False,
     multiply_by_inputs: bool = True,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
@@ -410,6 +417,8 @@ def integrated_gradients(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: bool = False,
     multiply_by_inputs: bool = True,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
@@ -424,6 +433,8 @@ def internal_influence(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: Literal[False] = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tensor: ...
@@ -437,6 +448,8 @@ def internal_influence(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: bool = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Any: ...
