@@ -3,12 +3,13 @@
 # fmt: off
 import torch
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, Literal, overload
 from torch import Tensor
 from ._methods.deep_lift import Attribution
 from ._steps.quadrature import Quadrature
 from ._types import ChunkSize, Explains, Layer, Method, Model, OnePlace, Target, Tree
 from . import dataset as dataset
+from . import metrics as metrics
 from . import viz as viz
 from ._methods.game import Game as Game
 from ._core.split import Split as Split
@@ -125,6 +126,8 @@ def conductance(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: Literal[False] = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tensor: ...
@@ -138,6 +141,8 @@ def conductance(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: bool = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Any: ...
@@ -399,6 +404,8 @@ def integrated_gradients(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: Literal[False] = False,
     multiply_by_inputs: bool = True,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
@@ -413,6 +420,8 @@ def integrated_gradients(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: bool = False,
     multiply_by_inputs: bool = True,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
@@ -427,6 +436,8 @@ def internal_influence(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: Literal[False] = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tensor: ...
@@ -440,6 +451,8 @@ def internal_influence(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: bool = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Any: ...

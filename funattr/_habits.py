@@ -42,7 +42,8 @@ class Line:
     around: str = "{}"
 
     def __str__(self) -> str:
-        method = f"fa.{self.name}" if self.name.isidentifier() else "method"  # one that a combinator made is the caller's
+        known = self.name.replace(".", "").isidentifier()
+        method = f"fa.{self.name}" if known else "method"  # one that a combinator made is the caller's
         made = f"fa.noise_tunnel({_listed(method, **self.noise)})" if self.noise else method
         return self.around.format(f"{made}({_listed(*self.first, **self.options)})", model=self.first[0])
 
@@ -59,7 +60,8 @@ def refusal(
     places = sum(p.kind is not p.KEYWORD_ONLY for p in parameters) if method is None else 2
     first = [written(value, name) for value, name in zip(args[:places], names)] if method is None else names[:2]
     rest = names[len(first) :]
-    line = Line(function.__name__, {key: written(value, key) for key, value in kwargs.items() if key in rest}, first)
+    wing = "metrics." if function.__module__.startswith("funattr.metrics") else ""
+    line = Line(wing + function.__name__, {key: written(value, key) for key, value in kwargs.items() if key in rest}, first)
     said = ["the rest is given by name"] if len(args) > places else []
     for value in args[places:]:
         key = _meant(value, [name for name in rest if name not in line.options])

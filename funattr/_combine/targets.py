@@ -27,7 +27,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
 
     ``each_target(a, targets)(model, x, ...)[t] = a(model, x, ..., target=targets[t])``. Classes (integers, or one per example)
     are mapped: what does not depend on the target, such as the forward pass, runs once per chunk; all are one chunk where their
-    gradients fit into 0.2 GB. Other targets run one by one.
+    gradients fit into 0.2 GB. Other targets run one by one, and so does all that has a tolerance, `rtol`.
 
     Args:
         method: a method.
@@ -65,7 +65,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
             noise.rewind()  # every target, in whatever chunk, meets the same noise
             return method(model, x, target=target, **options)
 
-        if classes is None:
+        if classes is None or options.get("rtol") is not None:  # each target takes nodes of its own
             parts = [as_one(explain(targets[i])) for i, _ in reported(chunks(len(targets), 1))]
         else:
             size = together or _at_once(method, len(classes), model, x, options.get("layer"))
@@ -74,7 +74,8 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         spec = tree_flatten(parts[0])[1]
         return tree_unflatten([torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*flat)], spec)
 
-    return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], leading=about(method).leading + 1)
+    leading = about(method).leading + 1
+    return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], errors=True, leading=leading)
 
 
 #: How many elements the gradients for all targets may have: in float32, and with what is made of them, 0.2 GB.

@@ -11,8 +11,9 @@ from torch import Tensor
 from .._core.passes import Question
 from .._types import ChunkSize, Tree, map_floats, tensors
 from .chunks import parts
+from .kronrod import NODES, Interval, kronrod_rates, nodes_on
 from .mean import Sum
-from .path import along, at_steps, gathered, input_ends, points, steps_of, together, value_and_slope_at, value_at
+from .path import along, at_steps, gathered, input_ends, input_floats, points, steps_of, together, value_and_slope_at, value_at
 from .progress import reported
 from .quadrature import Rates
 from .ways import Runner
@@ -41,6 +42,23 @@ def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> T
     missed = map_floats(lambda ends, rated: ends[1] - ends[0] - rated, ends, gained.total())
     flowing = map_floats(lambda flowing, missed, g: flowing + missed * g, total.total(), missed, mean.total())
     return map_floats(lambda flowing, value: flowing.to(value.dtype), flowing, ends)
+
+
+def flow_on(run: Runner, q: Question, start: list[Tensor], on: Interval, chunk_size: ChunkSize) -> Iterator[Tree]:
+    """``g_i (V'_i + m)`` at the nodes of an interval, where ``m`` is what the rates miss there: its integral is the flow."""
+    end, rates, nodes = input_floats(q), kronrod_rates(), nodes_on(on)
+    ends = gathered(run, q, value_at, points(start, end, nodes.new_tensor([on.left, on.left + on.width])))
+    met = (
+        found
+        for a, b in parts(NODES, chunk_size, end, shares=False)
+        for found in along(run, q, value_and_slope_at, points(start, end, nodes[a:b]))
+    )
+    rated, gained = list(_rated(rates, ends, met)), Sum()
+    for at, _, speeds in rated:
+        gained.add(speeds, nodes.new_tensor(rates.weights[at]))
+    missed = map_floats(lambda ends, rated: ends[1] - ends[0] - rated, ends, gained.total())
+    for _, slopes, speeds in rated:
+        yield map_floats(lambda g, v, m: g * (v + m) / on.width, slopes, speeds, missed)
 
 
 def _rated(rates: Rates, ends: Tree, met: Iterable[tuple[Tree, Tree]]) -> Iterator[tuple[slice, Tree, Tree]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -175,15 +175,39 @@ def points(start: list[Tensor], end: list[Tensor], nodes: Tensor) -> list[Tensor
     return [towards(a, b, nodes.to(b.device).reshape(-1, *[1] * b.dim())) for a, b in zip(start, end)]
 
 
-def input_path(q: Question, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> tuple[list[Tree], list[Tree], list[Tree]]:
-    """Start and end of the path in the input, and the mean over it of the gradient at the sites."""
-    start, end = input_ends(q, baselines)
-    run, total = Runner(), Sum()
-    for a, b in reported(parts(len(rule.nodes), chunk_size, end, shares=False)):
+class Path(NamedTuple):
+    """A straight path of the input, or of the value at the sites, and what the score does along it."""
+
+    start: list[Tree]  # where it begins: for each site, or for x
+    slopes: Callable[[Runner, Tensor], Iterator[tuple[list[Tree], list[Tree]]]]  # at nodes: where each ends; the gradients
+    parts: Callable[[int, ChunkSize], list[tuple[int, int]]]  # of so many nodes, those that run at once
+    kind: Callable[[Question, list[Tree]], Path]  # the same of another question, from another start
+
+
+def in_input(q: Question, start: list[Tree]) -> Path:
+    """The path of the input, from a baseline in its structure."""
+    ends = floats_of(start), input_floats(q)
+
+    def slopes(run: Runner, nodes: Tensor) -> Iterator[tuple[list[Tree], list[Tree]]]:
+        for found in along(run, q, slope_at, points(*ends, nodes)):
+            yield [q.x], found
+
+    return Path(start, slopes, lambda count, chunk_size: parts(count, chunk_size, ends[1], shares=False), in_input)
+
+
+def input_path(q: Question, baselines: Tree) -> Path:
+    """The path of the input from the baselines to x."""
+    return in_input(q, [with_floats(q.x, input_ends(q, baselines)[0])])
+
+
+def mean_slope(path: Path, rule: Rule, chunk_size: ChunkSize) -> tuple[list[Tree], list[Tree], list[Tree]]:
+    """Start and end of a path, and the mean over it of the gradient at the sites."""
+    run, total, end = Runner(), Sum(), path.start
+    for a, b in reported(path.parts(len(rule.nodes), chunk_size)):
         weights = rule.weights[a:b]
-        for slopes in along(run, q, slope_at, points(start, end, rule.nodes[a:b])):
-            weights = _added(total, slopes, weights)
-    return [with_floats(q.x, start)], [q.x], total.total()
+        for ends, slopes in path.slopes(run, rule.nodes[a:b]):
+            end, weights = ends, _added(total, slopes, weights)
+    return path.start, end, total.total()
 
 
 def _added(total: Sum, slopes: list[Tree], weights: Tensor) -> Tensor:
@@ -207,9 +231,13 @@ def broadcasts(small: Tensor, large: Tensor) -> bool:
     return small.dim() == large.dim() and all(p in (1, q) for p, q in zip(small.shape, large.shape))
 
 
-def site_path(q: Question, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> tuple[list[Tree], list[Tree], list[Tree]]:
-    """Start and end of the path at the sites, and the mean over it of the gradient there."""
-    start = at_baseline(q, full_batch(references(q.x, baselines, ids=True), q.x))
+def site_path(q: Question, baselines: Tree) -> Path:
+    """The path at the sites, from the value for the baselines to the value for x."""
+    return at_sites(q, at_baseline(q, full_batch(references(q.x, baselines, ids=True), q.x)))
+
+
+def at_sites(q: Question, start: list[Tree]) -> Path:
+    """The path at the sites from a value there, which may be one row for all."""
     starts = [floats_of(value) for value in start]
 
     def point(step: Tensor) -> Point:
@@ -221,12 +249,9 @@ def site_path(q: Question, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -
 
         return at
 
-    run, total, end = Runner(), Sum(), start
-    nodes = rule.nodes.to(starts[0][0].device if starts[0] else "cpu")
+    def slopes(run: Runner, nodes: Tensor) -> Iterator[tuple[list[Tree], list[Tree]]]:
+        for values, found in at_points(run, q, nodes.to(starts[0][0].device if starts[0] else "cpu"), point):
+            yield map_tensors(lambda t: t[0], values), found
+
     rows = q.size if all(t.shape[:1] == (1,) for part in starts for t in part) else 1  # of each of which there is one
-    for a, b in reported(parts(len(nodes), chunk_size, starts, shares=True, times=rows)):
-        weights = rule.weights[a:b]
-        for values, slopes in at_points(run, q, nodes[a:b], point):
-            weights = _added(total, slopes, weights)
-            end = map_tensors(lambda t: t[0], values)
-    return start, end, total.total()
+    return Path(start, slopes, lambda count, chunk_size: parts(count, chunk_size, starts, shares=True, times=rows), at_sites)
