@@ -1,7 +1,7 @@
 """Run the commands of docs/command.md, and write what they print into the page: ``python scripts/command_transcript.py``.
 
 The networks of the page are made here: one is trained, in a second, to tell noisy circles from squares; one that reads what is
-said of films has its weights set by hand; a language model learns eight capitals in some seconds.
+said of films has its weights set by hand; a language model learns seven capitals in some seconds.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def prepare(page: str) -> None:
     capitals()
 
 
-CAPITALS = dict(France="Paris", Italy="Rome", Spain="Madrid", Japan="Tokyo", Egypt="Cairo", Peru="Lima", Kenya="Nairobi")
+CAPITALS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "Egypt": "Cairo"}
+CAPITALS |= {"Peru": "Lima", "Kenya": "Nairobi"}
 SEASONS = ("winter", "spring", "summer", "autumn")
 
 
