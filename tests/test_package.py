@@ -206,7 +206,11 @@ def test_what_dir_and_help_show() -> None:
 
 #: Where an argument means something else than in all other functions: these share a sentence of their own.
 OTHERWISE: dict[str, list[set[str]]] = {
-    "baselines": [{"deep_lift_shap", "gradient_shap"}, {"feature_ablation", "game"}],  # a distribution; a value at the site
+    "baselines": [  # a distribution; a value at the site
+        {"deep_lift_shap", "gradient_shap"},
+        {"feature_ablation", "game", "shapley", "occlusion", "lime"},
+    ],
+    "n_samples": [{"shapley"}, {"lime"}],  # coalitions, in all
     "layer": [{"input_of", "output_of"}, {"neuron"}],  # one place
     "target": [{"score"}],  # where it is explained
     "mode": [{"interpolate"}],  # likewise
