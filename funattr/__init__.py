@@ -45,7 +45,7 @@ from ._methods.shapley import shapley
 from ._named.cams import ablation_cam, eigen_cam, score_cam
 from ._named.deep_lift_shap import deep_lift_shap
 from ._named.guided_grad_cam import guided_grad_cam
-from ._named.relevance import deconvnet, guided_backprop, lrp, under
+from ._named.relevance import absorbed, deconvnet, guided_backprop, lrp, under
 from ._steps.progress import progress
 
 __version__ = "0.1.0.dev0"
@@ -55,6 +55,7 @@ __all__ = [
     "Split",
     "ablation_cam",
     "absolute",
+    "absorbed",
     "activation",
     "at_input",
     "conductance",

@@ -225,5 +225,7 @@ KINDS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("to", "type", "type_as", "float", "double", "half", "bfloat16"), _cast),
 }
 #: function -> what it is, and how it is called.
-SPELLED = {**by_function(KINDS), Tensor.where: Entry(_where_method, Tensor.where, False, ["input", "condition", "other"], "where")}
-
+SPELLED = {
+    **by_function(KINDS),
+    Tensor.where: Entry(_where_method, Tensor.where, False, ["input", "condition", "other"], "where"),
+}

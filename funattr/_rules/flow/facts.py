@@ -39,8 +39,11 @@ class Facts:
                 if other is t:
                     return fact
             return UNKNOWN
-        found = self.known.get(id(t))
-        return found[1] if found is not None and found[0]() is t else UNKNOWN
+        found: tuple[Any, Fact] = self.known.get(id(t), (None, UNKNOWN))
+        reference, fact = found
+        if reference is None or reference() is not t:
+            return UNKNOWN
+        return fact
 
     def __setitem__(self, t: Tensor, fact: Fact) -> None:
         if tracing():

@@ -14,9 +14,9 @@ from ..._types import Tree, map_floats
 from ..._words import complaint
 from ..lift.table import ENTRIES, LINEAR, OPENED
 from ..relu import deconv_relu, guided_relu
+from .flows import nothing
 from .mode import Rules
 from .operation import Operation
-from .sets import nothing
 
 #: The kinds that keys of a dict of rules name.
 KINDS = ("relu", "activation", "linear", "convolution", "first", "product", "softmax", "normalization")

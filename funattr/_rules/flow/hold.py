@@ -21,7 +21,7 @@ class _Hold(torch.autograd.Function):
 
     @staticmethod
     def forward(t: Tensor, level: int) -> Tensor:
-        return t.view_as(t)
+        return t.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -38,7 +38,7 @@ class _Switch(torch.autograd.Function):
 
     @staticmethod
     def forward(value: Tensor, flow: Tensor, level: int) -> Tensor:
-        return value.view_as(value)
+        return value.clone()  # the model may write to it, and to a view that a Function returns it could not
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -12,11 +12,11 @@ from torch import Tensor
 from ..lift.compound import COMPOUND
 from ..lift.recurrent import RECURRENT
 from ..lift.table import NAMES
+from .flows import CUT, NORMALIZATION
 from .hold import hold
 from .linear import addmm, bilinear, convolution, einsum, linear, product_of
 from .mode import Ruled, Table, other
 from .operation import Operation
-from .sets import CUT, NORMALIZATION
 
 
 def _run(func: Any, rest: Any, kwargs: Any, x: Tensor) -> Any:
@@ -66,7 +66,7 @@ def product(mode: Ruled, func: Any, x: Any, y: Any) -> Any:
         return _multiple(mode, func, z, x, y)
     (a, made_a), (b, made_b) = mode.rooted(x), mode.rooted(y)
     if a is b and z.shape == a.shape:
-        return _elementwise(mode, "mul", lambda t: func(made_a(t), made_b(t)), a, z, (a,))
+        return _elementwise(mode, "mul", lambda t: func(made_a(t), made_b(t)), mode.source(a), z, (a,))
     return product_of(mode, "mul", func, x, y, z)
 
 
@@ -102,7 +102,7 @@ def quotient(mode: Ruled, func: Any, x: Any, y: Any, **rounding: Any) -> Any:
     (a, made_a), (b, made_b) = mode.rooted(x), mode.rooted(y)
     z = func(x, y)
     if a is b and z.shape == a.shape:
-        return _elementwise(mode, "div", lambda t: func(made_a(t), made_b(t)), a, z, (a,))
+        return _elementwise(mode, "div", lambda t: func(made_a(t), made_b(t)), mode.source(a), z, (a,))
     return mode.know(mode.ruled(mode.rules.of("div", "normalization"), Operation("div", _Divided(func), (x, y), z)), x, y)
 
 
@@ -236,6 +236,7 @@ def apart(body: Any) -> Any:
         with mode:
             return body(*args, **kwargs)
 
+    handler.apart = True  # type: ignore[attr-defined]  # what it is made of is met by itself
     return handler
 
 
@@ -244,6 +245,7 @@ def recurrent(body: Any) -> Any:
         with mode:
             return body(*args, **kwargs)
 
+    handler.apart = True  # type: ignore[attr-defined]  # what it is made of is met by itself
     return handler
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..lift import compound
+from .flows import GATE
 from .hold import hold, switch
 from .mode import Ruled
 from .operation import Operation
-from .sets import GATE
 
 
 class Linear(NamedTuple):
@@ -105,7 +105,7 @@ def convolution(mode: Ruled, func: Any, x: Tensor, weight: Tensor, bias: Any = N
             if not transposed:
                 return w * scale.reshape(-1, *[1] * (w.dim() - 1))
             parts = w.unflatten(0, (groups, -1)) * scale.reshape(groups, 1, -1, *[1] * (w.dim() - 2))
-            return parts.flatten(0, 1)
+            return parts.flatten(0, 1)  # type: ignore[no-any-return]  # torch's functions are Any here
 
         return run(mode, mode.name, "convolution", function, (x, weight, *given), widened if batched else None)
     if mode.varies(weight):
@@ -115,6 +115,7 @@ def convolution(mode: Ruled, func: Any, x: Tensor, weight: Tensor, bias: Any = N
 
 def bilinear(mode: Ruled, func: Any, x: Tensor, y: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
     """A product of matrices, or of anything else that is linear in each of two."""
+
     def function(x: Tensor, y: Tensor, b: Tensor | None = None) -> Tensor:
         found: Tensor = func(x, y, *rest, **kwargs)
         return found if b is None else found + b
@@ -161,4 +162,3 @@ def einsum(mode: Ruled, func: Any, equation: str, *operands: Any) -> Any:
         return func(equation, *filled)  # type: ignore[no-any-return]  # torch's functions are Any here
 
     return bilinear(mode, pair, operands[vary[0]], operands[second])
-

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MethodWrapperType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..._core.kernels import unruled
-from ..._torch import is_view, tracing
+from ..._torch import base_of, edge_of, tree_flatten, tree_unflatten
 from ..._types import tensors
 from ..lift.dispatch import apply
 from ..lift.table import NAMES, SHAPES
@@ -23,7 +24,20 @@ from .hold import switch
 from .operation import Flow, Operation, own
 
 #: What keeps the places of a tensor's elements, and is linear where but one of its tensors varies.
-_SUMS = {"add", "sub", "subtract", "rsub", "__add__", "__radd__", "__sub__", "__rsub__", "neg", "negative", "positive", "__neg__"}
+_SUMS = {
+    "add",
+    "sub",
+    "subtract",
+    "rsub",
+    "__add__",
+    "__radd__",
+    "__sub__",
+    "__rsub__",
+    "neg",
+    "negative",
+    "positive",
+    "__neg__",
+}
 
 
 #: ``f(z) / z`` is the derivative, also at 0.
@@ -32,6 +46,15 @@ _LOOKS_UP = {*NAMES["indexed"], "embedding", "embedding_bag"}
 
 
 Table: TypeAlias = "dict[str, Callable[..., Any]]"
+
+
+class Event(NamedTuple):
+    """One run of an operation: what went in, and what came out, as places in the graph and as values."""
+
+    name: str
+    inputs: list[Tensor]
+    places: list[Any]
+    outputs: list[Tensor]
 
 
 class Rules:
@@ -63,8 +86,9 @@ class Ruled(TorchFunctionMode):
         self.fired = fired  # the kinds of rules that met something
         self.unmet = unmet  # operations without one, which are not linear
         self.name = ""
+        self.inputs: list[Tensor] = []
         self.relus = ReluRule(self._relu, [])  # knows one in every spelling
-        self.probes: Any = None
+        self.events: list[Event] | None = None  # where somebody asks what goes into an operation, and comes out of it
 
     def begin(self, args: Any, kwargs: Any) -> None:
         """A new pass: nothing is known but that the model's x varies."""
@@ -94,6 +118,15 @@ class Ruled(TorchFunctionMode):
         fact = self.facts[t]
         return (t, _same) if fact.root is None or fact.made is None else (fact.root, fact.made)
 
+    def source(self, t: Tensor) -> Tensor:
+        """`t`, which an operation takes that was given something made of it."""
+        if self.events is None:
+            return t
+        found = t.view_as(t)
+        self.facts[found] = self.facts[t]
+        self.inputs.append(found)
+        return found
+
     def fixed(self, y: Tensor) -> Tensor:
         """`y`, which a rule has made a constant."""
         self.facts[y] = Fact()
@@ -110,8 +143,11 @@ class Ruled(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if type(func) is MethodWrapperType:  # an attribute
-            return unruled(func, args, kwargs)
+        if type(func) is MethodWrapperType:  # an attribute, such as x.T
+            found = unruled(func, args, kwargs)
+            if isinstance(found, Tensor) and args and found is not args[0]:
+                self.facts[found] = self.of(args[0])._replace(root=None, made=None, linear=None)
+            return found
         if "relu" in self.rules.kinds:
             relu = self.relus.seen(func, args, kwargs)
             if relu is not None:
@@ -139,8 +175,8 @@ class Ruled(TorchFunctionMode):
                 elif name in _SUMS and not old and not kwargs:
                     fact = self.elementwise(y, func, args, fact)
                 self.facts[y] = fact
-                if old and is_view(y) and y._base is not None:
-                    self.facts[y._base] = self.facts[y._base]._replace(varies=True, root=None, made=None, linear=None)
+                if old:
+                    self._wrote(y)
 
     def elementwise(self, y: Tensor, func: Any, args: Any, fact: Fact) -> Fact:
         """`fact` of an elementwise function of all that varies among `args`, with the one tensor that it is a function of."""
@@ -159,15 +195,70 @@ class Ruled(TorchFunctionMode):
 
     def rule_of(self, entry: Entry) -> Callable[..., Any]:
         self.name = entry.name
-        return self.table.get(entry.name, other)
+        handler = self.table.get(entry.name, other)
+        return handler if self.events is None or hasattr(handler, "apart") else partial(_measured, handler)
+
+    def probed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A linear operation whose inputs and outputs are noted."""
+        x = args[0] if args else None
+        name = getattr(func, "__name__", repr(func))
+        in_place = name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and not name.startswith("_"))
+        if in_place and isinstance(x, Tensor) and self.varies(x):
+            before = x.clone()  # what is overwritten, as something that nothing else reads
+            x.copy_(before)
+            inputs, rest = self.taken(args[1:], kwargs)
+            found = func(x, *rest[0], **rest[1])
+            self.came(name.strip("_"), [before, *inputs], x if func is Tensor.__setitem__ else found)
+            return found
+        inputs, rest = self.taken(args, kwargs)
+        found = func(*rest[0], **rest[1])
+        self.came(name.strip("_"), inputs, found)
+        return found
+
+    def taken(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Any]:
+        """Aliases of what varies among the arguments, each for one operation alone, and the arguments with these."""
+        inputs: list[Tensor] = []
+
+        def alias(t: Any) -> Any:
+            if not (isinstance(t, Tensor) and self.varies(t)):
+                return t
+            found = t.view_as(t)
+            root, made = self.rooted(t)
+            fact = self.facts[t]._replace(root=root, made=made)
+            self.facts[found] = fact
+            if fact.linear is not None and fact.linear.output is t:
+                self.facts[found] = fact._replace(linear=fact.linear._replace(output=found))
+            inputs.append(found)
+            return found
+
+        leaves, spec = tree_flatten((args, kwargs))
+        return inputs, tree_unflatten([alias(t) for t in leaves], spec)
+
+    def came(self, name: str, inputs: list[Tensor], found: Any) -> None:
+        live = [t for t in among((found,)) if self.facts[t] is UNKNOWN or self.varies(t)]  # not what a rule has made a constant
+        outputs = [t for t in live if t.requires_grad and t.is_floating_point()]
+        if self.events is not None and inputs and outputs:
+            inputs = [t for t in inputs if t.requires_grad]
+            self.events.append(Event(name, inputs, [edge_of(t) for t in outputs], [t.detach().clone() for t in outputs]))
+
+    def copied(self, x: Tensor) -> Tensor:
+        found = x.clone()
+        self.facts[found] = self.facts[x]._replace(root=None, made=None, linear=None)
+        return found
 
     def written(self, x: Tensor, y: Tensor) -> Tensor:
         fact = self.facts[y]
         found = x.copy_(y)
         self.facts[x] = fact._replace(root=None, made=None, linear=None)
-        if is_view(x) and x._base is not None and fact.varies:
-            self.facts[x._base] = Fact(varies=True)
+        if fact.varies:
+            self._wrote(x)
         return found
+
+    def _wrote(self, y: Tensor) -> None:
+        """What `y` is a view of varies too."""
+        base = base_of(y)
+        if base is not None:
+            self.facts[base] = Fact(varies=True)
 
     def unknown(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operation that the table does not have: its own gradient, and not known to be linear."""
@@ -178,16 +269,16 @@ class Ruled(TorchFunctionMode):
 
     # Rules.
 
-    def ruled(self, met: tuple[str, Any] | None, op: Operation, *, plain: Callable[[], Tensor] | None = None) -> Tensor:
+    def ruled(self, met: tuple[str, Any] | None, op: Operation) -> Tensor:
         """The value of an operation, with what its rule makes of its gradient."""
         if met is None:
             return op.output
         self.fired.append(met[0])
         rule = met[1]
-        if isinstance(rule, Flow):
-            plain = rule.plain or (rule.name == "activation" and op.name in _PROPORTIONAL)
-            return op.output if plain else switch(op.output, rule.flow(op))
-        return own(rule, op)
+        if not isinstance(rule, Flow):
+            return own(rule, op)
+        plain = rule.plain or (rule.name == "activation" and op.name in _PROPORTIONAL)
+        return op.output if plain else switch(op.output, rule.flow(op))
 
     def _relu(self, x: Tensor, in_place: bool) -> Tensor:
         rule = self.rules.kinds["relu"]
@@ -205,6 +296,14 @@ class Ruled(TorchFunctionMode):
             if in_place:
                 return self.written(x, self.know(y, z, activated=True))
         return self.know(y, x, activated=True)
+
+
+def _measured(handler: Callable[..., Any], mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
+    name, fired = mode.name, len(mode.fired)
+    mode.inputs, rest = mode.taken(args, kwargs)
+    found = handler(mode, func, *rest[0], **rest[1])
+    mode.came(mode.fired[-1] if len(mode.fired) > fired else name, mode.inputs, found)
+    return found
 
 
 def _same(t: Tensor) -> Tensor:

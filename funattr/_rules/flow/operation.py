@@ -84,7 +84,7 @@ class _Own(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Any, level: int, value: Tensor, *inputs: Tensor) -> Tensor:
-        return value.view_as(value)
+        return value.clone()  # the model may write to it
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -117,12 +117,12 @@ def checked(name: str, found: Any, inputs: Sequence[Tensor]) -> list[Tensor | No
     shapes = [list(t.shape) for t in inputs]
     if len(parts) != len(inputs):
         text = f"the rule for {name} returned {len(parts)} gradients, and the operation has {len(inputs)} inputs {shapes}"
-        raise complaint(ValueError, f"{text}: return one for the first, or a tuple with one for each, None where nothing flows.")
+        raise complaint(
+            ValueError, f"{text}: return one for the first, or a tuple with one for each, None where nothing flows."
+        )
     for part, t in zip(parts, inputs):
         if part is not None and (not isinstance(part, Tensor) or part.shape != t.shape):
             got = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
             text = f"the rule for {name} returned {got} for an input {list(t.shape)}"
             raise complaint(ValueError, f"{text}: a gradient has the shape of its input.")
     return parts
-
-

@@ -1,165 +1,33 @@
-"""Rules for the backward pass, and named sets of them: plain dictionaries, to be merged with ``{**a, **b}``."""
+"""Named sets of rules: plain dictionaries, to be merged with ``{**a, **b}``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._core.door import may_read
 from ..._words import complaint, door
-from .hold import hold
-from .operation import Flow, Operation
-
-Rules = dict[Any, Callable[..., Any]]
-
-
-def stabilised(z: Tensor, epsilon: float) -> Tensor:
-    """`z`, away from 0 by `epsilon`, on its own side; 0 counts as positive."""
-    return z + torch.where(z < 0, -epsilon, epsilon).to(z.dtype) if epsilon else z
-
-
-def _share(z: Tensor, total: Tensor, epsilon: float) -> Tensor:
-    """``z / total``, a constant; 0 where both are."""
-    z, total = hold(z), stabilised(hold(total), epsilon)
-    return z / total if epsilon else torch.where(total == 0, torch.zeros_like(z), z / torch.where(total == 0, 1.0, total))
-
-
-# What flows in the place of an operation. `op.output` and the inputs carry the graph.
-
-
-def _plain(op: Operation) -> Tensor:
-    return op.output
-
-
-def _cut(op: Operation) -> Tensor:
-    return hold(op.output)
-
-
-def _activation(op: Operation) -> Tensor:
-    z, at = op.inputs[0], hold(op.inputs[0])
-    zero = at == 0
-    if may_read() and not bool(zero.any()):
-        return z * (hold(op.output) / at)
-    slope = torch.func.vjp(op.function, at)[1](torch.ones_like(op.output))[0]
-    return z * torch.where(zero, slope, hold(op.output) / torch.where(zero, 1.0, at))
-
-
-def _half(op: Operation) -> Tensor:
-    return op.output / 2
-
-
-def _normalization(op: Operation) -> Tensor:
-    constant = getattr(op.function, "constant", None)  # of what is made with statistics, the same with these held
-    return hold(op.output) if constant is None else constant(*op.inputs)  # type: ignore[no-any-return]
-
-
-PLAIN = Flow(_plain, "gradient", plain=True)
-CUT = Flow(_cut, "cut")
-ACTIVATION = Flow(_activation, "activation")
-HALF = Flow(_half, "half", both=True)
-GATE = Flow(_half, "gate", both=True)  # the mode knows which of the two is one
-NORMALIZATION = Flow(_normalization, "normalization", both=True)
-_BASE: Rules = {"activation": ACTIVATION, "product": HALF, "softmax": PLAIN, "normalization": NORMALIZATION}
-
-
-def _bias(op: Operation) -> Tensor | None:
-    """The bias in the shape of the output, where the operation has one."""
-    if len(op.inputs) < 3:
-        return None
-    weight, bias = op.inputs[1:3]
-    return bias.reshape(-1, *[1] * (weight.dim() - 2)) if op.name.startswith("conv") else bias
-
-
-def _parts(op: Operation, both: bool) -> tuple[Tensor, Tensor | None]:
-    """The sums of all positive contributions, and of all negative ones."""
-    (x, w), f = op.inputs[:2], op.function
-    above, more, less = x.clamp(min=0), w.clamp(min=0), w.clamp(max=0)
-    if may_read() and bool((hold(x) >= 0).all()):
-        return f(x, more), f(x, less) if both else None
-    below = x - above
-    return f(above, more) + f(below, less), f(above, less) + f(below, more) if both else None
-
-
-def _epsilon(epsilon: float) -> Flow:
-    if epsilon == 0:
-        return PLAIN
-    return Flow(lambda op: op.output * _share(op.output, op.output, epsilon), f"epsilon({epsilon:g})")
-
-
-def _alpha_beta(alpha: float, beta: float, epsilon: float, bias: bool) -> Flow:
-    def flow(op: Operation) -> Tensor:
-        more, less = _parts(op, beta != 0)
-        b = _bias(op) if bias else None
-        found = alpha * more * _share(op.output, more if b is None else more + b.clamp(min=0), epsilon)
-        if less is not None:
-            found = found - beta * less * _share(op.output, less if b is None else less + b.clamp(max=0), epsilon)
-        return found
-
-    return Flow(flow, f"alpha_beta({alpha:g}, {beta:g})")
-
-
-def _gamma(gamma: float, epsilon: float, bias: bool) -> Flow:
-    def flow(op: Operation) -> Tensor:
-        z, b = op.output, _bias(op)
-        linear = z if b is None else z - b
-        more, down = _parts(op, False)[0], hold(z) < 0
-        found = linear + gamma * torch.where(down, linear - more, more)
-        total = found
-        if bias and b is not None:
-            total = found + b + gamma * torch.where(down, b.clamp(max=0), b.clamp(min=0))
-        return found * _share(z, total, epsilon)
-
-    return Flow(flow, f"gamma({gamma:g})")
-
-
-def _ones(x: Tensor) -> Tensor:
-    """Ones that have, times x, the gradient 1: shares that do not depend on x."""
-    at = hold(x)
-    return 1 + (x - at) / torch.where(at == 0, nothing(at.dtype), at)
-
-
-def nothing(dtype: torch.dtype) -> float:
-    """What an exact 0 in x counts as where its share does not depend on it: too small to be seen in any sum."""
-    return float(torch.finfo(dtype).tiny ** 0.5)
-
-
-def _flat(op: Operation) -> Tensor:
-    return op.function(_ones(op.inputs[0]), torch.ones_like(op.inputs[1]))
-
-
-def _wsquare(op: Operation) -> Tensor:
-    return op.function(_ones(op.inputs[0]), op.inputs[1] ** 2)
-
-
-def _box(low: Any, high: Any) -> Callable[[Operation], Tensor]:
-    def flow(op: Operation) -> Tensor:
-        x, w = op.inputs[:2]
-        ones, f = _ones(x), op.function
-        found = f(ones * hold(x), w)
-        for bound, part in ((low, w.clamp(min=0)), (high, w.clamp(max=0))):
-            found = found - f(ones * torch.as_tensor(bound, dtype=x.dtype, device=x.device), part)
-        return found
-
-    return flow
-
-
-def _first(quotas: Callable[[Operation], Tensor], name: str, epsilon: float = 1e-6) -> Flow:
-    def flow(op: Operation) -> Tensor:
-        found = quotas(op)
-        return found * _share(op.output, found, epsilon)
-
-    return Flow(flow, name, shares=True)
-
-
-# The sets.
+from .flows import (
+    BASE,
+    CUT,
+    GATE,
+    NORMALIZATION,
+    Rules,
+    alpha_beta_rule,
+    box_rule,
+    epsilon_rule,
+    first_rule,
+    flat_rule,
+    gamma_rule,
+    wsquare_rule,
+)
+from .operation import Flow
 
 
 def _set(linear: Flow | None, convolution: Flow | None, first: Flow | None = None) -> Rules:
     given = {"linear": linear, "convolution": convolution, "first": first}
-    return {**{key: rule for key, rule in given.items() if rule is not None}, **_BASE}
+    return {**{key: rule for key, rule in given.items() if rule is not None}, **BASE}
 
 
 def _number(value: Any, name: str) -> float:
@@ -193,7 +61,7 @@ def epsilon(epsilon: float = 1e-6) -> Rules:
     References:
         Bach et al., "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation", 2015.
     """
-    rule = _epsilon(_number(epsilon, "epsilon"))
+    rule = epsilon_rule(_number(epsilon, "epsilon"))
     return _set(rule, rule)
 
 
@@ -221,7 +89,7 @@ def zplus(*, epsilon: float = 1e-6, bias: bool = True) -> Rules:
     References:
         Montavon et al., "Explaining Nonlinear Classification Decisions with Deep Taylor Decomposition", 2017.
     """
-    rule = _alpha_beta(1.0, 0.0, _number(epsilon, "epsilon"), bias)
+    rule = alpha_beta_rule(1.0, 0.0, _number(epsilon, "epsilon"), bias)
     return _set(rule, rule)
 
 
@@ -259,7 +127,7 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, *, epsilon: float = 1e-6, 
     References:
         Bach et al., "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation", 2015.
     """
-    rule = _alpha_beta(*_checked(alpha, beta), _number(epsilon, "epsilon"), bias)
+    rule = alpha_beta_rule(*_checked(alpha, beta), _number(epsilon, "epsilon"), bias)
     return _set(rule, rule)
 
 
@@ -288,7 +156,7 @@ def gamma(gamma: float = 0.25, *, epsilon: float = 1e-6, bias: bool = True) -> R
     References:
         Montavon et al., "Layer-Wise Relevance Propagation: An Overview", 2019.
     """
-    rule = _gamma(_number(gamma, "gamma"), _number(epsilon, "epsilon"), bias)
+    rule = gamma_rule(_number(gamma, "gamma"), _number(epsilon, "epsilon"), bias)
     return _set(rule, rule)
 
 
@@ -315,7 +183,7 @@ def epsilon_plus(*, epsilon: float = 1e-6) -> Rules:
         Kohlbrenner et al., "Towards Best Practice in Explaining Neural Network Decisions with LRP", 2020.
     """
     e = _number(epsilon, "epsilon")
-    return _set(_epsilon(e), _alpha_beta(1.0, 0.0, e, True))
+    return _set(epsilon_rule(e), alpha_beta_rule(1.0, 0.0, e, True))
 
 
 @door
@@ -340,7 +208,7 @@ def epsilon_plus_flat(*, epsilon: float = 1e-6) -> Rules:
         Kohlbrenner et al., "Towards Best Practice in Explaining Neural Network Decisions with LRP", 2020.
     """
     e = _number(epsilon, "epsilon")
-    return _set(_epsilon(e), _alpha_beta(1.0, 0.0, e, True), _first(_flat, "flat", e))
+    return _set(epsilon_rule(e), alpha_beta_rule(1.0, 0.0, e, True), first_rule(flat_rule, "flat", e))
 
 
 @door
@@ -367,7 +235,7 @@ def epsilon_alpha_beta(alpha: float = 2.0, beta: float = 1.0, *, epsilon: float 
         Kohlbrenner et al., "Towards Best Practice in Explaining Neural Network Decisions with LRP", 2020.
     """
     e = _number(epsilon, "epsilon")
-    return _set(_epsilon(e), _alpha_beta(*_checked(alpha, beta), e, True))
+    return _set(epsilon_rule(e), alpha_beta_rule(*_checked(alpha, beta), e, True))
 
 
 @door
@@ -395,7 +263,7 @@ def epsilon_gamma_box(low: Any, high: Any, *, gamma: float = 0.25, epsilon: floa
         Anders et al., "Software for Dataset-wide XAI: From Local Explanations to Global Insights with Zennit", 2021.
     """
     e = _number(epsilon, "epsilon")
-    return _set(_epsilon(e), _gamma(_number(gamma, "gamma"), e, True), _boxed(low, high, e))
+    return _set(epsilon_rule(e), gamma_rule(_number(gamma, "gamma"), e, True), _boxed(low, high, e))
 
 
 def flat() -> Rules:
@@ -414,7 +282,7 @@ def flat() -> Rules:
     References:
         Lapuschkin et al., "Unmasking Clever Hans Predictors and Assessing What Machines Really Learn", 2019.
     """
-    return {"first": _first(_flat, "flat")}
+    return {"first": first_rule(flat_rule, "flat")}
 
 
 def wsquare() -> Rules:
@@ -433,7 +301,7 @@ def wsquare() -> Rules:
     References:
         Montavon et al., "Explaining Nonlinear Classification Decisions with Deep Taylor Decomposition", 2017.
     """
-    return {"first": _first(_wsquare, "wsquare")}
+    return {"first": first_rule(wsquare_rule, "wsquare")}
 
 
 @door
@@ -470,13 +338,14 @@ def _boxed(low: Any, high: Any, epsilon: float = 1e-6) -> Flow:
     if bool((torch.as_tensor(low) > torch.as_tensor(high)).any()):
         text = f"low is {low} and high {high}" if not isinstance(low, Tensor) else "low is above high somewhere"
         raise complaint(ValueError, f"{text}: low is the least value that an input can have, high the largest.")
-    return _first(_box(low, high), "zbox", epsilon)
+    return first_rule(box_rule(low, high), "zbox", epsilon)
 
 
 def attn_lrp() -> Rules:
     """AttnLRP: the rules that conserve relevance in transformers; linear operations keep their gradient.
 
-    Activations ``f(z) / z``, half of each product's gradient for either factor, softmax by its Jacobian, statistics of norms constant.
+    Activations ``f(z) / z``, half of each product's gradient for either factor, softmax by its Jacobian, and the statistics of
+    norms constant.
 
     Returns:
         A dict of rules, for `under` and `lrp`.
@@ -489,7 +358,7 @@ def attn_lrp() -> Rules:
     References:
         Achtibat et al., "AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for Transformers", 2024.
     """
-    return dict(_BASE)
+    return dict(BASE)
 
 
 def cp_lrp() -> Rules:
@@ -506,7 +375,7 @@ def cp_lrp() -> Rules:
     References:
         Ali et al., "XAI for Transformers: Better Explanations through Conservative Propagation", 2022.
     """
-    return {**_BASE, "softmax": CUT, "product": GATE}
+    return {**BASE, "softmax": CUT, "product": GATE}
 
 
 def frozen() -> Rules:

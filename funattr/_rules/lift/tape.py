@@ -66,6 +66,8 @@ class Lift(TorchFunctionMode):
     pass at x: there `detach` would cut what the slopes depend on.
     """
 
+    events = None  # of each operation, where somebody asks what goes in and comes out
+
     def __init__(
         self, rules: Callable[..., Any], tape: Tape, active: list[bool], baseline: Tape | None = None, own: Tape | None = None
     ):
@@ -103,6 +105,9 @@ class Lift(TorchFunctionMode):
     def rule_of(self, entry: Entry) -> Callable[..., Any]:
         rule: Callable[..., Any] = entry.rule
         return rule
+
+    def copied(self, x: Tensor) -> Tensor:
+        return x.clone()
 
     def written(self, x: Tensor, y: Tensor) -> Tensor:
         """`x`, with what an operation in place made of it."""

@@ -1,10 +1,10 @@
-"""Named sets of rules for the backward pass, for `under` and `lrp`; each function returns a new dict, to be merged with others."""
+"""Named sets of rules for the backward pass, for `under` and `lrp`: each function returns a new dict, to be merged."""
 
 from __future__ import annotations
 
-from ._rules.flow.given import deconv, guided
-from ._rules.flow.operation import Operation
-from ._rules.flow.sets import (
+from .._rules.flow.given import deconv, guided
+from .._rules.flow.operation import Operation
+from .._rules.flow.sets import (
     alpha_beta,
     attn_lrp,
     cp_lrp,
