@@ -1,7 +1,7 @@
 """The games of Leverage SHAP (Musco and Witter, 2025), played again: for scripts/published_figures.py.
 
-Their settings: https://github.com/rtealwitter/leverageshap. A forest of 100 trees of depth 4 by xgboost, the mean of the data as
-the baseline, a row of it as x; the error of the values is relative to their norm, squared, and its mean over 100 runs counts.
+Their settings: https://github.com/rtealwitter/leverageshap. A forest of 100 trees of depth 4 by xgboost, the mean of the data
+as the baseline, a row of it as x; the error of the values is relative to their norm, squared, and the mean of 100 runs counts.
 """
 
 from __future__ import annotations
