@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import funattr as fa
+import funattr.masks
+import funattr.metrics
 import funattr.viz
 
 from . import test_compiled, test_differentiated, test_laws, test_precision, test_references, test_vmapped
@@ -224,7 +226,8 @@ def documented() -> list[str]:
 
 
 def test_the_reference_is_complete() -> None:
-    public = [f"{module.__name__}.{name}" for module in (fa, funattr.viz, fa.dataset) for name in module.__all__]
+    modules = (fa, funattr.masks, funattr.metrics, funattr.viz, fa.dataset)
+    public = [f"{module.__name__}.{name}" for module in modules for name in module.__all__]
     assert sorted(documented()) == sorted(public)
 
 

@@ -91,7 +91,7 @@ def noise_tunnel(
     few = has_steps(method) or told.leading > 0  # it fills the memory alone
 
     def tunnel(model: Model, x: Tree, **options: Any) -> Tree:
-        explain, start = _at_noise(method, default, model, x, options)
+        explain, start = at_noise(method, default, model, x, options)
         leaves, spec = tree_flatten(start)
         spread = list(
             zip(filter(attributable, leaves), deviations(stdevs, start, "x" if start is x else "the value at the site"))
@@ -106,7 +106,7 @@ def noise_tunnel(
 
         noise = Rewound([*generators, *generators_given(options)], device_of(x))
         chunk = 1 if few and together is None else together
-        return _moment(_sampled(noisy, drawn, n_samples, chunk, start, noise), n_samples, nt_type)
+        return _moment(sampled(noisy, drawn, n_samples, chunk, start, noise), n_samples, nt_type)
 
     return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=generators, draws=True)
 
@@ -125,7 +125,7 @@ def _moment(samples: Iterable[Tree], count: int, nt_type: str) -> Tree:
     return (mean if nt_type == "smoothgrad" else square).total(count)
 
 
-def _at_noise(
+def at_noise(
     method: Explains, default: Any, model: Model, x: Tree, options: dict[str, Any]
 ) -> tuple[Callable[[Tree], Tree], Tree]:
     """What takes the noise: the method as a function of the input; or, for integers, of the value at the layer."""
@@ -170,7 +170,7 @@ def _by_module(model: Model, target: Any) -> Any:
     return Neuron(Place(find(bind(model).root, target.layer.layer), target.layer.inputs, target.layer.call), target.index)
 
 
-def _sampled(
+def sampled(
     function: Callable[[Any], Tree], draw: Callable[[], list[Tensor]], count: int, chunk: int | None, like: Tree, noise: Rewound
 ) -> Iterator[Tree]:
     """`function` of each of `count` draws, `chunk` at once: results with a leading dimension.

@@ -240,7 +240,7 @@ def fit_rows(leaf: Tensor, given: Any, known: Ranges, label: str | None) -> tupl
         return fit(leaf, given, known, label, (given.shape[0], *leaf.shape)), True
     if isinstance(given, Tensor) and 0 < given.dim() == leaf.dim() and given.shape[0] not in (1, leaf.shape[0]):
         text = (
-            f"baselines has the shape {list(given.shape)}, which does not broadcast to {label or 'x'} {list(leaf.shape)}: give"
+            f"baselines has the shape {list(given.shape)}, which does not broadcast to {label or 'x'} {list(leaf.shape)}: give "
         )
         cure = "each dimension that size or 1, or of a distribution, over which the mean is taken, pass baselines[:, None]"
         raise complaint(ValueError, f"{text}{cure}.")
