@@ -107,10 +107,11 @@ __all__ = [
     "xgrad_cam",
 ]
 
-_LOADED_WHEN_USED = ("dataset", "metrics", "rules", "viz")
+_LOADED_WHEN_USED = ("dataset", "masks", "metrics", "rules", "viz")
 
 if TYPE_CHECKING:
     from . import dataset as dataset
+    from . import masks as masks
     from . import metrics as metrics
     from . import rules as rules
     from . import viz as viz

@@ -82,11 +82,11 @@ class PlainForms(PlainAttention):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.batch_norm:
-            return _batch_norm(*args, **(kwargs or {}))
+            return plain_batch_norm(*args, **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
 
 
-def _batch_norm(
+def plain_batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -96,6 +96,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
+    """Batch norm, in eval mode as a scale and a shift, with the arguments of `F.batch_norm`."""
     if training or running_mean is None or running_var is None:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     scale = torch.rsqrt(running_var + eps)
