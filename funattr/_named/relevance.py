@@ -276,19 +276,24 @@ def absorbed(
     with torch.no_grad():  # up to the site
         found = scores(q, forward(q, put))
     _tell(bound.ruled(mode), x, target, fired, unmet, ready.kinds)
-    total: dict[str, list[Tensor]] = {}
+    total: dict[str, Tensor] = {}
+    flown: dict[str, Tensor] = {}
     for n in range(q.size):
-        for name, amount in _amounts(found[n], events):
-            total.setdefault(name, [found.new_zeros(()) for _ in range(q.size)])[n] += amount
-    return {name: torch.stack(parts) for name, parts in total.items()}
+        for name, amount, size in _amounts(found[n], events):
+            for sums, value in ((total, amount), (flown, size)):
+                sums.setdefault(name, found.new_zeros(q.size, dtype=value.dtype))[n] += value
+    rounding = 100 * torch.finfo(found.dtype).eps
+    return {name: a for name, a in total.items() if name in ready.kinds or bool((a.abs() > rounding * flown[name]).any())}
 
 
-def _amounts(score: Tensor, events: list[Event]) -> Iterator[tuple[str, Tensor]]:
-    """What comes out of each operation, less what goes in, of those that the score depends on."""
+def _amounts(score: Tensor, events: list[Event]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """What comes out of each operation that the score depends on, less what goes in, and how much flows at all."""
     places = [place for event in events for place in (*event.places, *event.inputs)]
     slopes = iter(torch.autograd.grad(score, places, allow_unused=True, retain_graph=True))
     for event in events:
-        outward = [(value * next_).sum() for value in event.outputs if (next_ := next(slopes)) is not None]
-        inward = [(t.detach() * next_).sum() for t in event.inputs if (next_ := next(slopes)) is not None]
-        if outward or inward:
-            yield event.name, (sum(outward, score.new_zeros(())) - sum(inward, score.new_zeros(()))).detach()
+        out = [(value * g) for value in event.outputs if (g := next(slopes)) is not None]
+        into = [(t.detach() * g) for t in event.inputs if (g := next(slopes)) is not None]
+        if out or into:
+            nothing = score.new_zeros(())
+            amount = sum((t.sum() for t in out), nothing) - sum((t.sum() for t in into), nothing)
+            yield event.name, amount.detach(), sum((t.abs().sum() for t in (*out, *into)), nothing).detach()

@@ -35,15 +35,9 @@ class Facts:
 
     def __getitem__(self, t: Tensor) -> Fact:
         if tracing():
-            for other, fact in reversed(self.traced):
-                if other is t:
-                    return fact
-            return UNKNOWN
-        found: tuple[Any, Fact] = self.known.get(id(t), (None, UNKNOWN))
-        reference, fact = found
-        if reference is None or reference() is not t:
-            return UNKNOWN
-        return fact
+            return next((fact for other, fact in reversed(self.traced) if other is t), UNKNOWN)
+        found = self.known.get(id(t))
+        return UNKNOWN if found is None or found[0]() is not t else found[1]
 
     def __setitem__(self, t: Tensor, fact: Fact) -> None:
         if tracing():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._core.door import may_read
+from ..._torch import tracing, transforms_active
 from .hold import hold
 from .operation import Flow, Operation
 
@@ -72,11 +73,23 @@ def _bias(op: Operation) -> Tensor | None:
     return bias.reshape(-1, *[1] * (weight.dim() - 2)) if op.name.startswith("conv") else bias
 
 
+def _not_negative(x: Tensor) -> bool:
+    """Whether it can be seen that nothing in `x` is negative: then half of the work falls away."""
+    if tracing() or transforms_active():
+        return False
+    try:
+        return bool((x >= 0).all())
+    except RuntimeError:  # somebody traces: what is in a tensor cannot be seen then
+        if may_read():
+            raise
+        return False
+
+
 def _parts(op: Operation, both: bool) -> tuple[Tensor, Tensor | None]:
     """The sums of all positive contributions, and of all negative ones."""
     (x, w), f = op.inputs[:2], op.function
     above, more, less = x.clamp(min=0), w.clamp(min=0), w.clamp(max=0)
-    if may_read() and bool((hold(x) >= 0).all()):
+    if _not_negative(hold(x)):
         return f(x, more), f(x, less) if both else None
     below = x - above
     return f(above, more) + f(below, less), f(above, less) + f(below, more) if both else None
@@ -97,7 +110,7 @@ def alpha_beta_rule(alpha: float, beta: float, epsilon: float, bias: bool) -> Fl
             found = found - beta * less * _share(op.output, less if b is None else less + b.clamp(max=0), epsilon)
         return found
 
-    return Flow(flow, f"alpha_beta({alpha:g}, {beta:g})")
+    return Flow(flow, f"alpha_beta({alpha:g}, {beta:g})", remakes=True, through=False)
 
 
 def gamma_rule(gamma: float, epsilon: float, bias: bool) -> Flow:
@@ -111,7 +124,7 @@ def gamma_rule(gamma: float, epsilon: float, bias: bool) -> Flow:
             total = found + b + gamma * torch.where(down, b.clamp(max=0), b.clamp(min=0))
         return found * _share(z, total, epsilon)
 
-    return Flow(flow, f"gamma({gamma:g})")
+    return Flow(flow, f"gamma({gamma:g})", remakes=True)
 
 
 def _ones(x: Tensor) -> Tensor:
@@ -150,4 +163,4 @@ def first_rule(quotas: Callable[[Operation], Tensor], name: str, epsilon: float 
         found = quotas(op)
         return found * _share(op.output, found, epsilon)
 
-    return Flow(flow, name, shares=True)
+    return Flow(flow, name, shares=True, remakes=True, through=False)

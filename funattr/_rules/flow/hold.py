@@ -25,6 +25,7 @@ class _Hold(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.set_materialize_grads(False)  # where nothing flows, nothing is to be computed
         ctx.ruled = current_grad_level() == inputs[1]
 
     @staticmethod
@@ -42,6 +43,7 @@ class _Switch(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.set_materialize_grads(False)
         ctx.ruled = current_grad_level() == inputs[2]
 
     @staticmethod
@@ -51,9 +53,11 @@ class _Switch(torch.autograd.Function):
 
 def hold(t: Tensor) -> Tensor:
     """`t`, a constant to the attribution's gradient."""
-    return _Hold.apply(t, current_grad_level())  # type: ignore[no-any-return, no-untyped-call]
+    level = current_grad_level()
+    return _Hold.apply(t, level) if level else t.detach()  # type: ignore[no-untyped-call]
 
 
 def switch(value: Tensor, flow: Tensor) -> Tensor:
     """`value`, with the gradient of `flow` in the attribution's backward pass, and its own in all others."""
-    return _Switch.apply(value, flow, current_grad_level())  # type: ignore[no-any-return, no-untyped-call]
+    level = current_grad_level()
+    return _Switch.apply(value if level else value.detach(), flow, level)  # type: ignore[no-any-return, no-untyped-call]

@@ -50,7 +50,7 @@ def run(
     op = Operation(name, function, inputs, function(*inputs))
     kinds = ("first", kind) if mode.facts[x].first else (kind,)
     met = mode.rules.of(name, *kinds)
-    found = mode.ruled(met, op)
+    found = mode.ruled(met, op, later=widened is not None)  # a batch norm that follows leaves nothing of it
     plain = met is None or getattr(met[1], "plain", False)
     merges = None if plain or widened is None else Linear(op, kinds, found, widened)
     return mode.know(found, x, first=False, linear=merges)

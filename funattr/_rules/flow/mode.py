@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..._core.kernels import unruled
-from ..._torch import base_of, edge_of, tree_flatten, tree_unflatten
+from ..._torch import base_of, edge_of, tracing, tree_flatten, tree_unflatten
 from ..._types import tensors
 from ..lift.dispatch import apply
 from ..lift.table import NAMES, SHAPES
@@ -262,20 +262,20 @@ class Ruled(TorchFunctionMode):
 
     def unknown(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operation that the table does not have: its own gradient, and not known to be linear."""
-        found = func(*args, **kwargs)
+        found = func(*args, **kwargs) if self.events is None else self.probed(func, args, kwargs)
         if any(map(self.varies, among((args, tuple(kwargs.values()))))) and any(t.is_floating_point() for t in among((found,))):
             self.unmet.append(getattr(func, "__name__", repr(func)))
         return found
 
     # Rules.
 
-    def ruled(self, met: tuple[str, Any] | None, op: Operation) -> Tensor:
-        """The value of an operation, with what its rule makes of its gradient."""
+    def ruled(self, met: tuple[str, Any] | None, op: Operation, later: bool = False) -> Tensor:
+        """The value of an operation, with what its rule makes of its gradient; `later`, in the backward pass, if one comes."""
         if met is None:
             return op.output
         self.fired.append(met[0])
         rule = met[1]
-        if not isinstance(rule, Flow):
+        if not isinstance(rule, Flow) or (later and rule.remakes and not tracing()):
             return own(rule, op)
         plain = rule.plain or (rule.name == "activation" and op.name in _PROPORTIONAL)
         return op.output if plain else switch(op.output, rule.flow(op))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._torch import autograd_function, current_grad_level
+from ..._torch import autograd_function, current_grad_level, transforms_active
 from ..._words import complaint
 
 
@@ -55,11 +55,15 @@ class Flow:
         plain: bool = False,
         both: bool = False,
         shares: bool = False,
+        remakes: bool = False,
+        through: bool = True,
     ):
         self.flow = flow
         self.name = name
         self.plain = plain  # the operation's own gradient
         self.both = both  # inputs may vary
+        self.remakes = remakes  # runs the operation again with other weights, which takes as long as it does
+        self.through = through  # its gradient goes through the operation as it is, too
         self.shares = shares  # relevance is shared whatever x is, at its zeros too
 
     def __call__(self, op: Operation, gradient: Tensor) -> Any:
@@ -67,9 +71,14 @@ class Flow:
 
         def flowing(*live: Tensor) -> Tensor:
             inputs = (*live, *op.inputs[count:])
-            return self.flow(op._replace(inputs=inputs, output=op.function(*inputs)))
+            return self.flow(op._replace(inputs=inputs, output=op.function(*inputs) if self.through else op.output))
 
-        found = torch.func.vjp(flowing, *op.inputs[:count])[1](gradient)
+        if transforms_active() or torch.is_grad_enabled():
+            found = torch.func.vjp(flowing, *op.inputs[:count])[1](gradient)
+        else:  # by autograd, where what flows may look at the data
+            with torch.enable_grad():
+                live = [t.detach().requires_grad_() for t in op.inputs[:count]]
+                found = torch.autograd.grad(flowing(*live), live, gradient)
         return found[0] if count == 1 else (*found, *[None] * (len(op.inputs) - count))
 
     def __repr__(self) -> str:
@@ -89,13 +98,14 @@ class _Own(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.call, level, value, *rest = inputs
+        ctx.set_materialize_grads(False)
         ctx.ruled = current_grad_level() == level
         ctx.save_for_backward(value, *rest)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         value, *inputs = ctx.saved_tensors
-        if not ctx.ruled:
+        if not ctx.ruled or gradient is None:
             return (None, None, gradient, *[None] * len(inputs))
         return (None, None, None, *ctx.call(tuple(inputs), value, gradient))
 
@@ -108,7 +118,8 @@ def own(rule: Callable[[Operation, Tensor], Any], op: Operation) -> Tensor:
         found = rule(Operation(name, function, inputs, value), gradient)
         return checked(name, found, inputs)
 
-    return _Own.apply(call, current_grad_level(), op.output, *op.inputs)  # type: ignore[no-any-return, no-untyped-call]
+    level = current_grad_level()
+    return _Own.apply(call, level, op.output if level else op.output.detach(), *op.inputs)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def checked(name: str, found: Any, inputs: Sequence[Tensor]) -> list[Tensor | None]:
