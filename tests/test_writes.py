@@ -141,7 +141,8 @@ def test_one_graph(net: Callable[[], nn.Module], method: Any) -> None:
     model, x = built(net)
     options: dict[str, Any] = {"layer": "shortcut", "target": 2}
     options |= {"n_steps": 3} if method is fa.integrated_gradients else {"feature_mask": torch.zeros(1, 8, 6, 6).long()}
-    close(torch.compile(method, fullgraph=True, backend="aot_eager")(model, x, **options), method(model, x, **options))
+    fast: Any = torch.compile(method, fullgraph=True, backend="aot_eager")
+    close(fast(model, x, **options), method(model, x, **options))
 
 
 def test_what_was_there_before_is_not_touched() -> None:
