@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from types import FunctionType
+from types import FunctionType, MethodWrapperType
 from typing import Any
 
 import torch
@@ -162,14 +162,18 @@ class Folded(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.made: set[int] = set()  # by operations of this pass; what else comes to have such a number is younger still
+        self.made: set[int] = set()  # by operations of this pass, not read off; what else has such a number is younger still
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _WRITES and args and id(args[0]) in self.made:
             _make_mapped(*args, *kwargs.values())
         found = self.run(func, args, kwargs)
-        if type(found) is Tensor and type(func) is not _Getter and not any(found is t for t in (*args, *kwargs.values())):
+        if (
+            type(found) is Tensor
+            and type(func) is not MethodWrapperType
+            and not any(found is t for t in (*args, *kwargs.values()))
+        ):
             self.made.add(id(found))
         return found
 
@@ -183,8 +187,6 @@ class Folded(TorchFunctionMode):
                 return attention_body(*args, **kwargs)
         return func(*args, **kwargs)
 
-
-_Getter: Any = type(vars(torch._C.TensorBase)["grad"].__get__)
 
 #: Operations that write to their first argument.
 _WRITES = {
