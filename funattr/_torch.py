@@ -318,6 +318,15 @@ def saved_tensors_hooked() -> bool:
         return True
 
 
+def saved_input(node: Any) -> torch.Tensor | None:
+    """The input that a node of the graph has saved, to look at its layout; None where hooks pack it, or torch shows none."""
+    saved = getattr(node, "_raw_saved_input", None)
+    if saved is None or getattr(saved, "unpack_hook", saved) is not None:
+        return None
+    data = saved.data
+    return data if isinstance(data, torch.Tensor) else None
+
+
 def observed_by_dispatch_mode() -> bool:
     """Whether a TorchDispatchMode (a tracer, a fake mode, a FLOP counter) sees every operation of this thread."""
     return torch._C._len_torch_dispatch_stack() > 0

@@ -99,7 +99,7 @@ class PlainForms(PlainAttention):
             return self.sums[-1][1]
         self.fresh = [t for t in self.fresh if not _among(t, args)]
         if func is F.batch_norm:
-            found = _batch_norm(*args, **kwargs)
+            found = plain_batch_norm(*args, **kwargs)
         else:
             found = super().__torch_function__(func, types, args, kwargs)
         if func in _FRESH:
@@ -135,7 +135,7 @@ def in_plain_forms(call: Callable[..., Any]) -> Callable[..., Any]:
 _FRESH = {F.conv1d, F.conv2d, F.conv3d, F.linear, F.batch_norm, F.layer_norm, torch.matmul}
 
 
-def _batch_norm(
+def plain_batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -145,6 +145,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
+    """Batch norm, in eval mode as a scale and a shift, with the arguments of `F.batch_norm`."""
     if training or running_mean is None or running_var is None:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     scale = torch.rsqrt(running_var + eps)
