@@ -205,6 +205,7 @@ def test_what_dir_and_help_show() -> None:
 #: Where an argument means something else than in all other functions: these share a sentence of their own.
 OTHERWISE: dict[str, list[set[str]]] = {
     "baselines": [{"deep_lift_shap", "gradient_shap"}, {"feature_ablation"}],  # a distribution; a value at the site
+    "chunk_size": [{"each_target"}],  # backward passes
     "layer": [{"input_of", "output_of"}, {"neuron"}],  # one place
     "target": [{"score"}],  # where it is explained
     "mode": [{"interpolate"}],  # likewise

@@ -9,6 +9,7 @@ import torch
 from .._core.door import method
 from .._core.kernels import PlainForms
 from .._core.passes import question
+from .._core.several import for_each
 from .._steps.chunks import given_chunk
 from .._steps.without import features_of, lost
 from .._torch import tracing
@@ -75,7 +76,7 @@ def feature_ablation(
     with torch.set_grad_enabled(create_graph):
         q = question(model, x, layer, target, create_graph)
         q = q._replace(bound=q.bound.under(PlainForms(only="cpu"))) if tracing() else q
-        return lost(q, features_of(q, baselines, feature_mask), chunk)
+        return for_each(q, lambda q: lost(q, features_of(q, baselines, feature_mask), chunk))
 
 
 says(feature_ablation, baselines="site")

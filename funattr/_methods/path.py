@@ -8,7 +8,7 @@ from .._core.door import method
 from .._core.passes import Question
 from .._steps.baselines import full_batch, references
 from .._steps.flow import flow
-from .._steps.path import asked, at_input, input_path, score_at, site_path, times_way
+from .._steps.path import asked, at_input, explained, input_path, score_at, site_path, times_way
 from .._steps.quadrature import Quadrature, rates_for, rule_for
 from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
 from .._words import complaint, door, kind_of
@@ -71,11 +71,11 @@ def integrated_gradients(
     """
     rule = rule_for(quadrature, n_steps)
 
-    def attribution(q: Question, baselines: Tree) -> Tree:
+    def attribution(q: Question, baselines: Tree) -> list[Tree]:
         start, end, slope = (input_path if at_input(q) else site_path)(q, rule, baselines, chunk_size)
-        return q.sites.build(times_way(slope, end, start) if multiply_by_inputs else slope)
+        return times_way(slope, end, start) if multiply_by_inputs else slope
 
-    return asked(attribution, model, x, layer, target, create_graph, baselines)
+    return explained(attribution, model, x, layer, target, create_graph, baselines)
 
 
 @method
@@ -128,10 +128,10 @@ def internal_influence(
     """
     rule = rule_for(quadrature, n_steps)
 
-    def influence(q: Question, baselines: Tree) -> Tree:
-        return q.sites.build(input_path(q, rule, baselines, chunk_size)[2])
+    def influence(q: Question, baselines: Tree) -> list[Tree]:
+        return input_path(q, rule, baselines, chunk_size)[2]
 
-    return asked(influence, model, x, layer, target, create_graph, baselines)
+    return explained(influence, model, x, layer, target, create_graph, baselines)
 
 
 @method
@@ -188,13 +188,13 @@ def conductance(
     """
     rates = rates_for(quadrature, n_steps)
 
-    def through(q: Question, baselines: Tree) -> Tree:
+    def through(q: Question, baselines: Tree) -> list[Tree]:
         if at_input(q):  # the value moves evenly
             start, end, slope = input_path(q, rule_for(quadrature, n_steps), baselines, chunk_size)
-            return q.sites.build(times_way(slope, end, start))
-        return q.sites.build(flow(q, rates, baselines, chunk_size))
+            return times_way(slope, end, start)
+        return flow(q, rates, baselines, chunk_size)
 
-    return asked(through, model, x, layer, target, create_graph, baselines)
+    return explained(through, model, x, layer, target, create_graph, baselines)
 
 
 says(internal_influence, baselines="path")

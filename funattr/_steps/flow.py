@@ -10,15 +10,26 @@ from torch import Tensor
 
 from .._core.passes import Question
 from .._types import ChunkSize, Tree, map_floats, tensors
-from .chunks import parts
 from .mean import Sum
-from .path import along, at_steps, gathered, input_ends, points, steps_of, together, value_and_slope_at, value_at
-from .progress import reported
+from .outputs import parts_of
+from .path import (
+    along,
+    at_steps,
+    for_all,
+    gathered,
+    input_ends,
+    points,
+    steps_of,
+    together,
+    value_and_slope_at,
+    value_at,
+    width,
+)
 from .quadrature import Rates
 from .ways import Runner
 
 
-def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> Tree:
+def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> list[Tree]:
     """``sum_i w_i g_i V'_i``: gradients at the nodes, times the rates of change of the value there.
 
     What the rates miss, where the path crosses a kink of the model, is added at the mean gradient; it is nothing where the
@@ -27,20 +38,20 @@ def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> T
     start, end = input_ends(q, baselines)
     run, nodes = Runner(), torch.tensor(rates.nodes, dtype=torch.float64)
     ends = gathered(run, q, value_at, points(start, end, nodes.new_tensor([0.0, 1.0])))
-    met = (
-        found
-        for a, b in reported(parts(len(nodes), chunk_size, end, shares=False))
-        for found in along(run, q, value_and_slope_at, points(start, end, nodes[a:b]))
-    )
+    q, parts = parts_of(q, len(nodes), chunk_size, end, shares=False, times=width(q))
+    met = (found for a, b in parts for found in along(run, q, value_and_slope_at, points(start, end, nodes[a:b])))
     total, gained, mean = Sum(), Sum(), Sum()
     for at, slopes, speeds in _rated(rates, ends, met):
         weights = nodes.new_tensor(rates.weights[at])
-        total.add(map_floats(torch.mul, slopes, speeds), weights)
+        total.add(map_floats(torch.mul, slopes, for_all(slopes, speeds)), weights)
         gained.add(speeds, weights)
         mean.add(slopes, weights)
     missed = map_floats(lambda ends, rated: ends[1] - ends[0] - rated, ends, gained.total())
-    flowing = map_floats(lambda flowing, missed, g: flowing + missed * g, total.total(), missed, mean.total())
-    return map_floats(lambda flowing, value: flowing.to(value.dtype), flowing, ends)
+    slopes = mean.total()
+    missed = for_all(slopes, missed)
+    flowing = map_floats(lambda flowing, missed, g: flowing + missed * g, total.total(), missed, slopes)
+    found: list[Tree] = map_floats(lambda flowing, value: flowing.to(value.dtype), flowing, for_all(flowing, ends))
+    return found
 
 
 def _rated(rates: Rates, ends: Tree, met: Iterable[tuple[Tree, Tree]]) -> Iterator[tuple[slice, Tree, Tree]]:

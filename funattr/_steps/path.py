@@ -13,15 +13,16 @@ from .._core.gradient import gradients, hooks_backward
 from .._core.kernels import PlainForms
 from .._core.passes import Point, Question, forward, kept, question, read, scores
 from .._core.real import check_attributable
+from .._core.rows import Row, alone, each_of
 from .._core.score import predicted, score_of
+from .._core.several import for_each
 from .._torch import tracing, transforms_active
 from .._types import ChunkSize, Layer, Model, Target, Tree, floats_of, map_floats, map_tensors, tensors
 from .._words import complaint
 from .baselines import full_batch, references
-from .chunks import parts
 from .fold import Inner, floats_in, folded, rows_alone, with_leaves
 from .mean import Sum, check_rows
-from .progress import reported
+from .outputs import parts_of
 from .quadrature import Rule
 from .twins import OneRow, same_rows
 from .ways import Runner
@@ -38,10 +39,22 @@ def asked(
         return body(q._replace(target=_settled(q)), *others)
 
 
+def explained(
+    body: Callable[..., list[Tree]], model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool, *others: Any
+) -> Tree:
+    """The same of a body that gives a tree for each site, and for each target where these share its passes."""
+    row = target if isinstance(target, Row) else None
+
+    def each(q: Question, *others: Any) -> Tree:
+        return for_each(q if row is None else q._replace(target=row), lambda q: body(q, *others))
+
+    return asked(each, model, x, layer, target, create_graph, *others)
+
+
 def _settled(q: Question) -> Target:
     """ "argmax" is the class predicted at x, at all points."""
     if not isinstance(q.target, str):
-        return q.target
+        return alone(q.target)
     with torch.no_grad():
         output = forward(q._replace(sites=q.sites._replace(sites=())), kept).output
     score_of(output, q.target, q.size)  # its checks
@@ -60,7 +73,18 @@ def with_floats(x: Tree, floats: list[Tensor]) -> Tree:
 
 def times_way(slope: list[Tree], end: list[Tree], start: list[Tree]) -> list[Tree]:
     """``g (v - v0)``."""
-    return [map_floats(lambda g, v, v0: g * (v - v0), *same) for same in zip(slope, end, start)]
+    ways = zip(slope, for_all(slope, end), for_all(slope, start))
+    return [map_floats(lambda g, v, v0: g * (v - v0), *same) for same in ways]
+
+
+def for_all(slopes: Sequence[Tree], values: Sequence[Tree]) -> list[Tree]:
+    """A value for each slope, of which there are some for each target."""
+    return list(values) * (len(slopes) // max(len(values), 1))
+
+
+def width(q: Question) -> int:
+    """How much more a step holds for several targets: gradients at the sites are a small part of what a pass does."""
+    return 1 + len(each_of(q.target)) // 16
 
 
 def input_floats(q: Question) -> list[Tensor]:
@@ -95,7 +119,8 @@ def value_and_slope_at(q: Question, x: Tree) -> tuple[list[Tree], list[Tree]]:
 def score_at(q: Question, x: Tree) -> Tensor:
     """The score of each example, for the input x."""
     q = q._replace(x=x, sites=q.sites._replace(sites=()))
-    return scores(q, forward(q, kept))
+    found: Tensor = scores(q, forward(q, kept))
+    return found
 
 
 def along(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int] | None = None) -> Iterator[Tree]:
@@ -174,7 +199,8 @@ def input_path(q: Question, rule: Rule, baselines: Tree, chunk_size: ChunkSize) 
     """Start and end of the path in the input, and the mean over it of the gradient at the sites."""
     start, end = input_ends(q, baselines)
     run, total = Runner(), Sum()
-    for a, b in reported(parts(len(rule.nodes), chunk_size, end, shares=False)):
+    q, parts = parts_of(q, len(rule.nodes), chunk_size, end, shares=False, times=width(q))
+    for a, b in parts:
         weights = rule.weights[a:b]
         for slopes in along(run, q, slope_at, points(start, end, rule.nodes[a:b])):
             weights = _added(total, slopes, weights)
@@ -219,7 +245,8 @@ def site_path(q: Question, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -
     run, total, end = Runner(), Sum(), start
     nodes = rule.nodes.to(starts[0][0].device if starts[0] else "cpu")
     rows = q.size if all(t.shape[:1] == (1,) for part in starts for t in part) else 1  # of each of which there is one
-    for a, b in reported(parts(len(nodes), chunk_size, starts, shares=True, times=rows)):
+    q, parts = parts_of(q, len(nodes), chunk_size, starts, shares=True, times=rows * width(q))
+    for a, b in parts:
         weights = rule.weights[a:b]
         for values, slopes in at_points(run, q, nodes[a:b], point):
             weights = _added(total, slopes, weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,20 +9,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.gradient import connected
 from .._core.kernels import Folded
+from .._core.leaves import connected
 from .._core.passes import Question, Seen, Unfused, forward, kept, runs_fused, scores
+from .._core.rows import Every, each_of
 from .._core.score import predicted, score_of, the_tensor
-from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
+from .._torch import quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
 from .._types import Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint, warn
 from .chunks import chunks, fitting
 from .groups import numbered, one_each, spread
 from .late import Late
 from .matching import Ranges, by_site, check_compares, check_fits, fit, matched, ranges
+from .outputs import Outputs, suspect, widened, words
 from .path import along
 from .progress import report
-from .ways import Runner, quiet, refused
+from .ways import Runner, refused
 
 #: Above this many passes, a warning. A table has fewer columns, and the smallest of pictures (3 x 32 x 32) fewer numbers; at a
 #: millisecond for each, which few models take less than, it is the point from where the answer does not come at once.
@@ -40,10 +41,12 @@ class Features(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How many steps there are, the first with nothing replaced; how many at once; the groups, for values as they were met."""
+    """How many steps there are, the first with nothing replaced; how many at once, and in the first chunk; the groups, for
+    values as they were met."""
 
     steps: int
     at_once: int
+    first: int
     ids: list[list[Tensor | None]]  # for each leaf of the value at each site
     values: list[Tree]  # without their data
 
@@ -71,20 +74,21 @@ def planned(q: Question, features: Features, values: list[Tree], chunk: int | No
     if features.masks is None and groups > MANY and not tracing():
         text = f"{groups:,} features are ablated one by one, with a forward pass for each: group them with feature_mask"
         warn(f"{text} (squares of a picture, spans of a text), or take a method that uses gradients.")
-    return Plan(steps, chunk or _at_once(tensors(values), steps, shares=bool(q.inner)), ids, values)
+    size = chunk or _at_once(q, tensors(values), steps)
+    return Plan(steps, size, 1 if chunk is None and suspect(q, values, size) else size, ids, values)
 
 
 def _label(q: Question, i: int) -> str:
     return "x" if q.sites.sites[i] is None else f"the value at layer {q.label(i)}"
 
 
-def _at_once(found: list[Tensor], steps: int, shares: bool) -> int:
+def _at_once(q: Question, found: list[Tensor], steps: int) -> int:
     """How many steps at once: bounded memory, and on a CPU no more than its caches like.
 
     Where there is a part of the model to share, each chunk runs it again: larger ones, of small values any number.
     """
-    elements = sum(math.prod(t.shape) for t in found)
-    if not shares:
+    elements = widened(q, found)
+    if not q.inner:
         return fitting(steps, 50, elements, 1 << (19 if all(t.device.type == "cpu" for t in found) else 21))
     size = fitting(steps, 50, elements, 1 << 23)
     while 50 <= size < steps and 2 * size * elements <= 1 << 20:
@@ -136,13 +140,13 @@ def without(q: Question, features: Features, plan: Plan, step: Tensor, i: int, v
     return tree_unflatten(replaced, spec)
 
 
-def restored(q: Question, plan: Plan, losses: Tensor) -> Tree:
-    """Each group's loss ``[groups, N]`` at each of its features, in the structure of the value."""
+def restored(plan: Plan, losses: Tensor) -> list[Tree]:
+    """Each group's loss ``[groups, N]`` at each of its features, in the structure of the value at each site."""
     found = []
     for ids, value in zip(plan.ids, plan.values):
         leaves, spec = tree_flatten(value)
         found.append(tree_unflatten([_spread(losses, one, leaf) for one, leaf in zip(ids, leaves)], spec))
-    return q.sites.build(found)
+    return found
 
 
 def _spread(losses: Tensor, ids: Tensor | None, leaf: Any) -> Any:
@@ -151,30 +155,37 @@ def _spread(losses: Tensor, ids: Tensor | None, leaf: Any) -> Any:
     return None if ids is None else spread(losses, ids.to(leaf.device), tuple(leaf.shape))
 
 
-def lost(q: Question, features: Features, chunk: int | None) -> Tree:
-    """What the score loses without each group: with nothing replaced less without it, at each of its features."""
+def lost(q: Question, features: Features, chunk: int | None) -> list[Tree]:
+    """What the score, or each of several, loses without each group: with nothing replaced less without it, at each of its
+    features; a tree for each site."""
     if runs_fused(q.bound.root) and not tracing():
         q = q._replace(bound=q.bound.under(Unfused()))  # one form for all steps: alone, a step might run fused
-    whole, losses, plan, done = None, [], None, 0
-    for plan, found in _outputs(q, features, chunk):
-        if q.neuron is None and not callable(q.target):
+    whole: list[Tensor] | None = None
+    losses: list[list[Tensor]] = [[] for _ in each_of(q.target)]
+    plan, done = None, 0
+    for plan, outputs in _outputs(q, features, chunk):
+        if q.neuron is None and not (callable(q.target) or isinstance(q.target, Every)):
             if whole is None:  # outside vmap the target's data can be checked
-                scores(q, Seen(found[0], None, True))
-                q = q._replace(target=predicted(found[0])) if isinstance(q.target, str) else q
-            found = torch.func.vmap(partial(score_of, target=q.target))(found)
-        found = found if found.is_floating_point() else found.to(torch.get_default_dtype())
-        whole, found = (found[:1], found[1:]) if whole is None else (whole, found)
-        losses.append(whole - found)
-        done += found.shape[0]
+                scores(q, Seen(outputs[0][0], None, True))
+                q = q._replace(target=predicted(outputs[0][0])) if isinstance(q.target, str) else q
+            outputs = [torch.func.vmap(partial(score_of, target=q.target))(outputs[0])]
+        found = [t if t.is_floating_point() else t.to(torch.get_default_dtype()) for t in outputs]
+        if whole is None:
+            whole, found = [t[:1] for t in found], [t[1:] for t in found]
+        for k, without_it in enumerate(found):
+            losses[k].append(whole[k] - without_it)
+        done += found[0].shape[0]
         report(done + 1, plan.steps)
     assert plan is not None
-    return restored(q, plan, torch.cat(losses))
+    return [tree for each in losses for tree in restored(plan, torch.cat(each))]
 
 
-def _outputs(q: Question, features: Features, chunk: int | None) -> Iterator[tuple[Plan, Tensor]]:
+def _outputs(q: Question, features: Features, chunk: int | None) -> Iterator[tuple[Plan, list[Tensor]]]:
     """The plan, and what the model gives at its steps, in order, some with each: scores where the target is computed, else
     outputs."""
     run, late = Runner(), None
+    outputs = None if tracing() or not words(q) else Outputs(q)
+    q = q if outputs is None else outputs.q
     if len(q.sites.sites) == 1 and q.inner and not tracing() and not transforms_active():
         plan, late = _first(run, q, features, chunk)
         if late is not None:
@@ -182,10 +193,9 @@ def _outputs(q: Question, features: Features, chunk: int | None) -> Iterator[tup
     else:
         plan = planned(q, features, look(q) if q.inner else [q.x for _ in q.sites.sites], chunk)
         report(0, plan.steps)
-    start = 0 if late is None else late.shape[0]
     steps = torch.arange(plan.steps, device=tensors(q.x)[0].device)
-    for a, b in chunks(plan.steps - start, plan.at_once):
-        part = steps[start + a : start + b]
+    for a, b in _parts(plan, outputs, 0 if late is None else late[0].shape[0]):
+        part = steps[a:b]
         if q.inner or len(q.sites.sites) > 1:
             found = run(partial(_at_sites, q, features, plan), part, q.x)
         else:
@@ -194,25 +204,40 @@ def _outputs(q: Question, features: Features, chunk: int | None) -> Iterator[tup
             yield plan, each
 
 
-def _output(q: Question, seen: Seen) -> Tensor:
-    return scores(q, seen) if q.neuron is not None or callable(q.target) else the_tensor(seen.output, q.size)
+def _parts(plan: Plan, outputs: Outputs | None, start: int) -> Iterator[tuple[int, int]]:
+    """The chunks of steps from `start` on: the first as planned, the others as many as their outputs allow."""
+    if outputs is None or plan.first == plan.at_once:
+        yield from ((start + a, start + b) for a, b in chunks(plan.steps - start, plan.at_once))
+        return
+    if start == 0:
+        yield 0, plan.first
+        start = plan.first
+    size = outputs.limited(plan.at_once, plan.values)
+    yield from ((start + a, start + b) for a, b in chunks(plan.steps - start, size))
 
 
-def _at_sites(q: Question, features: Features, plan: Plan, step: Tensor, x: Tree) -> Tensor:
+def _output(q: Question, seen: Seen) -> list[Tensor]:
+    if isinstance(q.target, Every):
+        found: list[Tensor] = scores(q, seen)
+        return found
+    return [scores(q, seen) if q.neuron is not None or callable(q.target) else the_tensor(seen.output, q.size)]
+
+
+def _at_sites(q: Question, features: Features, plan: Plan, step: Tensor, x: Tree) -> list[Tensor]:
     return _output(q, forward(q, lambda i, value, shared: without(q, features, plan, step, i, value), x))
 
 
-def _at_input(run: Runner, q: Question, features: Features, plan: Plan, steps: Tensor) -> Iterator[Tensor]:
+def _at_input(run: Runner, q: Question, features: Features, plan: Plan, steps: Tensor) -> Iterator[list[Tensor]]:
     made = tree_flatten(without(q, features, plan, steps, 0, q.x))[0]
     at = [k for k, (leaf, ids) in enumerate(zip(made, plan.ids[0])) if isinstance(leaf, Tensor) and ids is not None]
     return along(run, q, _output_at, [made[k] for k in at], at)
 
 
-def _output_at(q: Question, x: Tree) -> Tensor:
+def _output_at(q: Question, x: Tree) -> list[Tensor]:
     return _output(q, forward(q, kept, x))
 
 
-def _first(run: Runner, q: Question, features: Features, chunk: int | None) -> tuple[Plan, Tensor | None]:
+def _first(run: Runner, q: Question, features: Features, chunk: int | None) -> tuple[Plan, list[Tensor] | None]:
     """The plan, and the first chunk from the pass that sees the value at the site; None where vmap cannot run the model."""
     plans: list[Plan] = []
     late = Late(tensors(q.x)[0].device)
@@ -221,7 +246,7 @@ def _first(run: Runner, q: Question, features: Features, chunk: int | None) -> t
         plans[:] = [planned(q, features, [hollow(value)], chunk)]
         steps = plans[0].steps
         report(0, steps)
-        step = late.enter(-(-steps // -(-steps // plans[0].at_once)))
+        step = late.enter(-(-steps // -(-steps // plans[0].first)))
         with without_modes():  # which have nothing to do with this
             return without(q, features, plans[0], step, 0, value)
 
