@@ -19,7 +19,7 @@ import torch
 from . import growth, plot, report
 from .cases import Case, cases
 from .measure import Options, bare_forward, measure
-from .rivals import missing
+from .rivals import beside_another_torch, missing, versions
 from .settings import settings
 from .summary import summary
 from .tables import COMPILED_HEAD, HEAD, by_model, compiled_row, plain, row
@@ -62,7 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def start(options: argparse.Namespace) -> dict[str, Any]:
     chosen = {name: getattr(options, name) for name in ("quick", "filter", "compile", "device", "dtype", "threads")}
-    return {"machine": report.machine(options.threads, options.device, options.dtype), "options": chosen, "missing": missing()}
+    found = {"machine": report.machine(options.threads, options.device, options.dtype), "options": chosen, "missing": missing()}
+    return found | {"versions": versions(), "torchvision without its meta registrations": beside_another_torch()}
 
 
 def run(options: argparse.Namespace) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import captum.attr as ca
 import torch
 from torch import Tensor
 
@@ -43,9 +43,14 @@ def own(method: Any, *, floats: bool = False, at_input: bool = False, **settings
     return build
 
 
-def captum(kind: Any, *, floats: bool = False, at_input: bool = False, target: bool = True, **settings: str) -> Build:
+def of_captum(kind: str) -> Any:
+    """A class of Captum's; imported when it is needed, for it may not be installed."""
+    return getattr(importlib.import_module("captum.attr"), kind)
+
+
+def captum(kind: str, *, floats: bool = False, at_input: bool = False, target: bool = True, **settings: str) -> Build:
     def build(s: Setting, site: str) -> Call:
-        object_ = kind(s.model) if at_input else kind(s.model, s.layer(site))
+        object_ = of_captum(kind)(s.model) if at_input else of_captum(kind)(s.model, s.layer(site))
         more = {name: getattr(s, field) for name, field in settings.items()}
         if target:
             more["target"] = TARGET
@@ -76,7 +81,7 @@ def ablation_own(s: Setting, site: str) -> partial[Any]:
 def ablation_captum(s: Setting, site: str) -> Call:
     mask = mask_for(s, site)
     more: dict[str, Any] = {} if s.more is None else {"additional_forward_args": s.more}
-    ablation = ca.LayerFeatureAblation(s.model, s.layer(site))
+    ablation = of_captum("LayerFeatureAblation")(s.model, s.layer(site))
     return partial(ablation.attribute, s.x, layer_mask=mask, target=TARGET, perturbations_per_eval=s.groups, **more)
 
 
@@ -92,12 +97,12 @@ def shap(method: Any) -> Own:
     return build
 
 
-def shap_captum(kind: Any) -> Build:
+def shap_captum(kind: str) -> Build:
     def build(s: Setting, site: str) -> Call:
-        more: dict[str, Any] = {"n_samples": s.samples} if kind is ca.LayerGradientShap else {}
+        more: dict[str, Any] = {"n_samples": s.samples} if kind == "LayerGradientShap" else {}
         if s.more is not None:
             more["additional_forward_args"] = s.more
-        return partial(kind(s.model, s.layer(site)).attribute, s.floats, s.baselines(), target=TARGET, **more)
+        return partial(of_captum(kind)(s.model, s.layer(site)).attribute, s.floats, s.baselines(), target=TARGET, **more)
 
     return build
 
@@ -117,7 +122,7 @@ def cam(method: Any, targets: bool = False) -> Own:
 
 
 def each_captum(s: Setting, site: str) -> Call:
-    cam = ca.LayerGradCam(s.model, s.layer(site))
+    cam = of_captum("LayerGradCam")(s.model, s.layer(site))
     return lambda: torch.stack([cam.attribute(s.x, target=k, additional_forward_args=s.more) for k in range(s.targets)])
 
 
@@ -130,6 +135,14 @@ def tunnel(s: Setting, site: str) -> partial[Any]:
 
 
 def tunnel_captum(s: Setting, site: str) -> Call:
-    tunnel = ca.NoiseTunnel(ca.Saliency(s.model))
+    tunnel = of_captum("NoiseTunnel")(of_captum("Saliency")(s.model))
     leaf = s.x.clone().requires_grad_()
     return partial(tunnel.attribute, leaf, nt_samples=s.samples, stdevs=0.1, target=TARGET, abs=False)
+
+
+def shap_of_sequences(s: Setting, site: str) -> partial[Any]:
+    return partial(fa.deep_lift_shap, s.model, s.x, baselines=s.baselines(), target=TARGET)
+
+
+def shap_captum_of_sequences(s: Setting, site: str) -> Call:
+    return partial(of_captum("DeepLiftShap")(s.model).attribute, s.x, s.baselines(), target=TARGET)

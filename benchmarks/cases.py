@@ -15,7 +15,7 @@ from .methods import TABLE, Method
 from .settings import Setting
 
 #: In the order of the tables; `funattr` first.
-COLUMNS = ("funattr", "Captum", "by hand", "grad-cam", "zennit", "floor", "compiled", "compiled floor")
+COLUMNS = ("funattr", "Captum", "by hand", "grad-cam", "zennit", "tangermeme", "floor", "compiled", "compiled floor")
 
 
 class Case(NamedTuple):
@@ -38,7 +38,7 @@ class Case(NamedTuple):
         method, setting, site = self.method, self.setting, self.site
         found: dict[str, Call | None] = {
             "funattr": self.own(),
-            "Captum": method.captum(setting, site) if method.captum else None,
+            "Captum": method.captum(setting, site) if method.captum and "Captum" not in without else None,
             "by hand": method.hand(setting, site) if method.hand else None,
             "floor": bare(setting, self.parts(), at_once),
         }
@@ -46,6 +46,8 @@ class Case(NamedTuple):
             found["grad-cam"] = rivals.grad_cam_package(method.name, setting, site, TARGET)
         if "zennit" not in without:
             found["zennit"] = rivals.zennit(method.name, setting, TARGET) if method.at_input else None
+        if "tangermeme" not in without and "sequence" in setting.kinds:
+            found["tangermeme"] = rivals.tangermeme(setting, TARGET)
         return {column: call for column in COLUMNS if (call := found.get(column)) is not None}
 
     def compiled(self, at_once: int | None) -> dict[str, Call]:

@@ -33,6 +33,12 @@ def cnn() -> nn.Module:
     return nn.Sequential(*conv, nn.Flatten(), nn.Linear(8 * 16, 10)).eval()
 
 
+def sequence_cnn() -> nn.Module:
+    """For one-hot DNA: two convolutions, as the first layers of the nets of genomics."""
+    conv = [nn.Conv1d(4, 32, 11), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(32, 32, 5), nn.ReLU()]
+    return nn.Sequential(*conv, nn.Flatten(), nn.Linear(32 * 41, 8)).eval()
+
+
 class BasicBlock(nn.Module):
     """A residual block with separate ReLUs: Captum's DeepLift cannot take a reused one."""
 

@@ -62,7 +62,11 @@ def machine_line(found: dict[str, Any]) -> str:
     m = found["machine"]
     where = f"{m['gpu']}, {m['dtype']}" if "gpu" in m else f"{m['processor']}, {m['cores']} cores, {_threads(m['threads'])}"
     absent = [f" {name} {why}." for name, why in found.get("missing", {}).items()]
-    return f"Measured on {m['date']}: {where}, torch {m['torch']}, Python {m['python']}.{''.join(absent)}"
+    beside = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
+    beside = f" Beside {beside}." if beside else ""
+    if found.get("torchvision without its meta registrations"):
+        beside += " (torchvision is of another build than torch, and runs without its _meta_registrations.)"
+    return f"Measured on {m['date']}: {where}, torch {m['torch']}, Python {m['python']}.{beside}{''.join(absent)}"
 
 
 def _threads(count: int) -> str:

@@ -1,8 +1,11 @@
-"""The grad-cam package and zennit, where they are installed and have the method."""
+"""Captum, the grad-cam package, zennit and tangermeme, where they are installed and have the method."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -21,15 +24,59 @@ _CAMS = {
 }
 
 
+#: A column, the module that it needs, and the package to install.
+_PACKAGES = {
+    "Captum": ("captum.attr", "captum"),
+    "grad-cam": ("pytorch_grad_cam", "grad-cam"),
+    "zennit": ("zennit", "zennit"),
+    "tangermeme": ("tangermeme.deep_lift_shap", "tangermeme"),
+}
+
+
 def missing() -> dict[str, str]:
     """Which columns there will be none of, and why."""
     found = {}
-    for column, module in (("grad-cam", "pytorch_grad_cam"), ("zennit", "zennit")):
+    for column, (module, package) in _PACKAGES.items():
         try:
-            importlib.import_module(module)
-        except (ImportError, RuntimeError) as error:  # torchvision raises either where it does not fit torch
-            found[column] = f"is not measured ({error}; it needs torchvision)"
+            with_torchvision(module)
+        except (ImportError, RuntimeError, AttributeError) as error:  # torchvision raises these where it does not fit torch
+            found[column] = f"is not measured ({error}; pip install {package})"
     return found
+
+
+def versions() -> dict[str, str]:
+    """Which versions are measured."""
+    without = missing()
+    return {column: importlib.metadata.version(name) for column, (_, name) in _PACKAGES.items() if column not in without}
+
+
+_FAKES = "torchvision._meta_registrations"
+
+
+def with_torchvision(module: str) -> Any:
+    """Import what needs torchvision, also beside another build of torch.
+
+    A torchvision for GPUs fails to import beside torch for CPUs in one place alone: where it tells torch about the shapes that
+    its own operations return. Nothing here runs these, so in this process that module is an empty one.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError, AttributeError):
+        if _FAKES in sys.modules:
+            raise
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("torchvision", module.partition(".")[0])]:
+            del sys.modules[name]
+        sys.modules[_FAKES] = types.ModuleType(_FAKES)
+        try:
+            return importlib.import_module(module)
+        except (ImportError, RuntimeError, AttributeError):
+            del sys.modules[_FAKES]
+            raise
+
+
+def beside_another_torch() -> bool:
+    """Whether torchvision runs here without a part of itself."""
+    return _FAKES in sys.modules and not hasattr(sys.modules[_FAKES], "__file__")
 
 
 def grad_cam_package(name: str, setting: Setting, site: str, target: int) -> Call | None:
@@ -82,5 +129,19 @@ def zennit(name: str, setting: Setting, target: int) -> Call | None:
             attributor = attribution.Gradient(setting.model)
         with attributor:
             return attributor(setting.x.clone(), one_hot)[1]
+
+    return call
+
+
+def tangermeme(setting: Setting, target: int) -> Call:
+    """It multiplies what it finds by the one-hot input; and checks completeness as it goes, which is a part of its time."""
+    shap: Any = importlib.import_module("tangermeme.deep_lift_shap")
+    references = setting.baselines()[None].expand(len(setting.x), -1, -1, -1).contiguous()
+    pairs = len(setting.x) * setting.references
+
+    def call() -> Any:
+        return shap.deep_lift_shap(
+            *(setting.model, setting.x), target=target, references=references, batch_size=pairs, device=setting.x.device
+        )
 
     return call

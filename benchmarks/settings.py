@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .models import BertSmall, ResNet18, VitTiny, cnn, mlp
+from .models import BertSmall, ResNet18, VitTiny, cnn, mlp, sequence_cnn
 
 
 class Setting(NamedTuple):
@@ -46,6 +46,9 @@ class Setting(NamedTuple):
     def baselines(self) -> Tensor:
         """References to compare with, the same in each call."""
         generator = torch.Generator().manual_seed(1)
+        if "sequence" in self.kinds:  # sequences too
+            bases = torch.randint(4, (self.references, self.x.shape[-1]), generator=generator)
+            return nn.functional.one_hot(bases, 4).movedim(-1, 1).to(self.x)
         return torch.randn(self.references, *self.floats.shape[1:], generator=generator).to(self.floats)
 
     def layer(self, site: str) -> nn.Module:
@@ -55,12 +58,13 @@ class Setting(NamedTuple):
 MLP = frozenset({"layer", "path", "lift", "relu", "tiny"})
 CNN = frozenset({"image", "cam", "relu", "tiny"})
 CONVOLUTIONAL = frozenset({"image", "layer", "cam", "path", "lift", "relu"})
+SEQUENCE = frozenset({"sequence"})
 TOKENS = frozenset({"layer", "cam", "path", "lift"})
 
 
 def settings(quick: bool, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Iterator[Setting]:
     """Every model, built when its turn comes."""
-    for build in (_mlp, _cnn, _resnet, _vit, _bert):
+    for build in (_mlp, _cnn, _sequence, _resnet, _vit, _bert):
         torch.manual_seed(0)
         setting = build(quick)
         if quick:
@@ -82,6 +86,11 @@ def _mlp(quick: bool) -> Setting:
 
 def _cnn(quick: bool) -> Setting:
     return Setting("two-layer CNN", cnn(), torch.randn(1, 1, 8, 8), ["3"], CNN)
+
+
+def _sequence(quick: bool) -> Setting:
+    x = nn.functional.one_hot(torch.randint(4, (2 if quick else 8, 190)), 4).movedim(-1, 1).float()
+    return Setting("sequence CNN", sequence_cnn(), x, ["4"], SEQUENCE, references=20)
 
 
 def _resnet(quick: bool) -> Setting:

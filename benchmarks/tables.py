@@ -7,7 +7,7 @@ from typing import Any
 Entry = dict[str, Any]
 
 #: Names of columns that share a place in the table.
-OTHERS = ("grad-cam", "zennit")
+OTHERS = ("grad-cam", "zennit", "tangermeme")
 
 
 def ratio(entry: Entry, over: str, under: str = "funattr", of: str = "seconds") -> float | None:

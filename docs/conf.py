@@ -18,6 +18,7 @@ import funattr.viz
 project = "funattr"
 release = version = funattr.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
+myst_enable_extensions = ["deflist"]
 exclude_patterns = ["_build"]
 nitpicky = True
 smartquotes_action = "D"  # dashes; quotes stay as typed
@@ -26,6 +27,7 @@ html_theme = "furo"
 html_title = "funattr"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
+html_extra_path = ["llms.txt"]  # what the pages are about, for programs that read: as a file beside them
 html_show_copyright = False
 html_copy_source = False
 html_show_sourcelink = False

@@ -3,18 +3,21 @@
 # fmt: off
 import torch
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, Literal, overload
 from torch import Tensor
 from ._methods.deep_lift import Attribution
 from ._steps.quadrature import Quadrature
 from ._types import ChunkSize, Explains, Layer, Method, Model, OnePlace, Target, Tree
 from . import dataset as dataset
+from . import metrics as metrics
 from . import viz as viz
+from ._methods.game import Game as Game
 from ._core.split import Split as Split
 from ._combine.elementwise import at_input as at_input
 from ._core.answers import contrast as contrast
 from ._methods.path import convergence_delta as convergence_delta
 from ._combine.targets import each_target as each_target
+from ._methods.game import game as game
 from ._core.where import input_of as input_of
 from ._inspect.layers import layers as layers
 from ._core.answers import log_likelihood as log_likelihood
@@ -31,6 +34,7 @@ from ._core.answers import tokens as tokens
 
 __version__: str
 __all__ = [
+    "Game",
     "Split",
     "ablation_cam",
     "absolute",
@@ -45,6 +49,7 @@ __all__ = [
     "each_target",
     "eigen_cam",
     "feature_ablation",
+    "game",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient",
@@ -59,18 +64,21 @@ __all__ = [
     "interpolate",
     "layer_cam",
     "layers",
+    "lime",
     "log_likelihood",
     "mean_over_baselines",
     "multiply",
     "neuron",
     "noise_tunnel",
     "normalize",
+    "occlusion",
     "output_of",
     "progress",
     "relu",
     "saliency",
     "score",
     "score_cam",
+    "shapley",
     "split",
     "sum_channels",
     "sum_groups",
@@ -118,6 +126,8 @@ def conductance(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: Literal[False] = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tensor: ...
@@ -131,6 +141,8 @@ def conductance(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: bool = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Any: ...
@@ -392,6 +404,8 @@ def integrated_gradients(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: Literal[False] = False,
     multiply_by_inputs: bool = True,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
@@ -406,6 +420,8 @@ def integrated_gradients(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: bool = False,
     multiply_by_inputs: bool = True,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
@@ -420,6 +436,8 @@ def internal_influence(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: Literal[False] = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tensor: ...
@@ -433,6 +451,8 @@ def internal_influence(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: bool = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Any: ...
@@ -461,9 +481,65 @@ def layer_cam(
     create_graph: bool = False,
 ) -> Any: ...
 @overload
+def lime(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace = None,
+    target: Target = None,
+    baselines: Any = 0.0,
+    feature_mask: Any = None,
+    n_samples: int | None = None,
+    alpha: float = 0.0,
+    kernel_width: float = 0.25,
+    generator: torch.Generator | None = None,
+    chunk_size: ChunkSize = None,
+) -> Tensor: ...
+@overload
+def lime(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer = None,
+    target: Target = None,
+    baselines: Any = 0.0,
+    feature_mask: Any = None,
+    n_samples: int | None = None,
+    alpha: float = 0.0,
+    kernel_width: float = 0.25,
+    generator: torch.Generator | None = None,
+    chunk_size: ChunkSize = None,
+) -> Any: ...
+@overload
 def normalize(method: Tensor) -> Tensor: ...
 @overload
 def normalize(method: Explains) -> Method: ...
+@overload
+def occlusion(
+    model: Model,
+    x: Tensor,
+    *,
+    window: Any,
+    strides: Any = None,
+    layer: OnePlace = None,
+    target: Target = None,
+    baselines: Any = 0.0,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def occlusion(
+    model: Model,
+    x: Tree,
+    *,
+    window: Any,
+    strides: Any = None,
+    layer: Layer = None,
+    target: Target = None,
+    baselines: Any = 0.0,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Any: ...
 @overload
 def relu(method: Tensor) -> Tensor: ...
 @overload
@@ -498,6 +574,38 @@ def score_cam(
     layer: Layer,
     target: Target = None,
     channel_dim: int = 1,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def shapley(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace = None,
+    target: Target = None,
+    baselines: Any = 0.0,
+    feature_mask: Any = None,
+    n_samples: int | None = None,
+    sampling: str = "leverage",
+    standard_errors: bool = False,
+    generator: torch.Generator | None = None,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def shapley(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer = None,
+    target: Target = None,
+    baselines: Any = 0.0,
+    feature_mask: Any = None,
+    n_samples: int | None = None,
+    sampling: str = "leverage",
+    standard_errors: bool = False,
+    generator: torch.Generator | None = None,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Any: ...

@@ -17,7 +17,7 @@ RENAMED = {
     "perturbations_per_eval": "chunk_size", "nt_samples_batch_size": "chunk_size", "nt_samples": "n_samples",
     "steps": "n_steps", "method": "quadrature", "custom_attribution_func": "attribution_func", "interpolate_mode": "mode",
     "target_layer": "layer", "target_layers": "layer", "class_idx": "target", "background": "baselines",
-    "reference": "baselines",
+    "reference": "baselines", "sliding_window_shapes": "window",
 }  # fmt: skip
 #: The arguments of Captum's NoiseTunnel.
 NOISE = {"nt_type", "nt_samples", "stdevs", "nt_samples_batch_size"}
@@ -28,7 +28,7 @@ CALLED = {
     "shapleyvaluesampling": ("shapley",), "kernelshap": ("shapley",),
 }  # fmt: skip
 #: What there is not, and comes closest to feature_ablation.
-CLOSE = {"occlusion", "shapleyvalues", "shapleyvaluesampling", "kernelshap", "lime", "featurepermutation"}
+CLOSE = {"featurepermutation"}
 
 
 @dataclass
@@ -42,7 +42,8 @@ class Line:
     around: str = "{}"
 
     def __str__(self) -> str:
-        method = f"fa.{self.name}" if self.name.isidentifier() else "method"  # one that a combinator made is the caller's
+        known = self.name.replace(".", "").isidentifier()
+        method = f"fa.{self.name}" if known else "method"  # one that a combinator made is the caller's
         made = f"fa.noise_tunnel({_listed(method, **self.noise)})" if self.noise else method
         return self.around.format(f"{made}({_listed(*self.first, **self.options)})", model=self.first[0])
 
@@ -59,7 +60,8 @@ def refusal(
     places = sum(p.kind is not p.KEYWORD_ONLY for p in parameters) if method is None else 2
     first = [written(value, name) for value, name in zip(args[:places], names)] if method is None else names[:2]
     rest = names[len(first) :]
-    line = Line(function.__name__, {key: written(value, key) for key, value in kwargs.items() if key in rest}, first)
+    wing = "metrics." if function.__module__.startswith("funattr.metrics") else ""
+    line = Line(wing + function.__name__, {key: written(value, key) for key, value in kwargs.items() if key in rest}, first)
     said = ["the rest is given by name"] if len(args) > places else []
     for value in args[places:]:
         key = _meant(value, [name for name in rest if name not in line.options])

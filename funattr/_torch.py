@@ -139,6 +139,11 @@ def only_vmap_runs() -> bool:
     return len(levels) == 1 and bool(levels[0].key() == TransformType.Vmap)
 
 
+def vmap_runs() -> bool:
+    """Whether a vmap is among the transforms that run in this thread: data cannot be read then."""
+    return any(level.key() == TransformType.Vmap for level in _levels() or [])
+
+
 def vmapped_over() -> int:
     """How many copies of what runs now the vmaps around it make."""
     vmaps = [level for level in _levels() or [] if level.key() == TransformType.Vmap]

@@ -157,7 +157,7 @@ def _written(drawn: dict[str, Any], out: Path) -> None:
 
 
 def screenshot(page: viz.Page, out: Path, width: int) -> None:
-    """The page in a browser: wide in the light, with the mouse on a map, or narrow in the dark."""
+    """The page in a browser: wide in the light, with the mouse on a map or a token, or narrow in the dark."""
     from tests.chromium import browser
 
     file = out.with_suffix(".html")
@@ -167,7 +167,7 @@ def screenshot(page: viz.Page, out: Path, width: int) -> None:
         ready = "document.body.dataset.ready === 'true' ? setTimeout(done, 200) : setTimeout(look, 5)"
         tab.run(f"new Promise(done => {{ const look = () => {ready}; look(); }})")
         if width > 500:
-            left, top, wide, high = tab.box(".card:nth-child(2) .map")
+            left, top, wide, high = tab.box(".card:nth-child(2) .map, [data-row='0']")
             tab.move(left + 0.3 * wide, top + 0.5 * high)
         Image.fromarray(tab.screenshot().astype("uint8")).save(out, quality=88, optimize=True)
     file.unlink()

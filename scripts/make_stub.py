@@ -18,7 +18,7 @@ STUB = Path(fa.__file__).with_name("__init__.pyi")
 #: Where the types are from that signatures name.
 TYPES = {
     "collections.abc": ("Callable", "Mapping", "Sequence"),
-    "typing": ("Any", "overload"),
+    "typing": ("Any", "Literal", "overload"),
     "torch": ("Tensor", "nn"),
     "._methods.deep_lift": ("Attribution",),
     "._steps.quadrature": ("Quadrature",),
@@ -40,7 +40,7 @@ def text() -> str:
         "import torch",
     ]
     lines += [f"from {module} import {', '.join(used)}" for module, names in TYPES.items() if (used := _used(names, body))]
-    lines += ["from . import dataset as dataset", "from . import viz as viz"]
+    lines += ["from . import dataset as dataset", "from . import metrics as metrics", "from . import viz as viz"]
     lines += [f"from {module.replace('funattr', '', 1)} import {name} as {name}" for name, module in kept.items()]
     return "\n".join([*lines, "", "__version__: str", "__all__ = [", *(f'    "{name}",' for name in fa.__all__), "]", body, ""])
 
@@ -70,6 +70,8 @@ def _overload(name: str, found: Any, argument: str, kind: str, returned: str, la
         if p.kind is p.KEYWORD_ONLY and not by_name:
             parts, by_name = [*parts, "*"], True
         annotation = kind if p.name == argument else layer if p.annotation == "Layer" else p.annotation
+        if p.name == "return_error" and returned == "Tensor":  # with an error it is a pair
+            annotation = "Literal[False]"
         parts.append(f"{p.name}: {annotation}" + ("" if p.default is p.empty else f" = {p.default!r}"))
     whole = f"def {name}({', '.join(parts)}) -> {returned}: ..."
     if len(whole) > 128:

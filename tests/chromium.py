@@ -103,6 +103,7 @@ class Tab:
             "n": 78,
             "p": 80,
             "Tab": 9,
+            "Escape": 27,
             "End": 35,
             "Home": 36,
             "ArrowLeft": 37,
@@ -137,6 +138,12 @@ class Tab:
         elif event in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded", "Page.javascriptDialogOpening"):
             self.complaints.append(json.dumps(found))
         return message
+
+
+def settle(tab: Tab) -> None:
+    """Wait until what was asked for is on the screen."""
+    look = "document.body.dataset.ready === 'true' ? requestAnimationFrame(() => requestAnimationFrame(() => done()))"
+    tab.run(f"new Promise(done => {{ const look = () => {look} : setTimeout(look, 5); look(); }})")
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,3 +62,32 @@ def fresh(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     assert torch.is_grad_enabled()
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Any]:
+    """A tab of Chromium."""
+    from .chromium import browser, find
+
+    if find() is None and not os.environ.get("FUNATTR_NEEDS_CHROMIUM"):
+        pytest.skip("no chromium here: the page was not tried in a browser (apt-get install chromium)")
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture
+def opened(tab: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Opens a page. Afterwards, nothing was complained about and nothing asked for but the file."""
+    from .chromium import settle
+
+    file = tmp_path / "page.html"
+
+    def open_page(page: Any, **how: Any) -> Any:
+        page.save(file)
+        tab.open(file.as_uri(), **how)
+        settle(tab)
+        return tab
+
+    yield open_page
+    assert tab.complaints == []
+    assert [address for address in tab.requests if not address.startswith("data:")] == [file.as_uri()]

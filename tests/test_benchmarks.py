@@ -24,7 +24,7 @@ from benchmarks.summary import BARS, summary
 
 from .breadth import breadth
 
-WITHOUT = {"grad-cam": "", "zennit": ""}
+WITHOUT = {"grad-cam": "", "zennit": "", "tangermeme": ""}
 SETTINGS = list(settings(quick=True, dtype=torch.float64))
 ALL = [case for setting in SETTINGS for case in cases(setting)]
 

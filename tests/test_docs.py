@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import funattr as fa
+import funattr.metrics
 import funattr.viz
 
 from . import test_compiled, test_differentiated, test_laws, test_precision, test_references, test_vmapped
@@ -224,7 +225,8 @@ def documented() -> list[str]:
 
 
 def test_the_reference_is_complete() -> None:
-    public = [f"{module.__name__}.{name}" for module in (fa, funattr.viz, fa.dataset) for name in module.__all__]
+    modules = (fa, funattr.metrics, funattr.viz, fa.dataset)
+    public = [f"{module.__name__}.{name}" for module in modules for name in module.__all__]
     assert sorted(documented()) == sorted(public)
 
 
@@ -264,3 +266,25 @@ def test_the_figure_of_the_idea_is_what_its_script_draws(tmp_path: pathlib.Path)
     rows, columns = (size // 10 for size in drawn.shape[:2])
     squares = [p[: rows * 10, : columns * 10].reshape(rows, 10, columns, 10, -1).mean((1, 3)) for p in (drawn, kept)]
     assert np.abs(squares[0] - squares[1]).max() < 0.1
+
+
+def test_pages_are_listed_for_people_and_for_programs() -> None:
+    """Each page is in a group of the links on the left, and in ``llms.txt``, under the same group and its own title."""
+    start = (ROOT / "docs" / "index.md").read_text()
+    groups = {
+        caption: ["index" if name == "Start <self>" else name for name in names.split("\n")]
+        for caption, names in re.findall(r"```\{toctree\}\n:hidden:\n:caption: (\w+)\n\n(.*?)\n```", start, re.S)
+    }
+    assert sorted(name for names in groups.values() for name in names) == [page.stem for page in PAGES]
+    told: dict[str, list[tuple[str, str]]] = {}
+    for line in (ROOT / "docs" / "llms.txt").read_text().splitlines():
+        if line.startswith("## "):
+            told[line[3:]] = []
+        elif line.startswith("- "):
+            entry = re.fullmatch(r"- \[(.+)\]\((.+)\.md\): .+", line)
+            assert entry, line
+            list(told.values())[-1].append((entry[2], entry[1]))
+    assert {group: [name for name, _ in entries] for group, entries in told.items()} == groups
+    for name, title in (entry for entries in told.values() for entry in entries):
+        heading = (ROOT / "docs" / f"{name}.md").read_text().split("\n")[0]
+        assert heading in (f"# {title}", "# funattr") or name == "changelog", name

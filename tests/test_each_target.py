@@ -22,6 +22,7 @@ LIKELY = fa.log_likelihood(ANSWER)
 #: Tokens, other callables, an index of a position and a class, one of each example: all that read the output.
 MIXED: list[Any] = [*fa.tokens(ANSWER), LIKELY, fa.contrast(2, 3), (6, 4), [(5, 1), (2, 3)]]
 BASES = torch.stack([torch.full((8,), 2), torch.full((8,), 7)])
+SPANS = (torch.arange(8) // 3)[None, :, None]
 HELD = torch.where(torch.arange(8) < 5, 3, IDS)
 
 
@@ -58,6 +59,10 @@ METHODS: dict[str, Callable[[], Any]] = {
     "deep_lift_shap": lambda: partial(fa.deep_lift_shap, baselines=BASES),
     "gradient_shap": lambda: partial(fa.gradient_shap, baselines=BASES, n_samples=3, generator=seeded()),
     "feature_ablation": lambda: fa.feature_ablation,
+    "occlusion": lambda: partial(fa.occlusion, window=(3, 6)),
+    "shapley": lambda: partial(fa.shapley, feature_mask=SPANS, generator=seeded()),
+    "shapley, sampled": lambda: partial(fa.shapley, feature_mask=SPANS, n_samples=30, generator=seeded()),
+    "lime": lambda: partial(fa.lime, feature_mask=SPANS, n_samples=30, generator=seeded()),
     "mean_over_baselines": lambda: partial(
         fa.mean_over_baselines(partial(fa.integrated_gradients, n_steps=3)), baselines=BASES
     ),
@@ -68,15 +73,17 @@ METHODS: dict[str, Callable[[], Any]] = {
 APART = {"noise_tunnel": 4}
 
 
+#: What is asked of one tensor here: groups, spans and windows, noise at a layer, and a method that knows no dict.
+IN_A_TENSOR = {"own", "noise_tunnel", "sum_groups(normalize(relu))", "occlusion", "shapley", "shapley, sampled", "lime"}
+
+
 @pytest.mark.parametrize("chunk_size", [None, 3])
 @pytest.mark.parametrize("layer", ["embed", fa.input_of("mix", call=-1), {"a": "embed"}], ids=["embed", "call", "dict"])
 @pytest.mark.parametrize("name", METHODS)
 def test_each_row_is_its_own_call(name: str, layer: Any, chunk_size: Any, passes: list[int]) -> None:
     """The law, and the passes: as many for all as for one, whatever `chunk_size` is."""
-    if isinstance(layer, dict) and name in ("own", "noise_tunnel"):
-        return  # no dict comes out of one, and the other's integers are moved at a layer of one tensor
-    if isinstance(layer, dict) and name == "sum_groups(normalize(relu))":
-        return  # its groups are for a tensor
+    if isinstance(layer, dict) and name in IN_A_TENSOR:
+        return
     made, targets = METHODS[name], MIXED
     if name == "own":
         targets = [t for t in MIXED if callable(t)]  # an index is left to it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -170,3 +171,16 @@ def test_a_large_picture_is_reduced(script: Any, tmp_path: Path, capsys: pytest.
     assert out.stat().st_size < 0.7 * before
     assert (pyplot.imread(out)[:100, :, :3] == 1).all()  # paper is white
     assert capsys.readouterr().out == f"a.png: {out.stat().st_size / 1000:.0f} kB\n"
+
+
+def test_the_notebook_runs() -> None:
+    """Every code cell in order, as a notebook would run them; figures are made, and not shown."""
+    book = json.loads((ROOT / "examples" / "first_steps.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell.get("outputs") for cell in book["cells"]), "kept without outputs: they say nothing of today's code"
+    names: dict[str, Any] = {"__name__": "first_steps"}
+    for i, cell in enumerate(cells):
+        exec(compile(cell, f"first_steps.ipynb, code cell {i}", "exec"), names)
+    pyplot.close("all")
+    assert names["gap"].abs().max() < 0.05 * names["found"].abs().sum((1, 2, 3)).max()
+    assert names["every"].shape == (10, 6, 1, 8, 8)

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_combine": {".", "_core", "_steps"},
     "_named": {".", "_core", "_steps", "_rules", "_methods", "_combine"},
     "_inspect": {".", "_core"},
+    "metrics": {".", "_core", "_steps", "_combine"},  # methods come in through the public door, and are known to no metric
     # on the public names only
     "viz": {"dataset/__init__"},
     "dataset": {"viz/__init__"},
@@ -88,7 +90,7 @@ def test_no_circle_of_files() -> None:
 
 def test_what_stands_beside_the_core_uses_public_names() -> None:
     """As a user's code does: ``import funattr as fa``, and then names that `fa` shows."""
-    public = {*fa.__all__, "viz", "dataset"}
+    public = {*fa.__all__, "viz", "dataset", "metrics"}
     used = 0
     for name, file in FILES.items():
         if file.wing not in FIGURES.BESIDE:
@@ -163,7 +165,7 @@ def test_importing_is_light() -> None:
     assert not {name for name in loaded if name.split(".")[0] != "torch"}
     assert not {name for name in loaded if name.startswith(("torch._dynamo", "torch._inductor", "torch.fx.experimental"))}
     assert "funattr._core.door" in found
-    assert not [name for name in found.split() if name.startswith(("funattr.viz", "funattr.dataset"))]
+    assert not [name for name in found.split() if name.startswith(("funattr.viz", "funattr.dataset", "funattr.metrics"))]
 
 
 def test_what_is_loaded_when_first_used() -> None:
@@ -192,7 +194,7 @@ def test_all_is_sorted_and_complete() -> None:
 
 
 def test_what_dir_and_help_show() -> None:
-    assert dir(fa) == sorted({*fa.__all__, "viz", "dataset", "__version__"})
+    assert dir(fa) == sorted({*fa.__all__, "viz", "dataset", "metrics", "__version__"})
     assert all(hasattr(fa, name) for name in dir(fa))
     text = pydoc.plain(pydoc.render_doc(fa))
     before = text[: text.index("PACKAGE CONTENTS")]
@@ -204,27 +206,34 @@ def test_what_dir_and_help_show() -> None:
 
 #: Where an argument means something else than in all other functions: these share a sentence of their own.
 OTHERWISE: dict[str, list[set[str]]] = {
-    "baselines": [{"deep_lift_shap", "gradient_shap"}, {"feature_ablation"}],  # a distribution; a value at the site
+    "baselines": [  # a distribution; a value at the site
+        {"deep_lift_shap", "gradient_shap"},
+        {"feature_ablation", "game", "shapley", "occlusion", "lime"},
+    ],
+    "n_samples": [{"shapley"}, {"lime"}],  # coalitions, in all
     "chunk_size": [{"each_target"}],  # backward passes
     "layer": [{"input_of", "output_of"}, {"neuron"}],  # one place
     "target": [{"score"}],  # where it is explained
     "mode": [{"interpolate"}],  # likewise
     "method": [{"at_input"}, {"interpolate"}, {"mean_over_baselines"}],  # not any method, or not only
 }
-FUNCTIONS = [name for name in fa.__all__ if name != "Split"]
+FUNCTIONS = [name for name in fa.__all__ if name not in ("Game", "Split")]
+METRICS = [f"metrics.{name}" for name in fa.metrics.__all__ if name != "Curve"]
+#: Which sentences metrics have besides those of the functions above: where an argument is one of metrics alone, or another.
+OF_METRICS = {"model", "x", "baselines", "method", "feature_mask", "n_samples", "multiply_by_inputs", "normalize", "chunk_size"}
 
 
 def told(name: str) -> dict[str, str]:
     """What the documentation of a function says of each argument, whole, in its order."""
-    doc = inspect.getdoc(getattr(fa, name)) or ""
+    doc = inspect.getdoc(attrgetter(name)(fa)) or ""
     arguments = doc.split("Args:\n")[1].split("\n\n")[0]
     return {found[1]: " ".join(found[2].split()) for found in re.finditer(r"^    (\w+): (.+(?:\n {5,}.+)*)", arguments, re.M)}
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", [*FUNCTIONS, *METRICS])
 def test_documentation(name: str) -> None:
     """Every public function says what it takes, in its order, what it returns and raises, with an example."""
-    function = getattr(fa, name)
+    function = attrgetter(name)(fa)
     doc = inspect.getdoc(function) or ""
     for section in ("Args:", "Returns:", "Raises:", "Example:\n    >>> "):
         assert section in doc or (section == "Returns:" and name in ("input_of", "output_of", "neuron")), section
@@ -242,6 +251,14 @@ def test_shared_arguments_have_the_same_sentences() -> None:
         expected = [*apart, everybody.difference(*apart)]
         assert sorted(map(sorted, found.values())) == sorted(map(sorted, expected)), (argument, dict(found))
     assert set(OTHERWISE) <= set(sentences)
+    of_metrics: defaultdict[str, set[str]] = defaultdict(set)
+    for name in METRICS:
+        for argument, sentence in told(name).items():
+            if sentence not in sentences.get(argument, ()):
+                of_metrics[argument].add(sentence)
+    for argument in set(of_metrics) & set(sentences):
+        assert argument in OF_METRICS, (argument, of_metrics[argument])
+    assert {name for name, found in of_metrics.items() if len(found) > 1} <= {"kind", "method", "model", "x"}
 
 
 def test_methods_read_well() -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from matplotlib import colormaps
 
 from funattr import viz
 
-from .chromium import Tab, browser, find
+from .chromium import Tab, settle
 
 IMAGES = torch.linspace(0, 1, 2 * 8 * 10).reshape(2, 1, 8, 10)
 SIGNED = torch.randn(2, 3, 8, 10, generator=torch.Generator().manual_seed(3))
@@ -24,36 +23,6 @@ HOSTILE = "</script><script>window.hacked = 1; alert(1)</script><img src=x onerr
 MAPS = {"signed": {3: SIGNED, 5: -0.5 * SIGNED}, "small": SMALL}
 SENTENCES = [["not", "a", HOSTILE, "film\n"], ["short"]]
 VALUES = [torch.tensor([0.123456789, -2.0, 1.5, 0.0]), torch.tensor([0.25])]
-
-
-@pytest.fixture(scope="module")
-def tab() -> Iterator[Tab]:
-    if find() is None and not os.environ.get("FUNATTR_NEEDS_CHROMIUM"):
-        pytest.skip("no chromium here: the page was not tried in a browser (apt-get install chromium)")
-    with browser() as found:
-        yield found
-
-
-@pytest.fixture
-def opened(tab: Tab, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
-    """Opens a page. Afterwards, nothing was complained about and nothing asked for but the file."""
-    file = tmp_path / "page.html"
-
-    def open_page(page: viz.Page, **how: Any) -> Tab:
-        page.save(file)
-        tab.open(file.as_uri(), **how)
-        settle(tab)
-        return tab
-
-    yield open_page
-    assert tab.complaints == []
-    assert [address for address in tab.requests if not address.startswith("data:")] == [file.as_uri()]
-
-
-def settle(tab: Tab) -> None:
-    """Wait until what was asked for is on the screen."""
-    look = "document.body.dataset.ready === 'true' ? requestAnimationFrame(() => requestAnimationFrame(() => done()))"
-    tab.run(f"new Promise(done => {{ const look = () => {look} : setTimeout(look, 5); look(); }})")
 
 
 def on(card: int, what: str = ".map") -> str:

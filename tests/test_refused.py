@@ -103,3 +103,39 @@ def test_generators_are_torchs(generator: Any, told: str) -> None:
     for call in calls:
         with pytest.raises(TypeError, match=rf"generator must be a torch\.Generator or None, {told}: pass torch\.Generator"):
             call()
+
+
+class Picks(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, [0, 1, 2]] ** 2
+
+
+ALONE: dict[str, tuple[nn.Module, Tensor]] = {
+    "convolutions": (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
+        torch.rand(3, 8, 8),
+    ),
+    "batch norm": (nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 3)).eval(), torch.rand(3, 8, 8)),
+    "one dimension": (nn.Sequential(nn.Conv1d(1, 4, 3), nn.Flatten(), nn.Linear(24, 3)), torch.rand(1, 8)),
+    "an index of the model's own": (Picks(), torch.rand(5)),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_one_example_without_a_batch_dimension(name: str) -> None:
+    """Torch's error says nothing of the batch; that the model takes ``x[None]`` is shown by running it."""
+    model, x = ALONE[name]
+    with pytest.raises(ValueError, match=r"saliency\(target=1\): .*pass x\[None\]"):
+        fa.saliency(model, x, target=1)
+    assert fa.saliency(model, x[None], target=1).shape == (1, *x.shape)
+
+
+def test_an_error_of_the_model_stays_what_it_is() -> None:
+    class Fails(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match=r"^the disk is full$"):
+        fa.saliency(Fails(), X, target=1)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):  # neither x nor x[None] fits
+        fa.saliency(NET, torch.rand(2, 5), target=1)

@@ -8,8 +8,8 @@ import funattr as fa
 
 from .methods import METHODS
 
-#: What takes a model and an input, and gives no attribution: the primitive that methods are made of, and the list of layers.
-NO_METHODS = {"value_and_gradient", "layers"}
+#: What takes a model and an input, and gives no attribution: the primitives that methods are made of, and the list of layers.
+NO_METHODS = {"value_and_gradient", "game", "layers"}
 
 
 def test_every_public_method_has_a_row() -> None:

@@ -64,7 +64,9 @@ def mean_over_baselines(method: Explains) -> Method:
             total.add(as_one(one))
         return total.total(count)
 
-    return combined(averaged, f"mean_over_baselines({name_of(method)})", method, needs=["baselines"], baselines="several")
+    return combined(
+        averaged, f"mean_over_baselines({name_of(method)})", method, needs=["baselines"], errors=True, baselines="several"
+    )
 
 
 def default_baselines(method: Explains) -> Any:

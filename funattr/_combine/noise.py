@@ -97,7 +97,7 @@ def noise_tunnel(
         if shares(options.get("target")):  # all targets of each sample from its passes
             again = {"n_samples": n_samples, "stdevs": stdevs, "nt_type": nt_type, "generator": generator}
             return around_targets(partial(noise_tunnel, **again, chunk_size=chunk_size), method, model, x, options)
-        explain, start = _at_noise(method, default, model, x, options)
+        explain, start = at_noise(method, default, model, x, options)
         leaves, spec = tree_flatten(start)
         spread = list(
             zip(filter(attributable, leaves), deviations(stdevs, start, "x" if start is x else "the value at the site"))
@@ -112,7 +112,7 @@ def noise_tunnel(
 
         noise = Rewound([*generators, *generators_given(options)], device_of(x))
         chunk = 1 if few and together is None else together
-        return _moment(_sampled(noisy, drawn, n_samples, chunk, start, noise), n_samples, nt_type)
+        return _moment(sampled(noisy, drawn, n_samples, chunk, start, noise), n_samples, nt_type)
 
     return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=generators, draws=True)
 
@@ -131,7 +131,7 @@ def _moment(samples: Iterable[Tree], count: int, nt_type: str) -> Tree:
     return (mean if nt_type == "smoothgrad" else square).total(count)
 
 
-def _at_noise(
+def at_noise(
     method: Explains, default: Any, model: Model, x: Tree, options: dict[str, Any]
 ) -> tuple[Callable[[Tree], Tree], Tree]:
     """What takes the noise: the method as a function of the input; or, for integers, of the value at the layer."""
@@ -176,7 +176,7 @@ def _by_module(model: Model, target: Any) -> Any:
     return Neuron(Place(find(bind(model).root, target.layer.layer), target.layer.inputs, target.layer.call), target.index)
 
 
-def _sampled(
+def sampled(
     function: Callable[[Any], Tree], draw: Callable[[], list[Tensor]], count: int, chunk: int | None, like: Tree, noise: Rewound
 ) -> Iterator[Tree]:
     """`function` of each of `count` draws, `chunk` at once: results with a leading dimension.

@@ -30,7 +30,8 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     indices, `tokens`, any callable) share the forward passes: what takes one runs the model once, and a backward pass for each;
     `integrated_gradients` with n steps n and ``n T``, `feature_ablation` its passes once for all. Memory does not grow with
     T beyond the result. A list of classes is mapped over, as long as their gradients fit into 0.2 GB. Neurons and
-    ``"argmax"`` run one by one; so do all targets under `torch.compile`, which sees what they share, and under transforms.
+    ``"argmax"`` run one by one; so does all that has a tolerance, `rtol`, and all targets under `torch.compile`, which sees
+    what they share, and under transforms.
 
     Args:
         method: a method.
@@ -69,8 +70,9 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
             noise.rewind()  # every target, in whatever chunk, meets the same noise
             return method(model, x, target=target, **options)
 
-        size = together or (1 if classes is None else _at_once(method, len(classes), model, x, options.get("layer")))
-        if classes is not None and (size >= len(classes) or not known or tracing() or transforms_active()):
+        mapped = classes is not None and options.get("rtol") is None  # with which each target takes nodes of its own
+        size = together or (_at_once(method, len(targets), model, x, options.get("layer")) if mapped else 1)
+        if classes is not None and mapped and (size >= len(classes) or not known or tracing() or transforms_active()):
             parts = _in_chunks(explain, classes.to(device_of(x)), size)
         else:
             parts = _one_by_one(explain, list(targets), known, size, noise)
@@ -78,7 +80,8 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         spec = tree_flatten(parts[0])[1]
         return tree_unflatten([torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*flat)], spec)
 
-    return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], leading=about(method).leading + 1)
+    leading = about(method).leading + 1
+    return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], errors=True, leading=leading)
 
 
 def _one_by_one(

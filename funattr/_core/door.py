@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .._habits import refusal
 from .._torch import (
+    OutOfMemoryError,
     is_dressed,
     is_plain,
     observed_by_dispatch_mode,
@@ -38,6 +39,11 @@ R = TypeVar("R")
 
 def method(function: Callable[P, R]) -> Callable[P, R]:
     """`door` for attribution methods ``(model, x, ...)``, with the checks of arguments, input, mode and result."""
+    return entered(function, check_result)
+
+
+def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[P, R]:
+    """The door of `method` for what may return something else, which `check` looks at."""
     parameters = inspect.signature(function).parameters.values()
     flags = [p.name for p in parameters if p.annotation == "bool"]
     about: About | None = getattr(function, "about", None)
@@ -82,11 +88,11 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
             state = state_of(modules, model)
             with mode_kept(training) if training else as_it_is, state or as_it_is:
                 result = function(*args, **kwargs)
-            check_result(result)
+            check(result)
             dressed: Any = result  # Any, because mypy keeps R from being put together anew
             return map_tensors(undressed, dressed) if any(is_dressed(t) for t in tensors(result)) else result
-        except (ValueError, TypeError, RuntimeError) as error:
-            told = _of_inference_mode(error)
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:
+            told = in_words(error, *args, **kwargs)
             complete(told, function, kwargs)
             if told is not error:
                 raise told from error
@@ -103,6 +109,11 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     made.__code__ = made.__code__.replace(co_name=function.__name__)
     made.about = about or About(names, layered="layer" in (names or ()), rows=True)
     return call
+
+
+def opening(function: Callable[P, R]) -> Callable[P, R]:
+    """The same for what takes a model and an input, and returns what to ask of them: no attribution."""
+    return entered(function, lambda result: None)
 
 
 def undressed(value: Tensor) -> Tensor:
@@ -136,12 +147,26 @@ def _ready(x: Tree) -> Tree:
     return copied(x) if any(t.is_inference() for t in tensors(x)) else x
 
 
-def _of_inference_mode(error: Exception) -> Exception:
-    """`error`, or what to say where the model itself was made in inference mode."""
-    if not str(error).startswith("Inference tensors cannot be saved"):
+def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, **__: Any) -> Exception:
+    """`error`, or ours for it where its cause can be shown: a model made in inference mode, an x without a batch dimension."""
+    if str(error).startswith("Inference tensors cannot be saved"):
+        text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
+        return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
+    ours = hasattr(error, "complaint") or isinstance(error, (TypeError, OutOfMemoryError))
+    if ours or not isinstance(x, Tensor) or not may_read() or _runs(model, x) or not _runs(model, x[None]):
         return error
-    text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
-    return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
+    text = f"the model does not take x {list(x.shape)} ({' '.join(str(error).split())[:120]}), and takes {list(x[None].shape)}"
+    return complaint(ValueError, f"{text}: the batch comes first, pass x[None].")
+
+
+def _runs(model: Any, x: Tensor) -> bool:
+    """Whether the model takes x; it is left as found."""
+    with torch.no_grad(), state_of(all_modules(bind(model).root), model) or as_it_is:
+        try:
+            model(x)
+        except (ValueError, TypeError, RuntimeError, IndexError):
+            return False
+        return True
 
 
 class _State(threading.local):

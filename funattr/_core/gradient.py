@@ -22,7 +22,7 @@ from .._words import complaint
 from .backward import Recorded, found_by, slopes_of, together
 from .door import check_dense, method
 from .leaves import dependent, depends, leaf_below, leaf_of
-from .passes import Found, Point, Question, forward, question, scores
+from .passes import Found, Point, Question, each_score, forward, question
 from .real import check_attributable
 from .rows import Row, alone, same_input, shares
 from .state import times_put_back
@@ -203,6 +203,5 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
         seen = forward(q, put)
         if q.inner and not seen.recording and not whole:
             return None
-        found = scores(q, seen)
         flat = [leaf for part in leaves for leaf in part]
-        return Recorded(values, flat, found if isinstance(found, list) else [found], anchor)
+        return Recorded(values, flat, each_score(q, seen), anchor)

@@ -15,7 +15,7 @@ from .._torch import only_vmap_runs, tracing, transforms_active, tree_flatten
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, tensors
 from .._words import complaint
 from .kernels import Folded, PlainAttention
-from .rows import Every, Row
+from .rows import Row, each_of
 from .score import neuron_score, score_of, the_tensor
 from .state import observed
 from .tap import Run, Site, Stop
@@ -141,10 +141,13 @@ def _neuron_score(q: Question, value: Tree) -> Tensor:
     return neuron_score(copied(value), q.target.index, q.neuron.label)  # of a copy: the model may overwrite the value
 
 
-def scores(q: Question, seen: Seen) -> Any:
-    """The score of each example; of several targets, a list of these."""
-    if isinstance(q.target, Every):
-        return [scores(q._replace(target=target), seen) for target in q.target.targets]
+def each_score(q: Question, seen: Seen) -> list[Tensor]:
+    """The scores of each target of this pass."""
+    return [scores(q._replace(target=target), seen) for target in each_of(q.target)]
+
+
+def scores(q: Question, seen: Seen) -> Tensor:
+    """The score of each example."""
     if seen.neuron is not None:
         return _one_for_each(q, seen.neuron)
     if isinstance(seen.output, Tensor) and seen.output.dim() and not callable(q.target):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,9 +10,9 @@ import torch
 from .._core.door import method
 from .._core.kernels import PlainForms
 from .._core.passes import question
-from .._core.several import for_each
 from .._steps.chunks import given_chunk
-from .._steps.without import features_of, lost
+from .._steps.plan import features_of, planned
+from .._steps.without import lost, restored
 from .._torch import tracing
 from .._types import ChunkSize, Layer, Model, Target, Tree, says
 
@@ -32,19 +33,21 @@ def feature_ablation(
 
     ``F(x) - F(x with group k at the baseline)``, for every feature of group k. What lies before the layer runs once per chunk.
     Several layers are one joint site, and must not depend on each other. Integers are features too, unless there are
-    floating-point tensors beside them, and no mask for them.
+    floating-point tensors beside them, and no mask for them. Under torch.compile, which cannot see how many ids there are, a
+    mask costs as many passes as it has entries.
 
     Args:
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
         baselines: what stands in for a feature, at the site: a number, a tensor that broadcasts to the value (batch 1 or
-            N), or the structure of the value.
+            N), or the structure of the value. With a dimension in front, ``[B, 1, ...]`` or ``[B, N, ...]``, a tensor is a
+            distribution, over which the score is averaged: of references ``[B, ...]``, pass ``references[:, None]``.
         layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
         target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
         feature_mask: which features go together: an integer tensor of group ids that broadcasts to the value (batch 1, or
             one mask per example), or the structure of the value; an id means the same group in all of its tensors, and None
-            in place of a tensor leaves that tensor out. None: every scalar feature on its own. Under torch.compile, which
-            cannot see how many ids there are, a mask costs as many passes as it has entries.
+            in place of a tensor leaves that tensor out. None: every scalar feature on its own. Groups are in the order of
+            their ids.
         chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
             does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
@@ -76,7 +79,8 @@ def feature_ablation(
     with torch.set_grad_enabled(create_graph):
         q = question(model, x, layer, target, create_graph)
         q = q._replace(bound=q.bound.under(PlainForms(only="cpu"))) if tracing() else q
-        return for_each(q, lambda q: lost(q, features_of(q, baselines, feature_mask), chunk))
+        features = features_of(q, baselines, feature_mask)
+        return restored(q, *lost(q, features, partial(planned, q, features, chunk)))
 
 
 says(feature_ablation, baselines="site")

@@ -17,7 +17,7 @@ from .._steps.draws import check_generator, seeded
 from .._steps.fold import batch_dim, rows_alone, same
 from .._steps.matching import deviations
 from .._steps.mean import Sum
-from .._steps.outputs import parts_of
+from .._steps.outputs import Outputs, reporting
 from .._steps.path import (
     at_input,
     at_points,
@@ -140,14 +140,15 @@ class Draws:
 
 def _in_the_input(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply: bool, chunk_size: ChunkSize) -> list[Tree]:
     """``mean_k g(x0_k + a_k (x_k - x0_k)) (V(x_k) - V(x0_k))`` for inputs x_k with noise and drawn baselines x0_k."""
+    outputs = Outputs(q)
+    q = outputs.q
     inputs, spread = input_floats(q), deviations(stdevs, q.x, "x")
     drawn = [t for t, x in zip(tree_flatten(samples)[0], tree_flatten(q.x)[0]) if attributable(x)]
     run, total, count = Runner(), Sum(), len(draws.steps)
     moves = multiply and not at_input(q)  # at the input, a value is the point itself
     own = map_tensors(lambda t: t[None], value_at(q, q.x)) if moves and not any(spread) else None
     start_of = starts(run, q, samples, draws.which, own) if moves else None
-    q, parts = parts_of(q, count, chunk_size, inputs, shares=False, times=width(q))
-    for a, b in parts:
+    for a, b in reporting(outputs.parts(count, chunk_size, inputs, shares=False, times=width(q)), count):
         which, steps = draws.which[a:b], draws.steps[a:b]
         ends = [t + e for t, e in zip(inputs, draws.noise(inputs, spread, b - a))]
         begins = [x.expand(b - a, *x.shape) if t is None else t[which] for t, x in zip(drawn, inputs)]  # None: held at x
@@ -232,8 +233,9 @@ def _at_the_site(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply
 
         return moved
 
-    q, parts = parts_of(q, count, chunk_size, first, shares=True, times=width(q))
-    for a, b in parts:
+    outputs = Outputs(q)
+    q = outputs.q
+    for a, b in reporting(outputs.parts(count, chunk_size, first, shares=True, times=width(q)), count):
         noise = draws.noise(first, spread, b - a)
         part = [[draws.steps[a:b]], [t[a:b] for t in floats_of(start)], noise]
         done = 0

@@ -6,10 +6,12 @@ from torch import Tensor
 
 from .._core.door import method
 from .._core.passes import Question
+from .._steps.adaptive import tolerance
 from .._steps.baselines import full_batch, references
 from .._steps.flow import flow
-from .._steps.path import asked, at_input, explained, input_path, score_at, site_path, times_way
+from .._steps.path import Path, asked, at_input, explained, input_path, mean_slope, score_at, site_path, times_way
 from .._steps.quadrature import Quadrature, rates_for, rule_for
+from .._steps.within import flow_within, slope_within, told
 from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
 from .._words import complaint, door, kind_of
 
@@ -24,6 +26,8 @@ def integrated_gradients(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: bool = False,
     multiply_by_inputs: bool = True,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
@@ -44,6 +48,10 @@ def integrated_gradients(
         n_steps: how many nodes on the path.
         quadrature: the rule: ``"gausslegendre"``, ``"riemann_left"``, ``"riemann_right"``, ``"riemann_middle"``,
             ``"riemann_trapezoid"``, or a callable ``n -> (nodes, weights)`` on [0, 1]. Weights sum to 1.
+        rtol: the tolerance: how large the error of an example may be, as a part of the norm of its result. Each example then
+            takes as many nodes as that needs, 15 at least and `n_steps` at most; where these run out, there is a warning. None:
+            `n_steps` nodes, whatever the error is.
+        return_error: True for ``(result, error [N])``: the error that is estimated for each example, as a norm. Needs `rtol`.
         multiply_by_inputs: True for the attribution, False for the multipliers alone.
         chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
             does not depend on it.
@@ -69,12 +77,23 @@ def integrated_gradients(
     References:
         Sundararajan, Taly & Yan, Axiomatic Attribution for Deep Networks, 2017, https://arxiv.org/abs/1703.01365
     """
-    rule = rule_for(quadrature, n_steps)
+    within = tolerance(rtol, return_error, n_steps, quadrature)
+    rule = rule_for(quadrature, n_steps if within is None else 1)
+
+    def path(q: Question, baselines: Tree) -> Path:
+        return (input_path if at_input(q) else site_path)(q, baselines)
+
+    def refined(q: Question, baselines: Tree) -> Tree:
+        assert within is not None
+        found = slope_within(q, path(q, baselines), within, chunk_size, whole_way=multiply_by_inputs)
+        return told(q, found, return_error)
 
     def attribution(q: Question, baselines: Tree) -> list[Tree]:
-        start, end, slope = (input_path if at_input(q) else site_path)(q, rule, baselines, chunk_size)
+        start, end, slope = mean_slope(path(q, baselines), rule, chunk_size)
         return times_way(slope, end, start) if multiply_by_inputs else slope
 
+    if within is not None:
+        return asked(refined, model, x, layer, target, create_graph, baselines)
     return explained(attribution, model, x, layer, target, create_graph, baselines)
 
 
@@ -88,6 +107,8 @@ def internal_influence(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: bool = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tree:
@@ -104,6 +125,10 @@ def internal_influence(
         n_steps: how many nodes on the path.
         quadrature: the rule: ``"gausslegendre"``, ``"riemann_left"``, ``"riemann_right"``, ``"riemann_middle"``,
             ``"riemann_trapezoid"``, or a callable ``n -> (nodes, weights)`` on [0, 1]. Weights sum to 1.
+        rtol: the tolerance: how large the error of an example may be, as a part of the norm of its result. Each example then
+            takes as many nodes as that needs, 15 at least and `n_steps` at most; where these run out, there is a warning. None:
+            `n_steps` nodes, whatever the error is.
+        return_error: True for ``(result, error [N])``: the error that is estimated for each example, as a norm. Needs `rtol`.
         chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
             does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
@@ -126,11 +151,18 @@ def internal_influence(
         Leino et al., Influence-Directed Explanations for Deep Convolutional Networks, 2018,
         https://arxiv.org/abs/1802.03788
     """
-    rule = rule_for(quadrature, n_steps)
+    within = tolerance(rtol, return_error, n_steps, quadrature)
+    rule = rule_for(quadrature, n_steps if within is None else 1)
+
+    def refined(q: Question, baselines: Tree) -> Tree:
+        assert within is not None
+        return told(q, slope_within(q, input_path(q, baselines), within, chunk_size, whole_way=False), return_error)
 
     def influence(q: Question, baselines: Tree) -> list[Tree]:
-        return input_path(q, rule, baselines, chunk_size)[2]
+        return mean_slope(input_path(q, baselines), rule, chunk_size)[2]
 
+    if within is not None:
+        return asked(refined, model, x, layer, target, create_graph, baselines)
     return explained(influence, model, x, layer, target, create_graph, baselines)
 
 
@@ -144,6 +176,8 @@ def conductance(
     target: Target = None,
     n_steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    rtol: float | None = None,
+    return_error: bool = False,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Tree:
@@ -161,6 +195,10 @@ def conductance(
         n_steps: how many nodes on the path.
         quadrature: the rule: ``"gausslegendre"``, ``"riemann_left"``, ``"riemann_right"``, ``"riemann_middle"``,
             ``"riemann_trapezoid"``, or a callable ``n -> (nodes, weights)`` on [0, 1]. Weights sum to 1.
+        rtol: the tolerance: how large the error of an example may be, as a part of the norm of its result. Each example then
+            takes as many nodes as that needs, 15 at least and `n_steps` at most; where these run out, there is a warning. None:
+            `n_steps` nodes, whatever the error is.
+        return_error: True for ``(result, error [N])``: the error that is estimated for each example, as a norm. Needs `rtol`.
         chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
             does not depend on it.
         create_graph: True if the result is to be differentiated further; otherwise it is a constant.
@@ -186,14 +224,23 @@ def conductance(
         Shrikumar, Su & Kundaje, Computationally Efficient Measures of Internal Neuron Importance, 2018,
         https://arxiv.org/abs/1807.09946
     """
-    rates = rates_for(quadrature, n_steps)
+    within = tolerance(rtol, return_error, n_steps, quadrature)
+    rates = rates_for(quadrature, n_steps if within is None else 1)
+
+    def refined(q: Question, baselines: Tree) -> Tree:
+        assert within is not None
+        if not at_input(q):
+            return told(q, flow_within(q, baselines, within, chunk_size), return_error)
+        return told(q, slope_within(q, input_path(q, baselines), within, chunk_size, whole_way=True), return_error)
 
     def through(q: Question, baselines: Tree) -> list[Tree]:
         if at_input(q):  # the value moves evenly
-            start, end, slope = input_path(q, rule_for(quadrature, n_steps), baselines, chunk_size)
+            start, end, slope = mean_slope(input_path(q, baselines), rule_for(quadrature, n_steps), chunk_size)
             return times_way(slope, end, start)
         return flow(q, rates, baselines, chunk_size)
 
+    if within is not None:
+        return asked(refined, model, x, layer, target, create_graph, baselines)
     return explained(through, model, x, layer, target, create_graph, baselines)
 
 

@@ -17,7 +17,7 @@ from .._core.rows import once, own_row, shares
 from .._methods.ablation import feature_ablation
 from .._methods.gradient import activation
 from .._steps.chunks import parts
-from .._steps.path import along, asked, input_floats, score_at
+from .._steps.path import along, asked, input_floats, score_at, scores_at
 from .._steps.progress import reported
 from .._steps.ways import Runner
 from .._torch import is_plain, tree_flatten, tree_unflatten
@@ -158,9 +158,9 @@ def ablation_cam(
     """
 
     def scored(target: Any) -> Any:
-        return asked(lambda q: score_at(q, q.x), model, x, None, target, create_graph)
+        return asked(lambda q: scores_at(q, q.x), model, x, None, target, create_graph)
 
-    score: Tensor = own_row(target, scored) if shares(target) else scored(target)
+    score: Tensor = own_row(target, scored) if shares(target) else scored(target)[0]
     if may_read() and is_plain(score) and bool((score == 0).any()):
         raise complaint(ValueError, "the score of an example is 0, and no channel has a share in it: explain a probability.")
 

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from .._core.passes import Question
 from .._types import ChunkSize, Tree, map_floats, tensors
+from .kronrod import NODES, Interval, kronrod_rates, nodes_on
 from .mean import Sum
-from .outputs import parts_of
+from .outputs import Outputs, reporting
 from .path import (
     along,
     at_steps,
     for_all,
     gathered,
     input_ends,
+    input_floats,
     points,
     steps_of,
     together,
@@ -36,10 +38,15 @@ def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> l
     model is smooth.
     """
     start, end = input_ends(q, baselines)
+    outputs = Outputs(q)
+    q = outputs.q
     run, nodes = Runner(), torch.tensor(rates.nodes, dtype=torch.float64)
     ends = gathered(run, q, value_at, points(start, end, nodes.new_tensor([0.0, 1.0])))
-    q, parts = parts_of(q, len(nodes), chunk_size, end, shares=False, times=width(q))
-    met = (found for a, b in parts for found in along(run, q, value_and_slope_at, points(start, end, nodes[a:b])))
+    met = (
+        found
+        for a, b in reporting(outputs.parts(len(nodes), chunk_size, end, shares=False, times=width(q)), len(nodes))
+        for found in along(run, q, value_and_slope_at, points(start, end, nodes[a:b]))
+    )
     total, gained, mean = Sum(), Sum(), Sum()
     for at, slopes, speeds in _rated(rates, ends, met):
         weights = nodes.new_tensor(rates.weights[at])
@@ -52,6 +59,25 @@ def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> l
     flowing = map_floats(lambda flowing, missed, g: flowing + missed * g, total.total(), missed, slopes)
     found: list[Tree] = map_floats(lambda flowing, value: flowing.to(value.dtype), flowing, for_all(flowing, ends))
     return found
+
+
+def flow_on(run: Runner, q: Question, start: list[Tensor], on: Interval, chunk_size: ChunkSize) -> Iterator[Tree]:
+    """``g_i (V'_i + m)`` at the nodes of an interval, where ``m`` is what the rates miss there: its integral is the flow."""
+    end, rates, nodes = input_floats(q), kronrod_rates(), nodes_on(on)
+    outputs = Outputs(q)
+    q = outputs.q
+    ends = gathered(run, q, value_at, points(start, end, nodes.new_tensor([on.left, on.left + on.width])))
+    met = (
+        found
+        for a, b in outputs.parts(NODES, chunk_size, end, shares=False)
+        for found in along(run, q, value_and_slope_at, points(start, end, nodes[a:b]))
+    )
+    rated, gained = list(_rated(rates, ends, met)), Sum()
+    for at, _, speeds in rated:
+        gained.add(speeds, nodes.new_tensor(rates.weights[at]))
+    missed = map_floats(lambda ends, rated: ends[1] - ends[0] - rated, ends, gained.total())
+    for _, slopes, speeds in rated:
+        yield map_floats(lambda g, v, m: g * (v + m) / on.width, slopes, speeds, missed)
 
 
 def _rated(rates: Rates, ends: Tree, met: Iterable[tuple[Tree, Tree]]) -> Iterator[tuple[slice, Tree, Tree]]:

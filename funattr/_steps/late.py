@@ -5,28 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from .._torch import add_batch_dim, enter_vmap, leave_vmap, remove_batch_dim, transforms_active
 
 
 class Late:
-    """Steps 0, 1, ... mapped from where `enter` is called to the end of the pass."""
+    """Steps mapped from where `enter` is called to the end of the pass."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self) -> None:
         self.size = 0
         self.level: int | None = None
 
-    def enter(self, size: int) -> Tensor:
+    def enter(self, steps: list[Tensor]) -> list[Tensor]:
         """The steps, as one; the first alone where a transform of the model's own runs, which would end before this one."""
-        self.size = 1 if transforms_active() else size
-        steps = torch.arange(self.size, device=self.device)
+        self.size = 1 if transforms_active() else steps[0].shape[0]
         if self.size == 1:
-            return steps[0]
-        self.level = enter_vmap(self.size, "same")
-        return add_batch_dim(steps, 0, self.level)
+            return [t[0] for t in steps]
+        level = self.level = enter_vmap(self.size, "same")
+        return [add_batch_dim(t, 0, level) for t in steps]
 
     def run(self, function: Callable[[], list[Tensor]]) -> list[Tensor]:
         """What `function`, which enters, returns, with a leading dimension for the steps."""

@@ -209,3 +209,44 @@ def check_fits(given: Tensor, shape: Sequence[int], what: str, label: str | None
             f"that size or 1."
         )
     raise complaint(ValueError, text)
+
+
+# Distributions of baselines: with a dimension of their own in front, ``[B, 1 | N, ...]``.
+
+
+def is_distribution(leaf: Tensor, given: Any) -> bool:
+    """Whether a baseline is one of several: it has one dimension more than what it stands in for."""
+    return isinstance(given, Tensor) and given.dim() == leaf.dim() + 1
+
+
+def rows_in(given: Sequence[Any], leaves: Sequence[Any]) -> int | None:
+    """How many rows the distributions among the baselines of these leaves have: all as many. None: there is no distribution.
+
+    Row b of all of them goes together; what is no distribution is the same in all rows. What is no tensor has no baseline.
+    """
+    pairs = [(base, leaf) for base, leaf in zip(given, leaves) if isinstance(leaf, Tensor)]
+    counts = sorted({base.shape[0] for base, leaf in pairs if is_distribution(leaf, base)})
+    if len(counts) > 1:
+        text = f"baselines hold distributions of {' and '.join(map(str, counts))} rows: row b of each goes together, so give"
+        raise complaint(ValueError, f"{text} all of them as many.")
+    if counts[:1] == [0]:
+        raise complaint(ValueError, "baselines is an empty distribution: pass at least one row, [1, 1, ...].")
+    return counts[0] if counts else None
+
+
+def fit_rows(leaf: Tensor, given: Any, known: Ranges, label: str | None) -> tuple[Tensor, bool]:
+    """A baseline as `fit` makes it, or a distribution of them, ``[B, 1 | N, ...]``, and whether it is one."""
+    if is_distribution(leaf, given):
+        return fit(leaf, given, known, label, (given.shape[0], *leaf.shape)), True
+    if isinstance(given, Tensor) and 0 < given.dim() == leaf.dim() and given.shape[0] not in (1, leaf.shape[0]):
+        text = (
+            f"baselines has the shape {list(given.shape)}, which does not broadcast to {label or 'x'} {list(leaf.shape)}: give "
+        )
+        cure = "each dimension that size or 1, or of a distribution, over which the mean is taken, pass baselines[:, None]"
+        raise complaint(ValueError, f"{text}{cure}.")
+    return fit(leaf, given, known, label), False
+
+
+def picked(rows: Tensor, row: Tensor) -> Tensor:
+    """The row of a distribution that has this number; for several numbers, each, up front."""
+    return rows.index_select(0, row.reshape(-1)).reshape(*row.shape, *rows.shape[1:])

@@ -25,13 +25,19 @@ class Outputs:
 
     def __init__(self, q: Question) -> None:
         self.bytes = 0
-        self.q = q._replace(bound=q.bound._replace(call=self._seen))
         self._call = q.bound.call
+        watched = not (tracing() or transforms_active() or rows_alone(q)) and words(q) > 0
+        self.q = q._replace(bound=q.bound._replace(call=self._seen)) if watched else q
+        self.watched = watched
 
     def _seen(self, *args: Any, **kwargs: Any) -> Any:
         output = self._call(*args, **kwargs)
-        self.bytes = max(self.bytes, sum(t.numel() * t.element_size() for t in tensors(output)))
+        self.bytes = self.bytes or sum(t.numel() * t.element_size() for t in tensors(output))
         return output
+
+    def suspect(self, like: Tree, most: int) -> bool:
+        """Whether outputs of so many steps could take more than there is room for: a number for each word at each place."""
+        return self.watched and most > 1 and most * 4 * words(self.q) * sum(map(_places, tensors(like))) > ROOM
 
     def limited(self, most: int, like: Tree) -> int:
         """How many steps to run at once, now that one has shown what it returns."""
@@ -40,40 +46,39 @@ class Outputs:
             room = max(room, free(tensors(like)[0].device) // 16)
         return max(1, min(most, room // max(self.bytes, 1)))
 
-    def parts(self, count: int, size: int, like: Tree) -> Iterator[tuple[int, int]]:
-        """`count` steps: one, then chunks of at most `size`, or fewer where outputs are so large, with a report after each."""
-        report(0, count)
-        yield 0, 1
-        report(1, count)
-        for a, b in chunks(count - 1, self.limited(size, like)):
-            yield 1 + a, 1 + b
-            report(1 + b, count)
+    def parts(
+        self, count: int, chunk_size: ChunkSize, like: Tree, *, shares: bool, times: int = 1
+    ) -> Iterable[tuple[int, int]]:
+        """`count` steps in chunks; where it may matter, one first, and then as many as their outputs allow."""
+        size = chunk_for(count, chunk_size, like, shares=shares, times=times)
+        if given_chunk(chunk_size) is not None or not self.suspect(like, size):
+            return chunks(count, size)
+        return self.limited_parts(0, count, size, like)
+
+    def limited_parts(self, start: int, stop: int, size: int, like: Tree) -> Iterator[tuple[int, int]]:
+        """The steps from `start` on: one, if no output has been seen, then chunks of as many as fit."""
+        if not self.bytes and start < stop:
+            yield start, start + 1
+            start += 1
+        for a, b in chunks(stop - start, self.limited(size, like)):
+            yield start + a, start + b
 
 
-def suspect(q: Question, like: Tree, most: int) -> bool:
-    """Whether outputs of so many steps could take more than there is room for."""
-    return most > 1 and not (tracing() or transforms_active() or rows_alone(q)) and most * _largest(q, like) > ROOM
+def reporting(parts: Iterable[tuple[int, int]], count: int) -> Iterable[tuple[int, int]]:
+    """The chunks of `count` steps, with a report after each."""
+    return reported(parts) if isinstance(parts, list) else _reporting(parts, count)
 
 
-def parts_of(
-    q: Question, count: int, chunk_size: ChunkSize, like: Tree, *, shares: bool, times: int = 1
-) -> tuple[Question, Iterable[tuple[int, int]]]:
-    """`count` steps in chunks, and the question to ask for them. See `parts`."""
-    size = chunk_for(count, chunk_size, like, shares=shares, times=times)
-    if given_chunk(chunk_size) is not None or not suspect(q, like, size):
-        return q, reported(chunks(count, size))
-    outputs = Outputs(q)
-    return outputs.q, outputs.parts(count, size, like)
+def _reporting(parts: Iterable[tuple[int, int]], count: int) -> Iterator[tuple[int, int]]:
+    report(0, count)
+    for a, b in parts:
+        yield a, b
+        report(b, count)
 
 
 def words(q: Question) -> int:
     """The largest vocabulary in the model; 0 without one."""
     return max([0, *(m.num_embeddings for m in all_modules(q.bound.root) if isinstance(m, nn.Embedding))])
-
-
-def _largest(q: Question, like: Tree) -> int:
-    """Bytes of an output with a number for each word at each place."""
-    return 4 * words(q) * sum(_places(t) for t in tensors(like))
 
 
 def _places(t: Tensor) -> int:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._core.gradient import gradients, hooks_backward
 from .._core.kernels import PlainForms
-from .._core.passes import Point, Question, forward, kept, question, read, scores
+from .._core.passes import Point, Question, each_score, forward, kept, question, read
 from .._core.real import check_attributable
-from .._core.rows import Row, alone, each_of
+from .._core.rows import alone, each_of
 from .._core.score import predicted, score_of
 from .._core.several import for_each
 from .._torch import tracing, transforms_active
@@ -22,7 +23,7 @@ from .._words import complaint
 from .baselines import full_batch, references
 from .fold import Inner, floats_in, folded, rows_alone, with_leaves
 from .mean import Sum, check_rows
-from .outputs import parts_of
+from .outputs import Outputs, reporting
 from .quadrature import Rule
 from .twins import OneRow, same_rows
 from .ways import Runner
@@ -33,28 +34,31 @@ def asked(
 ) -> Tree:
     """``body(q, *others)`` for a question about many points, with gradients recorded where `create_graph` asks for them."""
     with torch.set_grad_enabled(create_graph):
-        q = question(model, x if create_graph else map_tensors(torch.detach, x), layer, target, create_graph)
-        if tracing():
-            q = q._replace(bound=q.bound.under(PlainForms(only="cpu")))
-        return body(q._replace(target=_settled(q)), *others)
+        return body(ready(model, x, layer, alone(target), create_graph), *others)
 
 
 def explained(
     body: Callable[..., list[Tree]], model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool, *others: Any
 ) -> Tree:
     """The same of a body that gives a tree for each site, and for each target where these share its passes."""
-    row = target if isinstance(target, Row) else None
+    with torch.set_grad_enabled(create_graph):
+        q = ready(model, x, layer, target, create_graph)
+        return for_each(q, lambda q: body(q, *others))
 
-    def each(q: Question, *others: Any) -> Tree:
-        return for_each(q if row is None else q._replace(target=row), lambda q: body(q, *others))
 
-    return asked(each, model, x, layer, target, create_graph, *others)
+def ready(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> Question:
+    """A question about many points: "argmax" is settled, and nothing is recorded that need not be."""
+    q = question(model, x if create_graph else map_tensors(torch.detach, x), layer, target, create_graph)
+    if tracing():
+        q = q._replace(bound=q.bound.under(PlainForms(only="cpu")))
+    return q._replace(target=_settled(q))
 
 
 def _settled(q: Question) -> Target:
     """ "argmax" is the class predicted at x, at all points."""
     if not isinstance(q.target, str):
-        return alone(q.target)
+        target: Target = q.target
+        return target
     with torch.no_grad():
         output = forward(q._replace(sites=q.sites._replace(sites=())), kept).output
     score_of(output, q.target, q.size)  # its checks
@@ -118,9 +122,13 @@ def value_and_slope_at(q: Question, x: Tree) -> tuple[list[Tree], list[Tree]]:
 
 def score_at(q: Question, x: Tree) -> Tensor:
     """The score of each example, for the input x."""
+    return scores_at(q, x)[0]
+
+
+def scores_at(q: Question, x: Tree) -> list[Tensor]:
+    """The same, for each target."""
     q = q._replace(x=x, sites=q.sites._replace(sites=()))
-    found: Tensor = scores(q, forward(q, kept))
-    return found
+    return each_score(q, forward(q, kept))
 
 
 def along(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int] | None = None) -> Iterator[Tree]:
@@ -195,16 +203,41 @@ def points(start: list[Tensor], end: list[Tensor], nodes: Tensor) -> list[Tensor
     return [towards(a, b, nodes.to(b.device).reshape(-1, *[1] * b.dim())) for a, b in zip(start, end)]
 
 
-def input_path(q: Question, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> tuple[list[Tree], list[Tree], list[Tree]]:
-    """Start and end of the path in the input, and the mean over it of the gradient at the sites."""
-    start, end = input_ends(q, baselines)
-    run, total = Runner(), Sum()
-    q, parts = parts_of(q, len(rule.nodes), chunk_size, end, shares=False, times=width(q))
-    for a, b in parts:
+class Path(NamedTuple):
+    """A straight path of the input, or of the value at the sites, and what the score does along it."""
+
+    start: list[Tree]  # where it begins: for each site, or for x
+    slopes: Callable[[Runner, Tensor], Iterator[tuple[list[Tree], list[Tree]]]]  # at nodes: where each ends; the gradients
+    parts: Callable[[int, ChunkSize], Iterable[tuple[int, int]]]  # of so many nodes, those that run at once
+    kind: Callable[[Question, list[Tree]], Path]  # the same of another question, from another start
+
+
+def in_input(q: Question, start: list[Tree]) -> Path:
+    """The path of the input, from a baseline in its structure."""
+    ends, outputs = (floats_of(start), input_floats(q)), Outputs(q)
+    q = outputs.q
+
+    def slopes(run: Runner, nodes: Tensor) -> Iterator[tuple[list[Tree], list[Tree]]]:
+        for found in along(run, q, slope_at, points(*ends, nodes)):
+            yield [q.x], found
+
+    parts = partial(outputs.parts, like=ends[1], shares=False, times=width(q))
+    return Path(start, slopes, parts, in_input)
+
+
+def input_path(q: Question, baselines: Tree) -> Path:
+    """The path of the input from the baselines to x."""
+    return in_input(q, [with_floats(q.x, input_ends(q, baselines)[0])])
+
+
+def mean_slope(path: Path, rule: Rule, chunk_size: ChunkSize) -> tuple[list[Tree], list[Tree], list[Tree]]:
+    """Start and end of a path, and the mean over it of the gradient at the sites."""
+    run, total, end = Runner(), Sum(), path.start
+    for a, b in reporting(path.parts(len(rule.nodes), chunk_size), len(rule.nodes)):
         weights = rule.weights[a:b]
-        for slopes in along(run, q, slope_at, points(start, end, rule.nodes[a:b])):
-            weights = _added(total, slopes, weights)
-    return [with_floats(q.x, start)], [q.x], total.total()
+        for ends, slopes in path.slopes(run, rule.nodes[a:b]):
+            end, weights = ends, _added(total, slopes, weights)
+    return path.start, end, total.total()
 
 
 def _added(total: Sum, slopes: list[Tree], weights: Tensor) -> Tensor:
@@ -228,10 +261,15 @@ def broadcasts(small: Tensor, large: Tensor) -> bool:
     return small.dim() == large.dim() and all(p in (1, q) for p, q in zip(small.shape, large.shape))
 
 
-def site_path(q: Question, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -> tuple[list[Tree], list[Tree], list[Tree]]:
-    """Start and end of the path at the sites, and the mean over it of the gradient there."""
-    start = at_baseline(q, full_batch(references(q.x, baselines, ids=True), q.x))
-    starts = [floats_of(value) for value in start]
+def site_path(q: Question, baselines: Tree) -> Path:
+    """The path at the sites, from the value for the baselines to the value for x."""
+    return at_sites(q, at_baseline(q, full_batch(references(q.x, baselines, ids=True), q.x)))
+
+
+def at_sites(q: Question, start: list[Tree]) -> Path:
+    """The path at the sites from a value there, which may be one row for all."""
+    starts, outputs = [floats_of(value) for value in start], Outputs(q)
+    q = outputs.q
 
     def point(step: Tensor) -> Point:
         def at(i: int, values: list[Tensor]) -> list[Tensor]:
@@ -242,13 +280,10 @@ def site_path(q: Question, rule: Rule, baselines: Tree, chunk_size: ChunkSize) -
 
         return at
 
-    run, total, end = Runner(), Sum(), start
-    nodes = rule.nodes.to(starts[0][0].device if starts[0] else "cpu")
+    def slopes(run: Runner, nodes: Tensor) -> Iterator[tuple[list[Tree], list[Tree]]]:
+        for values, found in at_points(run, q, nodes.to(starts[0][0].device if starts[0] else "cpu"), point):
+            yield map_tensors(lambda t: t[0], values), found
+
     rows = q.size if all(t.shape[:1] == (1,) for part in starts for t in part) else 1  # of each of which there is one
-    q, parts = parts_of(q, len(nodes), chunk_size, starts, shares=True, times=rows * width(q))
-    for a, b in parts:
-        weights = rule.weights[a:b]
-        for values, slopes in at_points(run, q, nodes[a:b], point):
-            weights = _added(total, slopes, weights)
-            end = map_tensors(lambda t: t[0], values)
-    return start, end, total.total()
+    parts = partial(outputs.parts, like=starts, shares=True, times=rows * width(q))
+    return Path(start, slopes, parts, at_sites)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ._scales import Scale
 _COUNT = 257  # of colours in a palette: odd, so that 0 has one to itself, and nothing of it is seen over a picture
 #: On paper: ColorBrewer's RdBu from blue to red, safe for the colour-blind, and white in the middle. Linear between these.
 _ON_PAPER = "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f"
+_ON_SLATE = "a8d4ff 5ba3ea 2a6cb0 1d4370 182b40 161616 40201d 70291f b03a2c ea6a58 ffb9a8"
 #: Over a picture: no colour is dark or pale, so that it is seen on black and on white; what fades towards 0 is the opacity.
 _NEGATIVE, _POSITIVE = "1437dc 1e78ff 3cbeff", "ffc828 ff7d14 e6142d"
 
@@ -21,9 +23,19 @@ def on_paper() -> Array:
     return _between(_ON_PAPER, 256)
 
 
+def on_slate() -> Array:
+    """The same on a dark screen, black in the middle."""
+    return _between(_ON_SLATE, 256)
+
+
 def over_pictures() -> Array:
     """``[256, 3]`` in [0, 1], from -limit to limit, of a map over a picture."""
     return np.concatenate([_between(_NEGATIVE, 128), _between(_POSITIVE, 128)])
+
+
+def as_text(colors: Array) -> str:
+    """Colours ``[256, 3]``, as a page holds them."""
+    return base64.b64encode(np.rint(255 * colors).astype(np.uint8).tobytes()).decode("ascii")
 
 
 def palette(cmap: Any, signed: bool, alpha: float | None) -> Array:

@@ -2,65 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from os import PathLike, fspath
-from pathlib import Path
-from string import Template
+from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._arrays import Array, check_count, check_titles, heat_maps, pictures
-from ._colors import check_alpha, on_paper, over_pictures
+from ._colors import as_text, check_alpha, on_paper, over_pictures
+from ._file import Page, Parts, filled, written
 from ._pack import packed_image, packed_map
 from ._patches import with_tokens
 from ._scales import Scale, check_scale, scale_of, scales_of
 from ._tokens import printable, sentences_of, token_values
 
-_HERE = Path(__file__).parent
-_HEIGHT = 680  # pixels of a notebook cell
+_PARTS = Parts("page.html", ("page.css",), ("page_base.js", "page_data.js", "page.js"))
 
 _MUCH = 500_000  # values of maps: more than these are rounded, so that the file can be mailed
 _ROUNDED = "Values are rounded to about 1 % of the end of their scale, and sums are not; exact=True keeps all digits."
-
-
-@dataclass(frozen=True)
-class Page:
-    """A page of attributions. A notebook displays it; `save` writes it.
-
-    Example:
-        >>> from funattr import viz
-        >>> viz.page(["good", "film"], {"saliency": [0.5, 0.25]}).html[:15]
-        '<!DOCTYPE html>'
-    """
-
-    html: str = field(repr=False)
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the file.
-
-        Args:
-            path: where, such as ``"maps.html"``.
-
-        Raises:
-            ValueError: the name does not end in ``.html`` or ``.htm``.
-        """
-        if not fspath(path).lower().endswith((".html", ".htm")):
-            raise ValueError(f"{fspath(path)!r} does not name a page: choose a name that ends in .html.")
-        with open(path, "w", encoding="utf-8", newline="\n") as file:
-            file.write(self.html)
-
-    def _repr_html_(self) -> str:
-        """In a frame of its own: its names and styles meet those of no other cell, and it cannot touch the notebook."""
-        style = f"width: 100%; height: {_HEIGHT}px; border: 0; resize: vertical; overflow: auto"
-        return (
-            f'<iframe title="attributions" sandbox="allow-scripts" style="{style}" srcdoc="{html.escape(self.html)}"></iframe>'
-        )
 
 
 def page(
@@ -146,13 +105,11 @@ def page(
         "titles": [f"example {i}" for i in range(count)] if titles is None else [str(name) for name in titles],
         "predictions": _predictions(predictions, count),
         "methods": _methods(maps, _scales(maps, scale, percentile), exact),
-        "palette": _palette(texts),
+        "palette": as_text(on_paper() if texts else over_pictures()),
         "note": "" if exact else _ROUNDED,
     }
-    made = Page(_filled(title, {**shown, **facts}, alpha, smooth))
-    if out is not None:
-        made.save(out)
-    return made
+    controls = {"opacity": round(100 * alpha), "smooth": "checked" if smooth else ""}
+    return written(filled(_PARTS, title, {**shown, **facts}, **controls), out)
 
 
 class _Maps(NamedTuple):
@@ -237,25 +194,3 @@ def _methods(maps: Sequence[_Maps], scales: Sequence[Sequence[Scale]], exact: bo
         entries = [packed_map(values, scale, exact) for values, scale in zip(found.values, of_maps)]
         methods.setdefault(found.method, []).append({"name": found.target, "maps": entries})
     return [{"name": name, "targets": targets} for name, targets in methods.items()]
-
-
-def _palette(texts: bool) -> str:
-    levels = np.rint(255 * (on_paper() if texts else over_pictures())).astype(np.uint8)
-    return base64.b64encode(levels.tobytes()).decode("ascii")
-
-
-def _filled(title: str, data: dict[str, Any], alpha: float, smooth: bool) -> str:
-    css, *scripts = [(_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page_data.js", "page.js")]
-    script = "".join(scripts)
-    # In JSON, <, > and & are only within strings: escaped, no string can end the script element.
-    escaped = json.dumps(data).replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(title),
-        css=css,
-        script=script,
-        hash=f"sha256-{digest}",  # no other script runs, whatever is in the page
-        data=escaped,
-        opacity=round(100 * alpha),
-        smooth="checked" if smooth else "",
-    )

@@ -1,8 +1,4 @@
 // As many digits as the numbers have: what is shown is the attribution itself, or it rounded as the page says.
-function format(value, digits) {
-  const size = Math.abs(value), short = size === 0 || (size >= 1e-3 && size < 1e6);
-  return short ? String(Number(value.toPrecision(digits))) : value.toExponential(digits - 1).replace(/\.?0*e/, "e");
-}
 const exact = (value, entry) => format(value, entry.unit !== null || entry.bytes === 8 ? 12 : 7);
 
 const palette = bytes(data.palette);
@@ -59,10 +55,6 @@ function paintTokens(card) {
     span.onpointerenter = () => read(card, `token ${i} “${token}”`, exact(values[i], card.map));
     return span;
   }));
-}
-
-function make(tag, name, text = "") {
-  return Object.assign(document.createElement(tag), { className: name, textContent: text });
 }
 
 // A card for the input, and one for each method.

@@ -1,11 +1,7 @@
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const $ = id => document.getElementById(id);
 const state = { example: 0, target: 0, at: null }; // at: the place that is pointed at, from 0 to 1 in both directions
 const pictures = Boolean(data.images);
 
 // Bytes as they were written, and numbers made of them.
-const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
 async function inflated(text) {
   const stream = new Blob([bytes(text)]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());

@@ -14,7 +14,7 @@ from ..._core.gradient import gradients
 from ..._core.leaves import connected
 from ..._core.passes import Question, forward, question
 from ..._core.rows import Every, each_of
-from ..._core.score import neuron_score, score_of, the_tensor
+from ..._core.score import neuron_score, one_for_each, score_of, the_tensor
 from ..._core.tap import Run, Stop, call_tapped
 from ..._core.where import Bound, refuse_opaque
 from ..._steps.baselines import full_batch
@@ -149,10 +149,13 @@ def _keep_ends(task: Task, tape: Tape, output: Any) -> None:
         tape.end.append(_end(target(output)) if callable(target) else whole)
 
 
-def _end(value: Tensor) -> Tensor:
+def _end(value: Any) -> Tensor:
     """What the score is taken of, or the score, kept from what the model does with it later."""
+    if not isinstance(value, Tensor):
+        value = one_for_each(value, "the target")  # which refuses it in words
     with as_it_is if tracing() else without_modes():
-        return value.detach().clone()
+        found: Tensor = value.detach().clone()
+    return found
 
 
 def _ending(q: Question, active: list[bool], tape: Tape) -> Any:

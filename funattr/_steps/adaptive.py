@@ -1,0 +1,190 @@
+"""Adaptive quadrature: an interval of the path is halved where its error is largest, for each example by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._torch import OutOfMemoryError, interrupted, tracing, vmap_runs
+from .._types import Tree, map_floats, map_tensors, tensors
+from .._words import complaint, kind_of, warn
+from .chunks import check_count
+from .fold import Branch, same
+from .kronrod import NODES, Interval, Piece, integral, squares
+from .progress import report
+
+
+class Integrand(NamedTuple):
+    """What is integrated along the path, for some examples."""
+
+    steps: Callable[[Interval], Iterator[list[Tree]]]  # at the nodes of an interval, with a leading dimension, in order
+    probe: Callable[[], Tree]  # at a point in the middle, to see whether it depends on the other examples
+
+
+class Tolerance(NamedTuple):
+    """What the caller asks for: an error of at most `rtol` times the norm of an example's result, and the most nodes for it."""
+
+    rtol: float
+    most: int
+
+
+def tolerance(rtol: float | None, return_error: bool, n_steps: int, quadrature: object) -> Tolerance | None:
+    """The arguments `rtol` and `return_error`, checked; None where no tolerance is asked for."""
+    if rtol is None:
+        if return_error:
+            raise complaint(ValueError, "return_error=True needs a tolerance: pass rtol too, rtol=1e-2 for one percent.")
+        return None
+    if tracing() or vmap_runs():
+        text = "rtol chooses the nodes by what the model gives, which torch.compile and torch.func.vmap cannot follow"
+        raise complaint(ValueError, f"{text}: call it outside, or say how many nodes to take, with n_steps and without rtol.")
+    if isinstance(rtol, bool) or not isinstance(rtol, (int, float)):
+        raise complaint(TypeError, f"rtol must be a number, got {kind_of(rtol)}.")
+    if not 0 < rtol < math.inf:
+        raise complaint(ValueError, f"rtol must be above 0 and finite, got {rtol!r}: 1e-2 is one percent.")
+    if quadrature != "gausslegendre":
+        raise complaint(ValueError, f"rtol has a rule of its own, of Gauss and Kronrod: leave quadrature={quadrature!r} out.")
+    check_count(n_steps, "n_steps")
+    if n_steps < NODES:
+        text = f"n_steps is the most nodes allowed where there is rtol, and {NODES} are the fewest"
+        raise complaint(ValueError, f"{text}: pass n_steps={NODES} or more, got {n_steps}.")
+    return Tolerance(float(rtol), n_steps)
+
+
+#: No half of an interval counts for less than this part of the whole's error: what the whole has seen, a half may miss at
+#: its ends.
+_LEAST = 1 / 32
+
+
+class _Held(NamedTuple):
+    """An interval that counts for an example: its error, and where its part of the integral is."""
+
+    error: float
+    piece: int
+    row: int
+
+
+def refined(integrand: Callable[[Sequence[int] | None], Integrand | None], size: int, asked: Tolerance) -> tuple[Tree, Tensor]:
+    """The integral over the path, and the norm of its error for each example, each from as many nodes as it takes by itself.
+
+    `integrand` tells what is integrated for some examples, or for all of them with None; it gives None where some cannot be
+    told from the rest.
+    """
+    run, whole = _Rows(integrand, size), Interval(0.0, 1.0)
+    pieces = [run(whole, list(range(size)))]
+    held = [{whole: _Held(error, 0, i)} for i, error in enumerate(pieces[0].errors)]
+    report(0, asked.most)
+    while True:
+        total = _total(pieces, held)
+        errors = [math.sqrt(sum(h.error**2 for h in each.values())) for each in held]
+        norms = squares(total, size).sqrt().tolist()
+        missed = [i for i in range(size) if errors[i] > asked.rtol * norms[i]]
+        todo: dict[Interval, list[int]] = {}
+        for i in missed:
+            if _nodes(len(held[i]) + 1) <= asked.most:
+                todo.setdefault(max(held[i], key=lambda on: held[i][on].error), []).append(i)
+        if not todo:
+            break
+        for on, rows in todo.items():
+            _halve(run, on, rows, pieces, held)
+        if (done := _nodes(max(map(len, held)))) < asked.most:
+            report(done, asked.most)
+    report(asked.most, asked.most)
+    if missed:
+        _warn_of(max(errors[i] / norms[i] if norms[i] else math.inf for i in missed), len(missed), size, asked)
+    rest = iter(total if size != 1 else [t[0] for t in total])
+    found = map_floats(lambda t: next(rest).to(t.dtype), map_tensors(lambda t: t[0], pieces[0].like))
+    return found, total[0].new_tensor(errors)
+
+
+def _nodes(intervals: int) -> int:
+    """How many nodes it took to get to so many intervals."""
+    return NODES * (2 * intervals - 1)
+
+
+def _halve(run: _Rows, on: Interval, rows: list[int], pieces: list[Piece], held: list[dict[Interval, _Held]]) -> None:
+    """Take the halves of an interval in its place, for some examples."""
+    before = {i: held[i].pop(on) for i in rows}
+    for half in on.halves():
+        piece = run(half, rows)
+        for row, i in enumerate(rows):
+            held[i][half] = _Held(max(piece.errors[row], _LEAST * before[i].error), len(pieces), row)
+        pieces.append(piece)
+    counting = {h.piece for each in held for h in each.values()}
+    for number in {h.piece for h in before.values()} - counting:
+        pieces[number] = pieces[number]._replace(parts=[])  # nobody needs them any longer
+
+
+def _total(pieces: list[Piece], held: list[dict[Interval, _Held]]) -> list[Tensor]:
+    """The sum over the intervals of each example."""
+    if all(len(each) == 1 for each in held):
+        return pieces[0].parts
+    total = [t.new_zeros(len(held), *t.shape[1:]) for t in pieces[-1].parts]
+    of: dict[int, list[tuple[int, int]]] = {}
+    for i, each in enumerate(held):
+        for h in each.values():
+            of.setdefault(h.piece, []).append((i, h.row))
+    for number, places in of.items():
+        to, rows = torch.tensor(places, device=total[0].device).unbind(1)
+        total = [t.index_add(0, to, part[rows]) for t, part in zip(total, pieces[number].parts)]
+    return total
+
+
+def _warn_of(worst: float, missed: int, size: int, asked: Tolerance) -> None:
+    warn(
+        f"{missed} of {size} examples have not come to rtol={asked.rtol:g} with n_steps={asked.most} nodes: the largest "
+        f"relative error is {worst:.2g}. Allow more with n_steps, or pass return_error=True to see the error of each."
+    )
+
+
+class _Rows:
+    """Integrals for some examples: by themselves where that is exact, else among all."""
+
+    def __init__(self, integrand: Callable[[Sequence[int] | None], Integrand | None], size: int) -> None:
+        self.integrand, self.size = integrand, size
+        whole = integrand(None)
+        assert whole is not None
+        self.whole = whole
+        self.alone: bool | None = None  # not known yet
+
+    def __call__(self, on: Interval, rows: list[int]) -> Piece:
+        fewer = self.by_themselves(on, rows) if len(rows) < self.size and self.alone is not False else None
+        if fewer is not None:
+            return fewer
+        piece = integral(self.whole.steps(on), on, self.size)
+        parts = piece.parts if self.size != 1 else [t[None] for t in piece.parts]
+        for t in parts:
+            if t.dim() == 0 or t.shape[0] != self.size:
+                text = f"the value at the site {list(t.shape)} has no row for each of the {self.size} examples of x, and rtol"
+                raise complaint(
+                    ValueError, f"{text} is for each: choose a layer with the batch first, or one example at a time."
+                )
+        if len(rows) == self.size:
+            return piece._replace(parts=parts)
+        return piece._replace(parts=[t[rows] for t in parts], errors=[piece.errors[i] for i in rows])
+
+    def by_themselves(self, on: Interval, rows: list[int]) -> Piece | None:
+        """The integral for some examples by themselves; None where that is not what it is among all."""
+        try:
+            if self.alone is None:
+                self.alone = self.shown(rows[::-1])
+            fewer = self.integrand(rows) if self.alone else None
+            return None if fewer is None else integral(fewer.steps(on), on, len(rows))
+        except Branch:
+            self.alone = False
+        except Exception as error:  # the model may want just its batch: all examples tell
+            if isinstance(error, OutOfMemoryError) or interrupted(error):
+                raise
+            self.alone = False
+        return None
+
+    def shown(self, rows: list[int]) -> bool:
+        """Whether some examples, in another order, give what they give among all."""
+        fewer = self.integrand(rows)
+        if fewer is None:
+            return False
+        pairs = list(zip(tensors(fewer.probe()), tensors(self.whole.probe())))
+        return all(b.dim() > 0 and b.shape[0] == self.size and same(a, b[rows]) for a, b in pairs)

@@ -1,0 +1,143 @@
+"""The door of a metric, and what comes in through it: the class that is explained, and the attributions that are judged."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from .._combine.dress import chosen
+from .._core.door import entered, is_finite, may_read
+from .._core.passes import Question
+from .._habits import refusal
+from .._steps.matching import by_site, matched
+from .._steps.path import ready
+from .._steps.plan import label_of
+from .._torch import is_plain
+from .._types import Layer, Model, Target, Tree, map_tensors, tensors
+from .._words import complaint, door, kind_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def metric(function: Callable[P, R]) -> Callable[P, R]:
+    """The door of a metric: that of a method, with what is judged in front of the model."""
+    signature = inspect.signature(function)
+
+    def turned(model: Model, x: Tree, **others: Any) -> R:
+        whole: Any = function  # Any, because mypy keeps a ParamSpec's arguments from being put together anew
+        result: R = whole(model=model, x=x, **others)
+        return result
+
+    made: Any = turned
+    made.__name__ = function.__name__
+    first = [p for p in signature.parameters.values() if p.name in ("model", "x")]
+    rest = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values() if p not in first]
+    made.__signature__ = inspect.Signature([*first, *rest])
+    behind = entered(turned, _check_scores)
+
+    @door
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise complaint(TypeError, refusal(function, args, kwargs) or f"{error}.") from None
+        return behind(given.pop("model"), given.pop("x"), **given)
+
+    return call
+
+
+def _check_scores(result: Any) -> None:
+    """Refuse to return what is not finite."""
+    for value in tensors(result) if isinstance(result, (Tensor, tuple)) and may_read() else []:
+        if is_plain(value) and not is_finite(value):
+            text = f"what was measured {list(value.shape)} holds NaN or inf: the model's score is not finite somewhere"
+            raise complaint(ValueError, f"{text}. Look at the baselines and, in {value.dtype}, at the score's range.")
+
+
+# What is explained, by what.
+
+
+def resolved(model: Model, x: Tree, target: Target) -> Target:
+    """The target, with "argmax" as the class of each example: on the model and x as given, once for the whole metric."""
+    if not isinstance(target, str):
+        return target
+    with torch.no_grad():
+        settled: Target = ready(model, x, None, target, False).target
+        return settled
+
+
+def options_for(explain: Callable[..., Any], layer: Layer, target: Target) -> dict[str, Any]:
+    """What a method is called with besides the model and x, of that what it takes."""
+    return chosen(explain, {"target": target}) | ({} if layer is None else {"layer": layer})
+
+
+def attributions(explained: Any, model: Model, x: Tree, layer: Layer, target: Target) -> Tree:
+    """What is judged: as it was given, or from one call of the method."""
+    if callable(explained):
+        return judged(explained(model, x, **options_for(explained, layer, target)), "the method returned")
+    return judged(explained)
+
+
+def judged(found: Tree, what: str = "expected a method, or what one returned, got") -> Tree:
+    """Attributions as numbers that can be compared."""
+    if not tensors(found):
+        cure = ": pass torch.from_numpy of it" if type(found).__name__ == "ndarray" else ""
+        raise complaint(TypeError, f"{what} {kind_of(found)}, not attributions, tensors [N, ...] in any structure{cure}.")
+    for value in tensors(found):
+        if value.is_complex():
+            text = f"the attributions {list(value.shape)} are complex ({value.dtype}), and have no order: take their .abs()"
+            raise complaint(TypeError, f"{text} or .real.")
+        if value.dim() == 0:
+            raise complaint(ValueError, "an attribution is a 0-d tensor, expected one row for each example, [N, ...].")
+        if value.is_floating_point() and may_read() and is_plain(value) and not is_finite(value):
+            text = f"the attributions {list(value.shape)} hold NaN or inf, and cannot be judged"
+            raise complaint(ValueError, f"{text}: look at the method's result, and at the model's output for x.")
+    return map_tensors(lambda t: t if t.is_floating_point() else t.to(torch.get_default_dtype()), found)
+
+
+def flat_rows(t: Tensor) -> Tensor:
+    """All that each example has, ``[N, M]``, also where there is none."""
+    return t.flatten(1) if t.dim() > 1 else t[:, None]
+
+
+def check_explains(explain: Any) -> None:
+    """Refuse attributions where a method is called anew."""
+    if not callable(explain):
+        text = f"expected a method such as fa.gradient, which is called several times, got {kind_of(explain)}"
+        raise complaint(TypeError, f"{text}: pass the method itself, with its options bound by functools.partial.")
+
+
+def fitted(q: Question, found: Tree, values: list[Tree]) -> list[list[Tensor | None]]:
+    """The attribution of each leaf of the value at each site, whose entries broadcast to it; None for a leaf without one."""
+    each = [
+        matched(one, value, "explained", label_of(q, i))
+        for i, (one, value) in enumerate(zip(by_site(found, q.sites, "explained"), values))
+    ]
+    for i, (entries, value) in enumerate(zip(each, values)):
+        shapes = [list(t.shape) for t in tensors(value)]
+        for t in entries:
+            if isinstance(t, Tensor) and t.shape[0] != q.size:
+                text = f"the attributions {list(t.shape)} have no row for each of the {q.size} examples of x"
+                raise complaint(ValueError, f"{text}; {label_of(q, i)} has {_listed(shapes)}.")
+    return [[t if isinstance(t, Tensor) else None for t in entries] for entries in each]
+
+
+def _listed(shapes: list[list[int]]) -> str:
+    return ", ".join(map(str, shapes))
+
+
+def check_shape(t: Tensor, leaf: Tensor, where: str, *, broadcasts: bool) -> None:
+    """Whether an attribution fits the tensor that it is of."""
+    fits = t.dim() == leaf.dim() and all(p == q or (broadcasts and p == 1) for p, q in zip(t.shape, leaf.shape))
+    if not fits:
+        cure = "give each dimension that size or 1" if broadcasts else "give one number for each feature"
+        text = f"the attributions {list(t.shape)} do not fit {where} {list(leaf.shape)}: {cure}"
+        maps = "; a map made at a layer is brought to the size of x by fa.interpolate(method), or judged at that layer"
+        raise complaint(ValueError, f"{text}{maps if t.dim() == leaf.dim() > 2 else ''}.")

@@ -1,0 +1,111 @@
+"""The order in which attributions say that units count, and the score with some of the first replaced, or kept."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._habits import did_you_mean
+from .._steps.coalitions import Opened, opened, scores_of
+from .._steps.plan import label_of
+from .._torch import tree_flatten
+from .._types import ChunkSize, Layer, Model, Target, Tree
+from .._words import complaint
+from ._agreement import largest_first
+from ._judged import attributions, check_shape, fitted, flat_rows, resolved
+
+#: What is done with the first units of the order: they are replaced, or they alone are kept.
+KINDS = ("deletion", "insertion")
+
+
+class Ordered(NamedTuple):
+    """A game whose players are the units, and the place of each in each example's order, ``[N, M]``."""
+
+    game: Opened
+    places: Tensor
+
+    def scores(self, counts: list[int], kind: str) -> Tensor:
+        """The score of each example with its first units replaced, or they alone kept: ``[len(counts), N]``."""
+        first = torch.tensor(counts, device=self.places.device)
+
+        def kept(numbers: Tensor) -> Tensor:
+            n = first[numbers.to(first.device)][:, None, None]
+            return self.places >= n if kind == "deletion" else self.places < n
+
+        return scores_of(self.game, len(counts), kept, each=True)
+
+
+def ordered(
+    explained: Any,
+    model: Model,
+    x: Tree,
+    layer: Layer,
+    target: Target,
+    baselines: Any,
+    feature_mask: Any,
+    chunk_size: ChunkSize,
+    create_graph: bool,
+) -> Ordered:
+    """The units, which are the entries of the attributions or the groups of a mask, in their order: largest first."""
+    target = resolved(model, x, target)
+    found = attributions(explained, model, x, layer, target)
+    with torch.set_grad_enabled(create_graph):
+        game = opened(model, x, layer, target, baselines, feature_mask, chunk_size, create_graph)
+    each = fitted(game.q, found, game.values)
+    for i, (entries, value) in enumerate(zip(each, game.values)):
+        for t, leaf in zip(entries, tree_flatten(value)[0]):
+            if t is not None:
+                check_shape(t, leaf, label_of(game.q, i), broadcasts=True)
+    if feature_mask is None:
+        game, sizes = _entries(game, each)
+    else:
+        sizes = _means(game, each)
+    if not game.players:
+        raise complaint(ValueError, "the attributions hold no number, so there is nothing to replace.")
+    order = largest_first(sizes.detach())
+    return Ordered(
+        game, torch.empty_like(order).scatter_(1, order, torch.arange(game.players, device=order.device).expand_as(order))
+    )
+
+
+def _entries(game: Opened, each: list[list[Tensor | None]]) -> tuple[Opened, Tensor]:
+    """Every entry of the attributions a player, and their sizes ``[N, M]``."""
+    ids: list[list[Tensor | None]] = []
+    flat: list[Tensor] = []
+    count = 0
+    for entries in each:
+        ids.append([])
+        for t in entries:
+            if t is None:
+                ids[-1].append(None)
+                continue
+            flat.append(flat_rows(t))
+            ids[-1].append(torch.arange(count, count + flat[-1].shape[1], device=t.device).reshape(1, *t.shape[1:]))
+            count += flat[-1].shape[1]
+    return game._replace(ids=ids, players=count), torch.cat([t.to(flat[0].device) for t in flat], 1)
+
+
+def _means(game: Opened, each: list[list[Tensor | None]]) -> Tensor:
+    """The mean of each group's entries, ``[N, M]``; of a group that an example lacks, less than any."""
+    parts = []
+    for entries, ids, value in zip(each, game.ids, game.values):
+        for t, one, leaf in zip(entries, ids, tree_flatten(value)[0]):
+            if t is not None and one is not None:
+                one = one.reshape((1,) * (leaf.dim() - one.dim()) + one.shape).to(t.device)
+                parts.append((t.expand(leaf.shape).flatten(1).double(), one.expand(leaf.shape).flatten(1)))
+    if not parts:
+        raise complaint(ValueError, "feature_mask and the attributions have no tensor in common: give groups to what has some.")
+    sizes, players = (torch.cat([part[i].to(parts[0][0].device) for part in parts], 1) for i in range(2))
+    empty = sizes.new_full((game.q.size, game.players), torch.inf)
+    least = empty.scatter_reduce(1, players, sizes, "amin")
+    # From the least on: a group of equal entries has that mean exactly, and ties with others are ties.
+    above = torch.zeros_like(empty).scatter_add(1, players, sizes - least.gather(1, players))
+    count = torch.zeros_like(empty).scatter_add(1, players, torch.ones_like(sizes))
+    return torch.where(count > 0, least + above / count.clamp(min=1), -torch.inf)
+
+
+def check_kind(kind: Any) -> None:
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise complaint(ValueError, f"there is no kind {kind!r}. {did_you_mean(kind, KINDS)}")

@@ -1,0 +1,151 @@
+"""How far an explanation moves where its input hardly does."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._combine.baselines import default_baselines
+from .._combine.dress import about, has_steps
+from .._combine.noise import at_noise, sampled
+from .._combine.repeat import device_of
+from .._steps.chunks import check_count, given_chunk
+from .._steps.draws import Rewound, check_generator, seeded
+from .._torch import tree_flatten, tree_unflatten
+from .._types import ChunkSize, Explains, Layer, Model, Target, Tree, attributable, tensors
+from .._words import complaint, kind_of
+from ._agreement import rows
+from ._judged import check_explains, judged, metric, options_for, resolved
+
+
+@metric
+def sensitivity_max(
+    method: Explains,
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer = None,
+    target: Target = None,
+    radius: float = 0.02,
+    n_samples: int = 10,
+    norm: float = 2,
+    generator: torch.Generator | None = None,
+    chunk_size: ChunkSize = None,
+) -> Tensor:
+    """How far an explanation moves, at most, where the input hardly does: maximal sensitivity.
+
+    ``max over s of |a(x_s) - a(x)| / |a(x)|``, ``x_s = x + uniform in [-radius, radius]``; an explanation of norm 0 is divided
+    by 1. Where x holds only integers, the value at the layer moves. Integers do not.
+
+    Args:
+        method: a method, called ``method(model, x_s, target=target)``, with `layer` where one is named. Options are bound by
+            `functools.partial`.
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        radius: how far each feature moves at most.
+        n_samples: how many samples are taken, the same for each example.
+        norm: of all that an example has: 1, 2 or ``math.inf``.
+        generator: where draws come from, or None for torch's global one. The same seed gives the same result.
+        chunk_size: how many calls of the method run at once: the memory knob; 1: one after another, on plain tensors. None: as
+            many as a budget of memory allows, and one where the method is no method of this library.
+
+    Returns:
+        ``[N]``, without a unit; lower is steadier. The law: 0 for a method that ignores x, as the gradient of a linear score.
+
+    Raises:
+        ValueError: `radius` is negative, `n_samples` below 1, there is no such `norm`, or attributions hold NaN or inf.
+        TypeError: attributions in place of a method, or there are only integers, and no layer.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> x = torch.tensor([[1.0, 2.0]])
+        >>> fa.metrics.sensitivity_max(fa.gradient, lambda x: 3 * x.sum(1), x)
+        tensor([0.])
+
+    References:
+        Yeh et al., On the (In)fidelity and Sensitivity of Explanations, 2019, https://arxiv.org/abs/1901.09392
+    """
+    check_explains(method)
+    check_count(n_samples, "n_samples")
+    check_generator(generator)
+    together = given_chunk(chunk_size)
+    _check_ball(radius, norm)
+    options = options_for(method, layer, resolved(model, x, target))
+    told = about(method)
+    if layer is None and not any(map(attributable, tensors(x))):
+        text = "x holds no floating-point tensor, and integers do not move"
+        raise complaint(TypeError, f"{text}: name a layer after the embedding, layer='...', whose value moves.")
+    explain, start = at_noise(method, default_baselines(method), model, x, options)
+    given = judged(explain(start), "the method returned")
+    here, most = rows(given), torch.zeros(())
+    size = _sizes(here)
+    length = torch.linalg.vector_norm(here / size, norm, dim=1)
+    length = torch.where(length == 0, 1.0, length)
+    moved, draw = _moved(explain, start), partial(_uniform, start, radius, generator)
+    noise = Rewound([*([] if generator is None else [generator]), *told.generators], device_of(x))
+    for found in sampled(moved, draw, n_samples, _chunk(method, together), start, noise):
+        way = (_rows_of_each(judged(found, "the method returned"), here) - here) / size
+        most = torch.maximum(most.to(way.device), torch.linalg.vector_norm(way, norm, dim=2).amax(0))
+    return (most / length).to(tensors(given)[0].dtype)
+
+
+def _sizes(here: Tensor) -> Tensor:
+    """The largest entry of each example: squares of small numbers, and of large ones, have no digits left."""
+    size = here.abs().amax(1, keepdim=True) if here.shape[1] else here.sum(1, keepdim=True)
+    return torch.where(size == 0, 1.0, size)
+
+
+def _chunk(method: Any, together: int | None) -> int | None:
+    """How many calls at once. What is not of this library may do what vmap cannot, and not say so; what draws has numbers of
+    its own for each call."""
+    inner = method
+    while isinstance(inner, partial):
+        inner = inner.func
+    alone = has_steps(method) or about(method).leading > 0 or not hasattr(inner, "about")
+    return 1 if about(method).draws or (alone and together is None) else together
+
+
+def _moved(explain: Any, start: Tree) -> Any:
+    leaves, spec = tree_flatten(start)
+
+    def moved(noise: list[Tensor]) -> Tree:
+        rest = iter(noise)
+        return explain(tree_unflatten([leaf + next(rest) if attributable(leaf) else leaf for leaf in leaves], spec))
+
+    return moved
+
+
+def _uniform(start: Tree, radius: float, generator: torch.Generator | None) -> list[Tensor]:
+    """For each tensor that moves, how far each feature of one example does."""
+    return [
+        torch.rand(t.shape[1:], dtype=t.dtype, device=t.device if generator is None else generator.device, **seeded(generator))
+        .mul(2 * radius)
+        .sub(radius)
+        .to(t.device)
+        for t in tensors(start)
+        if attributable(t)
+    ]
+
+
+def _rows_of_each(found: Tree, here: Tensor) -> Tensor:
+    """All that each example has, of each of a chunk of calls: ``[c, N, M]``."""
+    each = torch.cat([t.flatten(2) if t.dim() > 2 else t[..., None] for t in tensors(found)], 2).double()
+    if each.shape[1:] != here.shape:
+        text = f"the method returned {list(here.shape)} numbers for x and {list(each.shape[1:])} for a moved one"
+        raise complaint(ValueError, f"{text}: they cannot be compared. Choose a layer around what depends on the data.")
+    return each
+
+
+def _check_ball(radius: Any, norm: Any) -> None:
+    if isinstance(radius, bool) or not isinstance(radius, (int, float)):
+        raise complaint(TypeError, f"radius must be a number, got {kind_of(radius)}.")
+    if not 0 <= radius < math.inf:
+        raise complaint(ValueError, f"radius must be finite and not negative, got {radius}.")
+    if isinstance(norm, bool) or norm not in (1, 2, math.inf):
+        raise complaint(ValueError, f"norm must be 1, 2 or math.inf, got {kind_of(norm)}.")
