@@ -104,10 +104,11 @@ __all__ = [
     "xgrad_cam",
 ]
 
-_LOADED_WHEN_USED = ("dataset", "metrics", "viz")
+_LOADED_WHEN_USED = ("dataset", "masks", "metrics", "viz")
 
 if TYPE_CHECKING:
     from . import dataset as dataset
+    from . import masks as masks
     from . import metrics as metrics
     from . import viz as viz
 else:  # unseen by type checkers, which would take any name for a module

@@ -9,6 +9,7 @@ from ._methods.deep_lift import Attribution
 from ._steps.quadrature import Quadrature
 from ._types import ChunkSize, Explains, Layer, Method, Model, OnePlace, Target, Tree
 from . import dataset as dataset
+from . import masks as masks
 from . import metrics as metrics
 from . import viz as viz
 from ._methods.game import Game as Game

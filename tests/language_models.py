@@ -36,12 +36,13 @@ def llama(folder: Path) -> None:
     made = byte_level(["<pad>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>"])
     made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     signs = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    more = ["<|im_start|>", "<|im_end|>"]
-    tokenizer = tf.PreTrainedTokenizerFast(tokenizer_object=made, additional_special_tokens=more, **signs)
+    turns = ["<|im_start|>", "<|im_end|>"]
+    tokenizer = tf.PreTrainedTokenizerFast(tokenizer_object=made, additional_special_tokens=turns, **signs)
     tokenizer.chat_template = CHAT
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    config = tf.LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, initializer_range=0.3, **sizes, **ids)
+    more = {"num_key_value_heads": 2, "initializer_range": 0.3, "max_position_embeddings": 512}
+    config = tf.LlamaConfig(vocab_size=len(tokenizer), **sizes, **more, **ids)
     save(tf.LlamaForCausalLM(config), tokenizer, folder)
 
 

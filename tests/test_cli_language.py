@@ -112,14 +112,17 @@ def test_an_answer(name: str, models: Path, capsys: pytest.CaptureFixture[str]) 
     said = explain(capsys, PROMPT, "--model", str(folder), "--answer", ANSWER)
     assert said[0] == f"model        {folder} ({type(model).__name__}), float32"
     assert said[1] == f"prompt       {PROMPT!r}, {len(before) - (name == 't5')} tokens"
-    assert said[2].startswith(f"answer       {ANSWER!r}, {len(answer)} tokens, log p {float(logs.sum()):.4f}: ")
+    line = re.match(r"answer       ('.*'), (\d+) tokens, log p (-\d+\.\d{4}): ", said[2])
+    assert line is not None
+    assert (line[1], int(line[2])) == (repr(ANSWER), len(answer))
+    assert float(line[3]) == pytest.approx(logs.sum().item(), rel=1e-5)
     assert said[3].startswith("method       input_x_gradient at ")
     assert said[-1] == "wrote        explained.html"
     table = [re.fullmatch(r" *(\d+)  ('.*'|\".*\") *  ([+-]\d+\.\d{4})", line) for line in said[4:-1]]
-    assert [line and (int(line[1]), line[2].strip()) for line in table] == [
+    assert [row and (int(row[1]), row[2].strip()) for row in table] == [
         (i, repr(text)) for i, text in enumerate(found["tokens"])
     ]
-    np.testing.assert_allclose([float(line[3]) for line in table if line], rows.sum(0), atol=6e-5)
+    np.testing.assert_allclose([float(row[3]) for row in table if row], rows.sum(0), atol=6e-5)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -128,9 +131,9 @@ def test_complete_methods_compare_with_the_prompt_without_its_content(
 ) -> None:
     folder = models / name
     model, tokenizer = loaded(folder)
-    before, answer = ids_of(folder, tokenizer)
-    options = ["--method", "ig", "deep_lift", "feature_ablation", "gradient_shap", "--n-steps", "100", "--n-samples", "2"]
-    found = facts(capsys, PROMPT, "--model", str(folder), "--answer", ANSWER, *options)
+    before, answer = ids_of(folder, tokenizer, answer=" Paris.")
+    options = ["--method", "ig", "deep_lift", "feature_ablation", "gradient_shap", "--n-steps", "60", "--n-samples", "2"]
+    found = facts(capsys, PROMPT, "--model", str(folder), "--answer", " Paris.", *options)
     filler = {"llama": tokenizer.unk_token_id, "gpt2": 0, "t5": 0}[name]  # the padding of a fresh Llama is a row of zeros
     assert found["baseline_id"] == filler
     special = set(tokenizer.all_special_ids)
@@ -216,14 +219,14 @@ def test_the_chat_template(models: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_words(name: str, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = [PROMPT, "--model", str(models / name), "--answer", ", unbelievable Paris", "--method", "ig,saliency"]
+    line = [PROMPT, "--model", str(models / name), "--answer", ", unbelievable Paris", "--method", "input_x_gradient,saliency"]
     tokens, words = facts(capsys, *line), facts(capsys, *line, "--by", "word")
     signs = {"llama": ["<s>"], "gpt2": [], "t5": []}[name]
     ends = {"llama": [], "gpt2": [], "t5": ["</s>", "<pad>"]}[name]
     answer = [",", " unbelievable", " Paris"]
     assert words["columns"] == [*signs, "The", " capital", " of", " ", " France", " is", "\nof", *ends, *answer]
     assert words["tokens"] == tokens["tokens"]
-    for method in ("integrated_gradients", "saliency"):
+    for method in ("input_x_gradient", "saliency"):
         each, joined = (np.array(found["attributions"][method]) for found in (tokens, words))
         groups = words_of_columns(tokens["tokens"], words["columns"])
         expected = np.zeros_like(joined)
@@ -292,6 +295,30 @@ def test_layers_dtypes_and_chunks(models: Path, capsys: pytest.CaptureFixture[st
     assert {np.shape(rows) for rows in deep["attributions"].values()} == {(len(plain["log_probs"]), len(plain["tokens"]))}
     side = facts(capsys, PROMPT, "--model", str(models / "t5"), "--answer", ANSWER, "--layer", "encoder.block.0")
     assert side["columns"] == side["tokens"][: side["answer_start"] - 1]
+
+
+def test_a_prompt_beyond_what_the_model_was_made_for(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "word " * 600, "--model", str(models / "llama"), "--answer", "b", "--by", "word"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 4 + 603 + 1
+    assert re.fullmatch(r"funattr: warning: \d+ tokens are more than the 512 that the model was made for.*\n", err)
+
+
+def test_sampled_values_leave_the_answer_alone(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = [PROMPT, "--model", str(models / "llama"), "--answer", ANSWER, "--method", "shapley", "--n-samples", "8"]
+    found = facts(capsys, *line)
+    rows = np.array(found["attributions"]["shapley"])
+    assert not rows[:, 0].any()
+    assert not rows[:, found["answer_start"] :].any()
+    assert rows[:, 1 : found["answer_start"]].all()
+
+
+def test_progress_is_told(models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("funattr._cli.language._EVERY", 0.0)
+    assert main(["explain", PROMPT, "--model", str(models / "gpt2"), "--answer", ANSWER, "--method", "ig"]) == 0
+    err = capsys.readouterr().err.splitlines()
+    assert err
+    assert all(re.fullmatch(r"integrated_gradients: \d+ of \d+", line) for line in err)
 
 
 def test_the_seam_is_told(models: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace, kind: str, wanted: Sequence[str], prompts
     every, found = exchange.every, {}
     kept = None
     for name in wanted or [_DEFAULT]:
-        with _progress():
+        with _progress(name):
             row = rows.explained(of, name, arguments)
         texts = [every.texts[i] for i in row.columns]
         groups = _words(of, row.columns) if arguments.by == "word" else range(len(texts))
@@ -201,19 +201,19 @@ def _table(row: rows.Row, columns: Sequence[str], totals: Sequence[float], argum
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[None]:
+def _progress(name: str) -> Iterator[None]:
     """A bar where stderr is a terminal, and else a line now and then, of what takes long."""
-    with fa.progress(None if sys.stderr.isatty() else _lines()):
+    with fa.progress(None if sys.stderr.isatty() else _lines(name)):
         yield
 
 
-def _lines() -> Callable[[int, int], None]:
+def _lines(name: str) -> Callable[[int, int], None]:
     said = time.monotonic()
 
     def listen(done: int, total: int) -> None:
         nonlocal said
         if done < total and time.monotonic() - said >= _EVERY:
             said = time.monotonic()
-            print(f"{done} of {total}", file=sys.stderr, flush=True)
+            print(f"{name}: {done} of {total}", file=sys.stderr, flush=True)
 
     return listen

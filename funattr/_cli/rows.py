@@ -16,7 +16,7 @@ from .how import OPTIONS
 from .sites import Layers
 from .source import Source
 from .speaker import Speaker
-from .words import answered, mistake
+from .words import answered, mistake, warn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,6 +74,9 @@ def question(speaker: Speaker, asked: Asked, filler: int | None, arguments: argp
     with answered(_failed(speaker, x)), torch.no_grad():
         output = bound(**x)
         log_probs = torch.cat([target(output) for target in places]).double().cpu()
+    most = _positions(speaker)
+    if most is not None and most < (length := max(t.shape[1] for t in x.values())):
+        warn(f"{length} tokens are more than the {most} that the model was made for: what it says may be worth little.")
     contrast, targets = None, places
     if arguments.contrast is not None:
         contrast, targets = _contrast(speaker, asked, arguments.contrast)
@@ -81,11 +84,16 @@ def question(speaker: Speaker, asked: Asked, filler: int | None, arguments: argp
 
 
 def _failed(speaker: Speaker, x: Mapping[str, Tensor]) -> str:
-    config: Any = speaker.model.config
-    most, length = getattr(config, "max_position_embeddings", None), max(t.shape[1] for t in x.values())
-    if isinstance(most, int) and length > most:
+    most, length = _positions(speaker), max(t.shape[1] for t in x.values())
+    if most is not None and length > most:
         return f"the model failed on {length} tokens, more than the {most} positions that it has: shorten the prompt"
     return f"the model failed on this prompt, {length} tokens"
+
+
+def _positions(speaker: Speaker) -> int | None:
+    """For how many positions the model was made, where it says so."""
+    found = getattr(speaker.model.config, "max_position_embeddings", None)
+    return found if isinstance(found, int) else None
 
 
 def _contrast(speaker: Speaker, asked: Asked, text: str) -> tuple[Contrast, Any]:
@@ -120,6 +128,9 @@ def explained(of: Question, name: str, arguments: argparse.Namespace) -> Row:
     with answered(name):
         found = rows(of.model, of.x, **options)
     values, columns = _table(of, found, f"{name} at {where}")
+    if by_id:
+        changed = _changed(of)
+        values[:, [i for i in range(values.shape[1]) if i >= len(changed) or not changed[i]]] = 0
     measured = _measured(of, values, options) if name in methods.COMPLETE else None
     return Row(name, where, values, columns, measured)
 
@@ -157,7 +168,7 @@ def _options(of: Question, name: str, layer: Any, arguments: argparse.Namespace)
     import torch
 
     taken = methods.parameters(name)
-    options: dict[str, Any] = {key: getattr(arguments, key) for key in OPTIONS}
+    options: dict[str, Any] = {key: getattr(arguments, key, None) for key in OPTIONS}
     options = {key: value for key, value in options.items() if key in taken and value is not None}
     if "channel_dim" in taken:
         options["channel_dim"] = -1
@@ -194,14 +205,18 @@ def baseline(of: Question) -> dict[str, Tensor]:
 
 
 def _each_token(of: Question) -> dict[str, Tensor]:
-    """A group for each token that the baseline changes, and one for all others."""
+    """A group for each token that the baseline changes. What it leaves goes with the first: a group that nothing changes would
+    take a pass, and of sampled Shapley values a share."""
     import torch
 
-    changed = [0 if special else 1 for special in of.asked.read.special]
     found = {name: torch.zeros_like(ids) for name, ids in of.x.items()}
-    groups = torch.tensor(changed).cumsum(0) * torch.tensor(changed)
-    found["input_ids"][0, : len(changed)] = groups.to(found["input_ids"].device)
+    groups = (torch.tensor(_changed(of)).long().cumsum(0) - 1).clamp(min=0)
+    found["input_ids"][0, : len(groups)] = groups.to(found["input_ids"].device)
     return found
+
+
+def _changed(of: Question) -> list[bool]:
+    return [not special for special in of.asked.read.special]
 
 
 def _each_place(value: Any) -> Any:

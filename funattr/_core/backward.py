@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from .._torch import OutOfMemoryError, below_vmap, interrupted, mapped_without, quiet, transforms_active
 from .._types import Tree, map_floats, map_tensors
 from .._words import complaint
+from .norms import mend
 from .passes import Found, Question
 
 
@@ -22,6 +23,7 @@ class Recorded(NamedTuple):
     leaves: list[Tensor]
     scores: list[Tensor]
     anchor: Tensor | None
+    mended: set[Any]  # what of its graph has been seen to
 
 
 def found_by(q: Question, recorded: Recorded) -> Found:
@@ -32,17 +34,17 @@ def found_by(q: Question, recorded: Recorded) -> Found:
 
 def slopes_of(q: Question, recorded: Recorded, rows: range) -> Iterator[Found]:
     """The same for some of the scores, one by one; the graph goes with the last of all."""
-    values, leaves, scores, anchor = recorded
+    values, leaves, scores, anchor, mended = recorded
     constant = values if q.create_graph else [map_tensors(torch.detach, value) for value in values]
     for k in rows:
-        backward = partial(_backward, q, leaves=leaves, keep=k + 1 < len(scores) or q.create_graph)
+        backward = partial(_backward, q, leaves=leaves, keep=k + 1 < len(scores) or q.create_graph, mended=mended)
         slopes = iter(backward(scores[k]) if anchor is None else below_vmap(backward, scores[k]))
         yield constant, [map_floats(lambda leaf: next(slopes), value) for value in values]  # noqa: B023  (used up at once)
 
 
 def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None:
     """The same of some scores in one backward pass, by vmap; None where it cannot."""
-    values, leaves, scores, _ = recorded
+    values, leaves, scores, _, mended = recorded
     found = [scores[k] for k in rows]
     if len(found) < 2 or not all(t.requires_grad for t in found) or len({t.dtype for t in found}) > 1:
         return None
@@ -53,6 +55,7 @@ def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None
     try:
         if _goes_through(stacked, "CdistBackward0"):
             return None
+        mend(q.bound, stacked, leaves, mended)
         with quiet:
             slopes = torch.autograd.grad(stacked, leaves, each, is_grads_batched=True, allow_unused=True, **graph)
     except RuntimeError as error:
@@ -70,7 +73,7 @@ def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None
     return made
 
 
-def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool) -> list[Tensor]:
+def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool, mended: set[Any]) -> list[Tensor]:
     """The gradient of the sum of the scores; each example's score is of the function of this batch."""
     slopes: Sequence[Tensor | None] = [None]
     if found.requires_grad:
@@ -78,6 +81,7 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool) 
         if transforms_active() and mapped_without(found, leaves) and _goes_through(found, "CdistBackward0"):
             text = "torch.func.vmap is wrong in the backward pass of torch.cdist: ask for one target at a time."
             raise complaint(ValueError, text)
+        mend(q.bound, found, leaves, mended)
         try:
             ones = None if found.numel() == 1 else torch.ones_like(found)
             graph = {"retain_graph": keep, "create_graph": q.create_graph}

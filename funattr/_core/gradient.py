@@ -22,6 +22,7 @@ from .._words import complaint
 from .backward import Recorded, found_by, slopes_of, together
 from .door import check_dense, method
 from .leaves import dependent, depends, leaf_below, leaf_of
+from .norms import mended_traced
 from .passes import Found, Point, Question, each_score, forward, question
 from .real import check_attributable
 from .rows import Row, alone, same_input, shares
@@ -86,7 +87,7 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
             return _of_row(q, point)
         q = q._replace(target=alone(q.target))
     if tracing():
-        return traced_gradients(q, point)
+        return traced_gradients(q._replace(bound=mended_traced(q.bound)), point)
     if own_level or transforms_active():
         # What mapped over the anchor may have given up: then another vmap runs here, or none.
         anchor = None if own_level or not only_vmap_runs() else anchor if is_mapped(anchor) else _anchor(q)
@@ -99,8 +100,14 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
 
 def _complete(q: Question, point: Point | None, anchor: Tensor | None) -> Recorded:
     """The pass, with all of it recorded that is needed."""
-    found = _recorded(q, point, None in q.sites.sites, anchor)
-    if found is None:  # a no_grad block around the layer has closed since: record all of the pass
+    whole = None in q.sites.sites
+    try:
+        found = _recorded(q, point, whole, anchor)
+    except RuntimeError as error:
+        if whole or "created in no_grad mode" not in str(error):
+            raise
+        found = None  # the model writes to a part of what came before the layer
+    if found is None:  # or a no_grad block around the layer has closed since: record all of the pass
         found = _recorded(q, point, True, anchor)
     assert found is not None
     return found
@@ -204,4 +211,4 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
         if q.inner and not seen.recording and not whole:
             return None
         flat = [leaf for part in leaves for leaf in part]
-        return Recorded(values, flat, each_score(q, seen), anchor)
+        return Recorded(values, flat, each_score(q, seen), anchor, set())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core.gradient import gradients, hooks_backward
-from .._core.kernels import PlainForms
+from .._core.kernels import in_plain_forms
 from .._core.passes import Point, Question, each_score, forward, kept, question, read
 from .._core.real import check_attributable
 from .._core.rows import alone, each_of
@@ -50,7 +50,7 @@ def ready(model: Model, x: Tree, layer: Layer, target: Target, create_graph: boo
     """A question about many points: "argmax" is settled, and nothing is recorded that need not be."""
     q = question(model, x if create_graph else map_tensors(torch.detach, x), layer, target, create_graph)
     if tracing():
-        q = q._replace(bound=q.bound.under(PlainForms(only="cpu")))
+        q = q._replace(bound=q.bound._replace(call=in_plain_forms(q.bound.call)))
     return q._replace(target=_settled(q))
 
 
