@@ -218,6 +218,7 @@ OTHERWISE: dict[str, list[set[str]]] = {
     ],
     "rules": [{"under"}],  # where they are the first argument, what they are
     "n_samples": [{"shapley"}, {"lime"}],  # coalitions, in all
+    "chunk_size": [{"each_target"}],  # backward passes
     "layer": [{"input_of", "output_of"}, {"neuron"}],  # one place
     "target": [{"score"}],  # where it is explained
     "mode": [{"interpolate"}],  # likewise

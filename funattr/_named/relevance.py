@@ -12,6 +12,7 @@ from .._combine.dress import check_method, combined, name_of
 from .._core.door import method
 from .._core.passes import forward, kept, question, scores
 from .._core.real import check_attributable
+from .._core.rows import Row
 from .._core.where import Bound, bind, refuse_opaque
 from .._methods.gradient import gradient, input_x_gradient
 from .._rules.flow.given import apart_from_zero, deconv, guided, prepared
@@ -71,13 +72,15 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
             if tracing():
                 from .._rules import traced  # noqa: F401  (loaded for what it tells Dynamo)
             bound = bind(model)
-            fired: list[Any] = []
-            unmet: list[str] = []
             refuse_opaque(bound)
+            target = options.get("target")
+            # What the one pass that several targets share has met.
+            fired: list[Any] = target.take(list) if isinstance(target, Row) else []
+            unmet: list[str] = target.take(list) if isinstance(target, Row) else []
             mode = Ruled(ready, TABLE, fired, unmet) if rectifies is None else ReluRule(rectifies, fired)
             bound = bound.ruled(mode)
             found = method(bound, apart_from_zero(x) if moves else x, **options)
-            _tell(bound, x, options.get("target"), fired, unmet, ready.kinds)
+            _tell(bound, x, target, fired, unmet, ready.kinds)
             return found
 
         return combined(ruled, f"under(...)({name_of(method)})", method)

@@ -116,7 +116,7 @@ class Lift(TorchFunctionMode):
     def meet(self, *inputs: Tensor, apart: str | None = None) -> list[Met] | None:
         """The inputs of an operation that has a rule, at x and at the baseline; None while recording, and where none of them
         depends on the site. `apart` is the name of one that has none."""
-        base = self._base(inputs, apart)
+        base = self._at_baseline(inputs, apart)
         if base is None or (not tracing() and not any(t.requires_grad for t in inputs)):
             return None
         i = self.tape.of(apart).position[0] - 1
@@ -125,7 +125,7 @@ class Lift(TorchFunctionMode):
             raise OutOfStep
         return [Met(a, b) for a, b in zip(own, base)]
 
-    def _base(self, inputs: Sequence[Tensor], apart: str | None = None) -> tuple[Tensor, ...] | None:
+    def _at_baseline(self, inputs: Sequence[Tensor], apart: str | None = None) -> tuple[Tensor, ...] | None:
         """What the next operation was given at the baseline."""
         tape = self.tape.of(apart)
         if self.baseline is None:
@@ -141,7 +141,7 @@ class Lift(TorchFunctionMode):
 
     def differ(self, *choices: Tensor) -> None:
         """Notes an operation whose masks or indices are others at the baseline: no slope follows them."""
-        base = self._base(choices)
+        base = self._at_baseline(choices)
         if base is None or not may_read():
             return
         if any(not fits(a.shape, b.shape) or bool((a != b).any()) for a, b in zip(choices, base)):
