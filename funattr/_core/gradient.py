@@ -82,13 +82,13 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
     around maps over, if it is not in the input. `own_level` takes the gradient in a grad level of its own, for a rule that
     must not reach further derivatives.
     """
+    own_level = own_level or (q.create_graph and q.bound.rules is not None)
     if isinstance(q.target, Row):
         if shares(q.target) and not own_level:
             return _of_row(q, point)
         q = q._replace(target=alone(q.target))
     if tracing():
         return traced_gradients(q._replace(bound=mended_traced(q.bound)), point)
-    own_level = own_level or (q.create_graph and q.bound.rules is not None)
     if own_level or transforms_active():
         # What mapped over the anchor may have given up: then another vmap runs here, or none.
         anchor = None if own_level or not only_vmap_runs() else anchor if is_mapped(anchor) else _anchor(q)
