@@ -14,7 +14,7 @@ from .._steps.chunks import chunk_for, chunks, fitting, given_chunk
 from .._steps.draws import Rewound
 from .._steps.progress import reported
 from .._steps.ways import Runner
-from .._torch import tracing, tree_flatten, tree_unflatten
+from .._torch import any_batch, tracing, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Target, Tree, tensors
 from .._words import complaint, door, kind_of
 from .dress import about, check_method, combined, generators_given, has_steps, name_of
@@ -88,7 +88,7 @@ def _at_once(method: Explains, count: int, model: Model, x: Tree, layer: Any) ->
     """How many of so many classes to run at once: all, as far as there is room for the gradients at the site."""
     if has_steps(method):
         return chunk_for(count, None, x, shares=False)  # many points for each
-    if tracing():
+    if tracing() or any_batch():
         return fitting(count, count, sum(t.numel() for t in tensors(x)), ROOM)
     floats = sum(t.numel() for t in tensors(x) if t.is_floating_point())
     size = floats or WIDER_THAN_IDS * sum(t.numel() for t in tensors(x))
