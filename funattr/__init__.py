@@ -39,7 +39,10 @@ from ._methods.deep_lift import deep_lift
 from ._methods.game import Game, game
 from ._methods.gradient import activation, gradient, input_x_gradient, saliency
 from ._methods.gradient_shap import gradient_shap
+from ._methods.lime import lime
+from ._methods.occlusion import occlusion
 from ._methods.path import conductance, convergence_delta, integrated_gradients, internal_influence
+from ._methods.shapley import shapley
 from ._named.cams import ablation_cam, eigen_cam, score_cam
 from ._named.deep_lift_shap import deep_lift_shap
 from ._named.guided_grad_cam import guided_grad_cam
@@ -78,18 +81,21 @@ __all__ = [
     "interpolate",
     "layer_cam",
     "layers",
+    "lime",
     "log_likelihood",
     "mean_over_baselines",
     "multiply",
     "neuron",
     "noise_tunnel",
     "normalize",
+    "occlusion",
     "output_of",
     "progress",
     "relu",
     "saliency",
     "score",
     "score_cam",
+    "shapley",
     "split",
     "sum_channels",
     "sum_groups",
@@ -98,10 +104,11 @@ __all__ = [
     "xgrad_cam",
 ]
 
-_LOADED_WHEN_USED = ("dataset", "metrics", "viz")
+_LOADED_WHEN_USED = ("dataset", "masks", "metrics", "viz")
 
 if TYPE_CHECKING:
     from . import dataset as dataset
+    from . import masks as masks
     from . import metrics as metrics
     from . import viz as viz
 else:  # unseen by type checkers, which would take any name for a module

@@ -9,6 +9,7 @@ from ._methods.deep_lift import Attribution
 from ._steps.quadrature import Quadrature
 from ._types import ChunkSize, Explains, Layer, Method, Model, OnePlace, Target, Tree
 from . import dataset as dataset
+from . import masks as masks
 from . import metrics as metrics
 from . import viz as viz
 from ._methods.game import Game as Game
@@ -64,18 +65,21 @@ __all__ = [
     "interpolate",
     "layer_cam",
     "layers",
+    "lime",
     "log_likelihood",
     "mean_over_baselines",
     "multiply",
     "neuron",
     "noise_tunnel",
     "normalize",
+    "occlusion",
     "output_of",
     "progress",
     "relu",
     "saliency",
     "score",
     "score_cam",
+    "shapley",
     "split",
     "sum_channels",
     "sum_groups",
@@ -478,9 +482,65 @@ def layer_cam(
     create_graph: bool = False,
 ) -> Any: ...
 @overload
+def lime(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace = None,
+    target: Target = None,
+    baselines: Any = 0.0,
+    feature_mask: Any = None,
+    n_samples: int | None = None,
+    alpha: float = 0.0,
+    kernel_width: float = 0.25,
+    generator: torch.Generator | None = None,
+    chunk_size: ChunkSize = None,
+) -> Tensor: ...
+@overload
+def lime(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer = None,
+    target: Target = None,
+    baselines: Any = 0.0,
+    feature_mask: Any = None,
+    n_samples: int | None = None,
+    alpha: float = 0.0,
+    kernel_width: float = 0.25,
+    generator: torch.Generator | None = None,
+    chunk_size: ChunkSize = None,
+) -> Any: ...
+@overload
 def normalize(method: Tensor) -> Tensor: ...
 @overload
 def normalize(method: Explains) -> Method: ...
+@overload
+def occlusion(
+    model: Model,
+    x: Tensor,
+    *,
+    window: Any,
+    strides: Any = None,
+    layer: OnePlace = None,
+    target: Target = None,
+    baselines: Any = 0.0,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def occlusion(
+    model: Model,
+    x: Tree,
+    *,
+    window: Any,
+    strides: Any = None,
+    layer: Layer = None,
+    target: Target = None,
+    baselines: Any = 0.0,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Any: ...
 @overload
 def relu(method: Tensor) -> Tensor: ...
 @overload
@@ -515,6 +575,38 @@ def score_cam(
     layer: Layer,
     target: Target = None,
     channel_dim: int = 1,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Any: ...
+@overload
+def shapley(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace = None,
+    target: Target = None,
+    baselines: Any = 0.0,
+    feature_mask: Any = None,
+    n_samples: int | None = None,
+    sampling: str = "leverage",
+    standard_errors: bool = False,
+    generator: torch.Generator | None = None,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def shapley(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer = None,
+    target: Target = None,
+    baselines: Any = 0.0,
+    feature_mask: Any = None,
+    n_samples: int | None = None,
+    sampling: str = "leverage",
+    standard_errors: bool = False,
+    generator: torch.Generator | None = None,
     chunk_size: ChunkSize = None,
     create_graph: bool = False,
 ) -> Any: ...

@@ -17,7 +17,7 @@ RENAMED = {
     "perturbations_per_eval": "chunk_size", "nt_samples_batch_size": "chunk_size", "nt_samples": "n_samples",
     "steps": "n_steps", "method": "quadrature", "custom_attribution_func": "attribution_func", "interpolate_mode": "mode",
     "target_layer": "layer", "target_layers": "layer", "class_idx": "target", "background": "baselines",
-    "reference": "baselines",
+    "reference": "baselines", "sliding_window_shapes": "window",
 }  # fmt: skip
 #: The arguments of Captum's NoiseTunnel.
 NOISE = {"nt_type", "nt_samples", "stdevs", "nt_samples_batch_size"}
@@ -28,7 +28,7 @@ CALLED = {
     "shapleyvaluesampling": ("shapley",), "kernelshap": ("shapley",),
 }  # fmt: skip
 #: What there is not, and comes closest to feature_ablation.
-CLOSE = {"occlusion", "shapleyvalues", "shapleyvaluesampling", "kernelshap", "lime", "featurepermutation"}
+CLOSE = {"featurepermutation"}
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Run the commands of docs/command.md, and write what they print into the page: ``python scripts/command_transcript.py``.
 
 The networks of the page are made here: one is trained, in a second, to tell noisy circles from squares; one that reads what is
-said of films has its weights set by hand.
+said of films has its weights set by hand; a language model learns seven capitals in some seconds.
 """
 
 from __future__ import annotations
@@ -81,6 +81,41 @@ def prepare(page: str) -> None:
     cut = Path("many/123.png")
     cut.write_bytes(cut.read_bytes()[:500])
     texts()
+    capitals()
+
+
+CAPITALS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "Egypt": "Cairo"}
+CAPITALS |= {"Peru": "Lima", "Kenya": "Nairobi"}
+SEASONS = ("winter", "spring", "summer", "autumn")
+
+
+def capitals() -> None:
+    """A language model in the folder ``capitals`` that has learned a few, whatever the season."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    said = [f"In {s}, the capital of {c} is {town}." for s in SEASONS for c, town in CAPITALS.items()]
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    signs = ["<pad>", "<end>"]
+    made.train_from_iterator(said, trainers.BpeTrainer(vocab_size=220, special_tokens=signs, show_progress=False))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<end>")
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32, "initializer_range": 0.2}
+    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    config = GPT2Config(vocab_size=len(tokenizer), eos_token_id=1, bos_token_id=None, **sizes, **dropout)
+    model = GPT2LMHeadModel(config).double()  # so that it learns the same on every machine
+    rows = [torch.tensor(tokenizer(text + "<end>")["input_ids"]) for text in said]
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    labels = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(80):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+    model.float().save_pretrained("capitals")
+    tokenizer.save_pretrained("capitals")
 
 
 def texts() -> None:
@@ -193,6 +228,24 @@ def main() -> None:
         PAGE.write_text(replay(page))
         shutil.copy(folder / "explained.png", PAGE.with_name("command.png"))
         shutil.copy(folder / "maps" / "002.png", PAGE.with_name("command-map.png"))
+        photograph(folder / "why.html", PAGE.with_name("command-answer.png"))
+
+
+def photograph(page: Path, out: Path) -> None:
+    """The page of an answer in a browser, with the mouse on its first token."""
+    sys.path.insert(0, str(PAGE.parents[1]))  # the browser is the tests'
+    from tests.chromium import browser, find, settle
+
+    if find() is None:
+        print(f"{out.name}: not drawn, there is no chromium here")
+        return
+    with browser() as tab:
+        tab.open(page.absolute().as_uri(), width=1000, height=540)
+        settle(tab)
+        left, top, wide, high = tab.box("[data-row='0']")
+        tab.move(left + wide / 2, top + high / 2)
+        settle(tab)
+        Image.fromarray(tab.screenshot().astype("uint8")).quantize(256).save(out, optimize=True)
 
 
 if __name__ == "__main__":

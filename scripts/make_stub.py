@@ -40,7 +40,12 @@ def text() -> str:
         "import torch",
     ]
     lines += [f"from {module} import {', '.join(used)}" for module, names in TYPES.items() if (used := _used(names, body))]
-    lines += ["from . import dataset as dataset", "from . import metrics as metrics", "from . import viz as viz"]
+    lines += [
+        "from . import dataset as dataset",
+        "from . import masks as masks",
+        "from . import metrics as metrics",
+        "from . import viz as viz",
+    ]
     lines += [f"from {module.replace('funattr', '', 1)} import {name} as {name}" for name, module in kept.items()]
     return "\n".join([*lines, "", "__version__: str", "__all__ = [", *(f'    "{name}",' for name in fa.__all__), "]", body, ""])
 

@@ -96,6 +96,8 @@ NETS = [
 METHODS = [*(row.name for row in TABLE if row.name in fa.__all__), "value_and_gradient", "convergence_delta"]
 CAMS = [name for name in METHODS if "channel_dim" in inspect.signature(getattr(fa, name)).parameters] + ["guided_grad_cam"]
 SHAP = ("gradient_shap", "deep_lift_shap")
+#: What replaces features at the site, by baselines there.
+SITE = ("feature_ablation", "shapley", "lime", "occlusion")
 
 
 def fits(net: Net, method: str, layer: Any) -> bool:
@@ -200,8 +202,8 @@ WRONG_LAYERS = (
 
 
 def right_baselines(net: Net, method: str, layer: Any, n: int, dtype: torch.dtype) -> st.SearchStrategy[Any]:
-    """For the input, or for feature_ablation at the site."""
-    if method == "feature_ablation" and layer is not None:
+    """For the input, or for what replaces features at the site."""
+    if method in SITE and layer is not None:
         floats = recorded(net.model, net.inputs(n, torch.float64), layer)[0]
         like: Any = floats[0]
     else:
@@ -210,7 +212,7 @@ def right_baselines(net: Net, method: str, layer: Any, n: int, dtype: torch.dtyp
         b = st.integers(1, 3)
         options = b.map(lambda rows: shaped(like, lambda t: tensor(rows, *t.shape[1:], dtype=t.dtype), lambda ids: None))
         return st.one_of(options, options.map(lambda given: lambda x: given), st.just(0.5))
-    if net.name == "words" and not (method == "feature_ablation" and layer is not None):
+    if net.name == "words" and not (method in SITE and layer is not None):
         return one_of(0, 1, torch.tensor([[3]]), torch.tensor([1, 2, 3, 4]), torch.full((n, 4), 2))
     return st.one_of(
         st.just(0.0),
@@ -243,7 +245,7 @@ def wrong_baselines(method: str) -> st.SearchStrategy[Any]:
     if method in SHAP:
         wrong += [lambda x: "x", lambda x: None, torch.zeros(0, 4), torch.zeros(0, 2, 6), True]
     else:
-        wrong += [lambda x: x, None, *([True] if method != "feature_ablation" else [])]
+        wrong += [lambda x: x, None, *([True] if method not in SITE else [])]
     return one_of(*wrong)
 
 
@@ -273,7 +275,13 @@ RIGHT: dict[str, tuple[Any, ...]] = {
     "mode": ("nearest", "linear"),
     "feature_mask": (None,),
     "attribution_func": (None, lambda m, v, v0: m * (v - v0)),
+    "sampling": ("leverage", "kernel", "permutation", "exact"),
+    "standard_errors": (True, False),
+    "alpha": (0.0, 0),
+    "kernel_width": (0.25, 1, 0.5),
 }
+#: How many coalitions: all of the few there are in a mask; or enough of them.
+COALITIONS: dict[str, tuple[Any, ...]] = {"shapley": (None,), "lime": (None, 30)}
 WRONG: dict[str, tuple[Any, ...]] = {
     "n_steps": (0, -1, 1.5, True, None, "3", [3], torch.tensor(2.5), 1j),
     "quadrature": (
@@ -295,6 +303,12 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "attribution_func": (
         3, "f", Bad(), lambda m, v, v0: None, lambda m, v, v0: "a", lambda m, v, v0: m.new_ones(7), lambda m, v, v0: m.sum(),
     ),
+    "sampling": ("leverge", "", None, 3, Bad(), ["exact"]),
+    "standard_errors": (None, "yes", 2, 0.5, Bad()),
+    "alpha": (-0.1, float("nan"), float("inf"), "0", None, True, 1j, Bad()),
+    "kernel_width": (0, 0.0, -0.1, float("nan"), float("inf"), "0", None, True, 1j, Bad()),
+    "window": (None, 0, -1, 99, 1.5, True, "3", [], (1, 2, 3, 4, 5), {"z": 1}, Bad(), torch.tensor([1])),
+    "strides": (0, -1, 99, 1.5, True, "3", (1, 2, 3, 4, 5), {"z": 1}, Bad()),
     "generator": (3, "seed", Bad(), np.random.default_rng(0), torch.ones(2)),
     "attributions": (
         3, "a", None, Bad(), [], np.ones(3), torch.ones(7, 3), torch.tensor(1.0), torch.full((1, 2), float("nan")),
@@ -340,15 +354,36 @@ def calls(draw: st.DrawFn, methods: tuple[str, ...] = tuple(METHODS)) -> Asked:
             options[name] = torch.Generator().manual_seed(5)
         elif name == "attributions":
             options[name] = tensor(n, 3)
+        elif name == "window":
+            options[name] = draw(windows(net, layer, n))
+        elif name == "strides":
+            options[name] = draw(st.sampled_from([None, 1]))
         elif draw(st.booleans()):
-            options[name] = draw(one_of(*RIGHT[name]))
-    if "feature_mask" in accepted and "feature_mask" not in wrong and draw(st.booleans()):
+            options[name] = draw(one_of(*(COALITIONS.get(method, RIGHT[name]) if name == "n_samples" else RIGHT[name])))
+    if "feature_mask" in accepted and "feature_mask" not in wrong and (method in COALITIONS or draw(st.booleans())):
         options["feature_mask"] = draw(masks(net, layer, n))
     if "x" in wrong:
         x = draw(one_of(*WRONG_X))
     if method == "guided_grad_cam" and options.get("mode") == "linear":
         options["mode"] = "nearest"
     return Asked(method, net, n, x, options, wrong)
+
+
+def windows(net: Net, layer: Any, n: int) -> st.SearchStrategy[Any]:
+    x = net.inputs(n, torch.float64)
+    like: Any = x if layer is None else recorded(net.model, x, layer)[0][0].detach()
+
+    def sizes(t: Tensor) -> Any:
+        half = [-(-size // 2) for size in t.shape[1:]]
+        return one_of(half, list(t.shape[1:]), *(half if len(half) == 1 else []))
+
+    if isinstance(like, Tensor):
+        return sizes(like)
+    parts = like if isinstance(like, dict) else dict(zip(("a", "kind", "b"), like))
+    both = st.tuples(sizes(parts["a"]), sizes(parts["b"]))
+    if isinstance(like, dict):
+        return both.map(lambda pair: {"a": pair[0], "kind": None, "b": pair[1]})
+    return both.map(lambda pair: (pair[0], None, pair[1]))
 
 
 def masks(net: Net, layer: Any, n: int) -> st.SearchStrategy[Any]:
@@ -374,4 +409,6 @@ def wrong_value(net: Net, method: str, name: str, n: int) -> st.SearchStrategy[A
         return one_of(*WRONG_LAYERS)
     if name == "baselines":
         return wrong_baselines(method)
+    if name == "n_samples" and method in COALITIONS:
+        return one_of(*(value for value in WRONG[name] if value is not None))
     return one_of(*WRONG[name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from unittest import mock
@@ -31,6 +32,7 @@ class Row(NamedTuple):
     targeted: bool = True
     integers: bool = True  # takes integer inputs, with a layer
     batch_first: bool = False  # needs values whose tensors all have the batch first, as an LSTM's state has not
+    constant: bool = False  # takes no create_graph
     draws: bool = False  # from torch's global generator, other numbers for other shapes: see `drawn_alike`
     options: dict[str, Any] = {}  # noqa: RUF012  (never changed)
 
@@ -116,6 +118,54 @@ def drawn_alike() -> Iterator[None]:
         yield
 
 
+# Methods of coalitions, and of windows: of few players, so that a loop over all coalitions is no long one.
+
+
+def halves(like: Any) -> Any:
+    """A mask with two groups for each tensor: the left half of the last dimension, and the right."""
+    count = 0
+
+    def two(t: Any) -> Any:
+        nonlocal count
+        if not isinstance(t, Tensor) or not t.is_floating_point():
+            return None
+        ids = count + (2 * torch.arange(t.shape[-1]) >= t.shape[-1]).long() if t.dim() > 1 else torch.tensor(count)
+        count += 2
+        return ids
+
+    return tree_map(two, like)
+
+
+def windows(like: Any) -> Any:
+    """A window over half of the last dimension of each tensor."""
+    return tree_map(one_window, like)
+
+
+def one_window(t: Any) -> Any:
+    if not isinstance(t, Tensor) or not t.is_floating_point():
+        return None
+    return [*t.shape[1:-1], -(-t.shape[-1] // 2)] if t.dim() > 1 else []
+
+
+def in_halves(method: Callable[..., Any], name: str, make: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The method, given what `make` makes of the value at the site, drawing the same in every call."""
+
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def halved(model: Any, x: Any, *, layer: Any = None, **options: Any) -> Any:
+        with torch.no_grad():
+            like = fa.activation(model, x, layer=layer) if layer is not None else x
+        if not tracing():
+            seed()
+        return method(model, x, layer=layer, **{name: make(like)}, **options)
+
+    told: Any = halved
+    told.__signature__ = signature.replace(parameters=[p for p in signature.parameters.values() if p.name != name])
+    told.about = told.about._replace(accepts=tuple(own for own in told.about.accepts if own != name))
+    return halved
+
+
 METHODS = [
     Row("activation", fa.activation, lambda v, g: v, at_input=True, targeted=False),
     Row("gradient", fa.gradient, lambda v, g: g),
@@ -140,6 +190,9 @@ METHODS = [
     Row("deep_lift_shap", fa.deep_lift_shap, None, options={"baselines": spread}),
     Row("gradient_shap", seeded(fa.gradient_shap), None, draws=True, options={"baselines": spread, "n_samples": 3}),
     Row("feature_ablation", fa.feature_ablation, None, options={"chunk_size": 64}),
+    Row("shapley", in_halves(fa.shapley, "feature_mask", halves), None),
+    Row("lime", in_halves(fa.lime, "feature_mask", halves), None, constant=True, options={"n_samples": 40}),
+    Row("occlusion", in_halves(fa.occlusion, "window", windows), None, batch_first=True, options={"chunk_size": 64}),
     Row("noise_tunnel(gradient)", fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.0), lambda v, g: g),
     Row("relu(gradient)", fa.relu(fa.gradient), lambda v, g: torch.relu(g)),
     Row("absolute(gradient)", fa.absolute(fa.gradient), lambda v, g: torch.where(g < 0, -g, g)),

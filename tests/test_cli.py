@@ -1082,10 +1082,12 @@ def test_the_transcript_is_true(capsys: pytest.CaptureFixture[str]) -> None:
     page = transcript.PAGE.read_text()
     with transcript.workplace(page) as folder:
         again = transcript.replay(page)
-        assert {"explained.png", "why.npz", "maps.html", "reviews.html", "film.csv"} <= {path.name for path in folder.iterdir()}
+        assert {"explained.png", "why.npz", "maps.html", "reviews.html", "film.csv", "why.html"} <= {
+            path.name for path in folder.iterdir()
+        }
         assert len(list((folder / "maps").iterdir())) == 20
-    number = re.compile(r"-?\d+\.\d+(?:e-?\d+)?|-?\d+e-\d+")
+    number = re.compile(r"[-+]?\d+\.\d+(?:e-?\d+)?|-?\d+e-\d+")
     assert number.sub("#", again) == number.sub("#", page)
     for now, then in zip(number.findall(again), number.findall(page)):
         assert float(now) == pytest.approx(float(then), rel=0.2, abs=0.05)
-    assert page.count("$ funattr") == page.count("\n$ funattr") == 15
+    assert page.count("$ funattr") == page.count("\n$ funattr") == 19

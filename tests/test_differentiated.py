@@ -17,10 +17,11 @@ from .methods import METHODS, Row, fits
 from .models import CASES, MIXING, Case, double
 from .pairs import PAIRS, TARGET, options_of, sites_of
 
-MIXED = [(case, row) for case in MIXING for row in METHODS if fits(row, case)]
+ALL = [*PAIRS, *((case, row) for case in MIXING for row in METHODS if fits(row, case))]
+DIFFERENTIABLE = [(case, row) for case, row in ALL if not row.constant]
 
 
-@pytest.mark.parametrize(("case", "row"), PAIRS + MIXED, ids=[f"{case.name}-{row.name}" for case, row in PAIRS + MIXED])
+@pytest.mark.parametrize(("case", "row"), DIFFERENTIABLE, ids=[f"{case.name}-{row.name}" for case, row in DIFFERENTIABLE])
 @pytest.mark.filterwarnings("ignore:the steps run one after another")  # an LSTM, nested tensors: vmap cannot
 def test_differentiable(case: Case, row: Row) -> None:
     """With create_graph, by backward() and by torch.func.grad, against second derivatives of the plain reference."""

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import funattr as fa
+import funattr.masks
 import funattr.metrics
 import funattr.viz
 
@@ -225,7 +226,7 @@ def documented() -> list[str]:
 
 
 def test_the_reference_is_complete() -> None:
-    modules = (fa, funattr.metrics, funattr.viz, fa.dataset)
+    modules = (fa, funattr.masks, funattr.metrics, funattr.viz, fa.dataset)
     public = [f"{module.__name__}.{name}" for module in modules for name in module.__all__]
     assert sorted(documented()) == sorted(public)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 import funattr as fa
 
 from .breadth import full
-from .fuzz import CAMS, SHAP, WRONG_MODELS, Asked, Net, calls, function, one_of
+from .fuzz import CAMS, SHAP, SITE, WRONG_MODELS, Asked, Net, calls, function, one_of
 from .methods import METHODS as TABLE
 from .reference import Asked as Loop
 from .reference import leaves, loops
@@ -112,8 +112,8 @@ def by_hand(asked: Asked) -> list[Tensor]:
         return [cam_by_hand(name, q, options.get("channel_dim", 1))]
     if name in ("guided_backprop", "deconvnet"):
         return loops.rectified(q, name == "guided_backprop")
-    if name == "feature_ablation":
-        return ablation_by_hand(q, options)
+    if name in SITE:
+        return replaced_by_hand(name, q, options)
     return from_baselines(name, q, net, options)
 
 
@@ -130,11 +130,25 @@ def cam_by_hand(name: str, q: Loop, channel: int) -> Tensor:
     return cam.relu() * loops.rectified(q._replace(site=None), True)[0] if guided else cam
 
 
-def ablation_by_hand(q: Loop, options: dict[str, Any]) -> list[Tensor]:
+def replaced_by_hand(name: str, q: Loop, options: dict[str, Any]) -> list[Tensor]:
     ids = q.site is None and not leaves(q.x)
     like = loops.value(q, integers=ids)
     base = [filled(b, v) for b, v in zip(spread_over(options.get("baselines", 0.0), like), like)]
     mask = options.get("feature_mask")
+    if name == "occlusion":
+        windows = [[w] if isinstance(w, int) else list(w) for w in spread_over(options["window"], like)]
+        return loops.occlusion(q, base, windows, [[1] * len(window) for window in windows], integers=ids)
+    if name in ("shapley", "lime"):
+        masks = [m.reshape((1,) * (v.dim() - m.dim()) + m.shape) for m, v in zip(spread_over(mask, like), like)]
+        if name == "shapley":
+            found = loops.shapley(q, base, masks, integers=ids)
+            return found + [torch.zeros_like(t) for t in found] if options.get("standard_errors") else found
+        players = len({int(i) for m in masks for i in m.unique()})
+        generator = torch.Generator().manual_seed(5) if "generator" in options else None
+        count = (options.get("n_samples") or 20 * players + 2) - 1
+        kept = torch.rand(count, players, dtype=torch.float64, generator=generator) < 0.5
+        kept = torch.cat([torch.ones(1, players, dtype=torch.bool), kept])
+        return loops.lime(q, base, masks, kept, options.get("kernel_width", 0.25), integers=ids)
     return loops.feature_ablation(q, base, None if mask is None else spread_over(mask, like), integers=ids)
 
 

@@ -104,6 +104,8 @@ def test_what_the_score_ignores_gets_nothing(row: Row, net: Made, x: Tensor) -> 
         def forward(self, x: Tensor) -> Tensor:
             return net(torch.cat([x[:, :2], torch.zeros_like(x[:, 2:])], 1))
 
+    if row.name in ("shapley", "lime", "occlusion"):
+        pytest.skip("in the table, what the score ignores is in a group with what it does not: tests/test_shapley.py")
     ignored = row.method(Ignores(), x, target=1, **row.options)[:, 2]
     assert ignored.abs().max() <= (1e-12 if row.name == "feature_ablation" else 0)  # a difference of two rounded scores
 

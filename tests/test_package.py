@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_combine": {".", "_core", "_steps"},
     "_named": {".", "_core", "_steps", "_rules", "_methods", "_combine"},
     "_inspect": {".", "_core"},
+    "masks": {"."},
     "metrics": {".", "_core", "_steps", "_combine"},  # methods come in through the public door, and are known to no metric
     # on the public names only
     "viz": {"dataset/__init__"},
@@ -63,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ALONE = {"_methods"}
 #: What the core imports from elsewhere, and what one file may besides.
 ELSEWHERE = {*sys.stdlib_module_names, "torch", "numpy"}
-WHERE_INSTALLED = {"_steps/progress": {"tqdm"}}  # when a bar is shown
+WHERE_INSTALLED = {"_steps/progress": {"tqdm"}, "masks/_superpixels": {"skimage"}}  # when a bar is shown; when asked for
 
 
 def test_every_file_is_in_a_wing() -> None:
@@ -90,7 +91,7 @@ def test_no_circle_of_files() -> None:
 
 def test_what_stands_beside_the_core_uses_public_names() -> None:
     """As a user's code does: ``import funattr as fa``, and then names that `fa` shows."""
-    public = {*fa.__all__, "viz", "dataset", "metrics"}
+    public = {*fa.__all__, "viz", "dataset", "masks", "metrics"}
     used = 0
     for name, file in FILES.items():
         if file.wing not in FIGURES.BESIDE:
@@ -165,7 +166,11 @@ def test_importing_is_light() -> None:
     assert not {name for name in loaded if name.split(".")[0] != "torch"}
     assert not {name for name in loaded if name.startswith(("torch._dynamo", "torch._inductor", "torch.fx.experimental"))}
     assert "funattr._core.door" in found
-    assert not [name for name in found.split() if name.startswith(("funattr.viz", "funattr.dataset", "funattr.metrics"))]
+    assert not [
+        name
+        for name in found.split()
+        if name.startswith(("funattr.viz", "funattr.dataset", "funattr.masks", "funattr.metrics"))
+    ]
 
 
 def test_what_is_loaded_when_first_used() -> None:
@@ -194,7 +199,7 @@ def test_all_is_sorted_and_complete() -> None:
 
 
 def test_what_dir_and_help_show() -> None:
-    assert dir(fa) == sorted({*fa.__all__, "viz", "dataset", "metrics", "__version__"})
+    assert dir(fa) == sorted({*fa.__all__, "viz", "dataset", "masks", "metrics", "__version__"})
     assert all(hasattr(fa, name) for name in dir(fa))
     text = pydoc.plain(pydoc.render_doc(fa))
     before = text[: text.index("PACKAGE CONTENTS")]
@@ -206,7 +211,11 @@ def test_what_dir_and_help_show() -> None:
 
 #: Where an argument means something else than in all other functions: these share a sentence of their own.
 OTHERWISE: dict[str, list[set[str]]] = {
-    "baselines": [{"deep_lift_shap", "gradient_shap"}, {"feature_ablation", "game"}],  # a distribution; a value at the site
+    "baselines": [  # a distribution; a value at the site
+        {"deep_lift_shap", "gradient_shap"},
+        {"feature_ablation", "game", "shapley", "occlusion", "lime"},
+    ],
+    "n_samples": [{"shapley"}, {"lime"}],  # coalitions, in all
     "layer": [{"input_of", "output_of"}, {"neuron"}],  # one place
     "target": [{"score"}],  # where it is explained
     "mode": [{"interpolate"}],  # likewise

@@ -24,7 +24,8 @@ from .reference import leaves
 
 TARGET = torch.tensor([1, 4, 0, 2])
 #: A difference of two scores cancels; a product with itself counts twice.
-CANCELS = {"feature_ablation": 2, "ablation_cam": 2, "multiply(gradient, saliency)": 2, "guided_grad_cam": 2}
+CANCELS = dict.fromkeys(("feature_ablation", "shapley", "lime", "occlusion", "ablation_cam"), 2)
+CANCELS |= {"multiply(gradient, saliency)": 2, "guided_grad_cam": 2}
 #: Not linear in the score.
 SCALED = (
     "multiply(gradient, saliency)",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import draw, gap, methods, write
+from . import draw, gap, language, methods, speaker, write
 from .facts import Explained, Failed, Found, as_map
 from .how import OPTIONS, STEPS, options_of, where_of
 from .inputs import Input, Item, gather, read
@@ -27,6 +27,8 @@ _EXAMPLES = """\
   funattr explain "A moving film." --model path/to/bert --out film.json
   funattr explain reviews.txt --lines --model path/to/bert --out reviews.html
   cat film.txt | funattr explain - --model path/to/bert
+  funattr explain "The capital of France is" --model path/to/llama --answer " Paris"
+  funattr explain "Which city?" --model path/to/llama --chat --generate 20 --by word --out why.html
 """
 _STATUS = """\
 exit status: 0; 1 where some inputs could not be explained, and the others were; 2 after a mistake; 130 after Ctrl-C.
@@ -52,9 +54,7 @@ def add(commands: Any) -> None:
         metavar="NAME",
         help="one or more; funattr methods lists them (default: grad_cam where a layer suits it, else integrated_gradients)",
     )
-    parser.add_argument(
-        "--target", default="argmax", metavar="CLASS", help="a number, a name, or argmax, the predicted one (default)"
-    )
+    parser.add_argument("--target", metavar="CLASS", help="a number, a name, or argmax, the predicted one (default)")
     parser.add_argument(
         "--layer",
         metavar="NAME",
@@ -68,6 +68,7 @@ def add(commands: Any) -> None:
         "--chunk-size", type=positive, metavar="N", help="steps, samples or groups at once: less takes less memory"
     )
     parser.add_argument("--seed", type=int, default=0, help="of random methods (default: 0)")
+    language.add(parser)
     add_model(parser)
 
 
@@ -91,7 +92,11 @@ def run(arguments: argparse.Namespace) -> int:
         ImportError: an extra is missing.
     """
     wanted, inputs = _split(arguments)
-    wanted = _checked(wanted, arguments)
+    writes = speaker.architecture(arguments.model)
+    wanted = _checked(wanted, arguments, writes is not None)
+    if writes is not None:
+        return language.run(arguments, writes, wanted, inputs)
+    language.refuse(arguments)
     if arguments.out is not None:
         write.check(Path(arguments.out), arguments.out)
     if not inputs:
@@ -145,7 +150,7 @@ def _exists(value: str) -> bool:
         return False
 
 
-def _checked(given: Sequence[str], arguments: argparse.Namespace) -> list[str]:
+def _checked(given: Sequence[str], arguments: argparse.Namespace, writes: bool) -> list[str]:
     """The methods, each once; options that none of them takes are a mistake."""
     for name in given:
         if not arguments.inputs and not methods.is_name(name) and (" " in name or "." in name):
@@ -155,6 +160,8 @@ def _checked(given: Sequence[str], arguments: argparse.Namespace) -> list[str]:
         if missing := methods.missing(name):
             raise mistake(f"{name} needs {listed(missing)}, which the command has no option for: call it from Python.")
     for option in OPTIONS:
+        if option == "chunk_size" and writes:  # each token of an answer is a step
+            continue
         if getattr(arguments, option) is not None and not any(option in methods.parameters(name) for name in wanted):
             takers = [name for name in methods.names() if option in methods.parameters(name)]
             spelled = f"--{option.replace('_', '-')}"
@@ -187,7 +194,7 @@ class _Explainer:
 
     def _one(self, item: Item) -> None:
         given = read(self.source, item, self.arguments)
-        chosen = choose(self.source, given.x, self.arguments.target)
+        chosen = choose(self.source, given.x, self.arguments.target or "argmax")
         first = not self.places
         if self.alone or first:
             _say("input", given.told)

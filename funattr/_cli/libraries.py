@@ -48,14 +48,14 @@ def _installed(library: str) -> Any:
         raise mistake(f"{library} is installed, and cannot be imported: {one_line(error)}") from error
 
 
-def _needed(library: str, part: str) -> Any:
+def needed(library: str, part: str) -> Any:
     if _installed(library) is None:
         raise ImportError(f"models of {library} need it: pip install {library}")
     return importlib.import_module(part)
 
 
 def _torchvision_names() -> list[str]:
-    return list(_needed("torchvision", "torchvision.models").list_models()) if _installed("torchvision") else []
+    return list(needed("torchvision", "torchvision.models").list_models()) if _installed("torchvision") else []
 
 
 def _timm_names() -> list[str]:
@@ -64,7 +64,7 @@ def _timm_names() -> list[str]:
 
 
 def _from_torchvision(name: str, options: argparse.Namespace) -> Source:
-    models = _needed("torchvision", "torchvision.models")
+    models = needed("torchvision", "torchvision.models")
     if name.lower() not in models.list_models():
         raise mistake(f"torchvision has no model {name!r}{choices(name, models.list_models())}")
     weights = None
@@ -94,7 +94,7 @@ def _trained_with(known: Any) -> str:
 
 
 def _from_timm(name: str, options: argparse.Namespace) -> Source:
-    timm = _needed("timm", "timm")
+    timm = needed("timm", "timm")
     data = importlib.import_module("timm.data")
     hub = name.startswith(("hf-hub:", "hf_hub:"))
     if not hub and not timm.is_model(name):
@@ -124,7 +124,7 @@ def _timm_classes(data: Any, model: Any) -> Sequence[str] | None:
 
 
 def from_transformers(name: str, options: argparse.Namespace) -> Source:
-    transformers = _needed("transformers", "transformers")
+    transformers = needed("transformers", "transformers")
     if options.weights is not None:
         raise mistake("--weights chooses among those of torchvision and timm: a model of transformers has one set.")
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
@@ -163,7 +163,10 @@ def _kind(transformers: Any, config: Any, name: str) -> str:
         return "image"
     if type(config) in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         return "text"
-    raise mistake(f"{name!r} is a {config.model_type} model, which classifies neither images nor texts.")
+    raise mistake(
+        f"{name!r} is a {config.model_type} model, which classifies neither images nor texts; what it writes, funattr explain "
+        "PROMPT --answer TEXT explains."
+    )
 
 
 def _tokenized(tokenizer: Any) -> Callable[[str], Text]:

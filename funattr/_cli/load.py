@@ -21,7 +21,7 @@ def load(options: argparse.Namespace) -> Source:
         argparse.ArgumentError: there is none, or something does not fit.
         ImportError: a library is missing.
     """
-    device = _device(options.device)
+    device = device_of(options.device)
     name = options.model
     if Path(name).is_dir():
         source = from_transformers(name, options)
@@ -58,7 +58,7 @@ def is_code(name: str) -> bool:
     return ":" in name and not name.startswith(("hf-hub:", "hf_hub:", "timm/hf-hub:"))
 
 
-def _device(name: str) -> Any:
+def device_of(name: str) -> Any:
     import torch
 
     try:

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
 def names() -> list[str]:
     """The methods: public functions of a model and an input that give an attribution."""
     found = [name for name in fa.__all__ if {"model", "x", "create_graph"} <= set(_parameters(getattr(fa, name)))]
-    return sorted([name for name in found if name not in ("value_and_gradient", "activation")] + list(COMPOSED))
+    return sorted([name for name in found if name not in ("value_and_gradient", "activation", "game")] + list(COMPOSED))
 
 
 def checked(name: str) -> str:

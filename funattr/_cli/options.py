@@ -10,7 +10,7 @@ models:
   my_net:build            in module my_net (the current folder is looked in): a class or a function that makes the model
                           when called without arguments, or the model itself
   resnet50                a name of torchvision or timm; torchvision/resnet50 and timm/resnet50 say which
-  path/to/folder          what transformers saved with save_pretrained: an image or a text classifier
+  path/to/folder          what transformers saved with save_pretrained: an image or a text classifier, or a language model
   transformers/org/name   the same, from the model hub
 
 what goes in:

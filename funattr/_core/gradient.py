@@ -24,6 +24,7 @@ from .._torch import (
 from .._types import Layer, Model, Target, Tree, as_it_is, copied, floats_of, map_floats, map_tensors, tensors
 from .._words import complaint
 from .door import check_dense, method
+from .norms import mend, mended_traced
 from .passes import Found, Point, Question, forward, question, scores
 from .real import check_attributable
 from .traced import traced_gradients
@@ -82,7 +83,7 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
     must not reach further derivatives.
     """
     if tracing():
-        return traced_gradients(q, point)
+        return traced_gradients(q._replace(bound=mended_traced(q.bound)), point)
     if own_level or transforms_active():
         # What mapped over the anchor may have given up: then another vmap runs here, or none.
         anchor = None if own_level or not only_vmap_runs() else anchor if is_mapped(anchor) else _anchor(q)
@@ -91,8 +92,13 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
     else:
         anchor = None
     whole = None in q.sites.sites
-    found = _recorded(q, point, whole, anchor)
-    if found is None:  # a no_grad block around the layer has closed since: record all of the pass
+    try:
+        found = _recorded(q, point, whole, anchor)
+    except RuntimeError as error:
+        if whole or "created in no_grad mode" not in str(error):
+            raise
+        found = None  # the model writes to a part of what came before the layer
+    if found is None:  # or a no_grad block around the layer has closed since: record all of the pass
         found = _recorded(q, point, True, anchor)
     assert found is not None
     return found
@@ -248,6 +254,7 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor]) -> list[Tens
         if transforms_active() and mapped_without(found, leaves) and _goes_through(found, "CdistBackward0"):
             text = "torch.func.vmap is wrong in the backward pass of torch.cdist: ask for one target at a time."
             raise complaint(ValueError, text)
+        mend(q.bound, found, leaves)
         try:
             ones = None if found.numel() == 1 else torch.ones_like(found)
             slopes = torch.autograd.grad(found, leaves, ones, create_graph=q.create_graph, allow_unused=True)

@@ -49,3 +49,8 @@ def real(value: Tensor, what: str, cure: str) -> Tensor:
     if value.is_complex():
         raise complaint(ValueError, f"{what} complex ({value.dtype}), and a score is a real number: {cure}.")
     return value
+
+
+def in_double(t: Tensor) -> Tensor:
+    """In the widest floating-point type that its device has."""
+    return t.float() if t.device.type == "mps" else t.double()

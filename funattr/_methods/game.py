@@ -18,9 +18,9 @@ class Game(NamedTuple):
     """What `game` gives.
 
     ``players``: how many there are, M. ``value(coalitions)``: bool ``[..., M]``, on any device, to each example's score
-    ``[..., N]`` with the coalition's players at x and the others at the baseline, in the score's dtype; the empty coalition gives
-    F(baselines), the full one F(x). ``spread(per_player)``: ``[M, N]`` to the structure of the value at the site, each feature
-    its player's number.
+    ``[..., N]`` with the coalition's players at x and the others at the baseline, in the score's dtype; the empty coalition
+    gives F(baselines), the full one F(x). ``spread(per_player)``: ``[M, N]`` to the structure of the value at the site, each
+    feature its player's number.
     """
 
     players: int

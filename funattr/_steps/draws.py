@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._torch import tracing
+from .._torch import is_wrapped, tracing, transforms_active
 from .._words import complaint, kind_of
 
 #: ``draw(shape, dtype, device)``: standard normal numbers.
@@ -57,6 +57,35 @@ def _from_known(
 def seeded(generator: torch.Generator | None) -> dict[str, Any]:
     """The argument `generator`, where there is one: with None, torch cannot trace a draw of a symbolic size."""
     return {} if generator is None else {"generator": generator}
+
+
+def uniform_from(generator: torch.Generator | None, device: torch.device, cure: str = "") -> Callable[..., Tensor]:
+    """Draws ``uniform(*shape)`` in [0, 1), for choices that are the same for every example: they are made in Python.
+
+    From `generator`, or from torch's global one for this device. Where a choice cannot be made, it is refused.
+    """
+    text = "coalitions are drawn in Python, which cannot be"
+    cure = f"{cure}draw coalitions outside and ask fa.game for their values"
+    if tracing():
+        raise complaint(ValueError, f"{text} traced: {cure}.")
+    where = generator.device if generator is not None else torch.device("cpu") if device.type == "meta" else device
+
+    def uniform(*shape: int) -> Tensor:
+        try:
+            drawn: Tensor = torch.rand(shape, dtype=_wide(where), device=where, **seeded(generator))
+        except RuntimeError as error:
+            if not transforms_active():
+                raise
+            raise complaint(ValueError, f"{text} done under torch.func.vmap with randomness='error': {cure}.") from error
+        if is_wrapped(drawn):
+            raise complaint(ValueError, f"{text} done under torch.func.vmap with randomness='different': {cure}.")
+        return drawn.cpu().double()
+
+    return uniform
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class Rewound:

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from .._torch import OutOfMemoryError, any_batch, interrupted, set_vmap_fallback_warning, tracing, tree_flatten, tree_unflatten
 from .._types import Tree, map_tensors, tensors
-from .._words import warn
+from .._words import complaint, warn
 from .chunks import chunks
 from .progress import reported
 
@@ -143,7 +144,24 @@ def mapped(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...], r
 
 def mapped_functional(function: Callable[..., Tree], part: Tree, shared: tuple[Any, ...], randomness: str = "same") -> Tree:
     """For models that write a mapped tensor into a shared one in place: `out += shortcut`."""
-    return mapped(torch.func.functionalize(function), part, shared, randomness)
+
+    def guarded(*args: Any) -> Tree:
+        with InTorch():
+            return function(*args)
+
+    return mapped(torch.func.functionalize(guarded), part, shared, randomness)
+
+
+class InTorch(TorchFunctionMode):
+    """Refuses to hand data to numpy: a functional tensor has none, and what numpy is given there is whatever lies in memory."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _LEAVES:
+            raise complaint(RuntimeError, "the model takes its data out of torch")
+        return func(*args, **(kwargs or {}))
+
+
+_LEAVES = {Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr}
 
 
 # Whose error is it?

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
@@ -266,6 +268,71 @@ def feature_ablation(q: Asked, base: Leaves, masks: Sequence[Tensor] | None = No
     names = sorted({int(i) for mask in ids for i in mask.unique()})
     ids = [torch.tensor([names.index(int(i)) for i in m.reshape(-1)]).reshape(m.shape) for m in ids]
     return shared_out(losses(q, [[m == k for m in ids] for k in range(len(names))], base, **how), ids, there)
+
+
+# Coalitions.
+
+
+def worth(q: Asked, ids: Leaves, inside: set[int], base: Leaves, **how: Any) -> Tensor:
+    """The score with the features of these groups at x, and the others at `base`."""
+    put = []
+    for mask, b, v in zip(ids, base, value(q, **how)):
+        there = torch.zeros_like(mask, dtype=torch.bool)
+        for k in inside:
+            there = there | (mask == k)
+        put.append(torch.where(there.expand_as(v), v, b))
+    return scores(q, put=put, **how)
+
+
+def shapley(q: Asked, base: Leaves, masks: Sequence[Tensor], **how: Any) -> Leaves:
+    """What each group adds, over all coalitions of the others."""
+    players = sorted({int(i) for mask in masks for i in mask.unique()})
+    count, found = len(players), []
+    for player in players:
+        rest = [k for k in players if k != player]
+        total = torch.zeros_like(scores(q))
+        for size in range(count):
+            weight = math.factorial(size) * math.factorial(count - size - 1) / math.factorial(count)
+            for some in itertools.combinations(rest, size):
+                added = worth(q, list(masks), {*some, player}, base, **how) - worth(q, list(masks), {*some}, base, **how)
+                total = total + weight * added
+        found.append(total)
+    ids = [torch.tensor([players.index(int(i)) for i in m.reshape(-1)]).reshape(m.shape) for m in masks]
+    return shared_out(torch.stack(found), ids, value(q, **how))
+
+
+def lime(q: Asked, base: Leaves, masks: Sequence[Tensor], kept: Tensor, width: float = 0.25, **how: Any) -> Leaves:
+    """The slopes of a weighted least squares fit, with an intercept, to these coalitions ``[S, M]``."""
+    players = sorted({int(i) for mask in masks for i in mask.unique()})
+    y = torch.stack([worth(q, list(masks), {p for p, k in zip(players, row) if k}, base, **how) for row in kept])
+    weights = [math.exp(-(((1 - math.sqrt(float(row.double().mean()))) / width) ** 2)) for row in kept]
+    roots = torch.tensor(weights, dtype=torch.float64).sqrt()[:, None]
+    rows = torch.cat([torch.ones(len(kept), 1, dtype=torch.float64), kept.double()], 1)
+    slopes = np.linalg.lstsq((roots * rows).numpy(), (roots * y.double()).numpy(), rcond=None)[0][1:]
+    ids = [torch.tensor([players.index(int(i)) for i in m.reshape(-1)]).reshape(m.shape) for m in masks]
+    return shared_out(torch.from_numpy(slopes).to(y), ids, value(q, **how))
+
+
+def occlusion(q: Asked, base: Leaves, windows: Sequence[Sequence[int]], strides: Sequence[Sequence[int]], **how: Any) -> Leaves:
+    """The mean, over the windows that cover a feature, of what the score loses under them; one window after another."""
+    there, whole, found = value(q, **how), scores(q), []
+    for j, (v, window, stride) in enumerate(zip(there, windows, strides)):
+        total, count = torch.zeros(v.shape, dtype=whole.dtype), torch.zeros(v.shape, dtype=whole.dtype)
+        starts = []
+        for size, length, step in zip(v.shape[1:], window, stride):
+            at = [0]
+            while at[-1] + length < size:
+                at.append(at[-1] + step)
+            starts.append(at)
+        for corner in itertools.product(*starts):
+            part = (slice(None), *(slice(a, a + length) for a, length in zip(corner, window)))
+            hidden = v.clone()
+            hidden[part] = base[j].expand(v.shape)[part]
+            lost = whole - scores(q, put=[hidden if i == j else t for i, t in enumerate(there)], **how)
+            total[part] += lost.reshape(-1, *[1] * (v.dim() - 1))
+            count[part] += 1
+        found.append(total / count)
+    return found
 
 
 def looped(model: Any, x: Any, layer: Any, score: Score, baseline: float = 0.0, masks: Any = None) -> Leaves:

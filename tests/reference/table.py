@@ -55,6 +55,23 @@ def feature_ablation(q: Asked, row: methods.Row) -> Leaves:
     return loops.feature_ablation(q, [torch.full_like(t, base) for t in loops.value(q, integers=True)], integers=True)
 
 
+def zeros(q: Asked) -> Leaves:
+    return [torch.zeros((), dtype=t.dtype) for t in loops.value(q)]
+
+
+def lime(q: Asked, row: methods.Row) -> Leaves:
+    masks = methods.halves(loops.value(q))
+    methods.seed()
+    players = len({int(i) for mask in masks for i in mask.unique()})
+    drawn = torch.rand(row.options["n_samples"] - 1, players, dtype=torch.float64) < 0.5
+    return loops.lime(q, zeros(q), masks, torch.cat([torch.ones(1, players, dtype=torch.bool), drawn]))
+
+
+def occlusion(q: Asked, row: methods.Row) -> Leaves:
+    windows = [methods.one_window(t) for t in loops.value(q)]
+    return loops.occlusion(q, zeros(q), windows, [[1] * len(window) for window in windows])
+
+
 def normalized(q: Asked, row: methods.Row) -> Leaves:
     each = loops.slope(q)
     peak = torch.stack([g.flatten(1).abs().amax(1) for g in each]).amax(0)
@@ -70,6 +87,9 @@ LOOPS: dict[str, Callable[[Asked, methods.Row], Leaves]] = {
     "deep_lift_shap": lambda q, row: loops.deep_lift(q, starts(q.x, row.options["baselines"])),
     "gradient_shap": gradient_shap,
     "feature_ablation": feature_ablation,
+    "shapley": lambda q, row: loops.shapley(q, zeros(q), methods.halves(loops.value(q))),
+    "lime": lime,
+    "occlusion": occlusion,
     "guided_backprop": lambda q, row: loops.rectified(q, True),
     "deconvnet": lambda q, row: loops.rectified(q, False),
     "guided_grad_cam": guided_grad_cam,

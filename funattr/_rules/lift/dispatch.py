@@ -131,7 +131,9 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
         return False
 
     def bent(y: Tensor, y0: Tensor, half: Tensor) -> bool:
-        scale = (y - y0).abs().max() if y.numel() else y.new_zeros(())
+        if not y.numel():
+            return False
+        scale = (y - y0).abs().max()
         return not ((y + y0) / 2 - half).abs().max() <= 1e-3 * scale
 
     return not any(bent(*values) for values in zip(*ends, middle))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..._core.gradient import connected, gradients
 from ..._core.passes import Question, forward, question
-from ..._core.score import neuron_score, the_tensor
+from ..._core.score import neuron_score, one_for_each, the_tensor
 from ..._core.tap import Run, Stop, call_tapped
 from ..._core.where import Bound, refuse_opaque
 from ..._steps.baselines import full_batch
@@ -132,10 +132,13 @@ def _leaf(t: Tensor) -> Tensor:
     return t.detach().clone().requires_grad_() if t.is_floating_point() else t
 
 
-def _end(value: Tensor) -> Tensor:
+def _end(value: Any) -> Tensor:
     """What the score is taken of, or the score, kept from what the model does with it later."""
+    if not isinstance(value, Tensor):
+        value = one_for_each(value, "the target")  # which refuses it in words
     with as_it_is if tracing() else without_modes():
-        return value.detach().clone()
+        found: Tensor = value.detach().clone()
+    return found
 
 
 def _ending(q: Question, active: list[bool], tape: Tape) -> Target:
