@@ -333,8 +333,10 @@ def observed_by_dispatch_mode() -> bool:
 
 
 def any_batch() -> bool:
-    """Whether make_fx traces this thread with sizes that are symbols, for batches of any size. Torch's batching rules read sizes
-    as numbers there: under vmap the graph would hold the size that was traced, and nobody is told."""
+    """Whether make_fx traces this thread with sizes that are symbols, for batches of any size.
+
+    Torch's batching rules read sizes as numbers there: under vmap the graph would hold the size that was traced.
+    """
     if not torch._C._len_torch_dispatch_stack():
         return False
     mode = _active_mode(torch._C._TorchDispatchModeKey.PROXY)
@@ -369,7 +371,8 @@ def fake_batch(values: Sequence[torch.Tensor], sized: Sequence[bool]) -> tuple[l
         made.append(mode.from_tensor(value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dims)))
 
     def is_number() -> bool:
-        return any(not isinstance(t.shape[0], torch.SymInt) or t.shape[0].node.expr.is_number for t, s in zip(made, sized) if s)
+        first: list[Any] = [t.shape[0] for t, symbol in zip(made, sized) if symbol]
+        return any(isinstance(size, int) or size.node.expr.is_number for size in first)
 
     return made, is_number
 
@@ -378,8 +381,8 @@ def backward_decompositions() -> dict[Any, Callable[..., Any]]:
     """Torch's own spellings of backward passes in other operations. (`_decomp` is what `torch.export` reads, too.)"""
     from torch._decomp import get_decompositions
 
-    aten = torch.ops.aten
-    return dict(get_decompositions([aten.native_layer_norm_backward, aten.native_batch_norm_backward, aten.native_group_norm_backward]))
+    names = ("native_layer_norm_backward", "native_batch_norm_backward", "native_group_norm_backward")
+    return dict(get_decompositions([getattr(torch.ops.aten, name) for name in names]))
 
 
 def times_written(value: torch.Tensor) -> int:

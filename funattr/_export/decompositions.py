@@ -82,12 +82,8 @@ def avg_pool2d_backward(
     kernel, padding = ([*each] * (2 if len(each) == 1 else 1) for each in (kernel, padding))
     stride = [*stride] * (2 if len(stride) == 1 else 1) or kernel
     spans = [_spans(x.shape[d], grad.shape[d], kernel[d], stride[d], padding[d]) for d in (-2, -1)]
-    inside = [
-        [[float(max(a, 0) <= k < b) for k in range(x.shape[d])] for a, b, _ in spans[d]] for d in (-2, -1)
-    ]
-    counts = [
-        [end - a if count_include_pad else min(b, x.shape[d]) - max(a, 0) for a, b, end in spans[d]] for d in (-2, -1)
-    ]
+    inside = [[[float(max(a, 0) <= k < b) for k in range(x.shape[d])] for a, b, _ in spans[d]] for d in (-2, -1)]
+    counts = [[end - a if count_include_pad else min(b, x.shape[d]) - max(a, 0) for a, b, end in spans[d]] for d in (-2, -1)]
     area = [[float(divisor or math.prod((p, q))) for q in counts[1]] for p in counts[0]]
     rows, columns = (_matrix(each, x) for each in inside)
     return rows.transpose(0, 1) @ (grad / _matrix(area, x)) @ columns
@@ -101,7 +97,7 @@ def _spans(size: int, count: int, kernel: int, stride: int, padding: int) -> lis
 
 def as_forward() -> dict[Any, Callable[..., Any]]:
     """The table for make_fx: these, and torch's own for the backward passes that it can spell."""
-    own = {
+    own: dict[Any, Callable[..., Any]] = {
         aten.convolution_backward.default: convolution_backward,
         aten.max_pool2d_with_indices_backward.default: max_pool2d_backward,
         aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool2d_backward,

@@ -41,18 +41,18 @@ def export(
 ) -> torch.export.ExportedProgram:
     """A method of a model as a program that runs without Python, and without this package.
 
-    ``export(method, model, x, **arguments).module()(y)`` is ``method(model, y, **arguments)``. What torch does with programs can
-    be done with it: `torch.export.save`, `torch.onnx.export`, `torch._inductor.aoti_compile_and_package` for C++. The model's
-    parameters and buffers are the program's state, under the model's names. The method runs a few times, here and as the
-    program, on x and on batches made of it: they must agree.
+    ``export(method, model, x, **arguments).module()(y)`` is ``method(model, y, **arguments)``. From there on it is torch's:
+    `torch.export.save`, `torch.onnx.export`, ``torch._inductor.aoti_compile_and_package`` for C++. The model's parameters and
+    buffers are the program's state, under the model's names. The method runs a few times, here and as the program, on x and on
+    batches made of it: they must agree.
 
     Args:
         method: a method.
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
         dynamic_batch: True for a program that takes batches of any size, False for one that takes batches of x's size.
-        arguments: the method's own. A `target` ``[N]`` with one class per example, or `baselines` ``[N, ...]`` with one for each,
-            is an input of the program, after those of x; everything else is a constant of it.
+        arguments: the method's own. A `target` ``[N]`` with one class per example, or `baselines` ``[N, ...]`` with one for
+            each, is an input of the program, after those of x; everything else is a constant of it.
 
     Returns:
         The program. Its inputs are the tensors of x, as the model takes them: by position, those of a dict by name. Its results

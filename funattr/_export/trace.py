@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from .._core.kernels import PlainAttention
@@ -49,7 +48,8 @@ def tidied(graph: fx.GraphModule, model: nn.Module | None, names: Sequence[str])
     for node, name in zip(graph.graph.find_nodes(op="placeholder"), names):
         node.target = node.name = name
     graph.graph.eliminate_dead_code()
-    graph = CSEPass(get_CSE_banned_ops())(graph).graph_module
+    done = CSEPass(get_CSE_banned_ops())(graph)
+    graph = graph if done is None else done.graph_module
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph

@@ -165,9 +165,7 @@ def at_points(run: Runner, q: Question, steps: Tree, point: Callable[[Tree], Poi
     return run(lambda step, x: gradients(q._replace(x=x), point(step), anchor=tensors(step)[0]), steps, q.x)
 
 
-def _all_points(
-    q: Question, steps: Iterator[Tree], point: Callable[[Tree], Point]
-) -> tuple[list[Tree], list[Tree]] | None:
+def _all_points(q: Question, steps: Iterator[Tree], point: Callable[[Tree], Point]) -> tuple[list[Tree], list[Tree]] | None:
     """`at_points` in one batch that begins at the sites."""
     each = [point(step) for step in steps]
 
