@@ -776,7 +776,7 @@ def test_every_method_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert len(names) >= 15
     run(capsys, f"explain cat.png --model my_net:build --size 6 --method {','.join(names)} --out all.npz")
     with np.load("all.npz") as stored:
-        assert set(stored) == {"input", "facts", *names}
+        assert set(stored) == {"input", "facts", "shapley_error", *names}
         assert all(np.isfinite(stored[name]).all() and np.abs(stored[name]).sum() > 0 for name in names)
 
 
