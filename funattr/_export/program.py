@@ -15,7 +15,7 @@ from .._steps.fold import same
 from .._torch import tree_flatten, tree_unflatten
 from .._types import Explains, Model, Tree, batch_size, map_tensors, tensors
 from .._words import complaint, door, kind_of
-from .reasons import Refused, check_draws, drawing, reason
+from .reasons import Refused, check_draws, reason
 from .trace import Way, tidied, traced
 
 #: The arguments that may have a row for each example, and are inputs of the program then.
@@ -85,8 +85,6 @@ def export(
 
 
 def _exported(method: Explains, model: Model, inputs: Inputs, dynamic: bool) -> torch.export.ExportedProgram:
-    if about(method).draws:
-        raise Refused(drawing("the method does", "export the method inside, and draw outside"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the method has given its own
         if dynamic:
@@ -97,19 +95,21 @@ def _exported(method: Explains, model: Model, inputs: Inputs, dynamic: bool) -> 
             batches = [inputs.values]
         for way in tries:
             try:
-                program = _program(example, model, way)
+                program = _program(example, model, way, about(method).draws)
                 _check(program, inputs, batches)
                 return program
             except Exception as error:
+                if isinstance(error, Refused) and error.last:
+                    raise
                 if way is tries[-1]:
                     raise Refused(reason(error)) from error
     raise AssertionError
 
 
-def _program(inputs: Inputs, model: Model, way: Way) -> torch.export.ExportedProgram:
+def _program(inputs: Inputs, model: Model, way: Way, draws: bool) -> torch.export.ExportedProgram:
     graph = traced(lambda *values: inputs.call(values), inputs.values, inputs.sized, way)
+    check_draws(graph, draws)
     graph = tidied(graph, bind(model).root, inputs.names)
-    check_draws(graph)
     batch = torch.export.Dim("batch")
     dims = [{0: batch} if sized else None for sized in inputs.sized]
     if inputs.by_name:

@@ -16,18 +16,21 @@ _OURS = tuple(str(Path(folder).resolve()) + os.sep for folder in (Path(torch.__f
 
 
 class Refused(Exception):
-    """No program: the sentence is ready."""
+    """No program: the sentence is ready. `last` where no other way of tracing would help."""
+
+    def __init__(self, text: str, last: bool = False) -> None:
+        super().__init__(text)
+        self.last = last
 
 
-def check_draws(graph: fx.GraphModule) -> None:
+def check_draws(graph: fx.GraphModule, by_method: bool) -> None:
     """Refuse operations that draw random numbers: a program would draw its own, and nobody could give the seed."""
     for node in graph.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise Refused(drawing(f"the model does, by {node.target}", "call model.eval() first"))
-
-
-def drawing(who: str, cure: str) -> str:
-    return f"it draws random numbers ({who}), and a program takes no seed: {cure}."
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and node.users:
+            cure = "export the method inside it, and draw outside" if by_method else "call model.eval() first"
+            who = "method" if by_method else "model"
+            text = f"the {who} draws random numbers ({node.target}), and a program takes no seed: {cure}."
+            raise Refused(text, last=True)
 
 
 def reason(error: Exception) -> str:

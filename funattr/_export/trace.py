@@ -34,8 +34,7 @@ def traced(function: Callable[..., Any], values: Sequence[Tensor], sized: Sequen
         graph = make_fx(function, as_forward(), tracing_mode=mode, _allow_non_fake_inputs=True)(*fakes)
     if is_number():
         raise Refused(
-            "an operation of the model makes a number of the size of the batch, as one that counts its rows in Python does: "
-            "pass dynamic_batch=False."
+            "something makes a number of the size of the batch, as len(x) does: write x.shape[0], or pass dynamic_batch=False."
         )
     return graph
 
