@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import math
 import sys
+import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -47,7 +48,6 @@ __all__ = [
     "enter_vmap",
     "leave_vmap",
     "remove_batch_dim",
-    "set_vmap_fallback_warning",
     "tree_flatten",
     "unwrap_for_grad",
 ]
@@ -408,6 +408,29 @@ def is_dressed(value: Any) -> bool:
     kind = type(value)
     plain = kind in (torch.Tensor, torch.nn.Parameter)
     return not plain and kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+
+
+class _Quiet(AbstractContextManager[None]):
+    """No warnings about missing batching rules while any thread is inside."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                set_vmap_fallback_warning(False)
+            self.inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                set_vmap_fallback_warning(True)  # torch's default; it cannot be read
+
+
+quiet = _Quiet()
 
 
 def compile_lock() -> AbstractContextManager[Any]:

@@ -217,6 +217,7 @@ OTHERWISE: dict[str, list[set[str]]] = {
         {"feature_ablation", "game", "shapley", "occlusion", "lime"},
     ],
     "n_samples": [{"shapley"}, {"lime"}],  # coalitions, in all
+    "chunk_size": [{"each_target"}],  # backward passes
     "layer": [{"input_of", "output_of"}, {"neuron"}],  # one place
     "target": [{"score"}],  # where it is explained
     "mode": [{"interpolate"}],  # likewise

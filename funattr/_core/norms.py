@@ -24,8 +24,9 @@ from .kernels import plain_batch_norm, unruled
 from .where import Bound, all_modules
 
 
-def mend(bound: Bound, scores: Tensor, leaves: Sequence[Tensor]) -> None:
-    """See to it that no batch norm between the scores and the leaves reads its gradient in the wrong order."""
+def mend(bound: Bound, scores: Tensor, leaves: Sequence[Tensor], mended: set[Any]) -> None:
+    """See to it that no batch norm between the scores and the leaves reads its gradient in the wrong order, but for those that
+    are `mended` already, in a graph that several scores go through."""
     if scores.device.type != "cpu" or not kernel_errs() or not _may_norm(bound.root):
         return
     met = {scores.grad_fn, *(leaf.grad_fn for leaf in leaves), None}
@@ -35,7 +36,8 @@ def mend(bound: Bound, scores: Tensor, leaves: Sequence[Tensor]) -> None:
             if other not in met:
                 met.add(other)
                 todo.append(other)
-        if _is_norm(type(node)):
+        if _is_norm(type(node)) and node not in mended:
+            mended.add(node)
             _mend_one(node)
 
 

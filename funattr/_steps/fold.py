@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .._core.passes import Question
+from .._core.rows import Every
 from .._core.score import one_for_each
 from .._core.tap import touched
 from .._core.where import weights
 from .._torch import OutOfMemoryError, interrupted, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import Neuron, Target, Tree, attributable, map_tensors, tensors
+from .._types import Neuron, Tree, attributable, map_tensors, tensors
 from .._words import complaint
 
 #: What to compute at a point of the input: ``f(q, x)`` gives tensors, in any structure.
@@ -162,8 +163,10 @@ _READS = {
 }
 
 
-def _repeated(target: Target, count: int, size: int) -> Target:
+def _repeated(target: Any, count: int, size: int) -> Any:
     """The target for `count` copies of a batch."""
+    if isinstance(target, Every):
+        return Every(tuple(_repeated(each, count, size) for each in target.targets))
     if isinstance(target, Neuron):
         return Neuron(target.layer, partial(_per_copy, target.index, count, size)) if callable(target.index) else target
     if callable(target):
