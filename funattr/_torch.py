@@ -12,7 +12,7 @@ import math
 import sys
 import threading
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -330,6 +330,59 @@ def saved_input(node: Any) -> torch.Tensor | None:
 def observed_by_dispatch_mode() -> bool:
     """Whether a TorchDispatchMode (a tracer, a fake mode, a FLOP counter) sees every operation of this thread."""
     return torch._C._len_torch_dispatch_stack() > 0
+
+
+def any_batch() -> bool:
+    """Whether make_fx traces this thread with sizes that are symbols, for batches of any size.
+
+    Torch's batching rules read sizes as numbers there: under vmap the graph would hold the size that was traced.
+    """
+    if not torch._C._len_torch_dispatch_stack():
+        return False
+    mode = _active_mode(torch._C._TorchDispatchModeKey.PROXY)
+    return mode is not None and getattr(mode, "tracing_mode", None) == "symbolic"
+
+
+#: Before torch 2.1 modes cannot be asked for by what they are.
+_active_mode: Callable[..., Any] = getattr(torch._C, "_get_dispatch_mode", lambda key: None)
+
+
+def beside_traces() -> AbstractContextManager[Any]:
+    """What runs inside is seen by no mode that traces: for plain data, of which a trace is to hold what comes of it."""
+    if not torch._C._len_torch_dispatch_stack():
+        return contextlib.nullcontext()
+    from torch.utils import _python_dispatch
+
+    return _python_dispatch._disable_current_modes()
+
+
+def fake_batch(values: Sequence[torch.Tensor], sized: Sequence[bool]) -> tuple[list[torch.Tensor], Callable[[], bool]]:
+    """The tensors without data, of which those that are `sized` have a symbol for their first size, one for all; and what tells
+    whether an operation has made a number of it since. Imports what traces, a second's work."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+    shapes = ShapeEnv()
+    mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+    made: list[torch.Tensor] = []
+    for value, symbol in zip(values, sized):
+        fixed = [DimDynamic.STATIC] * value.dim()
+        dims = [DimDynamic.DUCK, *fixed[1:]] if symbol else fixed
+        made.append(mode.from_tensor(value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dims)))
+
+    def is_number() -> bool:
+        first: list[Any] = [t.shape[0] for t, symbol in zip(made, sized) if symbol]
+        return any(isinstance(size, int) or size.node.expr.is_number for size in first)
+
+    return made, is_number
+
+
+def backward_decompositions() -> dict[Any, Callable[..., Any]]:
+    """Torch's own spellings of backward passes in other operations. (`_decomp` is what `torch.export` reads, too.)"""
+    from torch._decomp import get_decompositions
+
+    names = ("native_layer_norm_backward", "native_batch_norm_backward", "native_group_norm_backward")
+    return dict(get_decompositions([getattr(torch.ops.aten, name) for name in names]))
 
 
 def times_written(value: torch.Tensor) -> int:

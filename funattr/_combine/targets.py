@@ -15,7 +15,7 @@ from .._steps.chunks import chunk_for, chunks, fitting, given_chunk
 from .._steps.draws import Rewound
 from .._steps.progress import reported
 from .._steps.ways import Runner
-from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
+from .._torch import any_batch, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Target, Tree, map_tensors, tensors
 from .._words import complaint, door, kind_of
 from .dress import about, check_method, combined, generators_given, has_steps, name_of
@@ -72,7 +72,8 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
 
         mapped = classes is not None and options.get("rtol") is None  # with which each target takes nodes of its own
         size = together or (_at_once(method, len(targets), model, x, options.get("layer")) if mapped else 1)
-        if classes is not None and mapped and (size >= len(classes) or not known or tracing() or transforms_active()):
+        at_once = size >= len(targets) or not known or tracing() or transforms_active() or any_batch()
+        if classes is not None and mapped and at_once:
             parts = _in_chunks(explain, classes.to(device_of(x)), size)
         else:
             parts = _one_by_one(explain, list(targets), known, size, noise)
@@ -90,7 +91,7 @@ def _one_by_one(
     """A call for each target, of which those that read the output share passes; of a method of one's own, callables do, which
     it cannot tell from others."""
     sharing = [k for k, t in enumerate(targets) if reads_output(t) and (known or callable(t))]
-    if len(sharing) > 1 and not (tracing() or transforms_active()):
+    if len(sharing) > 1 and not (tracing() or transforms_active() or any_batch()):
         shared = Shared(tuple(targets[k] for k in sharing), together)
         for i, k in enumerate(sharing):
             targets[k] = shared.row(i)
@@ -124,7 +125,7 @@ def _at_once(method: Explains, count: int, model: Model, x: Tree, layer: Any) ->
     """How many of so many classes to run at once: all, as far as there is room for the gradients at the site."""
     if has_steps(method):
         return chunk_for(count, None, x, shares=False)  # many points for each
-    if tracing():
+    if tracing() or any_batch():
         return fitting(count, count, sum(t.numel() for t in tensors(x)), ROOM)
     floats = sum(t.numel() for t in tensors(x) if t.is_floating_point())
     size = floats or WIDER_THAN_IDS * sum(t.numel() for t in tensors(x))

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .._torch import constant, saved_input, without_modes, without_transforms
+from .._torch import beside_traces, constant, saved_input, without_modes, without_transforms
 from .kernels import plain_batch_norm, unruled
 from .where import Bound, all_modules
 
@@ -153,7 +153,7 @@ def kernel_errs() -> bool:
 
 @functools.cache
 def _tried() -> bool:
-    with without_transforms(), without_modes(), torch.enable_grad():
+    with beside_traces(), without_transforms(), without_modes(), torch.enable_grad():
         tokens = torch.arange(8.0, device="cpu").as_strided((1, 2, 2, 2), (2, 1, 4, 2))
         x = torch.zeros(1, 2, 2, 2, device="cpu", requires_grad=True)
         made = F.batch_norm(x, torch.zeros(2, device="cpu"), torch.ones(2, device="cpu"), eps=0.0)

@@ -171,7 +171,7 @@ def ablation_cam(
     def at(layer: Layer) -> Tree:
         value = once(target, lambda: activation(model, x, layer=layer, create_graph=create_graph))
         _check_real(value, layer)
-        mask = _channel_numbers(value, channel_dim, len(score))
+        mask = _channel_numbers(value, channel_dim, score.shape[0])
         options: dict[str, Any] = {"target": target, "chunk_size": chunk_size, "create_graph": create_graph}
         return map_floats(cam, value, feature_ablation(model, x, layer=layer, feature_mask=mask, **options))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._core.passes import Question
 from .._core.where import all_modules
-from .._torch import tracing, transforms_active
+from .._torch import any_batch, tracing, transforms_active
 from .._types import ChunkSize, Tree, tensors
 from .chunks import chunk_for, chunks, free, given_chunk
 from .fold import rows_alone
@@ -26,7 +26,7 @@ class Outputs:
     def __init__(self, q: Question) -> None:
         self.bytes = 0
         self._call = q.bound.call
-        watched = not (tracing() or transforms_active() or rows_alone(q)) and words(q) > 0
+        watched = not (tracing() or transforms_active() or any_batch() or rows_alone(q)) and words(q) > 0
         self.q = q._replace(bound=q.bound._replace(call=self._seen)) if watched else q
         self.watched = watched
 

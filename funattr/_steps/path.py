@@ -21,12 +21,12 @@ from .._torch import tracing, transforms_active
 from .._types import ChunkSize, Layer, Model, Target, Tree, floats_of, map_floats, map_tensors, tensors
 from .._words import complaint
 from .baselines import full_batch, references
-from .fold import Inner, floats_in, folded, rows_alone, with_leaves
+from .fold import Inner, all_at_site, floats_in, folded, rows_alone, taken, with_leaves
 from .mean import Sum, check_rows
 from .outputs import Outputs, reporting
 from .quadrature import Rule
 from .twins import OneRow, same_rows
-from .ways import Runner
+from .ways import Runner, slices
 
 
 def asked(
@@ -138,7 +138,7 @@ def along(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int
     """
     where = floats_in(q.x) if at is None else at
     count = points[0].shape[0]
-    if count > 1 and not tracing() and not transforms_active() and rows_alone(q):
+    if count > 1 and not tracing() and not transforms_active() and (taken.alone or rows_alone(q)):
         found = folded(q, f, points, where, itertools.repeat(0))
         if found is not None:
             yield found[0]
@@ -187,7 +187,26 @@ def at_points(run: Runner, q: Question, steps: Tree, point: Callable[[Tree], Poi
     """Values at the sites and the score's gradients at the points ``point(step)``, with a leading dimension, in order."""
     if run.ways and hooks_backward(q):
         run.give_up("it has hooks on its backward pass")
+    found = _all_points(q, slices(steps), point) if taken.alone and not transforms_active() else None
+    if found is not None:
+        return iter([found])
     return run(lambda step, x: gradients(q._replace(x=x), point(step), anchor=tensors(step)[0]), steps, q.x)
+
+
+def _all_points(q: Question, steps: Iterator[Tree], point: Callable[[Tree], Point]) -> tuple[list[Tree], list[Tree]] | None:
+    """`at_points` in one batch that begins at the sites."""
+    each = [point(step) for step in steps]
+
+    def together(i: int, values: list[Tensor]) -> list[Tensor]:
+        return [torch.cat(same) for same in zip(*(at(i, values) for at in each))]
+
+    def ask(q: Question) -> list[Tree]:
+        values[:], slopes = gradients(q, together)
+        return slopes
+
+    values: list[Tree] = []
+    found = all_at_site(q, len(each), ask)
+    return None if found is None else (map_tensors(lambda t: t[None], values), found)
 
 
 # The straight path from the baselines to x.

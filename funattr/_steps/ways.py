@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._torch import OutOfMemoryError, interrupted, quiet, tracing, tree_flatten, tree_unflatten
+from .._torch import OutOfMemoryError, any_batch, interrupted, quiet, tracing, tree_flatten, tree_unflatten
 from .._types import Tree, map_tensors, tensors
 from .._words import complaint, warn
 from .chunks import chunks
@@ -40,9 +40,10 @@ class Runner:
     """Runs chunks of steps, and remembers over the chunks of one call what vmap could not do."""
 
     def __init__(self, sequential: bool = False) -> None:
-        self.ways = [] if sequential else [mapped, mapped_functional]
-        #: What was shown to be exact in one batch, and where the batch is in each of its tensors; None: rows meet.
-        self.folds: dict[Callable[..., Any], Sequence[int]] | None = {}
+        self.ways = [] if sequential or any_batch() else [mapped, mapped_functional]
+        #: What was shown to be exact in one batch, and where the batch is in each of its tensors; None: rows meet, or nothing
+        #: can be shown.
+        self.folds: dict[Callable[..., Any], Sequence[int]] | None = None if any_batch() else {}
         self.cause: str | None = None
 
     def __call__(

@@ -14,10 +14,11 @@ from .._core.leaves import connected
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, runs_fused, scores
 from .._core.rows import Every, Row, alone, shares
 from .._core.score import predicted, score_of, the_tensor
-from .._torch import quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
+from .._torch import any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
 from .._types import Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint
 from .chunks import chunks
+from .fold import all_at_site, taken
 from .groups import spread
 from .late import Late
 from .matching import check_fits, fit_rows, matched, picked
@@ -179,7 +180,7 @@ def _outputs(q: Question, features: Features, make: Callable[[list[Tree]], Plan]
     if isinstance(make, Plan):
         plan = make
         report(0, plan.runs)
-    elif len(q.sites.sites) == 1 and q.inner and not tracing() and not transforms_active():
+    elif len(q.sites.sites) == 1 and q.inner and not (tracing() or transforms_active() or any_batch()):
         plan, late = _first(run, q, features, make, outputs)
         if late is not None:
             yield plan, late
@@ -190,7 +191,8 @@ def _outputs(q: Question, features: Features, make: Callable[[list[Tree]], Plan]
     for a, b in _parts(plan, outputs, start):
         part = plan.part(a, b, device)
         if q.inner or len(q.sites.sites) > 1:
-            found = run(partial(_at_sites, q, features, plan), part, q.x)
+            whole = _all_at_sites(q, features, plan, part) if taken.alone and not transforms_active() else None
+            found = run(partial(_at_sites, q, features, plan), part, q.x) if whole is None else iter([whole])
         else:
             found = _at_input(run, q, features, plan, part)
         for each in found:
@@ -212,6 +214,17 @@ def _output(q: Question, seen: Seen) -> list[Tensor]:
 
 def _at_sites(q: Question, features: Features, plan: Plan, step: list[Tensor], x: Tree) -> list[Tensor]:
     return _output(q, forward(q, lambda i, value, shared: without(q, features, plan, step, i, value), x))
+
+
+def _all_at_sites(q: Question, features: Features, plan: Plan, steps: list[Tensor]) -> list[Tensor] | None:
+    """`_at_sites` in one batch that begins at the sites."""
+
+    def put(i: int, value: Tree, shared: bool) -> Tree:
+        return map_tensors(lambda t: t.flatten(0, 1), without(q, features, plan, steps, i, value))
+
+    if any(ids is None for each in plan.ids for ids in each):
+        return None  # what is held there has one row for each example
+    return all_at_site(q, steps[0].shape[0], lambda whole: _output(whole, forward(whole, put)))
 
 
 def _at_input(run: Runner, q: Question, features: Features, plan: Plan, steps: list[Tensor]) -> Iterator[list[Tensor]]:
