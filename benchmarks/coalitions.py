@@ -1,8 +1,8 @@
 """Coalitions beside Captum's, in one process, call by call in turn: python -m benchmarks.coalitions
 
-At a late layer of a ResNet-18, 64 groups of channels and 512 coalitions: Captum has no such class for layers, so it is asked as one
-asks it there, by a function of what is present, and evaluates the model as often. At the input, a batch of 16 and 49 squares:
-Captum's KernelShap takes one example after another.
+At a late layer of a ResNet-18, 64 groups of channels and 512 coalitions: Captum has no such class for layers, so it
+is asked as one asks it there, by a function of what is present, and evaluates the model as often. At the input, a
+batch of 16 and 49 squares: Captum's KernelShap takes one example after another.
 """
 
 from __future__ import annotations
