@@ -894,7 +894,9 @@ MISTAKES: dict[str, str] = {
     "layers --model my_net:build": "say what goes into the model: an image file or a text after the options, or the size",
     "layers dog.png --model my_net:build": "there is no file 'dog.png'",
     "explan cat.png": "invalid choice: 'explan'",
-    f"{NET} --colour red": "unrecognized arguments: --colour red",
+    f"{NET} --colour red": "there is no option --colour: funattr explain --help lists all",
+    f"{NET} --taget 3": "there is no option --taget: did you mean --target?",
+    f"{NET} --awnser=b": "there is no option --awnser=b: did you mean --answer?",
 }
 
 
