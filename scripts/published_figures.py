@@ -23,11 +23,12 @@ What papers print, beside what the functions here give in the same settings, on 
 GAMES = """
 ## Shapley values: Leverage SHAP
 
-Musco and Witter, [Provably Accurate Shapley Value Estimation via Leverage Score
-Sampling](https://arxiv.org/abs/2410.01917), 2025. A forest of 100 trees of depth 4 (xgboost), one row of the data
+Musco and Witter, Provably Accurate Shapley Value Estimation via Leverage Score Sampling, 2025,
+[arXiv:2410.01917](https://arxiv.org/abs/2410.01917). A forest of 100 trees of depth 4 (xgboost), one row of the data
 against its mean, 8 coalitions for each player, 100 runs: the mean of the squared error of the values, relative to
 their squared norm. Exact values are sums over the leaves of the trees. "told" is the root mean square of the standard
-errors that `standard_errors=True` gives, over the root mean square of the true errors: 1 is right.
+errors that `standard_errors=True` gives, over the root mean square of the true errors: 1 is right. Which sampling
+when, is told under [Coalitions](coalitions.md).
 
 | data | players | `sampling` | published | here | told |
 |---|---|---|---|---|---|
@@ -40,8 +41,8 @@ exact.
 SERIES = """
 ## Half-moons and ARMA processes: time_interpret
 
-Enguehard, [Time Interpret: a Unified Model Interpretability Library for Time
-Series](https://arxiv.org/abs/2306.02968), 2023, and its repository. Purity of half-moons with noise 0.05: of the half
+Enguehard, Time Interpret: a Unified Model Interpretability Library for Time Series, 2023,
+[arXiv:2306.02968](https://arxiv.org/abs/2306.02968), and its repository. Purity of half-moons with noise 0.05: of the half
 of the test points with the smallest attributions, the part that is predicted as the second moon; the mean over five
 seeds, each with a net of its own, and the smallest and the largest of them.
 
