@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import enum
 import operator
+import pickle
+import random
 import sys
 import threading
 import types
@@ -19,11 +21,14 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Mutable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import is_wrapped, times_written, without_transforms
+from .._torch import is_wrapped, times_written, tracing, without_transforms
 from .._types import as_it_is
+from .._words import warn
+from .chance import DRAWS, with_same_draws
 from .tap import Run, call_tapped, hooked
 from .where import built
 
@@ -32,7 +37,7 @@ _COMMON = frozenset(vars(nn.Module()))
 _LIBRARIES = {"torch", *sys.stdlib_module_names}
 _KINDS: dict[type, bool] = {}
 _CONSTANT = (str, bytes, int, float, complex, type(None), enum.Enum, type, torch.dtype, torch.device, torch.Size)
-_NO_STATE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, torch.Generator, torch.jit.ScriptModule)
+_NO_STATE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, torch.jit.ScriptModule)
 _DEEP = 6  # a model that refers to its trainer is not followed to the data
 
 
@@ -44,6 +49,8 @@ class State:
         self.tensors: dict[int, tuple[Tensor, int, Tensor]] = {}
         self.modules: list[tuple[nn.Module, tuple[int, int]]] = []
         self.met: set[int] = set()
+        self.draws: list[tuple[Any, Any]] = []  # generators of the model's own, and how they were
+        self.told = False
 
     def note(self, value: Any, depth: int = 0) -> None:
         """Keep `value`, something that a model holds or that is bound to it."""
@@ -62,6 +69,8 @@ class State:
                 self.note_items((*value.args, value.func, *value.keywords.values()), depth)
         elif isinstance(value, types.MethodType):
             self.note(value.__self__, depth)
+        elif isinstance(value, tuple(_GENERATORS)):
+            self.draws.append((value, _drawn_so_far(value)))
         elif not (isinstance(value, _NO_STATE) or _of_library(type(value))):  # such as the state of FSDP, a logger, a thread
             self.note_items(getattr(value, "__dict__", {}), depth)
 
@@ -104,6 +113,12 @@ class State:
                 with as_it_is if is_wrapped(t) else without_transforms():
                     t.data.copy_(before)  # through .data: a graph that the result pins may have saved it
                 self.tensors[key] = t, times_written(t), before
+        for generator, before in self.draws:
+            if not _same_state(_drawn_so_far(generator), before):
+                if not self.told:
+                    warn(f"{DRAWS}. It has a generator of its own, which is put back: every call starts from what is there.")
+                self.told = True
+                _GENERATORS[_kind_of(generator)][1](generator, before)
 
     def back(self) -> None:
         """After a pass: containers hold what they held."""
@@ -120,6 +135,27 @@ class State:
         for child in module.modules():
             if id(child) not in self.met:
                 self.note_module(child)
+
+
+#: What numbers are drawn from, how its state is read, and how it is set.
+_GENERATORS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
+    torch.Generator: (lambda g: g.get_state(), lambda g, state: g.set_state(state)),
+    np.random.Generator: (lambda g: g.bit_generator.state, lambda g, state: setattr(g.bit_generator, "state", state)),
+    np.random.RandomState: (lambda g: g.get_state(legacy=False), lambda g, state: g.set_state(state)),
+    random.Random: (lambda g: g.getstate(), lambda g, state: g.setstate(state)),
+}
+
+
+def _kind_of(generator: Any) -> type:
+    return next(kind for kind in _GENERATORS if isinstance(generator, kind))
+
+
+def _drawn_so_far(generator: Any) -> Any:
+    return _GENERATORS[_kind_of(generator)][0](generator)
+
+
+def _same_state(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) else pickle.dumps(a) == pickle.dumps(b)
 
 
 def _copied(t: Tensor) -> Tensor:
@@ -173,6 +209,12 @@ _kept = _Kept()
 
 def observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
     """``call(*args, **kwargs)`` under `run`, after which all that the model keeps is as the call found it."""
+    if tracing():
+        return call_tapped(call, args, kwargs, run)
+    return with_same_draws(partial(_observed, call, args, kwargs, run))
+
+
+def _observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
     state = _kept.state
     if state is None:
         return call_tapped(call, args, kwargs, run)
@@ -197,7 +239,7 @@ def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
         kind = type(module)
         if kind not in _QUIET:
             _QUIET[kind] = _of_library(kind) and not _written_from_outside(module) and not hasattr(module, "max_norm")
-    return state if state.holders or state.tensors else None
+    return state if state.holders or state.tensors or state.draws else None
 
 
 #: Whether modules of a kind keep nothing, but for what hooks write to them.

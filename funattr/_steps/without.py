@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.chance import drawn
 from .._core.gradient import connected
 from .._core.kernels import Folded
 from .._core.passes import Question, Seen, Unfused, forward, kept, runs_fused, scores
@@ -192,9 +193,9 @@ def _first(run: Runner, q: Question, features: Features, make: Callable[[list[Tr
     try:
         with quiet, as_it_is if q.create_graph else Folded():
             found = late.run(lambda: _output(q, forward(q, put)))
+        return plans[0], None if drawn() else found  # the runner looks whether all steps drew the same
     except RuntimeError as error:
         if late.level is None or not refused(error):
             raise
         run.refuse(error)
-        found = None
-    return plans[0], found
+        return plans[0], None
