@@ -196,6 +196,18 @@ def below_vmap(function: Callable[..., Iterable[torch.Tensor]], *args: torch.Ten
     return [add_batch_dim(t, 0, level) for t in found]
 
 
+#: Makes of a tensor, by whatever name it is held, another; since torch 2.3.
+swap_tensors: Any = getattr(torch.utils, "swap_tensors", None)
+
+
+def alone_in_memory(value: torch.Tensor) -> bool:
+    """Whether no other tensor, no view and no graph holds the memory of `value`; False where torch does not tell."""
+    owners = getattr(torch._C, "_storage_Use_Count", None)
+    if owners is None or is_wrapped(value) or not is_plain(value) or value.layout is not torch.strided:
+        return False
+    return bool(owners(value.untyped_storage()._cdata) <= 2)  # the tensor, and the storage as Python has it
+
+
 def is_wrapped(value: torch.Tensor) -> bool:
     """Whether a transform stands between us and the data of `value`."""
     return maybe_get_level(value) != -1

@@ -776,7 +776,7 @@ def test_every_method_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert len(names) >= 15
     run(capsys, f"explain cat.png --model my_net:build --size 6 --method {','.join(names)} --out all.npz")
     with np.load("all.npz") as stored:
-        assert set(stored) == {"input", "facts", *names}
+        assert set(stored) == {"input", "facts", "shapley_error", *names}
         assert all(np.isfinite(stored[name]).all() and np.abs(stored[name]).sum() > 0 for name in names)
 
 
@@ -894,7 +894,9 @@ MISTAKES: dict[str, str] = {
     "layers --model my_net:build": "say what goes into the model: an image file or a text after the options, or the size",
     "layers dog.png --model my_net:build": "there is no file 'dog.png'",
     "explan cat.png": "invalid choice: 'explan'",
-    f"{NET} --colour red": "unrecognized arguments: --colour red",
+    f"{NET} --colour red": "there is no option --colour: funattr explain --help lists all",
+    f"{NET} --taget 3": "there is no option --taget: did you mean --target?",
+    f"{NET} --awnser=b": "there is no option --awnser=b: did you mean --answer?",
 }
 
 

@@ -385,6 +385,12 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
         ["The capital", "--answer", "b"],
         "the model's embedding has 257 rows: the tokenizer is another",
     ),
+    "a typo": ("cap", ["a", "--answer", "b"], "there is no folder '.*cap'"),
+    "masked": (
+        "masked",
+        ["a", "--answer", "b", "--chat"],
+        "are for models that write text, and '.*masked' holds a BertForMaskedLM",
+    ),
     "nowhere": ("nowhere", ["a", "--answer", "b"], "there is no folder"),
 }
 
@@ -401,6 +407,10 @@ def test_mistakes(case: str, models: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_classifier_has_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("capitals").mkdir()
+    Path("capitals/config.json").write_text("{}")
+    assert main(["explain", "a", "--model", "capital", "--answer", "b"]) == 2
+    assert capsys.readouterr().err == "funattr: there is no folder 'capital': did you mean 'capitals'?\n"
     assert main(["explain", "a.png", "--model", "my_net:build", "--answer", "b", "--by", "word"]) == 2
     assert "--answer, --by are for language models, and 'my_net:build' is none" in capsys.readouterr().err
 

@@ -228,7 +228,7 @@ MISTAKES = {
     "demo --out nowhere/demo.png": "the folder 'nowhere' of --out does not exist: make it first, or choose another.",
     "demo --out demo.jpg": "--out must name a .png file, got 'demo.jpg'.",
     "demo --out folder.png": "--out must name a file, and 'folder.png' is a folder.",
-    "demo --colour red": "unrecognized arguments: --colour red",
+    "demo --colour red": "there is no option --colour: funattr demo --help lists all.",
     "demo --index": "argument --index: expected at least one argument",
 }
 

@@ -168,7 +168,7 @@ def _options(of: Question, name: str, layer: Any, arguments: argparse.Namespace)
     import torch
 
     taken = methods.parameters(name)
-    options: dict[str, Any] = {key: getattr(arguments, key) for key in OPTIONS}
+    options: dict[str, Any] = {key: getattr(arguments, key, None) for key in OPTIONS}
     options = {key: value for key, value in options.items() if key in taken and value is not None}
     if "channel_dim" in taken:
         options["channel_dim"] = -1

@@ -92,8 +92,13 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
     else:
         anchor = None
     whole = None in q.sites.sites
-    found = _recorded(q, point, whole, anchor)
-    if found is None:  # a no_grad block around the layer has closed since: record all of the pass
+    try:
+        found = _recorded(q, point, whole, anchor)
+    except RuntimeError as error:
+        if whole or "created in no_grad mode" not in str(error):
+            raise
+        found = None  # the model writes to a part of what came before the layer
+    if found is None:  # or a no_grad block around the layer has closed since: record all of the pass
         found = _recorded(q, point, True, anchor)
     assert found is not None
     return found

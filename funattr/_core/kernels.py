@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from types import FunctionType
+from collections.abc import Callable, Sequence
+from types import FunctionType, MethodWrapperType
 from typing import Any
 
 import torch
@@ -11,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._torch import below_vmap, is_mapped, only_vmap_runs, without_modes
+from .._torch import alone_in_memory, below_vmap, is_mapped, only_vmap_runs, swap_tensors, without_modes
+from .._types import map_tensors
 
 
 def unruled(func: Any, args: Any, kwargs: Any) -> Any:
@@ -78,12 +81,58 @@ def plain_attention(
 
 
 class PlainForms(PlainAttention):
-    """Compiled, under vmap: plain operations for what has no batching rule there and would run sample by sample."""
+    """Compiled, under vmap: plain operations for what has no batching rule there and would run sample by sample.
+
+    And `out + shortcut` for `out += shortcut`, which vmap refuses where it maps over the shortcut alone: where `out` was just
+    made, in memory of its own, and nothing has been made of it, that is the same. By all its names it is the sum from then on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.fresh: list[Tensor] = []
+        self.sums: list[tuple[Tensor, Tensor]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tuple([self.now(t) for t in args]), {name: self.now(t) for name, t in (kwargs or {}).items()}
+        if func is Tensor.add_ and _among(args[0], self.fresh):
+            self.sums.append((args[0], torch.add(*args, **kwargs)))
+            return self.sums[-1][1]
+        self.fresh = [t for t in self.fresh if not _among(t, args)]
         if func is F.batch_norm:
-            return plain_batch_norm(*args, **(kwargs or {}))
-        return super().__torch_function__(func, types, args, kwargs)
+            found = plain_batch_norm(*args, **kwargs)
+        else:
+            found = super().__torch_function__(func, types, args, kwargs)
+        if func in _FRESH:
+            self.fresh = [*self.fresh[-7:], found]
+        return found
+
+    def now(self, given: Any) -> Any:
+        """What a name stands for now."""
+        if type(given) is list or type(given) is tuple:
+            return type(given)([self.now(part) for part in given])
+        for old, new in self.sums:
+            if given is old:
+                return new
+        return given
+
+
+def _among(value: object, others: Sequence[object]) -> bool:
+    return any(value is other for other in others)
+
+
+def in_plain_forms(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A model under `PlainForms`, in each of its passes."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        forms = PlainForms()
+        with forms:
+            return map_tensors(forms.now, call(*args, **kwargs))
+
+    return run
+
+
+#: Operations whose result is in memory of its own.
+_FRESH = {F.conv1d, F.conv2d, F.conv3d, F.linear, F.batch_norm, F.layer_norm, torch.matmul}
 
 
 def plain_batch_norm(
@@ -107,10 +156,29 @@ def plain_batch_norm(
 
 
 class Folded(TorchFunctionMode):
-    """Without it, vmap takes the plain form of attention, which holds every weight, or runs it sample by sample."""
+    """Without it, vmap takes the plain form of attention, which holds every weight, or runs it sample by sample.
+
+    It also lets models write what vmap maps over into what they made themselves in this pass: `out += shortcut`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: set[int] = set()  # by operations of this pass, not read off; what else has such a number is younger still
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in _WRITES and args and id(args[0]) in self.made:
+            _make_mapped(*args, *kwargs.values())
+        found = self.run(func, args, kwargs)
+        if (
+            type(found) is Tensor
+            and type(func) is not MethodWrapperType
+            and not any(found is t for t in (*args, *kwargs.values()))
+        ):
+            self.made.add(id(found))
+        return found
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is F.scaled_dot_product_attention and only_vmap_runs():
             return _folded(*args, **kwargs)
         if func is F.batch_norm and only_vmap_runs():
@@ -119,6 +187,36 @@ class Folded(TorchFunctionMode):
             with self:  # a mode is off while it handles a call, and the attention is inside this one
                 return attention_body(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+#: Operations that write to their first argument.
+_WRITES = {
+    getattr(Tensor, name)
+    for name in dir(Tensor)
+    if name in ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__iand__", "__ior__", "__ixor__")
+    or (name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name[:-1]))
+} | {Tensor.copy_, Tensor.index_copy_, Tensor.masked_fill_, Tensor.scatter_}
+
+
+def _make_mapped(target: Tensor, *others: Any) -> None:
+    """Have vmap map over `target`, which the model made for itself, if it maps over what is to be written there.
+
+    It is the same tensor by all its names. Not so its views, nor what a graph has kept of it: where there are any, vmap cannot.
+    """
+    mapped = next((t for other in others for t in _parts(other) if is_mapped(t)), None)
+    if mapped is None or is_mapped(target) or swap_tensors is None or not (only_vmap_runs() and alone_in_memory(target)):
+        return
+
+    def repeated(target: Tensor, mapped: Tensor) -> list[Tensor]:
+        return [target.expand(mapped.shape[0], *target.shape).clone()]
+
+    with contextlib.suppress(RuntimeError):  # something of torch's holds it
+        swap_tensors(target, below_vmap(repeated, target, mapped)[0])
+
+
+def _parts(given: Any) -> list[Tensor]:
+    found = given if isinstance(given, (tuple, list)) else [given]
+    return [t for t in found if isinstance(t, Tensor)]
 
 
 def _folded(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .._core.door import method
-from .._core.kernels import PlainForms
+from .._core.kernels import in_plain_forms
 from .._core.passes import question
 from .._steps.chunks import given_chunk
 from .._steps.plan import features_of, planned
@@ -78,7 +78,7 @@ def feature_ablation(
     chunk = None if chunk is None else len(range(chunk))  # Dynamo may have made a symbol of it: a number again
     with torch.set_grad_enabled(create_graph):
         q = question(model, x, layer, target, create_graph)
-        q = q._replace(bound=q.bound.under(PlainForms(only="cpu"))) if tracing() else q
+        q = q._replace(bound=q.bound._replace(call=in_plain_forms(q.bound.call))) if tracing() else q
         features = features_of(q, baselines, feature_mask)
         return restored(q, *lost(q, features, partial(planned, q, features, chunk)))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._core.door import method
-from .._core.kernels import PlainForms
+from .._core.kernels import in_plain_forms
 from .._core.passes import Question, question
 from .._steps.chunks import given_chunk
 from .._steps.plan import Features, Plan, features_of, plan_for
@@ -75,7 +75,7 @@ def occlusion(
     chunk = None if chunk is None else len(range(chunk))  # Dynamo may have made a symbol of it: a number again
     with torch.set_grad_enabled(create_graph):
         q = question(model, x, layer, target, create_graph)
-        q = q._replace(bound=q.bound.under(PlainForms(only="cpu"))) if tracing() else q
+        q = q._replace(bound=q.bound._replace(call=in_plain_forms(q.bound.call))) if tracing() else q
         features = features_of(q, baselines, None)
         slides: list[list[Slides | None]] = []
 

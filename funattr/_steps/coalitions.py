@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.kernels import PlainForms
+from .._core.kernels import in_plain_forms
 from .._core.passes import Question
 from .._torch import tracing
 from .._types import ChunkSize, Layer, Model, Target, Tree, floats_of, tensors
@@ -83,7 +83,7 @@ def scores_of(game: Opened, steps: int, which: Callable[[Tensor], Tensor], *, ea
         return found[0].new_zeros(0, game.q.size)
     q = game.q
     if tracing():
-        q = q._replace(bound=q.bound.under(PlainForms(only="cpu")))
+        q = q._replace(bound=q.bound._replace(call=in_plain_forms(q.bound.call)))
     gone = partial(_absent_each, q.size) if each else _absent
     return scored(q, game.features, game.plan(steps, which, gone))[1]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.gradient import gradients, hooks_backward
-from .._core.kernels import PlainForms
+from .._core.kernels import in_plain_forms
 from .._core.passes import Point, Question, forward, kept, question, read, scores
 from .._core.real import check_attributable
 from .._core.score import predicted, score_of
@@ -39,7 +39,7 @@ def ready(model: Model, x: Tree, layer: Layer, target: Target, create_graph: boo
     """A question about many points: "argmax" is settled, and nothing is recorded that need not be."""
     q = question(model, x if create_graph else map_tensors(torch.detach, x), layer, target, create_graph)
     if tracing():
-        q = q._replace(bound=q.bound.under(PlainForms(only="cpu")))
+        q = q._replace(bound=q.bound._replace(call=in_plain_forms(q.bound.call)))
     return q._replace(target=_settled(q))
 
 

@@ -1,0 +1,165 @@
+"""Models that write in place what depends on the site into what does not: `out += shortcut`, outputs made beforehand."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funattr as fa
+
+from .close import close
+from .cost import cost
+from .reference import path_at_site
+
+
+class Residual(nn.Module):
+    """torchvision's block: what comes first does not depend on the shortcut, and the shortcut is added in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.relu = nn.BatchNorm2d(8), nn.ReLU(inplace=True)
+        self.shortcut, self.last = nn.Conv2d(3, 8, 1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm(self.conv(self.relu(self.first(x))))
+        out += self.shortcut(x)
+        return self.ended(out)
+
+    def ended(self, out: Tensor) -> Tensor:
+        found: Tensor = self.last(self.relu(out).mean((2, 3)))
+        return found
+
+
+class ByAnotherName(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm(self.conv(self.relu(self.first(x))))
+        other = out
+        out += self.shortcut(x)
+        return self.ended(other)
+
+
+class Statement(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm(self.conv(self.relu(self.first(x))))
+        out.add_(self.shortcut(x))
+        return self.ended(torch.cat([out], 1))
+
+
+class BehindAView(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm(self.conv(self.relu(self.first(x))))
+        half = out[:, :4]
+        out += self.shortcut(x)
+        return self.ended(torch.cat([half, half], 1))
+
+
+class ThroughAView(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm(self.conv(self.relu(self.first(x))))
+        out[:, :4] += self.shortcut(x)[:, 4:]
+        return self.ended(out)
+
+
+class MadeBefore(Residual):
+    """A recurrent net writes its steps into an output that was made before."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.shortcut(x).mean((2, 3))
+        steps = torch.zeros(len(x), 3, 8, dtype=x.dtype)
+        for i in range(3):
+            value = torch.tanh(value * (i + 1))
+            steps[:, i] = value
+        found: Tensor = self.last(steps.sum(1))
+        return found
+
+
+class Kept(Residual):
+    """What is written to is the model's own, and was there before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(4, 8, 6, 6))
+        self.kept: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept.zero_()
+        self.kept.add_(self.shortcut(x))
+        return self.ended(self.kept.clone())
+
+
+NETS: list[Callable[[], nn.Module]] = [Residual, ByAnotherName, Statement, BehindAView, ThroughAView, MadeBefore, Kept]
+
+
+def built(net: Callable[[], nn.Module]) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return net().double().eval(), torch.randn(4, 3, 6, 6, dtype=torch.float64)
+
+
+def second(output: Tensor) -> Tensor:
+    return fa.score(output, 2)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_path_at_the_shortcut(net: Callable[[], nn.Module]) -> None:
+    model, x = built(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = fa.integrated_gradients(model, x, layer="shortcut", target=2, n_steps=4)
+    close(found, path_at_site(model, x, "shortcut", second, 4))
+    again = fa.integrated_gradients(model, x, layer="shortcut", target=2, n_steps=4, chunk_size=1)
+    close(again, found)
+    groups = torch.arange(8)[None, :, None, None].expand(1, 8, 6, 6) // 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ablated = fa.feature_ablation(model, x, layer="shortcut", target=2, feature_mask=groups)
+    close(ablated, fa.feature_ablation(model, x, layer="shortcut", target=2, feature_mask=groups, chunk_size=1))
+    assert all(bool(t.isfinite().all()) for t in model.buffers())  # plain still: what vmap has wrapped is dead by now
+
+
+@pytest.mark.parametrize("net", [Residual, ByAnotherName, Statement, MadeBefore])
+def test_nothing_is_run_twice_and_nobody_warned(net: Callable[[], nn.Module]) -> None:
+    model, x = built(net)
+    n = 8
+    spent = cost(lambda: fa.integrated_gradients(model, x, layer="shortcut", target=2, n_steps=n)).flops
+    early = partial(fa.activation, model, layer=fa.output_of("shortcut", call=0))
+    before, reference = cost(partial(early, x)).flops, cost(partial(early, x[:1])).flops
+    forward, there = cost(lambda: model(x)).flops, cost(lambda: fa.gradient(model, x, layer="shortcut", target=2)).flops
+    after, back = forward - before, there - forward
+    assert spent <= 1.05 * (before + reference + n * (after + back))
+
+
+@pytest.mark.parametrize("net", [Residual, ByAnotherName, Statement])
+@pytest.mark.parametrize("method", [fa.integrated_gradients, fa.feature_ablation])
+def test_one_graph(net: Callable[[], nn.Module], method: Any) -> None:
+    model, x = built(net)
+    options: dict[str, Any] = {"layer": "shortcut", "target": 2}
+    options |= {"n_steps": 3} if method is fa.integrated_gradients else {"feature_mask": torch.zeros(1, 8, 6, 6).long()}
+    fast: Any = torch.compile(method, fullgraph=True, backend="aot_eager")
+    close(fast(model, x, **options), method(model, x, **options))
+
+
+def test_what_was_there_before_is_not_touched() -> None:
+    """A tensor of the caller's, which the model function writes to, is his afterwards, and plain."""
+    own = torch.zeros(2, 3)
+    layer = nn.Linear(3, 3)
+
+    def model(x: Tensor) -> Tensor:
+        own.zero_()
+        value = layer(x)
+        own.add_(value)
+        return own.clone().exp()
+
+    x = torch.randn(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = fa.integrated_gradients(model, x, layer=layer, target=1, n_steps=3)
+    assert type(own) is Tensor
+    assert own.isfinite().all()
+    close(found, fa.integrated_gradients(lambda x: layer(x).exp(), x, layer=layer, target=1, n_steps=3), 1e-6)
