@@ -12,7 +12,6 @@ import contextlib
 import enum
 import operator
 import pickle
-import random
 import sys
 import threading
 import types
@@ -21,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Mutable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +47,7 @@ class State:
         self.tensors: dict[int, tuple[Tensor, int, Tensor]] = {}
         self.modules: list[tuple[nn.Module, tuple[int, int]]] = []
         self.met: set[int] = set()
-        self.draws: list[tuple[Any, Any]] = []  # generators of the model's own, and how they were
+        self.draws: list[tuple[Any, str, Any]] = []  # generators of the model's own, and how they were
         self.told = False
 
     def note(self, value: Any, depth: int = 0) -> None:
@@ -69,8 +67,8 @@ class State:
                 self.note_items((*value.args, value.func, *value.keywords.values()), depth)
         elif isinstance(value, types.MethodType):
             self.note(value.__self__, depth)
-        elif isinstance(value, tuple(_GENERATORS)):
-            self.draws.append((value, _drawn_so_far(value)))
+        elif (kind := _generator(value)) is not None:
+            self.draws.append((value, kind, _GENERATORS[kind][0](value)))
         elif not (isinstance(value, _NO_STATE) or _of_library(type(value))):  # such as the state of FSDP, a logger, a thread
             self.note_items(getattr(value, "__dict__", {}), depth)
 
@@ -113,12 +111,13 @@ class State:
                 with as_it_is if is_wrapped(t) else without_transforms():
                     t.data.copy_(before)  # through .data: a graph that the result pins may have saved it
                 self.tensors[key] = t, times_written(t), before
-        for generator, before in self.draws:
-            if not _same_state(_drawn_so_far(generator), before):
+        for generator, kind, before in self.draws:
+            read, write = _GENERATORS[kind]
+            if not _same_state(read(generator), before):
                 if not self.told:
                     warn(f"{DRAWS}. It has a generator of its own, which is put back: every call starts from what is there.")
                 self.told = True
-                _GENERATORS[_kind_of(generator)][1](generator, before)
+                write(generator, before)
 
     def back(self) -> None:
         """After a pass: containers hold what they held."""
@@ -137,21 +136,22 @@ class State:
                 self.note_module(child)
 
 
-#: What numbers are drawn from, how its state is read, and how it is set.
-_GENERATORS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
-    torch.Generator: (lambda g: g.get_state(), lambda g, state: g.set_state(state)),
-    np.random.Generator: (lambda g: g.bit_generator.state, lambda g, state: setattr(g.bit_generator, "state", state)),
-    np.random.RandomState: (lambda g: g.get_state(legacy=False), lambda g, state: g.set_state(state)),
-    random.Random: (lambda g: g.getstate(), lambda g, state: g.setstate(state)),
+#: What numbers are drawn from, by name, for numpy.random takes a while to import: how its state is read, and how it is set.
+_GENERATORS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
+    f"{torch.Generator.__module__}.Generator": (lambda g: g.get_state(), lambda g, state: g.set_state(state)),
+    "numpy.random._generator.Generator": (
+        lambda g: g.bit_generator.state,
+        lambda g, state: setattr(g.bit_generator, "state", state),
+    ),
+    "numpy.random.mtrand.RandomState": (lambda g: g.get_state(legacy=False), lambda g, state: g.set_state(state)),
+    "random.Random": (lambda g: g.getstate(), lambda g, state: g.setstate(state)),
 }
 
 
-def _kind_of(generator: Any) -> type:
-    return next(kind for kind in _GENERATORS if isinstance(generator, kind))
-
-
-def _drawn_so_far(generator: Any) -> Any:
-    return _GENERATORS[_kind_of(generator)][0](generator)
+def _generator(value: Any) -> str | None:
+    """Which kind of generator a value is."""
+    names = (f"{base.__module__}.{base.__name__}" for base in type(value).__mro__)
+    return next((name for name in names if name in _GENERATORS), None)
 
 
 def _same_state(a: Any, b: Any) -> bool:

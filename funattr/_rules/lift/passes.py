@@ -145,7 +145,7 @@ def _ending(q: Question, active: list[bool], tape: Tape) -> Target:
     """The target; one that is a neuron, in the middle of the pass, ends what the rules are for."""
     if q.neuron is None:
         return q.target
-    index, label = q.target.index, q.neuron.label  # type: ignore[union-attr]
+    index, label = q.target.index, q.neuron.label  # type: ignore[union-attr]  # a neuron, as q.neuron says
 
     def picked(value: Any) -> Tensor:
         found = neuron_score(value, index, label)
@@ -153,7 +153,7 @@ def _ending(q: Question, active: list[bool], tape: Tape) -> Target:
         active.clear()
         return found
 
-    return Neuron(q.target.layer, picked)  # type: ignore[union-attr]
+    return Neuron(q.target.layer, picked)  # type: ignore[union-attr]  # a neuron, as q.neuron says
 
 
 def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list[Tree], list[Tree]]:
@@ -199,7 +199,7 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
 
         def target(output: Any) -> Tensor:  # computes something: by the rules too
             with lift:
-                found = task.pick(output)  # type: ignore[misc]
+                found = task.pick(output)  # type: ignore[misc]  # it is not None, as asked above
             here.end.append(_end(found))
             look(found)
             return found
