@@ -17,7 +17,7 @@ STEPS = 50
 #: The options that only some methods take, and what the command calls them.
 OPTIONS = ("n_steps", "quadrature", "n_samples", "sampling", "window", "groups", "chunk_size")
 #: Those that are not handed on as they are: of which groups and windows are made.
-_MADE = ("window", "groups")
+MADE = ("window", "groups")
 
 
 def where_of(name: str, given: Input, target: int | None, layers: Layers, layer: str | None) -> Where | None:
@@ -37,7 +37,7 @@ def options_of(name: str, source: Source, given: Input, where: Where | None, arg
     import torch
 
     taken = methods.parameters(name)
-    options: dict[str, Any] = {key: getattr(arguments, key) for key in OPTIONS if key not in _MADE}
+    options: dict[str, Any] = {key: getattr(arguments, key) for key in OPTIONS if key not in MADE}
     options = {key: value for key, value in options.items() if key in taken and value is not None}
     if where is not None:
         options["layer"] = where.layer
