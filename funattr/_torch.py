@@ -337,7 +337,7 @@ def any_batch() -> bool:
 
     Torch's batching rules read sizes as numbers there: under vmap the graph would hold the size that was traced.
     """
-    if not torch._C._len_torch_dispatch_stack():
+    if tracing() or not torch._C._len_torch_dispatch_stack():
         return False
     mode = _active_mode(torch._C._TorchDispatchModeKey.PROXY)
     return mode is not None and getattr(mode, "tracing_mode", None) == "symbolic"
@@ -349,7 +349,7 @@ _active_mode: Callable[..., Any] = getattr(torch._C, "_get_dispatch_mode", lambd
 
 def beside_traces() -> AbstractContextManager[Any]:
     """What runs inside is seen by no mode that traces: for plain data, of which a trace is to hold what comes of it."""
-    if not torch._C._len_torch_dispatch_stack():
+    if tracing() or not torch._C._len_torch_dispatch_stack():
         return contextlib.nullcontext()
     from torch.utils import _python_dispatch
 
