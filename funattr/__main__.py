@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from funattr import __version__
 from funattr._cli import bench, dataset, explain, export, layers, methods, show
+from funattr._cli.words import choices
 from funattr._demo import command as demo
 
 
@@ -29,6 +30,8 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As it is, but that an option which does not exist is answered with what was meant."""
         given = list(sys.argv[1:] if args is None else args)
+        if given and not given[0].startswith("-") and given[0] not in self.names:
+            raise argparse.ArgumentError(None, f"there is no command {given[0]!r}{choices(given[0], list(self.names))}")
         found, left = self.parse_known_args(given, namespace)
         if left:
             command = next((word for word in given if word in self.names), "")

@@ -117,8 +117,12 @@ def run(arguments: argparse.Namespace) -> int:
     _say("model", source.title)
     folder = Path(arguments.out) if arguments.out and write.is_folder(Path(arguments.out), arguments.out) else None
     explain = _Explainer(source, wanted, arguments, alone=len(items) == 1, keep=folder)
-    for item in items:
-        explain(item)
+    try:
+        for item in items:
+            explain(item)
+    except KeyboardInterrupt:
+        kept = "nothing was written" if folder is None else f"{len(explain.written)} pictures are in {folder}"
+        raise KeyboardInterrupt(f"{explain.count} of {len(items)} inputs were explained; {kept}.") from None
     if not explain.count:
         raise mistake(f"{explain.failed[0].name}: {explain.failed[0].why}")
     warn_of(source, arguments)

@@ -93,8 +93,11 @@ def run(arguments: argparse.Namespace, kind: str, wanted: Sequence[str], prompts
     every, found = exchange.every, {}
     kept = None
     for name in wanted or [_DEFAULT]:
-        with _progress(name):
-            row = rows.explained(of, name, arguments)
+        try:
+            with _progress(name):
+                row = rows.explained(of, name, arguments)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{name} was not done; nothing was written.") from None
         texts = [every.texts[i] for i in row.columns]
         groups = _words(of, row.columns) if arguments.by == "word" else range(len(texts))
         columns = ["".join(text for text, word in zip(texts, groups) if word == g) for g in dict.fromkeys(groups)]
