@@ -294,9 +294,14 @@ def _amounts(score: Tensor, events: list[Event]) -> Iterator[tuple[str, Tensor, 
     places = [place for event in events for place in (*event.places, *event.inputs)]
     slopes = iter(torch.autograd.grad(score, places, allow_unused=True, retain_graph=True))
     for event in events:
-        out = [(value * g) for value in event.outputs if (g := next(slopes)) is not None]
-        into = [(t.detach() * g) for t in event.inputs if (g := next(slopes)) is not None]
+        out = [_flows(value, g) for value in event.outputs if (g := next(slopes)) is not None]
+        into = [_flows(t.detach(), g) for t in event.inputs if (g := next(slopes)) is not None]
         if out or into:
             nothing = score.new_zeros(())
             amount = sum((t.sum() for t in out), nothing) - sum((t.sum() for t in into), nothing)
             yield event.name, amount.detach(), sum((t.abs().sum() for t in (*out, *into)), nothing).detach()
+
+
+def _flows(value: Tensor, gradient: Tensor) -> Tensor:
+    """The relevance at a value; none where no gradient is, though the value be infinite (a mask)."""
+    return torch.where(gradient == 0, torch.zeros_like(gradient), value * gradient)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..._habits import did_you_mean
 from ..._torch import tracing
-from ..._types import Tree, map_floats
+from ..._types import Tree, map_tensors
 from ..._words import complaint
 from ..lift.table import ENTRIES, LINEAR, OPENED
 from ..relu import deconv_relu, guided_relu
@@ -109,4 +109,4 @@ def _by_name(rules: Any) -> Rules:
 
 def apart_from_zero(x: Tree) -> Tree:
     """x with its exact zeros a little off: what has a share of the relevance there could not be a multiple of 0."""
-    return map_floats(lambda t: torch.where(t == 0, nothing(t.dtype), t).to(t.dtype), x)
+    return map_tensors(lambda t: torch.where(t == 0, nothing(t.dtype), t).to(t.dtype) if t.is_floating_point() else t, x)
