@@ -27,6 +27,7 @@ from .._torch import is_view, is_wrapped, times_written, tracing, without_transf
 from .._types import as_it_is
 from .._words import warn
 from .chance import DRAWS, with_same_draws
+from .code import Words
 from .tap import Run, call_tapped, hooked, hooks_of, put_hooks_back
 from .where import built
 
@@ -50,6 +51,7 @@ class State:
         self.met: set[int] = set()
         self.draws: list[tuple[Any, str, Any]] = []  # generators of the model's own, and how they were
         self.told = False
+        self.parameters: list[tuple[Tensor, Tensor, Tensor]] = []  # of models that write to them: where they lie, and a copy
         self.times = 0  # how often a tensor was put back
 
     def note(self, value: Any, depth: int = 0) -> None:
@@ -96,6 +98,15 @@ class State:
         if module._buffers:
             self.note_items(module._buffers, depth)
 
+    def note_parameters(self, module: nn.Module) -> None:
+        """Keep all that is learned in `module`, which may write to it."""
+        for child in module.modules():
+            self.holders.append((child._parameters, dict(child._parameters)))
+            for weight in child._parameters.values():
+                if weight is not None and id(weight) not in self.met:
+                    self.met.add(id(weight))
+                    self.parameters.append((weight, weight.detach(), _copied(weight).detach()))
+
     def __enter__(self) -> None:
         _kept.state = self
 
@@ -116,6 +127,12 @@ class State:
                     if t.grad_fn is not None and not before.requires_grad and not is_view(t):
                         t.detach_()  # what was written came with a graph
                 self.tensors[key] = t, times_written(t), before
+                self.times += 1
+        for weight, where, before in self.parameters:
+            if weight.data_ptr() != where.data_ptr():
+                weight.data = where
+            if not torch.equal(where, before):  # written through .data, it has no new version
+                where.data.copy_(before)
                 self.times += 1
         for generator, kind, before in self.draws:
             read, write = _GENERATORS[kind]
@@ -234,6 +251,20 @@ def _observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         state.back()
 
 
+def writes_parameters() -> bool:
+    """Whether the model may write to its parameters: in a transform of torch.func, it would write the transform's tensors."""
+    return _kept.state is not None and bool(_kept.state.parameters)
+
+
+def _may_write(names: set[str]) -> bool:
+    unseen = names & {"no_grad", "detach", "set_grad_enabled", "inference_mode"}  # by autograd, which refuses it otherwise
+    in_place = any(name.endswith("_") and not name.endswith("__") for name in names)
+    return bool(names & {"data", "Parameter"}) or bool(unseen and in_place)
+
+
+_WRITING = Words(rule=_may_write)
+
+
 def times_put_back() -> int:
     """How often tensors that passes of this call wrote to were put back: graphs of passes before may have saved them."""
     return 0 if _kept.state is None else _kept.state.times
@@ -241,12 +272,15 @@ def times_put_back() -> int:
 
 def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
     """What the modules, and what is bound to them, can keep of a pass: a block in which that is put back. None if nothing."""
+    writing = [module for module in modules if _WRITING.in_class(type(module))]
     keeping = [module for module in modules if not _QUIET.get(type(module)) or hooked(module)]
     if not keeping and isinstance(model, nn.Module):
         return None
     state = State()
     for module in keeping:
         state.note_module(module)
+    for module in writing:
+        state.note_parameters(module)
     if not isinstance(model, nn.Module):
         state.note(model)
     for module in modules:
