@@ -349,7 +349,7 @@ _active_mode: Callable[..., Any] = getattr(torch._C, "_get_dispatch_mode", lambd
 
 def beside_traces() -> AbstractContextManager[Any]:
     """What runs inside is seen by no mode that traces: for plain data, of which a trace is to hold what comes of it."""
-    if not torch._C._len_torch_dispatch_stack():
+    if tracing() or not torch._C._len_torch_dispatch_stack():
         return contextlib.nullcontext()
     from torch.utils import _python_dispatch
 
