@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from funattr import __version__
-from funattr._cli import bench, dataset, explain, layers, methods, show
+from funattr._cli import bench, dataset, evaluate, explain, layers, methods, show
 from funattr._demo import command as demo
 
 
@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="funattr", description="Attributions for PyTorch models.")
     parser.add_argument("--version", action="version", version=f"funattr {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (explain, layers, methods, dataset, show, demo, bench):
+    for command in (explain, evaluate, layers, methods, dataset, show, demo, bench):
         command.add(commands)
     return parser
 

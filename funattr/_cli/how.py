@@ -85,15 +85,22 @@ def _padding(tokenizer: Any, ids: Any) -> Any:
     return torch.where(torch.tensor([special], device=ids.device).bool(), ids, nothing)
 
 
+def squares(x: Any) -> Any:
+    """The squares of images, of which there are about 14 x 14, numbered: ``[1, H, W]``."""
+    import torch
+
+    height, width = x.shape[-2:]
+    side = max(1, -(-max(height, width) // _CELLS))
+    rows, columns = torch.arange(height) // side, torch.arange(width) // side
+    return (rows[:, None] * int(columns[-1] + 1) + columns).to(x.device)[None]
+
+
 def _cells(source: Source, given: Input, where: Where | None) -> Any:
     """What is ablated together: a token, a place of a layer, or a square of an image, of which there are about 14 x 14."""
     import torch
 
     if where is None:
-        height, width = given.x.shape[-2:]
-        side = max(1, -(-max(height, width) // _CELLS))
-        rows, columns = torch.arange(height) // side, torch.arange(width) // side
-        return (rows[:, None] * int(columns[-1] + 1) + columns).to(given.x.device)[None]
+        return squares(given.x)
     value = fa.activation(source.model, given.x, layer=where.layer)
     shape = list(value.shape[1:])
     if where.channel_dim is not None:
