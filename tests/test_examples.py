@@ -58,6 +58,11 @@ def every_class(printed: str) -> None:
     assert int(the("digits with the most evidence for their own class: (.*) of 10", printed)) >= 9
 
 
+def language_model(printed: str) -> None:
+    assert percents(the("integrated gradients: most is where it comes from for (.*) of the characters", printed))[0] > 90
+    assert percents(the("value times gradient: most is where it comes from for (.*) of the characters", printed))[0] > 50
+
+
 def own_method(printed: str) -> None:
     assert float(the("the map of the margin differs from the difference of the maps by (.*)", printed)) < 1e-5
     assert float(the("the map of relu3 sums to (.*)", printed)) < 1e-4
@@ -76,7 +81,7 @@ def text(printed: str) -> None:
 
 
 CLAIMS: dict[str, Callable[[str], None]] = {
-    check.__name__: check for check in (attribution_prior, cams, every_class, own_method, text)
+    check.__name__: check for check in (attribution_prior, cams, every_class, language_model, own_method, text)
 }
 
 

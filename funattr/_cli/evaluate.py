@@ -13,9 +13,9 @@ import funattr as fa
 
 from . import facts, methods, write
 from .facts import Failed, Found
-from .how import options_of, squares, where_of
+from .how import OPTIONS, options_of, where_of
 from .inputs import Input, gather, read
-from .judge import on_picture
+from .judge import on_picture, squares
 from .load import load, warn_of
 from .options import MODEL_HELP, add_command, add_model, positive
 from .sites import Layers, Where, only_input
@@ -47,12 +47,13 @@ def add(commands: Any) -> None:
     parser.add_argument("--layer", metavar="NAME", help="where in the model CAMs are made (default: the last that suits)")
     parser.add_argument("--steps", type=positive, default=16, metavar="N", help="points of a curve (default: 16)")
     parser.add_argument(
-        "--n-samples", type=positive, default=10, metavar="N", help="samples of a metric that draws (default: 10)"
+        "--n-samples", type=positive, default=10, metavar="N", dest="draws", help="samples of a metric that draws (default: 10)"
     )
-    parser.add_argument("--chunk-size", type=positive, metavar="N", help="runs at once: less takes less memory")
+    parser.add_argument("--chunk-size", type=positive, metavar="N", dest="at_once", help="runs at once: less takes less memory")
     parser.add_argument("--seed", type=int, default=0, help="of what draws (default: 0)")
     parser.add_argument("--out", metavar="FILE", help="a .json, .html or .png (default: none, the table is printed)")
-    parser.set_defaults(lines=False, n_steps=None, quadrature=None)
+    # What explain has options for, and methods take: their defaults.
+    parser.set_defaults(lines=False, **dict.fromkeys(OPTIONS))
     add_model(parser)
 
 
@@ -156,13 +157,16 @@ class _Evaluator:
         """What the method finds, on the model and x that the metric has: a map of the size of x, or as it is."""
         where = self.places[name]
         options = options_of(name, self.source, given, where, self.arguments)
+        grouped = "feature_mask" in options
+        if grouped:
+            options["feature_mask"] = options["feature_mask"].mask
         attribution = only_input(methods.call(name, model, x, {"target": target, **options}))
         if not whole:
             return attribution
         dim = 1 if where is None else where.channel_dim or 1
         grid = self.layers.grid(attribution.shape[1]) if dim == -1 else None
         layer = None if where is None else where.name
-        values = on_picture(Found(name, attribution, layer, dim, "feature_mask" in options, False, None, grid), given)
+        values = on_picture(Found(name, attribution, layer, dim, grouped, False, None, grid), given)
         if values is None:
             raise mistake(f"{name} makes no map of a picture here: choose another method, or another --layer.")
         return values
@@ -175,11 +179,11 @@ class _Evaluator:
         if name in ("deletion", "insertion"):
             options["steps"] = self.arguments.steps
         if name in ("infidelity", "sensitivity_max"):
-            options["n_samples"] = self.arguments.n_samples
+            options["n_samples"] = self.arguments.draws
         if name == "randomisation":
             options["layers"] = blocks(self.source.model)
         elif name != "sensitivity_max":
-            options["chunk_size"] = self.arguments.chunk_size
+            options["chunk_size"] = self.arguments.at_once
         return partial(metric, **options) if name in _BY_ORDER else partial(self._drawn, name, options)
 
     def _drawn(self, name: str, options: dict[str, Any], explained: Any, model: Any, x: Any, *, target: Any) -> Any:

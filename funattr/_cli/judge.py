@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import funattr as fa
 
 from .facts import Found, as_map, per_token
-from .how import squares
 from .inputs import Input
 from .sites import Where
 from .source import Source
@@ -22,11 +21,21 @@ if TYPE_CHECKING:
 STEPS, ORDERS = 8, 3
 
 
+#: Squares along the longer side of a picture, at most.
+_ALONG = 14
+
+
 class Judged(NamedTuple):
     """The areas under the curves of deletion: by the map, and in a random order."""
 
     by_map: float
     by_chance: float
+
+
+def squares(x: Tensor) -> Tensor:
+    """The squares of images, of which there are about 14 x 14, numbered: ``[1, H, W]``."""
+    sides = list(x.shape[-2:])
+    return fa.masks.grid(sides, max(1, -(-max(sides) // _ALONG))).to(x.device)[None]
 
 
 def on_picture(found: Found, given: Input) -> Tensor | None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import is_plain, observed_by_dispatch_mode, plain_data, tracing, tree_flatten
+from .._torch import any_batch, is_plain, observed_by_dispatch_mode, plain_data, tracing, tree_flatten
 from .._types import Neuron, Place, Target, Tree, attributable, tensors
 from .._words import complaint, door, kind_of
 from .real import is_number, real
@@ -270,6 +270,6 @@ def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
             for extreme in torch.aminmax(known):
                 _check_range(int(extreme), classes)
     target = torch.where(target < 0, target + classes, target)
-    if tracing():  # a gather under vmap would fix the batch size
+    if tracing() or any_batch():  # a gather under vmap would fix the batch size
         return out[torch.arange(out.shape[0], device=out.device), target.reshape(-1).expand(out.shape[0])]
     return out.gather(1, target.reshape(-1, 1).expand(out.shape[0], 1)).squeeze(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -37,14 +39,21 @@ def cuts_graph(origins: Origins, root: nn.Module | None) -> bool:
 
 
 def gap(
-    target: Target, ends: tuple[Tape, Tape], values: list[Tree], base: list[Tree], multipliers: list[Tree]
+    targets: Sequence[Target], ends: tuple[Tape, Tape], values: list[Tree], base: list[Tree], multipliers: list[Tree]
 ) -> Tensor | None:
     """By how much the sum misses the difference of the scores, and how much rounding may do: over the batch, whose rows may
-    meet. Not compiled, where nobody reads it, nor without data."""
+    meet, for each target. Not compiled, where nobody reads it, nor without data."""
     if tracing() or not all(tape.end and not tape.end[-1].is_meta for tape in ends):
         return None
+    found, count = [], len(multipliers) // len(targets)
+    for k, target in enumerate(targets):
+        own = [tape.end[k - len(targets)] for tape in ends]
+        found.append(_gap(target, own, values, base, multipliers[k * count : (k + 1) * count]))
+    return torch.stack(found)
+
+
+def _gap(target: Target, found: list[Tensor], values: list[Tree], base: list[Tree], multipliers: list[Tree]) -> Tensor:
     with torch.no_grad():
-        found = [tape.end[-1] for tape in ends]
         if callable(target) or isinstance(target, Neuron):
             scores = [one_for_each(end, "the target") for end in found]
         else:
@@ -84,14 +93,16 @@ def tell(notes: Notes, missed: Tensor | None) -> None:
         or not may_read()
     ):
         return
-    off, allowed, rise = missed.tolist()
-    if off > allowed:
+    for off, allowed, rise in missed.tolist():
+        if off <= allowed:
+            continue
         cuts = ", ".join(dict.fromkeys(name for name in notes.cuts if name not in _SHAPES))
         cause = f"the model cuts its graph ({cuts})" if cuts else "a part of it was lost to rounding, or to what no rule sees"
         warn(
             f"DeepLIFT's attributions miss the difference of the scores, {rise:.3g} over the batch, by {off:.3g}: {cause}. "
             f"integrated_gradients may serve better."
         )
+        return
 
 
 #: They have no gradient and need none.
