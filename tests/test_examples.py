@@ -142,17 +142,18 @@ def test_the_pictures_are_there_and_small(script: Any) -> None:
 def test_the_tables_have_every_method(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert script.the_rest() == []
     whole = {name: [list(row) for row in rows] for name, rows in script.tables().items()}
-    assert sum(map(len, whole["methods-input"] + whole["methods-layer"])) == 30
+    assert sum(map(len, whole["methods-input"] + whole["methods-layer"])) == 34
     monkeypatch.setattr(script, "AT_LAYER", script.AT_LAYER[:2])  # as if the CAMs of the last row were new
-    monkeypatch.setattr(script, "AT_INPUT", script.AT_INPUT[:1])
+    monkeypatch.setattr(script, "AT_INPUT", script.AT_INPUT[::2])
     new = script.tables()
     cams = ["ablation_cam", "eigen_cam", "guided_grad_cam", "hires_cam", "layer_cam", "score_cam", "xgrad_cam"]
     assert [list(row) for row in new["methods-layer"]] == [*whole["methods-layer"][:2], cams[:6], cams[6:]]
-    assert [list(row) for row in new["methods-input"]] == whole["methods-input"][:1]  # those work at a layer only
+    assert [list(row) for row in new["methods-input"]] == whole["methods-input"][::2]  # those work at a layer only
     monkeypatch.setattr(script, "AT_LAYER", [row[1:] for row in script.AT_LAYER])
-    monkeypatch.setattr(script, "AT_INPUT", [["gradient"]])
+    monkeypatch.setattr(script, "AT_INPUT", [["gradient"], script.AT_INPUT[-1]])
     assert [list(row) for row in script.tables()["methods-input"]] == [
         ["gradient"],
+        ["lrp", "occlusion", "shapley", "lime"],
         ["conductance", "deconvnet", "guided_backprop"],
     ]
 
