@@ -15,7 +15,7 @@ from .._steps.draws import Rewound
 from .._steps.progress import reported
 from .._steps.ways import Runner
 from .._torch import tracing, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Explains, Method, Model, Target, Tree, tensors
+from .._types import ChunkSize, Explains, Method, Model, Target, Tree, map_tensors, tensors
 from .._words import complaint, door, kind_of
 from .dress import about, check_method, combined, generators_given, has_steps, name_of
 from .repeat import as_one, device_of, run_steps
@@ -26,8 +26,9 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     """One attribution per target, in a new leading dimension; for gradients from one forward pass.
 
     ``each_target(a, targets)(model, x, ...)[t] = a(model, x, ..., target=targets[t])``. Classes (integers, or one per example)
-    are mapped: what does not depend on the target, such as the forward pass, runs once per chunk; all are one chunk where their
-    gradients fit into 0.2 GB. Other targets run one by one, and so does all that has a tolerance, `rtol`.
+    and indices (tuples of as many integers: a position and a class) are mapped: what does not depend on the target, such as the
+    forward pass, runs once per chunk; all are one chunk where their gradients fit into 0.2 GB. Other targets run one by one,
+    and so does all that has a tolerance, `rtol`.
 
     Args:
         method: a method.
@@ -56,7 +57,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         raise complaint(TypeError, f"targets must be a list of targets or a tensor of classes, got {kind_of(targets)}.")
     if len(targets) == 0:
         raise complaint(ValueError, "targets is empty: name at least one.")
-    classes = _classes(targets)
+    steps = _steps(targets)
 
     def of_each(model: Model, x: Tree, **options: Any) -> Tree:
         noise = Rewound([*about(method).generators, *generators_given(options)], device_of(x))
@@ -65,11 +66,11 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
             noise.rewind()  # every target, in whatever chunk, meets the same noise
             return method(model, x, target=target, **options)
 
-        if classes is None or options.get("rtol") is not None:  # each target takes nodes of its own
+        if steps is None or options.get("rtol") is not None:  # each target takes nodes of its own
             parts = [as_one(explain(targets[i])) for i, _ in reported(chunks(len(targets), 1))]
         else:
-            size = together or _at_once(method, len(classes), model, x, options.get("layer"))
-            parts = _in_chunks(explain, classes.to(device_of(x)), size)
+            size = together or _at_once(method, len(steps), model, x, options.get("layer"))
+            parts = _in_chunks(explain, map_tensors(lambda t: t.to(device_of(x)), steps), size)
         flat = [tree_flatten(part)[0] for part in parts]
         spec = tree_flatten(parts[0])[1]
         return tree_unflatten([torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*flat)], spec)
@@ -100,20 +101,24 @@ def _at_once(method: Explains, count: int, model: Model, x: Tree, layer: Any) ->
     return max(1, min(count, ROOM // max(size, 1)))
 
 
-def _in_chunks(explain: Callable[[Target], Tree], classes: Tensor, size: int) -> list[Tree]:
+def _in_chunks(explain: Callable[[Target], Tree], steps: list[Any], size: int) -> list[Tree]:
     run = Runner()
-    return [
-        part
-        for first, last in reported(chunks(len(classes), size))
-        for part in run_steps(run, explain, list(classes[first:last].unbind()))
-    ]
+    return [part for first, last in reported(chunks(len(steps), size)) for part in run_steps(run, explain, steps[first:last])]
 
 
-def _classes(targets: Sequence[Target] | Tensor) -> Tensor | None:
-    """Targets that are classes, as a tensor ``[T]`` or ``[T, N]``; None where they are something else."""
+def _steps(targets: Sequence[Target] | Tensor) -> list[Any] | None:
+    """Targets that can be mapped, as tensors: classes (one, or one per example), or indices. None where they are others."""
     if isinstance(targets, Tensor):
-        return targets
-    if all(isinstance(t, int) and not isinstance(t, bool) for t in targets):
-        return torch.tensor(list(targets))
+        return list(targets.unbind())
+    if _are_ints(targets):
+        return list(torch.tensor(list(targets)).unbind())
+    if all(isinstance(t, tuple) and _are_ints(t) for t in targets):
+        indices = [t for t in targets if isinstance(t, tuple) and t]
+        same = len(indices) == len(targets) and len({len(t) for t in indices}) == 1
+        return [torch.tensor(t).unbind() for t in indices] if same else None
     given = [t for t in targets if isinstance(t, Tensor)]
-    return torch.stack(given) if len(given) == len(targets) and len({t.shape for t in given}) == 1 else None
+    return list(given) if len(given) == len(targets) and len({t.shape for t in given}) == 1 else None
+
+
+def _are_ints(values: Any) -> bool:
+    return all(isinstance(i, int) and not isinstance(i, bool) for i in values)

@@ -7,7 +7,7 @@ from torch import Tensor
 from .._combine.baselines import one_of
 from .._core.door import may_read, method
 from .._methods.deep_lift import Attribution, attributions, deep_lift
-from .._rules.lift.complete import tell
+from .._rules.lift.complete import Gap, tell
 from .._rules.lift.passes import Task, lifted, prepare
 from .._steps.baselines import distribution
 from .._steps.chunks import chunk_for
@@ -81,7 +81,7 @@ def deep_lift_shap(
     if attribution_func is None and len(q.sites.sites) < 2 and size == count and pays(q, count) and not create_graph:
         return q.sites.build(_in_one_batch(task, samples, count, multiply_by_inputs))
 
-    def against(sample: list[Tensor]) -> tuple[list[Tree], Tensor | None]:
+    def against(sample: list[Tensor]) -> tuple[list[Tree], Gap | None]:
         values, base, multipliers, gap = lifted(task, one_of(samples, sample, x))
         return attributions(values, base, multipliers, multiply_by_inputs, attribution_func), gap
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
 
@@ -30,17 +32,18 @@ class Notes:
             known.extend(dict.fromkeys(name for name in names if name not in known))
 
 
+Gap: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
+
 def cuts_graph(origins: Origins, root: nn.Module | None) -> bool:
     """Whether all that comes from the input passed the sites: nothing else was used after them."""
     buffers = {id(t) for t in root.buffers()} if root is not None and origins.around else set()
     return all(id(t()) in buffers for t in origins.around.values())
 
 
-def gap(
-    target: Target, ends: tuple[Tape, Tape], values: list[Tree], base: list[Tree], multipliers: list[Tree]
-) -> Tensor | None:
-    """By how much the sum misses the difference of the scores, and how much rounding may do: over the batch, whose rows may
-    meet. Not compiled, where nobody reads it, nor without data."""
+def gap(target: Target, ends: tuple[Tape, Tape], values: list[Tree], base: list[Tree], multipliers: list[Tree]) -> Gap | None:
+    """By how much the sum misses the difference of the scores, that difference, and the size of the scores: over the batch,
+    whose rows may meet. Not compiled, where nobody reads it, nor without data."""
     if tracing() or not all(tape.end and not tape.end[-1].is_meta for tape in ends):
         return None
     with torch.no_grad():
@@ -49,16 +52,16 @@ def gap(
             scores = [one_for_each(end, "the target") for end in found]
         else:
             pick = predicted(found[0]) if isinstance(target, str) else target
-            scores = [score_of(end, pick) for end in found]
-        differences = zip(floats_of(values), floats_of(base), tensors(multipliers))  # integers have no multiplier
-        total = sum((m * (v - v0)).sum() for v, v0, m in differences)
-        rise = (scores[0] - scores[1]).abs().sum()
-        eps = torch.finfo(scores[0].dtype).eps
-        allowed = max(100 * eps ** (2 / 3), 1e-6) * rise + 1000 * eps * (scores[0].abs().sum() + scores[1].abs().sum())
-        return torch.stack([(total - (scores[0] - scores[1]).sum()).abs(), allowed, rise])
+            # One class is what the pass at x was asked for, and checked.
+            scores = [end[:, pick] if type(pick) is int and end.dim() == 2 else score_of(end, pick) for end in found]
+        rise = scores[0] - scores[1]
+        off = rise.sum()
+        for v, v0, m in zip(floats_of(values), floats_of(base), tensors(multipliers)):  # integers have no multiplier
+            off = off - (m * (v - v0)).sum()
+        return off.abs(), torch.linalg.vector_norm(rise, 1), torch.linalg.vector_norm(torch.cat(scores), 1)
 
 
-def tell(notes: Notes, missed: Tensor | None) -> None:
+def tell(notes: Notes, missed: Gap | None) -> None:
     if notes.hidden:
         warn(
             f"DeepLIFT's rules do not reach into {', '.join(notes.hidden)}, with a backward pass of its own: that is used, and "
@@ -76,7 +79,7 @@ def tell(notes: Notes, missed: Tensor | None) -> None:
         )
     if (
         missed is None
-        or not is_plain(missed)
+        or not is_plain(missed[0])
         or not notes.claims
         or notes.hidden
         or notes.moved
@@ -84,8 +87,9 @@ def tell(notes: Notes, missed: Tensor | None) -> None:
         or not may_read()
     ):
         return
-    off, allowed, rise = missed.tolist()
-    if off > allowed:
+    off, rise, size = (t.item() for t in missed)
+    eps = torch.finfo(missed[0].dtype).eps
+    if off > max(100 * eps ** (2 / 3), 1e-6) * rise + 1000 * eps * size:  # what rounding may do
         cuts = ", ".join(dict.fromkeys(name for name in notes.cuts if name not in _SHAPES))
         cause = f"the model cuts its graph ({cuts})" if cuts else "a part of it was lost to rounding, or to what no rule sees"
         warn(

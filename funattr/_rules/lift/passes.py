@@ -19,7 +19,7 @@ from ..._steps.twins import OneRow, same_rows
 from ..._torch import depth, tracing, transforms_active, without_modes
 from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, floats_of, map_tensors, tensors
 from ..._words import complaint
-from .complete import Notes, cuts_graph, gap
+from .complete import Gap, Notes, cuts_graph, gap
 from .dispatch import apply
 from .hidden import hidden, only_torch
 from .tape import Lift, OutOfStep, Tape, fits
@@ -65,7 +65,7 @@ class Lifted(NamedTuple):
     values: list[Tree]
     base: list[Tree]
     multipliers: list[Tree]
-    gap: Tensor | None
+    gap: Gap | None
 
 
 def lifted(task: Task, reference: Tree) -> Lifted:
@@ -122,9 +122,11 @@ def _recorded(task: Task, x: Tree, one_row: OneRow, learns: bool) -> tuple[Tape,
     lift = Lift(apply, tape, active)
     with torch.set_grad_enabled(recording):
         seen = forward(q._replace(bound=q.bound.under(lift), target=_ending(q, active, tape)), put, x)
-        if q.neuron is None:
+        if pick is None and q.neuron is None:
+            tape.end.append(the_tensor(seen.output, q.size).detach())
+        elif pick is not None and q.neuron is None:
             with lift:
-                tape.end.append(_end(the_tensor(seen.output, q.size) if pick is None else pick(seen.output)))
+                tape.end.append(_end(pick(seen.output)))
     return tape, found
 
 
@@ -174,8 +176,8 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
             return value
         if starts and not tracing() and not transforms_active() and connected(value, starts):
             raise Stop(None, complaint(ValueError, _DEPENDENT))
-        active.append(True)
         starts.extend(floats_of(value))
+        active.append(True)
         return value
 
     def replaying(*args: Any, **kwargs: Any) -> Any:
@@ -184,14 +186,15 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
         active.clear()
         starts.clear()
         if None in q.sites.sites:
-            active.append(True)
             starts.extend(floats_of((args, kwargs)))
+            active.append(True)
         with lift, as_it_is if tracing() else _NothingRunsAgain():
             sites = q.inner if q.neuron is None else [*q.inner, q.neuron]
             output = call_tapped(q.bound.call, args, kwargs, Run(sites, mark))
         if task.pick is None and q.neuron is None:
-            here.end.append(_end(the_tensor(output, q.size)))
-            look(the_tensor(output, q.size))
+            end = the_tensor(output, q.size)
+            here.end.append(end.detach())
+            look(end)
         return output
 
     target = _ending(q, active, here)
