@@ -31,6 +31,7 @@ from ._core.gradient import value_and_gradient
 from ._core.score import neuron, score
 from ._core.split import Split, split
 from ._core.where import input_of, output_of
+from ._export.program import export as export
 from ._inspect.layers import layers
 from ._methods.ablation import feature_ablation
 from ._methods.backprop import deconvnet, guided_backprop
@@ -65,6 +66,7 @@ __all__ = [
     "deep_lift_shap",
     "each_target",
     "eigen_cam",
+    "export",
     "feature_ablation",
     "game",
     "grad_cam",

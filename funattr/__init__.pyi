@@ -18,6 +18,7 @@ from ._combine.elementwise import at_input as at_input
 from ._core.answers import contrast as contrast
 from ._methods.path import convergence_delta as convergence_delta
 from ._combine.targets import each_target as each_target
+from ._export.program import export as export
 from ._methods.game import game as game
 from ._core.where import input_of as input_of
 from ._inspect.layers import layers as layers
@@ -49,6 +50,7 @@ __all__ = [
     "deep_lift_shap",
     "each_target",
     "eigen_cam",
+    "export",
     "feature_ablation",
     "game",
     "grad_cam",

@@ -4,22 +4,46 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from funattr import __version__
 from funattr._cli import bench, dataset, explain, layers, methods, show
+from funattr._cli.words import choices
 from funattr._demo import command as demo
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser that leaves the answer to a mistake to `main`: one sentence, without the usage in front."""
 
+    names: Mapping[str, argparse.ArgumentParser] = MappingProxyType({})  # of its commands
+
     def error(self, message: str) -> NoReturn:
         raise argparse.ArgumentError(None, message)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As it is, but that an option which does not exist is answered with what was meant."""
+        given = list(sys.argv[1:] if args is None else args)
+        if given and not given[0].startswith("-") and given[0] not in self.names:
+            raise argparse.ArgumentError(None, f"there is no command {given[0]!r}{choices(given[0], list(self.names))}")
+        found, left = self.parse_known_args(given, namespace)
+        if left:
+            command = next((word for word in given if word in self.names), "")
+            known = re.findall(r"--([a-z][a-z-]*)", self.names[command].format_usage()) if command else []
+            wrong = next((word for word in left if word.startswith("-")), left[0])
+            near = get_close_matches(wrong.partition("=")[0].lstrip("-"), known, 1)
+            cure = (
+                f"did you mean --{near[0]}?" if near else f"{' '.join(['funattr', *filter(None, [command])])} --help lists all."
+            )
+            what = f"there is no option {wrong}" if wrong.startswith("-") else f"{wrong!r} is one argument too many"
+            raise argparse.ArgumentError(None, f"{what}: {cure}")
+        return found
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As it is, but that inputs may stand between options, not only in one place."""
@@ -33,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="funattr", description="Attributions for PyTorch models.")
     parser.add_argument("--version", action="version", version=f"funattr {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    parser.names = commands.choices
     for command in (explain, layers, methods, dataset, show, demo, bench):
         command.add(commands)
     return parser

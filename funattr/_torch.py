@@ -10,8 +10,9 @@ import contextlib
 import inspect
 import math
 import sys
+import threading
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -47,7 +48,6 @@ __all__ = [
     "enter_vmap",
     "leave_vmap",
     "remove_batch_dim",
-    "set_vmap_fallback_warning",
     "tree_flatten",
     "unwrap_for_grad",
 ]
@@ -332,6 +332,59 @@ def observed_by_dispatch_mode() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
+def any_batch() -> bool:
+    """Whether make_fx traces this thread with sizes that are symbols, for batches of any size.
+
+    Torch's batching rules read sizes as numbers there: under vmap the graph would hold the size that was traced.
+    """
+    if not torch._C._len_torch_dispatch_stack():
+        return False
+    mode = _active_mode(torch._C._TorchDispatchModeKey.PROXY)
+    return mode is not None and getattr(mode, "tracing_mode", None) == "symbolic"
+
+
+#: Before torch 2.1 modes cannot be asked for by what they are.
+_active_mode: Callable[..., Any] = getattr(torch._C, "_get_dispatch_mode", lambda key: None)
+
+
+def beside_traces() -> AbstractContextManager[Any]:
+    """What runs inside is seen by no mode that traces: for plain data, of which a trace is to hold what comes of it."""
+    if not torch._C._len_torch_dispatch_stack():
+        return contextlib.nullcontext()
+    from torch.utils import _python_dispatch
+
+    return _python_dispatch._disable_current_modes()
+
+
+def fake_batch(values: Sequence[torch.Tensor], sized: Sequence[bool]) -> tuple[list[torch.Tensor], Callable[[], bool]]:
+    """The tensors without data, of which those that are `sized` have a symbol for their first size, one for all; and what tells
+    whether an operation has made a number of it since. Imports what traces, a second's work."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+    shapes = ShapeEnv()
+    mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+    made: list[torch.Tensor] = []
+    for value, symbol in zip(values, sized):
+        fixed = [DimDynamic.STATIC] * value.dim()
+        dims = [DimDynamic.DUCK, *fixed[1:]] if symbol else fixed
+        made.append(mode.from_tensor(value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dims)))
+
+    def is_number() -> bool:
+        first: list[Any] = [t.shape[0] for t, symbol in zip(made, sized) if symbol]
+        return any(isinstance(size, int) or size.node.expr.is_number for size in first)
+
+    return made, is_number
+
+
+def backward_decompositions() -> dict[Any, Callable[..., Any]]:
+    """Torch's own spellings of backward passes in other operations. (`_decomp` is what `torch.export` reads, too.)"""
+    from torch._decomp import get_decompositions
+
+    names = ("native_layer_norm_backward", "native_batch_norm_backward", "native_group_norm_backward")
+    return dict(get_decompositions([getattr(torch.ops.aten, name) for name in names]))
+
+
 def times_written(value: torch.Tensor) -> int:
     """How often the memory of `value` was written to, as torch counts it; 0 where it does not."""
     return 0 if tracing() or value.is_inference() else value._version
@@ -355,6 +408,29 @@ def is_dressed(value: Any) -> bool:
     kind = type(value)
     plain = kind in (torch.Tensor, torch.nn.Parameter)
     return not plain and kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+
+
+class _Quiet(AbstractContextManager[None]):
+    """No warnings about missing batching rules while any thread is inside."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                set_vmap_fallback_warning(False)
+            self.inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                set_vmap_fallback_warning(True)  # torch's default; it cannot be read
+
+
+quiet = _Quiet()
 
 
 def compile_lock() -> AbstractContextManager[Any]:

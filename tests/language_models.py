@@ -88,6 +88,9 @@ def make(folder: Path) -> None:
     bare = folder / "bare"
     tf.AutoModelForCausalLM.from_pretrained(folder / "llama").save_pretrained(bare)
     tf.AutoModel.from_pretrained(folder / "gpt2").save_pretrained(folder / "headless")
+    masked = folder / "masked"
+    masked.mkdir()
+    (masked / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertForMaskedLM"]}))
     config = json.loads((folder / "gpt2" / "config.json").read_text())
     other = folder / "other"
     other.mkdir()

@@ -776,7 +776,7 @@ def test_every_method_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert len(names) >= 15
     run(capsys, f"explain cat.png --model my_net:build --size 6 --method {','.join(names)} --out all.npz")
     with np.load("all.npz") as stored:
-        assert set(stored) == {"input", "facts", *names}
+        assert set(stored) == {"input", "facts", "shapley_error", *names}
         assert all(np.isfinite(stored[name]).all() and np.abs(stored[name]).sum() > 0 for name in names)
 
 
@@ -893,8 +893,10 @@ MISTAKES: dict[str, str] = {
     # layers and others
     "layers --model my_net:build": "say what goes into the model: an image file or a text after the options, or the size",
     "layers dog.png --model my_net:build": "there is no file 'dog.png'",
-    "explan cat.png": "invalid choice: 'explan'",
-    f"{NET} --colour red": "unrecognized arguments: --colour red",
+    "explan cat.png": "there is no command 'explan': did you mean 'explain'?",
+    f"{NET} --colour red": "there is no option --colour: funattr explain --help lists all",
+    f"{NET} --taget 3": "there is no option --taget: did you mean --target?",
+    f"{NET} --awnser=b": "there is no option --awnser=b: did you mean --answer?",
 }
 
 
@@ -963,6 +965,7 @@ def test_mistakes_with_transformers(
     import shutil
 
     shutil.copy(Path(vit) / "preprocessor_config.json", base)
+    capsys.readouterr()
     for line, words in {
         f"explain cat.png --model {bert}": "the model takes a text, and 'cat.png' is the name of an image",
         f"explain 'a film' --model {vit}": "there is no file 'a film': the model takes images",
@@ -1037,7 +1040,7 @@ def test_warnings_are_one_line(here: Path, capsys: pytest.CaptureFixture[str], m
 
 def test_ctrl_c_in_the_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(shlex.split("explain cat.png --model my_net:Stops")) == 130
-    assert "Traceback" not in capsys.readouterr().err
+    assert capsys.readouterr().err == "funattr: 0 of 1 inputs were explained; nothing was written.\n"
 
 
 def test_as_a_process(here: Path) -> None:

@@ -175,7 +175,7 @@ def test_arguments_in_any_order(line: str, here: Path, capsys: pytest.CaptureFix
 def test_inputs_between_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_cams(facts(capsys, f"explain a.png --target argmax pictures/b.png {NET} pictures/c.png"), ["a.png", *FILES[:2]])
     assert main(shlex.split(f"explain a.png {NET} --colour red")) == 2
-    assert capsys.readouterr().err == "funattr: unrecognized arguments: --colour red\n"
+    assert capsys.readouterr().err == "funattr: there is no option --colour: funattr explain --help lists all.\n"
 
 
 @pytest.mark.parametrize(

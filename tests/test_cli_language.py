@@ -313,6 +313,34 @@ def test_sampled_values_leave_the_answer_alone(models: Path, capsys: pytest.Capt
     assert rows[:, 1 : found["answer_start"]].all()
 
 
+def test_what_is_taken_away_together(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = [PROMPT, "--model", str(models / "gpt2"), "--answer", " Paris."]
+    model, tokenizer = loaded(models / "gpt2")
+    before, answer = ids_of(models / "gpt2", tokenizer, answer=" Paris.")
+
+    def loss(*places: int) -> Tensor:
+        ids = [0 if i in places else number for i, number in enumerate(before)]
+        whole, without = (log_probs(models / "gpt2", model, ids + answer, len(answer)).detach() for ids in (before, ids))
+        return whole - without
+
+    found = facts(capsys, *line, "--method", "ablation,occlusion,lime", "--groups", "words")
+    rows = {name: torch.tensor(values) for name, values in found["attributions"].items()}
+    last = len(before) - 1
+    assert found["tokens"][last - 2 : last + 1] == ["\n", "o", "f"]  # which are a word
+    torch.testing.assert_close(rows["feature_ablation"][:, last], loss(last - 2, last - 1, last) / 3, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(rows["feature_ablation"][:, last - 2], rows["feature_ablation"][:, last])
+    torch.testing.assert_close(rows["occlusion"][:, 1], loss(1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(rows["lime"][:, last - 1], rows["lime"][:, last])
+    at_layer = facts(capsys, *line, "--method", "ablation,occlusion", "--layer", "transformer.wte")["attributions"]
+    for values in at_layer.values():
+        torch.testing.assert_close(torch.tensor(values), rows["occlusion"], rtol=1e-3, atol=1e-4)
+    sides = facts(capsys, "The capital", "--model", str(models / "t5"), "--answer", " of", "--method", "occlusion,ablation")
+    np.testing.assert_allclose(sides["attributions"]["occlusion"], sides["attributions"]["feature_ablation"], atol=1e-5)
+    for wrong in (["--groups", "squares"], ["--groups", "words", "--layer", "transformer.wte"]):
+        assert main(["explain", *line, "--method", "ablation", *wrong]) == 2
+        assert re.match(f"funattr: --groups {wrong[1]} (belongs to pictures|is of the prompt)", capsys.readouterr().err)
+
+
 def test_progress_is_told(models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("funattr._cli.language._EVERY", 0.0)
     assert main(["explain", PROMPT, "--model", str(models / "gpt2"), "--answer", ANSWER, "--method", "ig"]) == 0
@@ -385,6 +413,12 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
         ["The capital", "--answer", "b"],
         "the model's embedding has 257 rows: the tokenizer is another",
     ),
+    "a typo": ("cap", ["a", "--answer", "b"], "there is no folder '.*cap'"),
+    "masked": (
+        "masked",
+        ["a", "--answer", "b", "--chat"],
+        "are for models that write text, and '.*masked' holds a BertForMaskedLM",
+    ),
     "nowhere": ("nowhere", ["a", "--answer", "b"], "there is no folder"),
 }
 
@@ -401,6 +435,10 @@ def test_mistakes(case: str, models: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_classifier_has_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("capitals").mkdir()
+    Path("capitals/config.json").write_text("{}")
+    assert main(["explain", "a", "--model", "capital", "--answer", "b"]) == 2
+    assert capsys.readouterr().err == "funattr: there is no folder 'capital': did you mean 'capitals'?\n"
     assert main(["explain", "a.png", "--model", "my_net:build", "--answer", "b", "--by", "word"]) == 2
     assert "--answer, --by are for language models, and 'my_net:build' is none" in capsys.readouterr().err
 

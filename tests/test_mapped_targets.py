@@ -61,7 +61,7 @@ def test_a_look_is_taken_only_where_memory_may_be_short(monkeypatch: pytest.Monk
     every = fa.each_target(fa.gradient, [0, 1, 2, 3])
     assert passes(lambda: every(NET, X, layer="1")) == 1
     monkeypatch.setattr("funattr._combine.targets.ROOM", 2 * X.numel())
-    assert passes(lambda: every(NET, X)) == 2  # the input is there to be seen
+    assert passes(lambda: every(NET, X)) == 1  # the input is there to be seen
     monkeypatch.setattr("funattr._combine.targets.ROOM", 4 * 8 * len(X))
     assert passes(lambda: every(NET, X, layer="1")) == 1 + 1
     assert passes(lambda: fa.each_target(fa.at_input(fa.gradient), [0, 1])(NET, X, layer="1")) == 1 + 1
@@ -103,65 +103,3 @@ def test_noise_around_what_fills_the_memory_alone() -> None:
     expected = torch.stack([fa.noise_tunnel(fa.gradient, stdevs=0.1, generator=g())(NET, X, target=k) for k in (0, 3)])
     found = fa.noise_tunnel(fa.each_target(fa.gradient, [0, 3]), stdevs=0.1, generator=g())(NET, X)
     torch.testing.assert_close(found, expected)
-
-
-class Tagger(nn.Module):
-    """Classes at each of four positions, ``[N, 4, 3]``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 12)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.tanh(self.first(x))).unflatten(1, (4, 3))
-
-
-PLACES = [(0, 1), (3, 2), (-1, 0), (2, -3)]
-
-
-@pytest.mark.parametrize(
-    ("method", "options"),
-    [
-        (fa.gradient, {}),
-        (fa.grad_cam, {"layer": "first"}),
-        (fa.integrated_gradients, {"n_steps": 4}),
-        (fa.integrated_gradients, {"n_steps": 4, "layer": "first"}),
-        (fa.deep_lift, {}),
-        (fa.feature_ablation, {}),
-    ],
-)
-def test_indices_are_mapped_as_classes_are(method: Any, options: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    model, x = Tagger().double(), torch.randn(3, 6, dtype=torch.float64)
-    every = fa.each_target(method, PLACES)
-    one_by_one = torch.stack([method(model, x, target=place, **options) for place in PLACES])
-    torch.testing.assert_close(every(model, x, **options), one_by_one)
-    torch.testing.assert_close(fa.each_target(method, PLACES, chunk_size=3)(model, x, **options), one_by_one)
-    fast: Any = torch.compile(every, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(fast(model, x, **options), one_by_one)
-
-
-def test_indices_take_one_forward_pass() -> None:
-    model, x = Tagger(), torch.randn(3, 6)
-    passes: list[int] = []
-
-    def counted(x: Tensor) -> Tensor:
-        passes.append(1)
-        return model(x)  # type: ignore[no-any-return]  # a module's call is not typed
-
-    fa.each_target(fa.gradient, PLACES)(counted, x)
-    assert len(passes) == 1
-
-
-@pytest.mark.parametrize(
-    ("places", "said"),
-    [
-        ([(0, 1), (0, 3)], "target 3 is out of range: there are 3"),
-        ([(4, 0), (0, 0)], "target 4 is out of range: there are 4"),
-        ([(0,), (1,)], r"target=\[0, 1\] has 1 of the 2 indices"),
-        ([(0, 1, 2)], r"target=\(0, 1, 2\) has 3, more entries than the 2"),
-    ],
-)
-def test_indices_that_do_not_fit(places: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        fa.each_target(fa.gradient, places)(Tagger(), torch.randn(2, 6))

@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_methods": {".", "_core", "_steps", "_rules"},
     "_combine": {".", "_core", "_steps"},
     "_named": {".", "_core", "_steps", "_rules", "_methods", "_combine"},
+    "_export": {".", "_core", "_steps", "_combine"},  # knows no method: it comes in as an argument
     "_inspect": {".", "_core"},
     "masks": {"."},
     "metrics": {".", "_core", "_steps", "_combine"},  # methods come in through the public door, and are known to no metric
@@ -216,6 +217,7 @@ OTHERWISE: dict[str, list[set[str]]] = {
         {"feature_ablation", "game", "shapley", "occlusion", "lime"},
     ],
     "n_samples": [{"shapley"}, {"lime"}],  # coalitions, in all
+    "chunk_size": [{"each_target"}],  # backward passes
     "layer": [{"input_of", "output_of"}, {"neuron"}],  # one place
     "target": [{"score"}],  # where it is explained
     "mode": [{"interpolate"}],  # likewise

@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         if key not in known:
             raise mistake(f"{name}: there is no {key!r}{choices(key, [*known, 'arguments'], 30)}")
     job |= {key: value for key in known if (value := getattr(arguments, key, None)) is not None}
-    own |= {key: value for key in ("layer", *OPTIONS) if (value := getattr(arguments, key)) is not None}
+    own |= {key: value for key in ("layer", *OPTIONS) if (value := getattr(arguments, key, None)) is not None}
     pictures = _is_pictures(job.get("data"))
     if pictures:
         job = {"method": "grad_cam", "target": "argmax"} | job

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from . import draw, gap, language, methods, speaker, write
-from .facts import Explained, Failed, Found, as_map
+from .facts import Explained, Failed, Found, as_map, with_errors
+from .groups import COALITIONS, GROUPS, enough_for_errors, largest
 from .how import OPTIONS, STEPS, options_of, where_of
 from .inputs import Input, Item, gather, read
 from .load import load, warn_of
@@ -33,6 +34,7 @@ _EXAMPLES = """\
 _STATUS = """\
 exit status: 0; 1 where some inputs could not be explained, and the others were; 2 after a mistake; 130 after Ctrl-C.
 """
+_SAMPLINGS = ("leverage", "kernel", "permutation", "exact")
 _QUADRATURES = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid")
 
 
@@ -64,6 +66,13 @@ def add(commands: Any) -> None:
     parser.add_argument("--n-steps", type=positive, metavar="N", help=f"nodes on a path (default: {STEPS})")
     parser.add_argument("--quadrature", choices=_QUADRATURES, help="the rule on a path (default: gausslegendre)")
     parser.add_argument("--n-samples", type=positive, metavar="N", help="samples of noise, or of a distribution")
+    parser.add_argument("--sampling", choices=_SAMPLINGS, help="of shapley (default: leverage)")
+    parser.add_argument("--window", type=positive, metavar="N", help="of occlusion: its side (default: a seventh, or a token)")
+    parser.add_argument(
+        "--groups",
+        choices=GROUPS,
+        help="what goes together (default: squares; of texts words for shapley and lime, else tokens)",
+    )
     parser.add_argument(
         "--chunk-size", type=positive, metavar="N", help="steps, samples or groups at once: less takes less memory"
     )
@@ -108,8 +117,12 @@ def run(arguments: argparse.Namespace) -> int:
     _say("model", source.title)
     folder = Path(arguments.out) if arguments.out and write.is_folder(Path(arguments.out), arguments.out) else None
     explain = _Explainer(source, wanted, arguments, alone=len(items) == 1, keep=folder)
-    for item in items:
-        explain(item)
+    try:
+        for item in items:
+            explain(item)
+    except KeyboardInterrupt:
+        kept = "nothing was written" if folder is None else f"{len(explain.written)} pictures are in {folder}"
+        raise KeyboardInterrupt(f"{explain.count} of {len(items)} inputs were explained; {kept}.") from None
     if not explain.count:
         raise mistake(f"{explain.failed[0].name}: {explain.failed[0].why}")
     warn_of(source, arguments)
@@ -162,8 +175,9 @@ def _checked(given: Sequence[str], arguments: argparse.Namespace, writes: bool) 
     for option in OPTIONS:
         if option == "chunk_size" and writes:  # each token of an answer is a step
             continue
-        if getattr(arguments, option) is not None and not any(option in methods.parameters(name) for name in wanted):
-            takers = [name for name in methods.names() if option in methods.parameters(name)]
+        taken = {"groups": "feature_mask"}.get(option, option)
+        if getattr(arguments, option) is not None and not any(taken in methods.parameters(name) for name in wanted):
+            takers = [name for name in methods.names() if taken in methods.parameters(name)]
             spelled = f"--{option.replace('_', '-')}"
             raise mistake(f"{spelled} is no option of {listed(wanted) or 'the default method'}, only of {listed(takers)}.")
     return wanted
@@ -205,7 +219,7 @@ class _Explainer:
             layers = self.layers = Layers(self.source, given.x)
             self.wanted = self.wanted or _default(given, layers)
             self.places = {name: where_of(name, given, chosen.target, layers, self.arguments.layer) for name in self.wanted}
-        found = [self._found(name, given, chosen, first) for name in self.wanted]
+        found = [part for name in self.wanted for part in with_errors(self._found(name, given, chosen, first))]
         each = Explained(given, chosen, found)
         if not self.alone:
             cut = f", {len(given.tokens)} tokens of {given.whole}" if given.whole and given.tokens else ""
@@ -223,18 +237,32 @@ class _Explainer:
         """One method's attribution, and what it says about itself."""
         where, arguments = self.places[name], self.arguments
         options = options_of(name, self.source, given, where, arguments)
+        groups, errors = options.get("feature_mask"), None
+        if groups is not None:
+            options["feature_mask"] = groups.mask
+            options["standard_errors"] = name == "shapley" and enough_for_errors(groups, arguments.n_samples)
         with answered(name):
             attribution = methods.call(name, self.source.model, given.x, {"target": chosen.target, **options})
+        if options.get("standard_errors"):
+            attribution, errors = map(only_input, attribution)
         attribution = only_input(attribution)
         if first:
             place = "at the input" if where is None else f"at {where.name}" + (f" ({where.chosen})" if where.chosen else "")
             _say("method", f"{name} {place}")
+        if groups is not None and self.alone and name in COALITIONS:
+            for i, line in enumerate(largest(groups, attribution, errors)):
+                _say("" if i else "largest", line)
+            if name == "shapley" and errors is None:
+                least = 4 * len(groups.mask.unique()) + 2
+                self.later.append(f"no standard errors: of so many groups, --n-samples {least} or more tell them")
+        if groups is not None and groups.part is not None:
+            attribution, errors = attribution * groups.part, None if errors is None else errors * groups.part
         measured = self._measured(name, attribution, given, chosen, options) if name in methods.COMPLETE else None
         dim = 1 if where is None else where.channel_dim or 1
         is_map = methods.is_cam(name) and name != "guided_grad_cam"
         layer = where.name if where is not None else None
         grid = self.layers.grid(attribution.shape[1]) if given.picture is not None and dim == -1 else None
-        found = Found(name, attribution, layer, dim, "feature_mask" in options, is_map, measured, grid)
+        found = Found(name, attribution, layer, dim, "feature_mask" in options, is_map, measured, grid, errors)
         if is_map and not arguments.raw and given.picture is not None:
             values = as_map(found, given)
             if values is not None and not bool((values > 0).any()):

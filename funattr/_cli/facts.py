@@ -34,6 +34,16 @@ class Found(NamedTuple):
     gap: Gap | None = None
     grid: tuple[int, int] | None = None
     """The rows and columns that its tokens lie in, where the model says so."""
+    errors: Any = None
+    """The standard error of each number, where the method tells it."""
+
+
+def with_errors(found: Found) -> list[Found]:
+    """The attribution, and its standard errors as one more, where there are any: drawn and written beside it."""
+    if found.errors is None or not bool(found.errors.any()):
+        return [found._replace(errors=None)]
+    errors = Found(f"{found.name}_error", found.errors, found.layer, found.channel_dim, found.grouped, False, grid=found.grid)
+    return [found._replace(errors=None), errors]
 
 
 class Explained(NamedTuple):

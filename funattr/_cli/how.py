@@ -7,16 +7,17 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import funattr as fa
-
 from . import methods
+from .groups import groups_of, window_of
 from .inputs import Input
 from .sites import Layers, Where
 from .source import Source
 
-STEPS, _CELLS = 50, 14
+STEPS = 50
 #: The options that only some methods take, and what the command calls them.
-OPTIONS = ("n_steps", "quadrature", "n_samples", "chunk_size")
+OPTIONS = ("n_steps", "quadrature", "n_samples", "sampling", "window", "groups", "chunk_size")
+#: Those that are not handed on as they are: of which groups and windows are made.
+MADE = ("window", "groups")
 
 
 def where_of(name: str, given: Input, target: int | None, layers: Layers, layer: str | None) -> Where | None:
@@ -32,11 +33,11 @@ def where_of(name: str, given: Input, target: int | None, layers: Layers, layer:
 
 
 def options_of(name: str, source: Source, given: Input, where: Where | None, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the method takes, of what the command has."""
+    """What the method takes, of what the command has; in place of a mask, groups with their names."""
     import torch
 
     taken = methods.parameters(name)
-    options: dict[str, Any] = {key: getattr(arguments, key) for key in OPTIONS}
+    options: dict[str, Any] = {key: getattr(arguments, key) for key in OPTIONS if key not in MADE}
     options = {key: value for key, value in options.items() if key in taken and value is not None}
     if where is not None:
         options["layer"] = where.layer
@@ -45,10 +46,13 @@ def options_of(name: str, source: Source, given: Input, where: Where | None, arg
     if "generator" in taken:
         options["generator"] = torch.Generator(arguments.device).manual_seed(arguments.seed)
     if "feature_mask" in taken:
-        options["feature_mask"] = _cells(source, given, where)
+        options["feature_mask"] = groups_of(name, source, given, where, arguments.groups)
+    if "window" in taken:
+        options |= window_of(source, given, where, arguments.window)
     if "baselines" in taken:
         distribution = taken["baselines"].default is inspect.Parameter.empty
-        options["baselines"] = _baselines(source, given, distribution, where is not None and "feature_mask" in taken)
+        at_site = where is not None and bool({"feature_mask", "window"} & {*taken})
+        options["baselines"] = _baselines(source, given, distribution, at_site)
     return options
 
 
@@ -83,19 +87,3 @@ def _padding(tokenizer: Any, ids: Any) -> Any:
     candidates = (tokenizer.pad_token_id, tokenizer.mask_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id)
     nothing = next((token for token in candidates if token is not None), 0)
     return torch.where(torch.tensor([special], device=ids.device).bool(), ids, nothing)
-
-
-def _cells(source: Source, given: Input, where: Where | None) -> Any:
-    """What is ablated together: a token, a place of a layer, or a square of an image, of which there are about 14 x 14."""
-    import torch
-
-    if where is None:
-        height, width = given.x.shape[-2:]
-        side = max(1, -(-max(height, width) // _CELLS))
-        rows, columns = torch.arange(height) // side, torch.arange(width) // side
-        return (rows[:, None] * int(columns[-1] + 1) + columns).to(given.x.device)[None]
-    value = fa.activation(source.model, given.x, layer=where.layer)
-    shape = list(value.shape[1:])
-    if where.channel_dim is not None:
-        shape[where.channel_dim - 1 if where.channel_dim > 0 else -1] = 1
-    return torch.arange(torch.Size(shape).numel(), device=value.device).reshape(shape)

@@ -68,6 +68,8 @@ class Ready(NamedTuple):
             where = where_of(name, given, wanted, layers, own.pop("layer", None))
             for_one = argparse.Namespace(**dict.fromkeys(OPTIONS), device="cpu", seed=0)
             taken = options_of(name, source, given, where, for_one)
+            if "feature_mask" in taken:
+                taken["feature_mask"] = taken["feature_mask"].mask
             taken.pop("generator", None)  # what is drawn depends on the run's seed and on the id
             own |= {**taken, **{key: value for key, value in own.items() if key in methods.parameters(name)}}
             for key in [key for key in own if key not in methods.parameters(name)]:

@@ -87,7 +87,7 @@ def _picture(out: Path, kept: Kept) -> None:
 
     names = list(kept.attributions)
     values = [kept.attributions[name].sum(0) for name in names]
-    titles = [f"{title_of(kept)}   {name}" for name in names]
+    titles = [f"{title_of(kept)}\n{name}" for name in names]
     viz.text([list(kept.columns)] * len(names), values, titles=titles, scale="example", out=out)
 
 

@@ -14,9 +14,11 @@ import funattr as fa
 
 from . import asked, gap, keep, rows, speaker
 from .how import STEPS
+from .libraries import is_known
+from .load import is_code
 from .pieces import words_of
 from .source import Source
-from .words import listed, mistake
+from .words import choices, listed, mistake
 
 #: The options that only language models have, and those that they have not.
 OWN = ("answer", "generate", "sample", "contrast", "chat", "by", "dtype")
@@ -57,11 +59,16 @@ def refuse(arguments: argparse.Namespace) -> None:
         argparse.ArgumentError: it is.
     """
     options, name = given(arguments), arguments.model
-    if not options or (name.startswith(("/", ".")) and not Path(name).is_dir()):  # whoever loads it says that it is not there
+    if not options:
         return
-    if headless := speaker.headless(name):
-        raise mistake(f"{name!r} holds a {headless}, which has no head to write with: save it as an AutoModelForCausalLM.")
+    if not Path(name).is_dir() and not is_code(name) and not is_known(name):
+        folders = [each.name for each in Path().iterdir() if (each / "config.json").is_file()]
+        raise mistake(f"there is no folder {name!r}{choices(name, folders) if folders else ': name that of the model.'}")
     verb, them = ("is", "it") if len(options) == 1 else ("are", "them")
+    if kind := speaker.held(name):
+        if kind.endswith("Model"):
+            raise mistake(f"{name!r} holds a {kind}, which has no head to write with: save it as an AutoModelForCausalLM.")
+        raise mistake(f"{listed(options)} {verb} for models that write text, and {name!r} holds a {kind}: leave {them} out.")
     raise mistake(
         f"{listed(options)} {verb} for language models, and {name!r} is none of transformers: leave {them} out, or name the "
         "folder of a model that writes text, with its tokenizer."
@@ -86,8 +93,11 @@ def run(arguments: argparse.Namespace, kind: str, wanted: Sequence[str], prompts
     every, found = exchange.every, {}
     kept = None
     for name in wanted or [_DEFAULT]:
-        with _progress(name):
-            row = rows.explained(of, name, arguments)
+        try:
+            with _progress(name):
+                row = rows.explained(of, name, arguments)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{name} was not done; nothing was written.") from None
         texts = [every.texts[i] for i in row.columns]
         groups = _words(of, row.columns) if arguments.by == "word" else range(len(texts))
         columns = ["".join(text for text, word in zip(texts, groups) if word == g) for g in dict.fromkeys(groups)]

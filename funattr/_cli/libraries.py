@@ -36,6 +36,14 @@ def by_name(name: str, options: argparse.Namespace) -> Source:
     raise mistake(f"there is no model {name!r} in {where}{close}")
 
 
+def is_known(name: str) -> bool:
+    """Whether a library has a model of this name, or says that it has."""
+    library, _, rest = name.partition("/")
+    if (library in _LIBRARIES and rest) or name.startswith(("hf-hub:", "hf_hub:")):
+        return True
+    return any(name.partition(".")[0].lower() in names() for names in (_torchvision_names, _timm_names))
+
+
 def _installed(library: str) -> Any:
     """The library, or None where it is not installed."""
     try:

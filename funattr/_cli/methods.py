@@ -16,6 +16,9 @@ from .words import mistake
 #: Those whose attributions sum to F(x) - F(baseline).
 COMPLETE = ("integrated_gradients", "conductance", "deep_lift", "deep_lift_shap")
 
+#: What explains nothing by itself.
+_OTHERS = ("value_and_gradient", "activation", "game", "convergence_delta")
+
 _EXAMPLES = """\
   funattr methods
   funattr explain cat.png --model resnet50 --method ig,grad_cam     the names go to --method
@@ -29,7 +32,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print a table: name, where it works, one line of description."""
-    combinators = [name for name in fa.__all__ if "method" in _parameters(getattr(fa, name))]
+    combinators = [name for name in fa.__all__ if "method" in _parameters(getattr(fa, name)) and name != "export"]
     width = max(map(len, [*names(), *combinators]))
     print("Methods, for --method and from Python. They work at the input and at any layer, those with a * at a layer only.")
     for name in names():
@@ -42,8 +45,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def names() -> list[str]:
     """The methods: public functions of a model and an input that give an attribution."""
-    found = [name for name in fa.__all__ if {"model", "x", "create_graph"} <= set(_parameters(getattr(fa, name)))]
-    return sorted([name for name in found if name not in ("value_and_gradient", "activation", "game")] + list(COMPOSED))
+    takes = {name: set(_parameters(getattr(fa, name))) for name in fa.__all__}
+    found = [name for name, taken in takes.items() if {"model", "x"} <= taken and taken & {"create_graph", "target"}]
+    return sorted([name for name in found if name not in _OTHERS] + list(COMPOSED))
 
 
 def checked(name: str) -> str:
@@ -74,7 +78,7 @@ def missing(name: str) -> list[str]:
     needed = [
         key for key, value in parameters(name).items() if value.default is value.empty and value.kind is value.KEYWORD_ONLY
     ]
-    return [key for key in needed if key not in ("layer", "baselines", "feature_mask", "generator")]
+    return [key for key in needed if key not in ("layer", "baselines", "feature_mask", "window", "generator")]
 
 
 def is_cam(name: str) -> bool:

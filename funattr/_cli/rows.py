@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import funattr as fa
 
 from ..dataset._names import method_named
-from . import gap, methods
+from . import gap, methods, removed
 from .asked import Asked, answer_of
-from .how import OPTIONS
+from .groups import COALITIONS
+from .how import MADE, OPTIONS
 from .sites import Layers
 from .source import Source
 from .speaker import Speaker
@@ -115,7 +116,9 @@ def explained(of: Question, name: str, arguments: argparse.Namespace) -> Row:
         argparse.ArgumentError: the method fails, or what it finds is not by tokens.
     """
     taken = methods.parameters(name)
-    by_id = "feature_mask" in taken and arguments.layer is None
+    by_id = takes_away(taken) and arguments.layer is None
+    if arguments.groups is not None and not by_id:
+        raise mistake(f"--groups {arguments.groups} is of the prompt's tokens: leave --layer out.")
     layer, where = (None, "the tokens") if by_id else _place(of, arguments.layer)
     options = _options(of, name, layer, arguments)
     method = method_named(name)
@@ -128,9 +131,12 @@ def explained(of: Question, name: str, arguments: argparse.Namespace) -> Row:
     with answered(name):
         found = rows(of.model, of.x, **options)
     values, columns = _table(of, found, f"{name} at {where}")
-    if by_id:
-        changed = _changed(of)
-        values[:, [i for i in range(values.shape[1]) if i >= len(changed) or not changed[i]]] = 0
+    if by_id and "feature_mask" in taken:
+        values = removed.shared(values, _players(of, name, arguments))
+    elif by_id:
+        values = removed.shared(values, removed.players(of.asked, False))
+    elif takes_away(taken):  # each of a place's features has the value of all
+        values = values / options["baselines"].shape[-1]
     measured = _measured(of, values, options) if name in methods.COMPLETE else None
     return Row(name, where, values, columns, measured)
 
@@ -168,63 +174,37 @@ def _options(of: Question, name: str, layer: Any, arguments: argparse.Namespace)
     import torch
 
     taken = methods.parameters(name)
-    options: dict[str, Any] = {key: getattr(arguments, key) for key in OPTIONS}
+    options: dict[str, Any] = {key: getattr(arguments, key) for key in OPTIONS if key not in MADE}
     options = {key: value for key, value in options.items() if key in taken and value is not None}
     if "channel_dim" in taken:
         options["channel_dim"] = -1
     if "generator" in taken:
         options["generator"] = torch.Generator(arguments.device).manual_seed(arguments.seed)
-    if "baselines" not in taken and "feature_mask" not in taken:
+    if "baselines" not in taken:
         return options
-    without = baseline(of)
-    if "feature_mask" not in taken:
+    without = removed.baseline(of.x, of.asked, of.filler)
+    if not takes_away(taken):
         return {**options, "baselines": without}
     if layer is None:
-        return {**options, "baselines": without, "feature_mask": _each_token(of)}
+        if "window" in taken:
+            return {**options, "baselines": without, "window": removed.window(of.x, arguments.window)}
+        return {**options, "baselines": without, "feature_mask": removed.mask(of.x, _players(of, name, arguments))}
     with answered(f"{name} at {layer}"), torch.no_grad():
         value = fa.activation(of.model, without, layer=layer)
-    return {**options, "baselines": value, "feature_mask": _each_place(value)}
+    sides = removed.at_layer(value, arguments.window) if "window" in taken else {"feature_mask": removed.places(value)}
+    return {**options, "baselines": value, **sides}
 
 
-def baseline(of: Question) -> dict[str, Tensor]:
-    """The input with the content of the prompt taken away: what is special stays, and so does the answer.
-
-    Raises:
-        argparse.ArgumentError: no token could take its place.
-    """
-    import torch
-
-    if of.filler is None:
-        raise mistake(
-            "no token could take the place of the prompt's: the tokenizer has none for padding, unknown words or an end that "
-            "the model has learned; choose a --method without a baseline, such as input_x_gradient."
-        )
-    ids, kept = of.x["input_ids"], torch.ones_like(of.x["input_ids"], dtype=torch.bool)
-    kept[0, : len(of.asked.read.ids)] = torch.tensor(of.asked.read.special, device=ids.device)
-    return {**of.x, "input_ids": torch.where(kept, ids, of.filler)}
+def takes_away(taken: Mapping[str, Any]) -> bool:
+    """Whether the method asks the score without some of its input, which may then be of ids."""
+    return "feature_mask" in taken or "window" in taken
 
 
-def _each_token(of: Question) -> dict[str, Tensor]:
-    """A group for each token that the baseline changes. What it leaves goes with the first: a group that nothing changes would
-    take a pass, and of sampled Shapley values a share."""
-    import torch
-
-    found = {name: torch.zeros_like(ids) for name, ids in of.x.items()}
-    groups = (torch.tensor(_changed(of)).long().cumsum(0) - 1).clamp(min=0)
-    found["input_ids"][0, : len(groups)] = groups.to(found["input_ids"].device)
-    return found
-
-
-def _changed(of: Question) -> list[bool]:
-    return [not special for special in of.asked.read.special]
-
-
-def _each_place(value: Any) -> Any:
-    import torch
-
-    if not isinstance(value, torch.Tensor) or value.dim() != 3:
-        raise mistake("features are taken away at the tokens, or at one layer with a value per token: choose another --layer.")
-    return torch.arange(value.shape[1], device=value.device)[:, None]
+def _players(of: Question, name: str, arguments: argparse.Namespace) -> list[int | None]:
+    kind = arguments.groups or ("words" if name in COALITIONS else "tokens")
+    if kind not in ("words", "tokens"):
+        raise mistake(f"--groups {kind} belongs to pictures and layers, and this is a prompt: words or tokens.")
+    return removed.players(of.asked, kind == "words")
 
 
 def _table(of: Question, found: Any, what: str) -> tuple[Tensor, list[int]]:
@@ -236,6 +216,8 @@ def _table(of: Question, found: Any, what: str) -> tuple[Tensor, list[int]]:
     parts: list[Tensor] = []
     columns: list[int] = []
     for number, side in enumerate(sides):
+        if side is None and number and parts:  # the side of the decoder, which was held
+            side = torch.zeros(len(of.targets), 1, behind)
         if not isinstance(side, torch.Tensor) or side.shape[:2] != (len(of.targets), 1) or side.dim() not in (3, 4):
             raise _no_tokens(what, side)
         places = side.shape[2]

@@ -49,9 +49,9 @@ def architecture(name: str) -> str | None:
     return None
 
 
-def headless(name: str) -> str | None:
-    """The class that a folder holds where it is a model without a head: GPT2Model, T5Model."""
-    return next((found for found in _architectures(name) if found.endswith("Model")), None)
+def held(name: str) -> str | None:
+    """The class of whatever a folder holds, where it says so."""
+    return next(iter(_architectures(name)), None)
 
 
 def _architectures(name: str) -> list[str]:

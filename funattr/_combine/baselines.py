@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._core.door import may_read
 from .._core.real import check_attributable
+from .._core.rows import shares
 from .._steps.baselines import distribution, full_batch, references
 from .._steps.chunks import chunks
 from .._steps.mean import Sum
@@ -20,6 +21,7 @@ from .._types import Explains, Method, Model, Tree, batch_size, map_tensors, ten
 from .._words import complaint, door
 from .dress import about, chosen, combined, name_of
 from .repeat import as_one
+from .targets import around_targets
 
 
 @door
@@ -53,6 +55,8 @@ def mean_over_baselines(method: Explains) -> Method:
         return faster
 
     def averaged(model: Model, x: Tree, *, baselines: Tree, **options: Any) -> Tree:
+        if shares(options.get("target")):  # all targets of each baseline from its passes
+            return around_targets(mean_over_baselines, method, model, x, options | {"baselines": baselines})
         samples, count = distribution(x, baselines, ids=options.get("layer") is not None)
         total = Sum()
         for i, _ in reported(chunks(count, 1)):

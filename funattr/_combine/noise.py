@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._core.passes import question
+from .._core.rows import shares
 from .._core.split import split
 from .._core.where import bind, find
 from .._habits import did_you_mean
@@ -25,6 +27,7 @@ from .._words import complaint, door
 from .baselines import at_layer, default_baselines
 from .dress import about, check_method, combined, generators_given, has_steps, name_of
 from .repeat import device_of, run_steps
+from .targets import around_targets
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
@@ -91,6 +94,9 @@ def noise_tunnel(
     few = has_steps(method) or told.leading > 0  # it fills the memory alone
 
     def tunnel(model: Model, x: Tree, **options: Any) -> Tree:
+        if shares(options.get("target")):  # all targets of each sample from its passes
+            again = {"n_samples": n_samples, "stdevs": stdevs, "nt_type": nt_type, "generator": generator}
+            return around_targets(partial(noise_tunnel, **again, chunk_size=chunk_size), method, model, x, options)
         explain, start = at_noise(method, default, model, x, options)
         leaves, spec = tree_flatten(start)
         spread = list(

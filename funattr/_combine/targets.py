@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.rows import Every, Shared, own_row, reads_output
 from .._core.split import split
 from .._steps.chunks import chunk_for, chunks, fitting, given_chunk
 from .._steps.draws import Rewound
 from .._steps.progress import reported
 from .._steps.ways import Runner
-from .._torch import tracing, tree_flatten, tree_unflatten
+from .._torch import any_batch, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Target, Tree, map_tensors, tensors
 from .._words import complaint, door, kind_of
 from .dress import about, check_method, combined, generators_given, has_steps, name_of
@@ -23,17 +24,20 @@ from .repeat import as_one, device_of, run_steps
 
 @door
 def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_size: ChunkSize = None) -> Method:
-    """One attribution per target, in a new leading dimension; for gradients from one forward pass.
+    """One attribution per target, in a new leading dimension, from one forward pass.
 
-    ``each_target(a, targets)(model, x, ...)[t] = a(model, x, ..., target=targets[t])``. Classes (integers, or one per example)
-    and indices (tuples of as many integers: a position and a class) are mapped: what does not depend on the target, such as the
-    forward pass, runs once per chunk; all are one chunk where their gradients fit into 0.2 GB. Other targets run one by one,
-    and so does all that has a tolerance, `rtol`.
+    ``each_target(a, targets)(model, x, ...)[t] = a(model, x, ..., target=targets[t])``. All that read the output (classes,
+    indices, `tokens`, any callable) share the forward passes: what takes one runs the model once, and a backward pass for each;
+    `integrated_gradients` with n steps n and ``n T``, `feature_ablation` its passes once for all. Memory does not grow with
+    T beyond the result. A list of classes is mapped over, as long as their gradients fit into 0.2 GB. Neurons and
+    ``"argmax"`` run one by one; so does all that has a tolerance, `rtol`, and all targets under `torch.compile`, which sees
+    what they share, and under transforms.
 
     Args:
         method: a method.
-        targets: several targets: a list of what `score` takes, a tensor of classes ``[T]``, or ``[T, N]`` with one per example.
-        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+        targets: several targets: a list of what `score` takes, `tokens`, or a tensor of classes ``[T]``, or ``[T, N]`` with one
+            per example.
+        chunk_size: how many backward passes run at once: the memory knob. None: as many as cost next to no memory. The result
             does not depend on it.
 
     Returns:
@@ -52,12 +56,12 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         True
     """
     check_method(method)
-    together = given_chunk(chunk_size)
+    together, known = given_chunk(chunk_size), about(method).rows
     if isinstance(targets, str) or not isinstance(targets, (Sequence, Tensor)):
         raise complaint(TypeError, f"targets must be a list of targets or a tensor of classes, got {kind_of(targets)}.")
     if len(targets) == 0:
         raise complaint(ValueError, "targets is empty: name at least one.")
-    steps = _steps(targets)
+    classes = _classes(targets)
 
     def of_each(model: Model, x: Tree, **options: Any) -> Tree:
         noise = Rewound([*about(method).generators, *generators_given(options)], device_of(x))
@@ -66,11 +70,13 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
             noise.rewind()  # every target, in whatever chunk, meets the same noise
             return method(model, x, target=target, **options)
 
-        if steps is None or options.get("rtol") is not None:  # each target takes nodes of its own
-            parts = [as_one(explain(targets[i])) for i, _ in reported(chunks(len(targets), 1))]
+        mapped = classes is not None and options.get("rtol") is None  # with which each target takes nodes of its own
+        size = together or (_at_once(method, len(targets), model, x, options.get("layer")) if mapped else 1)
+        at_once = size >= len(targets) or not known or tracing() or transforms_active() or any_batch()
+        if classes is not None and mapped and at_once:
+            parts = _in_chunks(explain, classes.to(device_of(x)), size)
         else:
-            size = together or _at_once(method, len(steps), model, x, options.get("layer"))
-            parts = _in_chunks(explain, map_tensors(lambda t: t.to(device_of(x)), steps), size)
+            parts = _one_by_one(explain, list(targets), known, size, noise)
         flat = [tree_flatten(part)[0] for part in parts]
         spec = tree_flatten(parts[0])[1]
         return tree_unflatten([torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*flat)], spec)
@@ -79,7 +85,37 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], errors=True, leading=leading)
 
 
-#: How many elements the gradients for all targets may have: in float32, and with what is made of them, 0.2 GB.
+def _one_by_one(
+    explain: Callable[[Target], Tree], targets: list[Target], known: bool, together: int, noise: Rewound
+) -> list[Tree]:
+    """A call for each target, of which those that read the output share passes; of a method of one's own, callables do, which
+    it cannot tell from others."""
+    sharing = [k for k, t in enumerate(targets) if reads_output(t) and (known or callable(t))]
+    if len(sharing) > 1 and not (tracing() or transforms_active() or any_batch()):
+        shared = Shared(tuple(targets[k] for k in sharing), together)
+        for i, k in enumerate(sharing):
+            targets[k] = shared.row(i)
+    parts = []
+    for first, last in reported(chunks(len(targets), together)):
+        for k in range(first, last):
+            parts.append(as_one(explain(targets[k])))
+            noise.note()
+    noise.resume()
+    return parts
+
+
+def around_targets(combinator: Callable[[Any], Any], method: Explains, model: Model, x: Tree, options: dict[str, Any]) -> Tree:
+    """What ``combinator(method)`` gives for one of several targets, from ``combinator(each_target(method, targets))``."""
+    row = options.pop("target")
+
+    def every(each: Every) -> list[Tree]:
+        found = combinator(each_target(method, list(each.targets), chunk_size=row.shared.together))(model, x, **options)
+        return [map_tensors(lambda t: t[k], found) for k in range(len(each.targets))]  # noqa: B023  (used up at once)
+
+    return own_row(row, every)
+
+
+#: How many elements the gradients for all classes may have: in float32, and with what is made of them, 0.2 GB.
 ROOM = 1 << 24
 #: How much larger than the input a value inside a model is at most, as a rule; and than ids, which become vectors.
 WIDER, WIDER_THAN_IDS = 6, 1024
@@ -89,7 +125,7 @@ def _at_once(method: Explains, count: int, model: Model, x: Tree, layer: Any) ->
     """How many of so many classes to run at once: all, as far as there is room for the gradients at the site."""
     if has_steps(method):
         return chunk_for(count, None, x, shares=False)  # many points for each
-    if tracing():
+    if tracing() or any_batch():
         return fitting(count, count, sum(t.numel() for t in tensors(x)), ROOM)
     floats = sum(t.numel() for t in tensors(x) if t.is_floating_point())
     size = floats or WIDER_THAN_IDS * sum(t.numel() for t in tensors(x))
@@ -101,24 +137,20 @@ def _at_once(method: Explains, count: int, model: Model, x: Tree, layer: Any) ->
     return max(1, min(count, ROOM // max(size, 1)))
 
 
-def _in_chunks(explain: Callable[[Target], Tree], steps: list[Any], size: int) -> list[Tree]:
+def _in_chunks(explain: Callable[[Target], Tree], classes: Tensor, size: int) -> list[Tree]:
     run = Runner()
-    return [part for first, last in reported(chunks(len(steps), size)) for part in run_steps(run, explain, steps[first:last])]
+    return [
+        part
+        for first, last in reported(chunks(len(classes), size))
+        for part in run_steps(run, explain, list(classes[first:last].unbind()))
+    ]
 
 
-def _steps(targets: Sequence[Target] | Tensor) -> list[Any] | None:
-    """Targets that can be mapped, as tensors: classes (one, or one per example), or indices. None where they are others."""
+def _classes(targets: Sequence[Target] | Tensor) -> Tensor | None:
+    """Targets that are classes, as a tensor ``[T]`` or ``[T, N]``; None where they are something else."""
     if isinstance(targets, Tensor):
-        return list(targets.unbind())
-    if _are_ints(targets):
-        return list(torch.tensor(list(targets)).unbind())
-    if all(isinstance(t, tuple) and _are_ints(t) for t in targets):
-        indices = [t for t in targets if isinstance(t, tuple) and t]
-        same = len(indices) == len(targets) and len({len(t) for t in indices}) == 1
-        return [torch.tensor(t).unbind() for t in indices] if same else None
+        return targets
+    if all(isinstance(t, int) and not isinstance(t, bool) for t in targets):
+        return torch.tensor(list(targets))
     given = [t for t in targets if isinstance(t, Tensor)]
-    return list(given) if len(given) == len(targets) and len({t.shape for t in given}) == 1 else None
-
-
-def _are_ints(values: Any) -> bool:
-    return all(isinstance(i, int) and not isinstance(i, bool) for i in values)
+    return torch.stack(given) if len(given) == len(targets) and len({t.shape for t in given}) == 1 else None

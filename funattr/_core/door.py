@@ -107,7 +107,7 @@ def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[
     made: Any = call  # to mypy a callable has neither code nor attributes
     # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.
     made.__code__ = made.__code__.replace(co_name=function.__name__)
-    made.about = about or About(names, layered="layer" in (names or ()))
+    made.about = about or About(names, layered="layer" in (names or ()), rows=True)
     return call
 
 

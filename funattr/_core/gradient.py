@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._torch import (
-    below_vmap,
     grad_level,
     is_mapped,
-    is_view,
-    make_leaf,
-    mapped_without,
     only_vmap_runs,
     saved_tensors_hooked,
     tracing,
@@ -21,12 +17,16 @@ from .._torch import (
     unwrap_for_grad,
     without_modes,
 )
-from .._types import Layer, Model, Target, Tree, as_it_is, copied, floats_of, map_floats, map_tensors, tensors
+from .._types import Layer, Model, Target, Tree, as_it_is, copied, floats_of, map_tensors, tensors
 from .._words import complaint
+from .backward import Recorded, found_by, slopes_of, together
 from .door import check_dense, method
-from .norms import mend, mended_traced
-from .passes import Found, Point, Question, forward, question, scores
+from .leaves import dependent, depends, leaf_below, leaf_of
+from .norms import mended_traced
+from .passes import Found, Point, Question, each_score, forward, question
 from .real import check_attributable
+from .rows import Row, alone, same_input, shares
+from .state import times_put_back
 from .traced import traced_gradients
 from .where import all_modules
 
@@ -82,6 +82,10 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
     around maps over, if it is not in the input. `own_level` takes the gradient in a grad level of its own, for a rule that
     must not reach further derivatives.
     """
+    if isinstance(q.target, Row):
+        if shares(q.target) and not own_level:
+            return _of_row(q, point)
+        q = q._replace(target=alone(q.target))
     if tracing():
         return traced_gradients(q._replace(bound=mended_traced(q.bound)), point)
     if own_level or transforms_active():
@@ -91,6 +95,11 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
             return _in_level(q, point)
     else:
         anchor = None
+    return found_by(q, _complete(q, point, anchor))
+
+
+def _complete(q: Question, point: Point | None, anchor: Tensor | None) -> Recorded:
+    """The pass, with all of it recorded that is needed."""
     whole = None in q.sites.sites
     try:
         found = _recorded(q, point, whole, anchor)
@@ -102,6 +111,30 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
         found = _recorded(q, point, True, anchor)
     assert found is not None
     return found
+
+
+class Met(NamedTuple):
+    """What the call for the first of several targets left for the others: the question, the pass, and slopes made ahead."""
+
+    q: Question
+    recorded: Recorded
+    written: int  # how often what a pass wrote had been put back
+    ahead: dict[int, Found]
+
+
+def _of_row(q: Question, point: Point | None) -> Found:
+    """The values, and the gradients of one of several scores: the pass runs for the first, and leaves the others its graph."""
+    row = q.target
+    assert isinstance(row, Row)
+    met: Met = row.take(lambda: Met(q, _complete(q._replace(target=row.every), point, None), times_put_back(), {}))
+    fits = met.q.sites == q.sites and met.q.create_graph == q.create_graph and same_input(met.q.x, q.x)
+    if not fits or met.written != times_put_back():  # what the graph needs has been written to since
+        return gradients(q._replace(target=row.plain), point)
+    if row.index not in met.ahead:
+        rows = range(row.index, min(row.index + row.shared.together, len(row.shared.targets)))
+        found = together(q, met.recorded, rows) or slopes_of(q, met.recorded, rows)
+        met.ahead.update(zip(rows, found))
+    return met.ahead.pop(row.index)
 
 
 def _anchor(q: Question) -> Tensor | None:
@@ -120,14 +153,14 @@ def _in_level(q: Question, point: Point | None) -> Found:
     with torch.set_grad_enabled(q.create_graph), grad_level() as level, torch.enable_grad():
         # Nothing before the leaf is recorded at this level: nothing there requires grad. Outer levels record if asked to.
         try:
-            found = _recorded(q, point, True, None)
+            recorded = _recorded(q, point, True, None)
         except RuntimeError as error:
             if "mutate a captured Tensor" not in str(error):
                 raise
             text = "the model writes to its own buffers (batch norm in train mode?), which torch.func does not allow here"
             raise complaint(ValueError, f"{text}: call model.eval() first.") from error
-        assert found is not None
-        values, slopes = map_tensors(lambda t: unwrap_for_grad(t, level), found)
+        assert recorded is not None
+        values, slopes = map_tensors(lambda t: unwrap_for_grad(t, level), found_by(q, recorded))
     return values, slopes
 
 
@@ -139,7 +172,7 @@ _AGAIN = (
 )
 
 
-def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | None) -> Found | None:
+def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | None) -> Recorded | None:
     """None where part of the pass, and not the `whole`, has been recorded, and too little."""
     values: list[Tree] = [None] * len(q.sites.sites)
     leaves: list[list[Tensor]] = [[] for _ in values]
@@ -147,11 +180,11 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
     with torch.set_grad_enabled(q.create_graph or whole) if not in_level else as_it_is:
         recorded, hooked = torch.is_grad_enabled(), point is not None and saved_tensors_hooked()
 
-        def leaf_of(i: int, t: Tensor, shared: bool) -> Tensor:
+        def placed(i: int, t: Tensor, shared: bool) -> Tensor:
             if anchor is not None:
-                mapped, leaf = _leaf_below(t, anchor)
+                mapped, leaf = leaf_below(t, anchor)
             else:
-                mapped = leaf = _leaf(t, shared, in_level, q.create_graph or recorded or any(leaves))
+                mapped = leaf = leaf_of(t, shared, in_level, q.create_graph or recorded or any(leaves))
             leaves[i].append(leaf)
             return mapped
 
@@ -161,126 +194,21 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
                 if not recorded:  # else it is on already, or the model itself has turned it off
                     torch.set_grad_enabled(True)
                 if point is None:
-                    values[i] = value = map_tensors(lambda t: leaf_of(i, t, shared) if t.is_floating_point() else t, value)
+                    values[i] = value = map_tensors(lambda t: placed(i, t, shared) if t.is_floating_point() else t, value)
                     return copied(value)
                 if recorded and not hooked and saved_tensors_hooked():
                     raise complaint(ValueError, _AGAIN.format(q.label(i)))
-                if any(leaves) and _depends(value, leaves, anchor):
+                if any(leaves) and depends(value, [leaf for part in leaves for leaf in part], anchor):
                     raise dependent()
                 values[i] = value = copied(value)
                 for t in floats_of(value):
                     check_dense(t, f"the value at layer {q.label(i)}")
                 moved = iter(point(i, floats_of(value)))
-                value = map_tensors(lambda t: leaf_of(i, next(moved), False) if t.is_floating_point() else t, value)
+                value = map_tensors(lambda t: placed(i, next(moved), False) if t.is_floating_point() else t, value)
                 return copied(value) if anchor is None else value  # below vmap it is a sum, fresh already
 
         seen = forward(q, put, fresh=point is None or anchor is None)
         if q.inner and not seen.recording and not whole:
             return None
-        return _slopes(q, values, leaves, scores(q, seen), anchor)
-
-
-def _slopes(q: Question, values: list[Tree], leaves: list[list[Tensor]], found: Tensor, anchor: Tensor | None) -> Found:
-    flat = [leaf for part in leaves for leaf in part]
-    if anchor is None:
-        slopes = iter(_backward(q, found, flat))
-    else:
-        slopes = iter(below_vmap(lambda found: _backward(q, found, flat), found))
-    return (
-        values if q.create_graph else [map_tensors(torch.detach, value) for value in values],
-        [map_floats(lambda leaf: next(slopes), value) for value in values],
-    )
-
-
-def _leaf(t: Tensor, shared: bool, in_level: bool, connected: bool) -> Tensor:
-    """`t` as a leaf of the graph to come, `connected` to what came before (a site, an outer transform, the caller's graph)."""
-    if in_level or (connected and t.requires_grad):
-        leaf = t.clone()
-    else:
-        leaf = t.detach()
-        if shared or is_view(t):  # written to later through another name, the value would change after the fact
-            leaf = leaf.clone()
-    if leaf.requires_grad:
-        return leaf
-    return make_leaf(leaf) if in_level else leaf.requires_grad_()
-
-
-def _leaf_below(t: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
-    """A leaf below vmap, for all that is mapped at once, and the value as its sum with that leaf of zeros: fresh memory.
-
-    The backward pass then runs without vmap: fused kernels have no batching rule, and the graph is torch's plain one.
-    """
-    made: list[Tensor] = []
-    mapped = is_mapped(t)
-
-    def below(t: Tensor, anchor: Tensor) -> list[Tensor]:
-        whole = t if mapped else t.expand(anchor.shape[0], *t.shape)
-        # Zeros in the memory of one: the model gets the sum, to write to as it likes, and nobody keeps the points.
-        made.append(torch.zeros((), dtype=t.dtype, device=t.device).expand(whole.shape).requires_grad_())
-        return [whole + made[0]]
-
-    return below_vmap(below, t, anchor)[0], made[0]
-
-
-def _depends(value: Tree, leaves: list[list[Tensor]], anchor: Tensor | None) -> bool:
-    """Whether a value met after a leaf was placed depends on it."""
-    if anchor is not None:  # then it is mapped, for nothing else is
-        return any(is_mapped(t) for t in tensors(value))
-    return connected(value, [leaf for part in leaves for leaf in part])
-
-
-def connected(value: Tree, leaves: Sequence[Tensor]) -> bool:
-    """Whether a graph leads from `value` back to one of the leaves."""
-    with without_modes():  # a rule's mode has nothing to do with this
-        ends = [t.sum() for t in tensors(value) if t.requires_grad]
-        return bool(ends) and any(
-            g is not None for g in torch.autograd.grad(ends, leaves, allow_unused=True, retain_graph=True)
-        )
-
-
-def dependent() -> Exception:
-    return complaint(
-        ValueError,
-        "the layers depend on each other: a path runs at all of them jointly, and one that feeds another leaves it "
-        "nothing to vary. Choose layers side by side, or call the method once for each.",
-    )
-
-
-def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient of the sum of the scores; each example's score is of the function of this batch."""
-    slopes: Sequence[Tensor | None] = [None]
-    if found.requires_grad:
-        # Its batching rule gives all targets the first one's.
-        if transforms_active() and mapped_without(found, leaves) and _goes_through(found, "CdistBackward0"):
-            text = "torch.func.vmap is wrong in the backward pass of torch.cdist: ask for one target at a time."
-            raise complaint(ValueError, text)
-        mend(q.bound, found, leaves)
-        try:
-            ones = None if found.numel() == 1 else torch.ones_like(found)
-            slopes = torch.autograd.grad(found, leaves, ones, create_graph=q.create_graph, allow_unused=True)
-        except RuntimeError as error:
-            if "heckpoint" not in str(error) or ".grad()" not in str(error):
-                raise
-            text = "the model runs a part of itself again in the backward pass with torch.utils.checkpoint(use_reentrant=True)"
-            raise complaint(ValueError, f"{text}, which gives no gradients of values: pass use_reentrant=False.") from error
-    if all(slope is None for slope in slopes):
-        where = ", ".join("the input" if site is None else f"layer {site.label}" for site in q.sites.sites)
-        raise complaint(
-            ValueError,
-            f"the score has no gradient with respect to {where}: the target does not depend on it, or the model cuts the "
-            f"graph in between (torch.no_grad, detach, an integer or numpy step). Remove the cut, or choose a later layer.",
-        )
-    return [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes)]
-
-
-def _goes_through(scores: Tensor, name: str) -> bool:
-    """Whether a backward pass of that name is in the graph."""
-    todo, met = [scores.grad_fn], {scores.grad_fn}
-    for node in todo:  # which grows
-        if node is not None:
-            if node.name() == name:
-                return True
-            new = {other for other, _ in node.next_functions} - met
-            met |= new
-            todo += new
-    return False
+        flat = [leaf for part in leaves for leaf in part]
+        return Recorded(values, flat, each_score(q, seen), anchor, set())

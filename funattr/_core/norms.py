@@ -19,13 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .._torch import constant, saved_input, without_modes, without_transforms
+from .._torch import beside_traces, constant, saved_input, without_modes, without_transforms
 from .kernels import plain_batch_norm, unruled
 from .where import Bound, all_modules
 
 
-def mend(bound: Bound, scores: Tensor, leaves: Sequence[Tensor]) -> None:
-    """See to it that no batch norm between the scores and the leaves reads its gradient in the wrong order."""
+def mend(bound: Bound, scores: Tensor, leaves: Sequence[Tensor], mended: set[Any]) -> None:
+    """See to it that no batch norm between the scores and the leaves reads its gradient in the wrong order, but for those that
+    are `mended` already, in a graph that several scores go through."""
     if scores.device.type != "cpu" or not kernel_errs() or not _may_norm(bound.root):
         return
     met = {scores.grad_fn, *(leaf.grad_fn for leaf in leaves), None}
@@ -35,7 +36,8 @@ def mend(bound: Bound, scores: Tensor, leaves: Sequence[Tensor]) -> None:
             if other not in met:
                 met.add(other)
                 todo.append(other)
-        if _is_norm(type(node)):
+        if _is_norm(type(node)) and node not in mended:
+            mended.add(node)
             _mend_one(node)
 
 
@@ -151,7 +153,7 @@ def kernel_errs() -> bool:
 
 @functools.cache
 def _tried() -> bool:
-    with without_transforms(), without_modes(), torch.enable_grad():
+    with beside_traces(), without_transforms(), without_modes(), torch.enable_grad():
         tokens = torch.arange(8.0, device="cpu").as_strided((1, 2, 2, 2), (2, 1, 4, 2))
         x = torch.zeros(1, 2, 2, 2, device="cpu", requires_grad=True)
         made = F.batch_norm(x, torch.zeros(2, device="cpu"), torch.ones(2, device="cpu"), eps=0.0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -15,10 +15,11 @@ from .._torch import only_vmap_runs, tracing, transforms_active, tree_flatten
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, tensors
 from .._words import complaint
 from .kernels import Folded, PlainAttention
+from .rows import Row, each_of
 from .score import neuron_score, score_of, the_tensor
 from .state import observed
 from .tap import Run, Site, Stop
-from .where import Bound, Sites, all_modules, bind, resolve, sees_nothing_inside
+from .where import Bound, Sites, all_modules, bind, resolve, sees_nothing_inside, takes
 
 
 class Question(NamedTuple):
@@ -27,7 +28,7 @@ class Question(NamedTuple):
     bound: Bound
     x: Tree
     sites: Sites
-    target: Target
+    target: Any  # what a score is made of; `Every` for several, whose scores are a list
     neuron: Site | None  # where a neuron target is
     size: int
     create_graph: bool
@@ -51,7 +52,8 @@ def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create
         neuron = resolve(bound, target.layer).sites[0]
     for site in (*sites.sites, neuron):
         if site is not None and site.call is not None and site.call < 0:
-            *found, neuron = _counted(bound, x, (*sites.sites, neuron))
+            counted = partial(_counted, bound, x, (*sites.sites, neuron))
+            *found, neuron = target.take(counted) if isinstance(target, Row) else counted()
             sites = sites._replace(sites=tuple(found))
             break
     return Question(bound, x, sites, target, neuron, batch_size(x), create_graph)
@@ -140,6 +142,11 @@ def _neuron_score(q: Question, value: Tree) -> Tensor:
     return neuron_score(copied(value), q.target.index, q.neuron.label)  # of a copy: the model may overwrite the value
 
 
+def each_score(q: Question, seen: Seen) -> list[Tensor]:
+    """The scores of each target of this pass."""
+    return [scores(q._replace(target=target), seen) for target in each_of(q.target)]
+
+
 def scores(q: Question, seen: Seen) -> Tensor:
     """The score of each example."""
     if seen.neuron is not None:
@@ -220,19 +227,6 @@ def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False, *, fres
             text = "a tuple is passed by position and a dict by keyword; wrap a model that takes them as one argument:"
             told = f"the model does not take x so ({error}): {text} lambda {'**' if kwargs else '*'}x: model(x)."
             raise complaint(TypeError, told) from error
-
-
-def takes(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether these arguments fit the signature of the model, as far as that is known."""
-    try:
-        known = inspect.signature(call.forward if isinstance(call, nn.Module) else call)
-    except (TypeError, ValueError):
-        return True
-    try:
-        known.bind(*args, **kwargs)
-    except TypeError:
-        return False
-    return True
 
 
 def _kernels(create_graph: bool) -> AbstractContextManager[Any]:

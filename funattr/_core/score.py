@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import is_plain, observed_by_dispatch_mode, plain_data, tracing, tree_flatten
+from .._torch import any_batch, is_plain, observed_by_dispatch_mode, plain_data, tracing, tree_flatten
 from .._types import Neuron, Place, Target, Tree, attributable, tensors
 from .._words import complaint, door, kind_of
 from .real import is_number, real
@@ -211,22 +211,19 @@ def _classes(out: Tensor, what: str) -> Tensor:
 def _entry(out: Tensor, index: tuple[Any, ...], what: str = "the model's output", name: str = "target") -> Tensor:
     """``out[:, i, j, ...]``, one value per example: what slices leave is summed."""
     for i in index:
-        if not (_is_int(i) or isinstance(i, slice) or _is_index(i)):
+        if not (_is_int(i) or isinstance(i, slice)):
             raise complaint(TypeError, f"{name}={index} must hold ints, or slices, got {kind_of(i)}.")
     summed, takes = any(isinstance(i, slice) for i in index), out.dim() - 1
     if len(index) > takes or not (summed or _is_one(out.shape[1 + len(index) :])):
-        index = index if tracing() else tuple(plain_data(i).tolist() if isinstance(i, Tensor) else i for i in index)
         few, text = len(index) <= takes, f"{name}={index if len(index) != 1 else index[0]} has {len(index)}"
         text += f" of the {takes}" if few else f", more entries than the {takes}"
         cure = "give all of them, with slices for what is to be summed, or pass a callable"
         if not few:
             cure = "as one class per example, pass list(target)" if len(index) == len(out) else f"give {takes}"
         raise complaint(ValueError, f"{text} indices that one value of {what} {list(out.shape)} takes: {cure}.")
-    if not summed and any(isinstance(i, Tensor) for i in index):
-        return _gathered(out, index, name)
     for i, size in zip(index, out.shape[1:]):
         if not isinstance(i, slice):
-            _check_range(int(i), size, name)
+            _check_range(i, size, name)
     if summed:
         picked = out[(slice(None),) + index]
         if out.numel() and not picked.numel():
@@ -235,40 +232,6 @@ def _entry(out: Tensor, index: tuple[Any, ...], what: str = "the model's output"
     for i in index:
         out = out.select(1, int(i))
     return out if out.dim() == 1 else out.reshape(out.shape[0])
-
-
-def _is_index(value: object) -> bool:
-    """Whether it is a tensor that holds one integer, which vmap may map over."""
-    return isinstance(value, Tensor) and value.numel() == 1 and _is_whole(value)
-
-
-def _is_whole(value: Tensor) -> bool:
-    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
-
-
-def _gathered(out: Tensor, index: tuple[Any, ...], name: str) -> Tensor:
-    """The entry at numbers of which some are tensors: a gather, as for classes."""
-    flat = torch.zeros((), dtype=torch.long, device=out.device)
-    for i, size in zip(index, out.shape[1:]):
-        flat = flat * size + _counted(torch.as_tensor(i), size, out.device, name)
-    return _taken(out.flatten(1), flat)
-
-
-def _counted(target: Tensor, size: int, device: torch.device, name: str = "target") -> Tensor:
-    """Integers below `size`, counted from the front."""
-    target = target.to(device, torch.long)
-    if not (tracing() or observed_by_dispatch_mode()):
-        known = plain_data(target)  # all that it is mapped over
-        if known.numel() and is_plain(known):
-            for extreme in torch.aminmax(known):
-                _check_range(int(extreme), size, name)
-    return torch.where(target < 0, target + size, target)
-
-
-def _taken(out: Tensor, target: Tensor) -> Tensor:
-    if tracing():  # a gather under vmap would fix the batch size
-        return out[torch.arange(out.shape[0], device=out.device), target.reshape(-1).expand(out.shape[0])]
-    return out.gather(1, target.reshape(-1, 1).expand(out.shape[0], 1)).squeeze(1)
 
 
 def _one_of_each(out: Tensor, target: Any) -> Tensor:
@@ -294,9 +257,19 @@ def _one_of_each(out: Tensor, target: Any) -> Tensor:
 def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
     """One class per example, from a tensor: a gather, so that its data is never read in a compiled function."""
     out = _classes(out, "a tensor")
-    if not _is_whole(target):
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise complaint(TypeError, f"target is a tensor of {target.dtype}, expected integers: pass target.long().")
     if target.numel() != 1 and target.shape != out.shape[:1]:
         text = f"target has the shape {list(target.shape)}, expected one class per example, [{out.shape[0]}]."
         raise complaint(ValueError, text)
-    return _taken(out, _counted(target, out.shape[1], out.device))
+    classes = out.shape[1]
+    target = target.to(out.device, torch.long)
+    if not (tracing() or observed_by_dispatch_mode()):
+        known = plain_data(target)  # all classes that it is mapped over
+        if known.numel() and is_plain(known):
+            for extreme in torch.aminmax(known):
+                _check_range(int(extreme), classes)
+    target = torch.where(target < 0, target + classes, target)
+    if tracing() or any_batch():  # a gather under vmap would fix the batch size
+        return out[torch.arange(out.shape[0], device=out.device), target.reshape(-1).expand(out.shape[0])]
+    return out.gather(1, target.reshape(-1, 1).expand(out.shape[0], 1)).squeeze(1)

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch import is_wrapped, times_written, without_transforms
+from .._torch import is_view, is_wrapped, times_written, without_transforms
 from .._types import as_it_is
-from .tap import Run, call_tapped, hooked
+from .tap import Run, call_tapped, hooked, hooks_of, put_hooks_back
 from .where import built
 
 #: What every module has; the rest of its attributes is its own.
@@ -43,7 +43,9 @@ class State:
         self.holders: list[tuple[Any, Any]] = []
         self.tensors: dict[int, tuple[Tensor, int, Tensor]] = {}
         self.modules: list[tuple[nn.Module, tuple[int, int]]] = []
+        self.hooks: list[tuple[nn.Module, Any]] = []
         self.met: set[int] = set()
+        self.times = 0  # how often a tensor was put back
 
     def note(self, value: Any, depth: int = 0) -> None:
         """Keep `value`, something that a model holds or that is bound to it."""
@@ -79,6 +81,7 @@ class State:
         if isinstance(module, torch.jit.ScriptModule) or (_of_library(type(module)) and not _written_from_outside(module)):
             return
         self.modules.append((module, built(module)))
+        self.hooks.append((module, hooks_of(module)))
         self.holders.append((module.__dict__, dict(module.__dict__)))
         for name, value in list(module.__dict__.items()):
             if name not in _COMMON:
@@ -102,8 +105,11 @@ class State:
         for key, (t, version, before) in self.tensors.items():
             if times_written(t) != version:
                 with as_it_is if is_wrapped(t) else without_transforms():
-                    t.data.copy_(before)  # through .data: a graph that the result pins may have saved it
+                    t.data.copy_(before.detach())  # through .data: a graph that the result pins may have saved it
+                    if t.grad_fn is not None and not before.requires_grad and not is_view(t):
+                        t.detach_()  # what was written came with a graph
                 self.tensors[key] = t, times_written(t), before
+                self.times += 1
 
     def back(self) -> None:
         """After a pass: containers hold what they held."""
@@ -112,6 +118,8 @@ class State:
                 self.found_later(i)
         for holder, before in self.holders:
             _rebind(holder, before)
+        for module, hooks in self.hooks:
+            put_hooks_back(module, hooks)
 
     def found_later(self, i: int) -> None:
         module = self.modules[i][0]
@@ -124,7 +132,8 @@ class State:
 
 def _copied(t: Tensor) -> Tensor:
     with as_it_is if is_wrapped(t) else without_transforms():  # a copy must outlive the transform that runs
-        return t.detach().clone()
+        kept = t.detach().clone()
+        return kept.requires_grad_() if t.requires_grad else kept
 
 
 def _of_library(kind: type) -> bool:
@@ -181,6 +190,11 @@ def observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
         return call_tapped(call, args, kwargs, run)
     finally:
         state.back()
+
+
+def times_put_back() -> int:
+    """How often tensors that passes of this call wrote to were put back: graphs of passes before may have saved them."""
+    return 0 if _kept.state is None else _kept.state.times
 
 
 def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:

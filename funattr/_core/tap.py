@@ -232,6 +232,21 @@ def _after(layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     return output
 
 
+def hooks_of(layer: nn.Module) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """The hooks around a layer, but for ours."""
+    around = (layer._forward_hooks, layer._forward_pre_hooks)
+    before, after = ({key: hook for key, hook in hooks.items() if key != _KEY} for hooks in around)
+    return before, after
+
+
+def put_hooks_back(layer: nn.Module, before: tuple[dict[Any, Any], dict[Any, Any]]) -> None:
+    """Take off the hooks that a pass has put around a layer: a model that records its layers does so when first asked."""
+    for hooks, known in zip((layer._forward_hooks, layer._forward_pre_hooks), before):
+        if len(hooks) > len(known):
+            for key in [key for key in hooks if key != _KEY and key not in known]:
+                hooks.pop(key, None)
+
+
 def touched(layer: nn.Module) -> bool:
     """Whether somebody gave this one layer a forward of its own, or hooks around it: then it may do anything."""
     return bool("forward" in layer.__dict__ or hooked(layer))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
@@ -163,6 +164,19 @@ def weights(root: nn.Module | None) -> Iterator[Tensor]:
 def built(module: nn.Module) -> tuple[int, int]:
     """How many layers and parameters a module has: more after a first pass that makes them."""
     return len(module._modules), len(module._parameters)
+
+
+def takes(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether these arguments fit the signature of the model, as far as that is known."""
+    try:
+        known = inspect.signature(call.forward if isinstance(call, nn.Module) else call)
+    except (TypeError, ValueError):
+        return True
+    try:
+        known.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 @door

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 from .._core.door import method
 from .._core.gradient import gradients
 from .._core.passes import forward, kept, question
+from .._core.rows import Row
+from .._core.score import score_of
 from .._core.where import refuse_opaque
 from .._rules.relu import ReluRule, deconv, guided
 from .._torch import tracing
-from .._types import Layer, Model, Target, Tree
+from .._types import Layer, Model, Target, Tree, as_it_is
 from .._words import complaint
 
 
@@ -87,18 +90,19 @@ def _under(
 ) -> Tree:
     if tracing():
         from .._rules import traced  # noqa: F401  (loaded for what it tells Dynamo)
-    fired: list[bool] = []
     q = question(model, x, layer, target, create_graph)
     refuse_opaque(q.bound)
+    fired: list[bool] = target.take(list) if isinstance(target, Row) else []
     mode = rule(fired)
     q = q._replace(bound=q.bound.under(mode))
     if callable(target) and q.neuron is None:  # what computes the score may have ReLUs too
 
-        def scored(output: Any) -> Tensor:
-            with mode:
-                return target(output)
+        def scored(target: Any, output: Any) -> Tensor:
+            with mode if callable(target) else as_it_is:
+                found: Tensor = score_of(output, target, q.size)
+            return found
 
-        q = q._replace(target=scored)
+        q = q._replace(target=target.through(scored) if isinstance(target, Row) else partial(scored, target))
     _, slopes = gradients(q, own_level=create_graph)
     if not fired and q.neuron is not None:  # the pass may have ended at the neuron
         with torch.no_grad():

@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from .._core.door import method
-from .._rules.lift.complete import tell
-from .._rules.lift.passes import lifted, prepare
+from .._core.passes import Question
+from .._core.several import for_each
+from .._rules.lift.complete import Notes, tell
+from .._rules.lift.passes import Task, lifted, prepare
 from .._steps.baselines import references
 from .._types import Layer, Model, Target, Tree, map_floats
 from .._words import complaint, kind_of
@@ -71,10 +73,14 @@ def deep_lift(
         Avanti Shrikumar, Peyton Greenside, Anshul Kundaje (2017), Learning Important Features Through Propagating
         Activation Differences. https://arxiv.org/abs/1704.02685
     """
-    task = prepare(model, x, layer, target, create_graph)
-    values, base, multipliers, gap = lifted(task, references(x, baselines, ids=bool(task.q.inner)))
-    tell(task.notes, gap)
-    return task.q.sites.build(attributions(values, base, multipliers, multiply_by_inputs, attribution_func))
+
+    def found(q: Question) -> list[Tree]:
+        task = Task(q, Notes())
+        values, base, multipliers, gap = lifted(task, references(x, baselines, ids=bool(q.inner)))
+        tell(task.notes, gap)
+        return attributions(values, base, multipliers, multiply_by_inputs, attribution_func)
+
+    return for_each(prepare(model, x, layer, target, create_graph).q, found)
 
 
 def attributions(
@@ -87,7 +93,8 @@ def attributions(
     def attribution(value: Tensor, reference: Tensor, m: Tensor) -> Tensor:
         return m * (value - reference) if func is None else _own(func, m, value, reference.expand_as(value))
 
-    return [map_floats(attribution, v, b, m) for v, b, m in zip(values, base, multipliers)]
+    again = len(multipliers) // len(values)  # the multipliers for each target
+    return [map_floats(attribution, v, b, m) for v, b, m in zip(values * again, base * again, multipliers)]
 
 
 def _own(func: Any, m: Tensor, value: Tensor, reference: Tensor) -> Tensor:

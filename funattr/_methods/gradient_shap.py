@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,25 +12,26 @@ from torch import Tensor
 from .._core.door import method
 from .._core.passes import Point, Question
 from .._steps.baselines import distribution
-from .._steps.chunks import check_count, parts
+from .._steps.chunks import check_count
 from .._steps.draws import check_generator, seeded
 from .._steps.fold import batch_dim, rows_alone, same
 from .._steps.matching import deviations
 from .._steps.mean import Sum
+from .._steps.outputs import Outputs, reporting
 from .._steps.path import (
-    asked,
     at_input,
     at_points,
     at_steps,
+    explained,
     gathered,
     input_floats,
     slope_at,
     times_way,
     towards,
     value_at,
+    width,
     with_floats,
 )
-from .._steps.progress import reported
 from .._steps.ways import Runner
 from .._torch import OutOfMemoryError, interrupted, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, floats_of, map_floats, map_tensors, says, tensors
@@ -97,16 +99,16 @@ def gradient_shap(
     check_count(n_samples, "n_samples")
     check_generator(generator)
 
-    def attribution(q: Question, baselines: Tree) -> Tree:
+    def attribution(q: Question, baselines: Tree) -> list[Tree]:
         # Integers cannot move in the input; what stands for them at a layer can, and the numbers beside them too.
         floats = [attributable(leaf) for leaf in tensors(q.x)]
         ids = not at_input(q) and (not any(floats) or (None in q.sites.sites and not all(floats)))
         samples, count = distribution(q.x, baselines, ids=ids)
         draws = Draws(q.x, count, n_samples, generator)
         run = _at_the_site if ids else _in_the_input
-        return q.sites.build(run(q, samples, draws, stdevs, multiply_by_inputs, chunk_size))
+        return run(q, samples, draws, stdevs, multiply_by_inputs, chunk_size)
 
-    return asked(attribution, model, x, layer, target, create_graph, baselines)
+    return explained(attribution, model, x, layer, target, create_graph, baselines)
 
 
 says(gradient_shap, draws=True, baselines="several")
@@ -138,13 +140,15 @@ class Draws:
 
 def _in_the_input(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply: bool, chunk_size: ChunkSize) -> list[Tree]:
     """``mean_k g(x0_k + a_k (x_k - x0_k)) (V(x_k) - V(x0_k))`` for inputs x_k with noise and drawn baselines x0_k."""
+    outputs = Outputs(q)
+    q = outputs.q
     inputs, spread = input_floats(q), deviations(stdevs, q.x, "x")
     drawn = [t for t, x in zip(tree_flatten(samples)[0], tree_flatten(q.x)[0]) if attributable(x)]
     run, total, count = Runner(), Sum(), len(draws.steps)
     moves = multiply and not at_input(q)  # at the input, a value is the point itself
     own = map_tensors(lambda t: t[None], value_at(q, q.x)) if moves and not any(spread) else None
     start_of = starts(run, q, samples, draws.which, own) if moves else None
-    for a, b in reported(parts(count, chunk_size, inputs, shares=False)):
+    for a, b in reporting(outputs.parts(count, chunk_size, inputs, shares=False, times=width(q)), count):
         which, steps = draws.which[a:b], draws.steps[a:b]
         ends = [t + e for t, e in zip(inputs, draws.noise(inputs, spread, b - a))]
         begins = [x.expand(b - a, *x.shape) if t is None else t[which] for t, x in zip(drawn, inputs)]  # None: held at x
@@ -229,13 +233,15 @@ def _at_the_site(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply
 
         return moved
 
-    for a, b in reported(parts(count, chunk_size, first, shares=True)):
+    outputs = Outputs(q)
+    q = outputs.q
+    for a, b in reporting(outputs.parts(count, chunk_size, first, shares=True, times=width(q)), count):
         noise = draws.noise(first, spread, b - a)
         part = [[draws.steps[a:b]], [t[a:b] for t in floats_of(start)], noise]
         done = 0
         for values, slopes in at_points(run, q, part, point):
             here = slice(done, done + tensors(slopes)[0].shape[0])
-            moves = iter([v + e[here] - s[here] for v, e, s in zip(floats_of(values), noise, part[1])])
+            moves = itertools.cycle([v + e[here] - s[here] for v, e, s in zip(floats_of(values), noise, part[1])])
             total.add(map_floats(lambda g, m=moves: g * next(m), slopes) if multiply else slopes)
             done = here.stop
     found: list[Tree] = total.total(count)

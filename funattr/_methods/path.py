@@ -9,7 +9,7 @@ from .._core.passes import Question
 from .._steps.adaptive import tolerance
 from .._steps.baselines import full_batch, references
 from .._steps.flow import flow
-from .._steps.path import asked, at_input, input_path, mean_slope, score_at, site_path, times_way
+from .._steps.path import Path, asked, at_input, explained, input_path, mean_slope, score_at, site_path, times_way
 from .._steps.quadrature import Quadrature, rates_for, rule_for
 from .._steps.within import flow_within, slope_within, told
 from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
@@ -80,14 +80,21 @@ def integrated_gradients(
     within = tolerance(rtol, return_error, n_steps, quadrature)
     rule = rule_for(quadrature, n_steps if within is None else 1)
 
-    def attribution(q: Question, baselines: Tree) -> Tree:
-        path = (input_path if at_input(q) else site_path)(q, baselines)
-        if within is not None:
-            return told(q, slope_within(q, path, within, chunk_size, whole_way=multiply_by_inputs), return_error)
-        start, end, slope = mean_slope(path, rule, chunk_size)
-        return q.sites.build(times_way(slope, end, start) if multiply_by_inputs else slope)
+    def path(q: Question, baselines: Tree) -> Path:
+        return (input_path if at_input(q) else site_path)(q, baselines)
 
-    return asked(attribution, model, x, layer, target, create_graph, baselines)
+    def refined(q: Question, baselines: Tree) -> Tree:
+        assert within is not None
+        found = slope_within(q, path(q, baselines), within, chunk_size, whole_way=multiply_by_inputs)
+        return told(q, found, return_error)
+
+    def attribution(q: Question, baselines: Tree) -> list[Tree]:
+        start, end, slope = mean_slope(path(q, baselines), rule, chunk_size)
+        return times_way(slope, end, start) if multiply_by_inputs else slope
+
+    if within is not None:
+        return asked(refined, model, x, layer, target, create_graph, baselines)
+    return explained(attribution, model, x, layer, target, create_graph, baselines)
 
 
 @method
@@ -147,13 +154,16 @@ def internal_influence(
     within = tolerance(rtol, return_error, n_steps, quadrature)
     rule = rule_for(quadrature, n_steps if within is None else 1)
 
-    def influence(q: Question, baselines: Tree) -> Tree:
-        path = input_path(q, baselines)
-        if within is not None:
-            return told(q, slope_within(q, path, within, chunk_size, whole_way=False), return_error)
-        return q.sites.build(mean_slope(path, rule, chunk_size)[2])
+    def refined(q: Question, baselines: Tree) -> Tree:
+        assert within is not None
+        return told(q, slope_within(q, input_path(q, baselines), within, chunk_size, whole_way=False), return_error)
 
-    return asked(influence, model, x, layer, target, create_graph, baselines)
+    def influence(q: Question, baselines: Tree) -> list[Tree]:
+        return mean_slope(input_path(q, baselines), rule, chunk_size)[2]
+
+    if within is not None:
+        return asked(refined, model, x, layer, target, create_graph, baselines)
+    return explained(influence, model, x, layer, target, create_graph, baselines)
 
 
 @method
@@ -217,17 +227,21 @@ def conductance(
     within = tolerance(rtol, return_error, n_steps, quadrature)
     rates = rates_for(quadrature, n_steps if within is None else 1)
 
-    def through(q: Question, baselines: Tree) -> Tree:
-        if within is not None and not at_input(q):
+    def refined(q: Question, baselines: Tree) -> Tree:
+        assert within is not None
+        if not at_input(q):
             return told(q, flow_within(q, baselines, within, chunk_size), return_error)
-        if within is not None:
-            return told(q, slope_within(q, input_path(q, baselines), within, chunk_size, whole_way=True), return_error)
+        return told(q, slope_within(q, input_path(q, baselines), within, chunk_size, whole_way=True), return_error)
+
+    def through(q: Question, baselines: Tree) -> list[Tree]:
         if at_input(q):  # the value moves evenly
             start, end, slope = mean_slope(input_path(q, baselines), rule_for(quadrature, n_steps), chunk_size)
-            return q.sites.build(times_way(slope, end, start))
-        return q.sites.build(flow(q, rates, baselines, chunk_size))
+            return times_way(slope, end, start)
+        return flow(q, rates, baselines, chunk_size)
 
-    return asked(through, model, x, layer, target, create_graph, baselines)
+    if within is not None:
+        return asked(refined, model, x, layer, target, create_graph, baselines)
+    return explained(through, model, x, layer, target, create_graph, baselines)
 
 
 says(internal_influence, baselines="path")

@@ -13,10 +13,11 @@ from .._core.channels import channel_of, check_rows
 from .._core.door import may_read, method
 from .._core.passes import Question, read
 from .._core.real import check_attributable
+from .._core.rows import once, own_row, shares
 from .._methods.ablation import feature_ablation
 from .._methods.gradient import activation
 from .._steps.chunks import parts
-from .._steps.path import along, asked, input_floats, score_at
+from .._steps.path import along, asked, input_floats, score_at, scores_at
 from .._steps.progress import reported
 from .._steps.ways import Runner
 from .._torch import is_plain, tree_flatten, tree_unflatten
@@ -155,7 +156,11 @@ def ablation_cam(
     References:
         Desai and Ramaswamy, "Ablation-CAM", 2020, https://doi.org/10.1109/WACV45572.2020.9093360
     """
-    score: Tensor = asked(lambda q: score_at(q, q.x), model, x, None, target, create_graph)
+
+    def scored(target: Any) -> Any:
+        return asked(lambda q: scores_at(q, q.x), model, x, None, target, create_graph)
+
+    score: Tensor = own_row(target, scored) if shares(target) else scored(target)[0]
     if may_read() and is_plain(score) and bool((score == 0).any()):
         raise complaint(ValueError, "the score of an example is 0, and no channel has a share in it: explain a probability.")
 
@@ -164,9 +169,9 @@ def ablation_cam(
         return (shares * v).sum(channel_of(v, channel_dim), keepdim=True).to(v.dtype)
 
     def at(layer: Layer) -> Tree:
-        value = activation(model, x, layer=layer, create_graph=create_graph)
+        value = once(target, lambda: activation(model, x, layer=layer, create_graph=create_graph))
         _check_real(value, layer)
-        mask = _channel_numbers(value, channel_dim, len(score))
+        mask = _channel_numbers(value, channel_dim, score.shape[0])
         options: dict[str, Any] = {"target": target, "chunk_size": chunk_size, "create_graph": create_graph}
         return map_floats(cam, value, feature_ablation(model, x, layer=layer, feature_mask=mask, **options))
 

@@ -6,8 +6,10 @@ from torch import Tensor
 
 from .._combine.baselines import one_of
 from .._core.door import may_read, method
+from .._core.passes import Question
+from .._core.several import for_each
 from .._methods.deep_lift import Attribution, attributions, deep_lift
-from .._rules.lift.complete import Gap, tell
+from .._rules.lift.complete import Notes, tell
 from .._rules.lift.passes import Task, lifted, prepare
 from .._steps.baselines import distribution
 from .._steps.chunks import chunk_for
@@ -72,30 +74,40 @@ def deep_lift_shap(
         Scott Lundberg and Su-In Lee (2017), A Unified Approach to Interpreting Model Predictions.
         https://arxiv.org/abs/1705.07874
     """
-    task = prepare(model, x, layer, target, create_graph)
+
+    def found(q: Question) -> list[Tree]:
+        return _averaged(Task(q, Notes()), x, baselines, multiply_by_inputs, attribution_func, chunk_size)
+
+    return for_each(prepare(model, x, layer, target, create_graph).q, found)
+
+
+def _averaged(
+    task: Task, x: Tree, baselines: Tree, multiply: bool, func: Attribution | None, chunk_size: ChunkSize
+) -> list[Tree]:
     q = task.q
     if len(q.sites.sites) > 1 and not tracing() and not transforms_active():
         look(q)  # whether one feeds another: the passes cannot tell under vmap
     samples, count = distribution(x, baselines, ids=bool(q.inner))
     size = min(count, chunk_for(count, chunk_size, x, shares=bool(q.inner)))
-    if attribution_func is None and len(q.sites.sites) < 2 and size == count and pays(q, count) and not create_graph:
-        return q.sites.build(_in_one_batch(task, samples, count, multiply_by_inputs))
+    if func is None and len(q.sites.sites) < 2 and size == count and pays(q, count) and not q.create_graph:
+        return _in_one_batch(task, samples, count, multiply)
 
-    def against(sample: list[Tensor]) -> tuple[list[Tree], Gap | None]:
+    def against(sample: list[Tensor]) -> tuple[list[Tree], Tensor | None]:
         values, base, multipliers, gap = lifted(task, one_of(samples, sample, x))
-        return attributions(values, base, multipliers, multiply_by_inputs, attribution_func), gap
+        return attributions(values, base, multipliers, multiply, func), gap
 
     total = Sum()
     for part in each(against, tensors(samples), chunk=size):
         total.add(part)
     if task.notes.suspects and may_read():  # under vmap there is no looking at the data: look at one baseline
         lifted(task, one_of(samples, [t[0] for t in tensors(samples)], x))
+    found: list[Tree]
     found, gap = total.total(count)
     tell(task.notes, gap)
-    return q.sites.build(found)
+    return found
 
 
-def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> Tree:
+def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> list[Tree]:
     """The same from a single pass over ``[count * N, ...]``, of a model that is known to treat rows alone."""
     q = task.q
     points = [t.expand(count, *t.shape) for t in tensors(q.x)]
@@ -103,7 +115,8 @@ def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> Tree
     values, base, multipliers, gap = lifted(task._replace(q=stacked(q, points, list(range(len(points))))[0]), reference)
     tell(task.notes, None if isinstance(q.target, str) else gap)  # the classes at the baselines are not those at x
     found = attributions(values, base, multipliers, multiply, None)
-    return map_tensors(lambda t: t.unflatten(0, (count, q.size)).mean(0), found)
+    mean: list[Tree] = map_tensors(lambda t: t.unflatten(0, (count, q.size)).mean(0), found)
+    return mean
 
 
 says(deep_lift, mean=deep_lift_shap)

@@ -46,7 +46,7 @@ def chunk_for(count: int, chunk_size: ChunkSize, like: Tree, *, shares: bool, ti
     most = 50 if shares or (count > 25 and 50 * size <= 1 << 18) else 25
     room = SHARING if shares else APART
     if most * size > room and not tracing() and found[0].is_cuda:
-        room = max(room, _free(found[0].device) // (64 if shares else 256))
+        room = max(room, free(found[0].device) // (64 if shares else 256))
     return fitting(count, most, size, room)
 
 
@@ -67,7 +67,7 @@ def _fewer(most: int) -> int:
     return most - -(-most // 4)
 
 
-def _free(device: torch.device) -> int:
+def free(device: torch.device) -> int:
     """Bytes of a GPU that nobody holds, and those that torch holds for later."""
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + cached

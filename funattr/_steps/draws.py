@@ -95,9 +95,19 @@ class Rewound:
         default = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
         self.generators = [] if tracing() else [default, *generators]
         self.before = [g.get_state() for g in self.generators]
+        self.after: list[Tensor] | None = None
 
     def rewind(self) -> None:
         for g, state in zip(self.generators, self.before):
+            g.set_state(state)
+
+    def note(self) -> None:
+        """The first call has drawn: the others may take what it made of it."""
+        self.after = self.after or [g.get_state() for g in self.generators]
+
+    def resume(self) -> None:
+        """Go on behind the numbers of one call."""
+        for g, state in zip(self.generators, self.after or []):
             g.set_state(state)
 
 

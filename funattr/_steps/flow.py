@@ -10,47 +10,66 @@ from torch import Tensor
 
 from .._core.passes import Question
 from .._types import ChunkSize, Tree, map_floats, tensors
-from .chunks import parts
 from .kronrod import NODES, Interval, kronrod_rates, nodes_on
 from .mean import Sum
-from .path import along, at_steps, gathered, input_ends, input_floats, points, steps_of, together, value_and_slope_at, value_at
-from .progress import reported
+from .outputs import Outputs, reporting
+from .path import (
+    along,
+    at_steps,
+    for_all,
+    gathered,
+    input_ends,
+    input_floats,
+    points,
+    steps_of,
+    together,
+    value_and_slope_at,
+    value_at,
+    width,
+)
 from .quadrature import Rates
 from .ways import Runner
 
 
-def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> Tree:
+def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> list[Tree]:
     """``sum_i w_i g_i V'_i``: gradients at the nodes, times the rates of change of the value there.
 
     What the rates miss, where the path crosses a kink of the model, is added at the mean gradient; it is nothing where the
     model is smooth.
     """
     start, end = input_ends(q, baselines)
+    outputs = Outputs(q)
+    q = outputs.q
     run, nodes = Runner(), torch.tensor(rates.nodes, dtype=torch.float64)
     ends = gathered(run, q, value_at, points(start, end, nodes.new_tensor([0.0, 1.0])))
     met = (
         found
-        for a, b in reported(parts(len(nodes), chunk_size, end, shares=False))
+        for a, b in reporting(outputs.parts(len(nodes), chunk_size, end, shares=False, times=width(q)), len(nodes))
         for found in along(run, q, value_and_slope_at, points(start, end, nodes[a:b]))
     )
     total, gained, mean = Sum(), Sum(), Sum()
     for at, slopes, speeds in _rated(rates, ends, met):
         weights = nodes.new_tensor(rates.weights[at])
-        total.add(map_floats(torch.mul, slopes, speeds), weights)
+        total.add(map_floats(torch.mul, slopes, for_all(slopes, speeds)), weights)
         gained.add(speeds, weights)
         mean.add(slopes, weights)
     missed = map_floats(lambda ends, rated: ends[1] - ends[0] - rated, ends, gained.total())
-    flowing = map_floats(lambda flowing, missed, g: flowing + missed * g, total.total(), missed, mean.total())
-    return map_floats(lambda flowing, value: flowing.to(value.dtype), flowing, ends)
+    slopes = mean.total()
+    missed = for_all(slopes, missed)
+    flowing = map_floats(lambda flowing, missed, g: flowing + missed * g, total.total(), missed, slopes)
+    found: list[Tree] = map_floats(lambda flowing, value: flowing.to(value.dtype), flowing, for_all(flowing, ends))
+    return found
 
 
 def flow_on(run: Runner, q: Question, start: list[Tensor], on: Interval, chunk_size: ChunkSize) -> Iterator[Tree]:
     """``g_i (V'_i + m)`` at the nodes of an interval, where ``m`` is what the rates miss there: its integral is the flow."""
     end, rates, nodes = input_floats(q), kronrod_rates(), nodes_on(on)
+    outputs = Outputs(q)
+    q = outputs.q
     ends = gathered(run, q, value_at, points(start, end, nodes.new_tensor([on.left, on.left + on.width])))
     met = (
         found
-        for a, b in parts(NODES, chunk_size, end, shares=False)
+        for a, b in outputs.parts(NODES, chunk_size, end, shares=False)
         for found in along(run, q, value_and_slope_at, points(start, end, nodes[a:b]))
     )
     rated, gained = list(_rated(rates, ends, met)), Sum()

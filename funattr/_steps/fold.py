@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -11,11 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .._core.passes import Question
+from .._core.rows import Every
 from .._core.score import one_for_each
 from .._core.tap import touched
 from .._core.where import weights
 from .._torch import OutOfMemoryError, interrupted, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import Neuron, Target, Tree, attributable, map_tensors, tensors
+from .._types import Neuron, Tree, attributable, map_tensors, tensors
 from .._words import complaint
 
 #: What to compute at a point of the input: ``f(q, x)`` gives tensors, in any structure.
@@ -88,6 +91,40 @@ def stacked(q: Question, points: list[Tensor], at: list[int]) -> tuple[Question,
     return q._replace(bound=bound, x=x, target=target, size=count * q.size), x
 
 
+class _Taken(threading.local):
+    alone = False
+
+
+taken = _Taken()
+
+
+@contextlib.contextmanager
+def rows_taken_alone() -> Iterator[None]:
+    """What runs inside takes it that the model treats rows alone: for a trace for batches of any size, in which nothing can be
+    shown, by somebody who shows it afterwards of what was traced."""
+    before, taken.alone = taken.alone, True
+    try:
+        yield
+    finally:
+        taken.alone = before
+
+
+def all_at_site(q: Question, count: int, ask: Callable[[Question], Tree]) -> Tree | None:
+    """`ask` of a question whose values at the sites become ``[count * N, ...]`` there, by what it puts: what lies before them
+    runs for N rows. The results have a leading dimension. None where something else after the sites has N rows, too."""
+    bound = q.bound if rows_alone(q) else q.bound.under(NoBranches())
+    whole = q._replace(bound=bound, target=_repeated(q.target, count, q.size), size=count * q.size)
+    try:
+        found = ask(whole)
+    except Branch:
+        return None
+    except Exception as error:
+        if isinstance(error, OutOfMemoryError) or interrupted(error):
+            raise
+        return None
+    return map_tensors(lambda t: _blocks(t, 0, count), found)
+
+
 def batch_dim(own: torch.Size, size: int, shape: torch.Size, rows: int) -> int | None:
     """The dimension that has a row for each example, of a value met for `size` of them and for `rows`; None: it is not told."""
     if len(own) != len(shape):
@@ -126,8 +163,10 @@ _READS = {
 }
 
 
-def _repeated(target: Target, count: int, size: int) -> Target:
+def _repeated(target: Any, count: int, size: int) -> Any:
     """The target for `count` copies of a batch."""
+    if isinstance(target, Every):
+        return Every(tuple(_repeated(each, count, size) for each in target.targets))
     if isinstance(target, Neuron):
         return Neuron(target.layer, partial(_per_copy, target.index, count, size)) if callable(target.index) else target
     if callable(target):
@@ -157,6 +196,8 @@ SMALL = 1 << 18
 
 def pays(q: Question, count: int) -> bool:
     """Whether folding is exact without a look, and all that the model does with `count` copies is less than what vmap costs."""
+    if taken.alone and not transforms_active():
+        return True
     if tracing() or transforms_active() or not rows_alone(q):
         return False
     uses = max(1, count * (q.x.shape[0] if q.x.dim() == 2 else q.x.numel()))  # of each weight, at most

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .._core.door import check_dense
 from .._core.real import is_number
-from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import Tree, tensors
+from .._torch import any_batch, beside_traces, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
+from .._types import Tree, as_it_is, tensors
 from .._words import complaint, kind_of
 
 
@@ -39,6 +39,12 @@ def one_each(values: Sequence[Tree], size: int) -> tuple[list[list[Tensor | None
 
 def numbered(masks: Sequence[Tree]) -> tuple[list[Tree], int]:
     """The same groups, numbered 0, 1, ... over all masks together, and their number."""
+    known = not tracing() and all(map(is_plain, tensors(list(masks))))
+    with beside_traces() if known else as_it_is:
+        return _numbered(masks)
+
+
+def _numbered(masks: Sequence[Tree]) -> tuple[list[Tree], int]:
     flat = [tree_flatten(mask) for mask in masks]
     found = [_as_ids(leaf) for leaves, _ in flat for leaf in leaves]
     given = [mask for mask in found if mask is not None]
@@ -51,7 +57,7 @@ def numbered(masks: Sequence[Tree]) -> tuple[list[Tree], int]:
 
 
 def _compact(ids: Tensor) -> tuple[int, Tensor]:
-    if not (tracing() or ids.is_meta):
+    if not (tracing() or ids.is_meta or any_batch()):
         try:
             unique, inverse = torch.unique(ids, return_inverse=True)
             return unique.numel(), inverse
@@ -88,5 +94,5 @@ def spread(differences: Tensor, ids: Tensor, shape: tuple[int, ...]) -> Tensor:
         return differences.sum(1)[ids].expand(shape).contiguous()
     ids = ids.reshape((1,) * (len(shape) - ids.dim()) + ids.shape)
     flat = ids.reshape(ids.shape[0], math.prod(ids.shape[1:]))
-    found = differences.t().index_select(1, flat[0]) if len(flat) == 1 else differences.t().gather(1, flat)
+    found = differences.t().index_select(1, flat[0]) if flat.shape[0] == 1 else differences.t().gather(1, flat)
     return found.reshape(size, *ids.shape[1:]).expand(shape).contiguous()

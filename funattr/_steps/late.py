@@ -25,11 +25,11 @@ class Late:
         level = self.level = enter_vmap(self.size, "same")
         return [add_batch_dim(t, 0, level) for t in steps]
 
-    def run(self, function: Callable[[], Tensor]) -> Tensor:
+    def run(self, function: Callable[[], list[Tensor]]) -> list[Tensor]:
         """What `function`, which enters, returns, with a leading dimension for the steps."""
         try:
             found = function()
-            return found[None] if self.level is None else remove_batch_dim(found, self.level, self.size, 0)
+            return [t[None] if self.level is None else remove_batch_dim(t, self.level, self.size, 0) for t in found]
         finally:
             if self.level is not None:
                 leave_vmap()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,20 +12,21 @@ from torch import Tensor
 
 from .._core.gradient import gradients, hooks_backward
 from .._core.kernels import in_plain_forms
-from .._core.passes import Point, Question, forward, kept, question, read, scores
+from .._core.passes import Point, Question, each_score, forward, kept, question, read
 from .._core.real import check_attributable
+from .._core.rows import alone, each_of
 from .._core.score import predicted, score_of
+from .._core.several import for_each
 from .._torch import tracing, transforms_active
 from .._types import ChunkSize, Layer, Model, Target, Tree, floats_of, map_floats, map_tensors, tensors
 from .._words import complaint
 from .baselines import full_batch, references
-from .chunks import parts
-from .fold import Inner, floats_in, folded, rows_alone, with_leaves
+from .fold import Inner, all_at_site, floats_in, folded, rows_alone, taken, with_leaves
 from .mean import Sum, check_rows
-from .progress import reported
+from .outputs import Outputs, reporting
 from .quadrature import Rule
 from .twins import OneRow, same_rows
-from .ways import Runner
+from .ways import Runner, slices
 
 
 def asked(
@@ -32,7 +34,16 @@ def asked(
 ) -> Tree:
     """``body(q, *others)`` for a question about many points, with gradients recorded where `create_graph` asks for them."""
     with torch.set_grad_enabled(create_graph):
-        return body(ready(model, x, layer, target, create_graph), *others)
+        return body(ready(model, x, layer, alone(target), create_graph), *others)
+
+
+def explained(
+    body: Callable[..., list[Tree]], model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool, *others: Any
+) -> Tree:
+    """The same of a body that gives a tree for each site, and for each target where these share its passes."""
+    with torch.set_grad_enabled(create_graph):
+        q = ready(model, x, layer, target, create_graph)
+        return for_each(q, lambda q: body(q, *others))
 
 
 def ready(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> Question:
@@ -46,7 +57,8 @@ def ready(model: Model, x: Tree, layer: Layer, target: Target, create_graph: boo
 def _settled(q: Question) -> Target:
     """ "argmax" is the class predicted at x, at all points."""
     if not isinstance(q.target, str):
-        return q.target
+        target: Target = q.target
+        return target
     with torch.no_grad():
         output = forward(q._replace(sites=q.sites._replace(sites=())), kept).output
     score_of(output, q.target, q.size)  # its checks
@@ -65,7 +77,18 @@ def with_floats(x: Tree, floats: list[Tensor]) -> Tree:
 
 def times_way(slope: list[Tree], end: list[Tree], start: list[Tree]) -> list[Tree]:
     """``g (v - v0)``."""
-    return [map_floats(lambda g, v, v0: g * (v - v0), *same) for same in zip(slope, end, start)]
+    ways = zip(slope, for_all(slope, end), for_all(slope, start))
+    return [map_floats(lambda g, v, v0: g * (v - v0), *same) for same in ways]
+
+
+def for_all(slopes: Sequence[Tree], values: Sequence[Tree]) -> list[Tree]:
+    """A value for each slope, of which there are some for each target."""
+    return list(values) * (len(slopes) // max(len(values), 1))
+
+
+def width(q: Question) -> int:
+    """How much more a step holds for several targets: gradients at the sites are a small part of what a pass does."""
+    return 1 + len(each_of(q.target)) // 16
 
 
 def input_floats(q: Question) -> list[Tensor]:
@@ -99,8 +122,13 @@ def value_and_slope_at(q: Question, x: Tree) -> tuple[list[Tree], list[Tree]]:
 
 def score_at(q: Question, x: Tree) -> Tensor:
     """The score of each example, for the input x."""
+    return scores_at(q, x)[0]
+
+
+def scores_at(q: Question, x: Tree) -> list[Tensor]:
+    """The same, for each target."""
     q = q._replace(x=x, sites=q.sites._replace(sites=()))
-    return scores(q, forward(q, kept))
+    return each_score(q, forward(q, kept))
 
 
 def along(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int] | None = None) -> Iterator[Tree]:
@@ -110,7 +138,7 @@ def along(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int
     """
     where = floats_in(q.x) if at is None else at
     count = points[0].shape[0]
-    if count > 1 and not tracing() and not transforms_active() and rows_alone(q):
+    if count > 1 and not tracing() and not transforms_active() and (taken.alone or rows_alone(q)):
         found = folded(q, f, points, where, itertools.repeat(0))
         if found is not None:
             yield found[0]
@@ -159,7 +187,26 @@ def at_points(run: Runner, q: Question, steps: Tree, point: Callable[[Tree], Poi
     """Values at the sites and the score's gradients at the points ``point(step)``, with a leading dimension, in order."""
     if run.ways and hooks_backward(q):
         run.give_up("it has hooks on its backward pass")
+    found = _all_points(q, slices(steps), point) if taken.alone and not transforms_active() else None
+    if found is not None:
+        return iter([found])
     return run(lambda step, x: gradients(q._replace(x=x), point(step), anchor=tensors(step)[0]), steps, q.x)
+
+
+def _all_points(q: Question, steps: Iterator[Tree], point: Callable[[Tree], Point]) -> tuple[list[Tree], list[Tree]] | None:
+    """`at_points` in one batch that begins at the sites."""
+    each = [point(step) for step in steps]
+
+    def together(i: int, values: list[Tensor]) -> list[Tensor]:
+        return [torch.cat(same) for same in zip(*(at(i, values) for at in each))]
+
+    def ask(q: Question) -> list[Tree]:
+        values[:], slopes = gradients(q, together)
+        return slopes
+
+    values: list[Tree] = []
+    found = all_at_site(q, len(each), ask)
+    return None if found is None else (map_tensors(lambda t: t[None], values), found)
 
 
 # The straight path from the baselines to x.
@@ -180,19 +227,21 @@ class Path(NamedTuple):
 
     start: list[Tree]  # where it begins: for each site, or for x
     slopes: Callable[[Runner, Tensor], Iterator[tuple[list[Tree], list[Tree]]]]  # at nodes: where each ends; the gradients
-    parts: Callable[[int, ChunkSize], list[tuple[int, int]]]  # of so many nodes, those that run at once
+    parts: Callable[[int, ChunkSize], Iterable[tuple[int, int]]]  # of so many nodes, those that run at once
     kind: Callable[[Question, list[Tree]], Path]  # the same of another question, from another start
 
 
 def in_input(q: Question, start: list[Tree]) -> Path:
     """The path of the input, from a baseline in its structure."""
-    ends = floats_of(start), input_floats(q)
+    ends, outputs = (floats_of(start), input_floats(q)), Outputs(q)
+    q = outputs.q
 
     def slopes(run: Runner, nodes: Tensor) -> Iterator[tuple[list[Tree], list[Tree]]]:
         for found in along(run, q, slope_at, points(*ends, nodes)):
             yield [q.x], found
 
-    return Path(start, slopes, lambda count, chunk_size: parts(count, chunk_size, ends[1], shares=False), in_input)
+    parts = partial(outputs.parts, like=ends[1], shares=False, times=width(q))
+    return Path(start, slopes, parts, in_input)
 
 
 def input_path(q: Question, baselines: Tree) -> Path:
@@ -203,7 +252,7 @@ def input_path(q: Question, baselines: Tree) -> Path:
 def mean_slope(path: Path, rule: Rule, chunk_size: ChunkSize) -> tuple[list[Tree], list[Tree], list[Tree]]:
     """Start and end of a path, and the mean over it of the gradient at the sites."""
     run, total, end = Runner(), Sum(), path.start
-    for a, b in reported(path.parts(len(rule.nodes), chunk_size)):
+    for a, b in reporting(path.parts(len(rule.nodes), chunk_size), len(rule.nodes)):
         weights = rule.weights[a:b]
         for ends, slopes in path.slopes(run, rule.nodes[a:b]):
             end, weights = ends, _added(total, slopes, weights)
@@ -238,7 +287,8 @@ def site_path(q: Question, baselines: Tree) -> Path:
 
 def at_sites(q: Question, start: list[Tree]) -> Path:
     """The path at the sites from a value there, which may be one row for all."""
-    starts = [floats_of(value) for value in start]
+    starts, outputs = [floats_of(value) for value in start], Outputs(q)
+    q = outputs.q
 
     def point(step: Tensor) -> Point:
         def at(i: int, values: list[Tensor]) -> list[Tensor]:
@@ -254,4 +304,5 @@ def at_sites(q: Question, start: list[Tree]) -> Path:
             yield map_tensors(lambda t: t[0], values), found
 
     rows = q.size if all(t.shape[:1] == (1,) for part in starts for t in part) else 1  # of each of which there is one
-    return Path(start, slopes, lambda count, chunk_size: parts(count, chunk_size, starts, shares=True, times=rows), at_sites)
+    parts = partial(outputs.parts, like=starts, shares=True, times=rows * width(q))
+    return Path(start, slopes, parts, at_sites)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,6 +15,7 @@ from .._words import complaint, warn
 from .chunks import fitting
 from .groups import numbered, one_each
 from .matching import Ranges, by_site, check_compares, matched, ranges, rows_in
+from .outputs import widened
 
 #: Above this many passes, a warning. A table has fewer columns, and the smallest of pictures (3 x 32 x 32) fewer numbers; at a
 #: millisecond for each, which few models take less than, it is the point from where the answer does not come at once.
@@ -48,6 +48,7 @@ class Plan(NamedTuple):
     runs: int
     rows: int | None  # in a distribution of baselines; None: there is none
     at_once: int
+    told: bool  # by the caller, how many at once
     ids: list[list[Tensor | None]]  # for each leaf of the value at each site
     values: list[Tree]  # without their data
     which: Callable[[Tensor], Tensor]  # what tells the steps of these numbers, up front
@@ -118,7 +119,7 @@ def plan_for(
     leaves = [leaf if one is not None else None for one, leaf in _flat(ids, values)]
     rows = rows_in([base for each in given for base in each], leaves)
     runs = steps if rows is None else steps * rows
-    return Plan(runs, rows, chunk or _at_once(tensors(values), runs, shares=bool(q.inner)), ids, values, which, gone)
+    return Plan(runs, rows, chunk or _at_once(q, tensors(values), runs), chunk is not None, ids, values, which, gone)
 
 
 def _flat(ids: list[list[Tensor | None]], values: list[Tree]) -> list[tuple[Tensor | None, Any]]:
@@ -129,13 +130,13 @@ def label_of(q: Question, i: int) -> str:
     return "x" if q.sites.sites[i] is None else f"the value at layer {q.label(i)}"
 
 
-def _at_once(found: list[Tensor], steps: int, shares: bool) -> int:
+def _at_once(q: Question, found: list[Tensor], steps: int) -> int:
     """How many steps at once: bounded memory, and on a CPU no more than its caches like.
 
     Where there is a part of the model to share, each chunk runs it again: larger ones, of small values any number.
     """
-    elements = sum(math.prod(t.shape) for t in found)
-    if not shares:
+    elements = widened(q, found)
+    if not q.inner:
         on_cpu = all(t.device.type == "cpu" for t in found)
         # What a network makes of many examples at once is fetched from memory again for each of its operations.
         most = max(1, min(50, ROWS // max(1, found[0].shape[0]))) if on_cpu and found[0].dim() else 50

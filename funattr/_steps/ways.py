@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dis
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._torch import OutOfMemoryError, interrupted, set_vmap_fallback_warning, tracing, tree_flatten, tree_unflatten
+from .._torch import OutOfMemoryError, any_batch, interrupted, quiet, tracing, tree_flatten, tree_unflatten
 from .._types import Tree, map_tensors, tensors
 from .._words import complaint, warn
 from .chunks import chunks
@@ -41,9 +40,10 @@ class Runner:
     """Runs chunks of steps, and remembers over the chunks of one call what vmap could not do."""
 
     def __init__(self, sequential: bool = False) -> None:
-        self.ways = [] if sequential else [mapped, mapped_functional]
-        #: What was shown to be exact in one batch, and where the batch is in each of its tensors; None: rows meet.
-        self.folds: dict[Callable[..., Any], Sequence[int]] | None = {}
+        self.ways = [] if sequential or any_batch() else [mapped, mapped_functional]
+        #: What was shown to be exact in one batch, and where the batch is in each of its tensors; None: rows meet, or nothing
+        #: can be shown.
+        self.folds: dict[Callable[..., Any], Sequence[int]] | None = None if any_batch() else {}
         self.cause: str | None = None
 
     def __call__(
@@ -191,26 +191,3 @@ def raised_by_model(error: BaseException) -> bool:
     code = trace.tb_frame.f_code
     raising = dis.opname[code.co_code[trace.tb_lasti]].startswith(("RAISE", "RERAISE"))
     return raising and not code.co_filename.startswith(_TORCH)
-
-
-class _Quiet(contextlib.AbstractContextManager[None]):
-    """No warnings about missing batching rules while any thread is inside."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.inside = 0
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if not self.inside:
-                set_vmap_fallback_warning(False)
-            self.inside += 1
-
-    def __exit__(self, *exception: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if not self.inside:
-                set_vmap_fallback_warning(True)  # torch's default; it cannot be read
-
-
-quiet = _Quiet()

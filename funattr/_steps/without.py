@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .._core.gradient import connected
 from .._core.kernels import Folded
-from .._core.passes import Question, Seen, Unfused, forward, kept, runs_fused, scores
+from .._core.leaves import connected
+from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, runs_fused, scores
+from .._core.rows import Every, Row, alone, shares
 from .._core.score import predicted, score_of, the_tensor
-from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
+from .._torch import any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
 from .._types import Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint
 from .chunks import chunks
+from .fold import all_at_site, taken
 from .groups import spread
 from .late import Late
 from .matching import check_fits, fit_rows, matched, picked
+from .outputs import Outputs
 from .path import along
 from .plan import Features, Plan, label_of
 from .progress import report
-from .ways import Runner, quiet, refused
+from .ways import Runner, refused
 
 
 def hollow(value: Tree) -> Tree:
@@ -108,23 +111,59 @@ def scored(q: Question, features: Features, make: Callable[[list[Tree]], Plan] |
     The plan is made from the values at the sites, which the first pass sees, or made before. "argmax" is what is predicted
     at the first step.
     """
+    if isinstance(q.target, Row):
+        return _of_row(q, features, make) if shares(q.target) else scored(q._replace(target=alone(q.target)), features, make)
+    plan, (found,) = _scored(q, features, make)
+    return plan, found
+
+
+class Played(NamedTuple):
+    """What the call for the first of several targets left for the others: the steps that ran, and all scores there."""
+
+    plan: Plan
+    some: Tensor  # of what tells the steps
+    scores: list[Tensor]
+
+
+def _of_row(q: Question, features: Features, make: Callable[[list[Tree]], Plan] | Plan) -> tuple[Plan, Tensor]:
+    """`scored` for one of several targets: the passes run for the first, and their scores are kept, which are small."""
+    row = q.target
+
+    def played() -> Played:
+        plan, every = _scored(q._replace(target=row.every), features, make)
+        return Played(plan, _some(q, plan), every)
+
+    found: Played = row.take(played)
+    plan = make if isinstance(make, Plan) else make(found.plan.values)  # which may note what it makes
+    if plan.runs != found.plan.runs or not torch.equal(_some(q, plan), found.some):  # steps of this target's own
+        return scored(q._replace(target=row.plain), features, make)
+    return plan, found.scores[row.index]
+
+
+def _some(q: Question, plan: Plan) -> Tensor:
+    """What tells the first step, and the last."""
+    return plan.which(torch.tensor([0, plan.runs // (plan.rows or 1) - 1], device=tensors(q.x)[0].device))
+
+
+def _scored(q: Question, features: Features, make: Callable[[list[Tree]], Plan] | Plan) -> tuple[Plan, list[Tensor]]:
+    """The same, for the target, or for each of several."""
     if runs_fused(q.bound.root) and not tracing():
         q = q._replace(bound=q.bound.under(Unfused()))  # one form for all steps: alone, a step might run fused
-    parts: list[Tensor] = []
+    parts: list[list[Tensor]] = []
     plan, done = None, 0
     for plan, found in _outputs(q, features, make):
-        if q.neuron is None and not callable(q.target):
+        if q.neuron is None and not (callable(q.target) or isinstance(q.target, Every)):
             if not parts:  # outside vmap the target's data can be checked
-                scores(q, Seen(found[0], None, True))
-                q = q._replace(target=predicted(found[0])) if isinstance(q.target, str) else q
-            found = torch.func.vmap(partial(score_of, target=q.target))(found)
-        found = found.clone() if found.is_floating_point() else found.to(torch.get_default_dtype())  # a view holds all classes
-        parts.append(found)
-        done += found.shape[0]
+                scores(q, Seen(found[0][0], None, True))
+                q = q._replace(target=predicted(found[0][0])) if isinstance(q.target, str) else q
+            found = [torch.func.vmap(partial(score_of, target=q.target))(found[0])]
+        # A view holds all classes.
+        parts.append([t.clone() if t.is_floating_point() else t.to(torch.get_default_dtype()) for t in found])
+        done += found[0].shape[0]
         report(done, plan.runs)
     assert plan is not None
-    together = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return plan, together if plan.rows is None else _mean_over(plan.rows, together)
+    together = [same[0] if len(same) == 1 else torch.cat(same) for same in zip(*parts)]
+    return plan, together if plan.rows is None else [_mean_over(plan.rows, t) for t in together]
 
 
 def _mean_over(rows: int, scores: Tensor) -> Tensor:
@@ -133,50 +172,74 @@ def _mean_over(rows: int, scores: Tensor) -> Tensor:
     return wide.reshape(-1, rows, *scores.shape[1:]).mean(1).to(scores.dtype)
 
 
-def _outputs(q: Question, features: Features, make: Callable[[list[Tree]], Plan] | Plan) -> Iterator[tuple[Plan, Tensor]]:
+def _outputs(q: Question, features: Features, make: Callable[[list[Tree]], Plan] | Plan) -> Iterator[tuple[Plan, list[Tensor]]]:
     """The plan, and what the model gives at its runs, in order, some with each: scores where the target is computed, else
     outputs."""
-    run, late = Runner(), None
+    run, late, outputs = Runner(), None, Outputs(q)
+    q = outputs.q
     if isinstance(make, Plan):
         plan = make
         report(0, plan.runs)
-    elif len(q.sites.sites) == 1 and q.inner and not tracing() and not transforms_active():
-        plan, late = _first(run, q, features, make)
+    elif len(q.sites.sites) == 1 and q.inner and not (tracing() or transforms_active() or any_batch()):
+        plan, late = _first(run, q, features, make, outputs)
         if late is not None:
             yield plan, late
     else:
         plan = make(look(q) if q.inner else [q.x for _ in q.sites.sites])
         report(0, plan.runs)
-    start, device = 0 if late is None else late.shape[0], tensors(q.x)[0].device
-    for a, b in chunks(plan.runs - start, plan.at_once):
-        part = plan.part(start + a, start + b, device)
+    start, device = 0 if late is None else late[0].shape[0], tensors(q.x)[0].device
+    for a, b in _parts(plan, outputs, start):
+        part = plan.part(a, b, device)
         if q.inner or len(q.sites.sites) > 1:
-            found = run(partial(_at_sites, q, features, plan), part, q.x)
+            whole = _all_at_sites(q, features, plan, part) if taken.alone and not transforms_active() else None
+            found = run(partial(_at_sites, q, features, plan), part, q.x) if whole is None else iter([whole])
         else:
             found = _at_input(run, q, features, plan, part)
         for each in found:
             yield plan, each
 
 
-def _output(q: Question, seen: Seen) -> Tensor:
-    return scores(q, seen) if q.neuron is not None or callable(q.target) else the_tensor(seen.output, q.size)
+def _parts(plan: Plan, outputs: Outputs, start: int) -> Iterable[tuple[int, int]]:
+    """The runs from `start` on, in chunks: as many at once as planned, or as their outputs allow."""
+    if plan.told or not outputs.suspect(plan.values, plan.at_once):
+        return [(start + a, start + b) for a, b in chunks(plan.runs - start, plan.at_once)]
+    return outputs.limited_parts(start, plan.runs, plan.at_once, plan.values)
 
 
-def _at_sites(q: Question, features: Features, plan: Plan, step: list[Tensor], x: Tree) -> Tensor:
+def _output(q: Question, seen: Seen) -> list[Tensor]:
+    if q.neuron is not None or callable(q.target) or isinstance(q.target, Every):
+        return each_score(q, seen)
+    return [the_tensor(seen.output, q.size)]
+
+
+def _at_sites(q: Question, features: Features, plan: Plan, step: list[Tensor], x: Tree) -> list[Tensor]:
     return _output(q, forward(q, lambda i, value, shared: without(q, features, plan, step, i, value), x))
 
 
-def _at_input(run: Runner, q: Question, features: Features, plan: Plan, steps: list[Tensor]) -> Iterator[Tensor]:
+def _all_at_sites(q: Question, features: Features, plan: Plan, steps: list[Tensor]) -> list[Tensor] | None:
+    """`_at_sites` in one batch that begins at the sites."""
+
+    def put(i: int, value: Tree, shared: bool) -> Tree:
+        return map_tensors(lambda t: t.flatten(0, 1), without(q, features, plan, steps, i, value))
+
+    if any(ids is None for each in plan.ids for ids in each):
+        return None  # what is held there has one row for each example
+    return all_at_site(q, steps[0].shape[0], lambda whole: _output(whole, forward(whole, put)))
+
+
+def _at_input(run: Runner, q: Question, features: Features, plan: Plan, steps: list[Tensor]) -> Iterator[list[Tensor]]:
     made = tree_flatten(without(q, features, plan, steps, 0, q.x))[0]
     at = [k for k, (leaf, ids) in enumerate(zip(made, plan.ids[0])) if isinstance(leaf, Tensor) and ids is not None]
     return along(run, q, _output_at, [made[k] for k in at], at)
 
 
-def _output_at(q: Question, x: Tree) -> Tensor:
+def _output_at(q: Question, x: Tree) -> list[Tensor]:
     return _output(q, forward(q, kept, x))
 
 
-def _first(run: Runner, q: Question, features: Features, make: Callable[[list[Tree]], Plan]) -> tuple[Plan, Tensor | None]:
+def _first(
+    run: Runner, q: Question, features: Features, make: Callable[[list[Tree]], Plan], outputs: Outputs
+) -> tuple[Plan, list[Tensor] | None]:
     """The plan, and the first chunk from the pass that sees the value at the site; None where vmap cannot run the model."""
     plans: list[Plan] = []
     late = Late()
@@ -185,7 +248,8 @@ def _first(run: Runner, q: Question, features: Features, make: Callable[[list[Tr
         plans[:] = [make([hollow(value)])]
         runs = plans[0].runs
         report(0, runs)
-        step = late.enter(plans[0].part(0, -(-runs // -(-runs // plans[0].at_once)), tensors(q.x)[0].device))
+        _, first = next(iter(_parts(plans[0], outputs, 0)))
+        step = late.enter(plans[0].part(0, first, tensors(q.x)[0].device))
         with without_modes():  # which have nothing to do with this
             return without(q, features, plans[0], step, 0, value)
 

@@ -69,7 +69,8 @@ def resolved(model: Model, x: Tree, target: Target) -> Target:
     if not isinstance(target, str):
         return target
     with torch.no_grad():
-        return ready(model, x, None, target, False).target
+        settled: Target = ready(model, x, None, target, False).target
+        return settled
 
 
 def options_for(explain: Callable[..., Any], layer: Layer, target: Target) -> dict[str, Any]:

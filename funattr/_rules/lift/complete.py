@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,22 +32,28 @@ class Notes:
             known.extend(dict.fromkeys(name for name in names if name not in known))
 
 
-Gap: TypeAlias = tuple[Tensor, Tensor, Tensor]
-
-
 def cuts_graph(origins: Origins, root: nn.Module | None) -> bool:
     """Whether all that comes from the input passed the sites: nothing else was used after them."""
     buffers = {id(t) for t in root.buffers()} if root is not None and origins.around else set()
     return all(id(t()) in buffers for t in origins.around.values())
 
 
-def gap(target: Target, ends: tuple[Tape, Tape], values: list[Tree], base: list[Tree], multipliers: list[Tree]) -> Gap | None:
+def gap(
+    targets: Sequence[Target], ends: tuple[Tape, Tape], values: list[Tree], base: list[Tree], multipliers: list[Tree]
+) -> Tensor | None:
     """By how much the sum misses the difference of the scores, that difference, and the size of the scores: over the batch,
-    whose rows may meet. Not compiled, where nobody reads it, nor without data."""
+    whose rows may meet, for each target. Not compiled, where nobody reads it, nor without data."""
     if tracing() or not all(tape.end and not tape.end[-1].is_meta for tape in ends):
         return None
+    found, count = [], len(multipliers) // len(targets)
+    for k, target in enumerate(targets):
+        own = [tape.end[k - len(targets)] for tape in ends]
+        found.append(_gap(target, own, values, base, multipliers[k * count : (k + 1) * count]))
+    return torch.stack(found)
+
+
+def _gap(target: Target, found: list[Tensor], values: list[Tree], base: list[Tree], multipliers: list[Tree]) -> Tensor:
     with torch.no_grad():
-        found = [tape.end[-1] for tape in ends]
         if callable(target) or isinstance(target, Neuron):
             scores = [one_for_each(end, "the target") for end in found]
         else:
@@ -58,10 +64,10 @@ def gap(target: Target, ends: tuple[Tape, Tape], values: list[Tree], base: list[
         off = rise.sum()
         for v, v0, m in zip(floats_of(values), floats_of(base), tensors(multipliers)):  # integers have no multiplier
             off = off - (m * (v - v0)).sum()
-        return off.abs(), torch.linalg.vector_norm(rise, 1), torch.linalg.vector_norm(torch.cat(scores), 1)
+        return torch.stack([off.abs(), rise.abs().sum(), torch.cat(scores).abs().sum()])
 
 
-def tell(notes: Notes, missed: Gap | None) -> None:
+def tell(notes: Notes, missed: Tensor | None) -> None:
     if notes.hidden:
         warn(
             f"DeepLIFT's rules do not reach into {', '.join(notes.hidden)}, with a backward pass of its own: that is used, and "
@@ -79,7 +85,7 @@ def tell(notes: Notes, missed: Gap | None) -> None:
         )
     if (
         missed is None
-        or not is_plain(missed[0])
+        or not is_plain(missed)
         or not notes.claims
         or notes.hidden
         or notes.moved
@@ -87,15 +93,17 @@ def tell(notes: Notes, missed: Gap | None) -> None:
         or not may_read()
     ):
         return
-    off, rise, size = (t.item() for t in missed)
-    eps = torch.finfo(missed[0].dtype).eps
-    if off > max(100 * eps ** (2 / 3), 1e-6) * rise + 1000 * eps * size:  # what rounding may do
+    eps = torch.finfo(missed.dtype).eps
+    for off, rise, size in missed.tolist():
+        if off <= max(100 * eps ** (2 / 3), 1e-6) * rise + 1000 * eps * size:  # what rounding may do
+            continue
         cuts = ", ".join(dict.fromkeys(name for name in notes.cuts if name not in _SHAPES))
         cause = f"the model cuts its graph ({cuts})" if cuts else "a part of it was lost to rounding, or to what no rule sees"
         warn(
             f"DeepLIFT's attributions miss the difference of the scores, {rise:.3g} over the batch, by {off:.3g}: {cause}. "
             f"integrated_gradients may serve better."
         )
+        return
 
 
 #: They have no gradient and need none.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..._core.gradient import connected, gradients
+from ..._core.gradient import gradients
+from ..._core.leaves import connected
 from ..._core.passes import Question, forward, question
-from ..._core.score import neuron_score, one_for_each, the_tensor
+from ..._core.rows import Every, each_of
+from ..._core.score import neuron_score, one_for_each, score_of, the_tensor
 from ..._core.tap import Run, Stop, call_tapped
 from ..._core.where import Bound, refuse_opaque
 from ..._steps.baselines import full_batch
@@ -19,7 +22,7 @@ from ..._steps.twins import OneRow, same_rows
 from ..._torch import depth, tracing, transforms_active, without_modes
 from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, floats_of, map_tensors, tensors
 from ..._words import complaint
-from .complete import Gap, Notes, cuts_graph, gap
+from .complete import Notes, cuts_graph, gap
 from .dispatch import apply
 from .hidden import hidden, only_torch
 from .tape import Lift, OutOfStep, Tape, fits
@@ -45,10 +48,15 @@ class Task(NamedTuple):
     notes: Notes
 
     @property
+    def targets(self) -> tuple[Target, ...]:
+        """The target, or each of several that share passes."""
+        return each_of(self.q.target)
+
+    @property
     def pick(self) -> Callable[[Any], Tensor] | None:
-        """What makes a score of the output, or of a neuron's value, and may not be linear."""
-        pick = self.q.target.index if isinstance(self.q.target, Neuron) else self.q.target
-        return pick if callable(pick) else None
+        """What makes a score of the output, or of a neuron's value, and may not be linear: of several, one."""
+        picks = [target.index if isinstance(target, Neuron) else target for target in self.targets]
+        return next((pick for pick in picks if callable(pick)), None)
 
 
 def prepare(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> Task:
@@ -65,7 +73,7 @@ class Lifted(NamedTuple):
     values: list[Tree]
     base: list[Tree]
     multipliers: list[Tree]
-    gap: Gap | None
+    gap: Tensor | None
 
 
 def lifted(task: Task, reference: Tree) -> Lifted:
@@ -90,7 +98,7 @@ def against(task: Task, reference: Tree, learns: bool = False) -> Lifted:
     for value, other in zip(values, base):
         if any(not fits(a.shape, b.shape) for a, b in zip(tensors(value), tensors(other))):
             raise OutOfStep
-    return Lifted(values, base, multipliers, gap(task.q.target, (here, tape), values, base, multipliers))
+    return Lifted(values, base, multipliers, gap(task.targets, (here, tape), values, base, multipliers))
 
 
 def recorded(task: Task, x: Tree, alike: int, learns: bool = False) -> tuple[Tape, list[Tree]]:
@@ -105,7 +113,7 @@ def _recorded(task: Task, x: Tree, one_row: OneRow, learns: bool) -> tuple[Tape,
         kept = (t if row is None else row).clone()
         return kept.detach() if learns else kept
 
-    q, tape, pick = task.q, Tape(keep=keep), task.pick
+    q, tape = task.q, Tape(keep=keep)
     active: list[bool] = []
     found: list[Tree] = [None] * len(q.sites.sites)
 
@@ -122,16 +130,23 @@ def _recorded(task: Task, x: Tree, one_row: OneRow, learns: bool) -> tuple[Tape,
     lift = Lift(apply, tape, active)
     with torch.set_grad_enabled(recording):
         seen = forward(q._replace(bound=q.bound.under(lift), target=_ending(q, active, tape)), put, x)
-        if pick is None and q.neuron is None:
-            tape.end.append(the_tensor(seen.output, q.size).detach())
-        elif pick is not None and q.neuron is None:
+        if q.neuron is None:
             with lift:
-                tape.end.append(_end(pick(seen.output)))
+                _keep_ends(task, tape, seen.output)
     return tape, found
 
 
 def _leaf(t: Tensor) -> Tensor:
     return t.detach().clone().requires_grad_() if t.is_floating_point() else t
+
+
+def _keep_ends(task: Task, tape: Tape, output: Any) -> None:
+    """Keep what the score of each target is taken of, or the score that it makes."""
+    whole = None
+    for target in task.targets:
+        if not callable(target) and whole is None:
+            whole = _end(the_tensor(output, task.q.size))
+        tape.end.append(_end(target(output)) if callable(target) else whole)
 
 
 def _end(value: Any) -> Tensor:
@@ -143,11 +158,11 @@ def _end(value: Any) -> Tensor:
     return found
 
 
-def _ending(q: Question, active: list[bool], tape: Tape) -> Target:
+def _ending(q: Question, active: list[bool], tape: Tape) -> Any:
     """The target; one that is a neuron, in the middle of the pass, ends what the rules are for."""
     if q.neuron is None:
         return q.target
-    index, label = q.target.index, q.neuron.label  # type: ignore[union-attr]
+    index, label = q.target.index, q.neuron.label
 
     def picked(value: Any) -> Tensor:
         found = neuron_score(value, index, label)
@@ -155,7 +170,7 @@ def _ending(q: Question, active: list[bool], tape: Tape) -> Target:
         active.clear()
         return found
 
-    return Neuron(q.target.layer, picked)  # type: ignore[union-attr]
+    return Neuron(q.target.layer, picked)
 
 
 def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list[Tree], list[Tree]]:
@@ -192,20 +207,24 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
             sites = q.inner if q.neuron is None else [*q.inner, q.neuron]
             output = call_tapped(q.bound.call, args, kwargs, Run(sites, mark))
         if task.pick is None and q.neuron is None:
-            end = the_tensor(output, q.size)
-            here.end.append(end.detach())
-            look(end)
+            _keep_ends(task, here, output)
+            look(the_tensor(output, q.size))
         return output
+
+    def picked(target: Any, output: Any) -> Tensor:  # computes something: by the rules too
+        if not callable(target):
+            here.end.append(_end(the_tensor(output, q.size)))
+            return score_of(output, target, q.size)
+        with lift:
+            found: Tensor = target(output)
+        here.end.append(_end(found))
+        look(found)
+        return found
 
     target = _ending(q, active, here)
     if task.pick is not None and q.neuron is None:
-
-        def target(output: Any) -> Tensor:  # computes something: by the rules too
-            with lift:
-                found = task.pick(output)  # type: ignore[misc]
-            here.end.append(_end(found))
-            look(found)
-            return found
+        every = tuple(partial(picked, target) for target in task.targets)
+        target = Every(every) if isinstance(q.target, Every) else every[0]
 
     # Under vmap in a grad level: below it, the maps of slopes.py would leave no graph.
     mapped = not tracing() and transforms_active()

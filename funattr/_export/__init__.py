@@ -1,0 +1,1 @@
+"""Attributions as programs that run without Python."""

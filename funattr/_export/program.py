@@ -1,0 +1,196 @@
+"""`export`: a method of one model, as a program."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._combine.dress import about, check_method, name_of
+from .._core.where import bind
+from .._steps.fold import same
+from .._torch import tree_flatten, tree_unflatten
+from .._types import Explains, Model, Tree, batch_size, map_tensors, tensors
+from .._words import complaint, door, kind_of
+from .reasons import Refused, check_draws, reason
+from .trace import Way, tidied, traced
+
+#: The arguments that may have a row for each example, and are inputs of the program then.
+_WITH_ROWS = ("target", "baselines")
+
+
+class Inputs(NamedTuple):
+    """The tensors that a program is given: those of x, and arguments with a row for each example."""
+
+    names: list[str]
+    values: list[Tensor]
+    sized: list[bool]  # whose first size is that of the batch
+    call: Callable[[Sequence[Tensor]], Tree]  # the method, for others in their place
+    by_name: bool
+
+    def run(self, program: Any, values: Sequence[Tensor]) -> Tree:
+        return program(**dict(zip(self.names, values))) if self.by_name else program(*values)
+
+
+@door
+def export(
+    method: Explains, model: Model, x: Tree, *, dynamic_batch: bool = True, **arguments: Any
+) -> torch.export.ExportedProgram:
+    """A method of a model as a program that runs without Python, and without this package.
+
+    ``export(method, model, x, **arguments).module()(y)`` is ``method(model, y, **arguments)``. From there on it is torch's:
+    `torch.export.save`, `torch.onnx.export`, ``torch._inductor.aoti_compile_and_package`` for C++. The model's parameters and
+    buffers are the program's state, under the model's names. The method runs a few times, here and as the program, on x and on
+    batches made of it: they must agree.
+
+    Args:
+        method: a method.
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        dynamic_batch: True for a program that takes batches of any size, False for one that takes batches of x's size.
+        arguments: the method's own. A `target` ``[N]`` with one class per example, or `baselines` ``[N, ...]`` with one for
+            each, is an input of the program, after those of x; everything else is a constant of it.
+
+    Returns:
+        The program. Its inputs are the tensors of x, as the model takes them: by position, those of a dict by name. Its results
+        are the method's.
+
+    Raises:
+        ValueError: it cannot be a program: the values of a tensor decide what runs, random numbers are drawn, or an operation
+            fixes the size of the batch.
+        TypeError: not a method, or an argument is of the wrong type.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).eval()
+        >>> program = fa.export(fa.integrated_gradients, model, torch.randn(2, 3), target=1, n_steps=8)
+        >>> y = torch.randn(5, 3)
+        >>> torch.allclose(program.module()(y), fa.integrated_gradients(model, y, target=1, n_steps=8), atol=1e-6)
+        True
+    """
+    check_method(method)
+    if not isinstance(dynamic_batch, bool):
+        raise complaint(TypeError, f"dynamic_batch must be True or False, got {kind_of(dynamic_batch)}.")
+    inputs = _inputs(method, model, x, arguments)
+    with torch.inference_mode(False), torch.no_grad():
+        inputs.call(inputs.values)  # what is wrong without an export is said as without one
+        try:
+            return _exported(method, model, inputs, dynamic_batch)
+        except Refused as error:
+            kind = "for batches of any size" if dynamic_batch else "for batches of one size"
+            raise complaint(ValueError, f"{name_of(method)} cannot be a program {kind}: {error}") from error.__cause__
+
+
+def _exported(method: Explains, model: Model, inputs: Inputs, dynamic: bool) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the method has given its own
+        if dynamic:
+            example, tries = _of_other_size(inputs), (Way.FOLDED, Way.ONE_BY_ONE)
+            batches = [example.values, inputs.values, *(_with_rows(inputs, count) for count in (1, 2))]
+        else:
+            example, tries, batches = inputs._replace(sized=[False for _ in inputs.sized]), (Way.FOLDED, Way.MAPPED), []
+            batches = [inputs.values]
+        for way in tries:
+            try:
+                program = _program(example, model, way, about(method).draws)
+                _check(program, inputs, batches)
+                return program
+            except Exception as error:
+                if isinstance(error, Refused) and error.last:
+                    raise
+                if way is tries[-1]:
+                    raise Refused(reason(error)) from error
+    raise AssertionError
+
+
+def _program(inputs: Inputs, model: Model, way: Way, draws: bool) -> torch.export.ExportedProgram:
+    graph = traced(lambda *values: inputs.call(values), inputs.values, inputs.sized, way)
+    check_draws(graph, draws)
+    graph = tidied(graph, bind(model).root, inputs.names)
+    batch = torch.export.Dim("batch")
+    dims = [{0: batch} if sized else None for sized in inputs.sized]
+    if inputs.by_name:
+        given, shapes = dict(zip(inputs.names, inputs.values)), dict(zip(inputs.names, dims))
+        return torch.export.export(graph, (), given, dynamic_shapes=shapes)
+    return torch.export.export(graph, tuple(inputs.values), dynamic_shapes=tuple(dims))
+
+
+def _check(program: torch.export.ExportedProgram, inputs: Inputs, batches: Sequence[Sequence[Tensor]]) -> None:
+    """The program gives what the method gives, at batches of several sizes: what was taken for granted is shown."""
+    run = program.module()
+    for values in batches:
+        size = next((t.shape[0] for t, sized in zip(values, inputs.sized) if sized), 0)
+        try:
+            expected = tensors(inputs.call(values))
+        except Exception as error:
+            if values is not inputs.values:
+                text = " ".join(str(error).split())[:120]
+                raise Refused(f"the model does not take a batch of {size} ({text}): pass dynamic_batch=False.") from error
+            raise
+        found = tensors(inputs.run(run, values))
+        if len(found) != len(expected) or not all(map(same, found, expected)):
+            raise Refused(
+                f"what the program gives for a batch of {size} is not what the method gives: the model, or a callable in the "
+                f"call, holds something of the batch that was traced (its size, or rows of its own). Pass dynamic_batch=False."
+            )
+
+
+# What goes into a program.
+
+
+def _inputs(method: Explains, model: Model, x: Tree, arguments: Mapping[str, Any]) -> Inputs:
+    size = batch_size(x)
+    leaves, spec = tree_flatten(map_tensors(_plain, x))
+    where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    given = {name: arguments[name] for name in _WITH_ROWS if _has_rows(name, arguments.get(name), size)}
+    values = [leaves[i] for i in where] + [_plain(value) for value in given.values()]
+    sized = [t.shape[:1] == (size,) for t in values]
+
+    def call(new: Sequence[Tensor]) -> Tree:
+        filled = list(leaves)
+        for i, t in zip(where, new):
+            filled[i] = t
+        return method(model, tree_unflatten(filled, spec), **{**arguments, **dict(zip(given, new[len(where) :]))})
+
+    return Inputs([*_names(x, len(where)), *given], values, sized, call, isinstance(x, Mapping))
+
+
+def _plain(value: Tensor) -> Tensor:
+    return value.clone() if value.is_inference() else value.detach()
+
+
+def _has_rows(name: str, value: Any, size: int) -> bool:
+    """Whether there is one for each example. A single row of baselines is a reference for all; a target of one is one's own."""
+    return isinstance(value, Tensor) and value.shape[:1] == (size,) and (size > 1 or name == "target")
+
+
+def _names(x: Tree, count: int) -> list[str]:
+    if isinstance(x, Mapping) and len(x) == count:
+        return [str(name) for name in x]
+    return ["x"] if count == 1 else [f"x{i}" for i in range(count)]
+
+
+# Batches of other sizes.
+
+
+def _of_other_size(inputs: Inputs) -> Inputs:
+    """The inputs with a batch whose size is no other size, lest one be taken for the other."""
+    taken = {size for t in inputs.values for size in t.shape}
+    return inputs._replace(values=_with_rows(inputs, next(n for n in range(5, 1 << 20) if n not in taken)))
+
+
+def _with_rows(inputs: Inputs, count: int) -> list[Tensor]:
+    """Rows of the inputs, again and again, each time with smaller numbers: no two are the same."""
+    found = []
+    for t, sized in zip(inputs.values, inputs.sized):
+        if sized:
+            at = torch.arange(count, device=t.device)
+            times = torch.div(at, t.shape[0], rounding_mode="floor")
+            t = t[at % t.shape[0]]
+            if t.is_floating_point():
+                t = t * (8 / (8 + times)).to(t.dtype).reshape(-1, *[1] * (t.dim() - 1))
+        found.append(t)
+    return found

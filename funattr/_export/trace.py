@@ -1,0 +1,87 @@
+"""A function of tensors as a graph of torch's operations, for one batch or for any, with the weights as its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from .._core.kernels import PlainAttention
+from .._steps.fold import rows_taken_alone
+from .._torch import fake_batch
+from .._types import as_it_is
+from .decompositions import as_forward
+from .reasons import Refused
+
+
+class Way(Enum):
+    """How the steps of a method run in a program."""
+
+    FOLDED = "many in one batch, which takes it that rows are treated alone: to be shown of the program"
+    ONE_BY_ONE = "one after another"
+    MAPPED = "by vmap, for a batch of one size"
+
+
+def traced(function: Callable[..., Any], values: Sequence[Tensor], sized: Sequence[bool], way: Way) -> fx.GraphModule:
+    """The operations that `function` runs for tensors like these; of those `sized`, the first size is the program's to meet."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    fakes, is_number = fake_batch(values, sized)
+    mode: Any = "fake" if way is Way.MAPPED else "symbolic"
+    with rows_taken_alone() if way is Way.FOLDED else as_it_is, PlainAttention():
+        graph = make_fx(function, as_forward(), tracing_mode=mode, _allow_non_fake_inputs=True)(*fakes)
+    if is_number():
+        raise Refused(
+            "something makes a number of the size of the batch, as len(x) does: write x.shape[0], or pass dynamic_batch=False."
+        )
+    return graph
+
+
+def tidied(graph: fx.GraphModule, model: nn.Module | None, names: Sequence[str]) -> fx.GraphModule:
+    """The graph with each operation once, the model's own tensors under their names, and inputs of these names."""
+    from torch.fx.passes.dialect.common.cse_pass import CSEPass, get_CSE_banned_ops
+
+    _name_state(graph, model)
+    for node, name in zip(graph.graph.find_nodes(op="placeholder"), names):
+        node.target = node.name = name
+    graph.graph.eliminate_dead_code()
+    done = CSEPass(get_CSE_banned_ops())(graph)
+    graph = graph if done is None else done.graph_module
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _name_state(graph: fx.GraphModule, model: nn.Module | None) -> None:
+    """What the graph reads, under the name that the model has for it, and where the model has it, so that it is read once."""
+    found: dict[int, str] = {}
+    if model is not None:
+        for name, value in (*model.named_parameters(), *model.named_buffers()):
+            found.setdefault(id(value), name)
+    first: dict[int, fx.Node] = {}
+    reads = graph.graph.find_nodes(op="get_attr")
+    values = {node: getattr(graph, node.target) for node in reads}
+    for node, value in values.items():
+        if id(value) in first:
+            node.replace_all_uses_with(first[id(value)])
+            graph.graph.erase_node(node)
+            continue
+        first[id(value)] = node
+        if id(value) in found:
+            delattr(graph, node.target)
+            node.target = found[id(value)]
+            _put(graph, node.target, value)
+
+
+def _put(root: nn.Module, name: str, value: Tensor) -> None:
+    *path, last = name.split(".")
+    for part in path:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    if isinstance(value, nn.Parameter):
+        root.register_parameter(last, nn.Parameter(value.detach(), requires_grad=False))
+    else:
+        root.register_buffer(last, value.detach())

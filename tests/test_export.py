@@ -1,0 +1,265 @@
+"""Programs: what `export` makes of a method gives what the method gives, at batches of any size; and what is refused, why."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import funattr as fa
+
+from .breadth import breadth
+from .close import close, close_and_not_zero
+from .exported import NETS, Cell, cells
+
+DRAWN = ("gradient_shap", "shapley", "lime")
+CELLS = [cell for cell in cells() if not cell.name.startswith(DRAWN)]
+KEPT = {
+    "grad_cam, at a layer of CNN",
+    "integrated_gradients, at a layer of MLP",
+    "feature_ablation, with a mask, at a layer of MLP",
+}
+
+
+def run_at(program: Any, net: Any, cell: Cell, *sizes: int) -> None:
+    run, model = program.module(), net.model()
+    for size in sizes:
+        x = net.x(size)
+        close_and_not_zero(run(x), cell.method(model, x, **cell.options), 1e-6)
+
+
+@pytest.mark.parametrize("cell", breadth([c for c in CELLS if c.net != "ViT"], lambda cell: repr(cell) in KEPT), ids=repr)
+def test_a_program_is_the_method_at_any_batch(cell: Cell) -> None:
+    net = NETS[cell.net]
+    model = net.model()
+    program = fa.export(cell.method, model, net.x(2), **cell.options)
+    run_at(program, net, cell, 1, 5, 7)
+    assert set(model.state_dict()) >= {name for name in program.state_dict if "constant" not in name}
+
+
+OF_VIT = ("grad_cam", "integrated_gradients, at a layer", "deep_lift", "feature_ablation, at a layer")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("cell", [c for c in CELLS if c.net == "ViT" and c.name.startswith(OF_VIT)], ids=repr)
+def test_of_a_transformer(cell: Cell) -> None:
+    net = NETS["ViT"]
+    run_at(fa.export(cell.method, net.model(), net.x(3), **cell.options), net, cell, 1, 2, 6)
+
+
+def net(*layers: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), *layers, nn.Linear(8, 3)).eval().double()
+
+
+X = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).double()
+
+
+BY_HAND: dict[str, Any] = {
+    "paths": partial(fa.integrated_gradients, layer="1", target=1, n_steps=4, chunk_size=3),
+    "rates": partial(fa.conductance, layer="1", target=1, n_steps=4),
+    "targets": fa.each_target(fa.input_x_gradient, range(3)),
+    "masks": partial(fa.feature_ablation, target=1, feature_mask=torch.tensor([5, 0, 5, 9]), chunk_size=2),
+    "channels": partial(fa.ablation_cam, layer="1", target=1),
+    "a class for each": partial(fa.feature_ablation, target="argmax"),
+}
+
+
+@pytest.mark.parametrize("name", breadth(BY_HAND, lambda name: name in ("paths", "masks")))
+def test_traced_by_hand(name: str) -> None:
+    """Who calls make_fx without us, with all sizes symbols, gets a graph for any batch, too."""
+    method, y = partial(BY_HAND[name], net()), torch.cat([X, -X])
+    graph = make_fx(method, tracing_mode="symbolic", _allow_non_fake_inputs=True)(X)
+    close_and_not_zero(graph(y), method(y))
+
+
+# What goes in and out.
+
+
+def test_one_class_for_each_is_an_input() -> None:
+    model, targets = net(), torch.tensor([2, 0, -1])
+    run = fa.export(fa.gradient, model, X, target=targets).module()
+    y, other = torch.cat([X, X]), torch.tensor([0, 1, 2, 2, 1, 0])
+    close_and_not_zero(run(y, other), fa.gradient(model, y, target=other))
+    alone = fa.export(fa.gradient, model, X[:1], target=torch.tensor([1])).module()
+    close_and_not_zero(alone(y, other), fa.gradient(model, y, target=other))
+    constant = fa.export(fa.gradient, model, X, target=torch.tensor([1])).module()  # one class for all three
+    close_and_not_zero(constant(y), fa.gradient(model, y, target=1))
+
+
+def test_a_baseline_for_each_is_an_input() -> None:
+    model, y = net(), torch.cat([X, X])
+    run = fa.export(fa.integrated_gradients, model, X, target=0, n_steps=4, baselines=X.flip(0)).module()
+    close_and_not_zero(run(y, -y), fa.integrated_gradients(model, y, target=0, n_steps=4, baselines=-y))
+    run = fa.export(fa.integrated_gradients, model, X, target=0, n_steps=4, baselines=X[:1]).module()
+    close_and_not_zero(run(y), fa.integrated_gradients(model, y, target=0, n_steps=4, baselines=X[:1]))
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.number, self.out = nn.Embedding(9, 5), nn.Linear(4, 5), nn.Linear(5, 3)
+        self.register_buffer("scale", torch.tensor(0.5))
+
+    def forward(self, ids: Tensor, table: Tensor) -> dict[str, Tensor]:
+        found = self.out(torch.tanh(self.embed(ids).mean(1) + self.number(table)) * self.scale)
+        return {"logits": found}
+
+
+def test_inputs_by_name() -> None:
+    model, ids = TwoInputs().double().eval(), torch.tensor([[1, 2], [3, 4], [5, 0]])
+    y = (torch.tensor([[1, 8]] * 5), torch.randn(5, 4).double())
+    named = fa.export(fa.gradient, model, {"table": X, "ids": ids}, layer="embed", target=torch.tensor([0, 1, 2]))
+    target = torch.tensor([0, 1, 2, 1, 0])
+    found = named.module()(ids=y[0], table=y[1], target=target)
+    close_and_not_zero(found, fa.gradient(model, y, layer="embed", target=target))
+    assert set(named.state_dict) == set(model.state_dict())
+
+
+@pytest.mark.full
+def test_inputs_by_position() -> None:
+    model, ids = TwoInputs().double().eval(), torch.tensor([[1, 2], [3, 4], [5, 0]])
+    y = (torch.tensor([[1, 8]] * 5), torch.randn(5, 4).double())
+    run = fa.export(fa.integrated_gradients, model, (ids, X), layer=["embed", "number"], target=1, n_steps=3).module()
+    close_and_not_zero(run(*y), fa.integrated_gradients(model, y, layer=["embed", "number"], target=1, n_steps=3))
+
+
+def test_results_are_the_methods_own() -> None:
+    model = net()
+    run = fa.export(fa.gradient, model, X, layer={"a": "0", "b": ["1", "2"]}, target=1).module()
+    found, expected = run(X[:1]), fa.gradient(model, X[:1], layer={"a": "0", "b": ["1", "2"]}, target=1)
+    assert set(found) == {"a", "b"}
+    close(found["b"][1], expected["b"][1])
+    assert not found["a"].requires_grad
+
+
+def test_it_is_saved_and_loaded() -> None:
+    model, file = net(), io.BytesIO()
+    torch.export.save(fa.export(partial(fa.gradient, layer="1"), model, X, target=1), file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    close_and_not_zero(loaded(X[:2]), fa.gradient(model, X[:2], layer="1", target=1))
+
+
+def test_a_batch_of_one_size() -> None:
+    model = net()
+    program = fa.export(fa.conductance, model, X, dynamic_batch=False, layer="1", target=1, n_steps=4)
+    close_and_not_zero(program.module()(-X), fa.conductance(model, -X, layer="1", target=1, n_steps=4))
+    assert not program.range_constraints
+
+
+def test_the_model_is_left_as_found() -> None:
+    model = net(nn.BatchNorm1d(8))
+    before = {name: (value, value.clone(), value.requires_grad) for name, value in model.state_dict(keep_vars=True).items()}
+    keys = [set(module.__dict__) for module in model.modules()]
+    fa.export(fa.conductance, model, X, layer="1", target=1, n_steps=3)
+    for name, value in model.state_dict(keep_vars=True).items():
+        same, data, requires_grad = before[name]
+        assert value is same
+        assert value.requires_grad is requires_grad
+        torch.testing.assert_close(value, data, rtol=0, atol=0)
+    assert [set(module.__dict__) for module in model.modules()] == keys
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+# Models whose rows meet, or that hold something of the batch.
+
+
+class Mixing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x - 0.5 * x.mean(0)
+
+
+def test_a_model_whose_rows_meet() -> None:
+    """Points in one batch would meet each other: shown of the program, which then runs them one after another."""
+    model, y = net(Mixing()), torch.cat([X, X**2])
+    places: list[dict[str, Any]] = [{}, {"layer": "2"}]
+    for options in places:
+        program = fa.export(fa.integrated_gradients, model, X, target=1, n_steps=3, **options)
+        for batch in (y, y[:2], y[:1]):
+            expected = fa.integrated_gradients(model, batch, target=1, n_steps=3, **options)
+            close(program.module()(batch), expected)
+
+
+def test_sizes_that_are_the_batchs_by_chance() -> None:
+    """A layer as wide as the batch is no batch."""
+    model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5)).double()
+    x = torch.randn(5, 5).double()
+    program = fa.export(fa.integrated_gradients, model, x, target=1, layer="0", n_steps=3).module()
+    for size in (1, 2, 3, 5):
+        close_and_not_zero(program(x[:size]), fa.integrated_gradients(model, x[:size], target=1, layer="0", n_steps=3))
+
+
+# What cannot be.
+
+
+class Branches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+class Holds(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.arange(3.0).to(x)[:, None] * x if x.shape[0] == 3 else x
+
+
+class Counts(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), -1)
+
+
+WRONG: dict[str, tuple[Any, nn.Module, dict[str, Any], str]] = {
+    "a branch": (
+        fa.gradient,
+        net(Branches()),
+        {},
+        r"at test_export.py:\d+, in forward, the values of a tensor decide what runs",
+    ),
+    "a drawing method": (
+        partial(fa.gradient_shap, baselines=torch.zeros(2, 4).double()),
+        net(),
+        {},
+        r"the method draws random numbers \(aten\.\w+.*and draw outside",
+    ),
+    "noise": (fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.1), net(), {}, r"the method draws random numbers"),
+    "a tolerance": (fa.integrated_gradients, net(), {"rtol": 0.9}, r"the values of a tensor decide what runs"),
+    "a counted batch": (fa.gradient, net(Counts()), {}, r"as len\(x\) does: write x\.shape\[0\]"),
+    "a batch of its own": (
+        fa.gradient,
+        net(Holds()),
+        {},
+        r"for a batch of 3 is not what the method gives.*dynamic_batch=False",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_a_program_is_told_why(name: str) -> None:
+    method, model, options, text = WRONG[name]
+    with pytest.raises(ValueError, match=text) as told:
+        fa.export(method, model, X, target=1, **options)
+    assert str(told.value).startswith("export(target=1")
+    assert "cannot be a program for batches of any size: " in str(told.value)
+
+
+def test_a_model_in_train_mode_draws() -> None:
+    model = net(nn.Dropout(0.5)).train()
+    with pytest.warns(UserWarning, match="train mode"), pytest.raises(ValueError, match=r"model draws .* model\.eval\(\)"):
+        fa.export(fa.gradient, model, X, target=1)
+
+
+def test_mistakes_are_told_as_the_method_tells_them() -> None:
+    with pytest.raises(ValueError, match=r"export\(layer='9', target=1\): .*has no layer '9'"):
+        fa.export(fa.grad_cam, net(), X, layer="9", target=1)
+    wrong: Any = "grad_cam"
+    with pytest.raises(TypeError, match="expected a method"):
+        fa.export(wrong, net(), X)
+    wrong = 1
+    with pytest.raises(TypeError, match="dynamic_batch must be True or False, got int 1"):
+        fa.export(fa.gradient, net(), X, target=1, dynamic_batch=wrong)
