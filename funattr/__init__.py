@@ -34,7 +34,6 @@ from ._core.where import input_of, output_of
 from ._export.program import export as export
 from ._inspect.layers import layers
 from ._methods.ablation import feature_ablation
-from ._methods.backprop import deconvnet, guided_backprop
 from ._methods.cam import grad_cam, grad_cam_plus_plus, hires_cam, layer_cam, xgrad_cam
 from ._methods.deep_lift import deep_lift
 from ._methods.game import Game, game
@@ -47,6 +46,7 @@ from ._methods.shapley import shapley
 from ._named.cams import ablation_cam, eigen_cam, score_cam
 from ._named.deep_lift_shap import deep_lift_shap
 from ._named.guided_grad_cam import guided_grad_cam
+from ._named.relevance import absorbed, deconvnet, guided_backprop, lrp, under
 from ._steps.progress import progress
 
 __version__ = "0.1.0.dev0"
@@ -56,6 +56,7 @@ __all__ = [
     "Split",
     "ablation_cam",
     "absolute",
+    "absorbed",
     "activation",
     "at_input",
     "conductance",
@@ -85,6 +86,7 @@ __all__ = [
     "layers",
     "lime",
     "log_likelihood",
+    "lrp",
     "mean_over_baselines",
     "multiply",
     "neuron",
@@ -102,16 +104,18 @@ __all__ = [
     "sum_channels",
     "sum_groups",
     "tokens",
+    "under",
     "value_and_gradient",
     "xgrad_cam",
 ]
 
-_LOADED_WHEN_USED = ("dataset", "masks", "metrics", "viz")
+_LOADED_WHEN_USED = ("dataset", "masks", "metrics", "rules", "viz")
 
 if TYPE_CHECKING:
     from . import dataset as dataset
     from . import masks as masks
     from . import metrics as metrics
+    from . import rules as rules
     from . import viz as viz
 else:  # unseen by type checkers, which would take any name for a module
 

@@ -2,7 +2,7 @@
 # ruff: noqa
 # fmt: off
 import torch
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, overload
 from torch import Tensor
 from ._methods.deep_lift import Attribution
@@ -14,6 +14,7 @@ from . import metrics as metrics
 from . import viz as viz
 from ._methods.game import Game as Game
 from ._core.split import Split as Split
+from ._named.relevance import absorbed as absorbed
 from ._combine.elementwise import at_input as at_input
 from ._core.answers import contrast as contrast
 from ._methods.path import convergence_delta as convergence_delta
@@ -33,6 +34,7 @@ from ._core.score import score as score
 from ._core.split import split as split
 from ._combine.grouped import sum_groups as sum_groups
 from ._core.answers import tokens as tokens
+from ._named.relevance import under as under
 
 __version__: str
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "Split",
     "ablation_cam",
     "absolute",
+    "absorbed",
     "activation",
     "at_input",
     "conductance",
@@ -69,6 +72,7 @@ __all__ = [
     "layers",
     "lime",
     "log_likelihood",
+    "lrp",
     "mean_over_baselines",
     "multiply",
     "neuron",
@@ -86,6 +90,7 @@ __all__ = [
     "sum_channels",
     "sum_groups",
     "tokens",
+    "under",
     "value_and_gradient",
     "xgrad_cam",
 ]
@@ -512,6 +517,26 @@ def lime(
     kernel_width: float = 0.25,
     generator: torch.Generator | None = None,
     chunk_size: ChunkSize = None,
+) -> Any: ...
+@overload
+def lrp(
+    model: Model,
+    x: Tensor,
+    *,
+    layer: OnePlace = None,
+    target: Target = None,
+    rules: Mapping[Any, Callable[..., Any]] | None = None,
+    create_graph: bool = False,
+) -> Tensor: ...
+@overload
+def lrp(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer = None,
+    target: Target = None,
+    rules: Mapping[Any, Callable[..., Any]] | None = None,
+    create_graph: bool = False,
 ) -> Any: ...
 @overload
 def normalize(method: Tensor) -> Tensor: ...

@@ -395,6 +395,16 @@ def is_view(value: torch.Tensor) -> bool:
     return value._is_view()
 
 
+def base_of(value: torch.Tensor) -> torch.Tensor | None:
+    """What `value` is a view of."""
+    return value._base
+
+
+def edge_of(value: torch.Tensor) -> Any:
+    """The place of `value` in the graph, as it is now: it may be overwritten later."""
+    return torch.autograd.graph.get_gradient_edge(value)
+
+
 def is_plain(value: Any) -> bool:
     """Whether the data of `value` may be read: no subclass, not on the meta device."""
     return type(value) in (torch.Tensor, torch.nn.Parameter) and not value.is_meta

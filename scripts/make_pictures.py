@@ -38,6 +38,7 @@ GUIDE = ROOT / "docs" / "pictures.md"
 AT_INPUT = [
     ["gradient", "saliency", "noise_tunnel\n(saliency)", "input_x_gradient", "guided_backprop", "deconvnet"],
     ["guided_grad_cam", "integrated_gradients", "gradient_shap", "deep_lift", "deep_lift_shap", "feature_ablation"],
+    ["lrp", "occlusion", "shapley", "lime"],
 ]
 AT_LAYER = [
     ["activation", "saliency", "input_x_gradient", "integrated_gradients", "gradient_shap", "internal_influence"],
@@ -52,7 +53,7 @@ A_FEW = [  # at the input, and at the layer
 
 def the_rest() -> list[str]:
     """Methods that neither table places: newer ones."""
-    placed = {"value_and_gradient", "layers", *(name for row in AT_INPUT + AT_LAYER for name in row)}
+    placed = {"value_and_gradient", "layers", "game", "absorbed", *(name for row in AT_INPUT + AT_LAYER for name in row)}
     return [name for name in fa.__all__ if _takes(name)[:2] == ["model", "x"] and name not in placed]
 
 
@@ -85,6 +86,10 @@ def explained(name: str, x: Tensor, layer: str | None) -> Tensor:
         options["layer"] = layer or LAYER
     if name.endswith("_shap"):
         options["baselines"] = load_digits()[0].images[:100]
+    if name == "occlusion":
+        options["window"] = (1, 2, 2)
+    if name in ("shapley", "lime"):
+        options["generator"] = generator
     if name == "gradient_shap":
         options |= {"n_samples": 200, "generator": generator}
     found: Tensor = fa.normalize(fa.sum_channels(method))(load_model(), x, **options)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import funattr as fa
 import funattr.masks
 import funattr.metrics
+import funattr.rules
 import funattr.viz
 
 from . import test_compiled, test_differentiated, test_laws, test_precision, test_references, test_vmapped
@@ -226,7 +227,7 @@ def documented() -> list[str]:
 
 
 def test_the_reference_is_complete() -> None:
-    modules = (fa, funattr.masks, funattr.metrics, funattr.viz, fa.dataset)
+    modules = (fa, funattr.masks, funattr.metrics, funattr.rules, funattr.viz, fa.dataset)
     public = [f"{module.__name__}.{name}" for module in modules for name in module.__all__]
     assert sorted(documented()) == sorted(public)
 

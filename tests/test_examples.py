@@ -58,6 +58,11 @@ def every_class(printed: str) -> None:
     assert int(the("digits with the most evidence for their own class: (.*) of 10", printed)) >= 9
 
 
+def language_model(printed: str) -> None:
+    assert percents(the("integrated gradients: most is where it comes from for (.*) of the characters", printed))[0] > 90
+    assert percents(the("value times gradient: most is where it comes from for (.*) of the characters", printed))[0] > 50
+
+
 def own_method(printed: str) -> None:
     assert float(the("the map of the margin differs from the difference of the maps by (.*)", printed)) < 1e-5
     assert float(the("the map of relu3 sums to (.*)", printed)) < 1e-4
@@ -76,7 +81,7 @@ def text(printed: str) -> None:
 
 
 CLAIMS: dict[str, Callable[[str], None]] = {
-    check.__name__: check for check in (attribution_prior, cams, every_class, own_method, text)
+    check.__name__: check for check in (attribution_prior, cams, every_class, language_model, own_method, text)
 }
 
 
@@ -137,17 +142,18 @@ def test_the_pictures_are_there_and_small(script: Any) -> None:
 def test_the_tables_have_every_method(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert script.the_rest() == []
     whole = {name: [list(row) for row in rows] for name, rows in script.tables().items()}
-    assert sum(map(len, whole["methods-input"] + whole["methods-layer"])) == 30
+    assert sum(map(len, whole["methods-input"] + whole["methods-layer"])) == 34
     monkeypatch.setattr(script, "AT_LAYER", script.AT_LAYER[:2])  # as if the CAMs of the last row were new
-    monkeypatch.setattr(script, "AT_INPUT", script.AT_INPUT[:1])
+    monkeypatch.setattr(script, "AT_INPUT", script.AT_INPUT[::2])
     new = script.tables()
     cams = ["ablation_cam", "eigen_cam", "guided_grad_cam", "hires_cam", "layer_cam", "score_cam", "xgrad_cam"]
     assert [list(row) for row in new["methods-layer"]] == [*whole["methods-layer"][:2], cams[:6], cams[6:]]
-    assert [list(row) for row in new["methods-input"]] == whole["methods-input"][:1]  # those work at a layer only
+    assert [list(row) for row in new["methods-input"]] == whole["methods-input"][::2]  # those work at a layer only
     monkeypatch.setattr(script, "AT_LAYER", [row[1:] for row in script.AT_LAYER])
-    monkeypatch.setattr(script, "AT_INPUT", [["gradient"]])
+    monkeypatch.setattr(script, "AT_INPUT", [["gradient"], script.AT_INPUT[-1]])
     assert [list(row) for row in script.tables()["methods-input"]] == [
         ["gradient"],
+        ["lrp", "occlusion", "shapley", "lime"],
         ["conductance", "deconvnet", "guided_backprop"],
     ]
 

@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_named": {".", "_core", "_steps", "_rules", "_methods", "_combine"},
     "_export": {".", "_core", "_steps", "_combine"},  # knows no method: it comes in as an argument
     "_inspect": {".", "_core"},
+    "rules": {"_rules"},  # the public names of what is there
     "masks": {"."},
     "metrics": {".", "_core", "_steps", "_combine"},  # methods come in through the public door, and are known to no metric
     # on the public names only
@@ -92,7 +93,7 @@ def test_no_circle_of_files() -> None:
 
 def test_what_stands_beside_the_core_uses_public_names() -> None:
     """As a user's code does: ``import funattr as fa``, and then names that `fa` shows."""
-    public = {*fa.__all__, "viz", "dataset", "masks", "metrics"}
+    public = {*fa.__all__, "viz", "dataset", "masks", "metrics", "rules"}
     used = 0
     for name, file in FILES.items():
         if file.wing not in FIGURES.BESIDE:
@@ -200,7 +201,7 @@ def test_all_is_sorted_and_complete() -> None:
 
 
 def test_what_dir_and_help_show() -> None:
-    assert dir(fa) == sorted({*fa.__all__, "viz", "dataset", "masks", "metrics", "__version__"})
+    assert dir(fa) == sorted({*fa.__all__, "viz", "dataset", "masks", "metrics", "rules", "__version__"})
     assert all(hasattr(fa, name) for name in dir(fa))
     text = pydoc.plain(pydoc.render_doc(fa))
     before = text[: text.index("PACKAGE CONTENTS")]
@@ -216,6 +217,7 @@ OTHERWISE: dict[str, list[set[str]]] = {
         {"deep_lift_shap", "gradient_shap"},
         {"feature_ablation", "game", "shapley", "occlusion", "lime"},
     ],
+    "rules": [{"under"}],  # where they are the first argument, what they are
     "n_samples": [{"shapley"}, {"lime"}],  # coalitions, in all
     "chunk_size": [{"each_target"}],  # backward passes
     "layer": [{"input_of", "output_of"}, {"neuron"}],  # one place

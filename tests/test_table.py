@@ -9,7 +9,7 @@ import funattr as fa
 from .methods import METHODS
 
 #: What takes a model and an input, and gives no attribution: the primitives that methods are made of, and the list of layers.
-NO_METHODS = {"value_and_gradient", "game", "layers"}
+NO_METHODS = {"value_and_gradient", "game", "layers", "absorbed"}
 
 
 def test_every_public_method_has_a_row() -> None:

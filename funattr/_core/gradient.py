@@ -82,6 +82,7 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
     around maps over, if it is not in the input. `own_level` takes the gradient in a grad level of its own, for a rule that
     must not reach further derivatives.
     """
+    own_level = own_level or (q.create_graph and q.bound.rules is not None)
     if isinstance(q.target, Row):
         if shares(q.target) and not own_level:
             return _of_row(q, point)

@@ -101,6 +101,7 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
     where: list[int] = []
     neuron: list[Tensor] = []
     recording = True
+    follow = getattr(q.bound.rules, "follow", None)
     for i, site in enumerate(q.sites.sites):
         if site is None:
             x = put(i, x, False)
@@ -110,7 +111,10 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
     def visit(k: int, value: Tree, shared: bool) -> Tree:
         nonlocal recording
         if k < len(where):
-            return stopping(put, where[k], value, shared)
+            found: Tree = stopping(put, where[k], value, shared)
+            if follow is not None:
+                follow(value, found)
+            return found
         recording = torch.is_grad_enabled()
         neuron[:] = [stopping(_neuron_score, q, value)]
         if not (q.create_graph or tracing()):  # compiled, the sum of the scores is still to come, in a grad of torch.func
@@ -153,7 +157,8 @@ def scores(q: Question, seen: Seen) -> Tensor:
         return _one_for_each(q, seen.neuron)
     if isinstance(seen.output, Tensor) and seen.output.dim() and not callable(q.target):
         _one_for_each(q, the_tensor(seen.output, q.size))  # before the target does not fit because of it
-    return _one_for_each(q, score_of(seen.output, q.target, q.size))
+    with as_it_is if q.bound.rules is None or not callable(q.target) else q.bound.rules:
+        return _one_for_each(q, score_of(seen.output, q.target, q.size))
 
 
 def _one_for_each(q: Question, found: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ class Bound(NamedTuple):
     call: Callable[..., Any]
     root: nn.Module | None
     outer: nn.Module | None = None  # what wraps it, and has names of its own for the layers
+    rules: Any = None  # the function mode that has them: on while it runs, and while a score is made of its output
 
     def under(self, mode: AbstractContextManager[Any]) -> Bound:
         """The same with a function mode on while the model runs, and only then: each operation that it sees costs time."""
@@ -33,6 +34,22 @@ class Bound(NamedTuple):
                 return self.call(*args, **kwargs)
 
         return self._replace(call=call)
+
+    def ruled(self, mode: Any) -> Bound:
+        """The same under rules for the backward pass. A mode that asks where values come from has `begin` and `follow`."""
+        begin = getattr(mode, "begin", None)
+        found = self.under(mode)
+        if begin is None:
+            return found._replace(rules=mode)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            begin(args, kwargs)
+            return found.call(*args, **kwargs)
+
+        return found._replace(call=call, rules=mode)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.call(*args, **kwargs)
 
 
 def bind(model: Model | Bound) -> Bound:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from .._combine.elementwise import at_input, multiply, relu
 from .._combine.shapes import MODES, interpolate
 from .._core.door import method
-from .._methods.backprop import guided_backprop
 from .._methods.cam import grad_cam
 from .._types import Layer, Method, Model, Target, Tree
+from .relevance import guided_backprop
 
 
 def _guided_grad_cam(mode: str) -> Method:

@@ -76,7 +76,11 @@ class ReluRule(TorchFunctionMode):
         self.signs: list[tuple[Tensor, Tensor, bool, int]] = []  # masks, of what they say where it is positive, or where not
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        found = self.seen(func, args, kwargs or {})
+        return unruled(func, args, kwargs or {}) if found is None else found[0]
+
+    def seen(self, func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any] | None:
+        """What becomes of an operation that is a ReLU; None of one that is none, of which is noted what masks it makes."""
         if func is torch.rnn_relu or func is torch.rnn_relu_cell:
             text = "nn.RNN(nonlinearity='relu') runs its ReLU inside one fused operation, where a rule cannot reach."
             raise complaint(ValueError, text)
@@ -85,21 +89,24 @@ class ReluRule(TorchFunctionMode):
         else:
             entry = exported(KINDS, func) if not tracing() and isinstance(func, EXPORTED) else None
         if entry is None:
-            return unruled(func, args, kwargs)
+            return None
         placed_args, rest = placed(entry.order, args, kwargs) if kwargs else (args, kwargs)
         found = entry.rule(self, *placed_args, **rest)
         if found is None:
-            y = unruled(func, args, kwargs)
             if entry.rule is _positive or entry.rule is _negative:
+                y = unruled(func, args, kwargs)
                 self._note(y, entry.rule is _positive, *placed_args)
-            elif entry.rule is _cast:
+                return (y,)
+            if entry.rule is _cast and any(mask is placed_args[0] for mask, *_ in self.signs):
+                y = unruled(func, args, kwargs)
                 self.signs += [(y, *rest) for mask, *rest in self.signs if mask is placed_args[0]]
-            return y
+                return (y,)
+            return None
         x, sure = found
         self.fired.append(True)
         if sure is not True:
-            return torch.where(sure, self.rule(x, False), unruled(func, args, kwargs))
-        return self._ruled(x, args[0] if args else x, _in_place(func, entry, args, kwargs))
+            return (torch.where(sure, self.rule(x, False), unruled(func, args, kwargs)),)
+        return (self._ruled(x, args[0] if args else x, _in_place(func, entry, args, kwargs)),)
 
     def _ruled(self, x: Tensor, target: Tensor, in_place: bool) -> Tensor:
         if not in_place:
@@ -218,14 +225,7 @@ KINDS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("to", "type", "type_as", "float", "double", "half", "bfloat16"), _cast),
 }
 #: function -> what it is, and how it is called.
-SPELLED = {**by_function(KINDS), Tensor.where: Entry(_where_method, Tensor.where, False, ["input", "condition", "other"])}
-
-
-def guided(fired: list[bool]) -> ReluRule:
-    """Guided backpropagation (Springenberg et al. 2014)."""
-    return ReluRule(guided_relu, fired)
-
-
-def deconv(fired: list[bool]) -> ReluRule:
-    """The deconvolutional network (Zeiler & Fergus 2014)."""
-    return ReluRule(deconv_relu, fired)
+SPELLED = {
+    **by_function(KINDS),
+    Tensor.where: Entry(_where_method, Tensor.where, False, ["input", "condition", "other"], "where"),
+}

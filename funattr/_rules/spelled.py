@@ -22,6 +22,7 @@ class Entry(NamedTuple):
     plain: Callable[..., Any]  # what computes the same out of place
     in_place: bool
     order: list[str]  # the names of its arguments, in order
+    name: str  # torch's for the operation, without what says how it is called
 
 
 #: How torch names the arguments of its operations, where they are not just `input`: callers may use the names.
@@ -68,7 +69,7 @@ _SPACES = (torch, Tensor, F, torch.special, torch.linalg, torch.fft, *operation_
 def by_function(rules: Mapping[str, Any]) -> dict[Any, Entry]:
     """A table by torch's names as one by function, in which every spelling of a name is a key."""
     return {
-        func: Entry(rule, plain, in_place, _ORDER.get(name, _ALONE))
+        func: Entry(rule, plain, in_place, _ORDER.get(name, _ALONE), name)
         for name, rule in rules.items()
         for func, plain, in_place in spelled(name)
     }
@@ -94,9 +95,9 @@ def exported(rules: Mapping[str, Any], func: Any) -> Entry | None:
     """The entry of an operation as torch.export writes it, `torch.ops.aten.relu.default` for one."""
     name = func.__name__.split(".")[0]
     if name in rules:
-        return Entry(rules[name], func, False, _ORDER.get(name, _ALONE))
+        return Entry(rules[name], func, False, _ORDER.get(name, _ALONE), name)
     if name.endswith("_") and name[:-1] in rules:
-        return Entry(rules[name[:-1]], getattr(torch.ops.aten, name[:-1]), True, _ORDER.get(name[:-1], _ALONE))
+        return Entry(rules[name[:-1]], getattr(torch.ops.aten, name[:-1]), True, _ORDER.get(name[:-1], _ALONE), name[:-1])
     return None
 
 

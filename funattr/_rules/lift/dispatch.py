@@ -22,12 +22,12 @@ _WRAPPED = [(func, entry) for func, entry in ENTRIES.items() if getattr(func, "_
 _GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
 
 
-def apply(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
+def apply(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
     """The operation `func`, as its rule has it."""
     if func in _GRADIENTS:  # under the rules it would give multipliers, and other values
         raise complaint(
             ValueError,
-            "the model differentiates itself (torch.autograd), and DeepLIFT's rules would change what it finds: use "
+            "the model differentiates itself (torch.autograd), and rules would change what it finds: use "
             "integrated_gradients for such a model.",
         )
     if not tracing() and func in PLAIN:
@@ -38,15 +38,15 @@ def apply(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
         args, kwargs = args[:at], {name: value for name, value in kwargs.items() if name != "inplace"}
         x = args[0] if args else kwargs.pop("input")
         y = _seen(lift, func, (_kept(lift, x) if in_place else x, *args[1:]), kwargs)
-        return x.copy_(y) if in_place else y
+        return lift.written(x, y) if in_place else y
     return _seen(lift, func, args, kwargs)
 
 
-def _kept(lift: Lift, x: Tensor, others: Any = ()) -> Tensor:
+def _kept(lift: Any, x: Tensor, others: Any = ()) -> Tensor:
     """`x`, about to be overwritten; a copy where the graph of the plain function keeps its input: for the gradient of one of
     the `others`, such as the parameter in ``x.mul_(scale)``, also with the rules."""
     learned = any(isinstance(t, Tensor) and t.requires_grad for t in others)
-    return x.clone() if (lift.baseline is None or learned) and torch.is_grad_enabled() else x
+    return lift.copied(x) if (lift.baseline is None or learned) and torch.is_grad_enabled() else x
 
 
 def _entry(func: Any) -> Entry | None:
@@ -58,7 +58,7 @@ def _entry(func: Any) -> Entry | None:
     return exported(RULES, func) if isinstance(func, EXPORTED) else ENTRIES.get(func)
 
 
-def _seen(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
+def _seen(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
     entry = _entry(func)
     if entry is not None and (tracing() or not any(isinstance(t, Tensor) and t.is_complex() for t in args)):
         return _ruled(lift, entry, args, kwargs)
@@ -67,10 +67,12 @@ def _seen(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
             return OPENED[func](*args, **kwargs)
     if tracing() or isinstance(func, MethodWrapperType) or func in LINEAR or _is_linear(func):  # a method wrapper: attributes
         return _linear(lift, func, args, kwargs)
-    return _unknown(lift, func, args, kwargs)
+    return _unknown(lift, func, args, kwargs) if isinstance(lift, Lift) else lift.unknown(func, args, kwargs)
 
 
-def _linear(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
+def _linear(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
+    if lift.events is not None:
+        return lift.probed(func, args, kwargs)
     found = func(*args, **kwargs)
     return lift.scale(found, args[0]) if lift.scales and func in SHAPES else found
 
@@ -79,7 +81,7 @@ def _is_linear(func: Any) -> bool:
     return isinstance(func, EXPORTED) and func.__name__.split(".")[0] in LINEAR_NAMES
 
 
-def _ruled(lift: Lift, entry: Entry, args: Any, kwargs: Any) -> Any:
+def _ruled(lift: Any, entry: Entry, args: Any, kwargs: Any) -> Any:
     args, kwargs = placed(entry.order, args, kwargs) if kwargs else (args, kwargs)
     out = kwargs.get("out")
     if "out" in kwargs:
@@ -88,10 +90,10 @@ def _ruled(lift: Lift, entry: Entry, args: Any, kwargs: Any) -> Any:
     if not tracing():
         lift.name = getattr(entry.plain, "__name__", "").strip("_")
     kept = _kept(lift, x, (*args[1:], *kwargs.values())) if entry.in_place else x
-    y = entry.rule(lift, entry.plain, kept, *args[1:], **kwargs)
+    y = lift.rule_of(entry)(lift, entry.plain, kept, *args[1:], **kwargs)
     if out is not None:
-        return (out if out.shape == y.shape else out.resize_(y.shape)).copy_(y)
-    return x.copy_(y) if entry.in_place else y
+        return lift.written(out if out.shape == y.shape else out.resize_(y.shape), y)
+    return lift.written(x, y) if entry.in_place else y
 
 
 def _unknown(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:

@@ -29,48 +29,73 @@ from .secants import (
     unary,
 )
 
-_EXACT = """
-    relu relu6 leaky_relu hardtanh hardsigmoid abs absolute threshold rrelu hardshrink softshrink prelu sign sgn round
-    floor ceil trunc fix frac nan_to_num deg2rad fake_quantize_per_tensor_affine fake_quantize_per_channel_affine
-"""
-_SMOOTH = """
-    sigmoid expit tanh gelu silu mish hardswish elu celu selu softplus softsign logsigmoid log_sigmoid exp expm1 exp2
-    erf erfc sin cos tan arcsin arccos arctan asin acos atan sinh cosh asinh arcsinh acosh arccosh atanh arctanh
-    tanhshrink sinc
-"""
-_RELATIVE = "log log2 log10 log1p sqrt square logit erfinv lgamma digamma"
-_RECIPROCAL = "rsqrt reciprocal"
-#: Linear in what is chosen by their indices.
-_INDEXED = """
-    __getitem__ __setitem__ gather index_select take take_along_dim scatter scatter_add index_add index_put index_copy
-    index_fill masked_select masked_scatter repeat_interleave
-"""
+#: What torch calls its operations, by what they are: the one list, for DeepLIFT's rules and for those of `flow`.
+NAMES: dict[str, list[str]] = {
+    group: names.split()
+    for group, names in {
+        "exact": """
+            relu relu6 leaky_relu hardtanh hardsigmoid abs absolute threshold rrelu hardshrink softshrink prelu sign sgn
+            round floor ceil trunc fix frac nan_to_num deg2rad fake_quantize_per_tensor_affine
+            fake_quantize_per_channel_affine
+        """,
+        "smooth": """
+            sigmoid expit tanh gelu silu mish hardswish elu celu selu softplus softsign logsigmoid log_sigmoid exp expm1 exp2
+            erf erfc sin cos tan arcsin arccos arctan asin acos atan sinh cosh asinh arcsinh acosh arccosh atanh arctanh
+            tanhshrink sinc
+        """,
+        "relative": "log log2 log10 log1p sqrt square logit erfinv lgamma digamma",
+        "reciprocal": "rsqrt reciprocal",
+        "clamp": "clamp clamp_min clamp_max clip",
+        "power": "pow __pow__",
+        "exponential": "__rpow__",
+        "indexed": """
+            __getitem__ __setitem__ gather index_select take take_along_dim scatter scatter_add index_add index_put index_copy
+            index_fill masked_select masked_scatter repeat_interleave
+        """,
+        "product": "mul multiply __mul__ __rmul__",
+        "quotient": "div divide true_divide __truediv__ __div__",
+        "swapped quotient": "__rdiv__ __rtruediv__",
+        "extreme": "maximum minimum fmax fmin",
+        "step": "remainder fmod __mod__ floor_divide __floordiv__",
+        "curved": "atan2 arctan2 hypot logaddexp logaddexp2",
+        "curved, relative": "xlogy",
+        "matrix product": "matmul mm bmm __matmul__",
+        "bilinear": "mv dot vdot inner outer ger kron tensordot vecdot cross",
+        "convolution": " ".join(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)),
+        "solve": "solve linalg_solve solve_triangular linalg_solve_triangular",
+        "inverse": "inv linalg_inv inverse",
+    }.items()
+}
+
+_OF_GROUPS: dict[str, Rule] = {
+    "exact": unary(EXACT),
+    "smooth": unary(SMOOTH),
+    "relative": unary(RELATIVE),
+    "reciprocal": reciprocal,
+    "clamp": clamp,
+    "power": power,
+    "exponential": binary(SMOOTH),
+    "indexed": indexed,  # linear in what is chosen by their indices
+    "product": product,
+    "quotient": quotient,
+    "swapped quotient": swapped_quotient,
+    "extreme": binary(EXACT),
+    "step": binary(EXACT),
+    "curved": binary(SMOOTH),
+    "curved, relative": binary(RELATIVE),
+    "matrix product": matrix_product,
+    "bilinear": bilinear,
+    "convolution": convolution,
+    "solve": solve,
+    "inverse": inverse,
+}
 
 #: name -> rule. A name stands for the function, the method, the operator and their in-place versions.
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(_EXACT.split(), unary(EXACT)),
-    **dict.fromkeys(_SMOOTH.split(), unary(SMOOTH)),
-    **dict.fromkeys(_RELATIVE.split(), unary(RELATIVE)),
-    **dict.fromkeys(_RECIPROCAL.split(), reciprocal),
-    **dict.fromkeys(_INDEXED.split(), indexed),
-    **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "clip"), clamp),
-    **dict.fromkeys(("mul", "multiply", "__mul__", "__rmul__"), product),
-    **dict.fromkeys(("div", "divide", "true_divide", "__truediv__", "__div__"), quotient),
-    **dict.fromkeys(("__rdiv__", "__rtruediv__"), swapped_quotient),
-    **dict.fromkeys(("pow", "__pow__"), power),
-    "__rpow__": binary(SMOOTH),
-    **dict.fromkeys(("maximum", "minimum", "fmax", "fmin"), binary(EXACT)),
-    **dict.fromkeys(("atan2", "arctan2", "hypot", "logaddexp", "logaddexp2"), binary(SMOOTH)),
-    **dict.fromkeys(("xlogy",), binary(RELATIVE)),
-    **dict.fromkeys(("remainder", "fmod", "__mod__", "floor_divide", "__floordiv__"), binary(EXACT)),
-    **dict.fromkeys(("matmul", "mm", "bmm", "__matmul__"), matrix_product),
-    **dict.fromkeys(("mv", "dot", "vdot", "inner", "outer", "ger", "kron", "tensordot", "vecdot", "cross"), bilinear),
-    **dict.fromkeys((f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)), convolution),
+    **{name: rule for group, rule in _OF_GROUPS.items() for name in NAMES[group]},
     "linear": linear,
     "bilinear": bilinear_layer,
     "einsum": einsum,
-    **dict.fromkeys(("solve", "linalg_solve", "solve_triangular", "linalg_solve_triangular"), solve),
-    **dict.fromkeys(("inv", "linalg_inv", "inverse"), inverse),
     "masked_fill": masked_fill,
     "softmax": softmax(False),
     "log_softmax": softmax(True),
@@ -120,7 +145,8 @@ _SHAPES = """
 """
 
 #: Operations of one argument with an autograd.Function of torch's own: of these the rules leave nothing but slopes.
-ELEMENTWISE = [*f"{_EXACT} {_SMOOTH} {_RELATIVE} {_RECIPROCAL}".split(), "softmax", "log_softmax"]
+_UNARY = [*NAMES["exact"], *NAMES["smooth"]]
+ELEMENTWISE = [*_UNARY, *NAMES["relative"], *NAMES["reciprocal"], "softmax", "log_softmax"]
 
 _found: dict[Any, Entry] = {
     **by_function(RULES),
@@ -129,10 +155,15 @@ _found: dict[Any, Entry] = {
         Tensor.where,
         False,
         ["input", "condition", "other"],
+        "Tensor.where",
     ),
     # Dynamo cannot call this one from inside a mode.
     Tensor.unflatten: Entry(
-        lambda lift, _, x, *args, **kwargs: torch.unflatten(x, *args, **kwargs), Tensor.unflatten, False, ["input"]
+        lambda lift, _, x, *args, **kwargs: torch.unflatten(x, *args, **kwargs),
+        Tensor.unflatten,
+        False,
+        ["input"],
+        "Tensor.unflatten",
     ),
 }
 _linear = {func for name in LINEAR_NAMES for func, _, _ in spelled(name)} - set(_found)
@@ -143,7 +174,7 @@ _whole = {
     F.interpolate,
     *(getattr(F, f"adaptive_avg_pool{n}d") for n in (1, 2, 3)),  # with a symbolic size Dynamo cannot trace their bodies
     *(f for f in _found if "max_pool" in getattr(f, "__name__", "")),
-    *(getattr(F, n, None) for n in ["glu", "mse_loss", "cross_entropy", *_EXACT.split(), *_SMOOTH.split()]),
+    *(getattr(F, n, None) for n in ["glu", "mse_loss", "cross_entropy", *_UNARY]),
 }
 #: F.relu calls torch.relu or torch.relu_, F.multi_head_attention_forward much more.
 OPENED = {**opened(torch.functional, set(_found) | _linear), **opened(F, _whole)}

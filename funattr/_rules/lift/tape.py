@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from ..._core.door import may_read
 from ..._core.kernels import unruled
 from ..._torch import depth, tracing, transforms_active, without_modes
+from ..spelled import Entry
 
 
 class Met(NamedTuple):
@@ -65,6 +66,8 @@ class Lift(TorchFunctionMode):
     pass at x: there `detach` would cut what the slopes depend on.
     """
 
+    events = None  # of each operation, where somebody asks what goes in and comes out
+
     def __init__(
         self, rules: Callable[..., Any], tape: Tape, active: list[bool], baseline: Tape | None = None, own: Tape | None = None
     ):
@@ -99,10 +102,21 @@ class Lift(TorchFunctionMode):
         self.origins.note(func, given, list(among((found,))), self.baseline is not None)
         return found
 
+    def rule_of(self, entry: Entry) -> Callable[..., Any]:
+        rule: Callable[..., Any] = entry.rule
+        return rule
+
+    def copied(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+    def written(self, x: Tensor, y: Tensor) -> Tensor:
+        """`x`, with what an operation in place made of it."""
+        return x.copy_(y)
+
     def meet(self, *inputs: Tensor, apart: str | None = None) -> list[Met] | None:
         """The inputs of an operation that has a rule, at x and at the baseline; None while recording, and where none of them
         depends on the site. `apart` is the name of one that has none."""
-        base = self._base(inputs, apart)
+        base = self._at_baseline(inputs, apart)
         if base is None or (not tracing() and not any(t.requires_grad for t in inputs)):
             return None
         i = self.tape.of(apart).position[0] - 1
@@ -111,7 +125,7 @@ class Lift(TorchFunctionMode):
             raise OutOfStep
         return [Met(a, b) for a, b in zip(own, base)]
 
-    def _base(self, inputs: Sequence[Tensor], apart: str | None = None) -> tuple[Tensor, ...] | None:
+    def _at_baseline(self, inputs: Sequence[Tensor], apart: str | None = None) -> tuple[Tensor, ...] | None:
         """What the next operation was given at the baseline."""
         tape = self.tape.of(apart)
         if self.baseline is None:
@@ -127,7 +141,7 @@ class Lift(TorchFunctionMode):
 
     def differ(self, *choices: Tensor) -> None:
         """Notes an operation whose masks or indices are others at the baseline: no slope follows them."""
-        base = self._base(choices)
+        base = self._at_baseline(choices)
         if base is None or not may_read():
             return
         if any(not fits(a.shape, b.shape) or bool((a != b).any()) for a, b in zip(choices, base)):

@@ -1,0 +1,302 @@
+"""Methods whose gradient flows under other rules: `under`, and what is written with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._combine.dress import check_method, combined, name_of
+from .._core.door import method
+from .._core.passes import forward, kept, question, scores
+from .._core.real import check_attributable
+from .._core.rows import Row
+from .._core.where import Bound, bind, refuse_opaque
+from .._methods.gradient import gradient, input_x_gradient
+from .._rules.flow.given import apart_from_zero, deconv, guided, prepared
+from .._rules.flow.kinds import TABLE
+from .._rules.flow.mode import Event, Ruled
+from .._rules.flow.sets import epsilon_plus
+from .._rules.relu import ReluRule
+from .._torch import tracing, without_modes
+from .._types import Explains, Layer, Method, Model, Neuron, Target, Tree, map_tensors
+from .._words import complaint, door, warn
+
+
+@door
+def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Method]:
+    """Methods whose gradient flows under other local rules: guided backpropagation, LRP, AttnLRP, rules of one's own.
+
+    ``under(rules)(a)`` is `a`, with each operation's backward pass as its rule says; where, what and how it is combined stay
+    the method's. ``under({})(a)`` is `a`. Where several keys fit an operation, the narrowest holds: a function, then
+    ``"first"``, then ``"relu"``, then the kind.
+
+    Args:
+        rules: a dict from an operation to its rule. Operations are kinds (``"relu"``, ``"activation"``, ``"linear"``,
+            ``"convolution"``, ``"first"``, ``"product"``, ``"softmax"``, ``"normalization"``) or functions of torch, which
+            stand for all their spellings. A rule is ``rule(operation, gradient)``, which returns the gradient of the
+            operation's first input, or a tuple with one for each (None: nothing flows there): see `rules.Operation`.
+            `rules` has named sets.
+
+    Returns:
+        A combinator: it takes a method, and returns one with the same arguments.
+
+    Raises:
+        TypeError: no dict, or a rule that cannot be called.
+        ValueError: an operation that is not known; when called, rules that met nothing, a rule that returns another shape, or
+            a scripted or compiled module.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+        >>> straight = fa.under({torch.tanh: lambda op, gradient: gradient})(fa.gradient)
+        >>> found = straight(model, torch.randn(1, 3), target=0)
+        >>> torch.allclose(found, model[2].weight[:1] @ model[0].weight)
+        True
+
+    References:
+        Montavon et al., "Layer-Wise Relevance Propagation: An Overview", 2019.
+    """
+    ready = prepared(rules)
+    rectifies = getattr(ready.kinds.get("relu"), "relu", None) if not ready.named and set(ready.kinds) == {"relu"} else None
+    moves = getattr(ready.kinds.get("first"), "shares", False)
+
+    def combinator(method: Explains) -> Method:
+        check_method(method)
+
+        def ruled(model: Model, x: Tree, **options: Any) -> Tree:
+            if not rules:
+                return method(model, x, **options)
+            if tracing():
+                from .._rules import traced  # noqa: F401  (loaded for what it tells Dynamo)
+            bound = bind(model)
+            refuse_opaque(bound)
+            target = options.get("target")
+            # What the one pass that several targets share has met.
+            fired: list[Any] = target.take(list) if isinstance(target, Row) else []
+            unmet: list[str] = target.take(list) if isinstance(target, Row) else []
+            mode = Ruled(ready, TABLE, fired, unmet) if rectifies is None else ReluRule(rectifies, fired)
+            bound = bound.ruled(mode)
+            found = method(bound, apart_from_zero(x) if moves else x, **options)
+            _tell(bound, x, target, fired, unmet, ready.kinds)
+            return found
+
+        return combined(ruled, f"under(...)({name_of(method)})", method)
+
+    return combinator
+
+
+def _tell(bound: Bound, x: Tree, target: Any, fired: list[Any], unmet: list[str], kinds: Mapping[str, Any]) -> None:
+    """Refuse rules that met nothing; name what has none, where rules are for all that a model does."""
+    if not fired and isinstance(target, Neuron):  # the pass may have ended at the neuron
+        with torch.no_grad():
+            forward(question(bound, x, [], None), kept)
+    if not fired:
+        if set(kinds) == {"relu"}:
+            text = "the model has no ReLU, so this rule would change nothing: use gradient or saliency for such a model."
+        else:
+            text = f"no operation of the model met a rule for {', '.join(map(repr, kinds)) or 'these functions'}"
+            text += ": the result is that without rules."
+        raise complaint(ValueError, text)
+    if unmet and "activation" in kinds:
+        names = ", ".join(sorted(set(unmet)))
+        warn(f"operations without a rule keep their gradient: {names}. Give them one, by their function.")
+
+
+_GUIDED = under(guided())(gradient)
+_DECONV = under(deconv())(gradient)
+
+
+@method
+def guided_backprop(model: Model, x: Tree, *, layer: Layer = None, target: Target = None, create_graph: bool = False) -> Tree:
+    """Guided backpropagation: the gradient, with only positive gradients flowing back through active ReLUs.
+
+    At every ReLU ``y = relu(z)``, in whatever spelling, the gradient ``g`` of ``y`` becomes ``relu(g) * (z > 0)``.
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        create_graph: True if the result is to be differentiated further; otherwise it is a constant.
+
+    Returns:
+        The structure and shape of the value at the site, in score per unit of the value. It obeys no sum rule.
+
+    Raises:
+        ValueError: the model has no ReLU, or one that the rule cannot reach (scripted, compiled, nn.RNN); and as `gradient`.
+        TypeError: an argument is of the wrong type, or there are only integers at the site.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model = lambda x: torch.relu(x) @ torch.tensor([-1.0, 2.0, 3.0])
+        >>> fa.guided_backprop(model, torch.tensor([[1.0, 1.0, -1.0]]))
+        tensor([[0., 2., 0.]])
+
+    References:
+        Springenberg, Dosovitskiy, Brox, Riedmiller, "Striving for Simplicity", 2014, https://arxiv.org/abs/1412.6806
+    """
+    return _GUIDED(model, x, layer=layer, target=target, create_graph=create_graph)
+
+
+@method
+def deconvnet(model: Model, x: Tree, *, layer: Layer = None, target: Target = None, create_graph: bool = False) -> Tree:
+    """The deconvolutional network: the gradient, with only positive gradients flowing back through every ReLU.
+
+    At every ReLU ``y = relu(z)``, in whatever spelling, the gradient ``g`` of ``y`` becomes ``relu(g)``.
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        create_graph: True if the result is to be differentiated further; otherwise it is a constant.
+
+    Returns:
+        The structure and shape of the value at the site, in score per unit of the value. It obeys no sum rule.
+
+    Raises:
+        ValueError: the model has no ReLU, or one that the rule cannot reach (scripted, compiled, nn.RNN); and as `gradient`.
+        TypeError: an argument is of the wrong type, or there are only integers at the site.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model = lambda x: torch.relu(x) @ torch.tensor([-1.0, 2.0, 3.0])
+        >>> fa.deconvnet(model, torch.tensor([[1.0, 1.0, -1.0]]))
+        tensor([[0., 2., 3.]])
+
+    References:
+        Zeiler, Fergus, "Visualizing and Understanding Convolutional Networks", 2013, https://arxiv.org/abs/1311.2901
+    """
+    return _DECONV(model, x, layer=layer, target=target, create_graph=create_graph)
+
+
+@method
+def lrp(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer = None,
+    target: Target = None,
+    rules: Mapping[Any, Callable[..., Any]] | None = None,
+    create_graph: bool = False,
+) -> Tree:
+    """Layer-wise relevance propagation: the score, handed back through each operation by a rule.
+
+    ``v * g``, the value at the site times a gradient that flows under `rules`: it is
+    ``under(rules)(input_x_gradient)``, and written that way.
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        rules: a set of rules, such as ``fa.rules.attn_lrp()`` for transformers; None is ``fa.rules.epsilon_plus()``.
+        create_graph: True if the result is to be differentiated further; otherwise it is a constant.
+
+    Returns:
+        The structure and shape of the value at the site, in units of the score. The law: with what `absorbed` finds it sums to
+        the score.
+
+    Raises:
+        ValueError: no rule met anything, or as `gradient`.
+        TypeError: an argument is of the wrong type, or there are only integers at the site.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> layers = torch.nn.Linear(3, 4, bias=False), torch.nn.ReLU(), torch.nn.Linear(4, 2, bias=False)
+        >>> model, x = torch.nn.Sequential(*layers).double(), torch.randn(5, 3, dtype=torch.float64)
+        >>> torch.allclose(fa.lrp(model, x, target=1, rules=fa.rules.epsilon(1e-12)).sum(1), model(x)[:, 1])
+        True
+
+    References:
+        Bach et al., "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation", 2015;
+        Achtibat et al., "AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for Transformers", 2024.
+    """
+    rule = under(epsilon_plus() if rules is None else rules)
+    return rule(input_x_gradient)(model, x, layer=layer, target=target, create_graph=create_graph)
+
+
+@method
+def absorbed(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer = None,
+    target: Target = None,
+    rules: Mapping[Any, Callable[..., Any]] | None = None,
+) -> dict[str, Tensor]:
+    """What never reaches the site: the relevance that each operation after it keeps to itself.
+
+    ``output . gradient - sum of inputs . gradients`` of every operation, summed by kind: biases, stabilisers, constants that
+    are added, what a rule does not hand on. The law: ``lrp.sum() + sum(absorbed.values()) == score``, for any set of rules.
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        rules: a set of rules, such as ``fa.rules.attn_lrp()`` for transformers; None is ``fa.rules.epsilon_plus()``.
+
+    Returns:
+        A dict from operations to ``[N]``, in units of the score: under the name of its kind where a rule met an operation (a
+        batch norm that is merged counts to its convolution), under torch's name elsewhere. It takes a backward pass for each
+        example.
+
+    Raises:
+        ValueError: no rule met anything, or as `lrp`.
+        TypeError: an argument is of the wrong type, or there are only integers at the site.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> model, x = torch.nn.Linear(3, 2).double(), torch.randn(4, 3, dtype=torch.float64)
+        >>> kept = fa.absorbed(model, x, target=1, rules=fa.rules.epsilon(1e-12))
+        >>> torch.allclose(kept["linear"], model.bias[1].expand(4))
+        True
+
+    References:
+        Bach et al., "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation", 2015.
+    """
+    rules = epsilon_plus() if rules is None else rules
+    ready, bound = prepared(rules), bind(model)
+    refuse_opaque(bound)
+    fired: list[Any] = []
+    unmet: list[str] = []
+    mode = Ruled(ready, TABLE, fired, unmet)
+    events = mode.events = []
+    q = question(
+        bound.ruled(mode), apart_from_zero(x) if getattr(ready.kinds.get("first"), "shares", False) else x, layer, target
+    )
+
+    def put(i: int, value: Tree, shared: bool) -> Tree:
+        check_attributable(value, q.label(i))
+        torch.set_grad_enabled(True)
+        with without_modes():  # the rules' mode has nothing to do with this
+            return map_tensors(lambda t: t.detach().clone().requires_grad_().clone() if t.is_floating_point() else t, value)
+
+    with torch.no_grad():  # up to the site
+        found = scores(q, forward(q, put))
+    _tell(bound.ruled(mode), x, target, fired, unmet, ready.kinds)
+    total: dict[str, Tensor] = {}
+    flown: dict[str, Tensor] = {}
+    for n in range(q.size):
+        for name, amount, size in _amounts(found[n], events):
+            for sums, value in ((total, amount), (flown, size)):
+                sums.setdefault(name, found.new_zeros(q.size, dtype=value.dtype))[n] += value
+    rounding = 100 * torch.finfo(found.dtype).eps
+    return {name: a for name, a in total.items() if name in ready.kinds or bool((a.abs() > rounding * flown[name]).any())}
+
+
+def _amounts(score: Tensor, events: list[Event]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """What comes out of each operation that the score depends on, less what goes in, and how much flows at all."""
+    places = [place for event in events for place in (*event.places, *event.inputs)]
+    slopes = iter(torch.autograd.grad(score, places, allow_unused=True, retain_graph=True))
+    for event in events:
+        out = [(value * g) for value in event.outputs if (g := next(slopes)) is not None]
+        into = [(t.detach() * g) for t in event.inputs if (g := next(slopes)) is not None]
+        if out or into:
+            nothing = score.new_zeros(())
+            amount = sum((t.sum() for t in out), nothing) - sum((t.sum() for t in into), nothing)
+            yield event.name, amount.detach(), sum((t.abs().sum() for t in (*out, *into)), nothing).detach()

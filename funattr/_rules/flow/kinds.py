@@ -1,0 +1,285 @@
+"""Which operation is of which kind, and what a rule of that kind is given: elementwise ones, products, norms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..lift.compound import COMPOUND
+from ..lift.recurrent import RECURRENT
+from ..lift.table import NAMES
+from .flows import CUT, NORMALIZATION
+from .hold import hold
+from .linear import addmm, bilinear, convolution, einsum, linear, product_of
+from .mode import Ruled, Table, other
+from .operation import Operation
+
+
+def _run(func: Any, rest: Any, kwargs: Any, x: Tensor) -> Any:
+    return func(x, *rest, **kwargs)
+
+
+def activation(mode: Ruled, func: Any, x: Any, *rest: Any, **kwargs: Any) -> Any:
+    """Elementwise, of one tensor that varies."""
+    if not mode.varies(x) or any(map(mode.varies, (*rest, *kwargs.values()))):
+        return func(x, *rest, **kwargs)
+    function = partial(_run, func, rest, kwargs)
+    return _elementwise(mode, mode.name, function, x, function(x), (x,))
+
+
+def _elementwise(mode: Ruled, name: str, function: Callable[..., Tensor], x: Tensor, y: Tensor, args: Sequence[Any]) -> Tensor:
+    found = mode.ruled(mode.rules.of(name, "activation"), Operation(name, function, (x,), y))
+    mode.know(found, x, activated=True)
+    mode.facts[found] = mode.elementwise(found, function, args, mode.facts[found])
+    return found
+
+
+def binary(mode: Ruled, func: Any, x: Any, y: Any = None, *rest: Any, **kwargs: Any) -> Any:
+    """Elementwise, of two: an activation where one of them varies."""
+    if mode.varies(x) and mode.varies(y):
+        return unmet(mode, func, x, y, *rest, **kwargs)
+    if mode.varies(y):
+        return activation(mode, lambda t, *_: func(x, t, *rest, **kwargs), y)
+    return activation(mode, func, x, y, *rest, **kwargs)
+
+
+def larger(mode: Ruled, func: Any, x: Any, y: Any = None, *rest: Any, **kwargs: Any) -> Any:
+    """A maximum: of two that vary, the winner takes all."""
+    both = mode.varies(x) and mode.varies(y)
+    return func(x, y, *rest, **kwargs) if both else binary(mode, func, x, y, *rest, **kwargs)
+
+
+def power(mode: Ruled, func: Any, x: Any, exponent: Any) -> Any:
+    if isinstance(exponent, (int, float)) and exponent < 0:
+        return statistic(mode, func, x, exponent)
+    return binary(mode, func, x, exponent)
+
+
+def product(mode: Ruled, func: Any, x: Any, y: Any) -> Any:
+    """Of two that vary: a product; where both are functions of one tensor, an activation of that."""
+    z = func(x, y)
+    if not (mode.varies(x) and mode.varies(y)):
+        return _multiple(mode, func, z, x, y)
+    (a, made_a), (b, made_b) = mode.rooted(x), mode.rooted(y)
+    if a is b and z.shape == a.shape:
+        return _elementwise(mode, "mul", lambda t: func(made_a(t), made_b(t)), mode.source(a), z, (a,))
+    return product_of(mode, "mul", func, x, y, z)
+
+
+def _multiple(mode: Ruled, func: Any, z: Tensor, x: Any, y: Any) -> Tensor:
+    """A multiple of what varies, if anything does."""
+    live = next((t for t in (x, y) if mode.varies(t)), None)
+    if live is not None:
+        mode.know(z, live, activated=mode.facts[live].activated)
+        mode.facts[z] = mode.elementwise(z, func, (x, y), mode.facts[z])
+    return z
+
+
+class _Divided:
+    """A quotient, and its form with a constant divisor."""
+
+    def __init__(self, func: Any):
+        self.func = func
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.func(x, y)  # type: ignore[no-any-return]  # torch's functions are Any here
+
+    def constant(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.func(x, hold(y))  # type: ignore[no-any-return]  # likewise
+
+
+def quotient(mode: Ruled, func: Any, x: Any, y: Any, **rounding: Any) -> Any:
+    if rounding.get("rounding_mode") is not None:
+        return unmet(mode, func, x, y, **rounding)
+    if not mode.varies(y):
+        return _multiple(mode, func, func(x, y), x, y)
+    if not mode.varies(x):
+        return statistic(mode, lambda t: func(x, t), y)
+    (a, made_a), (b, made_b) = mode.rooted(x), mode.rooted(y)
+    z = func(x, y)
+    if a is b and z.shape == a.shape:
+        return _elementwise(mode, "div", lambda t: func(made_a(t), made_b(t)), mode.source(a), z, (a,))
+    return mode.know(mode.ruled(mode.rules.of("div", "normalization"), Operation("div", _Divided(func), (x, y), z)), x, y)
+
+
+def swapped(mode: Ruled, func: Any, x: Any, y: Any) -> Any:
+    """``y / x``, called as a method of x."""
+    return quotient(mode, lambda a, b: func(b, a), y, x)
+
+
+def statistic(mode: Ruled, func: Any, x: Any, *rest: Any, **kwargs: Any) -> Any:
+    """What a normalisation divides by: constant, so that what it is made of no longer counts."""
+    function = partial(_run, func, rest, kwargs)
+    y = function(x)
+    met = mode.rules.of(mode.name, "normalization") if mode.varies(x) else None
+    if met is None:
+        return y
+    found = mode.ruled(met, Operation(mode.name, function, (x,), y))
+    return mode.fixed(found) if met[1] is NORMALIZATION else mode.know(found, x)
+
+
+def statistic_and_mean(take: Any) -> Any:
+    def handler(mode: Ruled, func: Any, x: Tensor, dim: Any = None, *rest: Any, **kwargs: Any) -> Any:
+        mean = func(x, dim, *rest, **kwargs)[1]
+        return statistic(mode, take, x, dim, *rest, **kwargs), mode.know(mean, x)
+
+    return handler
+
+
+class Norm:
+    """A normalisation over `dims` of x in `shape`, and its form with a constant deviation."""
+
+    def __init__(self, run: Callable[..., Tensor], shape: Sequence[int], dims: Sequence[int], eps: float):
+        self.run, self.shape, self.dims, self.eps = run, list(shape), list(dims), eps
+        self.centred = self.last = True  # less its mean; its weight is along the last dimensions, or the channels
+
+    def __call__(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        return self.run(x, weight, bias)
+
+    def constant(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        t = x.reshape(self.shape)
+        c = t - t.mean(self.dims, keepdim=True) if self.centred else t
+        y = (c * torch.rsqrt((hold(c) ** 2).mean(self.dims, keepdim=True) + self.eps)).reshape(x.shape)
+        if weight is None:
+            return y
+        return y * (weight if self.last else weight.reshape(-1, *[1] * (x.dim() - 2)))
+
+
+def _norm(mode: Ruled, norm: Norm, x: Tensor, weight: Any, bias: Any) -> Tensor:
+    y = norm(x, weight, bias)
+    if not mode.varies(x):
+        return y
+    inputs = (x,) if weight is None else (x, weight) if bias is None else (x, weight, bias)
+    return mode.know(mode.ruled(mode.rules.of(mode.name, "normalization"), Operation(mode.name, norm, inputs, y)), x)
+
+
+def layer_norm(mode: Ruled, func: Any, x: Tensor, shape: Any, w: Any = None, b: Any = None, eps: float = 1e-5, *_: Any) -> Any:
+    norm = Norm(lambda x, w, b: func(x, shape, w, b, eps), x.shape, range(-len(shape), 0), eps)
+    return _norm(mode, norm, x, w, b)
+
+
+def rms_norm(mode: Ruled, func: Any, x: Tensor, shape: Any, w: Any = None, eps: float | None = None) -> Any:
+    least = torch.finfo(x.dtype).eps if eps is None else eps
+    norm = Norm(lambda x, w, b: func(x, shape, w, eps), x.shape, range(-len(shape), 0), least)
+    norm.centred = False
+    return _norm(mode, norm, x, w, None)
+
+
+def _of_channels(norm: Norm) -> Norm:
+    norm.last = False
+    return norm
+
+
+def group_norm(mode: Ruled, func: Any, x: Tensor, groups: int, w: Any = None, b: Any = None, eps: float = 1e-5, *_: Any) -> Any:
+    norm = Norm(lambda x, w, b: func(x, groups, w, b, eps, *_), (x.shape[0], groups, -1), [2], eps)
+    return _norm(mode, _of_channels(norm), x, w, b)
+
+
+def instance_norm(mode: Ruled, func: Any, x: Tensor, w: Any, b: Any, mean: Any, var: Any, own: bool, *rest: Any) -> Any:
+    if not own:
+        return batch_norm(mode, torch.batch_norm, x, w, b, mean, var, False, *rest)
+    norm = Norm(lambda x, w, b: func(x, w, b, mean, var, own, *rest), x.shape, range(2, x.dim()), rest[1])
+    return _norm(mode, _of_channels(norm), x, w, b)
+
+
+def batch_norm(mode: Ruled, func: Any, x: Tensor, w: Any, b: Any, mean: Any, var: Any, training: bool, *rest: Any) -> Any:
+    """With running statistics merged into the linear operation or convolution that x came out of, if it did; else linear."""
+    if training:
+        norm = Norm(lambda x, w, b: func(x, w, b, mean, var, training, *rest), x.shape, [0, *range(2, x.dim())], rest[1])
+        return _norm(mode, _of_channels(norm), x, w, b)
+    y = func(x, w, b, mean, var, training, *rest)
+    before = mode.facts[x].linear
+    if before is None:
+        return y
+    scale = torch.rsqrt(var + rest[1]) if w is None else w * torch.rsqrt(var + rest[1])
+    shift = -mean * scale if b is None else b - mean * scale
+    return before.merged(mode, x, y, scale, shift)
+
+
+def softmax(mode: Ruled, func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Any:
+    function = partial(_run, func, rest, kwargs)
+    y = function(x)
+    met = mode.rules.of(mode.name, "softmax") if mode.varies(x) else None
+    if met is None:
+        return y
+    found = mode.ruled(met, Operation(mode.name, function, (x,), y))
+    return mode.fixed(found) if met[1] is CUT else mode.know(found, x)
+
+
+def unmet(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """An operation that is not linear, and of a kind that no rule is for; it may have one by its name."""
+    y, live = func(*args, **kwargs), [t for t in (*args, *kwargs.values()) if mode.varies(t)]
+    met = mode.rules.of(mode.name)
+    if not live or not isinstance(y, Tensor) or met is None:
+        if live:
+            mode.unmet.append(mode.name)
+        return y
+    given = tuple(t for t in args if isinstance(t, Tensor))
+
+    def again(*tensors: Tensor) -> Any:
+        filled = iter(tensors)
+        return func(*[next(filled) if isinstance(t, Tensor) else t for t in args], **kwargs)
+
+    return mode.know(mode.ruled(met, Operation(mode.name, again, given, y)), *live)
+
+
+def apart(body: Any) -> Any:
+    """A handler that runs `body` in the operation's place, with the mode watching."""
+
+    def handler(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
+        if not any(map(mode.varies, (*args, *kwargs.values()))):
+            return func(*args, **kwargs)
+        with mode:
+            return body(*args, **kwargs)
+
+    handler.apart = True  # type: ignore[attr-defined]  # what it is made of is met by itself
+    return handler
+
+
+def recurrent(body: Any) -> Any:
+    def handler(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
+        with mode:
+            return body(*args, **kwargs)
+
+    handler.apart = True  # type: ignore[attr-defined]  # what it is made of is met by itself
+    return handler
+
+
+_GROUPS = {
+    **dict.fromkeys(("exact", "smooth", "relative", "clamp", "exponential"), activation),
+    "reciprocal": statistic,
+    "power": power,
+    "product": product,
+    "quotient": quotient,
+    "swapped quotient": swapped,
+    "extreme": larger,
+    **dict.fromkeys(("step", "curved", "curved, relative"), binary),
+    **dict.fromkeys(("matrix product", "bilinear"), bilinear),
+    "convolution": convolution,
+    **dict.fromkeys(("solve", "inverse"), unmet),
+}
+#: name -> what becomes of it; what is not here keeps its gradient: it is linear, or the winner takes all.
+TABLE: Table = {
+    **{name: handler for group, handler in _GROUPS.items() for name in NAMES[group]},
+    **{name: apart(body) for name, body in COMPOUND.items()},
+    **{name: recurrent(body) for name, body in RECURRENT.items()},
+    **dict.fromkeys(("norm", "linalg_norm", "vector_norm", "linalg_vector_norm", "var", "std"), statistic),
+    "var_mean": statistic_and_mean(torch.var),
+    "std_mean": statistic_and_mean(torch.std),
+    **dict.fromkeys(("addmm", "baddbmm", "addmv"), addmm),
+    "linear": linear,
+    "einsum": einsum,
+    "softmax": softmax,
+    "log_softmax": softmax,
+    "logsumexp": unmet,
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+    "group_norm": group_norm,
+    "instance_norm": instance_norm,
+    "batch_norm": batch_norm,
+    "bilinear": other,
+}

@@ -1,0 +1,164 @@
+"""Linear operations and convolutions under a rule, and batch norms merged into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..lift import compound
+from .flows import GATE
+from .hold import hold, switch
+from .mode import Ruled
+from .operation import Operation
+
+
+class Linear(NamedTuple):
+    """A linear operation that has run under a rule: a batch norm right after it is merged into it."""
+
+    op: Operation  # its output carries the operation's own gradient
+    kinds: tuple[str, ...]
+    output: Tensor  # under the rule
+    widened: Callable[[Tensor, Tensor], Tensor]  # the weight, with each channel of the output scaled
+
+    def merged(self, mode: Ruled, x: Tensor, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """`y`, the batch norm of this operation's output x, by the rule for both as one operation."""
+        met = mode.rules.of(self.op.name, *self.kinds)
+        source, weight, *rest = self.op.inputs
+        wide = (-1, *[1] * (y.dim() - 2))
+        output = self.op.output * scale.reshape(wide) + shift.reshape(wide)  # its gradient goes past the rule that was
+        bias = shift + scale * rest[0] if rest else shift
+        found = mode.ruled(met, self.op._replace(inputs=(source, self.widened(weight, scale), bias), output=switch(y, output)))
+        if x is not self.output:  # a site in between: it gets the norm's own gradient, which must not go on from there
+            between = (x - self.output) * scale.reshape(wide)
+            found = switch(y, found + between - hold(between))
+        return mode.know(found, source, first=False)
+
+
+def run(
+    mode: Ruled,
+    name: str,
+    kind: str,
+    function: Callable[..., Tensor],
+    inputs: tuple[Tensor, ...],
+    widened: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """``function(x, weight[, bias])``, where x alone varies, under its rule."""
+    x = inputs[0]
+    op = Operation(name, function, inputs, function(*inputs))
+    kinds = ("first", kind) if mode.facts[x].first else (kind,)
+    met = mode.rules.of(name, *kinds)
+    found = mode.ruled(met, op, later=widened is not None)  # a batch norm that follows leaves nothing of it
+    plain = met is None or getattr(met[1], "plain", False)
+    merges = None if plain or widened is None else Linear(op, kinds, found, widened)
+    return mode.know(found, x, first=False, linear=merges)
+
+
+def product_of(mode: Ruled, name: str, func: Any, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """`z`, the product of two that vary."""
+    met = mode.rules.of(name, "product")
+    if met is not None and met[1] is GATE and mode.facts[x].activated != mode.facts[y].activated:
+        mode.fired.append(met[0])
+        gated = func(hold(x), y) if mode.facts[x].activated else func(x, hold(y))
+        return mode.know(switch(z, gated), x, y)
+    return mode.know(mode.ruled(met, Operation(name, func, (x, y), z)), x, y)
+
+
+def linear(mode: Ruled, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def turned(w: Tensor, x: Tensor, b: Tensor | None = None) -> Tensor:
+        return func(x, w, b)  # type: ignore[no-any-return]  # torch's functions are Any here
+
+    if mode.varies(bias) or (mode.varies(x) and mode.varies(weight)):
+        with mode:
+            y = torch.matmul(x, weight.mT if weight.dim() > 1 else weight)
+            return y if bias is None else y + bias
+    given = () if bias is None else (bias,)
+    if mode.varies(x):
+        flat = x.dim() == 2 and weight.dim() == 2
+        return run(mode, "linear", "linear", func, (x, weight, *given), _rows if flat else None)
+    return run(mode, "linear", "linear", turned, (weight, x, *given)) if mode.varies(weight) else func(x, weight, bias)
+
+
+def _rows(weight: Tensor, scale: Tensor) -> Tensor:
+    return weight * scale.unsqueeze(-1)
+
+
+def convolution(mode: Ruled, func: Any, x: Tensor, weight: Tensor, bias: Any = None, *rest: Any, **kwargs: Any) -> Tensor:
+    def function(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        return func(x, w, b, *rest, **kwargs)  # type: ignore[no-any-return]  # torch's functions are Any here
+
+    def turned(w: Tensor, x: Tensor, b: Tensor | None = None) -> Tensor:
+        return function(x, w, b)
+
+    transposed = "transpose" in mode.name
+    if mode.varies(x) and mode.varies(weight):
+        y = product_of(mode, mode.name, lambda s, t: func(s, t, None, *rest, **kwargs), x, weight, function(x, weight))
+        return y if bias is None else mode.know(y + bias.reshape(-1, *[1] * (weight.dim() - 2)), y)
+    given = () if bias is None else (bias,)
+    if mode.varies(x):
+        groups = kwargs.get("groups", rest[4 if transposed else 3] if len(rest) > (4 if transposed else 3) else 1)
+        batched = x.dim() == weight.dim()
+
+        def widened(w: Tensor, scale: Tensor) -> Tensor:
+            if not transposed:
+                return w * scale.reshape(-1, *[1] * (w.dim() - 1))
+            parts = w.unflatten(0, (groups, -1)) * scale.reshape(groups, 1, -1, *[1] * (w.dim() - 2))
+            return parts.flatten(0, 1)  # type: ignore[no-any-return]  # torch's functions are Any here
+
+        return run(mode, mode.name, "convolution", function, (x, weight, *given), widened if batched else None)
+    if mode.varies(weight):
+        return run(mode, mode.name, "convolution", turned, (weight, x, *given))
+    return function(x, weight, bias)
+
+
+def bilinear(mode: Ruled, func: Any, x: Tensor, y: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
+    """A product of matrices, or of anything else that is linear in each of two."""
+
+    def function(x: Tensor, y: Tensor, b: Tensor | None = None) -> Tensor:
+        found: Tensor = func(x, y, *rest, **kwargs)
+        return found if b is None else found + b
+
+    def turned(y: Tensor, x: Tensor, b: Tensor | None = None) -> Tensor:
+        return function(x, y, b)
+
+    if mode.varies(x) and mode.varies(y):
+        return product_of(mode, "matmul", lambda s, t: func(s, t, *rest, **kwargs), x, y, function(x, y))
+    if mode.varies(x):
+        flat = x.dim() == y.dim() == 2 and mode.name in ("matmul", "mm")
+        return run(mode, "matmul", "linear", function, (x, y), torch.mul if flat else None)
+    return run(mode, "matmul", "linear", turned, (y, x)) if mode.varies(y) else function(x, y)
+
+
+def addmm(mode: Ruled, func: Any, bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    def function(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        if b is None:
+            return alpha * torch.matmul(x, w)
+        return func(b, x, w, beta=beta, alpha=alpha)  # type: ignore[no-any-return]  # torch's functions are Any here
+
+    if mode.varies(x) and not mode.varies(y) and not mode.varies(bias) and beta == 1:
+        flat = x.dim() == 2 and bias.dim() == 1
+        return run(mode, "addmm", "linear", function, (x, y, bias), torch.mul if flat else None)
+    if not any(map(mode.varies, (bias, x, y))):
+        return func(bias, x, y, beta=beta, alpha=alpha)  # type: ignore[no-any-return]  # likewise
+    with mode:
+        return compound.addmm(bias, x, y, beta=beta, alpha=alpha)
+
+
+def einsum(mode: Ruled, func: Any, equation: str, *operands: Any) -> Any:
+    operands = tuple(operands[0]) if operands and isinstance(operands[0], (list, tuple)) else operands
+    vary = [i for i, t in enumerate(operands) if mode.varies(t)]
+    if len(vary) > 2 or not isinstance(equation, str):
+        mode.unmet.append("einsum")
+        return func(equation, *operands)
+    if not vary or len(operands) < 2:
+        return func(equation, *operands)
+    second = vary[1] if len(vary) > 1 else next(i for i in range(len(operands)) if i != vary[0])
+
+    def pair(x: Tensor, y: Tensor) -> Tensor:
+        filled = list(operands)
+        filled[vary[0]], filled[second] = x, y
+        return func(equation, *filled)  # type: ignore[no-any-return]  # torch's functions are Any here
+
+    return bilinear(mode, pair, operands[vary[0]], operands[second])

@@ -1,0 +1,419 @@
+"""Rules for the backward pass: against dense formulas, spelling by spelling, and their laws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import funattr as fa
+from funattr import rules as R
+
+from .breadth import breadth
+from .close import close
+
+torch.manual_seed(0)
+LOW, HIGH = -3.0, 3.0
+SETS: dict[str, dict[Any, Any]] = {
+    "epsilon": R.epsilon(0.25),
+    "zplus": R.zplus(),
+    "zplus without bias": R.zplus(bias=False),
+    "alpha_beta": R.alpha_beta(),
+    "gamma": R.gamma(),
+    "gamma without bias": R.gamma(bias=False),
+    "epsilon_plus": R.epsilon_plus(),
+    "epsilon_plus_flat": R.epsilon_plus_flat(),
+    "epsilon_alpha_beta": R.epsilon_alpha_beta(3.0, 2.0),
+    "epsilon_gamma_box": R.epsilon_gamma_box(LOW, HIGH),
+    "wsquare": {**R.epsilon(), **R.wsquare()},
+}
+
+
+def net() -> nn.Sequential:
+    """Convolutions with strides and batch norms of either sign, max pooling, linear layers, biases everywhere."""
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2), nn.ReLU()]
+    layers += [nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)]
+    made = nn.Sequential(*layers).double().eval()
+    for norm in (made[1], made[8]):
+        assert isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean.normal_(0.0, 0.3)
+        norm.running_var.uniform_(0.5, 2.0)
+    return made
+
+
+NET = net()
+X = torch.randn(2, 2, 7, 7, dtype=torch.float64).clamp(LOW, HIGH)
+X[:, :, 2, 3] = 0.0
+
+
+# Dense formulas: every linear operation as a matrix, the share of each input written out.
+
+
+def stab(z: Tensor, epsilon: float = 1e-6) -> Tensor:
+    return torch.where(z < 0, z - epsilon, z + epsilon)
+
+
+def shared(name: str, kind: str, w: Tensor, b: Tensor, x: Tensor, relevance: Tensor) -> Tensor:
+    """What each of the inputs x ``[I]`` gets of the relevance ``[O]``, by the rule of that set; `w` is ``[O, I]``."""
+    c = x * w
+    z = c.sum(1) + b
+    padded = (w != 0).double()
+    linear = {"epsilon_plus": "epsilon", "epsilon_plus_flat": "epsilon", "epsilon_alpha_beta": "epsilon"}
+    linear["epsilon_gamma_box"] = linear["wsquare"] = "epsilon"
+    by = {"epsilon_plus": "zplus", "epsilon_plus_flat": "zplus", "epsilon_alpha_beta": "3 2", "epsilon_gamma_box": "gamma"}
+    first = {"epsilon_plus_flat": padded, "wsquare": w**2}
+    first["epsilon_gamma_box"] = c - LOW * w.clamp(min=0) - HIGH * w.clamp(max=0)
+    if kind == "first" and name in first:
+        q = first[name]
+        return (q / stab(q.sum(1))[:, None] * relevance[:, None]).sum(0)
+    rule = linear.get(name, name) if kind == "linear" else by.get(name, "epsilon" if name == "wsquare" else name)
+    bias = torch.zeros_like(b) if "without bias" in rule else b
+    if rule == "epsilon":
+        q, total = c, stab(z, 0.25 if name == "epsilon" else 1e-6)
+    elif rule.startswith("gamma"):
+        up = z >= 0
+        q = c + 0.25 * torch.where(up[:, None], c.clamp(min=0), c.clamp(max=0))
+        total = stab(q.sum(1) + bias + 0.25 * torch.where(up, bias.clamp(min=0), bias.clamp(max=0)))
+    else:
+        alpha, beta = {"alpha_beta": (2.0, 1.0), "3 2": (3.0, 2.0)}.get(rule, (1.0, 0.0))
+        more = c.clamp(min=0) / stab(c.clamp(min=0).sum(1) + bias.clamp(min=0))[:, None]
+        less = c.clamp(max=0) / stab(c.clamp(max=0).sum(1) + bias.clamp(max=0))[:, None]
+        return ((alpha * more - beta * less) * relevance[:, None]).sum(0)
+    return (q / total[:, None] * relevance[:, None]).sum(0)
+
+
+def dense(f: Callable[[Tensor], Tensor], shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """An affine function as a matrix and a bias."""
+    zero = torch.zeros(1, *shape, dtype=torch.float64)
+    bias = f(zero).flatten()
+    units = torch.eye(zero.numel(), dtype=torch.float64).reshape(-1, *shape)
+    return (f(units).flatten(1) - bias).T, bias
+
+
+def by_hand(name: str, x: Tensor, target: int) -> Tensor:
+    """The relevance of one image ``[C, H, W]``."""
+    with torch.no_grad():
+        cuts = [0, 2, 3, 4, 5, 6, 7, 9, 10, 11]
+        blocks = [NET[first:last] for first, last in pairwise(cuts)]
+        values = [x[None]]
+        for block in blocks:
+            values.append(block(values[-1]))
+        relevance = torch.zeros(3, dtype=torch.float64)
+        relevance[target] = values[-1][0, target]
+        for i in reversed(range(len(blocks))):
+            block, value = blocks[i], values[i]
+            if isinstance(block[0], (nn.Conv2d, nn.Linear)):
+                w, b = dense(block, value.shape[1:])
+                kind = "first" if i == 0 else "linear" if isinstance(block[0], nn.Linear) else "convolution"
+                relevance = shared(name, kind, w, b, value.flatten(), relevance)
+            elif isinstance(block[0], nn.MaxPool2d):
+                winners = F.max_pool2d(value, 2, return_indices=True)[1].flatten(2)
+                passed = torch.zeros_like(value).flatten(2)
+                relevance = passed.scatter_add(2, winners, relevance.reshape(winners.shape)).flatten()
+    return relevance.reshape(x.shape)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_set_is_its_formula(name: str) -> None:
+    """Batch norms are part of what precedes them, exact zeros in x have the relevance that a rule gives them."""
+    found = fa.lrp(NET, X, target=1, rules=SETS[name])
+    for n in range(2):
+        expected = by_hand(name, X[n], 1)
+        assert (found[n] - expected).abs().max() < 1e-11 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_what_is_absorbed_is_the_rest(name: str) -> None:
+    score = NET(X)[:, 2].detach()
+    for layer in (None, "0", "3", "7"):
+        found = fa.lrp(NET, X, layer=layer, target=2, rules=SETS[name])
+        kept = fa.absorbed(NET, X, layer=layer, target=2, rules=SETS[name])
+        assert set(kept) <= {"linear", "convolution", "first", "batch_norm", "add", "activation"}
+        assert ((found.flatten(1).sum(1) + sum(kept.values()) - score).abs() < 1e-9 * score.abs()).all(), layer
+
+
+def test_without_biases_nothing_is_absorbed() -> None:
+    made = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(100, 5, bias=False), nn.ReLU())
+    made = nn.Sequential(*made, nn.Linear(5, 3, bias=False)).double()
+    for rules in (R.epsilon(1e-14), R.epsilon_plus(epsilon=1e-14), R.gamma(epsilon=1e-14)):
+        for layer in (None, "0", "1", "3"):
+            found = fa.lrp(made, X, layer=layer, target=0, rules=rules).flatten(1).sum(1)
+            close(found, made(X)[:, 0].detach(), 1e-9)
+
+
+@pytest.mark.parametrize("name", breadth(SETS, lambda name: name in ("epsilon_plus_flat", "gamma")))
+def test_transforms(name: str) -> None:
+    def method(x: Tensor, **options: Any) -> Tensor:
+        found: Tensor = fa.lrp(NET, x, target=1, rules=SETS[name], **options)
+        return found
+
+    found = method(X)
+    close(torch.func.vmap(lambda x: method(x[None])[0])(X), found, 1e-10)
+    close(torch.cat([method(x[None]) for x in X]), found, 1e-10)
+    close(torch.compile(method, backend="aot_eager", fullgraph=True)(X), found, 1e-10)
+    rows = fa.each_target(fa.lrp, [1, 0])(NET, X, rules=SETS[name])
+    close(rows, torch.stack([found, fa.lrp(NET, X, target=0, rules=SETS[name])]), 1e-10)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", breadth(SETS, lambda name: name in ("epsilon", "alpha_beta")))
+def test_the_derivative_is_that_of_the_relevance(name: str) -> None:
+    torch.manual_seed(2)
+    moved = X + 0.1 * torch.randn_like(X)
+    way, weight = torch.randn_like(X), torch.randn_like(X)
+    x = moved.clone().requires_grad_()
+    (fa.lrp(NET, x, target=1, rules=SETS[name], create_graph=True) * weight).sum().backward()
+    assert x.grad is not None
+    ends = [(fa.lrp(NET, moved + step * way, target=1, rules=SETS[name]) * weight).sum() for step in (1e-6, -1e-6)]
+    slope = (ends[0] - ends[1]) / 2e-6
+    assert abs((x.grad * way).sum() - slope) < 1e-6 * abs(slope)
+
+
+def test_several_sites_equal_each_alone() -> None:
+    """Also between a convolution and its batch norm, and before both."""
+    sites = [None, "0", "1", "3", "7", "8"]
+    for rules in (R.epsilon(0.25), R.epsilon_plus_flat(), R.alpha_beta()):
+        together = fa.lrp(NET, X, layer=sites, target=1, rules=rules)
+        for site, found in zip(sites, together):
+            close(found, fa.lrp(NET, X, layer=site, target=1, rules=rules), 1e-12)
+
+
+def test_no_rules_and_rules_of_zero() -> None:
+    assert torch.equal(fa.under({})(fa.saliency)(NET, X, target=1), fa.saliency(NET, X, target=1))
+    # Batch norm is a part of the operation before it, and the gradient is that of both.
+    close(fa.lrp(NET, X, target=1, rules=R.epsilon(0.0)), fa.input_x_gradient(NET, X, target=1), 1e-12)
+    for rules, method in ((R.guided(), fa.guided_backprop), (R.deconv(), fa.deconvnet)):
+        assert torch.equal(fa.under(rules)(fa.gradient)(NET, X, target=1), method(NET, X, target=1))
+
+
+# Spellings.
+
+FIRST, LAST = nn.Linear(5, 5).double(), nn.Linear(5, 3).double()
+ROWS = torch.randn(3, 5, dtype=torch.float64)
+ROWS[0, 2] = 0.0
+CUBE = 0.7978845608028654
+SPELLINGS: dict[str, list[Callable[[Tensor], Tensor]]] = {
+    "silu": [F.silu, lambda t: t * torch.sigmoid(t), lambda t: t / (1 + torch.exp(-t)), lambda t: t.clone().mul_(t.sigmoid())],
+    "gelu": [
+        lambda t: F.gelu(t, approximate="tanh"),
+        lambda t: 0.5 * t * (1 + torch.tanh(CUBE * (t + 0.044715 * t**3))),
+        lambda t: t.mul(0.5) * (torch.tanh(CUBE * (t + 0.044715 * torch.pow(t, 3.0))) + 1.0),
+    ],
+    "square": [lambda t: t * t, lambda t: t**2, torch.square, lambda t: torch.mul(t, t)],
+    "relu": [F.relu, lambda t: t.clamp(min=0), lambda t: t.clone().relu_(), lambda t: F.relu(t.clone(), inplace=True)],
+    "layer_norm": [
+        lambda t: F.layer_norm(t, (5,)),
+        lambda t: (t - t.mean(-1, keepdim=True)) / torch.sqrt(t.var(-1, unbiased=False, keepdim=True) + 1e-5),
+        lambda t: (c := t - t.mean(-1, keepdim=True)) * torch.rsqrt(c.pow(2).mean(-1, keepdim=True) + 1e-5),
+        lambda t: F.group_norm(t, 1),
+    ],
+    "rms_norm": [
+        lambda t: t * torch.rsqrt(t.pow(2).mean(-1, keepdim=True) + 1e-6),
+        lambda t: t / (t.pow(2).mean(-1, keepdim=True) + 1e-6) ** 0.5,
+        lambda t: t * (t.pow(2).mean(-1, keepdim=True) + 1e-6) ** -0.5,
+    ],
+    "affine": [FIRST, lambda t: torch.addmm(FIRST.bias, t, FIRST.weight.T), lambda t: F.linear(t, FIRST.weight, FIRST.bias)],
+    "matrix product": [
+        lambda t: t @ FIRST.weight.T,
+        lambda t: torch.einsum("ij,kj->ik", t, FIRST.weight),
+        lambda t: (FIRST.weight @ t.T).T,
+        lambda t: torch.bmm(t[None], FIRST.weight.T[None])[0],
+        lambda t: torch.mm(t, FIRST.weight.T),
+    ],
+    "product": [lambda t: FIRST(t) * t.tanh(), lambda t: FIRST(t).mul_(t.tanh()), lambda t: torch.mul(t.tanh(), FIRST(t))],
+    "sum": [lambda t: t + FIRST(t), lambda t: FIRST(t).add_(t), lambda t: torch.add(FIRST(t), t)],
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_spellings_agree(name: str) -> None:
+    for rules in (R.epsilon(0.1), R.gamma(), {**R.cp_lrp(), **R.flat()}):
+        first, *others = [fa.lrp(lambda t, f=f: LAST(f(FIRST(t).tanh())), ROWS, target=1, rules=rules) for f in SPELLINGS[name]]
+        for found in others:
+            close(found, first, 1e-12)
+
+
+def test_formulas_of_single_operations() -> None:
+    """``f(z) / z``, at 0 the slope; half of a product; statistics of a norm are constant, the mean is not."""
+    z = torch.tensor([[0.0, 1.0, -2.0]], dtype=torch.float64)
+    only = {"activation": R.attn_lrp()["activation"]}
+    found = fa.under(only)(fa.gradient)(lambda t: F.silu(t).sum(1), z)
+    close(found, torch.where(z == 0, 0.5, torch.sigmoid(z)), 1e-12)
+    half = {"product": R.attn_lrp()["product"]}
+    a, b = torch.tensor([[2.0]]).double(), torch.tensor([[5.0]]).double()
+    both = fa.under(half)(fa.gradient)(lambda a, b: (a * b)[:, 0], (a, b))
+    assert [t.item() for t in both] == [2.5, 1.0]
+    assert fa.under({"product": half["product"], **only})(fa.gradient)(lambda t: (t * b.exp()).tanh()[:, 0], a).item() > 0
+    norm = {"normalization": R.attn_lrp()["normalization"]}
+    g = torch.tensor([[1.0, 2.0, 4.0]]).double()
+    found = fa.under(norm)(fa.gradient)(lambda t: (F.layer_norm(t, (3,), eps=0.0) * g).sum(1), z)
+    deviation = z.var(1, unbiased=False).sqrt()
+    close(found, (g - g.mean()) / deviation, 1e-12)
+
+
+# Attention.
+
+ATTENTION = nn.MultiheadAttention(8, 2, batch_first=True).double().eval()
+
+
+def heads(t: Tensor) -> list[Tensor]:
+    parts = F.linear(t, ATTENTION.in_proj_weight, ATTENTION.in_proj_bias).chunk(3, -1)
+    return [p.unflatten(-1, (2, 4)).transpose(1, 2) for p in parts]
+
+
+def joined(t: Tensor) -> Tensor:
+    return ATTENTION.out_proj(t.transpose(1, 2).flatten(2))
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def plain(t: Tensor) -> Tensor:
+    q, k, v = heads(t)
+    return joined((q @ k.transpose(-2, -1) / math.sqrt(4)).softmax(-1) @ v)
+
+
+def summed(t: Tensor) -> Tensor:
+    q, k, v = heads(t)
+    return joined(torch.einsum("bhqk,bhkd->bhqd", torch.softmax(torch.einsum("bhqd,bhkd->bhqk", q, k) / 2, -1), v))
+
+
+FORMS: list[Callable[[Tensor], Tensor]] = [
+    plain,
+    summed,
+    lambda t: joined(fused(*heads(t))),
+    lambda t: ATTENTION(t, t, t, need_weights=False)[0],
+    lambda t: ATTENTION(t, t, t)[0],
+]
+
+
+@pytest.mark.parametrize("rules", [R.attn_lrp(), R.cp_lrp(), R.frozen(), R.epsilon()], ids=["attn", "cp", "frozen", "epsilon"])
+def test_any_form_of_attention(rules: dict[Any, Any]) -> None:
+    tokens = torch.randn(2, 5, 8, dtype=torch.float64)
+    first, *others = [
+        fa.lrp(lambda t, f=f: (t + f(F.layer_norm(t, (8,)))).flatten(1), tokens, target=11, rules=rules) for f in FORMS
+    ]
+    for found in others:
+        close(found, first, 1e-10)
+    layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, activation="gelu", batch_first=True).double().eval()
+    found, kept = fa.lrp(layer, tokens, target=(3, 2), rules=rules), fa.absorbed(layer, tokens, target=(3, 2), rules=rules)
+    score = layer(tokens)[:, 3, 2].detach()
+    assert ((found.flatten(1).sum(1) + sum(kept.values()) - score).abs() < 1e-9).all()
+
+
+def test_a_cut_softmax_hands_nothing_on_and_statistics_neither() -> None:
+    logits = torch.randn(2, 4, dtype=torch.float64)
+    other = torch.randn(2, 4, dtype=torch.float64)
+    found = fa.under(R.frozen())(fa.gradient)(lambda a, b: (a.softmax(1) * b).sum(1), (logits, other))
+    assert (found[0] == 0).all()
+    close(found[1], logits.softmax(1), 1e-12)  # not half: what is cut no longer varies
+
+
+# Rules of one's own, threads, errors.
+
+
+def test_own_rules_and_which_is_narrowest() -> None:
+    seen: list[tuple[str, list[torch.Size]]] = []
+
+    def look(op: R.Operation, gradient: Tensor) -> Tensor:
+        seen.append((op.name, [t.shape for t in op.inputs]))
+        close(op.function(*op.inputs), op.output, 1e-12)
+        return torch.zeros_like(op.inputs[0])
+
+    found = fa.under({"convolution": R.epsilon()["convolution"], "first": look})(fa.gradient)(NET, X, target=1)
+    assert (found == 0).all()
+    assert seen == [("conv2d", [X.shape, NET[0].weight.shape, NET[0].bias.shape])]
+    both = {"activation": lambda op, g: 0 * g, torch.tanh: lambda op, g: g}
+    close(fa.under(both)(fa.gradient)(lambda t: t.tanh().sum(1), ROWS), torch.ones_like(ROWS), 0)
+    own = {"product": lambda op, g: (g * op.inputs[1], None)}
+    a, b = fa.under(own)(fa.gradient)(lambda a, b: (a * b).sum(1), (ROWS, 2 * ROWS))
+    close(a, 2 * ROWS, 1e-12)
+    assert (b == 0).all()
+    ready = R.epsilon(0.1)["linear"]
+    half = fa.lrp(LAST, ROWS, target=0, rules={"linear": lambda op, g: ready(op, g) / 2})
+    close(half, fa.lrp(LAST, ROWS, target=0, rules=R.epsilon(0.1)) / 2, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda: fa.under(R.epsilon), TypeError, "call it, fa.rules.epsilon()"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: fa.under([1]), TypeError, "must be a dict"),  # type: ignore[arg-type]  # likewise
+        (lambda: fa.under({"linear": 3}), TypeError, "must be callable"),  # type: ignore[dict-item]  # likewise
+        (lambda: fa.under({"convolutions": print}), ValueError, "Did you mean 'convolution'?"),
+        (lambda: fa.under({math.sin: print}), ValueError, "no operation of torch"),
+        (lambda: fa.lrp(lambda t: t.sum(1), ROWS, rules={"softmax": R.cp_lrp()["softmax"]}), ValueError, "no operation of the"),
+        (lambda: R.alpha_beta(2.0, 2.0), ValueError, "alpha - beta must be 1"),
+        (lambda: R.epsilon(-1.0), ValueError, "must not be negative"),
+        (lambda: R.zbox(1.0, -1.0), ValueError, "low is 1.0 and high -1.0"),
+        (
+            lambda: fa.lrp(LAST, ROWS, target=0, rules={"linear": lambda op, g: g}),
+            ValueError,
+            "rule for linear returned [3, 3]",
+        ),
+        (lambda: fa.lrp(torch.compile(LAST), ROWS, target=0).sum(), None, ""),
+    ],
+)
+def test_mistakes(call: Callable[[], Any], kind: Any, words: str) -> None:
+    if kind is None:
+        call()
+        return
+    with pytest.raises(kind) as caught:
+        call()
+    assert words in str(caught.value)
+
+
+def test_what_has_no_rule_is_named_once() -> None:
+    def model(t: Tensor) -> Tensor:
+        return LAST(FIRST(t).logsumexp(1, keepdim=True) * FIRST(t).cumprod(1) + FIRST(t).logsumexp(1, keepdim=True))
+
+    with pytest.warns(UserWarning, match="cumprod, logsumexp") as caught:
+        found = fa.lrp(model, ROWS, target=0, rules=R.epsilon())
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="cumprod"):
+        kept = fa.absorbed(model, ROWS, target=0, rules=R.epsilon())
+    assert {"logsumexp", "cumprod"} <= set(kept)
+    close(found.sum(1) + sum(kept.values()), model(ROWS)[:, 0].detach(), 1e-9)
+
+
+def test_tokens_count_where_they_are_looked_up() -> None:
+    """An embedding looked up by x's integers varies; what masks and places make of them does not."""
+    words, places = nn.Embedding(11, 6).double(), nn.Embedding(7, 6).double()
+
+    def model(ids: Tensor) -> Tensor:
+        mask = (ids != 0).double().unsqueeze(-1)
+        h = (words(ids) + places(torch.arange(ids.shape[1]))) * mask
+        return LAST(FIRST(h.sum(1)[:, :5]).relu())
+
+    ids = torch.tensor([[3, 5, 0], [2, 2, 7]])
+    found = fa.lrp(model, ids, layer=words, target=1, rules=R.attn_lrp() | {"linear": R.epsilon(0.0)["linear"]})
+    close(found, fa.input_x_gradient(model, ids, layer=words, target=1), 1e-12)
+
+
+def test_flops() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def flops(method: Callable[..., Any], x: Tensor = X, **options: Any) -> int:
+        with FlopCounterMode(display=False) as counter:
+            method(NET, x, target=1, **options)
+        return counter.get_total_flops()
+
+    base = flops(fa.input_x_gradient)
+    for rules in (R.epsilon(), R.attn_lrp(), R.cp_lrp(), R.guided()):
+        assert flops(fa.lrp, rules=rules) <= 1.0 * base
+    assert flops(fa.lrp, rules=R.zplus()) <= 3.0 * base
+    for rules in (R.alpha_beta(), R.gamma(), {**R.epsilon(), **R.zbox(LOW, HIGH)}):
+        assert flops(fa.lrp, rules=rules) <= 4.5 * base
+        assert flops(fa.lrp, X.abs(), rules=rules) <= 3.5 * base
