@@ -337,7 +337,7 @@ def any_batch() -> bool:
 
     Torch's batching rules read sizes as numbers there: under vmap the graph would hold the size that was traced.
     """
-    if not torch._C._len_torch_dispatch_stack():
+    if tracing() or not torch._C._len_torch_dispatch_stack():  # Dynamo cannot ask, and is no make_fx
         return False
     mode = _active_mode(torch._C._TorchDispatchModeKey.PROXY)
     return mode is not None and getattr(mode, "tracing_mode", None) == "symbolic"
