@@ -27,7 +27,7 @@ from torch._C._functorch import _remove_batch_dim as remove_batch_dim
 
 # torch's warning that an operation has no batching rule: nothing a user can do about it where the vmap is ours, and
 # warnings.catch_warnings is not thread-safe. (There is no getter; True is the default.)
-from torch._C._functorch import _set_vmap_fallback_warning_enabled as set_vmap_fallback_warning  # type: ignore[attr-defined]
+from torch._C._functorch import _set_vmap_fallback_warning_enabled as set_vmap_fallback_warning  # type: ignore[attr-defined]  # private: its stub leaves it out
 
 # Grad levels entered by hand: torch.func.grad wants its input before the call, but the leaf of an
 # attribution is only met inside the model, in the same forward pass.
@@ -224,7 +224,7 @@ without_transforms = torch._C._DisableFuncTorch
 def constant(function: F) -> F:
     """Have Dynamo call `function` while it traces, and keep the result. As `torch.compiler.assume_constant_result`, which
     imports Dynamo, a second's work."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # private: its stub leaves it out
     return function
 
 
@@ -240,7 +240,7 @@ def show_to_modes(functions: Iterable[Any]) -> None:
 def autograd_function(kind: F) -> F:
     """For a torch.autograd.Function with a setup_context: `apply` binds the arguments of its forward, and asks for the
     signature at every call, which takes longer than a small operation. Here it is at hand."""
-    kind.forward.__signature__ = inspect.signature(kind.forward)  # type: ignore[attr-defined]
+    kind.forward.__signature__ = inspect.signature(kind.forward)  # type: ignore[attr-defined]  # private: its stub leaves it out
     return kind
 
 
@@ -337,7 +337,7 @@ def any_batch() -> bool:
 
     Torch's batching rules read sizes as numbers there: under vmap the graph would hold the size that was traced.
     """
-    if tracing() or not torch._C._len_torch_dispatch_stack():  # Dynamo cannot ask, and is no make_fx
+    if tracing() or not torch._C._len_torch_dispatch_stack():
         return False
     mode = _active_mode(torch._C._TorchDispatchModeKey.PROXY)
     return mode is not None and getattr(mode, "tracing_mode", None) == "symbolic"
@@ -349,7 +349,7 @@ _active_mode: Callable[..., Any] = getattr(torch._C, "_get_dispatch_mode", lambd
 
 def beside_traces() -> AbstractContextManager[Any]:
     """What runs inside is seen by no mode that traces: for plain data, of which a trace is to hold what comes of it."""
-    if not torch._C._len_torch_dispatch_stack():
+    if tracing() or not torch._C._len_torch_dispatch_stack():
         return contextlib.nullcontext()
     from torch.utils import _python_dispatch
 

@@ -43,7 +43,7 @@ def main(size: int) -> int:
         "seeds": lambda: stress.repeated(20 * size),
     }.items():
         start = time.perf_counter()
-        figures = run()  # type: ignore[no-untyped-call]
+        figures = run()  # type: ignore[no-untyped-call]  # a table of lambdas
         print(f"{name}: {figures} ({time.perf_counter() - start:.0f} s)", flush=True)
         wrong |= any(value for figure, value in figures.items() if figure not in COUNTS)
         wrong |= figures.get("objects grown", 0) > 5

@@ -88,6 +88,8 @@ def make(folder: Path) -> None:
     bare = folder / "bare"
     tf.AutoModelForCausalLM.from_pretrained(folder / "llama").save_pretrained(bare)
     tf.AutoModel.from_pretrained(folder / "gpt2").save_pretrained(folder / "headless")
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
     masked = folder / "masked"
     masked.mkdir()
     (masked / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertForMaskedLM"]}))

@@ -349,6 +349,21 @@ def test_progress_is_told(models: Path, capsys: pytest.CaptureFixture[str], monk
     assert all(re.fullmatch(r"integrated_gradients: \d+ of \d+", line) for line in err)
 
 
+def test_both_sides_with_as_many_tokens(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = models / "t5"
+    model, tokenizer = loaded(folder)
+    before, answer = ids_of(folder, tokenizer, "of is", " of is")
+    assert len(before) - 1 == len(answer) + 1
+    line = ["of is", "--model", str(folder), "--answer", " of is"]
+    found = facts(capsys, *line, "--method", "input_x_gradient,ablation")
+    assert found["columns"] == found["tokens"]
+    expected = by_hand(folder, model, before + answer, len(answer))
+    torch.testing.assert_close(torch.tensor(found["attributions"]["input_x_gradient"]), expected, rtol=1e-3, atol=1e-4)
+    for layer, places in (("encoder.block.1", slice(0, len(before) - 1)), ("decoder.block.0", slice(len(before) - 1, None))):
+        assert facts(capsys, *line, "--layer", layer)["columns"] == found["tokens"][places]
+    assert facts(capsys, *line, "--layer", "encoder")["columns"] == found["tokens"][: len(before) - 1]
+
+
 def test_the_seam_is_told(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = explain(capsys, "The capital of Fr", "--model", str(models / "gpt2"), "--answer", "ance")
     assert [line for line in said if "would be tokenised otherwise: ĠFrance in place of" in line]
@@ -413,6 +428,7 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
         ["The capital", "--answer", "b"],
         "the model's embedding has 257 rows: the tokenizer is another",
     ),
+    "an adapter": ("adapter", ["a", "--answer", "b"], "holds an adapter without its model: merge them with peft"),
     "a typo": ("cap", ["a", "--answer", "b"], "there is no folder '.*cap'"),
     "masked": (
         "masked",

@@ -15,9 +15,25 @@ from funattr._core import norms
 
 from .close import distance
 
+
+def tokens(h: Tensor) -> Tensor:
+    return h.flatten(2).transpose(1, 2)
+
+
+def with_class_token(t: Tensor) -> Tensor:
+    return torch.cat([t.mean(1, keepdim=True), t], 1)
+
+
+def attended(t: Tensor) -> Tensor:
+    return (t @ t.transpose(1, 2)).softmax(-1) @ t
+
+
+#: From the image to tokens: each but the last hands a strided gradient back for one image.
 BACKS: dict[str, Callable[[Tensor], Tensor]] = {
-    "image to tokens": lambda h: h.flatten(2).transpose(1, 2),
-    "tokens first": lambda h: h.flatten(2).permute(2, 0, 1).transpose(0, 1),
+    "a class token": lambda h: with_class_token(tokens(h)),
+    "layer norm": lambda h: F.layer_norm(tokens(h), [4]),
+    "attention": lambda h: attended(tokens(h)),
+    "sequence first": lambda h: F.gelu(h.flatten(2).permute(2, 0, 1)).transpose(0, 1),
     "channels last": lambda h: h.permute(0, 2, 3, 1).flatten(1, 2),
 }
 
@@ -58,17 +74,16 @@ NORMS: dict[str, Callable[[], nn.Module]] = {
 
 
 class ToTokens(nn.Module):
-    def __init__(self, norm: nn.Module, back: str = "image to tokens", before: nn.Module | None = None) -> None:
+    def __init__(self, norm: nn.Module, back: str = "a class token", before: nn.Module | None = None) -> None:
         super().__init__()
         self.before, self.norm, self.back = before or nn.Identity(), norm, BACKS[back]
         self.one, self.two = nn.Linear(4, 5), nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Any:
-        tokens = F.gelu(self.one(self.back(self.norm(self.before(x)))))
-        return self.two(tokens.sum(1) if tokens.shape[0] == x.shape[0] else tokens.sum(0, keepdim=True))
+        return self.two(F.gelu(self.one(self.back(self.norm(self.before(x))))).sum(1))
 
 
-def made(norm: str, back: str = "image to tokens", before: nn.Module | None = None) -> ToTokens:
+def made(norm: str, back: str = "a class token", before: nn.Module | None = None) -> ToTokens:
     torch.manual_seed(0)
     model = ToTokens(NORMS[norm](), back, before).double().eval()
     for module in model.modules():
@@ -144,7 +159,6 @@ def test_its_own_derivative_is_right() -> None:
 
 def test_where_the_input_lies_so_too() -> None:
     model = made("BatchNorm2d", back="channels last")
-    model.back = lambda h: h.flatten(2).mul(2.0).transpose(1, 2)
     tokens_first = torch.randn(9, 1, 4, dtype=torch.float64)
     x = tokens_first.permute(1, 2, 0).reshape(1, 4, 3, 3)
     assert distance(fa.gradient(model, x, target=1), by_differences(model, x.contiguous())) < 1e-6

@@ -59,6 +59,10 @@ def refuse(arguments: argparse.Namespace) -> None:
         argparse.ArgumentError: it is.
     """
     options, name = given(arguments), arguments.model
+    if (Path(name) / "adapter_config.json").is_file() and not (Path(name) / "config.json").is_file():
+        raise mistake(
+            f"{name!r} holds an adapter without its model: merge them with peft, model.merge_and_unload(), and save that."
+        )
     if not options:
         return
     if not Path(name).is_dir() and not is_code(name) and not is_known(name):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ENCODER, DECODER = "prompt", "answer"
+#: On which side of an encoder-decoder a value is, where it has a name.
+_SIDES = {ENCODER: 0, "input_ids": 0, DECODER: 1, "decoder_input_ids": 1}
 
 
 class Question(NamedTuple):
@@ -211,32 +213,37 @@ def _table(of: Question, found: Any, what: str) -> tuple[Tensor, list[int]]:
     """``[T, C]`` in float64, and which tokens its columns are."""
     import torch
 
-    read, behind = len(of.asked.read.ids), len(of.asked.start.ids) + len(of.asked.wrote.ids)
-    sides = list(found.values()) if isinstance(found, Mapping) else [_first(found)]
     parts: list[Tensor] = []
     columns: list[int] = []
-    for number, side in enumerate(sides):
-        if side is None and number and parts:  # the side of the decoder, which was held
-            side = torch.zeros(len(of.targets), 1, behind)
-        if not isinstance(side, torch.Tensor) or side.shape[:2] != (len(of.targets), 1) or side.dim() not in (3, 4):
-            raise _no_tokens(what, side)
-        places = side.shape[2]
-        if not of.asked.start.ids and places == read + behind:
-            at = range(read + behind)
-        elif of.asked.start.ids and places == behind and (places != read or number or "decoder" in what.partition(" at ")[2]):
-            at = range(read, read + behind)
-        elif of.asked.start.ids and places == read:
-            at = range(read)
-        else:
-            raise _no_tokens(what, side)
-        parts.append(side.detach().double().cpu().reshape(len(of.targets), places, -1).sum(-1))
+    for value, at in _sides(of, found, what):
+        if value is None:  # of ids that were held
+            value = torch.zeros(len(of.targets), 1, len(at))
+        if not _fits(of, value, [at]):
+            raise _no_tokens(what, value)
+        parts.append(value.detach().double().cpu().reshape(len(of.targets), len(at), -1).sum(-1))
         columns += at
     return torch.cat(parts, 1), columns
 
 
-def _first(found: Any) -> Any:
-    """Of a layer with several outputs the first, which is what goes on."""
-    return next((part for part in found if part is not None), found) if isinstance(found, (tuple, list)) else found
+def _sides(of: Question, found: Any, what: str) -> list[tuple[Any, range]]:
+    """What was found, and of which tokens it is: of those that an encoder and a decoder read, or of all."""
+    read, start = len(of.asked.read.ids), len(of.asked.start.ids)
+    every = read + start + len(of.asked.wrote.ids)
+    sides = [range(read), range(read, every)] if start else [range(every)]
+    if isinstance(found, Mapping) and set(found) <= set(_SIDES):
+        return [(value, sides[_SIDES[name]]) for name, value in found.items()]
+    while isinstance(found, (tuple, list, Mapping)):  # of a layer with several outputs the first is what goes on
+        inside = found.values() if isinstance(found, Mapping) else found
+        found = next((part for part in inside if part is not None), None)
+    fitting = _fits(of, found, sides)
+    if not fitting:
+        raise _no_tokens(what, found)
+    return [(found, fitting[-1 if "decoder" in what else 0])]  # where both sides have as many tokens
+
+
+def _fits(of: Question, value: Any, sides: Sequence[range]) -> list[range]:
+    known = hasattr(value, "shape") and len(value.shape) in (3, 4) and value.shape[:2] == (len(of.targets), 1)
+    return [at for at in sides if known and len(at) == value.shape[2]]
 
 
 def _no_tokens(what: str, value: Any) -> Exception:

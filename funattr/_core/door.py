@@ -30,6 +30,7 @@ from .._torch import (
 )
 from .._types import About, Tree, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint, complete, door, kind_of, warn
+from .chance import chance_of
 from .state import state_of, statistics_kept
 from .where import all_modules, bind
 
@@ -86,7 +87,8 @@ def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[
             modules = all_modules(bind(model).root)
             training = noisy_modules(modules)
             state = state_of(modules, model)
-            with mode_kept(training) if training else as_it_is, state or as_it_is:
+            chance = chance_of(modules, model, x, made.about.draws, bool(training))
+            with mode_kept(training) if training else as_it_is, state or as_it_is, chance:
                 result = function(*args, **kwargs)
             check(result)
             dressed: Any = result  # Any, because mypy keeps R from being put together anew

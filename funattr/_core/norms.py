@@ -9,9 +9,7 @@ is dense in no format goes another way, which is right. So in torch 2.13, found 
 from __future__ import annotations
 
 import functools
-import inspect
-import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .._torch import beside_traces, constant, saved_input, without_modes, without_transforms
+from .code import Words
 from .kernels import plain_batch_norm, unruled
 from .where import Bound, all_modules
 
@@ -83,66 +82,16 @@ def _is_norm(kind: type) -> bool:
 
 
 def _may_norm(root: nn.Module | None) -> bool:
-    """Whether a batch norm may run: a module is one, or a method of a module, or a function that it calls, names one."""
-    if root is None:
-        return True
-    for module in all_modules(root):
-        kind = type(module)
-        calls = _CALLING[kind] if kind in _CALLING else _calls_norm(kind)
-        if calls or (calls is None and _held(module)):
-            return True
-    return False
+    """Whether a batch norm may run: a module is one, or its code names one."""
+    return root is None or _NAMES.in_modules(all_modules(root))
 
 
-#: By class: False where it is torch's own, None where an instance may hold a function that names one; and by code.
-_CALLING: dict[Any, bool | None] = {}
-_WITH_NORM = (nn.modules.batchnorm._NormBase, torch.jit.ScriptModule)
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
+_NAMES = Words("batch_norm", "instance_norm", also=(nn.modules.batchnorm._NormBase, torch.jit.ScriptModule))
 
 
 @constant
-def _calls_norm(kind: type) -> bool | None:
-    own = [base for base in kind.__mro__ if base.__module__.partition(".")[0] != "torch"]
-    found = issubclass(kind, _WITH_NORM) or any(_names_norm(f) for base in own for f in vars(base).values())
-    _CALLING[kind] = found or (False if kind.__module__.startswith("torch.nn.modules.") else None)
-    return _CALLING[kind]
-
-
-def _held(module: nn.Module) -> bool:
-    kinds = set(map(type, module.__dict__.values()))
-    return not kinds.isdisjoint(_FUNCTIONS) and any(_names_norm(f) for f in module.__dict__.values() if type(f) in _FUNCTIONS)
-
-
-def _names_norm(f: Any) -> bool:
-    f = inspect.unwrap(getattr(f, "func", getattr(f, "__func__", getattr(f, "fget", f))))
-    if not isinstance(f, types.FunctionType):
-        return isinstance(f, types.BuiltinFunctionType) and _NAME in f.__name__
-    if f.__code__ not in _CALLING:
-        _CALLING[f.__code__] = False  # while it is looked at: it may call itself
-        names = set(_names(f.__code__))
-        spaces = [f.__globals__, *(vars(m) for m in map(f.__globals__.get, names) if isinstance(m, types.ModuleType))]
-        called = [space[name] for space in spaces for name in names if isinstance(space.get(name), types.FunctionType)]
-        called += [cell.cell_contents for cell in f.__closure__ or () if _filled(cell)]
-        others = [g for g in called if getattr(g, "__module__", None) and not g.__module__.startswith("torch.")]
-        _CALLING[f.__code__] = any(_NAME in n or "instance_norm" in n for n in names) or any(map(_names_norm, others))
-    return bool(_CALLING[f.__code__])
-
-
-_NAME = "batch_norm"
-
-
-def _filled(cell: types.CellType) -> bool:
-    try:
-        return isinstance(cell.cell_contents, _FUNCTIONS)
-    except ValueError:
-        return False
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            yield from _names(inner)
+def _calls_norm(kind: type) -> bool:
+    return _NAMES.in_class(kind)
 
 
 @constant

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import operator
+import pickle
 import sys
 import threading
 import types
@@ -22,8 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch import is_view, is_wrapped, times_written, without_transforms
+from .._torch import is_view, is_wrapped, times_written, tracing, without_transforms
 from .._types import as_it_is
+from .._words import warn
+from .chance import DRAWS, with_same_draws
 from .tap import Run, call_tapped, hooked, hooks_of, put_hooks_back
 from .where import built
 
@@ -32,7 +35,7 @@ _COMMON = frozenset(vars(nn.Module()))
 _LIBRARIES = {"torch", *sys.stdlib_module_names}
 _KINDS: dict[type, bool] = {}
 _CONSTANT = (str, bytes, int, float, complex, type(None), enum.Enum, type, torch.dtype, torch.device, torch.Size)
-_NO_STATE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, torch.Generator, torch.jit.ScriptModule)
+_NO_STATE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, torch.jit.ScriptModule)
 _DEEP = 6  # a model that refers to its trainer is not followed to the data
 
 
@@ -45,6 +48,8 @@ class State:
         self.modules: list[tuple[nn.Module, tuple[int, int]]] = []
         self.hooks: list[tuple[nn.Module, Any]] = []
         self.met: set[int] = set()
+        self.draws: list[tuple[Any, str, Any]] = []  # generators of the model's own, and how they were
+        self.told = False
         self.times = 0  # how often a tensor was put back
 
     def note(self, value: Any, depth: int = 0) -> None:
@@ -64,6 +69,8 @@ class State:
                 self.note_items((*value.args, value.func, *value.keywords.values()), depth)
         elif isinstance(value, types.MethodType):
             self.note(value.__self__, depth)
+        elif (kind := _generator(value)) is not None:
+            self.draws.append((value, kind, _GENERATORS[kind][0](value)))
         elif not (isinstance(value, _NO_STATE) or _of_library(type(value))):  # such as the state of FSDP, a logger, a thread
             self.note_items(getattr(value, "__dict__", {}), depth)
 
@@ -110,6 +117,13 @@ class State:
                         t.detach_()  # what was written came with a graph
                 self.tensors[key] = t, times_written(t), before
                 self.times += 1
+        for generator, kind, before in self.draws:
+            read, write = _GENERATORS[kind]
+            if not _same_state(read(generator), before):
+                if not self.told:
+                    warn(f"{DRAWS}. It has a generator of its own, which is put back: every call starts from what is there.")
+                self.told = True
+                write(generator, before)
 
     def back(self) -> None:
         """After a pass: containers hold what they held."""
@@ -128,6 +142,28 @@ class State:
         for child in module.modules():
             if id(child) not in self.met:
                 self.note_module(child)
+
+
+#: What numbers are drawn from, by name, for numpy.random takes a while to import: how its state is read, and how it is set.
+_GENERATORS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
+    f"{torch.Generator.__module__}.Generator": (lambda g: g.get_state(), lambda g, state: g.set_state(state)),
+    "numpy.random._generator.Generator": (
+        lambda g: g.bit_generator.state,
+        lambda g, state: setattr(g.bit_generator, "state", state),
+    ),
+    "numpy.random.mtrand.RandomState": (lambda g: g.get_state(legacy=False), lambda g, state: g.set_state(state)),
+    "random.Random": (lambda g: g.getstate(), lambda g, state: g.setstate(state)),
+}
+
+
+def _generator(value: Any) -> str | None:
+    """Which kind of generator a value is."""
+    names = (f"{base.__module__}.{base.__name__}" for base in type(value).__mro__)
+    return next((name for name in names if name in _GENERATORS), None)
+
+
+def _same_state(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) else pickle.dumps(a) == pickle.dumps(b)
 
 
 def _copied(t: Tensor) -> Tensor:
@@ -182,6 +218,12 @@ _kept = _Kept()
 
 def observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
     """``call(*args, **kwargs)`` under `run`, after which all that the model keeps is as the call found it."""
+    if tracing():
+        return call_tapped(call, args, kwargs, run)
+    return with_same_draws(partial(_observed, call, args, kwargs, run))
+
+
+def _observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
     state = _kept.state
     if state is None:
         return call_tapped(call, args, kwargs, run)
@@ -211,7 +253,7 @@ def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
         kind = type(module)
         if kind not in _QUIET:
             _QUIET[kind] = _of_library(kind) and not _written_from_outside(module) and not hasattr(module, "max_norm")
-    return state if state.holders or state.tensors else None
+    return state if state.holders or state.tensors or state.draws else None
 
 
 #: Whether modules of a kind keep nothing, but for what hooks write to them.

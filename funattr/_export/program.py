@@ -15,7 +15,7 @@ from .._steps.fold import same
 from .._torch import tree_flatten, tree_unflatten
 from .._types import Explains, Model, Tree, batch_size, map_tensors, tensors
 from .._words import complaint, door, kind_of
-from .reasons import Refused, check_draws, reason
+from .reasons import Refused, check_draws, drawing, reason
 from .trace import Way, tidied, traced
 
 #: The arguments that may have a row for each example, and are inputs of the program then.
@@ -102,7 +102,7 @@ def _exported(method: Explains, model: Model, inputs: Inputs, dynamic: bool) -> 
                 if isinstance(error, Refused) and error.last:
                     raise
                 if way is tries[-1]:
-                    raise Refused(reason(error)) from error
+                    raise Refused(drawing(True) if about(method).draws else reason(error)) from error
     raise AssertionError
 
 

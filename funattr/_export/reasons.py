@@ -27,10 +27,13 @@ def check_draws(graph: fx.GraphModule, by_method: bool) -> None:
     """Refuse operations that draw random numbers: a program would draw its own, and nobody could give the seed."""
     for node in graph.graph.nodes:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and node.users:
-            cure = "export the method inside it, and draw outside" if by_method else "call model.eval() first"
-            who = "method" if by_method else "model"
-            text = f"the {who} draws random numbers ({node.target}), and a program takes no seed: {cure}."
-            raise Refused(text, last=True)
+            raise Refused(drawing(by_method, f" ({node.target})"), last=True)
+
+
+def drawing(by_method: bool, what: str = "") -> str:
+    cure = "export the method inside it, and draw outside" if by_method else "call model.eval() first"
+    who = "method" if by_method else "model"
+    return f"the {who} draws random numbers{what}, and a program takes no seed: {cure}."
 
 
 def reason(error: Exception) -> str:

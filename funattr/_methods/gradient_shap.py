@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.chance import drawn
 from .._core.door import method
 from .._core.passes import Point, Question
 from .._steps.baselines import distribution
@@ -204,6 +205,8 @@ def _alone(q: Question, given: list[Tensor], own: list[Tree]) -> list[Tree] | No
     except Exception as error:  # the model may want just its batch
         if isinstance(error, OutOfMemoryError) or interrupted(error):
             raise
+        return None
+    if drawn():
         return None
     for t, v in zip(tensors(found), tensors(own)):
         if batch_dim(v.shape, q.size, t.shape, rows + 1) != 0 or not same(t[at], v[-1]):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .._core.chance import drawn
 from .._core.passes import Question
 from .._core.rows import Every
 from .._core.score import one_for_each
@@ -54,6 +55,8 @@ def folded(
     except Exception as error:  # the model may want just its batch: one point after another tells
         if isinstance(error, OutOfMemoryError) or interrupted(error):
             raise
+        return None
+    if drawn():
         return None
     count = points[0].shape[0]
     if dims is None:

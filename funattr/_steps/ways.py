@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._torch import OutOfMemoryError, any_batch, interrupted, quiet, tracing, tree_flatten, tree_unflatten
+from .._core.chance import drawn
+from .._torch import OutOfMemoryError, any_batch, interrupted, quiet, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Tree, map_tensors, tensors
 from .._words import complaint, warn
 from .chunks import chunks
+from .fold import same
 from .progress import reported
 
 
@@ -45,6 +47,7 @@ class Runner:
         #: can be shown.
         self.folds: dict[Callable[..., Any], Sequence[int]] | None = None if any_batch() else {}
         self.cause: str | None = None
+        self.shown = False  # that vmap draws the same for all steps
 
     def __call__(
         self,
@@ -71,8 +74,10 @@ class Runner:
                     raise
                 self.refuse(error)
             else:
-                yield result
-                return
+                if self.draws_the_same(function, part, shared, result):
+                    yield result
+                    return
+                self.give_up("its random numbers are others for each step there")
         found = folded() if folded is not None and not single else None
         if found is not None:
             yield found
@@ -90,12 +95,24 @@ class Runner:
         """
         while self.ways:
             try:
-                return self.ways[0](function, steps, (), randomness="error")
+                found = self.ways[0](function, steps, (), randomness="error")
+                if not drawn():
+                    return found
+                self.give_up("it draws random numbers")
             except (RuntimeError, ValueError) as error:
                 if not refused(error):
                     raise
                 self.refuse(error)
         return None
+
+    def draws_the_same(self, function: Callable[..., Tree], part: Tree, shared: Sequence[Any], result: Tree) -> bool:
+        """Whether a step of several at once meets the random numbers that it meets alone: if the model draws, it is seen."""
+        if not drawn() or self.shown or transforms_active():
+            return True
+        middle = tensors(part)[0].shape[0] // 2
+        alone = tensors(function(map_tensors(lambda t: t[middle], part), *shared))
+        self.shown = all(same(t[middle], own) for t, own in zip(tensors(result), alone))
+        return self.shown
 
     def refuse(self, error: Exception) -> None:
         """Go on to the next way."""

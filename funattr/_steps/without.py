@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._core.chance import drawn
 from .._core.kernels import Folded
 from .._core.leaves import connected
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, runs_fused, scores
@@ -256,9 +257,9 @@ def _first(
     try:
         with quiet, as_it_is if q.create_graph else Folded():
             found = late.run(lambda: _output(q, forward(q, put)))
+        return plans[0], None if drawn() else found  # the runner looks whether all steps drew the same
     except RuntimeError as error:
         if late.level is None or not refused(error):
             raise
         run.refuse(error)
-        found = None
-    return plans[0], found
+        return plans[0], None

@@ -46,7 +46,7 @@ def _pickler(cloudpickle: Any) -> Any:
         or (type(value).__module__.startswith("funattr") and not isinstance(value, (type, types.ModuleType)))
     }
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
         def reducer_override(self, value: Any) -> Any:
             if id(value) in ours:
                 return _named, ours[id(value)]

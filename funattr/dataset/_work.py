@@ -154,7 +154,7 @@ class Reader:
         self.loader: Any = None
         if job.loaders:
             self.loader = torch.utils.data.DataLoader(
-                job.source,  # type: ignore[arg-type]
+                job.source,  # type: ignore[arg-type]  # anything with a length and items will do
                 batch_sampler=self.order,
                 num_workers=job.loaders,
                 collate_fn=batches_of,

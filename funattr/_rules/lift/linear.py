@@ -63,7 +63,7 @@ def solve(lift: Lift, func: Any, x: Tensor, y: Tensor, *, left: bool = True, **k
     """X Y = B (or, from the right, Y X = B) as a product: ``X' dY + dX Y' = dB``, with X' and Y' half way."""
 
     def solved(x: Tensor, y: Tensor) -> Tensor:
-        return func(x, y, **({} if left else {"left": False}), **kwargs)  # type: ignore[no-any-return]
+        return func(x, y, **({} if left else {"left": False}), **kwargs)  # type: ignore[no-any-return]  # an operation of torch, given as any callable
 
     met = lift.meet(x, y) if lift.varies(x) else None
     if met is None:
@@ -102,6 +102,6 @@ def einsum(lift: Lift, func: Any, equation: str, *operands: Any) -> Any:
     def pair(x: Tensor, y: Tensor) -> Tensor:
         filled = list(operands)
         filled[vary[0]], filled[vary[1]] = x, y
-        return func(equation, *filled)  # type: ignore[no-any-return]
+        return func(equation, *filled)  # type: ignore[no-any-return]  # an operation of torch, given as any callable
 
     return bilinear(lift, pair, operands[vary[0]], operands[vary[1]])

@@ -94,7 +94,7 @@ def batch_norm(lift: Lift, func: Any, *args: Any) -> Tensor:
     """Linear with running statistics; with those of the batch, a normalisation."""
     x, weight, bias, _, _, training, _, eps, _ = args
     if not training:
-        return func(*args)  # type: ignore[no-any-return]
+        return func(*args)  # type: ignore[no-any-return]  # an operation of torch, given as any callable
     return _affine(lift, normalised(lift, x, [0, *range(2, x.dim())], eps), *_per_channel(x, weight, bias))
 
 

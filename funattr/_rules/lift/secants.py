@@ -54,7 +54,7 @@ def derivative(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """f'(x), elementwise; differentiable where x is."""
     if tracing() or transforms_active():
         pulled = torch.func.vjp(f, x)
-        return pulled[1](torch.ones_like(pulled[0]))[0]  # type: ignore[no-any-return]
+        return pulled[1](torch.ones_like(pulled[0]))[0]  # type: ignore[no-any-return]  # an operation of torch, given as any callable
     again = torch.is_grad_enabled() and x.requires_grad
     with torch.enable_grad():
         x = x if again else x.detach().requires_grad_()
@@ -72,7 +72,7 @@ def unary(kind: float, swapped: bool = False) -> Rule:
         x, rest = (args[1], args[:1]) if swapped else (args[0], args[1:])
 
         def f(t: Tensor) -> Tensor:
-            return func(*rest, t, **kwargs) if swapped else func(t, *rest, **kwargs)  # type: ignore[no-any-return]
+            return func(*rest, t, **kwargs) if swapped else func(t, *rest, **kwargs)  # type: ignore[no-any-return]  # an operation of torch, given as any callable
 
         alone = not any(isinstance(other, Tensor) for other in (*rest, *kwargs.values()))
         return rescaled(lift, f, x, kind, alone)

@@ -25,7 +25,7 @@ class _Slope(torch.autograd.Function):
 
     @staticmethod
     def forward(pulls: tuple[Pull, ...], *inputs: Any) -> Tensor:
-        return inputs[-1].detach()  # type: ignore[no-any-return]
+        return inputs[-1].detach()  # type: ignore[no-any-return]  # the last input is a tensor
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -47,7 +47,7 @@ class _Slope(torch.autograd.Function):
 
 
 def _slope(pulls: tuple[Pull, ...], *inputs: Tensor) -> Tensor:
-    return _Slope.apply(pulls, *inputs)  # type: ignore[no-any-return, no-untyped-call]
+    return _Slope.apply(pulls, *inputs)  # type: ignore[no-any-return, no-untyped-call]  # torch does not type apply
 
 
 def _reduced(g: Tensor, shape: torch.Size) -> Tensor:

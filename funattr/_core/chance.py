@@ -1,0 +1,126 @@
+"""The random numbers that a model draws in eval mode: all passes of one call draw the same.
+
+So a call explains one function: that of these draws. Where a method draws too (noise, random baselines), the model's draws
+come from a stream of their own, so that neither depends on how many of the other's came before: on chunks, say. Torch's global
+generators are meant; one that the model keeps is state of it, and put back as that is (`state`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .._types import Tree, as_it_is, tensors
+from .._words import warn
+from .code import Words
+
+T = TypeVar("T")
+DRAWS = "the model draws random numbers: all passes of a call have the same, and the attributions are of the function they make"
+
+
+class Chance:
+    """The draws of one call: where they start in each pass."""
+
+    def __init__(self, generators: Sequence[torch.Generator], apart: bool, told: bool) -> None:
+        self.generators = generators
+        self.apart = apart  # the method draws too
+        self.told = told
+        self.drew = False
+        self.start: list[Tensor] | None = None
+        self.after: list[Tensor] | None = None  # a whole pass
+
+    def __enter__(self) -> None:
+        _here.chance = self
+        if self.apart:
+            self.start = [_apart(g, state) for g, state in zip(self.generators, _get(self.generators))]
+
+    def __exit__(self, *exception: object) -> None:
+        _here.chance = None
+        if self.drew and self.apart:
+            for g in self.generators:
+                torch.rand((), generator=g, device=g.device)  # the next call has draws of its own
+        elif self.drew and self.after is not None:
+            _set(self.generators, self.after)
+
+    def same(self, run: Callable[[], T]) -> T:
+        """What a pass gives, with the draws of the first that drew."""
+        before = _get(self.generators)
+        if self.start is None or not (self.drew or self.apart):
+            self.start = before
+        else:
+            _set(self.generators, self.start)
+        found, whole = None, False
+        try:
+            found = run()
+            whole = found is not None  # not stopped at a site
+        finally:
+            self._ended(before, whole)
+        return found
+
+    def _ended(self, before: list[Tensor], whole: bool) -> None:
+        assert self.start is not None
+        after = _get(self.generators)
+        if not self.drew and any(bool((a != b).any()) for a, b in zip(self.start, after)):
+            self.drew = True
+            self.tell()
+        if self.drew:
+            self.after = after if whole or self.after is None else self.after
+        if self.drew or self.apart:
+            _set(self.generators, before)
+
+    def tell(self) -> None:
+        if not self.told:
+            self.told = True
+            warn(f"{DRAWS}. torch.manual_seed gives the same again; average calls for what holds on average.")
+
+
+def drawn() -> bool:
+    """Whether the model has drawn in a pass of this call: of more rows, it would draw other numbers for each."""
+    return _here.chance is not None and _here.chance.drew
+
+
+def with_same_draws(run: Callable[[], T]) -> T:
+    """``run()``, a pass of the model."""
+    return run() if _here.chance is None else _here.chance.same(run)
+
+
+def chance_of(modules: Sequence[nn.Module], model: Any, x: Tree, apart: bool, training: bool) -> Chance | Any:
+    """A block for a call in which passes draw the same, where the model may draw at all."""
+    if isinstance(model, nn.Module) and not (training or _WORDS.in_modules(modules)):  # of a function, who knows
+        return as_it_is
+    cuda = {t.device.index or 0 for t in tensors(x) if t.device.type == "cuda"}
+    generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in sorted(cuda))]
+    return Chance(generators, apart, told=training)
+
+
+def _get(generators: Sequence[torch.Generator]) -> list[Tensor]:
+    return [g.get_state() for g in generators]
+
+
+def _set(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
+    for g, state in zip(generators, states):
+        g.set_state(state)
+
+
+def _apart(generator: torch.Generator, state: Tensor) -> Tensor:
+    """A state to start from that nobody else draws from, and that `state` decides."""
+    seed = int.from_bytes(hashlib.blake2b(state.numpy().tobytes(), digest_size=7).digest(), "little")
+    return torch.Generator(generator.device).manual_seed(seed).get_state()
+
+
+class _Here(threading.local):
+    chance: Chance | None = None
+
+
+_here = _Here()
+
+_WORDS = Words(
+    *("rand", "drop", "bernoulli", "multinomial", "normal", "poisson", "sampl", "rrelu", "gumbel", "uniform", "exponential"),
+    *("geometric", "cauchy", "generator", "noise", "stochastic", "distribution"),
+    also=(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, torch.jit.ScriptModule),
+)

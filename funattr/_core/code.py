@@ -1,0 +1,99 @@
+"""What the code of a model names, as far as that can be read: to look for a thing only where there can be one."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import nn
+
+#: What runs before a model does, and not with it.
+_BEFORE = {"__init__", "__repr__", "reset_parameters", "init_weights", "_init_weights", "from_pretrained"}
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
+
+
+class Words:
+    """Whether code names a word of some: with what functions call, and what instances hold, but not what is torch's own.
+
+    `also` are kinds of modules that count by themselves.
+    """
+
+    def __init__(self, *words: str, also: tuple[type, ...] = ()) -> None:
+        self.words = words
+        self.also = also
+        self.known: dict[Any, bool] = {}  # by class, and by code
+        self.harmless: set[type] = set()  # kinds of what modules keep
+
+    def in_modules(self, modules: Iterable[nn.Module]) -> bool:
+        """Whether the code of a module, or what it keeps, names one. Asked for in every call."""
+        for module in modules:
+            kind = type(module)
+            found = self.known[kind] if kind in self.known else self.in_class(kind)
+            if found or not (kind.__module__.startswith("torch.nn.modules.") or self._keeps_none(module)):
+                return True
+        return False
+
+    def in_class(self, kind: type) -> bool:
+        """Whether a method that a class does not have from torch names one."""
+        if kind not in self.known:
+            own = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins")]
+            self.known[kind] = issubclass(kind, self.also) or any(
+                self.in_function(f) for base in own for name, f in vars(base).items() if name not in _BEFORE
+            )
+        return self.known[kind]
+
+    def _keeps_none(self, module: nn.Module) -> bool:
+        """Whether nothing that a module keeps, functions and objects of somebody's, names one."""
+        held = module.__dict__.values()
+        new = set(map(type, held)) - self.harmless
+        self.harmless.update(kind for kind in new if kind not in _FUNCTIONS and not self.in_class(kind))
+        return new <= self.harmless or not any(
+            self.in_function(value) if type(value) in _FUNCTIONS else self.in_class(type(value)) for value in held
+        )
+
+    def in_function(self, f: Any) -> bool:
+        f = _plain(f)
+        if not isinstance(f, types.FunctionType):
+            return isinstance(f, types.BuiltinFunctionType) and self._in([f.__name__])
+        if f.__code__ not in self.known:
+            self.known[f.__code__] = False  # while it is looked at: it may call itself
+            names = set(_names(f.__code__))
+            self.known[f.__code__] = self._in(names) or any(map(self.in_function, _called(f, names)))
+        return self.known[f.__code__]
+
+    def _in(self, names: Iterable[str]) -> bool:
+        return any(word in name for name in names for word in self.words)
+
+
+def _plain(f: Any) -> Any:
+    """The function itself, of what stands for one."""
+    while isinstance(f, functools.partial):
+        f = f.func
+    if isinstance(f, property):
+        f = f.fget
+    f = getattr(f, "__func__", f) if isinstance(f, (types.MethodType, staticmethod, classmethod)) else f
+    return inspect.unwrap(f) if isinstance(f, types.FunctionType) else f
+
+
+def _called(f: types.FunctionType, names: set[str]) -> list[Any]:
+    spaces = [f.__globals__, *(vars(m) for m in map(f.__globals__.get, names) if isinstance(m, types.ModuleType))]
+    called = [space[name] for space in spaces for name in names if isinstance(space.get(name), types.FunctionType)]
+    called += [cell.cell_contents for cell in f.__closure__ or () if _filled(cell)]
+    return [g for g in called if not str(getattr(g, "__module__", "torch.")).startswith("torch.")]
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        return isinstance(cell.cell_contents, _FUNCTIONS)
+    except ValueError:
+        return False
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _names(inner)
