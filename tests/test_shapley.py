@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import math
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from captum.attr import KernelShap, ShapleyValues
@@ -24,7 +23,6 @@ from .breadth import full
 from .close import close
 from .cost import cost
 
-PEERS = pathlib.Path(__file__).parent.parent.parent / "shared" / "peers"
 SAMPLINGS = ("leverage", "kernel", "permutation")
 NET = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 3)).double().eval()
 X = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -258,39 +256,55 @@ def test_the_orders_of_captums_sampling() -> None:
     torch.testing.assert_close(game.spread(total), theirs.double(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.skipif(not PEERS.exists(), reason="the numbers of peers are not here")
-def test_numbers_of_shap_shapiq_and_captum() -> None:
-    import sys
+# What captum 0.9.0, shap 0.51.0 and shapiq 1.8.0 gave for one net, whose weights come from numpy's frozen stream.
+# fmt: off
+OF_CAPTUM = [
+    [-0.516343279507, -0.0783950798568, -0.271028174994, -1.20200698114, 0.429590224097],
+    [-0.0033503465969, -0.00577752669634, -0.0273886001467, 0.0325159452222, -0.000595464704497],
+]
+OF_CAPTUMS_GROUPS = [
+    [-0.62845669974, -0.62845669974, -1.4197006913, -1.4197006913, 0.409974099635],
+    [-0.0155539525567, -0.0155539525567, 0.00845924016299, 0.00845924016299, 0.00249871947154],
+]
+OF_CAPTUMS_OCCLUSION = [
+    [-1.10426545143, -0.956177294254, -1.35955440998, -1.56842184067, -1.22582399845],
+    [-0.0104435449466, -0.0142000168562, 0.00240817968734, 0.0286509543657, 0.0345290601254],
+]
+OF_SHAP = [  # its KernelExplainer, all coalitions: class 2
+    [0.67126494873, 0.0784833096818, 0.227421242766, 1.77490423691, -0.340494941931],
+    [-0.156542655857, 0.0423238947006, -0.224416917584, 0.399689159946, -0.310076206518],
+]
+OF_SHAPIQ = [-0.5163432795067963, -0.07839507985675133, -0.2710281749942648, -1.2020069811428562, 0.4295902240972934]
+# fmt: on
 
-    sys.path.insert(0, str(PEERS))
-    try:
-        models = __import__("models")
-    finally:
-        sys.path.pop(0)
-    net, x0 = models.mlp().double(), torch.as_tensor(models.inputs((1, 5), 2)).double()
-    x = torch.as_tensor(models.inputs((2, 5))).double()
-    captums = json.loads((PEERS / "captum-perturbation.json").read_text())
-    for sampling in ("exact",):
-        found = fa.shapley(net, x, target=[1, 0], baselines=x0, sampling=sampling)
-        torch.testing.assert_close(found, torch.tensor(captums["exact_shapley"]).double(), rtol=0, atol=1e-9)
-    key = next(key for key in captums if key.startswith("exact_shapley_groups"))
-    found = fa.shapley(net, x, target=[1, 0], baselines=x0, feature_mask=torch.tensor(captums["groups"]))
-    torch.testing.assert_close(found, torch.tensor(captums[key]).double(), rtol=0, atol=1e-9)
-    shaps = json.loads((PEERS / "shap.json").read_text())
-    key = next(key for key in shaps if key.startswith("KernelExplainer"))
-    per_class = torch.tensor(shaps[key]).double()
-    for k in range(3):
-        torch.testing.assert_close(fa.shapley(net, x, target=k, baselines=x0), per_class[..., k], rtol=0, atol=1e-7)
-    shapiqs = json.loads((PEERS / "shapiq.json").read_text())["exact SV order 1"]
-    found = fa.shapley(net, x[:1], target=1, baselines=x0)
-    torch.testing.assert_close(found[0], torch.tensor([shapiqs[str(i)] for i in range(5)]).double(), rtol=0, atol=1e-9)
+
+def of_peers() -> tuple[nn.Module, Tensor, Tensor]:
+    net = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    stream = np.random.RandomState(0)
+    with torch.no_grad():
+        for _, p in sorted(net.named_parameters()):
+            fan = p[0].numel() if p.dim() > 1 else 4
+            p.copy_(torch.from_numpy(stream.standard_normal(tuple(p.shape)) / fan**0.5))
+    x, base = (
+        torch.from_numpy(np.random.RandomState(seed).standard_normal(shape)) for seed, shape in ((1, (2, 5)), (2, (1, 5)))
+    )
+    return net, x, base
+
+
+def test_numbers_of_captum_shap_and_shapiq() -> None:
+    net, x, base = of_peers()
+    options: dict[str, Any] = {"target": [1, 0], "baselines": base}
+    close(fa.shapley(net, x, sampling="exact", **options), torch.tensor(OF_CAPTUM, dtype=torch.float64), 1e-9)
+    grouped = fa.shapley(net, x, feature_mask=torch.tensor([0, 0, 1, 1, 2]), **options)
+    close(grouped, torch.tensor(OF_CAPTUMS_GROUPS, dtype=torch.float64), 1e-9)
+    close(fa.occlusion(net, x, window=2, **options), torch.tensor(OF_CAPTUMS_OCCLUSION, dtype=torch.float64), 1e-6)
+    close(fa.shapley(net, x, target=2, baselines=base), torch.tensor(OF_SHAP, dtype=torch.float64), 1e-9)
+    close(fa.shapley(net, x[:1], target=1, baselines=base), torch.tensor([OF_SHAPIQ], dtype=torch.float64), 1e-9)
 
 
 @full
 def test_shapiq_plays() -> None:
     shapiq = pytest.importorskip("shapiq")
-    import numpy as np
-
     game = fa.game(NET, X[:1], target=1)
     empty = game.value(torch.zeros(6, dtype=torch.bool)).item()
 
@@ -299,9 +313,9 @@ def test_shapiq_plays() -> None:
 
     exact = fa.shapley(NET, X[:1], target=1)[0]
     values = shapiq.ExactComputer(game=play, n_players=6)("SV", 1)
-    torch.testing.assert_close(exact, torch.tensor([values[(i,)] for i in range(6)]).double(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(exact, torch.tensor([values[(i,)] for i in range(6)], dtype=torch.float64), rtol=0, atol=1e-10)
     found = shapiq.KernelSHAP(n=6, random_state=0).approximate(64, play)
-    torch.testing.assert_close(exact, torch.tensor([found[(i,)] for i in range(6)]).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(exact, torch.tensor([found[(i,)] for i in range(6)], dtype=torch.float64), rtol=0, atol=1e-6)
 
 
 # Transforms, and what is refused.
