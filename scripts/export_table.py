@@ -127,7 +127,7 @@ def _why(error: Exception) -> str:
     text = " ".join(str(error).split())
     if operation := re.search(r"torch\.ops\.(aten\.\w+)", text):
         return f"torch.onnx does not know `{operation[1]}`"
-    return text.split(": ", 2)[-1]
+    return re.sub(r"^.*cannot be a program[^:]*: ", "", text)
 
 
 # The tables.
