@@ -11,6 +11,7 @@ from ._types import ChunkSize, Explains, Layer, Method, Model, OnePlace, Target,
 from . import dataset as dataset
 from . import masks as masks
 from . import metrics as metrics
+from . import rules as rules
 from . import viz as viz
 from ._methods.game import Game as Game
 from ._core.split import Split as Split

@@ -44,6 +44,7 @@ def text() -> str:
         "from . import dataset as dataset",
         "from . import masks as masks",
         "from . import metrics as metrics",
+        "from . import rules as rules",
         "from . import viz as viz",
     ]
     lines += [f"from {module.replace('funattr', '', 1)} import {name} as {name}" for name, module in kept.items()]

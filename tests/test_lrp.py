@@ -417,3 +417,22 @@ def test_flops() -> None:
     for rules in (R.alpha_beta(), R.gamma(), {**R.epsilon(), **R.zbox(LOW, HIGH)}):
         assert flops(fa.lrp, rules=rules) <= 4.5 * base
         assert flops(fa.lrp, X.abs(), rules=rules) <= 3.5 * base
+
+
+def test_the_command_takes_a_set_by_name(tmp_path: Any, capsys: Any, monkeypatch: Any) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from funattr.__main__ import main
+
+    Image.fromarray((torch.rand(8, 8).numpy() * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    told = "explain a.png --model funattr._demo.model:load_model --size 8 --method"
+    assert main(f"{told} lrp --rules gamma --out a.npz".split()) == 0
+    assert main(f"{told} lrp --out b.npz".split()) == 0
+    gamma, plus = np.load("a.npz", allow_pickle=False), np.load("b.npz", allow_pickle=False)
+    assert not np.allclose(gamma["lrp"], plus["lrp"])
+    capsys.readouterr()
+    assert main(f"{told} saliency --rules gamma".split()) == 2
+    assert "--rules is no option of saliency, only of lrp" in capsys.readouterr().err
+    assert main(f"{told} lrp --rules gama".split()) == 2

@@ -11,7 +11,7 @@ from typing import Any
 from . import draw, gap, language, methods, speaker, write
 from .facts import Explained, Failed, Found, as_map, with_errors
 from .groups import COALITIONS, GROUPS, enough_for_errors, largest
-from .how import OPTIONS, STEPS, options_of, where_of
+from .how import OPTIONS, RULES, STEPS, options_of, where_of
 from .inputs import Input, Item, gather, read
 from .load import load, warn_of
 from .options import MODEL_HELP, add_command, add_model, positive
@@ -68,6 +68,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--n-samples", type=positive, metavar="N", help="samples of noise, or of a distribution")
     parser.add_argument("--sampling", choices=_SAMPLINGS, help="of shapley (default: leverage)")
     parser.add_argument("--window", type=positive, metavar="N", help="of occlusion: its side (default: a seventh, or a token)")
+    parser.add_argument("--rules", choices=RULES, metavar="SET", help=f"of lrp: {', '.join(RULES)} (default: epsilon_plus)")
     parser.add_argument(
         "--groups",
         choices=GROUPS,

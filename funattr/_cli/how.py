@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import funattr as fa
+
 from . import methods
 from .groups import groups_of, window_of
 from .inputs import Input
@@ -15,9 +17,11 @@ from .source import Source
 
 STEPS = 50
 #: The options that only some methods take, and what the command calls them.
-OPTIONS = ("n_steps", "quadrature", "n_samples", "sampling", "window", "groups", "chunk_size")
+OPTIONS = ("n_steps", "quadrature", "n_samples", "sampling", "window", "groups", "rules", "chunk_size")
 #: Those that are not handed on as they are: of which groups and windows are made.
-MADE = ("window", "groups")
+MADE = ("window", "groups", "rules")
+#: The sets of rules that need no more than their name.
+RULES = tuple(name for name in fa.rules.__all__ if name not in ("Operation", "epsilon_gamma_box", "zbox", "flat", "wsquare"))
 
 
 def where_of(name: str, given: Input, target: int | None, layers: Layers, layer: str | None) -> Where | None:
@@ -45,6 +49,8 @@ def options_of(name: str, source: Source, given: Input, where: Where | None, arg
             options["channel_dim"] = where.channel_dim
     if "generator" in taken:
         options["generator"] = torch.Generator(arguments.device).manual_seed(arguments.seed)
+    if "rules" in taken and arguments.rules is not None:
+        options["rules"] = getattr(fa.rules, arguments.rules)()
     if "feature_mask" in taken:
         options["feature_mask"] = groups_of(name, source, given, where, arguments.groups)
     if "window" in taken:

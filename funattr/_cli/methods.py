@@ -17,7 +17,7 @@ from .words import mistake
 COMPLETE = ("integrated_gradients", "conductance", "deep_lift", "deep_lift_shap")
 
 #: What explains nothing by itself.
-_OTHERS = ("value_and_gradient", "activation", "game", "convergence_delta")
+_OTHERS = ("value_and_gradient", "activation", "game", "convergence_delta", "absorbed")
 
 _EXAMPLES = """\
   funattr methods

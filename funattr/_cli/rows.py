@@ -182,6 +182,8 @@ def _options(of: Question, name: str, layer: Any, arguments: argparse.Namespace)
         options["channel_dim"] = -1
     if "generator" in taken:
         options["generator"] = torch.Generator(arguments.device).manual_seed(arguments.seed)
+    if "rules" in taken and arguments.rules is not None:
+        options["rules"] = getattr(fa.rules, arguments.rules)()
     if "baselines" not in taken:
         return options
     without = removed.baseline(of.x, of.asked, of.filler)
