@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from funattr import __version__
-from funattr._cli import bench, dataset, explain, export, layers, methods, show
+from funattr._cli import bench, dataset, evaluate, explain, export, layers, methods, show
 from funattr._cli.words import choices
 from funattr._demo import command as demo
 
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"funattr {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     parser.names = commands.choices
-    for command in (explain, export, layers, methods, dataset, show, demo, bench):
+    for command in (explain, evaluate, export, layers, methods, dataset, show, demo, bench):
         command.add(commands)
     return parser
 

@@ -40,6 +40,8 @@ NOTES = {
     "`ValueError`).",
 }
 
+#: What another script writes below.
+LOADED = "\n## How a language model was loaded\n"
 #: Found by a sweep that is not part of the tests, once: with torch 2.13 and transformers 5.24.
 ALSO = """
 ## Also tried
@@ -198,7 +200,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if every:
         sys.exit(f"{len(every)} combinations are wrong.")
     if not options.only:
-        options.out.write_text(page(found, options.quick))
+        before = options.out.read_text() if options.out.exists() else ""
+        loaded = before[before.index(LOADED) :] if LOADED in before else ""  # which scripts/loaded_matrix.py writes
+        options.out.write_text(page(found, options.quick) + loaded)
 
 
 if __name__ == "__main__":

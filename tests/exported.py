@@ -84,6 +84,9 @@ OTHERS: dict[str, tuple[Callable[..., Any], bool]] = {
 }
 
 
+GROUPED = ("shapley", "lime")
+
+
 class Cell(NamedTuple):
     """A method of a net, with its arguments."""
 
@@ -102,7 +105,10 @@ def cells() -> list[Cell]:
         for row in METHODS:
             options = {**({"target": 1} if row.targeted else {}), **row.options}
             layers = [None] * (row.at_input and row.name != "activation") + [net.layer] * row.at_layer
-            if (name == "CNN" or not row.convolutional) and (name != "ViT" or not row.relu):
+            if row.name in GROUPED:  # there, the mask is made of the value in the call
+                groups = {"target": 1, "feature_mask": (torch.arange(net.shape[-1]) * 2 >= net.shape[-1]).long()}
+                found.append(_cell(name, row.name, getattr(fa, row.name), None, groups))
+            elif (name == "CNN" or not row.convolutional) and (name != "ViT" or not row.relu):
                 found += [_cell(name, row.name, row.method, layer, options) for layer in layers]
         for other, (method, at_layer) in OTHERS.items():
             options = {} if other.startswith("each_target") else {"target": 1, "feature_mask": MASKS[name]}

@@ -217,6 +217,7 @@ def test_one_command_gives_a_picture(here: Path, capsys: pytest.CaptureFixture[s
         r"explained    class \d, score -?[\d.e-]+ \([\d.]+%\)",
         r"method       grad_cam at blocks\.0 \(the last that suits; funattr layers shows the others\)",
         r"wrote        explained\.png",
+        r"deletion     grad_cam -?[\d.e-]+; a random order -?[\d.e-]+: the lower, the better the map",
     ]
     assert len(lines) == len(patterns)
     for line, pattern in zip(lines, patterns):
@@ -1051,7 +1052,7 @@ def test_as_a_process(here: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": root}
     done = subprocess.run([*command, *shlex.split(NET)], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("wrote        explained.png\n")
+    assert done.stdout.splitlines()[-2] == "wrote        explained.png"
     wrong = subprocess.run([*command, *shlex.split(f"{NET} --layer conv9")], capture_output=True, text=True, env=environment)
     assert wrong.returncode == 2
     assert wrong.stderr == "funattr: --layer conv9: Net has no layer 'conv9'. Did you mean 'conv2'?\n"
@@ -1093,4 +1094,4 @@ def test_the_transcript_is_true(capsys: pytest.CaptureFixture[str]) -> None:
     assert number.sub("#", again) == number.sub("#", page)
     for now, then in zip(number.findall(again), number.findall(page)):
         assert float(now) == pytest.approx(float(then), rel=0.2, abs=0.05)
-    assert page.count("$ funattr") == page.count("\n$ funattr") == 19
+    assert page.count("$ funattr") == page.count("\n$ funattr") == 20

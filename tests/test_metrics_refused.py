@@ -134,6 +134,12 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("modules", lambda: M.randomisation(cam, conv, image, target=1, layers=[conv.conv1]), TypeError, ["names"]),
     ("measure", lambda: M.randomisation(cam, conv, image, target=1, similarity="cos"), ValueError, ["'cosine'"]),
     ("a function", lambda: M.randomisation(fa.gradient, lambda x: x.sum(1), table), TypeError, ["nn.Module", "parameters"]),
+    (
+        "traced",
+        lambda: M.randomisation(fa.gradient, torch.jit.trace(conv, image), image, target=1),
+        TypeError,
+        ["traced", "before it was"],
+    ),
     ("a map", lambda: M.randomisation(phi, conv, image, target=1), TypeError, ["method"]),
     # compare
     ("list of methods", lambda: M.compare([fa.gradient], {"d": M.deletion}, conv, image), TypeError, ["methods", "dict"]),

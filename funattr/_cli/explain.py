@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import draw, gap, language, methods, speaker, write
+from . import draw, gap, judge, language, methods, speaker, write
 from .facts import Explained, Failed, Found, as_map, with_errors
 from .groups import COALITIONS, GROUPS, enough_for_errors, largest
 from .how import OPTIONS, RULES, STEPS, options_of, where_of
@@ -77,6 +77,11 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--chunk-size", type=positive, metavar="N", help="steps, samples or groups at once: less takes less memory"
     )
+    parser.add_argument(
+        "--no-check",
+        action="store_true",
+        help="leave out the last line, deletion against a random order, for which the model runs 36 times for each input",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of random methods (default: 0)")
     language.add(parser)
     add_model(parser)
@@ -134,6 +139,8 @@ def run(arguments: argparse.Namespace) -> int:
         out = Path(arguments.out or ("explained.html" if texts or len(items) > 1 else "explained.png"))
         write.write(out, source.title, explain.done, explain.failed, arguments)
         _say("wrote", str(out))
+    if explain.judged:
+        _say("deletion", judge.line(explain.judged))
     for each in explain.failed:
         print(f"funattr: not explained: {each.name}: {each.why}", file=sys.stderr)
     return 1 if explain.failed else 0
@@ -197,6 +204,7 @@ class _Explainer:
         self.later: list[str] = []
         self.count = 0
         self.written: set[Path] = set()
+        self.judged: list[tuple[str, judge.Judged]] = []
 
     def __call__(self, item: Item) -> None:
         if self.alone:
@@ -222,6 +230,8 @@ class _Explainer:
             self.places = {name: where_of(name, given, chosen.target, layers, self.arguments.layer) for name in self.wanted}
         found = [part for name in self.wanted for part in with_errors(self._found(name, given, chosen, first))]
         each = Explained(given, chosen, found)
+        if not self.arguments.no_check:
+            self._judge(each)
         if not self.alone:
             cut = f", {len(given.tokens)} tokens of {given.whole}" if given.whole and given.tokens else ""
             print(f"{given.name}: {chosen.explained.told()}{cut}", flush=True)
@@ -288,6 +298,18 @@ class _Explainer:
         if self.alone:
             self._say_later()
         return measured
+
+    def _judge(self, each: Explained) -> None:
+        """Compare the maps with random orders."""
+        chance: dict[Any, float] = {}
+        for found in each.found:
+            if found.name not in self.places:  # standard errors, which are no map
+                continue
+            where = self.places[found.name]
+            target, seed = each.chosen.target, self.arguments.seed
+            judged = judge.by_deletion(found, self.source, each.given, target, where, chance, seed)
+            if judged is not None:
+                self.judged.append((found.name, judged))
 
     def _say_later(self) -> None:
         """What belongs below the line of an input."""

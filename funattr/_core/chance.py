@@ -8,6 +8,7 @@ generators are meant; one that the model keeps is state of it, and put back as t
 from __future__ import annotations
 
 import hashlib
+import pickle
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -124,3 +125,28 @@ _WORDS = Words(
     *("geometric", "cauchy", "generator", "noise", "stochastic", "distribution"),
     also=(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, torch.jit.ScriptModule),
 )
+
+
+# Generators that a model keeps.
+
+#: What numbers are drawn from, by name, for numpy.random takes a while to import: how its state is read, and how it is set.
+GENERATORS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
+    f"{torch.Generator.__module__}.Generator": (lambda g: g.get_state(), lambda g, state: g.set_state(state)),
+    "numpy.random._generator.Generator": (
+        lambda g: g.bit_generator.state,
+        lambda g, state: setattr(g.bit_generator, "state", state),
+    ),
+    "numpy.random.mtrand.RandomState": (lambda g: g.get_state(legacy=False), lambda g, state: g.set_state(state)),
+    "random.Random": (lambda g: g.getstate(), lambda g, state: g.setstate(state)),
+}
+
+
+def generator_kind(value: Any) -> str | None:
+    """Which kind of generator a value is."""
+    names = (f"{base.__module__}.{base.__name__}" for base in type(value).__mro__)
+    return next((name for name in names if name in GENERATORS), None)
+
+
+def same_state(a: Any, b: Any) -> bool:
+    """Whether a generator has not been drawn from."""
+    return torch.equal(a, b) if isinstance(a, Tensor) else pickle.dumps(a) == pickle.dumps(b)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -18,11 +18,12 @@ _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, f
 class Words:
     """Whether code names a word of some: with what functions call, and what instances hold, but not what is torch's own.
 
-    `also` are kinds of modules that count by themselves.
+    `also` are kinds of modules that count by themselves; a `rule` looks at all names of a function in place of words.
     """
 
-    def __init__(self, *words: str, also: tuple[type, ...] = ()) -> None:
-        self.words = words
+    def __init__(self, *words: str, also: tuple[type, ...] = (), rule: Callable[[set[str]], bool] | None = None) -> None:
+        self.rule = rule or (lambda names: any(word in name for name in names for word in words))
+        self.narrow = rule is not None
         self.also = also
         self.known: dict[Any, bool] = {}  # by class, and by code
         self.harmless: set[type] = set()  # kinds of what modules keep
@@ -37,12 +38,12 @@ class Words:
         return False
 
     def in_class(self, kind: type) -> bool:
-        """Whether a method that a class does not have from torch names one."""
+        """Whether a method that a class does not have from torch names one; with a `rule`, of those that `forward` reaches."""
         if kind not in self.known:
             own = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins")]
-            self.known[kind] = issubclass(kind, self.also) or any(
-                self.in_function(f) for base in own for name, f in vars(base).items() if name not in _BEFORE
-            )
+            methods = {name: f for base in reversed(own) for name, f in vars(base).items() if name not in _BEFORE}
+            reached = _reached(methods) if self.narrow else list(methods.values())
+            self.known[kind] = issubclass(kind, self.also) or any(map(self.in_function, reached))
         return self.known[kind]
 
     def _keeps_none(self, module: nn.Module) -> bool:
@@ -57,15 +58,22 @@ class Words:
     def in_function(self, f: Any) -> bool:
         f = _plain(f)
         if not isinstance(f, types.FunctionType):
-            return isinstance(f, types.BuiltinFunctionType) and self._in([f.__name__])
+            return isinstance(f, types.BuiltinFunctionType) and self.rule({f.__name__})
         if f.__code__ not in self.known:
             self.known[f.__code__] = False  # while it is looked at: it may call itself
             names = set(_names(f.__code__))
-            self.known[f.__code__] = self._in(names) or any(map(self.in_function, _called(f, names)))
+            self.known[f.__code__] = self.rule(names) or any(map(self.in_function, _called(f, names)))
         return self.known[f.__code__]
 
-    def _in(self, names: Iterable[str]) -> bool:
-        return any(word in name for name in names for word in self.words)
+
+def _reached(methods: dict[str, Any]) -> list[Any]:
+    """Those of the methods that run when `forward` does, by their names."""
+    todo: list[str] = [name for name in ("forward", "__call__") if name in methods]
+    for name in todo:  # which grows
+        f = _plain(methods[name])
+        if isinstance(f, types.FunctionType):
+            todo += [other for other in _names(f.__code__) if other in methods and other not in todo]
+    return [methods[name] for name in todo]
 
 
 def _plain(f: Any) -> Any:

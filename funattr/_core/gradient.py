@@ -208,7 +208,7 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
                 value = map_tensors(lambda t: placed(i, next(moved), False) if t.is_floating_point() else t, value)
                 return copied(value) if anchor is None else value  # below vmap it is a sum, fresh already
 
-        seen = forward(q, put)
+        seen = forward(q, put, fresh=point is None or anchor is None)
         if q.inner and not seen.recording and not whole:
             return None
         flat = [leaf for part in leaves for leaf in part]

@@ -94,8 +94,9 @@ class Seen(NamedTuple):
     recording: bool
 
 
-def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False) -> Seen:
-    """Run the model once on a copy of the input, with `put` at the sites; `early` stops after the last, if that can be told."""
+def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh: bool = False) -> Seen:
+    """Run the model once on a copy of the input, with `put` at the sites; `early` stops after the last, if that can be told.
+    `fresh` says that what `put` returns for the input is a copy already."""
     x = q.x if x is None else x
     where: list[int] = []
     neuron: list[Tensor] = []
@@ -122,7 +123,7 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False) -> Se
 
     last = [] if q.neuron is None or early else [q.neuron]
     run = Run([*q.inner, *last], visit, early or bool(last))
-    output = watched(q.bound, x, run, q.create_graph)
+    output = watched(q.bound, x, run, q.create_graph, fresh=fresh and None in q.sites.sites)
     check_reached(q.bound, run)
     return Seen(output, neuron[0] if neuron else None, recording if neuron else torch.is_grad_enabled())
 
@@ -215,13 +216,13 @@ class Unfused(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False) -> Any:
-    """The model's output for a copy of `x`, to which it may write, under `run`.
+def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False, *, fresh: bool = False) -> Any:
+    """The model's output for a copy of `x`, to which it may write, under `run`; for `x` itself where that is `fresh`.
 
     Without gradients, nn.TransformerEncoder runs fused: layers inside are skipped, and nested tensors go from one to the
     next, which breaks where gradients are turned on half-way. So it is not fused where there are sites.
     """
-    args, kwargs = as_arguments(copied(x))
+    args, kwargs = as_arguments(x if fresh else copied(x))
     with _kernels(create_graph), _conditions(bound, run.sites, x):
         try:
             return observed(bound.call, args, kwargs, run)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import operator
-import pickle
 import sys
 import threading
 import types
@@ -26,9 +25,10 @@ from torch import Tensor, nn
 from .._torch import is_view, is_wrapped, times_written, tracing, without_transforms
 from .._types import as_it_is
 from .._words import warn
-from .chance import DRAWS, with_same_draws
+from .chance import DRAWS, GENERATORS, generator_kind, same_state, with_same_draws
+from .code import Words
 from .tap import Run, call_tapped, hooked, hooks_of, put_hooks_back
-from .where import built
+from .where import built, own_weights
 
 #: What every module has; the rest of its attributes is its own.
 _COMMON = frozenset(vars(nn.Module()))
@@ -50,6 +50,7 @@ class State:
         self.met: set[int] = set()
         self.draws: list[tuple[Any, str, Any]] = []  # generators of the model's own, and how they were
         self.told = False
+        self.parameters: list[tuple[Tensor, Tensor, Tensor]] = []  # of models that write to them: where they lie, and a copy
         self.times = 0  # how often a tensor was put back
 
     def note(self, value: Any, depth: int = 0) -> None:
@@ -69,8 +70,8 @@ class State:
                 self.note_items((*value.args, value.func, *value.keywords.values()), depth)
         elif isinstance(value, types.MethodType):
             self.note(value.__self__, depth)
-        elif (kind := _generator(value)) is not None:
-            self.draws.append((value, kind, _GENERATORS[kind][0](value)))
+        elif (kind := generator_kind(value)) is not None:
+            self.draws.append((value, kind, GENERATORS[kind][0](value)))
         elif not (isinstance(value, _NO_STATE) or _of_library(type(value))):  # such as the state of FSDP, a logger, a thread
             self.note_items(getattr(value, "__dict__", {}), depth)
 
@@ -96,6 +97,16 @@ class State:
         if module._buffers:
             self.note_items(module._buffers, depth)
 
+    def note_parameters(self, module: nn.Module) -> None:
+        """Keep all that is learned in `module`, which may write to it."""
+        for child in module.modules():
+            own = own_weights(child)
+            self.holders.append((own, dict(own)))
+            for weight in own.values():
+                if weight is not None and id(weight) not in self.met:
+                    self.met.add(id(weight))
+                    self.parameters.append((weight, weight.detach(), _copied(weight).detach()))
+
     def __enter__(self) -> None:
         _kept.state = self
 
@@ -117,9 +128,15 @@ class State:
                         t.detach_()  # what was written came with a graph
                 self.tensors[key] = t, times_written(t), before
                 self.times += 1
+        for weight, where, before in self.parameters:
+            if weight.data_ptr() != where.data_ptr():
+                weight.data = where
+            if not torch.equal(where, before):  # written through .data, it has no new version
+                where.data.copy_(before)
+                self.times += 1
         for generator, kind, before in self.draws:
-            read, write = _GENERATORS[kind]
-            if not _same_state(read(generator), before):
+            read, write = GENERATORS[kind]
+            if not same_state(read(generator), before):
                 if not self.told:
                     warn(f"{DRAWS}. It has a generator of its own, which is put back: every call starts from what is there.")
                 self.told = True
@@ -142,28 +159,6 @@ class State:
         for child in module.modules():
             if id(child) not in self.met:
                 self.note_module(child)
-
-
-#: What numbers are drawn from, by name, for numpy.random takes a while to import: how its state is read, and how it is set.
-_GENERATORS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
-    f"{torch.Generator.__module__}.Generator": (lambda g: g.get_state(), lambda g, state: g.set_state(state)),
-    "numpy.random._generator.Generator": (
-        lambda g: g.bit_generator.state,
-        lambda g, state: setattr(g.bit_generator, "state", state),
-    ),
-    "numpy.random.mtrand.RandomState": (lambda g: g.get_state(legacy=False), lambda g, state: g.set_state(state)),
-    "random.Random": (lambda g: g.getstate(), lambda g, state: g.setstate(state)),
-}
-
-
-def _generator(value: Any) -> str | None:
-    """Which kind of generator a value is."""
-    names = (f"{base.__module__}.{base.__name__}" for base in type(value).__mro__)
-    return next((name for name in names if name in _GENERATORS), None)
-
-
-def _same_state(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) else pickle.dumps(a) == pickle.dumps(b)
 
 
 def _copied(t: Tensor) -> Tensor:
@@ -234,6 +229,20 @@ def _observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         state.back()
 
 
+def writes_parameters() -> bool:
+    """Whether the model may write to its parameters: in a transform of torch.func, it would write the transform's tensors."""
+    return _kept.state is not None and bool(_kept.state.parameters)
+
+
+def _may_write(names: set[str]) -> bool:
+    unseen = names & {"no_grad", "detach", "set_grad_enabled", "inference_mode"}  # by autograd, which refuses it otherwise
+    in_place = any(name.endswith("_") and not name.endswith("__") for name in names)
+    return bool(names & {"data", "Parameter"}) or bool(unseen and in_place)
+
+
+_WRITING = Words(rule=_may_write)
+
+
 def times_put_back() -> int:
     """How often tensors that passes of this call wrote to were put back: graphs of passes before may have saved them."""
     return 0 if _kept.state is None else _kept.state.times
@@ -241,12 +250,15 @@ def times_put_back() -> int:
 
 def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
     """What the modules, and what is bound to them, can keep of a pass: a block in which that is put back. None if nothing."""
+    writing = [module for module in modules if _WRITING.in_class(type(module))]
     keeping = [module for module in modules if not _QUIET.get(type(module)) or hooked(module)]
     if not keeping and isinstance(model, nn.Module):
         return None
     state = State()
     for module in keeping:
         state.note_module(module)
+    for module in writing:
+        state.note_parameters(module)
     if not isinstance(model, nn.Module):
         state.note(model)
     for module in modules:

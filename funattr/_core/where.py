@@ -178,6 +178,11 @@ def weights(root: nn.Module | None) -> Iterator[Tensor]:
     return (weight for module in all_modules(root) for weight in module._parameters.values() if weight is not None)
 
 
+def own_weights(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """The container of a module's own parameters."""
+    return module._parameters
+
+
 def built(module: nn.Module) -> tuple[int, int]:
     """How many layers and parameters a module has: more after a first pass that makes them."""
     return len(module._modules), len(module._parameters)

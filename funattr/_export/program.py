@@ -76,15 +76,17 @@ def export(
         raise complaint(TypeError, f"dynamic_batch must be True or False, got {kind_of(dynamic_batch)}.")
     inputs = _inputs(method, model, x, arguments)
     with torch.inference_mode(False), torch.no_grad():
+        before = torch.get_rng_state()
         inputs.call(inputs.values)  # what is wrong without an export is said as without one
+        draws = about(method).draws or not torch.equal(before, torch.get_rng_state())
         try:
-            return _exported(method, model, inputs, dynamic_batch)
+            return _exported(method, model, inputs, dynamic_batch, draws)
         except Refused as error:
             kind = "for batches of any size" if dynamic_batch else "for batches of one size"
             raise complaint(ValueError, f"{name_of(method)} cannot be a program {kind}: {error}") from error.__cause__
 
 
-def _exported(method: Explains, model: Model, inputs: Inputs, dynamic: bool) -> torch.export.ExportedProgram:
+def _exported(method: Explains, model: Model, inputs: Inputs, dynamic: bool, draws: bool) -> torch.export.ExportedProgram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the method has given its own
         if dynamic:
@@ -102,7 +104,7 @@ def _exported(method: Explains, model: Model, inputs: Inputs, dynamic: bool) -> 
                 if isinstance(error, Refused) and error.last:
                     raise
                 if way is tries[-1]:
-                    raise Refused(drawing(True) if about(method).draws else reason(error)) from error
+                    raise Refused(drawing(about(method).draws) if draws else reason(error)) from error
     raise AssertionError
 
 

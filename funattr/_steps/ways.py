@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._core.chance import drawn
+from .._core.state import writes_parameters
 from .._torch import OutOfMemoryError, any_batch, interrupted, quiet, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Tree, map_tensors, tensors
 from .._words import complaint, warn
@@ -42,7 +43,7 @@ class Runner:
     """Runs chunks of steps, and remembers over the chunks of one call what vmap could not do."""
 
     def __init__(self, sequential: bool = False) -> None:
-        self.ways = [] if sequential or any_batch() else [mapped, mapped_functional]
+        self.ways = [] if sequential or any_batch() or writes_parameters() else [mapped, mapped_functional]
         #: What was shown to be exact in one batch, and where the batch is in each of its tensors; None: rows meet, or nothing
         #: can be shown.
         self.folds: dict[Callable[..., Any], Sequence[int]] | None = None if any_batch() else {}

@@ -181,7 +181,7 @@ def _outputs(q: Question, features: Features, make: Callable[[list[Tree]], Plan]
     if isinstance(make, Plan):
         plan = make
         report(0, plan.runs)
-    elif len(q.sites.sites) == 1 and q.inner and not (tracing() or transforms_active() or any_batch()):
+    elif len(q.sites.sites) == 1 and q.inner and run.ways and not (tracing() or transforms_active() or any_batch()):
         plan, late = _first(run, q, features, make, outputs)
         if late is not None:
             yield plan, late

@@ -126,6 +126,9 @@ def _root(model: Model) -> nn.Module:
         raise complaint(TypeError, f"{text}: put what a function does besides into a module around it.")
     root = bind(inner).root
     assert root is not None
+    if isinstance(root, torch.jit.ScriptModule):
+        text = "the model is scripted or traced, and torch cannot run one with other parameters"
+        raise complaint(TypeError, f"{text}: pass the model before it was.")
     return root
 
 

@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -150,13 +151,8 @@ def table_page(
     for key, head in zip(names, heads):
         parts += _each_example(key, head, found, examples)
     body = "\n".join(parts)
-    text = (
-        (Path(__file__).parent / "table.html")
-        .read_text(encoding="utf-8")
-        .replace("$title", html.escape(title))
-        .replace("$body", body)
-    )
-    return written(Page(text), out)
+    template = Template((Path(__file__).parent / "table.html").read_text(encoding="utf-8"))
+    return written(Page(template.substitute(title=html.escape(title), body=body)), out)
 
 
 def _each_example(key: str, head: str, found: Mapping[str, Mapping[str, Any]], examples: Sequence[str] | None) -> list[str]:

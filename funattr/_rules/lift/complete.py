@@ -41,8 +41,8 @@ def cuts_graph(origins: Origins, root: nn.Module | None) -> bool:
 def gap(
     targets: Sequence[Target], ends: tuple[Tape, Tape], values: list[Tree], base: list[Tree], multipliers: list[Tree]
 ) -> Tensor | None:
-    """By how much the sum misses the difference of the scores, and how much rounding may do: over the batch, whose rows may
-    meet, for each target. Not compiled, where nobody reads it, nor without data."""
+    """By how much the sum misses the difference of the scores, that difference, and the size of the scores: over the batch,
+    whose rows may meet, for each target. Not compiled, where nobody reads it, nor without data."""
     if tracing() or not all(tape.end and not tape.end[-1].is_meta for tape in ends):
         return None
     found, count = [], len(multipliers) // len(targets)
@@ -58,13 +58,13 @@ def _gap(target: Target, found: list[Tensor], values: list[Tree], base: list[Tre
             scores = [one_for_each(end, "the target") for end in found]
         else:
             pick = predicted(found[0]) if isinstance(target, str) else target
-            scores = [score_of(end, pick) for end in found]
-        differences = zip(floats_of(values), floats_of(base), tensors(multipliers))  # integers have no multiplier
-        total = sum((m * (v - v0)).sum() for v, v0, m in differences)
-        rise = (scores[0] - scores[1]).abs().sum()
-        eps = torch.finfo(scores[0].dtype).eps
-        allowed = max(100 * eps ** (2 / 3), 1e-6) * rise + 1000 * eps * (scores[0].abs().sum() + scores[1].abs().sum())
-        return torch.stack([(total - (scores[0] - scores[1]).sum()).abs(), allowed, rise])
+            # One class is what the pass at x was asked for, and checked.
+            scores = [end[:, pick] if type(pick) is int and end.dim() == 2 else score_of(end, pick) for end in found]
+        rise = scores[0] - scores[1]
+        off = rise.sum()
+        for v, v0, m in zip(floats_of(values), floats_of(base), tensors(multipliers)):  # integers have no multiplier
+            off = off - (m * (v - v0)).sum()
+        return torch.stack([off.abs(), rise.abs().sum(), torch.cat(scores).abs().sum()])
 
 
 def tell(notes: Notes, missed: Tensor | None) -> None:
@@ -93,8 +93,9 @@ def tell(notes: Notes, missed: Tensor | None) -> None:
         or not may_read()
     ):
         return
-    for off, allowed, rise in missed.tolist():
-        if off <= allowed:
+    eps = torch.finfo(missed.dtype).eps
+    for off, rise, size in missed.tolist():
+        if off <= max(100 * eps ** (2 / 3), 1e-6) * rise + 1000 * eps * size:  # what rounding may do
             continue
         cuts = ", ".join(dict.fromkeys(name for name in notes.cuts if name not in _SHAPES))
         cause = f"the model cuts its graph ({cuts})" if cuts else "a part of it was lost to rounding, or to what no rule sees"

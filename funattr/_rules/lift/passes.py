@@ -191,8 +191,8 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
             return value
         if starts and not tracing() and not transforms_active() and connected(value, starts):
             raise Stop(None, complaint(ValueError, _DEPENDENT))
-        active.append(True)
         starts.extend(floats_of(value))
+        active.append(True)
         return value
 
     def replaying(*args: Any, **kwargs: Any) -> Any:
@@ -201,8 +201,8 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
         active.clear()
         starts.clear()
         if None in q.sites.sites:
-            active.append(True)
             starts.extend(floats_of((args, kwargs)))
+            active.append(True)
         with lift, as_it_is if tracing() else _NothingRunsAgain():
             sites = q.inner if q.neuron is None else [*q.inner, q.neuron]
             output = call_tapped(q.bound.call, args, kwargs, Run(sites, mark))

@@ -201,7 +201,7 @@ class Origins:
         """What a call made of tensors that did require a gradient, or did not."""
         if not given:
             self.made.update((id(t), t) for t in results)
-        elif all(self.is_fixed(t) for t, _ in given):
+        elif self.is_fixed(given[0][0]) and all(self.is_fixed(t) for t, _ in given):
             if not self.writes:
                 self.fixed.update((id(t), t) for t in results if not constant(t))
         else:
@@ -252,9 +252,9 @@ class _Aside(torch.no_grad):
 
 
 def constant(t: Any) -> bool:
-    return isinstance(t, nn.Parameter)
+    return type(t) is not Tensor and isinstance(t, nn.Parameter)  # the first says it sooner of most
 
 
 def fits(shape: Sequence[int], base: Sequence[int]) -> bool:
     """Whether a baseline's tensor serves the one at x: same shape, but for dimensions of size 1."""
-    return len(shape) == len(base) and all(b in (a, 1) for a, b in zip(shape, base))
+    return shape == base or (len(shape) == len(base) and all(b in (a, 1) for a, b in zip(shape, base)))

@@ -1,0 +1,260 @@
+"""``funattr evaluate``: which of several methods makes the better maps, for pictures and a model of yours or of a library."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import funattr as fa
+
+from . import facts, methods, write
+from .facts import Failed, Found
+from .how import OPTIONS, options_of, where_of
+from .inputs import Input, gather, read
+from .judge import on_picture, squares
+from .load import load, warn_of
+from .options import MODEL_HELP, add_command, add_model, positive
+from .sites import Layers, Where, only_input
+from .source import Source
+from .targets import choose
+from .words import answered, choices, listed, mistake
+
+_EXAMPLES = """\
+  funattr evaluate cat.png --model resnet50 --methods grad_cam,ig,saliency
+  funattr evaluate pictures/ --model my_net:build --size 32 --metrics deletion,insertion,randomisation --out table.html
+"""
+METRICS = ("deletion", "insertion", "comprehensiveness", "sufficiency", "infidelity", "sensitivity_max", "randomisation")
+_DEFAULT = ("deletion", "insertion", "sensitivity_max", "randomisation")
+_SHORT = {"sensitivity": "sensitivity_max", "randomization": "randomisation"}
+_KINDS = (".json", ".html", ".png")
+_BY_ORDER = METRICS[:4]
+
+
+def add(commands: Any) -> None:
+    """Declare the subcommand and its options."""
+    text = "Compare methods on pictures: which of them makes the better maps?"
+    parser = add_command(commands, "evaluate", text, _EXAMPLES, run, MODEL_HELP)
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="pictures, or folders of them; - for standard input")
+    names = "one or more, with commas; funattr methods lists them (default: grad_cam where a layer suits it, ig and saliency)"
+    parser.add_argument("--methods", metavar="NAMES", help=names)
+    names = f"of {', '.join(METRICS)} (default: {', '.join(_DEFAULT)})"
+    parser.add_argument("--metrics", metavar="NAMES", default=",".join(_DEFAULT), help=names)
+    parser.add_argument("--target", default="argmax", metavar="CLASS", help="a number, a name, or argmax, the predicted one")
+    parser.add_argument("--layer", metavar="NAME", help="where in the model CAMs are made (default: the last that suits)")
+    parser.add_argument("--steps", type=positive, default=16, metavar="N", help="points of a curve (default: 16)")
+    parser.add_argument(
+        "--n-samples", type=positive, default=10, metavar="N", dest="draws", help="samples of a metric that draws (default: 10)"
+    )
+    parser.add_argument("--chunk-size", type=positive, metavar="N", dest="at_once", help="runs at once: less takes less memory")
+    parser.add_argument("--seed", type=int, default=0, help="of what draws (default: 0)")
+    parser.add_argument("--out", metavar="FILE", help="a .json, .html or .png (default: none, the table is printed)")
+    # What explain has options for, and methods take: their defaults.
+    parser.set_defaults(lines=False, **dict.fromkeys(OPTIONS))
+    add_model(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table, and write the file.
+
+    Raises:
+        argparse.ArgumentError: something does not fit; the message says what.
+        ImportError: an extra is missing.
+    """
+    metrics = _metrics(arguments.metrics)
+    wanted = [methods.checked(name.strip()) for name in arguments.methods.split(",")] if arguments.methods else []
+    for name in wanted:
+        if missing := methods.missing(name):
+            raise mistake(f"{name} needs {listed(missing)}, which the command has no option for: call it from Python.")
+    if arguments.out is not None and Path(arguments.out).suffix.lower() not in _KINDS:
+        raise mistake(f"--out must end with {', '.join(_KINDS[:-1])} or {_KINDS[-1]}, got {arguments.out!r}.")
+    if arguments.out is not None:
+        write.check(Path(arguments.out), arguments.out)
+    if not arguments.inputs:
+        raise mistake("there is nothing to evaluate on: name a picture, a folder of them, or - for standard input.")
+    source = load(arguments)
+    if source.image is None and source.text is not None:
+        raise mistake("evaluate is for pictures, and the model reads texts: call fa.metrics from Python.")
+    _say("model", source.title)
+    evaluate = _Evaluator(source, wanted, metrics, arguments)
+    items = gather(source, arguments.inputs, arguments)
+    for item in items:
+        try:
+            evaluate(read(source, item, arguments))
+        except argparse.ArgumentError as error:
+            if len(items) == 1:
+                raise
+            evaluate.failed.append(Failed(item.name, str(error)))
+    if not evaluate.names:
+        raise mistake(f"{evaluate.failed[0].name}: {evaluate.failed[0].why}")
+    warn_of(source, arguments)
+    table = evaluate.table()
+    print(_printed(table))
+    if arguments.out is not None:
+        _write(Path(arguments.out), source.title, evaluate, table)
+        _say("wrote", arguments.out)
+    for each in evaluate.failed:
+        print(f"funattr: not evaluated: {each.name}: {each.why}", file=sys.stderr)
+    return 1 if evaluate.failed else 0
+
+
+def _say(what: str, text: str) -> None:
+    print(f"{what:13s}{text}", flush=True)
+
+
+def _metrics(given: str) -> list[str]:
+    names = [_SHORT.get(name.strip(), name.strip()) for name in given.split(",")]
+    for name in names:
+        if name in ("pointing_game", "relevance_mass", "agreement"):
+            raise mistake(f"{name} needs more than pictures: call fa.metrics.{name} from Python.")
+        if name not in METRICS:
+            raise mistake(f"there is no metric {name!r}{choices(name, METRICS)}")
+    return list(dict.fromkeys(names))
+
+
+class _Evaluator:
+    """Pictures one after another, by the methods at the layers that were found for the first."""
+
+    def __init__(self, source: Source, wanted: list[str], metrics: list[str], arguments: argparse.Namespace) -> None:
+        self.source, self.wanted, self.metrics, self.arguments = source, wanted, metrics, arguments
+        self.places: dict[str, Where | None] = {}
+        self.names: list[str] = []
+        self.failed: list[Failed] = []
+        self.found: list[dict[str, dict[str, Any]]] = []
+
+    def __call__(self, given: Input) -> None:
+        target = choose(self.source, given.x, self.arguments.target).target
+        if not self.places:
+            self._find(given, target)
+        explains: dict[str, Any] = {name: partial(self._map, name, given) for name in self.wanted}
+        for name, explain in explains.items():
+            explain.method = name
+        measures = {name: self._measure(name, given) for name in self.metrics}
+        with answered(given.name):
+            found = fa.metrics.compare(explains, measures, self.source.model, given.x, target=target)
+        self.found.append(found)
+        self.names.append(given.name)
+
+    def _find(self, given: Input, target: int | None) -> None:
+        layers = self.layers = Layers(self.source, given.x)
+        self.wanted = self.wanted or ["grad_cam"] * bool(layers.suiting()) + ["integrated_gradients", "saliency"]
+        places = {}
+        for name in self.wanted:
+            layer = self.arguments.layer if methods.is_cam(name) else None
+            places[name] = where = where_of(name, given, target, layers, layer)
+            _say("method", f"{name} at {'the input' if where is None else where.name}")
+            if where is not None and "infidelity" in self.metrics:
+                text = (
+                    f"infidelity needs a number for each value of the picture, and {name} makes one for each place of a layer"
+                )
+                raise mistake(f"{text}: leave one of them out.")
+        self.places = places
+
+    def _map(self, name: str, given: Input, model: Any, x: Any, *, target: Any = None, whole: bool = True) -> Any:
+        """What the method finds, on the model and x that the metric has: a map of the size of x, or as it is."""
+        where = self.places[name]
+        options = options_of(name, self.source, given, where, self.arguments)
+        grouped = "feature_mask" in options
+        if grouped:
+            options["feature_mask"] = options["feature_mask"].mask
+        attribution = only_input(methods.call(name, model, x, {"target": target, **options}))
+        if not whole:
+            return attribution
+        dim = 1 if where is None else where.channel_dim or 1
+        grid = self.layers.grid(attribution.shape[1]) if dim == -1 else None
+        layer = None if where is None else where.name
+        values = on_picture(Found(name, attribution, layer, dim, grouped, False, None, grid), given)
+        if values is None:
+            raise mistake(f"{name} makes no map of a picture here: choose another method, or another --layer.")
+        return values
+
+    def _measure(self, name: str, given: Input) -> Callable[..., Any]:
+        metric = getattr(fa.metrics, name)
+        options: dict[str, Any] = {}
+        if name in _BY_ORDER:
+            options["feature_mask"] = squares(given.x)
+        if name in ("deletion", "insertion"):
+            options["steps"] = self.arguments.steps
+        if name in ("infidelity", "sensitivity_max"):
+            options["n_samples"] = self.arguments.draws
+        if name == "randomisation":
+            options["layers"] = blocks(self.source.model)
+        elif name != "sensitivity_max":
+            options["chunk_size"] = self.arguments.at_once
+        return partial(metric, **options) if name in _BY_ORDER else partial(self._drawn, name, options)
+
+    def _drawn(self, name: str, options: dict[str, Any], explained: Any, model: Any, x: Any, *, target: Any) -> Any:
+        """A metric that draws: the same numbers for every method."""
+        import torch
+
+        options = {**options, "generator": torch.Generator().manual_seed(self.arguments.seed), "target": target}
+        if name == "infidelity":  # of what the method finds for each value, slopes or shares
+            slopes = explained.method in ("gradient", "saliency", "guided_backprop", "deconvnet")
+            explained, options = partial(explained, whole=False), {**options, "multiply_by_inputs": not slopes}
+        return getattr(fa.metrics, name)(explained, model, x, **options)
+
+    def table(self) -> dict[str, dict[str, Any]]:
+        """Each method's numbers by each metric, one for each picture; of a dict, a dict of these."""
+        return {
+            method: {key: _joined([one[method][key] for one in self.found]) for key in self.metrics} for method in self.wanted
+        }
+
+
+def _joined(each: Sequence[Any]) -> Any:
+    if isinstance(each[0], Mapping):
+        return {key: _joined([one[key] for one in each]) for key in each[0]}
+    return [float(one) for one in each]
+
+
+def blocks(model: Any) -> list[str]:
+    """The largest parts of a model that have parameters, from the output to the input; what only wraps one is gone into."""
+    prefix, module = "", model
+    while True:
+        inside = [(name, child) for name, child in module.named_children() if any(True for _ in child.parameters())]
+        if len(inside) != 1 or any(True for _ in module.parameters(recurse=False)):
+            break
+        prefix, module = f"{prefix}{inside[0][0]}.", inside[0][1]
+    return [f"{prefix}{name}" for name, _ in reversed(inside)] or [prefix.removesuffix(".")]
+
+
+_SIGN = {"deletion": "-", "insertion": "+", "comprehensiveness": "+", "sufficiency": "-", "infidelity": "-"}
+
+
+def _printed(table: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table as text: means, and standard errors where there are several pictures."""
+    metrics = list(next(iter(table.values())))
+    rows = [["", *(f"{name} ({_SIGN.get(name, '-')})" for name in metrics)]]
+    rows += [[method, *(_cell(value) for value in row.values())] for method, row in table.items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]) for row in rows]
+    return "\n".join(["", *lines, "", "(+) higher is better, (-) lower is better; randomisation: a map that stays at 1 does not"
+                      " look at the model"])  # fmt: skip
+
+
+def _cell(value: Any) -> str:
+    import torch
+
+    means = torch.tensor(list(value.values()) if isinstance(value, Mapping) else [value]).double().mean(0)
+    if len(means) == 1:
+        return f"{float(means):.3g}"
+    return f"{float(means.mean()):.3g} ± {float(means.std()) / len(means) ** 0.5:.2g}"
+
+
+def _write(out: Path, title: str, evaluate: _Evaluator, table: dict[str, dict[str, Any]]) -> None:
+    from funattr import viz
+
+    kind = out.suffix.lower()
+    try:
+        if kind == ".json":
+            about = {"model": title, "versions": facts.versions(), "inputs": evaluate.names, "methods": table}
+            failed = [each._asdict() for each in evaluate.failed]
+            out.write_text(facts.json_text({**about, "failed": failed}), encoding="utf-8")
+        elif kind == ".html":
+            viz.table_page(table, title=f"Methods by metrics: {title}", examples=evaluate.names, out=out)
+        else:
+            viz.table(table, title=title, out=out)
+    except OSError as error:
+        raise mistake(f"cannot write {str(out)!r}: {error.strerror or error}.") from error

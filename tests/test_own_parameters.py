@@ -1,0 +1,97 @@
+"""Models that write to their own parameters when they run: every pass starts from what the call found, and leaves that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funattr as fa
+from funattr._core.state import _WRITING
+
+
+def in_place(layer: nn.Linear) -> None:
+    with torch.no_grad():
+        layer.weight.mul_(0.9)
+
+
+def through_data(layer: nn.Linear) -> None:
+    layer.weight.data.mul_(0.9)
+
+
+def other_data(layer: nn.Linear) -> None:
+    layer.weight.data = torch.renorm(layer.weight.data, 2, 0, 0.5)
+
+
+def detached(layer: nn.Linear) -> None:
+    layer.weight.detach().clamp_(-0.2, 0.2)
+
+
+def another(layer: nn.Linear) -> None:
+    layer.weight = nn.Parameter(layer.weight.detach() * 0.9)
+
+
+WRITES: list[Callable[[nn.Linear], None]] = [in_place, through_data, other_data, detached, another]
+
+
+class Writes(nn.Module):
+    def __init__(self, write: Callable[[nn.Linear], None]) -> None:
+        super().__init__()
+        self.one, self.two, self.write = nn.Linear(4, 6), nn.Linear(6, 3), write
+
+    def forward(self, x: Tensor) -> Any:
+        self.renormed()
+        return self.two(torch.tanh(self.one(x)))
+
+    def renormed(self) -> None:
+        with torch.no_grad():
+            self.write(self.one)
+            self.two.bias.add_(0.1)
+
+
+def made(write: Callable[[nn.Linear], None]) -> Writes:
+    torch.manual_seed(0)
+    return Writes(write).double()
+
+
+x = torch.randn(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+METHODS: dict[str, Callable[[nn.Module], Tensor]] = {
+    "gradient": lambda model: fa.gradient(model, x, target=1),
+    "integrated_gradients": lambda model: fa.integrated_gradients(model, x, target=1, n_steps=64),
+    "feature_ablation": lambda model: fa.feature_ablation(model, x, target=1),
+    "at a layer": lambda model: fa.feature_ablation(model, x, target=1, layer="one"),
+    "deep_lift": lambda model: fa.deep_lift(model, x, target=1),
+    "each_target": lambda model: fa.each_target(fa.gradient, [0, 1, 2])(model, x)[1],
+    "each_target, many steps": lambda model: fa.each_target(fa.integrated_gradients, [0, 1])(model, x, n_steps=64)[1],
+    "noise_tunnel": lambda model: fa.noise_tunnel(fa.gradient, stdevs=0.0)(model, x, target=1),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("write", WRITES, ids=lambda f: f.__name__)
+def test_each_pass_starts_from_what_the_call_found(write: Callable[[nn.Linear], None], method: str) -> None:
+    model, still = made(write), made(lambda layer: None)
+    found = METHODS[method](model)
+    for name, weight in made(write).named_parameters():
+        kept = model.get_parameter(name)
+        assert type(kept) is nn.Parameter
+        assert torch.equal(kept, weight)
+    write(still.one)  # once, as in every pass
+    torch.testing.assert_close(found, METHODS[method](still))
+
+
+def test_others_are_not_copied() -> None:
+    class Quiet(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu_().detach()
+
+        def reset(self, layer: nn.Linear) -> None:
+            layer.weight.data.zero_()
+
+    assert _WRITING.in_class(Writes)
+    assert not _WRITING.in_class(nn.Linear)
+    Quiet.forward = lambda self, x: x.relu()  # type: ignore[method-assign]  # without what could write
+    assert not _WRITING.in_class(Quiet)
