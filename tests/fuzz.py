@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import funattr as fa
 
 from .methods import METHODS as TABLE
+from .methods import own_gradient
 from .reference.passes import recorded
 
 
@@ -279,6 +280,9 @@ RIGHT: dict[str, tuple[Any, ...]] = {
     "standard_errors": (True, False),
     "alpha": (0.0, 0),
     "kernel_width": (0.25, 1, 0.5),
+    "rtol": (None,),
+    "return_error": (False,),
+    "rules": (dict.fromkeys(("linear", "convolution", "activation"), own_gradient),),
 }
 #: How many coalitions: all of the few there are in a mask; or enough of them.
 COALITIONS: dict[str, tuple[Any, ...]] = {"shapley": (None,), "lime": (None, 30)}
@@ -309,6 +313,9 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "kernel_width": (0, 0.0, -0.1, float("nan"), float("inf"), "0", None, True, 1j, Bad()),
     "window": (None, 0, -1, 99, 1.5, True, "3", [], (1, 2, 3, 4, 5), {"z": 1}, Bad(), torch.tensor([1])),
     "strides": (0, -1, 99, 1.5, True, "3", (1, 2, 3, 4, 5), {"z": 1}, Bad()),
+    "rtol": (0, -1, float("nan"), float("inf"), "0.1", True, [0.1], Bad()),
+    "return_error": (None, "yes", 2, 0.5, Bad()),
+    "rules": (3, "epsilon", fa.rules.epsilon, {"linear": 3}, {"linaer": print}, [1], Bad()),
     "generator": (3, "seed", Bad(), np.random.default_rng(0), torch.ones(2)),
     "attributions": (
         3, "a", None, Bad(), [], np.ones(3), torch.ones(7, 3), torch.tensor(1.0), torch.full((1, 2), float("nan")),

@@ -104,10 +104,16 @@ def by_hand(asked: Asked) -> list[Tensor]:
     q = Loop(model, x, options.get("layer"), score)
     if name == "activation":
         return loops.value(q)
-    if name in ("gradient", "saliency", "input_x_gradient", "value_and_gradient"):
+    if name in ("gradient", "saliency", "input_x_gradient", "value_and_gradient", "lrp"):
         v, g = loops.value(q), loops.slope(q)
         times = [a * b for a, b in zip(v, g)] if options.get("multiply_by_inputs", True) else g
-        return {"gradient": g, "saliency": [t.abs() for t in g], "input_x_gradient": times, "value_and_gradient": v + g}[name]
+        return {
+            "gradient": g,
+            "saliency": [t.abs() for t in g],
+            "input_x_gradient": times,
+            "lrp": times,
+            "value_and_gradient": v + g,
+        }[name]
     if name in CAMS:
         return [cam_by_hand(name, q, options.get("channel_dim", 1))]
     if name in ("guided_backprop", "deconvnet"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cmath
 import contextlib
+import dis
 import functools
 import inspect
 import threading
@@ -154,11 +155,21 @@ def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, **__: 
     if str(error).startswith("Inference tensors cannot be saved"):
         text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
         return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
-    ours = hasattr(error, "complaint") or isinstance(error, (TypeError, OutOfMemoryError))
+    ours = hasattr(error, "complaint") or isinstance(error, (TypeError, OutOfMemoryError)) or _raised_by_model(error)
     if ours or not isinstance(x, Tensor) or not may_read() or _runs(model, x) or not _runs(model, x[None]):
         return error
     text = f"the model does not take x {list(x.shape)} ({' '.join(str(error).split())[:120]}), and takes {list(x[None].shape)}"
     return complaint(ValueError, f"{text}: the batch comes first, pass x[None].")
+
+
+def _raised_by_model(error: Exception) -> bool:
+    """Whether a ``raise`` of somebody's own ends in this error, which then says what it means; torch's say nothing of a batch."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "torch":
+        return False
+    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
 
 
 def _runs(model: Any, x: Tensor) -> bool:
