@@ -367,6 +367,8 @@ def calls(draw: st.DrawFn, methods: tuple[str, ...] = tuple(METHODS)) -> Asked:
             options[name] = draw(st.sampled_from([None, 1]))
         elif draw(st.booleans()):
             options[name] = draw(one_of(*(COALITIONS.get(method, RIGHT[name]) if name == "n_samples" else RIGHT[name])))
+    if "rules" in accepted and "rules" not in wrong:
+        options["rules"] = draw(one_of(*RIGHT["rules"]))  # the default has no formula here
     if "feature_mask" in accepted and "feature_mask" not in wrong and (method in COALITIONS or draw(st.booleans())):
         options["feature_mask"] = draw(masks(net, layer, n))
     if "x" in wrong:

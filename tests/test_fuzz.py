@@ -107,13 +107,8 @@ def by_hand(asked: Asked) -> list[Tensor]:
     if name in ("gradient", "saliency", "input_x_gradient", "value_and_gradient", "lrp"):
         v, g = loops.value(q), loops.slope(q)
         times = [a * b for a, b in zip(v, g)] if options.get("multiply_by_inputs", True) else g
-        return {
-            "gradient": g,
-            "saliency": [t.abs() for t in g],
-            "input_x_gradient": times,
-            "lrp": times,
-            "value_and_gradient": v + g,
-        }[name]
+        found = {"gradient": g, "saliency": [t.abs() for t in g], "value_and_gradient": v + g}
+        return found.get(name, times)
     if name in CAMS:
         return [cam_by_hand(name, q, options.get("channel_dim", 1))]
     if name in ("guided_backprop", "deconvnet"):

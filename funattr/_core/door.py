@@ -163,7 +163,7 @@ def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, **__: 
 
 
 def _raised_by_model(error: Exception) -> bool:
-    """Whether a ``raise`` of somebody's own ends in this error, which then says what it means; torch's say nothing of a batch."""
+    """Whether a ``raise`` of somebody's own ends in this error: that says what it means, and torch's nothing of a batch."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
