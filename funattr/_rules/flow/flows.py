@@ -98,7 +98,13 @@ def _parts(op: Operation, both: bool) -> tuple[Tensor, Tensor | None]:
 def epsilon_rule(epsilon: float) -> Flow:
     if epsilon == 0:
         return PLAIN
-    return Flow(lambda op: op.output * _share(op.output, op.output, epsilon), f"epsilon({epsilon:g})")
+
+    def flow(op: Operation) -> Tensor:
+        z = hold(op.output)
+        away = torch.copysign(torch.full((), epsilon, dtype=z.dtype, device=z.device), z)  # at 0 either sign: the share is 0
+        return op.output * (z / (z + away))
+
+    return Flow(flow, f"epsilon({epsilon:g})")
 
 
 def alpha_beta_rule(alpha: float, beta: float, epsilon: float, bias: bool) -> Flow:
