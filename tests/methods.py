@@ -167,9 +167,12 @@ def in_halves(method: Callable[..., Any], name: str, make: Callable[[Any], Any])
 
 
 def own_gradient(op: Any, gradient: Tensor) -> Tensor:
-    """A rule of one's own that changes nothing: then relevance is value times gradient, on any net. Of sets see test_lrp."""
+    """A rule of one's own that changes nothing: then relevance is value times gradient, on any net."""
     return torch.func.vjp(lambda x: op.function(x, *op.inputs[1:]), op.inputs[0])[1](gradient)[0]  # type: ignore[no-any-return]
 
+
+#: Rules that change nothing, and compile.
+NO_CHANGE = dict.fromkeys(("linear", "convolution"), fa.rules.epsilon(0.0)["linear"])
 
 METHODS = [
     Row("activation", fa.activation, lambda v, g: v, at_input=True, targeted=False),
@@ -187,7 +190,12 @@ METHODS = [
     Row("ablation_cam", fa.ablation_cam, None, at_input=False, batch_first=True),
     Row("guided_backprop", fa.guided_backprop, None, relu=True),
     Row("deconvnet", fa.deconvnet, None, relu=True),
-    Row("lrp", fa.lrp, lambda v, g: v * g, options={"rules": dict.fromkeys(("linear", "convolution"), own_gradient)}),
+    Row(
+        "lrp",
+        fa.lrp,
+        lambda v, g: v * g,
+        options={"rules": NO_CHANGE},
+    ),
     Row("guided_grad_cam", fa.guided_grad_cam, None, at_input=False, convolutional=True, relu=True),
     Row("integrated_gradients", fa.integrated_gradients, None, options={"n_steps": 3}),
     Row("internal_influence", fa.internal_influence, None, integers=False, options={"n_steps": 3, "baselines": 0.5}),

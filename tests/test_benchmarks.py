@@ -64,6 +64,8 @@ def test_competitors_compute_the_same(case: Case) -> None:
         reason = method.differs.get({"Captum": "captum", "by hand": "hand"}[name])
         if method.on_tokens and case.setting.name not in ("ViT-tiny", "BERT-small"):
             reason = None
+        if name == "Captum" and case.setting.name == "sequence CNN" and method.name == "deep_lift_shap":
+            reason = "behind max pooling theirs misses more than half of the difference of the scores; ours is complete"
         result = tensor(found)
         if reason is None:
             torch.testing.assert_close(result.reshape(own.shape), own, rtol=1e-6, atol=1e-9)

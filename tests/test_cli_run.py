@@ -49,7 +49,7 @@ def build():
 
 
 def slow(model, x, target=None):
-    time.sleep(0.3)
+    time.sleep(0.5)
     return x
 
 
@@ -254,7 +254,7 @@ def test_ctrl_c_in_a_process(here: Path) -> None:
     while not notes.exists():
         time.sleep(0.01)
         assert process.poll() is None
-    time.sleep(0.7)
+    time.sleep(0.8)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130

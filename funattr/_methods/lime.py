@@ -72,8 +72,8 @@ def lime(
     Example:
         >>> import torch, funattr as fa
         >>> x = torch.tensor([[1.0, 2.0, 3.0]])
-        >>> fa.lime(lambda x: 2 * x.sum(1), x, n_samples=50)
-        tensor([[2.0000, 4.0000, 6.0000]])
+        >>> fa.lime(lambda x: 2 * x.sum(1), x, n_samples=50).round(decimals=3)
+        tensor([[2., 4., 6.]])
 
     References:
         Ribeiro et al., "Why Should I Trust You?": Explaining the Predictions of Any Classifier, 2016,

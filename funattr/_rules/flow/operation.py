@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._torch import autograd_function, current_grad_level, transforms_active
+from ..._torch import autograd_function, current_grad_level, tracing, transforms_active
 from ..._words import complaint
 
 
@@ -118,6 +118,9 @@ def own(rule: Callable[[Operation, Tensor], Any], op: Operation) -> Tensor:
         found = rule(Operation(name, function, inputs, value), gradient)
         return checked(name, found, inputs)
 
+    if tracing():
+        text = "a rule of one's own runs in the backward pass, where torch.compile cannot look at it: use a set of fa.rules"
+        raise complaint(ValueError, f"{text}, or call the method uncompiled.")
     level = current_grad_level()
     return _Own.apply(call, level, op.output if level else op.output.detach(), *op.inputs)  # type: ignore[no-any-return, no-untyped-call]
 
