@@ -43,10 +43,11 @@ from ._methods.lime import lime
 from ._methods.occlusion import occlusion
 from ._methods.path import conductance, convergence_delta, integrated_gradients, internal_influence
 from ._methods.shapley import shapley
+from ._named.absorbed import absorbed
 from ._named.cams import ablation_cam, eigen_cam, score_cam
 from ._named.deep_lift_shap import deep_lift_shap
 from ._named.guided_grad_cam import guided_grad_cam
-from ._named.relevance import absorbed, deconvnet, guided_backprop, lrp, under
+from ._named.relevance import deconvnet, guided_backprop, lrp, under
 from ._steps.progress import progress
 
 __version__ = "0.1.0.dev0"

@@ -15,7 +15,7 @@ from . import rules as rules
 from . import viz as viz
 from ._methods.game import Game as Game
 from ._core.split import Split as Split
-from ._named.relevance import absorbed as absorbed
+from ._named.absorbed import absorbed as absorbed
 from ._combine.elementwise import at_input as at_input
 from ._core.answers import contrast as contrast
 from ._methods.path import convergence_delta as convergence_delta

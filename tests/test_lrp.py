@@ -436,3 +436,36 @@ def test_the_command_takes_a_set_by_name(tmp_path: Any, capsys: Any, monkeypatch
     assert main(f"{told} saliency --rules gamma".split()) == 2
     assert "--rules is no option of saliency, only of lrp" in capsys.readouterr().err
     assert main(f"{told} lrp --rules gama".split()) == 2
+
+
+def test_what_no_mode_sees_is_named() -> None:
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, t: Tensor) -> Tensor:
+            ctx.save_for_backward(t)
+            return t**3
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return 3 * ctx.saved_tensors[0] ** 2 * gradient  # type: ignore[no-any-return]  # torch has no types for ctx
+
+    def model(t: Tensor) -> Tensor:
+        return LAST(Cube.apply(FIRST(t)) * FIRST(t))  # type: ignore[no-any-return, no-untyped-call]  # nor for apply
+
+    with pytest.warns(UserWarning, match="the autograd.Function Cube"):
+        found = fa.lrp(model, ROWS, target=1, rules=R.epsilon(1e-12))
+    h = FIRST(ROWS).detach()
+    slope = LAST.weight[1] * (h**3 + 3 * h**2 * h) / 2  # both factors vary: half each
+    close(found, ROWS * (slope @ FIRST.weight))
+
+
+def test_what_is_overwritten_later_counts_as_it_was() -> None:
+    """Dropout in place, of a view of what a pool has left: in eval mode it changes nothing, and nothing counts twice."""
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5, inplace=True), nn.Linear(4, 3)
+    )
+    model = net.double().eval()
+    for rules in (R.epsilon(), R.gamma()):
+        found, kept = fa.lrp(model, X, target=1, rules=rules), fa.absorbed(model, X, target=1, rules=rules)
+        close(found.flatten(1).sum(1) + sum(kept.values()), model(X)[:, 1].detach())
+        assert set(kept) <= set(rules)

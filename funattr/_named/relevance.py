@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .._combine.dress import check_method, combined, name_of
 from .._core.door import method
-from .._core.passes import forward, kept, question, scores
-from .._core.real import check_attributable
+from .._core.passes import forward, kept, question
 from .._core.rows import Row
 from .._core.where import Bound, bind, refuse_opaque
 from .._methods.gradient import gradient, input_x_gradient
 from .._rules.flow.given import apart_from_zero, deconv, guided, prepared
 from .._rules.flow.kinds import TABLE
-from .._rules.flow.mode import Event, Ruled
+from .._rules.flow.mode import Ruled
 from .._rules.flow.sets import epsilon_plus
 from .._rules.relu import ReluRule
-from .._torch import tracing, without_modes
-from .._types import Explains, Layer, Method, Model, Neuron, Target, Tree, map_tensors
+from .._torch import tracing
+from .._types import Explains, Layer, Method, Model, Neuron, Target, Tree
 from .._words import complaint, door, warn
 
 
@@ -70,7 +68,7 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
             if not rules:
                 return method(model, x, **options)
             if tracing():
-                from .._rules import traced  # noqa: F401  (loaded for what it tells Dynamo)
+                from .._rules import traced  # noqa: F401  (imported for what importing it tells Dynamo; no name of it is used)
             bound = bind(model)
             refuse_opaque(bound)
             target = options.get("target")
@@ -80,7 +78,7 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
             mode = Ruled(ready, TABLE, fired, unmet) if rectifies is None else ReluRule(rectifies, fired)
             bound = bound.ruled(mode)
             found = method(bound, apart_from_zero(x) if moves else x, **options)
-            _tell(bound, x, target, fired, unmet, ready.kinds)
+            tell(bound, x, target, fired, unmet, ready.kinds)
             return found
 
         return combined(ruled, f"under(...)({name_of(method)})", method)
@@ -88,7 +86,7 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
     return combinator
 
 
-def _tell(bound: Bound, x: Tree, target: Any, fired: list[Any], unmet: list[str], kinds: Mapping[str, Any]) -> None:
+def tell(bound: Bound, x: Tree, target: Any, fired: list[Any], unmet: list[str], kinds: Mapping[str, Any]) -> None:
     """Refuse rules that met nothing; name what has none, where rules are for all that a model does."""
     if not fired and isinstance(target, Neuron):  # the pass may have ended at the neuron
         with torch.no_grad():
@@ -217,91 +215,3 @@ def lrp(
     """
     rule = under(epsilon_plus() if rules is None else rules)
     return rule(input_x_gradient)(model, x, layer=layer, target=target, create_graph=create_graph)
-
-
-@method
-def absorbed(
-    model: Model,
-    x: Tree,
-    *,
-    layer: Layer = None,
-    target: Target = None,
-    rules: Mapping[Any, Callable[..., Any]] | None = None,
-) -> dict[str, Tensor]:
-    """What never reaches the site: the relevance that each operation after it keeps to itself.
-
-    ``output . gradient - sum of inputs . gradients`` of every operation, summed by kind: biases, stabilisers, constants that
-    are added, what a rule does not hand on. The law: ``lrp.sum() + sum(absorbed.values()) == score``, for any set of rules.
-
-    Args:
-        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
-        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
-        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
-        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
-        rules: a set of rules, such as ``fa.rules.attn_lrp()`` for transformers; None is ``fa.rules.epsilon_plus()``.
-
-    Returns:
-        A dict from operations to ``[N]``, in units of the score: under the name of its kind where a rule met an operation (a
-        batch norm that is merged counts to its convolution), under torch's name elsewhere. It takes a backward pass for each
-        example.
-
-    Raises:
-        ValueError: no rule met anything, or as `lrp`.
-        TypeError: an argument is of the wrong type, or there are only integers at the site.
-
-    Example:
-        >>> import torch, funattr as fa
-        >>> model, x = torch.nn.Linear(3, 2).double(), torch.randn(4, 3, dtype=torch.float64)
-        >>> kept = fa.absorbed(model, x, target=1, rules=fa.rules.epsilon(1e-12))
-        >>> torch.allclose(kept["linear"], model.bias[1].expand(4))
-        True
-
-    References:
-        Bach et al., "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation", 2015.
-    """
-    rules = epsilon_plus() if rules is None else rules
-    ready, bound = prepared(rules), bind(model)
-    refuse_opaque(bound)
-    fired: list[Any] = []
-    unmet: list[str] = []
-    mode = Ruled(ready, TABLE, fired, unmet)
-    events = mode.events = []
-    q = question(
-        bound.ruled(mode), apart_from_zero(x) if getattr(ready.kinds.get("first"), "shares", False) else x, layer, target
-    )
-
-    def put(i: int, value: Tree, shared: bool) -> Tree:
-        check_attributable(value, q.label(i))
-        torch.set_grad_enabled(True)
-        with without_modes():  # the rules' mode has nothing to do with this
-            return map_tensors(lambda t: t.detach().clone().requires_grad_().clone() if t.is_floating_point() else t, value)
-
-    with torch.no_grad():  # up to the site
-        found = scores(q, forward(q, put))
-    _tell(bound.ruled(mode), x, target, fired, unmet, ready.kinds)
-    total: dict[str, Tensor] = {}
-    flown: dict[str, Tensor] = {}
-    for n in range(q.size):
-        for name, amount, size in _amounts(found[n], events):
-            for sums, value in ((total, amount), (flown, size)):
-                sums.setdefault(name, found.new_zeros(q.size, dtype=value.dtype))[n] += value
-    rounding = 100 * torch.finfo(found.dtype).eps
-    return {name: a for name, a in total.items() if name in ready.kinds or bool((a.abs() > rounding * flown[name]).any())}
-
-
-def _amounts(score: Tensor, events: list[Event]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """What comes out of each operation that the score depends on, less what goes in, and how much flows at all."""
-    places = [place for event in events for place in (*event.places, *event.inputs)]
-    slopes = iter(torch.autograd.grad(score, places, allow_unused=True, retain_graph=True))
-    for event in events:
-        out = [_flows(value, g) for value in event.outputs if (g := next(slopes)) is not None]
-        into = [_flows(t.detach(), g) for t in event.inputs if (g := next(slopes)) is not None]
-        if out or into:
-            nothing = score.new_zeros(())
-            amount = sum((t.sum() for t in out), nothing) - sum((t.sum() for t in into), nothing)
-            yield event.name, amount.detach(), sum((t.abs().sum() for t in (*out, *into)), nothing).detach()
-
-
-def _flows(value: Tensor, gradient: Tensor) -> Tensor:
-    """The relevance at a value; none where no gradient is, though the value be infinite (a mask)."""
-    return torch.where(gradient == 0, torch.zeros_like(gradient), value * gradient)

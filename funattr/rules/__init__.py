@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._rules.flow.first import flat, wsquare, zbox
 from .._rules.flow.given import deconv, guided
 from .._rules.flow.operation import Operation
 from .._rules.flow.sets import (
@@ -13,11 +14,8 @@ from .._rules.flow.sets import (
     epsilon_gamma_box,
     epsilon_plus,
     epsilon_plus_flat,
-    flat,
     frozen,
     gamma,
-    wsquare,
-    zbox,
     zplus,
 )
 

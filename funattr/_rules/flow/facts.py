@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..._torch import tracing
+from ..._torch import edge_of, tracing
 
 
 class Fact(NamedTuple):
@@ -45,3 +45,36 @@ class Facts:
             return
         key, known = id(t), self.known
         known[key] = (weakref.ref(t, lambda _: known.pop(key, None)), fact)
+
+
+class Spot(NamedTuple):
+    """A tensor as it was: its place in the graph, and its value, whatever is written to it later."""
+
+    place: Any
+    value: Tensor
+
+
+def spot(t: Tensor) -> Spot:
+    return Spot(edge_of(t), t.detach().clone())
+
+
+class Event(NamedTuple):
+    """One run of an operation: what went in, and what came out."""
+
+    name: str
+    inputs: list[Spot]
+    outputs: list[Spot]
+
+
+class Rules:
+    """A set of rules, by kind and by torch's names."""
+
+    def __init__(self, kinds: Mapping[str, Any], named: Mapping[str, Any]):
+        self.kinds = dict(kinds)
+        self.named = dict(named)
+
+    def of(self, name: str, *kinds: str) -> tuple[str, Any] | None:
+        """The narrowest rule for an operation of that name and of these kinds, the narrowest of which comes first."""
+        if name in self.named:
+            return name, self.named[name]
+        return next(((kind, self.kinds[kind]) for kind in kinds if kind in self.kinds), None)

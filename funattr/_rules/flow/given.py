@@ -14,8 +14,8 @@ from ..._types import Tree, map_tensors
 from ..._words import complaint
 from ..lift.table import ENTRIES, LINEAR, OPENED
 from ..relu import deconv_relu, guided_relu
+from .facts import Rules
 from .flows import nothing
-from .mode import Rules
 from .operation import Operation
 
 #: The kinds that keys of a dict of rules name.

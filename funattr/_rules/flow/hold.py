@@ -54,10 +54,10 @@ class _Switch(torch.autograd.Function):
 def hold(t: Tensor) -> Tensor:
     """`t`, a constant to the attribution's gradient."""
     level = current_grad_level()
-    return _Hold.apply(t, level) if level else t.detach()  # type: ignore[no-untyped-call]
+    return _Hold.apply(t, level) if level else t.detach()  # type: ignore[no-untyped-call]  # torch has no types for apply
 
 
 def switch(value: Tensor, flow: Tensor) -> Tensor:
     """`value`, with the gradient of `flow` in the attribution's backward pass, and its own in all others."""
     level = current_grad_level()
-    return _Switch.apply(value if level else value.detach(), flow, level)  # type: ignore[no-any-return, no-untyped-call]
+    return _Switch.apply(value if level else value.detach(), flow, level)  # type: ignore[no-any-return, no-untyped-call]  # likewise

@@ -89,7 +89,7 @@ class _Divided:
         return self.func(x, y)  # type: ignore[no-any-return]  # torch's functions are Any here
 
     def constant(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.func(x, hold(y))  # type: ignore[no-any-return]  # likewise
+        return self.func(x, hold(y))  # type: ignore[no-any-return]  # torch's functions are Any here
 
 
 def quotient(mode: Ruled, func: Any, x: Any, y: Any, **rounding: Any) -> Any:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from types import MethodWrapperType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..._core.kernels import unruled
-from ..._torch import base_of, edge_of, tracing, tree_flatten, tree_unflatten
+from ..._torch import base_of, tracing, tree_flatten, tree_unflatten
 from ..._types import tensors
 from ..lift.dispatch import apply
+from ..lift.hidden import custom
 from ..lift.table import NAMES, SHAPES
 from ..lift.tape import among
 from ..relu import ReluRule
 from ..spelled import Entry
-from .facts import UNKNOWN, Fact, Facts
+from .facts import UNKNOWN, Event, Fact, Facts, Rules, spot
 from .hold import switch
 from .operation import Flow, Operation, own
 
@@ -46,29 +47,6 @@ _LOOKS_UP = {*NAMES["indexed"], "embedding", "embedding_bag"}
 
 
 Table: TypeAlias = "dict[str, Callable[..., Any]]"
-
-
-class Event(NamedTuple):
-    """One run of an operation: what went in, and what came out, as places in the graph and as values."""
-
-    name: str
-    inputs: list[Tensor]
-    places: list[Any]
-    outputs: list[Tensor]
-
-
-class Rules:
-    """A set of rules, by kind and by torch's names."""
-
-    def __init__(self, kinds: Mapping[str, Any], named: Mapping[str, Any]):
-        self.kinds = dict(kinds)
-        self.named = dict(named)
-
-    def of(self, name: str, *kinds: str) -> tuple[str, Any] | None:
-        """The narrowest rule for an operation of that name and of these kinds, the narrowest of which comes first."""
-        if name in self.named:
-            return name, self.named[name]
-        return next(((kind, self.kinds[kind]) for kind in kinds if kind in self.kinds), None)
 
 
 class Ruled(TorchFunctionMode):
@@ -153,6 +131,9 @@ class Ruled(TorchFunctionMode):
             if relu is not None:
                 return relu[0]
         given = list(among((args, tuple(kwargs.values()))))
+        if not tracing():
+            for t in given:
+                self._unseen(t)
         found = apply(self, func, args, kwargs)
         self._note(func, args, kwargs, given, found)
         return found
@@ -177,6 +158,14 @@ class Ruled(TorchFunctionMode):
                 self.facts[y] = fact
                 if old:
                     self._wrote(y)
+
+    def _unseen(self, t: Tensor) -> None:
+        """Notes what no mode is told of, by the mark that it left on its result."""
+        name = None if t.grad_fn is None else custom(t.grad_fn)
+        if name is not None:
+            self.unmet.append(name)
+            if self.facts[t] is UNKNOWN:
+                self.facts[t] = Fact(varies=True)
 
     def elementwise(self, y: Tensor, func: Any, args: Any, fact: Fact) -> Fact:
         """`fact` of an elementwise function of all that varies among `args`, with the one tensor that it is a function of."""
@@ -239,7 +228,7 @@ class Ruled(TorchFunctionMode):
         outputs = [t for t in live if t.requires_grad and t.is_floating_point()]
         if self.events is not None and inputs and outputs:
             inputs = [t for t in inputs if t.requires_grad]
-            self.events.append(Event(name, inputs, [edge_of(t) for t in outputs], [t.detach().clone() for t in outputs]))
+            self.events.append(Event(name, [spot(t) for t in inputs], [spot(t) for t in outputs]))
 
     def copied(self, x: Tensor) -> Tensor:
         found = x.clone()

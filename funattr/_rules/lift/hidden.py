@@ -68,10 +68,15 @@ def flat(name: str) -> str:
 
 def _own(node: Any) -> str | None:
     """What to call a node that no rule can have left."""
-    if isinstance(node, BackwardCFunction):
-        kind = forward_class(node)
-        return None if made_by_func(kind) or kind.__module__.startswith(_OURS) else f"the autograd.Function {kind.__name__}"
-    return _native(node.name())
+    return custom(node) if isinstance(node, BackwardCFunction) else _native(node.name())
+
+
+def custom(node: Any) -> str | None:
+    """What to call a node that somebody's own autograd.Function has left."""
+    if not isinstance(node, BackwardCFunction):
+        return None
+    kind = forward_class(node)
+    return None if made_by_func(kind) or kind.__module__.startswith(_OURS) else f"the autograd.Function {kind.__name__}"
 
 
 _OURS = "funattr."
