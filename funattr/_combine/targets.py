@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -110,7 +111,7 @@ def around_targets(combinator: Callable[[Any], Any], method: Explains, model: Mo
 
     def every(each: Every) -> list[Tree]:
         found = combinator(each_target(method, list(each.targets), chunk_size=row.shared.together))(model, x, **options)
-        return [map_tensors(lambda t: t[k], found) for k in range(len(each.targets))]  # noqa: B023  (used up at once)
+        return [map_tensors(itemgetter(k), found) for k in range(len(each.targets))]
 
     return own_row(row, every)
 

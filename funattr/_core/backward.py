@@ -39,7 +39,7 @@ def slopes_of(q: Question, recorded: Recorded, rows: range) -> Iterator[Found]:
     for k in rows:
         backward = partial(_backward, q, leaves=leaves, keep=k + 1 < len(scores) or q.create_graph, mended=mended)
         slopes = iter(backward(scores[k]) if anchor is None else below_vmap(backward, scores[k]))
-        yield constant, [map_floats(lambda leaf: next(slopes), value) for value in values]  # noqa: B023  (used up at once)
+        yield constant, [map_floats(lambda leaf, slopes=slopes: next(slopes), value) for value in values]
 
 
 def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None:
@@ -69,7 +69,7 @@ def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None
     made = []
     for k in range(len(found)):
         own = iter([slope[k] for slope in zeros])
-        made.append((constant, [map_floats(lambda leaf: next(own), value) for value in values]))  # noqa: B023  (used up at once)
+        made.append((constant, [map_floats(lambda leaf, own=own: next(own), value) for value in values]))
     return made
 
 

@@ -100,7 +100,7 @@ def find(root: nn.Module | None, name: str, outer: nn.Module | None = None) -> n
             f"the layer name {name!r} cannot be looked up in a plain function: pass the layer's module object, "
             f"or bind extra arguments with functools.partial(model, ...) in place of a lambda.",
         )
-    child = root._modules[name] if name in root._modules else None  # noqa: SIM401  (a ScriptModule's has no get)
+    child = root._modules[name] if name in root._modules else None  # noqa: SIM401  (the dictionary of a ScriptModule has no get)
     inner = root
     while child is None:
         child = _submodule(inner, name)
