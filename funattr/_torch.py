@@ -37,6 +37,9 @@ from torch._C._functorch import _vmap_increment_nesting as enter_vmap
 from torch._functorch import eager_transforms
 from torch._functorch.eager_transforms import enable_inplace_requires_grad
 
+# The memory of a tensor by a reference that does not hold it.
+from torch.multiprocessing.reductions import StorageWeakRef
+
 # The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
 from torch.utils._pytree import TreeSpec, tree_flatten
 from torch.utils._pytree import tree_unflatten as _tree_unflatten
@@ -238,9 +241,16 @@ def show_to_modes(functions: Iterable[Any]) -> None:
 
 
 def autograd_function(kind: F) -> F:
-    """For a torch.autograd.Function with a setup_context: `apply` binds the arguments of its forward, and asks for the
-    signature at every call, which takes longer than a small operation. Here it is at hand."""
-    kind.forward.__signature__ = inspect.signature(kind.forward)  # type: ignore[attr-defined]  # private: its stub leaves it out
+    """For a torch.autograd.Function with a setup_context: `apply` binds the arguments of its forward by their names, at every
+    call, which takes longer than a small operation. Here they come by position, all of them."""
+    known: Any = kind  # a class, to mypy any callable
+    whole, plain = known.apply, super(torch.autograd.Function, known).apply
+
+    def apply(*args: Any) -> Any:
+        return (whole if tracing() or transforms_active() else plain)(*args)
+
+    known.forward.__signature__ = inspect.signature(known.forward)
+    known.apply = staticmethod(apply)
     return kind
 
 
@@ -388,6 +398,26 @@ def backward_decompositions() -> dict[Any, Callable[..., Any]]:
 def times_written(value: torch.Tensor) -> int:
     """How often the memory of `value` was written to, as torch counts it; 0 where it does not."""
     return 0 if tracing() or value.is_inference() else value._version
+
+
+class Memory:
+    """The memory of a tensor, known for as long as it lives, and how often it was written to, also later. It is not held."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self._lives = StorageWeakRef(value.untyped_storage())
+        self._counter = value  # held where taking its data away would be seen
+        if type(value) is torch.Tensor and not (value.is_inference() or observed_by_dispatch_mode()):
+            self._counter = value.detach()
+            self._counter.data = value.new_empty(0)  # which counts on with the others
+        self.noted = times_written(value)
+
+    @property
+    def gone(self) -> bool:
+        return bool(self._lives.expired())
+
+    @property
+    def as_noted(self) -> bool:
+        return times_written(self._counter) == self.noted
 
 
 def is_view(value: torch.Tensor) -> bool:
