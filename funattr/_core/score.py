@@ -15,7 +15,7 @@ from .._torch import any_batch, is_plain, observed_by_dispatch_mode, plain_data,
 from .._types import Neuron, Place, Target, Tree, attributable, tensors
 from .._words import complaint, door, kind_of
 from .real import is_number, real
-from .where import place_of
+from .sites import place_of
 
 
 @door
