@@ -10,7 +10,7 @@ import inspect
 import threading
 from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -44,25 +44,71 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     return entered(function, check_result)
 
 
-def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[P, R]:
-    """The door of `method` for what may return something else, which `check` looks at."""
+class Entrance(NamedTuple):
+    """What is known of a method before it is called."""
+
+    function: Callable[..., Any]
+    names: tuple[str, ...] | None  # the arguments it takes; None: any
+    known: frozenset[str] | None
+    needed: frozenset[str]
+    flags: list[str]
+    about: About
+
+    def look(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Refuse arguments that do not fit, the quick way where all is well."""
+        fits = len(args) == 2 and self.needed <= kwargs.keys() and (self.known is None or kwargs.keys() <= self.known)
+        if tracing() or not fits:
+            check_arguments(self.function, self.names, args, kwargs)
+        check_flags(self.flags, kwargs)
+
+    def ready(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
+        """The model and x, which is looked at, and the arguments with x made ready."""
+        self.look(args, kwargs)
+        x = args[1] if len(args) > 1 else kwargs["x"]
+        if type(x) is not Tensor or x.is_inference():
+            x = _ready(x)
+            args, kwargs = ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
+        check_input(x)
+        return args[0] if args else kwargs["model"], x, args, kwargs
+
+    def run(self, check: Callable[[Any], None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The call, in whose course the model keeps its state, and what it returns, looked at."""
+        model, x, args, kwargs = self.ready(args, kwargs)
+        modules = all_modules(bind(model).root)
+        training = noisy_modules(modules)
+        state = state_of(modules, model)
+        chance = chance_of(modules, model, x, self.about.draws, bool(training))
+        with mode_kept(training) if training else as_it_is, state or as_it_is, chance:
+            result = self.function(*args, **kwargs)
+        check(result)
+        return map_tensors(undressed, result) if any(is_dressed(t) for t in tensors(result)) else result
+
+
+def _entrance(function: Callable[..., Any]) -> Entrance:
     parameters = inspect.signature(function).parameters.values()
-    flags = [p.name for p in parameters if p.annotation == "bool"]
     about: About | None = getattr(function, "about", None)
     names = tuple(p.name for p in parameters) if about is None else about.accepts
     needed = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
-    known = None if names is None else frozenset(names)
+    flags = [p.name for p in parameters if p.annotation == "bool"]
+    about = about or About(names, layered="layer" in (names or ()), rows=True)
+    return Entrance(function, names, None if names is None else frozenset(names), needed, flags, about)
 
-    def fits(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        return len(args) == 2 and needed <= kwargs.keys() and (known is None or kwargs.keys() <= known)
 
-    @door
+def _inner(function: Callable[P, R], entrance: Entrance) -> Callable[P, R]:
+    """What one method calls of another, or Dynamo traces: the arguments are looked at, and nothing else."""
+
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
-        if tracing() or not fits(args, kwargs):
-            check_arguments(function, names, args, kwargs)
-        check_flags(flags, kwargs)
+        entrance.look(args, kwargs)
         return function(*args, **kwargs)
+
+    return inner
+
+
+def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[P, R]:
+    """The door of `method` for what may return something else, which `check` looks at."""
+    entrance = _entrance(function)
+    inner = door(_inner(function, entrance))
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -74,29 +120,10 @@ def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[
         before = surroundings()
         _state.inside = True
         try:
-            if not fits(args, kwargs):
-                check_arguments(function, names, args, kwargs)
-            x = args[1] if len(args) > 1 else kwargs["x"]
-            if type(x) is not Tensor or x.is_inference():
-                x = _ready(x)
-                # Any, because mypy keeps a ParamSpec's arguments from being put together anew.
-                anew: Any = ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
-                args, kwargs = anew
-            check_flags(flags, kwargs)
-            check_input(x)
-            model: Any = args[0] if args else kwargs["model"]
-            modules = all_modules(bind(model).root)
-            training = noisy_modules(modules)
-            state = state_of(modules, model)
-            chance = chance_of(modules, model, x, made.about.draws, bool(training))
-            with mode_kept(training) if training else as_it_is, state or as_it_is, chance:
-                result = function(*args, **kwargs)
-            check(result)
-            dressed: Any = result  # Any, because mypy keeps R from being put together anew
-            return map_tensors(undressed, dressed) if any(is_dressed(t) for t in tensors(result)) else result
+            found: R = entrance.run(check, args, kwargs)
+            return found
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
-            told = in_words(error, *args, **kwargs)
-            complete(told, function, kwargs)
+            told = complete(in_words(error, *args, **kwargs), function, kwargs)
             if told is not error:
                 raise told from error
             raise
@@ -110,7 +137,7 @@ def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[
     made: Any = call  # to mypy a callable has neither code nor attributes
     # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.
     made.__code__ = made.__code__.replace(co_name=function.__name__)
-    made.about = about or About(names, layered="layer" in (names or ()), rows=True)
+    made.about = entrance.about
     return call
 
 
