@@ -32,6 +32,7 @@ from .._torch import (
 from .._types import About, Tree, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint, complete, door, kind_of, warn
 from .chance import chance_of
+from .examples import regrouped, shown
 from .state import state_of, statistics_kept
 from .where import all_modules, bind
 
@@ -95,17 +96,22 @@ def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[
             dressed: Any = result  # Any, because mypy keeps R from being put together anew
             return map_tensors(undressed, dressed) if any(is_dressed(t) for t in tensors(result)) else result
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
-            told = in_words(error, *args, **kwargs)
-            complete(told, function, kwargs)
-            if told is not error:
-                raise told from error
-            raise
+            given: Any = kwargs  # mypy keeps a ParamSpec's arguments from being given to others
+            ids = shown(error, *args, **given)
+            if ids is None:
+                told = in_words(error, *args, **kwargs)
+                complete(told, function, kwargs)
+                if told is not error:
+                    raise told from error
+                raise
         finally:
             # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
             try:
                 _leave(before)
             finally:
                 _leave(before)
+        again: Callable[P, R] = entered(regrouped(function, call, ids), check)
+        return again(*args, **kwargs)
 
     made: Any = call  # to mypy a callable has neither code nor attributes
     # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.

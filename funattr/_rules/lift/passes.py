@@ -228,7 +228,8 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
 
     # Under vmap in a grad level: below it, the maps of slopes.py would leave no graph.
     mapped = not tracing() and transforms_active()
-    found = gradients(q._replace(bound=Bound(replaying, q.bound.root), target=target), own_level=mapped)
+    bound = Bound(replaying, q.bound.root, grouped=q.bound.grouped)
+    found = gradients(q._replace(bound=bound, target=target), own_level=mapped)
     inside = ["torch.func inside the model"] if lift.inside else []
     cuts = lift.origins.cuts
     task.notes.extend(unknown=lift.unknown, moved=lift.moved, suspects=lift.suspects, hidden=inside, cuts=cuts)
