@@ -30,8 +30,8 @@ from ._combine.targets import each_target
 from ._core.answers import contrast, log_likelihood, tokens
 from ._core.gradient import value_and_gradient
 from ._core.score import neuron, score
+from ._core.sites import input_of, output_of
 from ._core.split import Split, split
-from ._core.where import input_of, output_of
 from ._export.program import export as export
 from ._inspect.layers import layers
 from ._methods.ablation import feature_ablation

@@ -23,14 +23,14 @@ from ._methods.path import convergence_delta as convergence_delta
 from ._combine.targets import each_target as each_target
 from ._export.program import export as export
 from ._methods.game import game as game
-from ._core.where import input_of as input_of
+from ._core.sites import input_of as input_of
 from ._inspect.layers import layers as layers
 from ._core.answers import log_likelihood as log_likelihood
 from ._combine.baselines import mean_over_baselines as mean_over_baselines
 from ._combine.elementwise import multiply as multiply
 from ._core.score import neuron as neuron
 from ._combine.noise import noise_tunnel as noise_tunnel
-from ._core.where import output_of as output_of
+from ._core.sites import output_of as output_of
 from ._steps.progress import progress as progress
 from ._core.score import score as score
 from ._core.split import split as split

@@ -70,7 +70,7 @@ def looped(method: Callable[..., Any], net: Graphs, x: Tensor, rows: dict[str, T
     """The method for each graph alone; `rows` are arguments with a row for each node."""
     found: Any = None
     for n in range(N):
-        mine = (IDS == n).nonzero()[:, 0]
+        mine = torch.eq(IDS, n).nonzero()[:, 0]
         number = torch.full((R,), -1)
         number[mine] = torch.arange(len(mine))
         inside = IDS[SOURCE] == n
@@ -141,7 +141,7 @@ def test_grad_cam_by_hand() -> None:
     h = net.bend(net.two(value + torch.zeros_like(value).index_add(0, TARGET, value[SOURCE])))
     scores = net.head(torch.zeros(N, 6, dtype=D).index_add(0, IDS, h))[:, 2]
     (slope,) = torch.autograd.grad(scores.sum(), value)
-    want = torch.stack([(slope[IDS == IDS[r]].mean(0) * value[r]).sum(0, keepdim=True) for r in range(R)]).detach()
+    want = torch.stack([(slope[torch.eq(IDS, IDS[r])].mean(0) * value[r]).sum(0, keepdim=True) for r in range(R)]).detach()
     close(fa.by_examples(fa.grad_cam, IDS)(model, x, layer="act", target=2, channel_dim=-1), want)
 
 
@@ -226,7 +226,7 @@ def test_nodes_edges_and_graphs(named: bool) -> None:
 
 
 def test_transforms() -> None:
-    net, model, x = made()
+    _net, model, x = made()
     both = torch.stack([x, 2 * x])
     for method in (fa.integrated_gradients, fa.deep_lift, fa.feature_ablation):
         ours = functools.partial(fa.by_examples(method, IDS), model, target=1)
@@ -247,7 +247,7 @@ def test_transforms() -> None:
     [(fa.integrated_gradients, {"n_steps": 3}), (fa.grad_cam, {"layer": "act", "channel_dim": -1}), (fa.deep_lift, {})],
 )
 def test_compiled(method: Any, options: dict[str, Any]) -> None:
-    net, model, x = made()
+    _net, model, x = made()
     ours = fa.by_examples(method, IDS)
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
     close(compiled(model, x, target=1, **options), ours(model, x, target=1, **options))
@@ -283,7 +283,7 @@ def test_rows_that_are_not_shown_to_be_parts_of_examples(model: Any) -> None:
 
 
 def test_refused_in_words() -> None:
-    net, model, x = made()
+    _net, model, x = made()
     with pytest.raises(ValueError, match="examples has the numbers of 2 rows, and there x is \\[7, 4\\]"):
         fa.by_examples(fa.gradient, [0, 1])(model, x, target=1)
     with pytest.raises(TypeError, match=r"by_examples\(\): examples is a tensor of torch.float32, expected integers"):

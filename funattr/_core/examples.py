@@ -15,9 +15,10 @@ from .._words import complaint, kind_of, warn
 from .labels import whole_numbers
 from .rows import alone
 from .score import score_of
+from .sites import resolve
 from .state import state_of
 from .tap import Site
-from .where import Bound, all_modules, bind, resolve
+from .where import Bound, all_modules, bind
 
 _IDS = "number the examples from 0, one integer for each row"
 

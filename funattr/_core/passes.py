@@ -17,9 +17,10 @@ from .._words import complaint
 from .kernels import Folded, PlainAttention
 from .rows import Row, each_of
 from .score import neuron_score, score_of, the_tensor
+from .sites import Sites, resolve
 from .state import observed
 from .tap import Run, Site, Stop
-from .where import Bound, Sites, all_modules, bind, resolve, sees_nothing_inside, takes
+from .where import Bound, all_modules, bind, sees_nothing_inside, takes
 
 
 class Question(NamedTuple):
@@ -266,10 +267,8 @@ def runs_fused(root: nn.Module | None) -> bool:
 
 def _runs_cudnn_rnn(root: nn.Module | None, x: Tree) -> bool:
     """Whether cuDNN's recurrent layers may run, in eval mode."""
-    found = x if isinstance(x, Tensor) else next(iter(tensors(x)), None)
-    if found is None or not found.is_cuda:
-        return False
-    return any(isinstance(module, nn.RNNBase) and not module.training for module in all_modules(root))
+    on_cuda = any(t.is_cuda for t in tensors(x)[:1])
+    return on_cuda and any(isinstance(module, nn.RNNBase) and not module.training for module in all_modules(root))
 
 
 def check_reached(bound: Bound, run: Run) -> None:

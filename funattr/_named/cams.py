@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from .._combine.shapes import resized
 from .._core.channels import channel_of, check_rows
-from .._core.door import may_read, method
+from .._core.checks import may_read
+from .._core.door import method
 from .._core.passes import Question, read
 from .._core.real import check_attributable
 from .._core.rows import once, own_row, shares
 from .._methods.ablation import feature_ablation
 from .._methods.gradient import activation
 from .._steps.chunks import parts
-from .._steps.path import along, asked, input_floats, score_at, scores_at
+from .._steps.path import asked
+from .._steps.points import along, input_floats, score_at, scores_at
 from .._steps.progress import reported
 from .._steps.ways import Runner
 from .._torch import is_plain, tree_flatten, tree_unflatten

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._core.door import may_read
+from ..._core.checks import may_read
 from ..._torch import is_plain, tracing, transforms_active
 from .slopes import scaled, scaled2
 from .tape import Lift, Met
