@@ -257,15 +257,21 @@ def test_compiled(method: Any, options: dict[str, Any]) -> None:
 
 
 def test_rows_that_are_shown_to_be_parts_of_examples() -> None:
-    """Fewer scores than rows, and a gradient of one of them alone for each row: that is an answer, and a warning."""
-    net, model, x = made()
-    told = "the score has 3 values for the 7 rows of x. Each row has a gradient of one of them alone"
-    for method in (fa.integrated_gradients, fa.feature_ablation):
-        with pytest.warns(UserWarning, match=told):
-            found = method(model, x, target=1, layer="act")
-        close(found, looped(method, net, x, target=1, layer="act"))
-    with pytest.warns(UserWarning, match=told):
-        close(fa.relu(fa.gradient)(model, x, target=1), looped(fa.gradient, net, x, target=1).clamp(min=0))
+    """Each row has a gradient of one of the scores alone, and there are as many for each: an answer, and a warning."""
+    ids, x = torch.tensor([0, 2, 1, 1, 0, 2]), torch.randn(6, 4, dtype=D)
+    torch.manual_seed(0)
+    layer, head = nn.Linear(4, 5).double(), nn.Linear(5, 2).double()
+
+    def model(x: Tensor) -> Any:
+        return head(torch.zeros(3, 5, dtype=D).index_add(0, ids, layer(x).tanh()))
+
+    told = "the score has 3 values for the 6 rows of x. Each row has a gradient of one of them alone"
+    for method in (fa.integrated_gradients, fa.feature_ablation, fa.occlusion, fa.relu(fa.gradient)):
+        for place in (None, layer):
+            options: dict[str, Any] = {"target": 1, "layer": place} | ({"window": (1, 1)} if method is fa.occlusion else {})
+            with pytest.warns(UserWarning, match=told):
+                found = method(model, x, **options)
+            close(found, fa.by_examples(method, ids)(model, x, **options))
 
 
 @pytest.mark.parametrize(
@@ -273,6 +279,7 @@ def test_rows_that_are_shown_to_be_parts_of_examples() -> None:
     [
         lambda x: x[:2],  # rows that nothing depends on
         lambda x: x.mean(0, keepdim=True),
+        lambda x: torch.zeros(3, 4).index_add(0, IDS, x),  # examples of other sizes
         lambda x: x[:3] + x[3:6] * x[6:],  # a row that two scores depend on
         lambda x: torch.cat([x, x]),
     ],

@@ -244,14 +244,14 @@ def _laid_entry(layout: Layout, given: Any) -> Any:
 
 
 def shown(error: Exception, model: Any = None, x: Any = None, *_: Any, target: Any = None, **__: Any) -> Tensor | None:
-    """The example of each row, where the model gives fewer scores than x has rows and each row has a gradient of one of them
-    alone; None where that is not so, or cannot be seen.
+    """The example of each row, where the model gives fewer scores than x has rows, each row has a gradient of one of them
+    alone, and all of them have as many rows, so that no place is spare; None where that is not so, or cannot be seen.
 
     Of every bit of the scores' numbers, two gradients: of the sum of those that have it, and of the others'. What is in two
     examples has both, for some bit.
     """
     count: int = getattr(error, "scores", 0)
-    if not (attributable(x) and 1 < count < len(x)) or isinstance(target, Neuron) or transforms_active():
+    if not (attributable(x) and 1 < count < len(x)) or len(x) % count or isinstance(target, Neuron) or transforms_active():
         return None
     bound, leaf = bind(model), x.detach().clone().requires_grad_()
     with torch.enable_grad(), state_of(all_modules(bound.root), model) or as_it_is:
@@ -271,7 +271,7 @@ def shown(error: Exception, model: Any = None, x: Any = None, *_: Any, target: A
             if not bool((with_it ^ moved(~has)).all()):
                 return None
             ids += with_it.long() << bit
-    return ids if len(ids.unique()) == count else None
+    return ids if bool((torch.bincount(ids, minlength=count) == len(x) // count).all()) else None
 
 
 def regrouped(function: Any, method: Any, ids: Tensor) -> Any:
