@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from ._combine.baselines import mean_over_baselines
 from ._combine.elementwise import absolute, at_input, multiply, normalize, relu
+from ._combine.examples import by_examples
 from ._combine.grouped import sum_groups
 from ._combine.noise import noise_tunnel
 from ._combine.shapes import interpolate, sum_channels
@@ -60,6 +61,7 @@ __all__ = [
     "absorbed",
     "activation",
     "at_input",
+    "by_examples",
     "conductance",
     "contrast",
     "convergence_delta",

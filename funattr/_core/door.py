@@ -28,6 +28,7 @@ from .._types import About, Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint, complete, door, warn
 from .chance import chance_of
 from .checks import check_flags, check_input, check_result, may_read
+from .examples import regrouped, shown
 from .state import state_of, statistics_kept
 from .where import all_modules, bind
 
@@ -119,16 +120,21 @@ def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[
             found: R = entrance.run(check, args, kwargs)
             return found
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
-            told = complete(in_words(error, *args, **kwargs), function, kwargs)
-            if told is not error:
-                raise told from error
-            raise
+            given: Any = kwargs  # mypy keeps a ParamSpec's arguments from being given to others
+            ids = shown(error, *args, **given)
+            if ids is None:
+                told = complete(in_words(error, *args, **kwargs), function, kwargs)
+                if told is not error:
+                    raise told from error
+                raise
         finally:
             # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
             try:
                 _leave(before)
             finally:
                 _leave(before)
+        again: Callable[P, R] = entered(regrouped(function, call, ids), check)
+        return again(*args, **kwargs)
 
     made: Any = call  # to mypy a callable has neither code nor attributes
     # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.

@@ -102,7 +102,7 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
     where: list[int] = []
     neuron: list[Tensor] = []
     recording = True
-    follow = getattr(q.bound.rules, "follow", None)
+    grouped, follow = q.bound.grouped, getattr(q.bound.rules, "follow", None)
     for i, site in enumerate(q.sites.sites):
         if site is None:
             x = put(i, x, False)
@@ -112,12 +112,13 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
     def visit(k: int, value: Tree, shared: bool) -> Tree:
         nonlocal recording
         if k < len(where):
-            found: Tree = stopping(put, where[k], value, shared)
+            found: Tree = stopping(put, where[k], value if grouped is None else grouped.laid(run.sites[k], value), shared)
+            found = found if grouped is None else grouped.taken(run.sites[k], found)
             if follow is not None:
                 follow(value, found)
             return found
         recording = torch.is_grad_enabled()
-        neuron[:] = [stopping(_neuron_score, q, value)]
+        neuron[:] = [stopping(_neuron_score, q, value if grouped is None else grouped.laid(run.sites[k], value))]
         if not (q.create_graph or tracing()):  # compiled, the sum of the scores is still to come, in a grad of torch.func
             torch.set_grad_enabled(False)  # the rest only shows how often layers run
         return value
@@ -165,9 +166,11 @@ def scores(q: Question, seen: Seen) -> Tensor:
 def _one_for_each(q: Question, found: Tensor) -> Tensor:
     if found.shape[0] != q.size:
         cure = "the first dimension of the model's output must be the batch; of one example without it, pass x[None]"
+        cure += "; where rows are parts of examples, take by_examples(method, examples)" if found.shape[0] < q.size else ""
         if callable(q.target):
             cure = "the target must give one for each, and a loss takes reduction='none' for that"
-        raise complaint(ValueError, f"the score has {found.shape[0]} values for the {q.size} examples of x: {cure}.")
+        text = f"the score has {found.shape[0]} values for the {q.size} examples of x: {cure}."
+        raise complaint(ValueError, text, scores=found.shape[0] if q.bound.grouped is None else 0)
     return found
 
 

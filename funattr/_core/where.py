@@ -24,6 +24,7 @@ class Bound(NamedTuple):
     root: nn.Module | None
     outer: nn.Module | None = None  # what wraps it, and has names of its own for the layers
     rules: Any = None  # the function mode that has them: on while it runs, and while a score is made of its output
+    grouped: Any = None  # how values are laid out, where rows of x are parts of examples
 
     def under(self, mode: AbstractContextManager[Any]) -> Bound:
         """The same with a function mode on while the model runs, and only then: each operation that it sees costs time."""

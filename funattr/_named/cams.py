@@ -23,7 +23,7 @@ from .._steps.points import along, input_floats, score_at, scores_at
 from .._steps.progress import reported
 from .._steps.ways import Runner
 from .._torch import is_plain, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, batch_size, map_floats, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, batch_size, map_floats, says, tensors
 from .._words import complaint
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -80,6 +80,9 @@ def score_cam(
         return q.sites.build(map_floats(lambda v: _score_cam(q, v, channel_of(v, channel_dim), chunk_size), values))
 
     return asked(cams, model, x, layer, target, create_graph)
+
+
+says(score_cam, spare="yes")
 
 
 def _score_cam(q: Question, value: Tensor, channel: int, chunk_size: ChunkSize) -> Tensor:
