@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._core.door import may_read
+from ..._core.checks import may_read
 from ..._core.kernels import plain_attention
 from ..._torch import is_plain, tracing, transforms_active
 from . import slopes

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..._core.door import may_read
+from ..._core.checks import may_read
 from ..._torch import is_plain, tracing, transforms_active
 from .slopes import scaled, scaled2
 from .tape import Lift, Met
@@ -41,12 +41,13 @@ def secant(
     rise = (f(a) if value is None else value) - f(b)
     looks, differentiable = may_read() and is_plain(a), torch.is_grad_enabled()
     if looks and alone and not differentiable:
-        few, slope = _where_below(dx, bound), rise.div_(dx)
+        few, slope = _not_above(dx, bound), rise.div_(dx)
         if few.numel():
-            middle = a.expand_as(dx).take(few) - (0.0 if kind == EXACT else dx.take(few) / 2)
+            own, base = a.expand_as(dx).take(few), b.expand_as(dx).take(few)
+            middle = own if kind == EXACT else (own + base) / 2
             slope.put_(few, torch.nan_to_num(derivative(f, middle), 0.0, 0.0, 0.0))
         return slope
-    tiny = dx.abs() <= bound
+    tiny = ~(dx.abs() > bound)
     # Where the slope has a derivative, 0 / 0 would spoil it for the others too.
     slope = rise / dx.masked_fill(tiny, 1.0) if differentiable else rise.div_(dx)
     if looks and not bool(tiny.any()):
@@ -55,14 +56,15 @@ def secant(
     return torch.where(tiny, torch.nan_to_num(derivative(f, where), 0.0, 0.0, 0.0), slope)
 
 
-def _where_below(t: Tensor, bound: Tensor | float) -> Tensor:
-    """The places, as in a flat tensor, where ``|t| <= bound``. Torch takes several times as long for it on the CPU as numpy."""
+def _not_above(t: Tensor, bound: Tensor | float) -> Tensor:
+    """Where, as in a flat tensor, not ``|t| > bound``: two that are minus infinity (masks) differ by nothing. For that numpy
+    takes a fraction of torch's time on a CPU."""
     if t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64):
         values, most = t.numpy(), bound.numpy() if isinstance(bound, Tensor) else bound
-        below: Any = values <= most
-        below &= values >= -most
-        return torch.from_numpy(np.flatnonzero(below))
-    return (t.abs() <= bound).flatten().nonzero().squeeze(1)
+        above: Any = values > most
+        above |= values < -most
+        return torch.from_numpy(np.flatnonzero(~above))
+    return (~(t.abs() > bound)).flatten().nonzero().squeeze(1)
 
 
 def derivative(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
