@@ -140,7 +140,7 @@ def cell(name: str, method: Any) -> str:
         ours, expected = found(made(), method), found(beside(), method)
     except (ValueError, TypeError) as error:
         return "refused" if hasattr(error, "complaint") else f"{type(error).__name__}"
-    except (RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, NotImplementedError):
         return "refused by torch"
     return f"{float((ours - expected).norm() / expected.norm()):.0e}"
 
