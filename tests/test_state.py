@@ -378,8 +378,8 @@ class Quantised(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.weight = Packed(torch.randint(-9, 9, (4, 3), dtype=torch.int8), requires_grad=False)
-        self.weight.scale, self.kept = torch.rand(4, 1).double(), Object()
-        self.kept.scale, self.kept.weight = None, self.weight.data
+        self.weight.scale = torch.rand(4, 1).double()
+        self.kept = SimpleNamespace(scale=None, weight=self.weight.data)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.scale is not None:

@@ -94,7 +94,9 @@ class State:
         self.hooks.append((module, hooks_of(module)))
         self.holders.append((module.__dict__, dict(module.__dict__)))
         for weight in own_weights(module).values():
-            if nn.Parameter in type(weight).__mro__[1:]:  # quantised: what is beside it says what it means
+            if (
+                weight is not None and nn.Parameter in type(weight).__mro__[1:]
+            ):  # quantised: what is beside it says what it means
                 self.lent.append((vars(weight), dict(vars(weight))))
                 self.lying.add(weight.data_ptr())
         for name, value in list(module.__dict__.items()):
