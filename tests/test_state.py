@@ -354,6 +354,21 @@ def test_layers_made_by_the_first_pass_stay() -> None:
     torch.testing.assert_close(found, (model.layer.weight[1] * x).detach())  # type: ignore[operator, index]
 
 
+def test_a_parameter_whose_size_the_first_pass_tells() -> None:
+    class Lazy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.parameter.UninitializedParameter()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if nn.parameter.is_lazy(self.scale):
+                self.scale.materialize(x.shape[1:])  # type: ignore[no-untyped-call]  # torch does not annotate it
+                self.scale.data.fill_(2)
+            return x * self.scale
+
+    assert float(fa.gradient(Lazy(), torch.randn(2, 3), target=1).sum()) == 4
+
+
 class Packed(nn.Parameter):
     """Quantised weights, with their scale beside them until the first pass."""
 
