@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._habits import did_you_mean
 from .._torch import TreeSpec, tracing, tree_flatten, tree_unflatten
 from .._types import Layer, Model, Place, Tree
-from .._words import complaint, door, kind_of
+from .._words import complaint, door, kind_of, warn
 from .tap import Site
 
 
@@ -107,11 +107,16 @@ def find(root: nn.Module | None, name: str, outer: nn.Module | None = None) -> n
         if child is None and outer is not None:
             child = _submodule(outer, name)
         if child is None:
-            wrapped = [child for key, child in inner._modules.items() if key in ("module", "_orig_mod") and child is not None]
-            if not wrapped:
+            inside = held_by(inner)
+            if inside is None:
                 raise complaint(ValueError, _no_layer(root, name))
-            inner = wrapped[0]
+            inner = inside
     return child
+
+
+def held_by(module: nn.Module) -> nn.Module | None:
+    """What a wrapper (DistributedDataParallel, a compiled child) holds; None of any other module."""
+    return next((child for key, child in module._modules.items() if key in ("module", "_orig_mod")), None)
 
 
 def _submodule(module: nn.Module, name: str) -> nn.Module | None:
@@ -308,4 +313,6 @@ def _site(bound: Bound, selector: Any) -> Site | None:
     place = selector if isinstance(selector, Place) else Place(selector, False, None)
     named = isinstance(place.layer, str)
     module = find(bound.root, place.layer, bound.outer) if isinstance(place.layer, str) else place.layer
+    if place.layer == "" and not tracing():
+        warn("layer='' is the model itself, whose value is its output: name a layer inside, which fa.layers lists.")
     return Site(module, repr(place.layer) if named else f"<{type(module).__name__}>", place.inputs, place.call)
