@@ -18,12 +18,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def complaint(kind: type[Exception], text: str) -> Exception:
-    """An error whose message the door completes with the call as the caller wrote it."""
+def complaint(kind: type[Exception], text: str, **facts: Any) -> Exception:
+    """An error whose message the door completes with the call as the caller wrote it; with facts for those who catch it."""
     error = kind(text)
     if not tracing():
-        noted: Any = error
-        noted.complaint = text
+        vars(error).update(complaint=text, **facts)
     return error
 
 

@@ -16,7 +16,7 @@ from .._types import Neuron, Place, Target, Tree, attributable, tensors
 from .._words import complaint, door, kind_of
 from .entries import class_of_each, classes_of, entry, is_int, is_mask, is_one, one_of_each
 from .real import is_number, real
-from .where import place_of
+from .sites import place_of
 
 
 @door
