@@ -354,6 +354,21 @@ def test_layers_made_by_the_first_pass_stay() -> None:
     torch.testing.assert_close(found, (model.layer.weight[1] * x).detach())  # type: ignore[operator, index]
 
 
+def test_a_parameter_whose_size_the_first_pass_tells() -> None:
+    class Lazy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.parameter.UninitializedParameter()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if nn.parameter.is_lazy(self.scale):
+                self.scale.materialize(x.shape[1:])  # type: ignore[no-untyped-call]  # torch does not annotate it
+                self.scale.data.fill_(2)
+            return x * self.scale
+
+    assert float(fa.gradient(Lazy(), torch.randn(2, 3), target=1).sum()) == 4
+
+
 class Packed(nn.Parameter):
     """Quantised weights, with their scale beside them until the first pass."""
 
@@ -378,8 +393,8 @@ class Quantised(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.weight = Packed(torch.randint(-9, 9, (4, 3), dtype=torch.int8), requires_grad=False)
-        self.weight.scale, self.kept = torch.rand(4, 1).double(), Object()
-        self.kept.scale, self.kept.weight = None, self.weight.data
+        self.weight.scale = torch.rand(4, 1).double()
+        self.kept = SimpleNamespace(scale=None, weight=self.weight.data)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.scale is not None:

@@ -79,7 +79,8 @@ class State:
 
     def note_items(self, items: Any, depth: int) -> None:
         if not isinstance(items, tuple):
-            self.holders.append((items, _plain(items)))
+            kept = dict(items) if isinstance(items, Mapping) else set(items) if isinstance(items, Set) else list(items)
+            self.holders.append((items, kept))
         for item in list(items.values() if isinstance(items, Mapping) else items):
             self.note(item, depth + 1)
 
@@ -93,8 +94,8 @@ class State:
         self.modules.append((module, built(module)))
         self.hooks.append((module, hooks_of(module)))
         self.holders.append((module.__dict__, dict(module.__dict__)))
-        for weight in own_weights(module).values():
-            if nn.Parameter in type(weight).__mro__[1:]:  # quantised: what is beside it says what it means
+        for weight in _weights(module):
+            if nn.Parameter in type(weight).__mro__[1:]:  # quantised, by another library
                 self.lent.append((vars(weight), dict(vars(weight))))
                 self.lying.add(weight.data_ptr())
         for name, value in list(module.__dict__.items()):
@@ -108,8 +109,8 @@ class State:
         for child in module.modules():
             own = own_weights(child)
             self.holders.append((own, dict(own)))
-            for weight in own.values():
-                if weight is not None and id(weight) not in self.met:
+            for weight in _weights(child):
+                if id(weight) not in self.met:
                     self.met.add(id(weight))
                     self.parameters.append((weight, weight.detach(), _copied(weight).detach()))
 
@@ -173,6 +174,10 @@ class State:
                 self.note_module(child)
 
 
+def _weights(module: nn.Module) -> list[nn.Parameter]:
+    return [weight for weight in own_weights(module).values() if weight is not None and not nn.parameter.is_lazy(weight)]
+
+
 def _copied(t: Tensor) -> Tensor:
     with as_it_is if is_wrapped(t) else without_transforms():  # a copy must outlive the transform that runs
         kept = t.detach().clone()
@@ -189,11 +194,6 @@ def _of_library(kind: type) -> bool:
 
 def _written_from_outside(module: nn.Module) -> bool:
     return hooked(module) or type(module).__module__.startswith("torch.nn.utils.")
-
-
-def _plain(items: Any) -> Any:
-    """The items, in a container that is nobody's."""
-    return dict(items) if isinstance(items, Mapping) else set(items) if isinstance(items, Set) else list(items)
 
 
 def _rebind(holder: Any, before: Any) -> None:
