@@ -11,6 +11,7 @@ import inspect
 import math
 import sys
 import threading
+import types
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -237,10 +238,17 @@ def show_to_modes(functions: Iterable[Any]) -> None:
         dynamo.get_overridable_functions().update(functions)
 
 
+class _AsGiven(inspect.Signature):
+    """A signature that binds arguments as they are given: all, and by position."""
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        return types.SimpleNamespace(args=args, kwargs=kwargs, apply_defaults=lambda: None)
+
+
 def autograd_function(kind: F) -> F:
     """For a torch.autograd.Function with a setup_context: `apply` binds the arguments of its forward, and asks for the
     signature at every call, which takes longer than a small operation. Here it is at hand."""
-    kind.forward.__signature__ = inspect.signature(kind.forward)  # type: ignore[attr-defined]  # private: its stub leaves it out
+    kind.forward.__signature__ = _AsGiven([*inspect.signature(kind.forward).parameters.values()])  # type: ignore[attr-defined]  # private: its stub leaves it out
     return kind
 
 
