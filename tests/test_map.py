@@ -74,8 +74,8 @@ def test_what_a_cpu_caches() -> None:
         found = cached(net, [torch.zeros(100, 1, 8, 8)])
         assert found == (1 << 23) // (4 * 100 * widest[name]), name
         assert cached(net.double(), [torch.zeros(100, 1, 8, 8, dtype=torch.float64)]) == found // 2
-        assert cached(net, [torch.zeros(1, 1, 8192, 8192)]) == 4
-        assert cached(net, [torch.zeros(50, 1, 8192, 8192)]) == 1
+        assert cached(net, [torch.zeros(1).expand(1, 1, 8192, 8192)]) == 4
+        assert cached(net, [torch.zeros(1).expand(50, 1, 8192, 8192)]) == 1
         assert cached(net, [torch.zeros(100, 1, 8, 8)], 10) == max(1, found // 10)  # vmapped over ten
     assert chunk_for(50, None, torch.zeros(100, 1, 8, 8), shares=False, root=nets["wide"]) == 5
     assert chunk_for(50, 20, torch.zeros(100, 1, 8, 8), shares=False, root=nets["wide"]) == 20
