@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import cmath
 import contextlib
-import dis
 import functools
 import inspect
 import threading
@@ -12,26 +10,25 @@ from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .._habits import refusal
 from .._torch import (
-    OutOfMemoryError,
     is_dressed,
-    is_plain,
-    observed_by_dispatch_mode,
     put_back,
     surroundings,
     tracing,
-    transforms_active,
     tree_flatten,
     tree_unflatten,
 )
-from .._types import About, Tree, as_it_is, batch_size, copied, map_tensors, tensors
-from .._words import complaint, complete, door, kind_of, warn
+from .._types import About, Tree, as_it_is, copied, map_tensors, tensors
+from .._words import complaint, complete, door, warn
 from .chance import chance_of
+from .checks import check_flags, check_input, check_result, may_read
+from .classes import named
+from .cures import in_words
+from .examples import regrouped, shown
 from .state import state_of, statistics_kept
 from .where import all_modules, bind
 
@@ -69,7 +66,8 @@ class Entrance(NamedTuple):
             x = _ready(x)
             args, kwargs = ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
         check_input(x)
-        return args[0] if args else kwargs["model"], x, args, kwargs
+        model = args[0] if args else kwargs["model"]
+        return model, x, args, named(kwargs, model)
 
     def run(self, check: Callable[[Any], None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call, in whose course the model keeps its state, and what it returns, looked at."""
@@ -100,7 +98,9 @@ def _inner(function: Callable[P, R], entrance: Entrance) -> Callable[P, R]:
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
         entrance.look(args, kwargs)
-        return function(*args, **kwargs)
+        given: Any = (args, kwargs)  # to mypy, which knows no more of a ParamSpec's, they can be neither read nor changed
+        known = named(kwargs, given[0][0] if args else given[1]["model"]) if tracing() else kwargs
+        return function(*args, **known)
 
     return inner
 
@@ -123,16 +123,21 @@ def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[
             found: R = entrance.run(check, args, kwargs)
             return found
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
-            told = complete(in_words(error, *args, **kwargs), function, kwargs)
-            if told is not error:
-                raise told from error
-            raise
+            given: Any = kwargs  # mypy keeps a ParamSpec's arguments from being given to others
+            ids = shown(error, *args, **given)
+            if ids is None:
+                told = complete(in_words(error, *args, **kwargs) if may_read() else error, function, kwargs)
+                if told is not error:
+                    raise told from error
+                raise
         finally:
             # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
             try:
                 _leave(before)
             finally:
                 _leave(before)
+        again: Callable[P, R] = entered(regrouped(function, call, ids), check)
+        return again(*args, **kwargs)
 
     made: Any = call  # to mypy a callable has neither code nor attributes
     # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.
@@ -177,38 +182,6 @@ def _ready(x: Tree) -> Tree:
     return copied(x) if any(t.is_inference() for t in tensors(x)) else x
 
 
-def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, **__: Any) -> Exception:
-    """`error`, or ours for it where its cause can be shown: a model made in inference mode, an x without a batch dimension."""
-    if str(error).startswith("Inference tensors cannot be saved"):
-        text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
-        return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
-    ours = hasattr(error, "complaint") or isinstance(error, (TypeError, OutOfMemoryError)) or _raised_by_model(error)
-    if ours or not isinstance(x, Tensor) or not may_read() or _runs(model, x) or not _runs(model, x[None]):
-        return error
-    text = f"the model does not take x {list(x.shape)} ({' '.join(str(error).split())[:120]}), and takes {list(x[None].shape)}"
-    return complaint(ValueError, f"{text}: the batch comes first, pass x[None].")
-
-
-def _raised_by_model(error: Exception) -> bool:
-    """Whether a ``raise`` of somebody's own ends in this error: that says what it means, and torch's nothing of a batch."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "torch":
-        return False
-    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
-
-
-def _runs(model: Any, x: Tensor) -> bool:
-    """Whether the model takes x; it is left as found."""
-    with torch.no_grad(), state_of(all_modules(bind(model).root), model) or as_it_is:
-        try:
-            model(x)
-        except (ValueError, TypeError, RuntimeError, IndexError):
-            return False
-        return True
-
-
 class _State(threading.local):
     inside = False  # a method called by another method or a combinator is not checked, or warned about, again
 
@@ -220,76 +193,6 @@ def _leave(before: tuple[int, int, bool, str | None]) -> None:
     _state.inside = False
     if surroundings() != before:
         put_back(before)
-
-
-def may_read() -> bool:
-    """Whether checks may look at the data: not under a transform, nor while somebody traces."""
-    return not (tracing() or transforms_active() or observed_by_dispatch_mode())
-
-
-def is_finite(value: Tensor) -> bool:
-    """Whether there is neither NaN nor inf in `value`."""
-    value = value.detach() if value.requires_grad else value
-    # One sum tells, unless it overflows: only then look at each element.
-    return cmath.isfinite(value.sum().item()) or bool(torch.isfinite(value).all())
-
-
-def check_flags(flags: list[str], given: Mapping[str, Any]) -> None:
-    """Refuse what is neither True nor False: "no" would count as True."""
-    for name in flags:
-        if name in given and not isinstance(given[name], (bool, np.bool_)):
-            raise complaint(TypeError, f"{name} must be True or False, got {kind_of(given[name])}.")
-
-
-def check_input(x: Tree) -> None:
-    """Refuse what is not a batch of tensors, or not finite."""
-    for value in tensors(x):
-        check_dense(value, "x")
-    check_structure(x)
-    if may_read():
-        for value in tensors(x):
-            if (value.is_floating_point() or value.is_complex()) and is_plain(value) and not is_finite(value):
-                raise complaint(ValueError, f"x {list(value.shape)} holds NaN or inf: clean the input first.")
-
-
-def check_structure(x: Tree) -> None:
-    """Refuse what is not a batch of tensors."""
-    if not isinstance(x, (Tensor, tuple, Mapping)):
-        text = "x must be a tensor, a tuple of tensors (positional inputs) or a dict of tensors (keyword inputs)"
-        raise complaint(TypeError, f"{text}, got {type(x).__name__}{_as_x(x)}.")
-    batch_size(x)
-
-
-def _as_x(given: Any) -> str:
-    """How what was given as x is passed as x."""
-    if isinstance(given, np.ndarray):
-        return ": pass torch.from_numpy(x)"
-    if isinstance(given, list):
-        shapes = {part.shape if isinstance(part, Tensor) else None for part in given}
-        examples = "torch.tensor(x)" if None in shapes else "torch.stack(x)" if len(shapes) == 1 else "one at a time"
-        return f": pass {examples} where these are examples, tuple(x) where they are inputs"
-    return ": the model comes first, then x" if callable(given) else ""
-
-
-def check_dense(value: Tensor, what: str) -> None:
-    """Refuse a sparse or a nested tensor: attributions are of elements, all of them, and rows of one size."""
-    if value.is_nested:
-        if value.layout is torch.strided:
-            raise complaint(TypeError, f"{what} is a nested tensor: pass it padded, with .to_padded_tensor(0.0).")
-    elif value.layout is not torch.strided:
-        cure = "a zero is a value like any other, so pass it dense, with .to_dense(), or bind what is no input with a partial"
-        raise complaint(TypeError, f"{what} is a sparse tensor ({value.layout}): {cure}.")
-
-
-def check_result(result: Tree) -> None:
-    """Refuse to return what is no attribution, or not finite."""
-    found = tensors(result)
-    if not found:
-        raise complaint(TypeError, f"the method returned {kind_of(result)}, expected attributions, one or more tensors.")
-    for value in found if may_read() else []:
-        if value.is_floating_point() and is_plain(value) and not is_finite(value):
-            text = f"the attribution {list(value.shape)} holds NaN or inf: the model's gradient or value is not finite here."
-            raise complaint(ValueError, f"{text} Look at the model's output and, in {value.dtype}, at its range.")
 
 
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

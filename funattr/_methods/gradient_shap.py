@@ -20,11 +20,11 @@ from .._steps.fold import batch_dim, rows_alone, same
 from .._steps.matching import deviations
 from .._steps.mean import Sum
 from .._steps.outputs import Outputs, reporting
-from .._steps.path import (
+from .._steps.path import explained
+from .._steps.points import (
     at_input,
     at_points,
     at_steps,
-    explained,
     gathered,
     input_floats,
     slope_at,

@@ -13,8 +13,9 @@ from .._core.passes import Question, Unfused, forward, read, runs_fused, scores
 from .._steps.chunks import check_count, given_chunk, parts
 from .._steps.draws import check_generator, normal_from, seeded
 from .._steps.matching import by_site, fit, matched, ranges
-from .._steps.path import along, ready, score_at
+from .._steps.path import ready
 from .._steps.plan import label_of
+from .._steps.points import along, score_at
 from .._steps.progress import reported
 from .._steps.ways import Runner
 from .._steps.without import look
@@ -199,7 +200,7 @@ def _sampled(
     found: list[Tensor] = []
     at = [k for k, leaf in enumerate(site.leaves) if isinstance(leaf, Tensor)]
     like = [site.leaves[k] for k in at]
-    for a, b in reported(parts(count + 1, chunk_size, like, shares=bool(q.inner))):
+    for a, b in reported(parts(count + 1, chunk_size, like, shares=bool(q.inner), root=q.bound.root)):
         steps = [move() if s else site.leaves for s in range(a, b)]
         points = [torch.stack([step[k] for step in steps]) for k in at]
         dots.append(_dots(site, dict(zip(at, points)), shares))

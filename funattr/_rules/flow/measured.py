@@ -11,7 +11,7 @@ from torch import Tensor
 from ..._torch import tree_flatten, tree_unflatten
 from ..lift.tape import among
 from ..spelled import Entry
-from .facts import UNKNOWN, Event, Rules, spot
+from .facts import UNKNOWN, Event, Fact, Rules, spot
 from .mode import Ruled, Table
 
 
@@ -28,6 +28,14 @@ class Measured(Ruled):
         found = t.view_as(t)
         self.facts[found] = self.facts[t]
         self.inputs.append(found)
+        return found
+
+    def result(self, func: Any, args: Any, kwargs: Any, facts: list[Fact], y: Tensor) -> Fact:
+        found = super().result(func, args, kwargs, facts, y)
+        if found.varies and y.requires_grad and not any(fact.varies for fact in facts):
+            self.events.append(
+                Event(func.__name__, [], [spot(y)])
+            )  # ids are no input: it keeps what comes to it
         return found
 
     def rule_of(self, entry: Entry) -> Callable[..., Any]:

@@ -78,12 +78,10 @@ class Ruled(TorchFunctionMode):
             self.facts[t] = Fact(varies=t.is_floating_point() or t.is_complex(), ids=not t.is_floating_point(), first=True)
 
     def follow(self, value: Any, other: Any) -> None:
-        """`other` goes on in the place of `value`."""
+        """`other` goes on in the place of `value`: what is asked about varies, wherever it comes from."""
         for t, new in zip(tensors(value), tensors(other)):
             fact = self.facts[t]
-            if fact.root is not None:
-                fact = fact._replace(root=None, made=None)
-            self.facts[new] = fact
+            self.facts[new] = fact._replace(root=None, made=None, varies=fact.varies or new.requires_grad)
 
     # What is known.
 
@@ -139,9 +137,9 @@ class Ruled(TorchFunctionMode):
             return found
         for y in (found,) if isinstance(found, Tensor) else among((found,)):
             if self.facts[y] is UNKNOWN:  # else its handler knew more
-                self.facts[y] = self._result(func, args, kwargs, facts, y)
+                self.facts[y] = self.result(func, args, kwargs, facts, y)
         if given and (found is given[0] or func is Tensor.__setitem__) and self.facts[given[0]] is facts[0]:  # not yet noted
-            fact = self._result(func, (), {"": None}, facts, given[0])
+            fact = self.result(func, (), {"": None}, facts, given[0])
             self._wrote(given[0], fact._replace(activated=left and func not in LEFT))
         return found
 
@@ -165,7 +163,7 @@ class Ruled(TorchFunctionMode):
         self.fired += [] if met is None else [met[0]]
         return met is None or _keeps(met[1], entry.name)
 
-    def _result(self, func: Any, args: Any, kwargs: Any, facts: list[Fact], y: Tensor) -> Fact:
+    def result(self, func: Any, args: Any, kwargs: Any, facts: list[Fact], y: Tensor) -> Fact:
         """What follows for a result of an operation that has noted nothing itself."""
         ids = any(fact.ids for fact in facts)
         if not (y.is_floating_point() or y.is_complex()):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..._core.door import may_read
+from ..._core.checks import may_read
 from ..._core.score import one_for_each, predicted, score_of
 from ..._torch import is_plain, tracing
 from ..._types import Neuron, Target, Tree, floats_of, tensors

@@ -178,7 +178,8 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
     q, pass_ = task.q, _Replay(task, here, tape, own)
     # Under vmap in a grad level: below it, the maps of slopes.py would leave no graph.
     mapped = not tracing() and transforms_active()
-    found = gradients(q._replace(bound=Bound(pass_.run, q.bound.root), target=pass_.target()), own_level=mapped)
+    bound = Bound(pass_.run, q.bound.root, grouped=q.bound.grouped)
+    found = gradients(q._replace(bound=bound, target=pass_.target()), own_level=mapped)
     lift = pass_.lift
     inside = ["torch.func inside the model"] if lift.inside else []
     cuts = lift.origins.cuts
