@@ -123,6 +123,33 @@ def test_what_a_softmax_makes_of_a_mask_that_differs(name: str) -> None:
     torch.testing.assert_close(found.sum(1), (model(x) - model(base))[:, 1], rtol=1e-7, atol=1e-8)
 
 
+class Attention(nn.Module):
+    """Self-attention with a mask that comes from its input, in one operation or in several."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.fused, self.q, self.k, self.v = fused, nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v, mask = self.q(x), self.k(x), self.v(x), (x[:, None, :, 0] > -0.2) | torch.eye(5, dtype=torch.bool)
+        if self.fused:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).mean(1)
+        return ((q @ k.mT / 2).masked_fill(~mask, -torch.inf).softmax(-1) @ v).mean(1)
+
+
+def test_attention_with_a_mask_that_differs() -> None:
+    torch.manual_seed(3)
+    fused, apart = Attention(True).double(), Attention(False).double()
+    apart.load_state_dict(fused.state_dict())
+    x, base = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fa.deep_lift(fused, x, baselines=base, target=1)
+        again = fa.deep_lift(apart, x, baselines=base, target=1)
+    torch.testing.assert_close(found, again)
+    torch.testing.assert_close(found.sum((1, 2)), (fused(x) - fused(base))[:, 1])
+
+
 def said(call: Callable[[], Any]) -> list[str]:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
