@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,9 +19,6 @@ from .._types import Explains, Model, Tree, batch_size, map_tensors, tensors
 from .._words import complaint, door, kind_of
 from .reasons import Refused, check_draws, drawing, reason
 from .trace import Way, tidied, traced
-
-#: The arguments that may have a row for each example, and are inputs of the program then.
-_WITH_ROWS = ("target", "baselines")
 
 
 class Inputs(NamedTuple):
@@ -51,8 +50,9 @@ def export(
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
         dynamic_batch: True for a program that takes batches of any size, False for one that takes batches of x's size.
-        arguments: the method's own. A `target` ``[N]`` with one class per example, or `baselines` ``[N, ...]`` with one for
-            each, is an input of the program, after those of x; everything else is a constant of it.
+        arguments: the method's own. A `target` with one class per example, a tensor ``[N]`` or a list, and `baselines`
+            ``[N, ...]`` with one for each, are inputs of the program, after those of x, here or bound in `method`; everything
+            else is a constant of it.
 
     Returns:
         The program. Its inputs are the tensors of x, as the model takes them: by position, those of a dict by name. Its results
@@ -144,35 +144,50 @@ def _check(program: torch.export.ExportedProgram, inputs: Inputs, batches: Seque
 
 
 def _inputs(method: Explains, model: Model, x: Tree, arguments: Mapping[str, Any]) -> Inputs:
-    size = batch_size(x)
-    leaves, spec = tree_flatten(map_tensors(_plain, x))
+    size, own = batch_size(x), method.keywords if isinstance(method, partial) else {}
+    given = {name: value for name, value in {**own, **arguments}.items() if _has_rows(method, name, value, size)}
+    leaves, spec = tree_flatten([map_tensors(_plain, x), *(map_tensors(_plain, _as_tensor(value)) for value in given.values())])
     where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    given = {name: arguments[name] for name in _WITH_ROWS if _has_rows(name, arguments.get(name), size)}
-    values = [leaves[i] for i in where] + [_plain(value) for value in given.values()]
+    values = [leaves[i] for i in where]
     sized = [t.shape[:1] == (size,) for t in values]
 
     def call(new: Sequence[Tensor]) -> Tree:
         filled = list(leaves)
         for i, t in zip(where, new):
             filled[i] = t
-        return method(model, tree_unflatten(filled, spec), **{**arguments, **dict(zip(given, new[len(where) :]))})
+        first, *rest = tree_unflatten(filled, spec)
+        return method(model, first, **{**arguments, **dict(zip(given, rest))})
 
-    return Inputs([*_names(x, len(where)), *given], values, sized, call, isinstance(x, Mapping))
+    names = [name for key, value in {"x": x, **given}.items() for name in _names(key, value)]
+    return Inputs(names, values, sized, call, isinstance(x, Mapping))
 
 
 def _plain(value: Tensor) -> Tensor:
     return value.clone() if value.is_inference() else value.detach()
 
 
-def _has_rows(name: str, value: Any, size: int) -> bool:
+def _as_tensor(value: Any) -> Any:
+    """Classes in a list or an array, as a tensor."""
+    if isinstance(value, np.ndarray) or (isinstance(value, list) and all(isinstance(each, (int, np.integer)) for each in value)):
+        return torch.as_tensor(value)
+    return value
+
+
+def _has_rows(method: Explains, name: str, value: Any, size: int) -> bool:
     """Whether there is one for each example. A single row of baselines is a reference for all; a target of one is one's own."""
-    return isinstance(value, Tensor) and value.shape[:1] == (size,) and (size > 1 or name == "target")
+    if name == "baselines" and about(method).baselines != "several":
+        rows = [t.shape[:1] == (size,) for t in tensors(value)] if isinstance(value, (Tensor, tuple, list, Mapping)) else []
+        return size > 1 and any(rows)
+    found = _as_tensor(value)
+    return name == "target" and isinstance(found, Tensor) and found.shape == (size,)
 
 
-def _names(x: Tree, count: int) -> list[str]:
-    if isinstance(x, Mapping) and len(x) == count:
-        return [str(name) for name in x]
-    return ["x"] if count == 1 else [f"x{i}" for i in range(count)]
+def _names(name: str, value: Tree) -> list[str]:
+    """What the tensors of `value` are called: as the caller calls them, where they stand in a dict."""
+    count = len(tensors(value))
+    if isinstance(value, Mapping) and len(value) == count:
+        return [str(key) if name == "x" else f"{name}_{key}" for key in value]
+    return [name] if count == 1 else [f"{name}{i}" for i in range(count)]
 
 
 # Batches of other sizes.

@@ -7,6 +7,8 @@ from enum import Enum
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload
+from torch.func import functionalize
 
 from .._core.kernels import PlainAttention
 from .._steps.fold import rows_taken_alone
@@ -32,11 +34,23 @@ def traced(function: Callable[..., Any], values: Sequence[Tensor], sized: Sequen
     mode: Any = "fake" if way is Way.MAPPED else "symbolic"
     with rows_taken_alone() if way is Way.FOLDED else as_it_is, PlainAttention():
         graph = make_fx(function, as_forward(), tracing_mode=mode, _allow_non_fake_inputs=True)(*fakes)
+    if _writes(graph):  # what is written to is another value from there on: operations before and after are not one
+        graph = make_fx(functionalize(graph), tracing_mode=mode, _allow_non_fake_inputs=True)(*fakes)
     if is_number():
         raise Refused(
             "something makes a number of the size of the batch, as len(x) does: write x.shape[0], or pass dynamic_batch=False."
         )
     return graph
+
+
+def _writes(graph: fx.GraphModule) -> bool:
+    """Whether something is written in place, without what was tried and failed, which has no value."""
+    for node in reversed(graph.graph.nodes):
+        if node.op == "call_function" and "val" not in node.meta and not node.users:
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return any(isinstance(node.target, OpOverload) and node.target._schema.is_mutable for node in graph.graph.nodes)
 
 
 def tidied(graph: fx.GraphModule, model: nn.Module | None, names: Sequence[str]) -> fx.GraphModule:
