@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from ._combine.baselines import mean_over_baselines
 from ._combine.elementwise import absolute, at_input, multiply, normalize, relu
+from ._combine.examples import by_examples
 from ._combine.grouped import sum_groups
 from ._combine.noise import noise_tunnel
 from ._combine.shapes import interpolate, sum_channels
@@ -29,8 +30,8 @@ from ._combine.targets import each_target
 from ._core.answers import contrast, log_likelihood, tokens
 from ._core.gradient import value_and_gradient
 from ._core.score import neuron, score
+from ._core.sites import input_of, output_of
 from ._core.split import Split, split
-from ._core.where import input_of, output_of
 from ._export.program import export as export
 from ._inspect.layers import layers
 from ._methods.ablation import feature_ablation
@@ -60,6 +61,7 @@ __all__ = [
     "absorbed",
     "activation",
     "at_input",
+    "by_examples",
     "conductance",
     "contrast",
     "convergence_delta",

@@ -17,19 +17,20 @@ from ._methods.game import Game as Game
 from ._core.split import Split as Split
 from ._named.absorbed import absorbed as absorbed
 from ._combine.elementwise import at_input as at_input
+from ._combine.examples import by_examples as by_examples
 from ._core.answers import contrast as contrast
 from ._methods.path import convergence_delta as convergence_delta
 from ._combine.targets import each_target as each_target
 from ._export.program import export as export
 from ._methods.game import game as game
-from ._core.where import input_of as input_of
+from ._core.sites import input_of as input_of
 from ._inspect.layers import layers as layers
 from ._core.answers import log_likelihood as log_likelihood
 from ._combine.baselines import mean_over_baselines as mean_over_baselines
 from ._combine.elementwise import multiply as multiply
 from ._core.score import neuron as neuron
 from ._combine.noise import noise_tunnel as noise_tunnel
-from ._core.where import output_of as output_of
+from ._core.sites import output_of as output_of
 from ._steps.progress import progress as progress
 from ._core.score import score as score
 from ._core.split import split as split
@@ -46,6 +47,7 @@ __all__ = [
     "absorbed",
     "activation",
     "at_input",
+    "by_examples",
     "conductance",
     "contrast",
     "convergence_delta",

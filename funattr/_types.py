@@ -79,6 +79,7 @@ class About(NamedTuple):
     generators: tuple[torch.Generator, ...] = ()  #: what is bound in it to draw from
     baselines: Literal["x", "several", "site", "path"] = "x"  #: what its `baselines` are: see `BASELINES`
     rows: bool = False  #: whether several targets, one call for each, share its passes; somebody else's method has not said
+    spare: Literal["", "no mask", "yes"] = ""  #: where places that hold nothing change what it finds
     mean: Callable[..., Any] | None = None  #: the same averaged over baselines, where that takes less than a call for each
 
 

@@ -18,12 +18,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def complaint(kind: type[Exception], text: str) -> Exception:
-    """An error whose message the door completes with the call as the caller wrote it."""
+def complaint(kind: type[Exception], text: str, **facts: Any) -> Exception:
+    """An error whose message the door completes with the call as the caller wrote it; with facts for those who catch it."""
     error = kind(text)
     if not tracing():
-        noted: Any = error
-        noted.complaint = text
+        vars(error).update(complaint=text, **facts)
     return error
 
 
@@ -37,8 +36,7 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except (ValueError, TypeError) as error:
-            told = _misnamed(error, function, args, kwargs)
-            complete(told, function, kwargs)
+            told = complete(_misnamed(error, function, args, kwargs), function, kwargs)
             if told is not error:
                 raise told from None
             raise
@@ -55,11 +53,12 @@ def _misnamed(error: Exception, function: Callable[..., Any], args: Sequence[Any
     return error if text is None else complaint(TypeError, text)
 
 
-def complete(error: Exception, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+def complete(error: Exception, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Exception:
     """Prefix a complaint with the call; the outermost door has the last word. Other errors are left as they are."""
     text = getattr(error, "complaint", None)
     if text is not None:
         error.args = (f"{spelled(function, kwargs)}: {text}",)
+    return error
 
 
 def warn(text: str) -> None:

@@ -14,10 +14,10 @@ import torch
 import funattr as fa
 from funattr.__main__ import main
 
-from . import test_cli
-from .test_cli import pixels, run, told
+from . import command
+from .command import pixels, run, told
 
-here, shown, bert = test_cli.here, test_cli.shown, test_cli.bert
+here, shown, bert = command.here, command.shown, command.bert
 
 
 def test_shapley_of_squares(here: Path, capsys: pytest.CaptureFixture[str], shown: list[Any]) -> None:

@@ -285,6 +285,21 @@ def test_costs_of_one_pass(keep: bool, length: int) -> None:
     assert raw.peak <= 1.3 * hand.peak + 2 * length * 96 * 32 * 4
 
 
+@pytest.mark.parametrize("count", [3, pytest.param(40, marks=pytest.mark.full)])
+def test_costs_of_classes(count: int) -> None:
+    """Plain classes are targets like others."""
+
+    def classes(ids: Tensor) -> Tensor:
+        return WIDE(ids, 1)[:, 0]
+
+    one = cost(lambda: fa.gradient(classes, LONG, layer=WIDE.embed, target=0))
+    forward = cost(lambda: classes(LONG)).flops
+    for method, kept in ((fa.sum_channels(fa.gradient, channel_dim=-1), 0), (fa.gradient, 2 * count * 96 * 32 * 4)):
+        found = cost(lambda: fa.each_target(method, range(count))(classes, LONG, layer=WIDE.embed))  # noqa: B023
+        assert found.flops <= 1.02 * (forward + count * (one.flops - forward))
+        assert found.peak <= 1.3 * one.peak + kept
+
+
 def test_costs_of_steps_and_groups() -> None:
     answer, n = LONG[:, -6:], 4
     model = partial(WIDE, keep=7)

@@ -125,6 +125,19 @@ POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def test_what_is_minus_infinity_twice_differs_by_nothing() -> None:
+    """Decays of a state-space model: sums between two places, and none from a later one."""
+
+    def decays(x: Tensor) -> Tensor:
+        sums = x.tanh().cumsum(1)
+        later = torch.ones(4, 4).triu(1).bool()
+        return ((sums[:, :, None] - sums[:, None]).masked_fill(later, -torch.inf).exp() @ x[:, :, None]).flatten(1)
+
+    x, base = torch.randn(2, 2, 4, dtype=torch.float64).unbind()
+    found = fa.deep_lift(decays, x, target=3, baselines=base)
+    assert float(fa.convergence_delta(found, decays, x, baselines=base, target=3).abs().max()) < 1e-9
+
+
 @pytest.mark.parametrize("name", POOLS)
 def test_masks_of_the_ids_are_those_of_x_and_it_says_so(name: str) -> None:
     torch.manual_seed(0)

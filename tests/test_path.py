@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 from funattr import conductance, convergence_delta, gradient_shap, integrated_gradients, internal_influence
-from funattr._steps import path, ways
+from funattr._steps import points, ways
 
 from .close import close
 from .models import CASES, Case, Conv, Mlp, case_id, double
@@ -49,13 +49,13 @@ def test_formula(case: Case, layer: Any, chunk_size: int | None) -> None:
 
 
 def one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(path, "rows_alone", lambda q: False)
+    monkeypatch.setattr(points, "rows_alone", lambda q: False)
     before = ways.Runner.__init__
     monkeypatch.setattr(ways.Runner, "__init__", lambda self: before(self, sequential=True))
 
 
 def mapped_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(path, "rows_alone", lambda q: False)
+    monkeypatch.setattr(points, "rows_alone", lambda q: False)
 
 
 @pytest.mark.parametrize("force", [one_after_another, mapped_only])

@@ -134,31 +134,3 @@ def test_random_baselines_at_a_state_without_rows_are_refused(n_references: int)
     model, ids = Stated(), torch.randint(0, 9, (4, 6))
     with pytest.raises(ValueError, match="has no row for each example: choose a layer with the batch first"):
         fa.gradient_shap(model, ids, layer="rnn", baselines=torch.zeros(n_references, 6, dtype=torch.long), target=1)
-
-
-@pytest.mark.parametrize("rows", [[0, 0, 0, 1, 1, 1], [0, 1, 1, 2, 2, 2]])
-def test_rows_that_are_parts_of_examples_share_their_score(rows: list[int]) -> None:
-    """Tiles of slides, as docs/models.md says it."""
-    torch.manual_seed(0)
-    number = torch.tensor(rows)
-    tiles, head = nn.Linear(4, 5).double(), nn.Linear(5, 3).double()
-    x = torch.randn(6, 4, dtype=torch.float64)
-
-    def model(x: Tensor) -> Any:
-        whole = torch.zeros(int(number.max()) + 1, 5, dtype=x.dtype).index_add(0, number, torch.tanh(tiles(x)))
-        return head(torch.tanh(whole))
-
-    def shared(out: Tensor) -> Tensor:
-        return (out[:, 1] / number.bincount())[number]
-
-    with pytest.raises(ValueError, match=r"the score has \d values for the 6 examples of x"):
-        fa.integrated_gradients(model, x, target=1)
-    want = torch.zeros_like(x)
-    for node, weight in gauss(50):
-        point = (node * x).requires_grad_()
-        want += weight * torch.autograd.grad(model(point)[:, 1].sum(), point)[0] * x
-    found = fa.integrated_gradients(model, x, target=shared, n_steps=50)
-    torch.testing.assert_close(found, want)
-    lifted = fa.deep_lift(model, x, target=shared)
-    gap = (model(x) - model(torch.zeros_like(x)))[:, 1]
-    torch.testing.assert_close(torch.zeros_like(gap).index_add(0, number, lifted.sum(1)), gap)

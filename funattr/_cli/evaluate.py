@@ -21,7 +21,7 @@ from .options import MODEL_HELP, add_command, add_model, positive
 from .sites import Layers, Where, only_input
 from .source import Source
 from .targets import choose
-from .words import answered, choices, listed, mistake
+from .words import answered, choices, listed, mistake, say
 
 _EXAMPLES = """\
   funattr evaluate cat.png --model resnet50 --methods grad_cam,ig,saliency
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = load(arguments)
     if source.image is None and source.text is not None:
         raise mistake("evaluate is for pictures, and the model reads texts: call fa.metrics from Python.")
-    _say("model", source.title)
+    say("model", source.title)
     evaluate = _Evaluator(source, wanted, metrics, arguments)
     items = gather(source, arguments.inputs, arguments)
     for item in items:
@@ -95,14 +95,10 @@ def run(arguments: argparse.Namespace) -> int:
     print(_printed(table))
     if arguments.out is not None:
         _write(Path(arguments.out), source.title, evaluate, table)
-        _say("wrote", arguments.out)
+        say("wrote", arguments.out)
     for each in evaluate.failed:
         print(f"funattr: not evaluated: {each.name}: {each.why}", file=sys.stderr)
     return 1 if evaluate.failed else 0
-
-
-def _say(what: str, text: str) -> None:
-    print(f"{what:13s}{text}", flush=True)
 
 
 def _metrics(given: str) -> list[str]:
@@ -145,7 +141,7 @@ class _Evaluator:
         for name in self.wanted:
             layer = self.arguments.layer if methods.is_cam(name) else None
             places[name] = where = where_of(name, given, target, layers, layer)
-            _say("method", f"{name} at {'the input' if where is None else where.name}")
+            say("method", f"{name} at {'the input' if where is None else where.name}")
             if where is not None and "infidelity" in self.metrics:
                 text = (
                     f"infidelity needs a number for each value of the picture, and {name} makes one for each place of a layer"

@@ -8,17 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import draw, gap, judge, language, methods, speaker, write
-from .facts import Explained, Failed, Found, as_map, with_errors
-from .groups import COALITIONS, GROUPS, enough_for_errors, largest
-from .how import OPTIONS, RULES, STEPS, options_of, where_of
-from .inputs import Input, Item, gather, read
+from . import judge, language, methods, speaker, write
+from .explainer import Explainer
+from .groups import GROUPS
+from .how import OPTIONS, QUADRATURES, RULES, STEPS
+from .inputs import gather
 from .load import load, warn_of
 from .options import MODEL_HELP, add_command, add_model, positive
-from .sites import Layers, Where, only_input
-from .source import Source
-from .targets import Chosen, choose
-from .words import answered, listed, mistake
+from .words import listed, mistake, say
 
 _EXAMPLES = """\
   funattr explain cat.png --model my_net:build --checkpoint weights.safetensors --size 32
@@ -35,7 +32,6 @@ _STATUS = """\
 exit status: 0; 1 where some inputs could not be explained, and the others were; 2 after a mistake; 130 after Ctrl-C.
 """
 _SAMPLINGS = ("leverage", "kernel", "permutation", "exact")
-_QUADRATURES = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid")
 
 
 def add(commands: Any) -> None:
@@ -64,7 +60,7 @@ def add(commands: Any) -> None:
     )
     _add_out(parser)
     parser.add_argument("--n-steps", type=positive, metavar="N", help=f"nodes on a path (default: {STEPS})")
-    parser.add_argument("--quadrature", choices=_QUADRATURES, help="the rule on a path (default: gausslegendre)")
+    parser.add_argument("--quadrature", choices=QUADRATURES, help="the rule on a path (default: gausslegendre)")
     parser.add_argument("--n-samples", type=positive, metavar="N", help="samples of noise, or of a distribution")
     parser.add_argument("--sampling", choices=_SAMPLINGS, help="of shapley (default: leverage)")
     parser.add_argument("--window", type=positive, metavar="N", help="of occlusion: its side (default: a seventh, or a token)")
@@ -120,9 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
     source = load(arguments)
     items = gather(source, inputs, arguments)
-    _say("model", source.title)
+    say("model", source.title)
     folder = Path(arguments.out) if arguments.out and write.is_folder(Path(arguments.out), arguments.out) else None
-    explain = _Explainer(source, wanted, arguments, alone=len(items) == 1, keep=folder)
+    explain = Explainer(source, wanted, arguments, alone=len(items) == 1, keep=folder)
     try:
         for item in items:
             explain(item)
@@ -133,21 +129,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise mistake(f"{explain.failed[0].name}: {explain.failed[0].why}")
     warn_of(source, arguments)
     if folder is not None:
-        _say("wrote", f"{len(explain.written)} pictures in {folder}{'' if str(folder).endswith('/') else '/'}")
+        say("wrote", f"{len(explain.written)} pictures in {folder}{'' if str(folder).endswith('/') else '/'}")
     else:
         texts = explain.done[0].given.tokens is not None
         out = Path(arguments.out or ("explained.html" if texts or len(items) > 1 else "explained.png"))
         write.write(out, source.title, explain.done, explain.failed, arguments)
-        _say("wrote", str(out))
+        say("wrote", str(out))
     if explain.judged:
-        _say("deletion", judge.line(explain.judged))
+        say("deletion", judge.line(explain.judged))
     for each in explain.failed:
         print(f"funattr: not explained: {each.name}: {each.why}", file=sys.stderr)
     return 1 if explain.failed else 0
-
-
-def _say(what: str, text: str) -> None:
-    print(f"{what:13s}{text}", flush=True)
 
 
 def _split(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -189,134 +181,3 @@ def _checked(given: Sequence[str], arguments: argparse.Namespace, writes: bool) 
             spelled = f"--{option.replace('_', '-')}"
             raise mistake(f"{spelled} is no option of {listed(wanted) or 'the default method'}, only of {listed(takers)}.")
     return wanted
-
-
-class _Explainer:
-    """Inputs one after another, at the layers that were found for the first; one that fails does not end the others."""
-
-    def __init__(
-        self, source: Source, wanted: list[str], arguments: argparse.Namespace, *, alone: bool, keep: Path | None
-    ) -> None:
-        self.source, self.wanted, self.arguments, self.alone, self.folder = source, wanted, arguments, alone, keep
-        self.places: dict[str, Where | None] = {}
-        self.done: list[Explained] = []
-        self.failed: list[Failed] = []
-        self.later: list[str] = []
-        self.count = 0
-        self.written: set[Path] = set()
-        self.judged: list[tuple[str, judge.Judged]] = []
-
-    def __call__(self, item: Item) -> None:
-        if self.alone:
-            self._one(item)
-            return
-        try:
-            self._one(item)
-        except argparse.ArgumentError as error:
-            self.failed.append(Failed(item.name, str(error)))
-
-    def _one(self, item: Item) -> None:
-        given = read(self.source, item, self.arguments)
-        chosen = choose(self.source, given.x, self.arguments.target or "argmax")
-        first = not self.places
-        if self.alone or first:
-            _say("input", given.told)
-        if self.alone:
-            _say("predicted", chosen.predicted.told())
-            _say("explained", chosen.explained.told())
-        if first:
-            layers = self.layers = Layers(self.source, given.x)
-            self.wanted = self.wanted or _default(given, layers)
-            self.places = {name: where_of(name, given, chosen.target, layers, self.arguments.layer) for name in self.wanted}
-        found = [part for name in self.wanted for part in with_errors(self._found(name, given, chosen, first))]
-        each = Explained(given, chosen, found)
-        if not self.arguments.no_check:
-            self._judge(each)
-        if not self.alone:
-            cut = f", {len(given.tokens)} tokens of {given.whole}" if given.whole and given.tokens else ""
-            print(f"{given.name}: {chosen.explained.told()}{cut}", flush=True)
-        self._say_later()
-        self.count += 1
-        if self.folder is None:
-            self.done.append(each)
-        elif given.picture is None:
-            raise mistake("--out FOLDER/ is for pictures: write texts to a .html, .json or .csv.")
-        else:
-            draw.heat_maps(self.folder, each, self.arguments.raw, self.written)
-
-    def _found(self, name: str, given: Input, chosen: Chosen, first: bool) -> Found:
-        """One method's attribution, and what it says about itself."""
-        where, arguments = self.places[name], self.arguments
-        options = options_of(name, self.source, given, where, arguments)
-        groups, errors = options.get("feature_mask"), None
-        if groups is not None:
-            options["feature_mask"] = groups.mask
-            options["standard_errors"] = name == "shapley" and enough_for_errors(groups, arguments.n_samples)
-        with answered(name):
-            attribution = methods.call(name, self.source.model, given.x, {"target": chosen.target, **options})
-        if options.get("standard_errors"):
-            attribution, errors = map(only_input, attribution)
-        attribution = only_input(attribution)
-        if first:
-            place = "at the input" if where is None else f"at {where.name}" + (f" ({where.chosen})" if where.chosen else "")
-            _say("method", f"{name} {place}")
-        if groups is not None and self.alone and name in COALITIONS:
-            for i, line in enumerate(largest(groups, attribution, errors)):
-                _say("" if i else "largest", line)
-            if name == "shapley" and errors is None:
-                least = 4 * len(groups.mask.unique()) + 2
-                self.later.append(f"no standard errors: of so many groups, --n-samples {least} or more tell them")
-        if groups is not None and groups.part is not None:
-            attribution, errors = attribution * groups.part, None if errors is None else errors * groups.part
-        measured = self._measured(name, attribution, given, chosen, options) if name in methods.COMPLETE else None
-        dim = 1 if where is None else where.channel_dim or 1
-        is_map = methods.is_cam(name) and name != "guided_grad_cam"
-        layer = where.name if where is not None else None
-        grid = self.layers.grid(attribution.shape[1]) if given.picture is not None and dim == -1 else None
-        found = Found(name, attribution, layer, dim, "feature_mask" in options, is_map, measured, grid, errors)
-        if is_map and not arguments.raw and given.picture is not None:
-            values = as_map(found, given)
-            if values is not None and not bool((values > 0).any()):
-                self.later.append(f"{name} is nowhere positive: nothing speaks for the class; --raw draws what is against it")
-        return found
-
-    def _measured(self, name: str, attribution: Any, given: Input, chosen: Chosen, options: dict[str, Any]) -> gap.Gap:
-        """Whether the sum is what it should be, and whether there was anything to explain."""
-        baselines, several = options["baselines"], name.endswith("_shap")
-        with answered("measuring the completeness gap failed"):
-            measured = gap.measure(attribution, self.source.model, given.x, baselines, chosen.target, several=several)
-        little = gap.little(measured, chosen.explained.score)
-        if self.alone:
-            _say("completeness", measured.line())
-        elif measured.relative > gap.LARGE or little:
-            self.later.append(f"{name}: {measured.line()}")
-        if little:
-            self.later.append(little)
-        elif measured.relative > gap.LARGE:
-            rule = self.arguments.quadrature or _QUADRATURES[0]
-            self.later.append(gap.advice(name, self.arguments.n_steps or STEPS, rule, self.places[name] is not None))
-        if self.alone:
-            self._say_later()
-        return measured
-
-    def _judge(self, each: Explained) -> None:
-        """Compare the maps with random orders."""
-        chance: dict[Any, float] = {}
-        for found in each.found:
-            if found.name not in self.places:  # standard errors, which are no map
-                continue
-            where = self.places[found.name]
-            target, seed = each.chosen.target, self.arguments.seed
-            judged = judge.by_deletion(found, self.source, each.given, target, where, chance, seed)
-            if judged is not None:
-                self.judged.append((found.name, judged))
-
-    def _say_later(self) -> None:
-        """What belongs below the line of an input."""
-        for line in self.later:
-            _say("", line)
-        self.later.clear()
-
-
-def _default(given: Input, layers: Layers) -> list[str]:
-    return ["grad_cam" if given.tokens is None and layers.suiting() else "integrated_gradients"]

@@ -16,6 +16,7 @@ from .sites import Layers, Where
 from .source import Source
 
 STEPS = 50
+QUADRATURES = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid")
 #: The options that only some methods take, and what the command calls them.
 OPTIONS = ("n_steps", "quadrature", "n_samples", "sampling", "window", "groups", "rules", "chunk_size")
 #: Those that are not handed on as they are: of which groups and windows are made.

@@ -18,7 +18,7 @@ from .libraries import is_known
 from .load import is_code
 from .pieces import words_of
 from .source import Source
-from .words import choices, listed, mistake
+from .words import choices, listed, mistake, say
 
 #: The options that only language models have, and those that they have not.
 OWN = ("answer", "generate", "sample", "contrast", "chat", "by", "dtype")
@@ -130,10 +130,6 @@ def read(arguments: argparse.Namespace, kind: str, prompt: str | None) -> tuple[
     x = asked.to_read(model, text).x(arguments.device)
     told = f"{'a short text' if prompt is None else 'the prompt'}, {x['input_ids'].shape[1]} tokens"
     return Source(model.model, model.title, tokenizer=model.tokenizer), x, told
-
-
-def say(what: str, text: str) -> None:
-    print(f"{what:13s}{text}", flush=True)
 
 
 def _check(arguments: argparse.Namespace, prompts: Sequence[str], out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Answers to mistakes: one sentence each."""
+"""What the command says: lines of an answer, and a sentence for each mistake."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from ..dataset._names import NoSuchName, listed
 from ..dataset._names import meant as choices
 
-__all__ = ["answered", "choices", "listed", "mistake", "one_line", "warn"]
+__all__ = ["answered", "choices", "listed", "mistake", "one_line", "say", "warn"]
 
 
 def mistake(sentence: str) -> argparse.ArgumentError:
     """What to raise for a mistake of the caller: `main` prints the sentence on stderr and returns 2."""
     return argparse.ArgumentError(None, sentence)
+
+
+def say(what: str, text: str) -> None:
+    """A line of the answer, with the word that says what it is in front."""
+    print(f"{what:13s}{text}", flush=True)
 
 
 def warn(sentence: str) -> None:

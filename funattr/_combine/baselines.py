@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.door import may_read
+from .._core.checks import may_read
 from .._core.real import check_attributable
 from .._core.rows import shares
 from .._steps.baselines import distribution, full_batch, references

@@ -73,6 +73,7 @@ def combined(
         at_input=any(part.at_input for part in known),
         draws=any(part.draws for part in known),
         rows=all(part.rows for part in known),
+        spare=max(part.spare for part in known),
         generators=tuple(g for part in known for g in part.generators),
         baselines=next((part.baselines for part in known if "baselines" in (part.accepts or ())), "x"),
     )._replace(**says)

@@ -85,13 +85,10 @@ def noise_tunnel(
     if nt_type not in _TYPES:
         raise complaint(ValueError, f"there is no nt_type {nt_type!r}. {did_you_mean(nt_type, _TYPES)}")
 
-    draw = normal_from(generator)
-    told = about(method)
+    draw, told, default = normal_from(generator), about(method), default_baselines(method)
     generators = (*([] if generator is None else [generator]), *told.generators)
-    if told.draws:
-        together = 1  # vmap would draw the same for all samples
-    default = default_baselines(method)
-    few = has_steps(method) or told.leading > 0  # it fills the memory alone
+    # vmap would draw the same for all samples; and what has steps of its own fills the memory alone
+    chunk = 1 if told.draws or (together is None and (has_steps(method) or told.leading > 0)) else together
 
     def tunnel(model: Model, x: Tree, **options: Any) -> Tree:
         if shares(options.get("target")):  # all targets of each sample from its passes
@@ -99,9 +96,8 @@ def noise_tunnel(
             return around_targets(partial(noise_tunnel, **again, chunk_size=chunk_size), method, model, x, options)
         explain, start = at_noise(method, default, model, x, options)
         leaves, spec = tree_flatten(start)
-        spread = list(
-            zip(filter(attributable, leaves), deviations(stdevs, start, "x" if start is x else "the value at the site"))
-        )
+        of = deviations(stdevs, start, "x" if start is x else "the value at the site")
+        spread = list(zip(filter(attributable, leaves), of))
 
         def noisy(noise: list[Tensor]) -> Tree:
             rest = iter(noise)
@@ -111,7 +107,6 @@ def noise_tunnel(
             return [s * draw(leaf.shape, leaf.dtype, leaf.device) for leaf, s in spread]
 
         noise = Rewound([*generators, *generators_given(options)], device_of(x))
-        chunk = 1 if few and together is None else together
         return _moment(sampled(noisy, drawn, n_samples, chunk, start, noise), n_samples, nt_type)
 
     return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=generators, draws=True)
@@ -150,12 +145,8 @@ def at_noise(
     if "target" in options:
         options["target"] = _by_module(model, options["target"])
 
-    def after(*parts: Any, **named: Any) -> Any:
-        # A value that is a tuple or a dict arrives as several inputs; a model's output is a dict of its own kind.
-        given = [named[name] for name in value if name in named] if named else list(parts)
-        return rest(tree_unflatten(tree_flatten(given)[0], tree_flatten(value)[1]), x)
-
     if batch_size(value) == batch_size(x):
+        after = partial(_after, rest, x, value)
         return lambda noisy: method(after, noisy, **options), value
     # Its rows are not examples (the sentences of documents): an integer beside it, which is held, says how many there are.
     examples = torch.zeros(batch_size(x), dtype=torch.long, device=device_of(x))
@@ -167,6 +158,13 @@ def at_noise(
         return method(lambda _, value: rest(value, x), (examples, noisy), **options)[1]
 
     return explain, value
+
+
+def _after(rest: Callable[..., Any], x: Tree, value: Tree, *parts: Any, **named: Any) -> Any:
+    """What comes of another value at the layer. One that is a tuple or a dict arrives as several inputs; a model's output is
+    a dict of its own kind."""
+    given = [named[name] for name in value if name in named] if named else list(parts)
+    return rest(tree_unflatten(tree_flatten(given)[0], tree_flatten(value)[1]), x)
 
 
 def _by_module(model: Model, target: Any) -> Any:

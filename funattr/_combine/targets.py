@@ -30,9 +30,9 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     ``each_target(a, targets)(model, x, ...)[t] = a(model, x, ..., target=targets[t])``. All that read the output (classes,
     indices, `tokens`, any callable) share the forward passes: what takes one runs the model once, and a backward pass for each;
     `integrated_gradients` with n steps n and ``n T``, `feature_ablation` its passes once for all. Memory does not grow with
-    T beyond the result. A list of classes is mapped over, as long as their gradients fit into 0.2 GB. Neurons and
-    ``"argmax"`` run one by one; so does all that has a tolerance, `rtol`, and all targets under `torch.compile`, which sees
-    what they share, and under transforms.
+    T beyond the result. Classes are mapped over where that is faster and takes no memory to speak of: for small inputs, and on
+    a GPU as long as their gradients fit into 0.2 GB. Neurons and ``"argmax"`` run one by one; so does all that has a tolerance,
+    `rtol`, and all targets under `torch.compile`, which sees what they share, and under transforms.
 
     Args:
         method: a method.
@@ -118,18 +118,24 @@ def around_targets(combinator: Callable[[Any], Any], method: Explains, model: Mo
 
 #: How many elements the gradients for all classes may have: in float32, and with what is made of them, 0.2 GB.
 ROOM = 1 << 24
+#: And on a CPU, where going back for one after another is as fast, but for small nets.
+SMALL = 1 << 14
 #: How much larger than the input a value inside a model is at most, as a rule; and than ids, which become vectors.
 WIDER, WIDER_THAN_IDS = 6, 1024
 
 
 def _at_once(method: Explains, count: int, model: Model, x: Tree, layer: Any) -> int:
-    """How many of so many classes to run at once: all, as far as there is room for the gradients at the site."""
+    """How many of so many classes to run at once: all, as far as there is room for the gradients at the site; one, where they
+    share passes, and going back for several at once is no faster."""
+    floats = sum(t.numel() for t in tensors(x) if t.is_floating_point())
+    size = floats or WIDER_THAN_IDS * sum(t.numel() for t in tensors(x))
+    alone = tracing() or transforms_active() or any_batch()
+    if about(method).rows and not alone and device_of(x).type == "cpu" and count * size > SMALL:
+        return 1
     if has_steps(method):
         return chunk_for(count, None, x, shares=False)  # many points for each
     if tracing() or any_batch():
         return fitting(count, count, sum(t.numel() for t in tensors(x)), ROOM)
-    floats = sum(t.numel() for t in tensors(x) if t.is_floating_point())
-    size = floats or WIDER_THAN_IDS * sum(t.numel() for t in tensors(x))
     if layer is not None and count * max(size, WIDER * floats) > ROOM:
         # A pass to the layer tells. What is no layer to us may be one to the method: it gets to say.
         with torch.no_grad(), contextlib.suppress(ValueError, TypeError):

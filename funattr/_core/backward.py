@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -35,11 +35,9 @@ def found_by(q: Question, recorded: Recorded) -> Found:
 def slopes_of(q: Question, recorded: Recorded, rows: range) -> Iterator[Found]:
     """The same for some of the scores, one by one; the graph goes with the last of all."""
     values, leaves, scores, anchor, mended = recorded
-    constant = values if q.create_graph else [map_tensors(torch.detach, value) for value in values]
     for k in rows:
         backward = partial(_backward, q, leaves=leaves, keep=k + 1 < len(scores) or q.create_graph, mended=mended)
-        slopes = iter(backward(scores[k]) if anchor is None else below_vmap(backward, scores[k]))
-        yield constant, [map_floats(lambda leaf, slopes=slopes: next(slopes), value) for value in values]
+        yield _placed(q, values, backward(scores[k]) if anchor is None else below_vmap(backward, scores[k]))
 
 
 def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None:
@@ -64,13 +62,15 @@ def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None
         return None
     if all(slope is None for slope in slopes):
         return None
-    constant = values if q.create_graph else [map_tensors(torch.detach, value) for value in values]
     zeros = [leaf.new_zeros(len(found), *leaf.shape) if slope is None else slope for leaf, slope in zip(leaves, slopes)]
-    made = []
-    for k in range(len(found)):
-        own = iter([slope[k] for slope in zeros])
-        made.append((constant, [map_floats(lambda leaf, own=own: next(own), value) for value in values]))
-    return made
+    return [_placed(q, values, [slope[k] for slope in zeros]) for k in range(len(found))]
+
+
+def _placed(q: Question, values: list[Tree], slopes: Iterable[Tensor]) -> Found:
+    """The values, constants unless they are to be differentiated, and slopes in the places of their floating-point tensors."""
+    rest = iter(slopes)
+    constant = values if q.create_graph else [map_tensors(torch.detach, value) for value in values]
+    return constant, [map_floats(lambda leaf: next(rest), value) for value in values]
 
 
 def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool, mended: set[Any]) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cmath
 import contextlib
 import dis
 import functools
@@ -10,9 +9,8 @@ import inspect
 import threading
 from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,18 +18,17 @@ from .._habits import refusal
 from .._torch import (
     OutOfMemoryError,
     is_dressed,
-    is_plain,
-    observed_by_dispatch_mode,
     put_back,
     surroundings,
     tracing,
-    transforms_active,
     tree_flatten,
     tree_unflatten,
 )
-from .._types import About, Tree, as_it_is, batch_size, copied, map_tensors, tensors
-from .._words import complaint, complete, door, kind_of, warn
+from .._types import About, Tree, as_it_is, copied, map_tensors, tensors
+from .._words import complaint, complete, door, warn
 from .chance import chance_of
+from .checks import check_flags, check_input, check_result, may_read
+from .examples import regrouped, shown
 from .state import state_of, statistics_kept
 from .where import all_modules, bind
 
@@ -44,25 +41,71 @@ def method(function: Callable[P, R]) -> Callable[P, R]:
     return entered(function, check_result)
 
 
-def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[P, R]:
-    """The door of `method` for what may return something else, which `check` looks at."""
+class Entrance(NamedTuple):
+    """What is known of a method before it is called."""
+
+    function: Callable[..., Any]
+    names: tuple[str, ...] | None  # the arguments it takes; None: any
+    known: frozenset[str] | None
+    needed: frozenset[str]
+    flags: list[str]
+    about: About
+
+    def look(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Refuse arguments that do not fit, the quick way where all is well."""
+        fits = len(args) == 2 and self.needed <= kwargs.keys() and (self.known is None or kwargs.keys() <= self.known)
+        if tracing() or not fits:
+            check_arguments(self.function, self.names, args, kwargs)
+        check_flags(self.flags, kwargs)
+
+    def ready(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
+        """The model and x, which is looked at, and the arguments with x made ready."""
+        self.look(args, kwargs)
+        x = args[1] if len(args) > 1 else kwargs["x"]
+        if type(x) is not Tensor or x.is_inference():
+            x = _ready(x)
+            args, kwargs = ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
+        check_input(x)
+        return args[0] if args else kwargs["model"], x, args, kwargs
+
+    def run(self, check: Callable[[Any], None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The call, in whose course the model keeps its state, and what it returns, looked at."""
+        model, x, args, kwargs = self.ready(args, kwargs)
+        modules = all_modules(bind(model).root)
+        training = noisy_modules(modules)
+        state = state_of(modules, model)
+        chance = chance_of(modules, model, x, self.about.draws, bool(training))
+        with mode_kept(training) if training else as_it_is, state or as_it_is, chance:
+            result = self.function(*args, **kwargs)
+        check(result)
+        return map_tensors(undressed, result) if any(is_dressed(t) for t in tensors(result)) else result
+
+
+def _entrance(function: Callable[..., Any]) -> Entrance:
     parameters = inspect.signature(function).parameters.values()
-    flags = [p.name for p in parameters if p.annotation == "bool"]
     about: About | None = getattr(function, "about", None)
     names = tuple(p.name for p in parameters) if about is None else about.accepts
     needed = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
-    known = None if names is None else frozenset(names)
+    flags = [p.name for p in parameters if p.annotation == "bool"]
+    about = about or About(names, layered="layer" in (names or ()), rows=True)
+    return Entrance(function, names, None if names is None else frozenset(names), needed, flags, about)
 
-    def fits(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        return len(args) == 2 and needed <= kwargs.keys() and (known is None or kwargs.keys() <= known)
 
-    @door
+def _inner(function: Callable[P, R], entrance: Entrance) -> Callable[P, R]:
+    """What one method calls of another, or Dynamo traces: the arguments are looked at, and nothing else."""
+
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
-        if tracing() or not fits(args, kwargs):
-            check_arguments(function, names, args, kwargs)
-        check_flags(flags, kwargs)
+        entrance.look(args, kwargs)
         return function(*args, **kwargs)
+
+    return inner
+
+
+def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[P, R]:
+    """The door of `method` for what may return something else, which `check` looks at."""
+    entrance = _entrance(function)
+    inner = door(_inner(function, entrance))
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -74,43 +117,29 @@ def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[
         before = surroundings()
         _state.inside = True
         try:
-            if not fits(args, kwargs):
-                check_arguments(function, names, args, kwargs)
-            x = args[1] if len(args) > 1 else kwargs["x"]
-            if type(x) is not Tensor or x.is_inference():
-                x = _ready(x)
-                # Any, because mypy keeps a ParamSpec's arguments from being put together anew.
-                anew: Any = ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
-                args, kwargs = anew
-            check_flags(flags, kwargs)
-            check_input(x)
-            model: Any = args[0] if args else kwargs["model"]
-            modules = all_modules(bind(model).root)
-            training = noisy_modules(modules)
-            state = state_of(modules, model)
-            chance = chance_of(modules, model, x, made.about.draws, bool(training))
-            with mode_kept(training) if training else as_it_is, state or as_it_is, chance:
-                result = function(*args, **kwargs)
-            check(result)
-            dressed: Any = result  # Any, because mypy keeps R from being put together anew
-            return map_tensors(undressed, dressed) if any(is_dressed(t) for t in tensors(result)) else result
+            found: R = entrance.run(check, args, kwargs)
+            return found
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
-            told = in_words(error, *args, **kwargs)
-            complete(told, function, kwargs)
-            if told is not error:
-                raise told from error
-            raise
+            given: Any = kwargs  # mypy keeps a ParamSpec's arguments from being given to others
+            ids = shown(error, *args, **given)
+            if ids is None:
+                told = complete(in_words(error, *args, **kwargs), function, kwargs)
+                if told is not error:
+                    raise told from error
+                raise
         finally:
             # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
             try:
                 _leave(before)
             finally:
                 _leave(before)
+        again: Callable[P, R] = entered(regrouped(function, call, ids), check)
+        return again(*args, **kwargs)
 
     made: Any = call  # to mypy a callable has neither code nor attributes
     # torch.compile keeps its graphs, and counts recompiles, per code object: give each method one of its own.
     made.__code__ = made.__code__.replace(co_name=function.__name__)
-    made.about = about or About(names, layered="layer" in (names or ()), rows=True)
+    made.about = entrance.about
     return call
 
 
@@ -193,76 +222,6 @@ def _leave(before: tuple[int, int, bool, str | None]) -> None:
     _state.inside = False
     if surroundings() != before:
         put_back(before)
-
-
-def may_read() -> bool:
-    """Whether checks may look at the data: not under a transform, nor while somebody traces."""
-    return not (tracing() or transforms_active() or observed_by_dispatch_mode())
-
-
-def is_finite(value: Tensor) -> bool:
-    """Whether there is neither NaN nor inf in `value`."""
-    value = value.detach() if value.requires_grad else value
-    # One sum tells, unless it overflows: only then look at each element.
-    return cmath.isfinite(value.sum().item()) or bool(torch.isfinite(value).all())
-
-
-def check_flags(flags: list[str], given: Mapping[str, Any]) -> None:
-    """Refuse what is neither True nor False: "no" would count as True."""
-    for name in flags:
-        if name in given and not isinstance(given[name], (bool, np.bool_)):
-            raise complaint(TypeError, f"{name} must be True or False, got {kind_of(given[name])}.")
-
-
-def check_input(x: Tree) -> None:
-    """Refuse what is not a batch of tensors, or not finite."""
-    for value in tensors(x):
-        check_dense(value, "x")
-    check_structure(x)
-    if may_read():
-        for value in tensors(x):
-            if (value.is_floating_point() or value.is_complex()) and is_plain(value) and not is_finite(value):
-                raise complaint(ValueError, f"x {list(value.shape)} holds NaN or inf: clean the input first.")
-
-
-def check_structure(x: Tree) -> None:
-    """Refuse what is not a batch of tensors."""
-    if not isinstance(x, (Tensor, tuple, Mapping)):
-        text = "x must be a tensor, a tuple of tensors (positional inputs) or a dict of tensors (keyword inputs)"
-        raise complaint(TypeError, f"{text}, got {type(x).__name__}{_as_x(x)}.")
-    batch_size(x)
-
-
-def _as_x(given: Any) -> str:
-    """How what was given as x is passed as x."""
-    if isinstance(given, np.ndarray):
-        return ": pass torch.from_numpy(x)"
-    if isinstance(given, list):
-        shapes = {part.shape if isinstance(part, Tensor) else None for part in given}
-        examples = "torch.tensor(x)" if None in shapes else "torch.stack(x)" if len(shapes) == 1 else "one at a time"
-        return f": pass {examples} where these are examples, tuple(x) where they are inputs"
-    return ": the model comes first, then x" if callable(given) else ""
-
-
-def check_dense(value: Tensor, what: str) -> None:
-    """Refuse a sparse or a nested tensor: attributions are of elements, all of them, and rows of one size."""
-    if value.is_nested:
-        if value.layout is torch.strided:
-            raise complaint(TypeError, f"{what} is a nested tensor: pass it padded, with .to_padded_tensor(0.0).")
-    elif value.layout is not torch.strided:
-        cure = "a zero is a value like any other, so pass it dense, with .to_dense(), or bind what is no input with a partial"
-        raise complaint(TypeError, f"{what} is a sparse tensor ({value.layout}): {cure}.")
-
-
-def check_result(result: Tree) -> None:
-    """Refuse to return what is no attribution, or not finite."""
-    found = tensors(result)
-    if not found:
-        raise complaint(TypeError, f"the method returned {kind_of(result)}, expected attributions, one or more tensors.")
-    for value in found if may_read() else []:
-        if value.is_floating_point() and is_plain(value) and not is_finite(value):
-            text = f"the attribution {list(value.shape)} holds NaN or inf: the model's gradient or value is not finite here."
-            raise complaint(ValueError, f"{text} Look at the model's output and, in {value.dtype}, at its range.")
 
 
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -17,9 +17,10 @@ from .._words import complaint
 from .kernels import Folded, PlainAttention
 from .rows import Row, each_of
 from .score import neuron_score, score_of, the_tensor
+from .sites import Sites, resolve
 from .state import observed
 from .tap import Run, Site, Stop
-from .where import Bound, Sites, all_modules, bind, resolve, sees_nothing_inside, takes
+from .where import Bound, all_modules, bind, sees_nothing_inside, takes
 
 
 class Question(NamedTuple):
@@ -101,7 +102,7 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
     where: list[int] = []
     neuron: list[Tensor] = []
     recording = True
-    follow = getattr(q.bound.rules, "follow", None)
+    grouped, follow = q.bound.grouped, getattr(q.bound.rules, "follow", None)
     for i, site in enumerate(q.sites.sites):
         if site is None:
             x = put(i, x, False)
@@ -111,12 +112,13 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
     def visit(k: int, value: Tree, shared: bool) -> Tree:
         nonlocal recording
         if k < len(where):
-            found: Tree = stopping(put, where[k], value, shared)
+            found: Tree = stopping(put, where[k], value if grouped is None else grouped.laid(run.sites[k], value), shared)
+            found = found if grouped is None else grouped.taken(run.sites[k], found)
             if follow is not None:
                 follow(value, found)
             return found
         recording = torch.is_grad_enabled()
-        neuron[:] = [stopping(_neuron_score, q, value)]
+        neuron[:] = [stopping(_neuron_score, q, value if grouped is None else grouped.laid(run.sites[k], value))]
         if not (q.create_graph or tracing()):  # compiled, the sum of the scores is still to come, in a grad of torch.func
             torch.set_grad_enabled(False)  # the rest only shows how often layers run
         return value
@@ -164,9 +166,11 @@ def scores(q: Question, seen: Seen) -> Tensor:
 def _one_for_each(q: Question, found: Tensor) -> Tensor:
     if found.shape[0] != q.size:
         cure = "the first dimension of the model's output must be the batch; of one example without it, pass x[None]"
+        cure += "; where rows are parts of examples, take by_examples(method, examples)" if found.shape[0] < q.size else ""
         if callable(q.target):
             cure = "the target must give one for each, and a loss takes reduction='none' for that"
-        raise complaint(ValueError, f"the score has {found.shape[0]} values for the {q.size} examples of x: {cure}.")
+        text = f"the score has {found.shape[0]} values for the {q.size} examples of x: {cure}."
+        raise complaint(ValueError, text, scores=found.shape[0] if q.bound.grouped is None else 0)
     return found
 
 
@@ -263,10 +267,8 @@ def runs_fused(root: nn.Module | None) -> bool:
 
 def _runs_cudnn_rnn(root: nn.Module | None, x: Tree) -> bool:
     """Whether cuDNN's recurrent layers may run, in eval mode."""
-    found = x if isinstance(x, Tensor) else next(iter(tensors(x)), None)
-    if found is None or not found.is_cuda:
-        return False
-    return any(isinstance(module, nn.RNNBase) and not module.training for module in all_modules(root))
+    on_cuda = any(t.is_cuda for t in tensors(x)[:1])
+    return on_cuda and any(isinstance(module, nn.RNNBase) and not module.training for module in all_modules(root))
 
 
 def check_reached(bound: Bound, run: Run) -> None:

@@ -15,7 +15,7 @@ from .._torch import any_batch, is_plain, observed_by_dispatch_mode, plain_data,
 from .._types import Neuron, Place, Target, Tree, attributable, tensors
 from .._words import complaint, door, kind_of
 from .real import is_number, real
-from .where import place_of
+from .sites import place_of
 
 
 @door
@@ -88,10 +88,7 @@ def score_of(output: Any, target: Target, size: int | None = None) -> Tensor:
     if isinstance(target, Tensor):
         return _class_of_each(out, target)
     if target is None:
-        if any(size != 1 for size in out.shape[1:]):
-            text = f"the model's output {list(out.shape)} has several values per example, and no target says which"
-            raise complaint(ValueError, f"{text}: pass target=3, one class per example, target='argmax', or a callable.")
-        return out.reshape(out.shape[0])
+        return _only_one(out)
     if isinstance(target, str):
         if target != "argmax":
             text = f"target={target!r} is not known: the only name is 'argmax'. Of a class, give the number."
@@ -102,6 +99,13 @@ def score_of(output: Any, target: Target, size: int | None = None) -> Tensor:
         text = "target must be None, an int, a tensor or list of ints (one per example), a tuple, a list of tuples, 'argmax'"
         raise complaint(TypeError, f"{text}, a callable or neuron(...), got {kind_of(target)}.")
     return _entry(_classes(out, f"{target}"), (target,))
+
+
+def _only_one(out: Tensor) -> Tensor:
+    if any(size != 1 for size in out.shape[1:]):
+        text = f"the model's output {list(out.shape)} has several values per example, and no target says which"
+        raise complaint(ValueError, f"{text}: pass target=3, one class per example, target='argmax', or a callable.")
+    return out.reshape(out.shape[0])
 
 
 def neuron_score(value: Tree, index: Any, label: str) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from .._types import Layer, Model, Tree
 from .._words import door
 from .passes import question, read, replace
-from .where import bind, resolve
+from .sites import resolve
+from .where import bind
 
 
 class Split(NamedTuple):

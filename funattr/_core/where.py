@@ -1,4 +1,4 @@
-"""Which model, and where in it: looking through what wraps a module, and selectors of places inside."""
+"""Which model: looking through what wraps a module, and what is known of the modules inside."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .._habits import did_you_mean
-from .._torch import TreeSpec, tracing, tree_flatten, tree_unflatten
-from .._types import Layer, Model, Place, Tree
-from .._words import complaint, door, kind_of
-from .tap import Site
+from .._torch import tracing
+from .._types import Model
+from .._words import complaint, kind_of
 
 
 class Bound(NamedTuple):
@@ -25,6 +24,7 @@ class Bound(NamedTuple):
     root: nn.Module | None
     outer: nn.Module | None = None  # what wraps it, and has names of its own for the layers
     rules: Any = None  # the function mode that has them: on while it runs, and while a score is made of its output
+    grouped: Any = None  # how values are laid out, where rows of x are parts of examples
 
     def under(self, mode: AbstractContextManager[Any]) -> Bound:
         """The same with a function mode on while the model runs, and only then: each operation that it sees costs time."""
@@ -151,19 +151,6 @@ def unseen_modules(root: nn.Module) -> set[nn.Module]:
     return hidden
 
 
-def refuse_opaque(bound: Bound) -> None:
-    """A rule for the backward pass must see every operation."""
-    if tracing():
-        return
-    for module in all_modules(bound.root):
-        if sees_nothing_inside(module):
-            raise complaint(
-                ValueError,
-                f"the model holds a {type(module).__name__}, and a backward rule cannot reach the operations inside a "
-                f"scripted or compiled module: pass the model before it was.",
-            )
-
-
 def all_modules(root: nn.Module | None) -> list[nn.Module]:
     """``list(root.modules())``, several times faster: it is asked for in every call. A shared module may come twice."""
     modules = [] if root is None else [root]
@@ -188,6 +175,19 @@ def built(module: nn.Module) -> tuple[int, int]:
     return len(module._modules), len(module._parameters)
 
 
+def refuse_opaque(bound: Bound) -> None:
+    """A rule for the backward pass must see every operation."""
+    if tracing():
+        return
+    for module in all_modules(bound.root):
+        if sees_nothing_inside(module):
+            raise complaint(
+                ValueError,
+                f"the model holds a {type(module).__name__}, and a backward rule cannot reach the operations inside a "
+                f"scripted or compiled module: pass the model before it was.",
+            )
+
+
 def takes(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether these arguments fit the signature of the model, as far as that is known."""
     try:
@@ -199,113 +199,3 @@ def takes(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, An
     except TypeError:
         return False
     return True
-
-
-@door
-def input_of(layer: str | nn.Module, call: int | None = None) -> Place:
-    """What goes into a layer: a selector for any ``layer=`` argument.
-
-    The value is the lone tensor the layer is called with, else a tuple of the positional arguments that hold tensors
-    (keyword arguments in a dict by name; where there are both, the dict comes last in the tuple). Replacing it changes
-    what *this* layer sees, and nothing else that uses the same tensor.
-
-    Args:
-        layer: a dotted name, or the module itself.
-        call: which of the layer's runs in one forward pass: 0, 1, ... or -1 for the last. Needed where there are several.
-
-    Raises:
-        TypeError: `layer` is neither a name nor a module, or `call` is not an integer.
-
-    Example:
-        >>> import torch, funattr as fa
-        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
-        >>> fa.activation(model, torch.ones(1, 2, 2), layer=fa.input_of("1"))
-        tensor([[1., 1., 1., 1.]])
-    """
-    return place_of(layer, True, call)
-
-
-@door
-def output_of(layer: str | nn.Module, call: int | None = None) -> Place:
-    """What comes out of a layer: a selector for any ``layer=`` argument. A plain ``layer="name"`` means the same.
-
-    Args:
-        layer: a dotted name, or the module itself.
-        call: which of the layer's runs in one forward pass: 0, 1, ... or -1 for the last. Needed where there are several.
-
-    Raises:
-        TypeError: `layer` is neither a name nor a module, or `call` is not an integer.
-
-    Example:
-        >>> import torch, funattr as fa
-        >>> relu = torch.nn.ReLU()
-        >>> model = torch.nn.Sequential(relu, torch.nn.Flatten(), relu)
-        >>> fa.activation(model, torch.tensor([[-1.0, 2.0]]), layer=fa.output_of(relu, call=-1))
-        tensor([[0., 2.]])
-    """
-    return place_of(layer, False, call)
-
-
-def place_of(layer: Any, inputs: bool, call: Any) -> Place:
-    if not isinstance(layer, (str, nn.Module)):
-        raise complaint(TypeError, f"layer must be a dotted name or a module, got {kind_of(layer)}.")
-    if not (call is None or (isinstance(call, int) and not isinstance(call, bool))):
-        raise complaint(TypeError, f"call must be an integer (0, 1, ..., or -1 for the last) or None, got {call!r}.")
-    return Place(layer, inputs, call)
-
-
-class Sites(NamedTuple):
-    """What `layer=` selects: sites (None is the model's input), and the structure to give results in."""
-
-    sites: tuple[Site | None, ...]
-    spec: TreeSpec | None
-
-    def build(self, values: Sequence[Tree]) -> Tree:
-        """One value per site in the structure that the caller selected them in."""
-        return values[0] if self.spec is None else tree_unflatten(list(values), self.spec)
-
-    def first(self) -> Sites:
-        """The same, each at its first run where no call is given."""
-        return self._replace(sites=tuple(s if s is None or s.call is not None else s._replace(call=0) for s in self.sites))
-
-    def flat(self, joint: Tree) -> list[Tree]:
-        """The values at the sites, from the structure that `build` gives."""
-        if self.spec is None:
-            return [joint]
-        keys = tree_unflatten(list(range(len(self.sites))), self.spec)
-        values: list[Tree] = [None] * len(self.sites)
-        _collect(keys, joint, values)
-        return values
-
-
-def _collect(keys: Any, joint: Any, values: list[Tree]) -> None:
-    if isinstance(keys, int):
-        values[keys] = joint
-    else:
-        for key in keys if isinstance(keys, dict) else range(len(keys)):
-            _collect(keys[key], joint[key], values)
-
-
-def resolve(bound: Bound, layer: Layer) -> Sites:
-    """Find the layers that a selector names."""
-    if not isinstance(layer, (list, tuple, dict)):
-        return Sites((_site(bound, layer),), None)
-    selectors, spec = tree_flatten(layer)
-    if not selectors:
-        raise complaint(ValueError, "layer is empty: name at least one layer.")
-    return Sites(tuple(_site(bound, selector) for selector in selectors), spec)
-
-
-def _site(bound: Bound, selector: Any) -> Site | None:
-    if selector is None:
-        return None
-    if not isinstance(selector, (str, nn.Module, Place)):
-        raise complaint(
-            TypeError,
-            f"layer must be a dotted name, a module, input_of(...), output_of(...), a list, tuple or dict of these, "
-            f"or None for the input; got {kind_of(selector)}.",
-        )
-    place = selector if isinstance(selector, Place) else Place(selector, False, None)
-    named = isinstance(place.layer, str)
-    module = find(bound.root, place.layer, bound.outer) if isinstance(place.layer, str) else place.layer
-    return Site(module, repr(place.layer) if named else f"<{type(module).__name__}>", place.inputs, place.call)

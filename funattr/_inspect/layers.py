@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._core.door import check_structure
+from .._core.checks import check_structure
 from .._core.passes import watched
 from .._core.state import statistics_kept
 from .._core.tap import Run, Site

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._core.channels import channel_of, check_rows, mean_over_space, over_space
 from .._core.door import method
+from .._core.examples import mean_over_places
 from .._core.gradient import at_site
 from .._types import Layer, Model, Target, Tree, batch_size, map_floats, tensors
 
@@ -64,7 +65,7 @@ def grad_cam(
         c = channel_of(v, channel_dim)
         return (mean_over_space(g, c) * v).sum(c, keepdim=True)
 
-    return _mapped(cam, model, x, layer, target, create_graph)
+    return mean_over_places(model, layer, _mapped(cam, model, x, layer, target, create_graph))
 
 
 @method

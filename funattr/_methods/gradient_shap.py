@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +20,11 @@ from .._steps.fold import batch_dim, rows_alone, same
 from .._steps.matching import deviations
 from .._steps.mean import Sum
 from .._steps.outputs import Outputs, reporting
-from .._steps.path import (
+from .._steps.path import explained
+from .._steps.points import (
     at_input,
     at_points,
     at_steps,
-    explained,
     gathered,
     input_floats,
     slope_at,
@@ -214,6 +215,21 @@ def _alone(q: Question, given: list[Tensor], own: list[Tree]) -> list[Tree] | No
     return list(at_steps(found, [i for i in range(rows + 1) if i != at]))
 
 
+def _point_between(q: Question, sizes: list[int], step: list[list[Tensor]]) -> Point:
+    """Where a step takes the gradient at the sites, which have so many tensors each: between the drawn and the noisy value."""
+    (at,), drawn, noise = step
+
+    def moved(i: int, values: list[Tensor]) -> list[Tensor]:
+        if any(v.shape[:1] != (q.size,) for v in values):
+            text = "has no row for each example: choose a layer with the batch first, where baselines can be drawn."
+            raise complaint(ValueError, f"the value at layer {q.label(i)} {text}")
+        own = slice(sum(sizes[:i]), sum(sizes[: i + 1]))
+        moves = zip(drawn[own], values, noise[own])
+        return [towards(s, v + e, at.reshape(-1, *[1] * (v.dim() - 1))) for s, v, e in moves]
+
+    return moved
+
+
 def _at_the_site(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply: bool, chunk_size: ChunkSize) -> list[Tree]:
     """The same for integer inputs, where a path can only run at the sites: baselines and noise are there too."""
     run, total, count = Runner(), Sum(), len(draws.steps)
@@ -222,22 +238,9 @@ def _at_the_site(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply
     first = [t[0] for part in begins for t in part]
     spread = deviations(stdevs, q.sites.build(map_tensors(lambda t: t[0], start)), "the value at the site")
 
-    def point(step: list[list[Tensor]]) -> Point:
-        (at,), drawn, noise = step
-
-        def moved(i: int, values: list[Tensor]) -> list[Tensor]:
-            if any(v.shape[:1] != (q.size,) for v in values):
-                text = "has no row for each example: choose a layer with the batch first, where baselines can be drawn."
-                raise complaint(ValueError, f"the value at layer {q.label(i)} {text}")
-            before = sum(len(part) for part in begins[:i])
-            own = slice(before, before + len(values))
-            moves = zip(drawn[own], values, noise[own])
-            return [towards(s, v + e, at.reshape(-1, *[1] * (v.dim() - 1))) for s, v, e in moves]
-
-        return moved
-
     outputs = Outputs(q)
     q = outputs.q
+    point = partial(_point_between, q, [len(part) for part in begins])
     for a, b in reporting(outputs.parts(count, chunk_size, first, shares=True, times=width(q)), count):
         noise = draws.noise(first, spread, b - a)
         part = [[draws.steps[a:b]], [t[a:b] for t in floats_of(start)], noise]

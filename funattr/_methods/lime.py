@@ -92,7 +92,7 @@ def lime(
         return spread_over(game, _slopes(game, count, float(alpha), float(kernel_width), generator))
 
 
-says(lime, draws=True, baselines="site")
+says(lime, draws=True, baselines="site", spare="no mask")
 
 
 def _slopes(game: Opened, count: int, alpha: float, width: float, generator: torch.Generator | None) -> Tensor:

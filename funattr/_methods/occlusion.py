@@ -87,7 +87,7 @@ def occlusion(
         return _restored(q, plan, slides, losses)
 
 
-says(occlusion, baselines="site")
+says(occlusion, baselines="site", spare="yes")
 
 
 def _plan(q: Question, features: Features, values: list[Tree], slides: list[list[Slides | None]], chunk: int | None) -> Plan:

@@ -10,18 +10,20 @@ from torch import Tensor, nn
 
 from .._combine.shapes import resized
 from .._core.channels import channel_of, check_rows
-from .._core.door import may_read, method
+from .._core.checks import may_read
+from .._core.door import method
 from .._core.passes import Question, read
 from .._core.real import check_attributable
 from .._core.rows import once, own_row, shares
 from .._methods.ablation import feature_ablation
 from .._methods.gradient import activation
 from .._steps.chunks import parts
-from .._steps.path import along, asked, input_floats, score_at, scores_at
+from .._steps.path import asked
+from .._steps.points import along, input_floats, score_at, scores_at
 from .._steps.progress import reported
 from .._steps.ways import Runner
 from .._torch import is_plain, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, batch_size, map_floats, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, batch_size, map_floats, says, tensors
 from .._words import complaint
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -78,6 +80,9 @@ def score_cam(
         return q.sites.build(map_floats(lambda v: _score_cam(q, v, channel_of(v, channel_dim), chunk_size), values))
 
     return asked(cams, model, x, layer, target, create_graph)
+
+
+says(score_cam, spare="yes")
 
 
 def _score_cam(q: Question, value: Tensor, channel: int, chunk_size: ChunkSize) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from .._combine.baselines import one_of
-from .._core.door import may_read, method
+from .._core.checks import may_read
+from .._core.door import method
 from .._core.passes import Question
 from .._core.several import for_each
 from .._methods.deep_lift import Attribution, attributions, deep_lift

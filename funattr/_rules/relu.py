@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._core.door import may_read
+from .._core.checks import may_read
 from .._core.kernels import unruled
 from .._torch import autograd_function, current_grad_level, is_view, times_written, tracing, transforms_active
 from .._words import complaint

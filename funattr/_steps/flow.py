@@ -13,20 +13,8 @@ from .._types import ChunkSize, Tree, map_floats, tensors
 from .kronrod import NODES, Interval, kronrod_rates, nodes_on
 from .mean import Sum
 from .outputs import Outputs, reporting
-from .path import (
-    along,
-    at_steps,
-    for_all,
-    gathered,
-    input_ends,
-    input_floats,
-    points,
-    steps_of,
-    together,
-    value_and_slope_at,
-    value_at,
-    width,
-)
+from .path import input_ends, points
+from .points import along, at_steps, for_all, gathered, input_floats, steps_of, together, value_and_slope_at, value_at, width
 from .quadrature import Rates
 from .ways import Runner
 

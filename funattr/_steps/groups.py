@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._core.door import check_dense
+from .._core.checks import check_dense
 from .._core.real import is_number
 from .._torch import any_batch, beside_traces, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Tree, as_it_is, tensors

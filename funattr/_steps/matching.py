@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._core.door import check_dense, may_read
-from .._core.where import Sites
+from .._core.checks import check_dense, may_read
+from .._core.sites import Sites
 from .._torch import is_plain, tree_flatten, tree_unflatten
 from .._types import Tree, attributable, tensors
 from .._words import complaint, kind_of

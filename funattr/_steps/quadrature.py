@@ -152,7 +152,11 @@ def rule_for(quadrature: Any, n_steps: int) -> Rule:
     if not callable(quadrature):
         text = f"quadrature must be the name of a rule or a callable n -> (nodes, weights), got {kind_of(quadrature)}."
         raise complaint(TypeError, text)
-    pair: Any = quadrature(n_steps)
+    return _own(quadrature(n_steps))
+
+
+def _own(pair: Any) -> Rule:
+    """What the caller's own rule returned, looked at."""
     if not isinstance(pair, Sequence) or len(pair) != 2:
         raise complaint(TypeError, f"the quadrature rule returned {type(pair).__name__}, expected a pair (nodes, weights).")
     nodes, weights = (_numbers(part) for part in pair)

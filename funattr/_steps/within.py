@@ -13,7 +13,8 @@ from .adaptive import Integrand, Tolerance, refined
 from .fewer import of_rows, rows_of
 from .flow import flow_on
 from .kronrod import NODES, Interval, nodes_on
-from .path import Path, at_steps, input_ends, input_floats, points, times_way, value_and_slope_at, with_floats
+from .path import Path, input_ends, points
+from .points import at_steps, input_floats, times_way, value_and_slope_at, with_floats
 from .ways import Runner
 
 

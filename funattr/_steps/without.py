@@ -24,8 +24,8 @@ from .groups import spread
 from .late import Late
 from .matching import check_fits, fit_rows, matched, picked
 from .outputs import Outputs
-from .path import along
 from .plan import Features, Plan, label_of
+from .points import along
 from .progress import report
 from .ways import Runner, refused
 

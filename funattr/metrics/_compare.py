@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._combine.dress import about
-from .._core.door import may_read
+from .._core.checks import may_read
 from .._torch import tree_flatten
 from .._types import Layer, Model, Target, Tree, copied
 from .._words import complaint, kind_of

@@ -13,8 +13,9 @@ from .._core.passes import Question, Unfused, forward, read, runs_fused, scores
 from .._steps.chunks import check_count, given_chunk, parts
 from .._steps.draws import check_generator, normal_from, seeded
 from .._steps.matching import by_site, fit, matched, ranges
-from .._steps.path import along, ready, score_at
+from .._steps.path import ready
 from .._steps.plan import label_of
+from .._steps.points import along, score_at
 from .._steps.progress import reported
 from .._steps.ways import Runner
 from .._steps.without import look

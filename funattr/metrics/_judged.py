@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .._combine.dress import chosen
-from .._core.door import entered, is_finite, may_read
+from .._core.checks import is_finite, may_read
+from .._core.door import entered
 from .._core.passes import Question
 from .._habits import refusal
 from .._steps.matching import by_site, matched

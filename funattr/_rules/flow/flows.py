@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._core.door import may_read
+from ..._core.checks import may_read
 from ..._torch import tracing, transforms_active
 from .hold import hold
 from .operation import Flow, Operation

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..._core.door import may_read
+from ..._core.checks import may_read
 from ..._core.score import one_for_each, predicted, score_of
 from ..._torch import is_plain, tracing
 from ..._types import Neuron, Target, Tree, floats_of, tensors
@@ -68,6 +68,26 @@ def _gap(target: Target, found: list[Tensor], values: list[Tree], base: list[Tre
 
 
 def tell(notes: Notes, missed: Tensor | None) -> None:
+    _known(notes)
+    quiet = not notes.claims or notes.hidden or notes.moved or notes.unknown  # nothing is claimed, or it has been said why not
+    if missed is None or not is_plain(missed) or quiet or not may_read():
+        return
+    eps = torch.finfo(missed.dtype).eps
+    for off, rise, size in missed.tolist():
+        if off > max(100 * eps ** (2 / 3), 1e-6) * rise + 1000 * eps * size:  # more than rounding may do
+            cuts = ", ".join(dict.fromkeys(name for name in notes.cuts if name not in _SHAPES))
+            cause = (
+                f"the model cuts its graph ({cuts})" if cuts else "a part of it was lost to rounding, or to what no rule sees"
+            )
+            warn(
+                f"DeepLIFT's attributions miss the difference of the scores, {rise:.3g} over the batch, by {off:.3g}: {cause}. "
+                f"integrated_gradients may serve better."
+            )
+            return
+
+
+def _known(notes: Notes) -> None:
+    """What is known to go wrong, whatever the sums say."""
     if notes.hidden:
         warn(
             f"DeepLIFT's rules do not reach into {', '.join(notes.hidden)}, with a backward pass of its own: that is used, and "
@@ -83,27 +103,6 @@ def tell(notes: Notes, missed: Tensor | None) -> None:
             f"{', '.join(notes.unknown)} {'is' if len(notes.unknown) == 1 else 'are'} not linear and DeepLIFT has no rule for "
             f"it: its gradient is used, and attributions do not sum to the difference of the scores."
         )
-    if (
-        missed is None
-        or not is_plain(missed)
-        or not notes.claims
-        or notes.hidden
-        or notes.moved
-        or notes.unknown
-        or not may_read()
-    ):
-        return
-    eps = torch.finfo(missed.dtype).eps
-    for off, rise, size in missed.tolist():
-        if off <= max(100 * eps ** (2 / 3), 1e-6) * rise + 1000 * eps * size:  # what rounding may do
-            continue
-        cuts = ", ".join(dict.fromkeys(name for name in notes.cuts if name not in _SHAPES))
-        cause = f"the model cuts its graph ({cuts})" if cuts else "a part of it was lost to rounding, or to what no rule sees"
-        warn(
-            f"DeepLIFT's attributions miss the difference of the scores, {rise:.3g} over the batch, by {off:.3g}: {cause}. "
-            f"integrated_gradients may serve better."
-        )
-        return
 
 
 #: They have no gradient and need none.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._core.door import may_read
+from ..._core.checks import may_read
 from ..._torch import interrupted, tracing, tree_flatten, tree_unflatten
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, exported, placed

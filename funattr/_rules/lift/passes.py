@@ -175,65 +175,80 @@ def _ending(q: Question, active: list[bool], tape: Tape) -> Any:
 
 def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list[Tree], list[Tree]]:
     """The pass at x with the rules' slopes against `tape`, and back: values at the sites, and multipliers."""
-    q = task.q
-    active: list[bool] = []
-    starts: list[Tensor] = []
-    lift = Lift(apply, here, active, tape, own)
-    looks = own is None and not tracing() and not only_torch(q.bound.root, task.pick)
-
-    def look(ends: Tree) -> None:
-        if looks:
-            task.notes.extend(hidden=hidden(ends, starts, lift.unknown))
-
-    def mark(i: int, value: Tree, shared: bool) -> Tree:
-        if i == len(q.inner):  # the neuron
-            look(value)
-            return value
-        if starts and not tracing() and not transforms_active() and connected(value, starts):
-            raise Stop(None, complaint(ValueError, _DEPENDENT))
-        starts.extend(floats_of(value))
-        active.append(True)
-        return value
-
-    def replaying(*args: Any, **kwargs: Any) -> Any:
-        here.rewind()
-        lift.level = 0 if tracing() else depth()
-        active.clear()
-        starts.clear()
-        if None in q.sites.sites:
-            starts.extend(floats_of((args, kwargs)))
-            active.append(True)
-        with lift, as_it_is if tracing() else _NothingRunsAgain():
-            sites = q.inner if q.neuron is None else [*q.inner, q.neuron]
-            output = call_tapped(q.bound.call, args, kwargs, Run(sites, mark))
-        if task.pick is None and q.neuron is None:
-            _keep_ends(task, here, output)
-            look(the_tensor(output, q.size))
-        return output
-
-    def picked(target: Any, output: Any) -> Tensor:  # computes something: by the rules too
-        if not callable(target):
-            here.end.append(_end(the_tensor(output, q.size)))
-            return score_of(output, target, q.size)
-        with lift:
-            found: Tensor = target(output)
-        here.end.append(_end(found))
-        look(found)
-        return found
-
-    target = _ending(q, active, here)
-    if task.pick is not None and q.neuron is None:
-        every = tuple(partial(picked, target) for target in task.targets)
-        target = Every(every) if isinstance(q.target, Every) else every[0]
-
+    q, pass_ = task.q, _Replay(task, here, tape, own)
     # Under vmap in a grad level: below it, the maps of slopes.py would leave no graph.
     mapped = not tracing() and transforms_active()
-    found = gradients(q._replace(bound=Bound(replaying, q.bound.root), target=target), own_level=mapped)
+    bound = Bound(pass_.run, q.bound.root, grouped=q.bound.grouped)
+    found = gradients(q._replace(bound=bound, target=pass_.target()), own_level=mapped)
+    lift = pass_.lift
     inside = ["torch.func inside the model"] if lift.inside else []
     cuts = lift.origins.cuts
     task.notes.extend(unknown=lift.unknown, moved=lift.moved, suspects=lift.suspects, hidden=inside, cuts=cuts)
     task.notes.claims = None in q.sites.sites or (own is None and cuts_graph(lift.origins, q.bound.root))
     return found
+
+
+class _Replay:
+    """The pass at x, in which the rules put their slopes: the model, and the targets that compute something."""
+
+    def __init__(self, task: Task, here: Tape, tape: Tape, own: Tape | None):
+        self.task, self.here = task, here
+        self.active: list[bool] = []
+        self.starts: list[Tensor] = []
+        self.lift = Lift(apply, here, self.active, tape, own)
+        self.looks = own is None and not tracing() and not only_torch(task.q.bound.root, task.pick)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        q = self.task.q
+        self.here.rewind()
+        self.lift.level = 0 if tracing() else depth()
+        self.active.clear()
+        self.starts.clear()
+        if None in q.sites.sites:
+            self._start((args, kwargs))
+        with self.lift, as_it_is if tracing() else _NothingRunsAgain():
+            sites = q.inner if q.neuron is None else [*q.inner, q.neuron]
+            output = call_tapped(q.bound.call, args, kwargs, Run(sites, self._mark))
+        if self.task.pick is None and q.neuron is None:
+            _keep_ends(self.task, self.here, output)
+            self._look(the_tensor(output, q.size))
+        return output
+
+    def target(self) -> Any:
+        """The target; one that computes something does so by the rules too."""
+        q = self.task.q
+        if self.task.pick is None or q.neuron is not None:
+            return _ending(q, self.active, self.here)
+        every = tuple(partial(self._picked, target) for target in self.task.targets)
+        return Every(every) if isinstance(q.target, Every) else every[0]
+
+    def _start(self, values: Tree) -> None:
+        self.starts.extend(floats_of(values))
+        self.active.append(True)
+
+    def _look(self, ends: Tree) -> None:
+        if self.looks:
+            self.task.notes.extend(hidden=hidden(ends, self.starts, self.lift.unknown))
+
+    def _mark(self, i: int, value: Tree, shared: bool) -> Tree:
+        if i == len(self.task.q.inner):  # the neuron
+            self._look(value)
+            return value
+        if self.starts and not tracing() and not transforms_active() and connected(value, self.starts):
+            raise Stop(None, complaint(ValueError, _DEPENDENT))
+        self._start(value)
+        return value
+
+    def _picked(self, target: Any, output: Any) -> Tensor:
+        q = self.task.q
+        if not callable(target):
+            self.here.end.append(_end(the_tensor(output, q.size)))
+            return score_of(output, target, q.size)
+        with self.lift:
+            found: Tensor = target(output)
+        self.here.end.append(_end(found))
+        self._look(found)
+        return found
 
 
 class _NothingRunsAgain:

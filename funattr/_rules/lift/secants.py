@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._core.door import may_read
+from ..._core.checks import may_read
 from ..._torch import is_plain, tracing, transforms_active
 from .slopes import scaled, scaled2
 from .tape import Lift, Met
@@ -36,7 +36,8 @@ def secant(
     """
     dx = a - b
     digits = torch.finfo(a.dtype).eps ** (1 / 3)
-    tiny = dx.abs() <= (kind * digits if kind >= 0 else digits * ((a + b) / 2).abs())
+    # Not above, in place of below: two that are minus infinity (masks) differ by nothing.
+    tiny = ~(dx.abs() > (kind * digits if kind >= 0 else digits * ((a + b) / 2).abs()))
     rise, differentiable = (f(a) if value is None else value) - f(b), torch.is_grad_enabled()
     # Where the slope has a derivative, 0 / 0 would spoil it for the others too.
     slope = rise / dx.masked_fill(tiny, 1.0) if differentiable else rise.div_(dx)

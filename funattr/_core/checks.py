@@ -1,0 +1,90 @@
+"""What a method looks at: its arguments, its input, and what it is about to return."""
+
+from __future__ import annotations
+
+import cmath
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._torch import (
+    is_plain,
+    observed_by_dispatch_mode,
+    tracing,
+    transforms_active,
+)
+from .._types import Tree, batch_size, tensors
+from .._words import complaint, kind_of
+
+
+def may_read() -> bool:
+    """Whether checks may look at the data: not under a transform, nor while somebody traces."""
+    return not (tracing() or transforms_active() or observed_by_dispatch_mode())
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether there is neither NaN nor inf in `value`."""
+    value = value.detach() if value.requires_grad else value
+    # One sum tells, unless it overflows: only then look at each element.
+    return cmath.isfinite(value.sum().item()) or bool(torch.isfinite(value).all())
+
+
+def check_flags(flags: list[str], given: Mapping[str, Any]) -> None:
+    """Refuse what is neither True nor False: "no" would count as True."""
+    for name in flags:
+        if name in given and not isinstance(given[name], (bool, np.bool_)):
+            raise complaint(TypeError, f"{name} must be True or False, got {kind_of(given[name])}.")
+
+
+def check_input(x: Tree) -> None:
+    """Refuse what is not a batch of tensors, or not finite."""
+    for value in tensors(x):
+        check_dense(value, "x")
+    check_structure(x)
+    if may_read():
+        for value in tensors(x):
+            if (value.is_floating_point() or value.is_complex()) and is_plain(value) and not is_finite(value):
+                raise complaint(ValueError, f"x {list(value.shape)} holds NaN or inf: clean the input first.")
+
+
+def check_structure(x: Tree) -> None:
+    """Refuse what is not a batch of tensors."""
+    if not isinstance(x, (Tensor, tuple, Mapping)):
+        text = "x must be a tensor, a tuple of tensors (positional inputs) or a dict of tensors (keyword inputs)"
+        raise complaint(TypeError, f"{text}, got {type(x).__name__}{_as_x(x)}.")
+    batch_size(x)
+
+
+def _as_x(given: Any) -> str:
+    """How what was given as x is passed as x."""
+    if isinstance(given, np.ndarray):
+        return ": pass torch.from_numpy(x)"
+    if isinstance(given, list):
+        shapes = {part.shape if isinstance(part, Tensor) else None for part in given}
+        examples = "torch.tensor(x)" if None in shapes else "torch.stack(x)" if len(shapes) == 1 else "one at a time"
+        return f": pass {examples} where these are examples, tuple(x) where they are inputs"
+    return ": the model comes first, then x" if callable(given) else ""
+
+
+def check_dense(value: Tensor, what: str) -> None:
+    """Refuse a sparse or a nested tensor: attributions are of elements, all of them, and rows of one size."""
+    if value.is_nested:
+        if value.layout is torch.strided:
+            raise complaint(TypeError, f"{what} is a nested tensor: pass it padded, with .to_padded_tensor(0.0).")
+    elif value.layout is not torch.strided:
+        cure = "a zero is a value like any other, so pass it dense, with .to_dense(), or bind what is no input with a partial"
+        raise complaint(TypeError, f"{what} is a sparse tensor ({value.layout}): {cure}.")
+
+
+def check_result(result: Tree) -> None:
+    """Refuse to return what is no attribution, or not finite."""
+    found = tensors(result)
+    if not found:
+        raise complaint(TypeError, f"the method returned {kind_of(result)}, expected attributions, one or more tensors.")
+    for value in found if may_read() else []:
+        if value.is_floating_point() and is_plain(value) and not is_finite(value):
+            text = f"the attribution {list(value.shape)} holds NaN or inf: the model's gradient or value is not finite here."
+            raise complaint(ValueError, f"{text} Look at the model's output and, in {value.dtype}, at its range.")

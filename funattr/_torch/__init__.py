@@ -1,0 +1,64 @@
+"""Private torch names, all of them, each with the reason it is needed; and what older versions call otherwise.
+
+Seen to work on torch 2.0.1, 2.4.1, 2.13.0 and 2.14.1; what a version lacks is said where it is made up for. Everything else in
+the package uses documented names only.
+"""
+
+# A vmap entered by hand, inside the model: over how many groups is only known once the value at the layer has been seen,
+# and a pass to look at it first would run what lies before the layer a second time.
+from torch._C._functorch import _add_batch_dim as add_batch_dim
+from torch._C._functorch import _remove_batch_dim as remove_batch_dim
+
+# Grad levels entered by hand: torch.func.grad wants its input before the call, but the leaf of an
+# attribution is only met inside the model, in the same forward pass.
+from torch._C._functorch import _unwrap_for_grad as unwrap_for_grad
+from torch._C._functorch import _vmap_decrement_nesting as leave_vmap
+from torch._C._functorch import _vmap_increment_nesting as enter_vmap
+
+# The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
+from torch.utils._pytree import TreeSpec, tree_flatten
+
+from .tensors import (
+    alone_in_memory,
+    base_of,
+    edge_of,
+    forward_class,
+    is_dressed,
+    is_plain,
+    is_view,
+    saved_input,
+    swap_tensors,
+    times_written,
+)
+from .thread import OutOfMemoryError, interrupted, operation_spaces, put_back, saved_tensors_hooked, surroundings, without_modes
+from .traces import (
+    any_batch,
+    autograd_function,
+    backward_decompositions,
+    beside_traces,
+    compile_lock,
+    constant,
+    fake_batch,
+    made_by_func,
+    observed_by_dispatch_mode,
+    show_to_modes,
+    tracing,
+)
+from .transforms import (
+    below_vmap,
+    current_grad_level,
+    depth,
+    grad_level,
+    is_mapped,
+    is_wrapped,
+    make_leaf,
+    mapped_without,
+    only_vmap_runs,
+    plain_data,
+    quiet,
+    transforms_active,
+    vmap_runs,
+    vmapped_over,
+    without_transforms,
+)
+from .trees import tree_unflatten

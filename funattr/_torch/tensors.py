@@ -1,0 +1,70 @@
+"""What a tensor is, and what autograd knows of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .traces import tracing
+from .transforms import is_wrapped
+
+#: Makes of a tensor, by whatever name it is held, another; since torch 2.3.
+swap_tensors: Any = getattr(torch.utils, "swap_tensors", None)
+
+
+def alone_in_memory(value: torch.Tensor) -> bool:
+    """Whether no other tensor, no view and no graph holds the memory of `value`; False where torch does not tell."""
+    owners = getattr(torch._C, "_storage_Use_Count", None)
+    if owners is None or is_wrapped(value) or not is_plain(value) or value.layout is not torch.strided:
+        return False
+    return bool(owners(value.untyped_storage()._cdata) <= 2)  # the tensor, and the storage as Python has it
+
+
+def forward_class(node: Any) -> Any:
+    """The torch.autograd.Function that a node of the graph is the backward pass of."""
+    return type(node)._forward_cls
+
+
+def saved_input(node: Any) -> torch.Tensor | None:
+    """The input that a node of the graph has saved, to look at its layout; None where hooks pack it, or torch shows none."""
+    saved = getattr(node, "_raw_saved_input", None)
+    if saved is None or getattr(saved, "unpack_hook", saved) is not None:
+        return None
+    data = saved.data
+    return data if isinstance(data, torch.Tensor) else None
+
+
+def times_written(value: torch.Tensor) -> int:
+    """How often the memory of `value` was written to, as torch counts it; 0 where it does not."""
+    return 0 if tracing() or value.is_inference() else value._version
+
+
+def is_view(value: torch.Tensor) -> bool:
+    """Whether `value` shares its memory with a tensor that autograd knows."""
+    return value._is_view()
+
+
+def base_of(value: torch.Tensor) -> torch.Tensor | None:
+    """What `value` is a view of."""
+    return value._base
+
+
+def edge_of(value: torch.Tensor) -> Any:
+    """The place of `value` in the graph, as it is now: it may be overwritten later."""
+    return torch.autograd.graph.get_gradient_edge(value)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether the data of `value` may be read: no subclass, not on the meta device."""
+    return type(value) in (torch.Tensor, torch.nn.Parameter) and not value.is_meta
+
+
+def is_dressed(value: Any) -> bool:
+    """Whether `value` is a tensor of a subclass that holds plain data and carries something besides, as MONAI's are.
+
+    What dispatches operations by itself (a shard, a nested tensor) has no plain data to be taken out.
+    """
+    kind = type(value)
+    plain = kind in (torch.Tensor, torch.nn.Parameter)
+    return not plain and kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__

@@ -1,0 +1,119 @@
+"""Who traces what runs here: Dynamo, make_fx, a mode; and what they have to be told."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import torch
+
+F = TypeVar("F")
+
+
+def _never() -> bool:
+    return False
+
+
+#: True while Dynamo traces this very thread; `is_compiling` is process-wide and would fool the others. (Before torch 2.3
+#: there is no such function: what is compiled there runs as it does eagerly, with graph breaks.)
+tracing = getattr(getattr(torch, "compiler", None), "is_dynamo_compiling", _never)
+
+
+def constant(function: F) -> F:
+    """Have Dynamo call `function` while it traces, and keep the result. As `torch.compiler.assume_constant_result`, which
+    imports Dynamo, a second's work."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # private: its stub leaves it out
+    return function
+
+
+def show_to_modes(functions: Iterable[Any]) -> None:
+    """Have Dynamo hand `functions` to function modes, as eager calls do. It asks torch.overrides which ones those are, and
+    that list leaves out some that are: torch.relu_, F.hardswish. Imports Dynamo."""
+    import torch._dynamo.variables.torch as dynamo
+
+    if hasattr(dynamo, "get_overridable_functions"):
+        dynamo.get_overridable_functions().update(functions)
+
+
+def autograd_function(kind: F) -> F:
+    """For a torch.autograd.Function with a setup_context: `apply` binds the arguments of its forward, and asks for the
+    signature at every call, which takes longer than a small operation. Here it is at hand."""
+    kind.forward.__signature__ = inspect.signature(kind.forward)  # type: ignore[attr-defined]  # private: its stub leaves it out
+    return kind
+
+
+def made_by_func(kind: Any) -> bool:
+    """Whether torch.func made this class anew of an autograd.Function, which it runs by an operation that modes see."""
+    return str(kind.__module__).startswith("torch._functorch.")
+
+
+def observed_by_dispatch_mode() -> bool:
+    """Whether a TorchDispatchMode (a tracer, a fake mode, a FLOP counter) sees every operation of this thread."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def any_batch() -> bool:
+    """Whether make_fx traces this thread with sizes that are symbols, for batches of any size.
+
+    Torch's batching rules read sizes as numbers there: under vmap the graph would hold the size that was traced.
+    """
+    if tracing() or not torch._C._len_torch_dispatch_stack():
+        return False
+    mode = _active_mode(torch._C._TorchDispatchModeKey.PROXY)
+    return mode is not None and getattr(mode, "tracing_mode", None) == "symbolic"
+
+
+#: Before torch 2.1 modes cannot be asked for by what they are.
+_active_mode: Callable[..., Any] = getattr(torch._C, "_get_dispatch_mode", lambda key: None)
+
+
+def beside_traces() -> AbstractContextManager[Any]:
+    """What runs inside is seen by no mode that traces: for plain data, of which a trace is to hold what comes of it."""
+    if tracing() or not torch._C._len_torch_dispatch_stack():
+        return contextlib.nullcontext()
+    from torch.utils import _python_dispatch
+
+    return _python_dispatch._disable_current_modes()
+
+
+def fake_batch(values: Sequence[torch.Tensor], sized: Sequence[bool]) -> tuple[list[torch.Tensor], Callable[[], bool]]:
+    """The tensors without data, of which those that are `sized` have a symbol for their first size, one for all; and what tells
+    whether an operation has made a number of it since. Imports what traces, a second's work."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+    shapes = ShapeEnv()
+    mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+    made: list[torch.Tensor] = []
+    for value, symbol in zip(values, sized):
+        fixed = [DimDynamic.STATIC] * value.dim()
+        dims = [DimDynamic.DUCK, *fixed[1:]] if symbol else fixed
+        made.append(mode.from_tensor(value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dims)))
+
+    def is_number() -> bool:
+        first: list[Any] = [t.shape[0] for t, symbol in zip(made, sized) if symbol]
+        return any(isinstance(size, int) or size.node.expr.is_number for size in first)
+
+    return made, is_number
+
+
+def backward_decompositions() -> dict[Any, Callable[..., Any]]:
+    """Torch's own spellings of backward passes in other operations. (`_decomp` is what `torch.export` reads, too.)"""
+    from torch._decomp import get_decompositions
+
+    names = ("native_layer_norm_backward", "native_batch_norm_backward", "native_group_norm_backward")
+    return dict(get_decompositions([getattr(torch.ops.aten, name) for name in names]))
+
+
+def compile_lock() -> AbstractContextManager[Any]:
+    """The lock that keeps Dynamo from tracing a model in another thread while its hook dictionaries change under it."""
+    convert_frame = sys.modules.get("torch._dynamo.convert_frame")
+    # Torch 2.0 has the lock elsewhere, and does not trace what we do anyway.
+    return getattr(convert_frame, "compile_lock", _no_lock)
+
+
+_no_lock = contextlib.nullcontext()

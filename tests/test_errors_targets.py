@@ -1,0 +1,129 @@
+"""Bad targets and neurons: (call, exception, words that the message must contain)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+import funattr as fa
+
+from .models import Recurrent
+from .wrong import (
+    Pair,
+    Row,
+    conv,
+    image,
+    mlp,
+    net,
+    refuses,
+    tried,
+    x,
+)
+
+TABLE: list[Row] = [
+    # targets
+    ("missing", lambda: fa.saliency(mlp, x), ValueError, ["saliency()", "[4, 5]", "target=3"]),
+    ("out of range", lambda: fa.saliency(mlp, x, target=5), ValueError, ["target 5 is out of range", "0 to 4"]),
+    ("out of range from the end", lambda: fa.saliency(mlp, x, target=-6), ValueError, ["target -6 is out of range"]),
+    ("one of them", lambda: fa.saliency(mlp, x, target=torch.tensor([0, 1, 2, 5])), ValueError, ["target 5 is out of range"]),
+    ("one of a list", lambda: fa.saliency(mlp, x, target=[0, 1, 2, 7]), ValueError, ["target 7 is out of range"]),
+    ("too few", lambda: fa.saliency(mlp, x, target=[0, 1]), ValueError, ["2 entries for 4 examples"]),
+    ("too few in a tensor", lambda: fa.saliency(mlp, x, target=torch.tensor([0, 1])), ValueError, ["[2]", "[4]"]),
+    ("two dimensions", lambda: fa.saliency(mlp, x, target=torch.zeros(4, 1, dtype=torch.long)), ValueError, ["[4, 1]", "[4]"]),
+    ("floats", lambda: fa.saliency(mlp, x, target=torch.zeros(4)), TypeError, ["torch.float32", "target.long()"]),
+    ("bool", lambda: fa.saliency(mlp, x, target=True), TypeError, ["bool True"]),
+    ("float", lambda: fa.saliency(mlp, x, target=1.0), TypeError, ["float 1.0"]),
+    ("a name", lambda: fa.saliency(mlp, x, target="cat"), ValueError, ["'cat'", "'argmax'"]),
+    ("mixed list", lambda: fa.saliency(mlp, x, target=[1, (1,), 2, 3]), TypeError, ["ints only"]),
+    ("tuple too long", lambda: fa.saliency(mlp, x, target=(1, 2)), ValueError, ["(1, 2)", "[4, 5]"]),
+    ("tuple of floats", lambda: fa.saliency(mlp, x, target=(1.0,)), TypeError, ["float 1.0"]),
+    ("list of long tuples", lambda: fa.saliency(mlp, x, target=[(1, 2)] * 4), ValueError, ["(1, 2)"]),
+    (
+        "needless",
+        lambda: fa.saliency(lambda v: v.sum(1), x, target=1),
+        ValueError,
+        ["one value per example", "leave the target out"],
+    ),
+    ("too little", lambda: fa.saliency(nn.Identity(), image, target=1), ValueError, ["[4, 3, 8, 8]", "tuple of 3"]),
+    ("argmax of maps", lambda: fa.saliency(nn.Identity(), image, target="argmax"), ValueError, ["'argmax'", "tuple of 3"]),
+    ("0-d output", lambda: fa.saliency(lambda v: v.sum(), x), ValueError, ["0-d", "per example"]),
+    ("another batch", lambda: fa.saliency(lambda v: v[:2], x, target=1), ValueError, ["2 values for the 4 examples"]),
+    ("callable gives a number", lambda: fa.saliency(mlp, x, target=lambda out: 1.0), TypeError, ["float 1.0", "tensor [N]"]),
+    ("callable gives a matrix", lambda: fa.saliency(mlp, x, target=lambda out: out), ValueError, ["[4, 5]", "[N]"]),
+    (
+        "callable gives a constant",
+        lambda: fa.saliency(mlp, x, target=lambda out: torch.ones(4)),
+        ValueError,
+        ["no gradient", "does not depend"],
+    ),
+    ("two outputs", lambda: fa.saliency(Pair(), x, target=1), ValueError, ["tuple with 2 tensors", "callable"]),
+    ("no outputs", lambda: fa.saliency(lambda v: None, x, target=1), ValueError, ["NoneType with no tensors"]),
+    # neurons
+    ("neuron of no layer", lambda: fa.gradient(mlp, x, target=fa.neuron("fc9", 1)), ValueError, ["no layer 'fc9'"]),
+    (
+        "neuron out of range",
+        lambda: fa.gradient(mlp, x, target=fa.neuron("fc1", 8)),
+        ValueError,
+        ["index 8 is out of range", "0 to 7"],
+    ),
+    (
+        "neuron in a map",
+        lambda: fa.gradient(conv, image, target=fa.neuron("conv1", 1)),
+        ValueError,
+        ["index=1", "[4, 6, 8, 8]", "slices"],
+    ),
+    ("neuron with too many", lambda: fa.gradient(mlp, x, target=fa.neuron("fc1", (1, slice(2)))), ValueError, ["more entries"]),
+    (
+        "neuron of nothing",
+        lambda: fa.gradient(mlp, x, target=fa.neuron("fc1", (slice(9, 12),))),
+        ValueError,
+        ["selects nothing"],
+    ),
+    (
+        "neuron of the whole batch",
+        lambda: fa.integrated_gradients(mlp, x, target=fa.neuron("fc1", lambda v: v[:, 1].sum())),
+        ValueError,
+        ["1 values for the 4 examples", "must be the batch"],
+    ),
+    ("neuron index", lambda: fa.neuron("fc1", 1.5), TypeError, ["neuron()", "float 1.5"]),  # type: ignore[arg-type]
+    ("neuron layer", lambda: fa.neuron(3, 1), TypeError, ["neuron()", "int 3"]),  # type: ignore[arg-type]
+    (
+        "neuron of a nested value",
+        lambda: fa.gradient(Recurrent(), torch.randn(2, 3, 4), target=fa.neuron("lstm", 1)),
+        ValueError,
+        ["3 tensors", "callable"],
+    ),
+    (
+        "neuron before the layer",
+        lambda: fa.gradient(mlp, x, layer="fc3", target=fa.neuron("fc1", 1)),
+        ValueError,
+        ["layer 'fc3'", "does not depend"],
+    ),
+    ("neuron in score", lambda: fa.score(x, fa.neuron("fc1", 1)), ValueError, ["score()", "inside the model"]),
+    # targets where something else is transformed
+    (
+        "out of range under a rule",
+        lambda: fa.deconvnet(net, image, target=torch.tensor([0, 1, 2, 5]), create_graph=True),
+        ValueError,
+        ["deconvnet(target=<tensor [4]>, create_graph=True)", "target 5 is out of range"],
+    ),
+    (
+        "out of range under vmap",
+        lambda: torch.func.vmap(lambda part: fa.gradient(mlp, part[None], target=torch.tensor([5])))(x),
+        ValueError,
+        ["target 5 is out of range"],
+    ),
+    (
+        "callable gives a list, several points at once",
+        lambda: fa.score_cam(conv, image, layer="conv1", target=lambda out: out[:, 0].tolist()),
+        TypeError,
+        ["score_cam(layer='conv1', target=", "the target returned list"],
+    ),
+]
+
+
+@tried(TABLE)
+def test_bad_input(call: Any, kind: type[Exception], words: list[str]) -> None:
+    refuses(call, kind, words)
