@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from .._combine.dress import about, check_method, name_of
+from .._core.door import opening
+from .._core.passes import forward, kept, question
+from .._core.state import statistics_kept
 from .._core.where import bind
 from .._steps.fold import same
 from .._torch import tree_flatten, tree_unflatten
@@ -27,8 +30,12 @@ class Inputs(NamedTuple):
     names: list[str]
     values: list[Tensor]
     sized: list[bool]  # whose first size is that of the batch
-    call: Callable[[Sequence[Tensor]], Tree]  # the method, for others in their place
+    given: Callable[[Sequence[Tensor]], list[Any]]  # x and these arguments, with others in their place
+    method: Callable[..., Tree]  # for these
     by_name: bool
+
+    def call(self, values: Sequence[Tensor]) -> Tree:
+        return self.method(*self.given(values))
 
     def run(self, program: Any, values: Sequence[Tensor]) -> Tree:
         return program(**dict(zip(self.names, values))) if self.by_name else program(*values)
@@ -74,8 +81,12 @@ def export(
     check_method(method)
     if not isinstance(dynamic_batch, bool):
         raise complaint(TypeError, f"dynamic_batch must be True or False, got {kind_of(dynamic_batch)}.")
+    if arguments.get("rtol") is not None:
+        text = "rtol= chooses nodes by what it finds, and a program has one way for all: pass n_steps= in its place."
+        raise complaint(ValueError, f"{name_of(method)} cannot be a program: {text}")
     inputs = _inputs(method, model, x, arguments)
-    with torch.inference_mode(False), torch.no_grad():
+    root = bind(model).root
+    with torch.inference_mode(False), torch.no_grad(), statistics_kept([] if root is None else [*root.modules()]):
         before = torch.get_rng_state()
         inputs.call(inputs.values)  # what is wrong without an export is said as without one
         draws = about(method).draws or not torch.equal(before, torch.get_rng_state())
@@ -98,7 +109,7 @@ def _exported(method: Explains, model: Model, inputs: Inputs, dynamic: bool, dra
         for way in tries:
             try:
                 program = _program(example, model, way, about(method).draws)
-                _check(program, inputs, batches)
+                _check(program, inputs, model, batches)
                 return program
             except Exception as error:
                 if isinstance(error, Refused) and error.last:
@@ -120,7 +131,7 @@ def _program(inputs: Inputs, model: Model, way: Way, draws: bool) -> torch.expor
     return torch.export.export(graph, tuple(inputs.values), dynamic_shapes=tuple(dims))
 
 
-def _check(program: torch.export.ExportedProgram, inputs: Inputs, batches: Sequence[Sequence[Tensor]]) -> None:
+def _check(program: torch.export.ExportedProgram, inputs: Inputs, model: Model, batches: Sequence[Sequence[Tensor]]) -> None:
     """The program gives what the method gives, at batches of several sizes: what was taken for granted is shown."""
     run = program.module()
     for values in batches:
@@ -133,11 +144,26 @@ def _check(program: torch.export.ExportedProgram, inputs: Inputs, batches: Seque
                 raise Refused(f"the model does not take a batch of {size} ({text}): pass dynamic_batch=False.") from error
             raise
         found = tensors(inputs.run(run, values))
-        if len(found) != len(expected) or not all(map(same, found, expected)):
+        noise = _rounding(model, inputs.given(values)[0])
+        if len(found) != len(expected) or not all(_agree(*pair, noise) for pair in zip(found, expected)):
             raise Refused(
                 f"what the program gives for a batch of {size} is not what the method gives: the model, or a callable in the "
                 f"call, holds something of the batch that was traced (its size, or rows of its own). Pass dynamic_batch=False."
             )
+
+
+def _agree(found: Tensor, expected: Tensor, noise: float) -> bool:
+    """Whether two results are one, to rounding: of each other's size, or that of what cancels out."""
+    if same(found, expected):
+        return True
+    return found.shape == expected.shape and found.dtype == expected.dtype and bool((found - expected).abs().max() <= noise)
+
+
+@opening
+def _rounding(model: Model, x: Tree) -> float:
+    """How much is rounding, of numbers as large as the model's outputs."""
+    outputs = [t for t in tensors(forward(question(model, x, None, None), kept).output) if t.is_floating_point() and t.numel()]
+    return max((4 * torch.finfo(t.dtype).eps * float(t.abs().max()) for t in outputs), default=0.0)
 
 
 # What goes into a program.
@@ -151,15 +177,18 @@ def _inputs(method: Explains, model: Model, x: Tree, arguments: Mapping[str, Any
     values = [leaves[i] for i in where]
     sized = [t.shape[:1] == (size,) for t in values]
 
-    def call(new: Sequence[Tensor]) -> Tree:
-        filled = list(leaves)
+    def filled(new: Sequence[Tensor]) -> list[Any]:
+        every = list(leaves)
         for i, t in zip(where, new):
-            filled[i] = t
-        first, *rest = tree_unflatten(filled, spec)
+            every[i] = t
+        whole: list[Any] = tree_unflatten(every, spec)
+        return whole
+
+    def run(first: Tree, *rest: Any) -> Tree:
         return method(model, first, **{**arguments, **dict(zip(given, rest))})
 
     names = [name for key, value in {"x": x, **given}.items() for name in _names(key, value)]
-    return Inputs(names, values, sized, call, isinstance(x, Mapping))
+    return Inputs(names, values, sized, filled, run, isinstance(x, Mapping))
 
 
 def _plain(value: Tensor) -> Tensor:
@@ -168,9 +197,8 @@ def _plain(value: Tensor) -> Tensor:
 
 def _as_tensor(value: Any) -> Any:
     """Classes in a list or an array, as a tensor."""
-    if isinstance(value, np.ndarray) or (isinstance(value, list) and all(isinstance(each, (int, np.integer)) for each in value)):
-        return torch.as_tensor(value)
-    return value
+    numbers = isinstance(value, list) and all(isinstance(each, (int, np.integer)) for each in value)
+    return torch.as_tensor(value) if numbers or isinstance(value, np.ndarray) else value
 
 
 def _has_rows(method: Explains, name: str, value: Any, size: int) -> bool:

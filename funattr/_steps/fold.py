@@ -118,9 +118,9 @@ def all_at_site(q: Question, count: int, ask: Callable[[Question], Tree]) -> Tre
     where neither goes."""
     bound = q.bound if rows_alone(q) else q.bound.under(NoBranches())
     whole = q._replace(bound=bound, target=_repeated(q.target, count, q.size), size=count * q.size)
-    for x in (lambda: q.x, lambda: map_tensors(lambda t: t.expand(count, *t.shape).flatten(0, 1), q.x)):
+    for x in (q.x, map_tensors(lambda t: t.expand(count, *t.shape).flatten(0, 1), q.x)):
         try:
-            found = ask(whole._replace(x=x()))
+            found = ask(whole._replace(x=x))
         except Branch:
             return None
         except Exception as error:
