@@ -50,7 +50,7 @@ OnePlace: TypeAlias = "str | nn.Module | None"
 #: Selectors may be nested: lists of lists of them, and so on.
 Layer: TypeAlias = "Selector | Sequence[Any] | Mapping[Any, Any]"
 Target: TypeAlias = (
-    "int | Tensor | Sequence[int] | tuple[int | slice, ...] | Sequence[tuple[int, ...]] | str"
+    "int | Tensor | Sequence[int] | tuple[int | slice | Tensor, ...] | Sequence[tuple[int, ...]] | Sequence[str] | str"
     "| Callable[[Any], Tensor] | Neuron | None"
 )
 #: How many steps run at once; None and "auto" let the library choose.

@@ -74,10 +74,13 @@ _OURS = (__name__.partition(".")[0], "torch", "contextlib", "functools")
 
 def spelled(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> str:
     """The call as written, with the model and the input left out."""
-    return f"{function.__name__}({', '.join(f'{name}={_short(value)}' for name, value in kwargs.items())})"
+    return f"{function.__name__}({', '.join(f'{name}={in_short(value)}' for name, value in kwargs.items())})"
 
 
-def _short(value: Any) -> str:
+def in_short(value: Any) -> str:
+    """A value as it is written in a call, in a few letters."""
+    if type(value) is tuple and any(isinstance(part, (Tensor, np.ndarray)) for part in value) and len(value) < 5:
+        return f"({', '.join(map(in_short, value))})"
     if isinstance(value, (Tensor, np.ndarray)):
         return f"<{'tensor' if isinstance(value, Tensor) else 'array'} {list(value.shape)}>"
     if isinstance(value, nn.Module):

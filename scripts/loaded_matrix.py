@@ -1,13 +1,14 @@
 """How a language model was loaded x method, for docs/models.md: ``python scripts/loaded_matrix.py --write``.
 
 Each cell is the distance to the plain model, in norms, for the rows of an answer of three tokens; or the error. What is not
-installed (peft, torchao, accelerate) has no row.
+installed (peft, torchao, bitsandbytes, accelerate) has no row.
 """
 
 import argparse
 import logging
 import pathlib
 import re
+import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 import funattr as fa
 
@@ -57,6 +59,8 @@ def adapted(state: str) -> Any:
     model = peft.get_peft_model(plain(), peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)).eval()
     if state == "merged":
         return model.merge_and_unload()
+    if state == "disabled":
+        model.base_model.disable_adapter_layers()
     if state == "off":
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -84,6 +88,16 @@ def dequantised() -> Any:
     return model
 
 
+def from_folder(bits: int, dequantised: bool = False) -> Any:
+    """By bitsandbytes, which quantises what is loaded; or what its weights say, in a plain model."""
+    chosen: Any = {f"load_in_{bits}bit": True}
+    with tempfile.TemporaryDirectory() as folder:
+        plain().save_pretrained(folder)
+        config = BitsAndBytesConfig(**chosen)
+        model: Any = LlamaForCausalLM.from_pretrained(folder, quantization_config=config, device_map="cpu")
+    return (model.dequantize().float() if dequantised else model).eval()
+
+
 def dispatched() -> Any:
     import accelerate  # type: ignore[import-not-found, unused-ignore]  # where it is installed
 
@@ -102,9 +116,14 @@ LOADED: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 }
 if find_spec("peft"):
     LOADED["peft LoRA, adapters as new (off)"] = (lambda: adapted("off"), plain)
+    LOADED["peft LoRA, adapters on, and disabled"] = (lambda: adapted("disabled"), plain)
     LOADED["peft LoRA, adapters on (beside merged)"] = (lambda: adapted("on"), lambda: adapted("merged"))
 if find_spec("torchao"):
     LOADED["torchao int8, weight only (beside its weights in float32)"] = (quantised, dequantised)
+if find_spec("bitsandbytes") and find_spec("accelerate"):
+    for bits in (8, 4):
+        name = f"bitsandbytes {bits} bit (beside its weights in float32)"
+        LOADED[name] = (partial(from_folder, bits), partial(from_folder, bits, True))
 if find_spec("accelerate"):
     LOADED["device_map, one device, accelerate's hooks"] = (dispatched, plain)
 
@@ -121,8 +140,8 @@ def cell(name: str, method: Any) -> str:
         ours, expected = found(made(), method), found(beside(), method)
     except (ValueError, TypeError) as error:
         return "refused" if hasattr(error, "complaint") else f"{type(error).__name__}"
-    except (RuntimeError, NotImplementedError) as error:
-        return f"{type(error).__name__} of torch"
+    except (RuntimeError, NotImplementedError):
+        return "refused by torch"
     return f"{float((ours - expected).norm() / expected.norm()):.0e}"
 
 
@@ -140,6 +159,7 @@ if __name__ == "__main__":
     write = parser.parse_args().write
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    disable_progress_bar()
     made = table()
     if write:
         marked = re.compile(r"(<!-- loaded -->\n).*?(\n<!-- end of loaded -->)", re.S)

@@ -163,8 +163,11 @@ def test_a_loss_for_a_target() -> None:
     assert fa.saliency(model, x, target=functools.partial(loss, reduction="none")).shape == x.shape
 
 
-def test_names_of_classes() -> None:
-    assert "give the number" in told(lambda: fa.saliency(model, x, target="cat"))
+def test_examples_without_a_label() -> None:
+    target = torch.tensor([1, -100, 3])
+    assert "x[target >= 0]" in told(lambda: fa.saliency(model, x, target=target))
+    assert fa.saliency(model, x[target >= 0], target=target[target >= 0]).shape == x[:2].shape
+    assert torch.equal(fa.saliency(model, x, target=-1), fa.saliency(model, x, target=4))  # as in a list, and documented
 
 
 def test_of_inference_mode() -> None:

@@ -354,6 +354,65 @@ def test_layers_made_by_the_first_pass_stay() -> None:
     torch.testing.assert_close(found, (model.layer.weight[1] * x).detach())  # type: ignore[operator, index]
 
 
+def test_a_parameter_whose_size_the_first_pass_tells() -> None:
+    class Lazy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.parameter.UninitializedParameter()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if nn.parameter.is_lazy(self.scale):
+                self.scale.materialize(x.shape[1:])  # type: ignore[no-untyped-call]  # torch does not annotate it
+                self.scale.data.fill_(2)
+            return x * self.scale
+
+    assert float(fa.gradient(Lazy(), torch.randn(2, 3), target=1).sum()) == 4
+
+
+class Packed(nn.Parameter):
+    """Quantised weights, with their scale beside them until the first pass."""
+
+    scale: Any
+
+
+class Unpacks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, kept: Any) -> Tensor:
+        ctx.weight, ctx.kept = weight, kept
+        return x @ (weight * kept.scale).t()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        return slopes[0] @ (ctx.weight * ctx.kept.scale), None, None
+
+
+class Quantised(nn.Module):
+    """As bitsandbytes does it: the first pass takes the scale to where the backward passes look for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = Packed(torch.randint(-9, 9, (4, 3), dtype=torch.int8), requires_grad=False)
+        self.weight.scale = torch.rand(4, 1).double()
+        self.kept = SimpleNamespace(scale=None, weight=self.weight.data)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.scale is not None:
+            self.kept.scale, self.weight.scale = self.weight.scale, None
+        return Unpacks.apply(x, self.weight, self.kept)  # type: ignore[no-any-return, no-untyped-call]  # torch does not type apply
+
+
+@pytest.mark.parametrize("first", [fa.gradient, fa.feature_ablation, fa.integrated_gradients])
+def test_what_the_first_pass_takes_out_of_a_parameter_stays_where_it_is_used(first: Any) -> None:
+    model, x = Quantised(), torch.randn(2, 3, dtype=torch.float64)
+    expected = (model.weight * model.weight.scale)[1].expand(2, 3)
+    for method in (first, fa.gradient):
+        found = method(model, x, target=1)
+        torch.testing.assert_close(found, expected * (1 if method is fa.gradient else x))
+    assert model.weight.scale is None
+    torch.testing.assert_close(model(x)[:, 1], (x * expected).sum(1))
+
+
 def test_a_model_that_keeps_nothing_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)).eval()
     clones: list[Any] = []

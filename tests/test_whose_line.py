@@ -41,6 +41,11 @@ def in_train_mode() -> int:
     return here() - 1
 
 
+def of_the_model_itself() -> int:
+    fa.relu(fa.gradient)(TRAINING[0], X, layer="", target=1)
+    return here() - 1
+
+
 def here() -> int:
     frame = inspect.currentframe()
     assert frame is not None
@@ -54,6 +59,7 @@ def here() -> int:
         (one_after_another, "the steps run one after another"),
         (through_a_combinator, "the steps run one after another"),
         (in_train_mode, "the model is in train mode"),
+        (of_the_model_itself, "layer='' is the model itself"),
     ],
 )
 def test_warnings_point_at_the_call(call: Callable[[], int], text: str) -> None:

@@ -163,3 +163,29 @@ def test_what_was_there_before_is_not_touched() -> None:
     assert type(own) is Tensor
     assert own.isfinite().all()
     close(found, fa.integrated_gradients(lambda x: layer(x).exp(), x, layer=layer, target=1, n_steps=3), 1e-6)
+
+
+class Relaid(nn.Module):
+    """What `contiguous` returns is its argument, where that is contiguous: writing to one is writing to both."""
+
+    def __init__(self, written: int) -> None:
+        super().__init__()
+        self.written, self.first, self.last = written, nn.Linear(3, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pair = [torch.sin(self.first(x))]
+        pair.append(pair[0].contiguous())
+        pair[self.written].mul_(3)
+        found: Tensor = self.last(torch.relu(pair[1] + pair[0]))
+        return found
+
+
+@pytest.mark.parametrize("written", [0, 1])
+@pytest.mark.parametrize("method", [fa.deep_lift, partial(fa.integrated_gradients, n_steps=4)])
+def test_rows_that_are_the_same_are_written_alike(written: int, method: Any) -> None:
+    """Of a baseline for all examples one row is computed; written is to all of them."""
+    torch.manual_seed(0)
+    model, x = Relaid(written).double().eval(), torch.randn(3, 3, dtype=torch.float64)
+    found = method(model, x, layer="first", target=1, baselines=0.5)
+    each = [method(model, t[None], layer="first", target=1, baselines=0.5) for t in x]
+    torch.testing.assert_close(found, torch.cat(each), rtol=1e-9, atol=1e-12)

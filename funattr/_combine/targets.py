@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.classes import numbered
 from .._core.rows import Every, Shared, own_row, reads_output
 from .._core.split import split
 from .._steps.chunks import chunk_for, chunks, fitting, given_chunk
@@ -32,7 +33,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     `integrated_gradients` with n steps n and ``n T``, `feature_ablation` its passes once for all. Memory does not grow with
     T beyond the result. Classes are mapped over where that is faster and takes no memory to speak of: for small inputs, and on
     a GPU as long as their gradients fit into 0.2 GB. Neurons and ``"argmax"`` run one by one; so does all that has a tolerance,
-    `rtol`, and all targets under `torch.compile`, which sees what they share, and under transforms.
+    `rtol`, and all but classes under `torch.compile` and under transforms: there each target runs its own passes.
 
     Args:
         method: a method.
@@ -62,9 +63,10 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         raise complaint(TypeError, f"targets must be a list of targets or a tensor of classes, got {kind_of(targets)}.")
     if len(targets) == 0:
         raise complaint(ValueError, "targets is empty: name at least one.")
-    classes = _classes(targets)
 
     def of_each(model: Model, x: Tree, **options: Any) -> Tree:
+        each = targets if isinstance(targets, Tensor) else [numbered(target, model) for target in targets]
+        classes = _classes(each)
         noise = Rewound([*about(method).generators, *generators_given(options)], device_of(x))
 
         def explain(target: Target) -> Tree:
@@ -77,7 +79,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         if classes is not None and mapped and at_once:
             parts = _in_chunks(explain, classes.to(device_of(x)), size)
         else:
-            parts = _one_by_one(explain, list(targets), known, size, noise)
+            parts = _one_by_one(explain, list(each), known, size, noise)
         flat = [tree_flatten(part)[0] for part in parts]
         spec = tree_flatten(parts[0])[1]
         return tree_unflatten([torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*flat)], spec)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dis
 import functools
 import inspect
 import threading
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from .._habits import refusal
 from .._torch import (
-    OutOfMemoryError,
     is_dressed,
     put_back,
     surroundings,
@@ -28,6 +26,8 @@ from .._types import About, Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint, complete, door, warn
 from .chance import chance_of
 from .checks import check_flags, check_input, check_result, may_read
+from .classes import named
+from .cures import in_words
 from .examples import regrouped, shown
 from .state import state_of, statistics_kept
 from .where import all_modules, bind
@@ -66,7 +66,8 @@ class Entrance(NamedTuple):
             x = _ready(x)
             args, kwargs = ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
         check_input(x)
-        return args[0] if args else kwargs["model"], x, args, kwargs
+        model = args[0] if args else kwargs["model"]
+        return model, x, args, named(kwargs, model)
 
     def run(self, check: Callable[[Any], None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call, in whose course the model keeps its state, and what it returns, looked at."""
@@ -97,7 +98,9 @@ def _inner(function: Callable[P, R], entrance: Entrance) -> Callable[P, R]:
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
         entrance.look(args, kwargs)
-        return function(*args, **kwargs)
+        given: Any = (args, kwargs)  # to mypy, which knows no more of a ParamSpec's, they can be neither read nor changed
+        known = named(kwargs, given[0][0] if args else given[1]["model"]) if tracing() else kwargs
+        return function(*args, **known)
 
     return inner
 
@@ -123,7 +126,7 @@ def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[
             given: Any = kwargs  # mypy keeps a ParamSpec's arguments from being given to others
             ids = shown(error, *args, **given)
             if ids is None:
-                told = complete(in_words(error, *args, **kwargs), function, kwargs)
+                told = complete(in_words(error, *args, **kwargs) if may_read() else error, function, kwargs)
                 if told is not error:
                     raise told from error
                 raise
@@ -177,38 +180,6 @@ def _ready(x: Tree) -> Tree:
     """x as a batch of tensors that autograd takes."""
     x = dict(x) if isinstance(x, UserDict) else x  # transformers' tokenizers return one
     return copied(x) if any(t.is_inference() for t in tensors(x)) else x
-
-
-def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, **__: Any) -> Exception:
-    """`error`, or ours for it where its cause can be shown: a model made in inference mode, an x without a batch dimension."""
-    if str(error).startswith("Inference tensors cannot be saved"):
-        text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
-        return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
-    ours = hasattr(error, "complaint") or isinstance(error, (TypeError, OutOfMemoryError)) or _raised_by_model(error)
-    if ours or not isinstance(x, Tensor) or not may_read() or _runs(model, x) or not _runs(model, x[None]):
-        return error
-    text = f"the model does not take x {list(x.shape)} ({' '.join(str(error).split())[:120]}), and takes {list(x[None].shape)}"
-    return complaint(ValueError, f"{text}: the batch comes first, pass x[None].")
-
-
-def _raised_by_model(error: Exception) -> bool:
-    """Whether a ``raise`` of somebody's own ends in this error: that says what it means, and torch's nothing of a batch."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "torch":
-        return False
-    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
-
-
-def _runs(model: Any, x: Tensor) -> bool:
-    """Whether the model takes x; it is left as found."""
-    with torch.no_grad(), state_of(all_modules(bind(model).root), model) or as_it_is:
-        try:
-            model(x)
-        except (ValueError, TypeError, RuntimeError, IndexError):
-            return False
-        return True
 
 
 class _State(threading.local):

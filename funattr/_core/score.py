@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import any_batch, is_plain, observed_by_dispatch_mode, plain_data, tracing, tree_flatten
+from .._torch import tree_flatten
 from .._types import Neuron, Place, Target, Tree, attributable, tensors
 from .._words import complaint, door, kind_of
+from .entries import class_of_each, classes_of, entry, is_int, is_mask, is_one, one_of_each
 from .real import is_number, real
 from .sites import place_of
 
@@ -24,8 +25,8 @@ def neuron(layer: str | nn.Module | Place, index: int | tuple[int | slice, ...] 
 
     Args:
         layer: a dotted name, a module, `input_of` or `output_of`.
-        index: into the value's trailing dimensions: an int for a value ``[N, C]``, a tuple of ints and slices (what the
-            slices leave is summed), or a callable ``value -> Tensor [N]``.
+        index: into the value's trailing dimensions: an int for a value ``[N, C]``, a tuple of ints, slices and masks of bools
+            (what these leave is summed), or a callable ``value -> Tensor [N]``.
 
     Raises:
         TypeError: `layer` or `index` is none of these.
@@ -39,8 +40,9 @@ def neuron(layer: str | nn.Module | Place, index: int | tuple[int | slice, ...] 
     """
     place = layer if isinstance(layer, Place) else place_of(layer, False, None)
     indices = index if isinstance(index, tuple) else (index,)
-    if not callable(index) and not (indices and all(_is_int(i) or isinstance(i, slice) for i in indices)):
-        raise complaint(TypeError, f"index must be an int, a tuple of ints and slices, or a callable, got {kind_of(index)}.")
+    if not callable(index) and not (indices and all(is_int(i) or isinstance(i, slice) or is_mask(i) for i in indices)):
+        text = "index must be an int, a tuple of ints, slices and masks, or a callable"
+        raise complaint(TypeError, f"{text}, got {kind_of(index)}.")
     return Neuron(place, index)
 
 
@@ -53,9 +55,11 @@ def score(output: Any, target: Target = None) -> Tensor:
             target is given all of it.
         target: None (the output is one value per example), an int or 1-element tensor (that class, for every example),
             a tensor ``[N]`` or list of N ints (one class per example), a tuple (index into the trailing dimensions; what
-            slices in it leave is summed), a list of N tuples, ``"argmax"`` (each example's predicted class: a method that
-            moves x means the one at x), or a callable ``output -> Tensor [N]``. Negative indices count from the end.
-            Dimensions of size 1 may follow: those of a fully convolutional head, or ``[N, 1]``.
+            slices and masks of bools in it leave is summed), a list of N tuples, ``"argmax"`` (each example's predicted class:
+            a method that moves x means the one at x), or a callable ``output -> Tensor [N]``. To methods also the name of a
+            class, where the model has names: ``model.config.id2label``, or a list ``model.classes``. Negative indices count
+            from the end: -1 is the last class, not "no label". Dimensions of size 1 may follow: those of a fully
+            convolutional head, or ``[N, 1]``.
 
     Returns:
         ``[N]``, in the unit of the output.
@@ -82,23 +86,23 @@ def score_of(output: Any, target: Target, size: int | None = None) -> Tensor:
     if out.dim() == 0:
         raise complaint(ValueError, "the model's output is a 0-d tensor, expected one value (or row of values) per example.")
     if isinstance(target, (list, np.ndarray)):
-        return _one_of_each(out, target)
+        return one_of_each(out, target)
     if isinstance(target, tuple):
-        return _entry(out, target)
+        return entry(out, target)
     if isinstance(target, Tensor):
-        return _class_of_each(out, target)
+        return class_of_each(out, target)
     if target is None:
         return _only_one(out)
     if isinstance(target, str):
         if target != "argmax":
-            text = f"target={target!r} is not known: the only name is 'argmax'. Of a class, give the number."
+            text = f"target={target!r}: of an output alone the only name is 'argmax'. Of a class, give the number."
             raise complaint(ValueError, text)
-        out = _classes(out, "'argmax'")
+        out = classes_of(out, "'argmax'")
         return out.gather(1, out.argmax(1, keepdim=True)).squeeze(1)
-    if not _is_int(target):
+    if not is_int(target):
         text = "target must be None, an int, a tensor or list of ints (one per example), a tuple, a list of tuples, 'argmax'"
         raise complaint(TypeError, f"{text}, a callable or neuron(...), got {kind_of(target)}.")
-    return _entry(_classes(out, f"{target}"), (target,))
+    return entry(classes_of(out, f"{target}"), (target,))
 
 
 def _only_one(out: Tensor) -> Tensor:
@@ -117,11 +121,7 @@ def neuron_score(value: Tree, index: Any, label: str) -> Tensor:
         text = f"the value at {label} holds {len(found)} tensors: pass a callable index, value -> Tensor [N]."
         raise complaint(ValueError, text)
     out = real(found[0], f"the value at {label} is", "pass a callable index, such as lambda value: value[:, 3].abs()")
-    return _entry(out, index if isinstance(index, tuple) else (index,), f"the value at {label}", "index")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return entry(out, index if isinstance(index, tuple) else (index,), f"the value at {label}", "index")
 
 
 def the_tensor(output: Any, size: int | None = None) -> Tensor:
@@ -173,7 +173,7 @@ def _picking(output: Any) -> str:
 
 def predicted(output: Any, size: int | None = None) -> Tensor:
     """The class of each of `size` examples, ``[N]``."""
-    return _classes(the_tensor(output, size), "'argmax'").argmax(1)
+    return classes_of(the_tensor(output, size), "'argmax'").argmax(1)
 
 
 def one_for_each(picked: Any, what: str) -> Tensor:
@@ -182,98 +182,8 @@ def one_for_each(picked: Any, what: str) -> Tensor:
     real(picked, f"what {what} returned is", "take its .abs(), .real or .imag")
     if picked.dim() == 0:  # one example, and a target that sums over all it is given
         return picked.reshape(1)
-    if picked.dim() > 1 and _is_one(picked.shape[1:]):
+    if picked.dim() > 1 and is_one(picked.shape[1:]):
         return picked.reshape(picked.shape[0])
     if picked.dim() != 1:
         raise complaint(ValueError, f"{what} returned a tensor {list(picked.shape)}, expected one value per example, [N].")
     return picked
-
-
-def _check_range(index: int, size: int, what: str = "target") -> None:
-    if not -size <= index < size:
-        raise complaint(ValueError, f"{what} {index} is out of range: there are {size} (0 to {size - 1}).")
-
-
-def _is_one(sizes: Sequence[int]) -> bool:
-    """Whether dimensions of these sizes hold one value."""
-    return all(size == 1 for size in sizes)
-
-
-def _classes(out: Tensor, what: str) -> Tensor:
-    """Classes ``[N, C]``, also where a fully convolutional head left ``[N, C, 1, 1]``."""
-    if out.dim() == 1:
-        text = f"target={what}, but the model's output {list(out.shape)} is one value per example: leave the target out"
-        raise complaint(ValueError, f"{text}, or where x is one example, without a batch dimension, pass x[None].")
-    if not _is_one(out.shape[2:]):
-        text = f"target={what} leaves several values per example of the model's output {list(out.shape)}: pass a tuple of"
-        example = f"({what if what.isdigit() else 1}{', slice(None)' * (out.dim() - 2)})"
-        cure = f"{out.dim() - 1} indices, slices for what is to be summed: target={example}; or a callable"
-        raise complaint(ValueError, f"{text} {cure}.")
-    return out if out.dim() == 2 else out.reshape(out.shape[:2])
-
-
-def _entry(out: Tensor, index: tuple[Any, ...], what: str = "the model's output", name: str = "target") -> Tensor:
-    """``out[:, i, j, ...]``, one value per example: what slices leave is summed."""
-    for i in index:
-        if not (_is_int(i) or isinstance(i, slice)):
-            raise complaint(TypeError, f"{name}={index} must hold ints, or slices, got {kind_of(i)}.")
-    summed, takes = any(isinstance(i, slice) for i in index), out.dim() - 1
-    if len(index) > takes or not (summed or _is_one(out.shape[1 + len(index) :])):
-        few, text = len(index) <= takes, f"{name}={index if len(index) != 1 else index[0]} has {len(index)}"
-        text += f" of the {takes}" if few else f", more entries than the {takes}"
-        cure = "give all of them, with slices for what is to be summed, or pass a callable"
-        if not few:
-            cure = "as one class per example, pass list(target)" if len(index) == len(out) else f"give {takes}"
-        raise complaint(ValueError, f"{text} indices that one value of {what} {list(out.shape)} takes: {cure}.")
-    for i, size in zip(index, out.shape[1:]):
-        if not isinstance(i, slice):
-            _check_range(i, size, name)
-    if summed:
-        picked = out[(slice(None),) + index]
-        if out.numel() and not picked.numel():
-            raise complaint(ValueError, f"{name}={index} selects nothing of {what} {list(out.shape)}.")
-        return picked.flatten(1).sum(1)
-    for i in index:
-        out = out.select(1, int(i))
-    return out if out.dim() == 1 else out.reshape(out.shape[0])
-
-
-def _one_of_each(out: Tensor, target: Any) -> Tensor:
-    """One class, or one index, per example, from a list."""
-    items = target.tolist() if isinstance(target, np.ndarray) else target
-    if len(items) != out.shape[0]:
-        raise complaint(ValueError, f"target lists {len(items)} entries for {out.shape[0]} examples: give one per example.")
-    if all(_is_int(i) for i in items):
-        return _class_of_each(_classes(out, "a list"), torch.tensor(items, dtype=torch.long))
-    if not all(isinstance(item, tuple) and all(_is_int(i) for i in item) for item in items):
-        raise complaint(TypeError, f"target={target} must hold ints only, or tuples of ints only.")
-    for item in items:
-        if len(item) != out.dim() - 1:
-            text = f"target holds {item}, but one value of the output {list(out.shape)} takes {out.dim() - 1} indices."
-            raise complaint(ValueError, text)
-        for i, size in zip(item, out.shape[1:]):
-            _check_range(i, size)
-    columns = [torch.tensor(column, device=out.device, dtype=torch.long) for column in zip(*items)]
-    rows = [torch.arange(len(items), device=out.device)]
-    return out[tuple(rows + columns)] if columns else out.reshape(out.shape[0])
-
-
-def _class_of_each(out: Tensor, target: Tensor) -> Tensor:
-    """One class per example, from a tensor: a gather, so that its data is never read in a compiled function."""
-    out = _classes(out, "a tensor")
-    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-        raise complaint(TypeError, f"target is a tensor of {target.dtype}, expected integers: pass target.long().")
-    if target.numel() != 1 and target.shape != out.shape[:1]:
-        text = f"target has the shape {list(target.shape)}, expected one class per example, [{out.shape[0]}]."
-        raise complaint(ValueError, text)
-    classes = out.shape[1]
-    target = target.to(out.device, torch.long)
-    if not (tracing() or observed_by_dispatch_mode()):
-        known = plain_data(target)  # all classes that it is mapped over
-        if known.numel() and is_plain(known):
-            for extreme in torch.aminmax(known):
-                _check_range(int(extreme), classes)
-    target = torch.where(target < 0, target + classes, target)
-    if tracing() or any_batch():  # a gather under vmap would fix the batch size
-        return out[torch.arange(out.shape[0], device=out.device), target.reshape(-1).expand(out.shape[0])]
-    return out.gather(1, target.reshape(-1, 1).expand(out.shape[0], 1)).squeeze(1)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from .._torch import TreeSpec, tree_flatten, tree_unflatten
+from .._torch import TreeSpec, tracing, tree_flatten, tree_unflatten
 from .._types import Layer, Place, Tree
-from .._words import complaint, door, kind_of
+from .._words import complaint, door, kind_of, warn
 from .tap import Site
 from .where import Bound, find
 
@@ -121,4 +121,6 @@ def _site(bound: Bound, selector: Any) -> Site | None:
     place = selector if isinstance(selector, Place) else Place(selector, False, None)
     named = isinstance(place.layer, str)
     module = find(bound.root, place.layer, bound.outer) if isinstance(place.layer, str) else place.layer
+    if place.layer == "" and not tracing():
+        warn("layer='' is the model itself, whose value is its output: name a layer inside, which fa.layers lists.")
     return Site(module, repr(place.layer) if named else f"<{type(module).__name__}>", place.inputs, place.call)

@@ -51,6 +51,8 @@ class State:
         self.draws: list[tuple[Any, str, Any]] = []  # generators of the model's own, and how they were
         self.told = False
         self.parameters: list[tuple[Tensor, Tensor, Tensor]] = []  # of models that write to them: where they lie, and a copy
+        self.lent: list[tuple[dict[str, Any], dict[str, Any]]] = []  # attributes of parameters of others' kinds
+        self.lying: set[int] = set()  # where these lie in memory
         self.times = 0  # how often a tensor was put back
 
     def note(self, value: Any, depth: int = 0) -> None:
@@ -59,7 +61,7 @@ class State:
             return
         self.met.add(id(value))
         if isinstance(value, Tensor):
-            if value.layout is torch.strided:
+            if value.layout is torch.strided and not (self.lying and value.data_ptr() in self.lying):  # else a weight
                 self.tensors[id(value)] = value, times_written(value), _copied(value)
         elif isinstance(value, nn.Module):
             self.note_module(value, depth)
@@ -77,7 +79,8 @@ class State:
 
     def note_items(self, items: Any, depth: int) -> None:
         if not isinstance(items, tuple):
-            self.holders.append((items, _plain(items)))
+            kept = dict(items) if isinstance(items, Mapping) else set(items) if isinstance(items, Set) else list(items)
+            self.holders.append((items, kept))
         for item in list(items.values() if isinstance(items, Mapping) else items):
             self.note(item, depth + 1)
 
@@ -91,6 +94,10 @@ class State:
         self.modules.append((module, built(module)))
         self.hooks.append((module, hooks_of(module)))
         self.holders.append((module.__dict__, dict(module.__dict__)))
+        for weight in _weights(module):
+            if nn.Parameter in type(weight).__mro__[1:]:  # quantised, by another library
+                self.lent.append((vars(weight), dict(vars(weight))))
+                self.lying.add(weight.data_ptr())
         for name, value in list(module.__dict__.items()):
             if name not in _COMMON:
                 self.note(value, depth + 1)
@@ -102,8 +109,8 @@ class State:
         for child in module.modules():
             own = own_weights(child)
             self.holders.append((own, dict(own)))
-            for weight in own.values():
-                if weight is not None and id(weight) not in self.met:
+            for weight in _weights(child):
+                if id(weight) not in self.met:
                     self.met.add(id(weight))
                     with beside_traces():
                         self.parameters.append((weight, weight.detach(), _copied(weight).detach()))
@@ -149,6 +156,12 @@ class State:
         for i, (module, size) in enumerate(self.modules):
             if built(module) != size:  # the first pass has made layers: what it found is what is there from now on
                 self.found_later(i)
+        for held, before in self.lent:
+            gone = {id(value) for name, value in before.items() if value is not None and held.get(name) is None}
+            if gone:  # the first pass takes it to where it is used from now on
+                now = [dict(h) if isinstance(h, dict) and gone & {*map(id, h.values())} else was for h, was in self.holders]
+                self.holders = [(h, kept) for (h, _), kept in zip(self.holders, now)]
+                before.update(held)
         for holder, before in self.holders:
             _rebind(holder, before)
         for module, hooks in self.hooks:
@@ -161,6 +174,10 @@ class State:
         for child in module.modules():
             if id(child) not in self.met:
                 self.note_module(child)
+
+
+def _weights(module: nn.Module) -> list[nn.Parameter]:
+    return [weight for weight in own_weights(module).values() if weight is not None and not nn.parameter.is_lazy(weight)]
 
 
 def _copied(t: Tensor) -> Tensor:
@@ -179,11 +196,6 @@ def _of_library(kind: type) -> bool:
 
 def _written_from_outside(module: nn.Module) -> bool:
     return hooked(module) or type(module).__module__.startswith("torch.nn.utils.")
-
-
-def _plain(items: Any) -> Any:
-    """The items, in a container that is nobody's."""
-    return dict(items) if isinstance(items, Mapping) else set(items) if isinstance(items, Set) else list(items)
 
 
 def _rebind(holder: Any, before: Any) -> None:
@@ -283,11 +295,7 @@ def statistics_kept(training: list[nn.Module]) -> Iterator[None]:
         for buffer, before in kept:
             buffer.data.copy_(before)  # through .data: a graph that the result pins may have saved the buffer
 
-    try:
+    with contextlib.ExitStack() as twice:  # an exception from outside (Ctrl-C, a timeout) may cut the first one short
+        twice.callback(put_back)
+        twice.callback(put_back)
         yield
-    finally:
-        # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
-        try:
-            put_back()
-        finally:
-            put_back()

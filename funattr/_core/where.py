@@ -107,11 +107,16 @@ def find(root: nn.Module | None, name: str, outer: nn.Module | None = None) -> n
         if child is None and outer is not None:
             child = _submodule(outer, name)
         if child is None:
-            wrapped = [child for key, child in inner._modules.items() if key in ("module", "_orig_mod") and child is not None]
-            if not wrapped:
+            inside = held_by(inner)
+            if inside is None:
                 raise complaint(ValueError, _no_layer(root, name))
-            inner = wrapped[0]
+            inner = inside
     return child
+
+
+def held_by(module: nn.Module) -> nn.Module | None:
+    """What a wrapper (DistributedDataParallel, a compiled child) holds; None of any other module."""
+    return next((child for key, child in module._modules.items() if key in ("module", "_orig_mod")), None)
 
 
 def _submodule(module: nn.Module, name: str) -> nn.Module | None:

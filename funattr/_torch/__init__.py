@@ -19,6 +19,7 @@ from torch._C._functorch import _vmap_increment_nesting as enter_vmap
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from .tensors import (
+    Memory,
     alone_in_memory,
     base_of,
     edge_of,

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
+from torch._C._functorch import peek_interpreter_stack
 
 F = TypeVar("F")
 
@@ -40,9 +41,16 @@ def show_to_modes(functions: Iterable[Any]) -> None:
 
 
 def autograd_function(kind: F) -> F:
-    """For a torch.autograd.Function with a setup_context: `apply` binds the arguments of its forward, and asks for the
-    signature at every call, which takes longer than a small operation. Here it is at hand."""
-    kind.forward.__signature__ = inspect.signature(kind.forward)  # type: ignore[attr-defined]  # private: its stub leaves it out
+    """For a torch.autograd.Function with a setup_context: `apply` binds the arguments of its forward by their names, at every
+    call, which takes longer than a small operation. Here they come by position, all of them."""
+    known: Any = kind  # a class, to mypy any callable
+    whole, plain = known.apply, super(torch.autograd.Function, known).apply
+
+    def apply(*args: Any) -> Any:
+        return (whole if tracing() or peek_interpreter_stack() is not None else plain)(*args)
+
+    known.forward.__signature__ = inspect.signature(known.forward)
+    known.apply = staticmethod(apply)
     return kind
 
 

@@ -27,22 +27,23 @@ def softmax(log: bool) -> Rule:
         with lift.constants():
             (a, b) = met[0]
             p, p0 = torch.log_softmax(a, dim), torch.log_softmax(b, dim)
-            mean = log_mean(p, p0)
-            weight = (mean / mean.sum(dim, keepdim=True)).movedim(dim, -1)
-            scale = torch.ones_like(weight) if log else mean.movedim(dim, -1)
+            mean = log_mean(p, p0).movedim(dim, -1)
             value = (p if log else torch.softmax(a, dim)).movedim(dim, -1)
-        return rows(x.movedim(dim, -1), scale, weight, value).movedim(-1, dim)
+            total = mean.sum(-1, keepdim=True)
+        return rows(x.movedim(dim, -1), None if log else mean, mean, total, value).movedim(-1, dim)
 
     return rule
 
 
 def log_mean(p: Tensor, q: Tensor) -> Tensor:
     """``(e^p - e^q) / (p - q)``, without cancellation; 0 where both are -inf (masked)."""
-    gap = (p - q).abs()
-    gap = torch.where(torch.isfinite(gap), gap, torch.zeros_like(gap))
-    small = gap < torch.finfo(p.dtype).eps
-    ratio = -torch.expm1(-gap) / gap.masked_fill(small, 1.0)
-    return torch.maximum(p, q).exp() * torch.where(small, torch.ones_like(gap), ratio)
+    return torch.maximum(p, q).exp() * falls(p, q)
+
+
+def falls(p: Tensor, q: Tensor) -> Tensor:
+    """``(1 - e^-|p - q|) / |p - q|``."""
+    gap = -torch.nan_to_num((p - q).abs(), 0.0, 0.0, 0.0).clamp_min(torch.finfo(p.dtype).eps)
+    return torch.expm1(gap) / gap
 
 
 def logsumexp(lift: Lift, func: Any, x: Tensor, dim: Any, keepdim: bool = False) -> Any:

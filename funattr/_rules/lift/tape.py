@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MethodWrapperType
@@ -79,7 +79,7 @@ class Lift(TorchFunctionMode):
         self.own = own
         self.origins = Origins()
         self.scales: list[Tensor] = []  # reciprocals
-        self.name = ""  # of the operation
+        self.entry: Entry | None = None  # the operation
         self.unknown: list[str] = []
         self.suspects: list[str] = []
         self.moved: list[str] = []  # operations with masks or indices that differ, and do not come from the site
@@ -97,10 +97,17 @@ class Lift(TorchFunctionMode):
             return func(*args, **kwargs)
         if type(func) is MethodWrapperType:  # an attribute
             return func(*args, **kwargs)
-        given = [(t, t.requires_grad) for t in among((*args, *kwargs.values()))]  # before something is written to them
+        replays = self.baseline is not None
+        # Before something is written to them. (While a baseline is recorded another mode may be on, which sees what is read.)
+        given = [(t, replays and t.requires_grad) for t in among((*args, *kwargs.values()))]
         found = self.rules(self, func, args, kwargs)
-        self.origins.note(func, given, list(among((found,))), self.baseline is not None)
+        if not (replays and self.origins.goes_on(given, found)):
+            self.origins.note(func, given, among((found,)), replays)
         return found
+
+    @property
+    def name(self) -> str:
+        return getattr(self.entry.plain, "__name__", "").strip("_") if self.entry is not None else ""
 
     def rule_of(self, entry: Entry) -> Callable[..., Any]:
         rule: Callable[..., Any] = entry.rule
@@ -173,7 +180,7 @@ class Lift(TorchFunctionMode):
         return constant(t) if tracing() else self.origins.is_fixed(t)
 
     def varies(self, t: Any) -> bool:
-        return isinstance(t, Tensor) and t.is_floating_point() and not self.constant(t)
+        return isinstance(t, Tensor) and not self.constant(t) and t.is_floating_point()
 
     def constants(self) -> AbstractContextManager[Any]:
         """Slopes have a graph only where the result is to be differentiated."""
@@ -196,6 +203,17 @@ class Origins:
         self.cuts: list[str] = []
         self.around: dict[int, weakref.ref[Tensor]] = {}
         self.writes = False
+
+    def goes_on(self, given: list[tuple[Tensor, bool]], found: Any) -> bool:
+        """Whether a call made of what has a gradient, and of parameters, what has one: as most do, and nothing to note."""
+        if type(found) is not Tensor or not found.requires_grad:
+            return False
+        moves = False
+        for t, live in given:
+            if t is found or not (live or constant(t)):
+                return False
+            moves = moves or not self.is_fixed(t)
+        return moves
 
     def note(self, func: Any, given: list[tuple[Tensor, bool]], results: list[Tensor], replays: bool) -> None:
         """What a call made of tensors that did require a gradient, or did not."""
@@ -228,12 +246,14 @@ class Origins:
             self.made.update((id(t), t) for t in results)
 
 
-def among(values: Any) -> Iterator[Tensor]:
+def among(values: Iterable[Any]) -> list[Tensor]:
+    found = []
     for value in values:
         if isinstance(value, Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, (tuple, list)):
-            yield from among(value)
+            found += among(value)
+    return found
 
 
 class _Aside(torch.no_grad):

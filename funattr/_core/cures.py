@@ -1,0 +1,152 @@
+"""Errors of torch that our own words cure: where a model does not take x, and is shown to take what x can be made into."""
+
+from __future__ import annotations
+
+import dis
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .._torch import OutOfMemoryError
+from .._types import Tree, as_arguments, as_it_is, tensors
+from .._words import complaint
+from .state import state_of
+from .where import all_modules, bind, weights
+
+
+class Misfit(ValueError, RuntimeError):
+    """An x that the model does not take: our words for it, and a RuntimeError still, as torch's own is."""
+
+
+class Cure(NamedTuple):
+    """What x is made into, why, and how that is written; several of them one after another."""
+
+    why: tuple[str, ...]
+    written: str
+    x: Tree
+
+
+def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, **__: Any) -> Exception:
+    """`error`, or ours where its cause can be shown: a model made in inference mode, or an x that it takes once cured."""
+    if str(error).startswith("Inference tensors cannot be saved"):
+        text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
+        return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
+    ours = hasattr(error, "complaint") or isinstance(error, (TypeError, OutOfMemoryError)) or _raised_by_model(error)
+    if ours or not tensors(x) or any(t.is_meta for t in tensors(x)) or _runs(model, x):
+        return error
+    root, said = bind(model).root, " ".join(str(error).split())[:120]
+    if any(weight.is_meta for weight in weights(root)):
+        device = tensors(x)[0].device.type
+        text = f"weights of the model are on the meta device, and hold no numbers ({said})"
+        return complaint(Misfit, f"{text}: call model.to_empty(device={device!r}), and load a state_dict.")
+    cure = next((cure for cure in _cures(x, root) if _runs(model, cure.x)), None)
+    if cure is None:
+        return error
+    text = f"the model does not take x {_told(x, cure.x)} ({said})"
+    return complaint(Misfit, f"{text}, and takes {_told(cure.x, x)}: {'; '.join(cure.why)}, pass {cure.written}.")
+
+
+def _told(x: Tree, other: Tree) -> str:
+    """What the tensors of x are, as far as those of another are not."""
+    said = []
+    for t, o in zip(tensors(x), tensors(other)):
+        more = [str(t.dtype)] * (t.dtype != o.dtype) + [f"on {t.device}"] * (t.device != o.device)
+        said.append(" ".join([str(list(t.shape)), *more]))
+    return ", ".join(said)
+
+
+def _raised_by_model(error: Exception) -> bool:
+    """Whether a ``raise`` of somebody's own ends in this error: that says what it means, and torch's nothing of a batch."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "torch":
+        return False
+    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+
+
+def _runs(model: Any, x: Tree) -> bool:
+    """Whether the model takes x; it is left as found."""
+    args, kwargs = as_arguments(x)
+    with torch.no_grad(), state_of(all_modules(bind(model).root), model) or as_it_is:
+        try:
+            model(*args, **kwargs)
+        except (ValueError, TypeError, RuntimeError, IndexError):
+            return False
+        return True
+
+
+def _cures(x: Tree, root: nn.Module | None) -> Iterator[Cure]:
+    """What x might be made into: of the kind of the weights, in another layout, or both; the smallest change first."""
+    kinds = list(_kinds(x, root))
+    yield from kinds
+    for start in (Cure((), "x", x), *kinds):
+        if isinstance(start.x, Tensor):
+            yield from (Cure((*start.why, why), start.written + made, cured) for why, made, cured in _layouts(start.x, root))
+
+
+_NAMES = {torch.float32: "float", torch.float64: "double", torch.float16: "half", torch.bfloat16: "bfloat16"}
+
+
+def _kinds(x: Tree, root: nn.Module | None) -> Iterator[Cure]:
+    """x on the device and of the dtype that all weights have; as ids, where it holds whole numbers."""
+    found = list(weights(root))
+    devices, dtypes = {w.device for w in found}, {w.dtype for w in found if w.is_floating_point()}
+
+    def like_weights(t: Tensor) -> tuple[str, Tensor]:
+        made = ""
+        if len(devices) == 1 and t.device not in devices:
+            t = t.to(next(iter(devices)))
+            made = f".to({str(t.device)!r})"
+        if len(dtypes) == 1 and t.dtype not in dtypes and (t.is_floating_point() or (whole and not t.is_complex())):
+            t = t.to(next(iter(dtypes)))
+            made += f".{_NAMES.get(t.dtype, f'to({t.dtype})')}()"
+        return made, t
+
+    whole = isinstance(x, Tensor)  # ids that come beside numbers stay what they are
+    yield from _each(x, f"as the weights are {_listed(dtypes)} on {_listed(devices)}", like_weights)
+    if isinstance(x, Tensor) and x.is_floating_point() and bool((x == x.round()).all()):
+        yield Cure(("ids are integers",), "x.long()", x.long())
+
+
+def _listed(kinds: set[Any]) -> str:
+    return ", ".join(sorted(map(str, kinds)))
+
+
+def _each(x: Tree, why: str, make: Callable[[Tensor], tuple[str, Tensor]]) -> Iterator[Cure]:
+    """Each tensor of x made into something, where that changes any."""
+    if isinstance(x, Tensor):
+        made, value = make(x)
+        if made:
+            yield Cure((why,), f"x{made}", value)
+    elif isinstance(x, (tuple, Mapping)):
+        pairs = x.items() if isinstance(x, Mapping) else enumerate(x)
+        parts = {key: (*make(part), f"x[{key!r}]") if isinstance(part, Tensor) else ("", part, "") for key, part in pairs}
+        written = " and ".join(name + made for made, _, name in parts.values() if made)
+        values = {key: value for key, (_, value, _) in parts.items()}
+        if written:
+            yield Cure((why,), written, values if isinstance(x, Mapping) else tuple(values.values()))
+
+
+def _layouts(x: Tensor, root: nn.Module | None) -> Iterator[tuple[str, str, Tensor]]:
+    """Other layouts of x: why, how that is written, and the tensor."""
+    yield "the batch comes first", "[None]", x[None]
+    convs = (m for m in all_modules(root) if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)))
+    first = next(convs, None)
+    if first is None:
+        return
+    takes, dims = first.in_channels, first.weight.dim()
+    why = f"the first convolution takes {takes} channel{'s' * (takes > 1)}, "
+    if x.dim() == dims and x.shape[-1] == takes:
+        yield why + "the dimension after the batch", ".movedim(-1, 1)", x.movedim(-1, 1)
+    if x.dim() == dims - 1 and x.shape[-1] == takes:
+        yield why + "the dimension after the batch, which comes first", ".movedim(-1, 0)[None]", x.movedim(-1, 0)[None]
+    if x.dim() == dims and x.shape[1] == 1 < takes:
+        sizes = (-1, takes, *[-1] * (dims - 2))
+        yield why + "and a grey picture has one", f".expand{sizes}", x.expand(sizes)
+    if x.dim() == dims and (takes, x.shape[1]) == (3, 4):
+        yield why + "not the fourth, transparency", "[:, :3]", x[:, :3]
+    if x.dim() == dims and (takes, x.shape[1]) == (1, 3):
+        yield why + "a picture in grey", ".mean(1, keepdim=True)", x.mean(1, keepdim=True)

@@ -1,0 +1,141 @@
+"""Entries of an output, one value per example: by class, by index, by a list of either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._torch import any_batch, is_plain, observed_by_dispatch_mode, plain_data, tracing
+from .._words import complaint, in_short, kind_of
+
+
+def is_int(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _check_range(index: int, size: int, what: str = "target") -> None:
+    if not -size <= index < size:
+        none = "; leave out what has no label: x[target >= 0]" if index == -100 else ""  # losses of torch ignore it
+        raise complaint(ValueError, f"{what} {index} is out of range: there are {size} (0 to {size - 1}){none}.")
+
+
+def is_one(sizes: Sequence[int]) -> bool:
+    """Whether dimensions of these sizes hold one value."""
+    return all(size == 1 for size in sizes)
+
+
+def classes_of(out: Tensor, what: str) -> Tensor:
+    """Classes ``[N, C]``, also where a fully convolutional head left ``[N, C, 1, 1]``."""
+    if out.dim() == 1:
+        text = f"target={what}, but the model's output {list(out.shape)} is one value per example: leave the target out"
+        raise complaint(ValueError, f"{text}, or where x is one example, without a batch dimension, pass x[None].")
+    if not is_one(out.shape[2:]):
+        text = f"target={what} leaves several values per example of the model's output {list(out.shape)}: pass a tuple of"
+        example = f"({what if what.isdigit() else 1}{', slice(None)' * (out.dim() - 2)})"
+        cure = f"{out.dim() - 1} indices, slices for what is to be summed: target={example}; or a callable"
+        raise complaint(ValueError, f"{text} {cure}.")
+    return out if out.dim() == 2 else out.reshape(out.shape[:2])
+
+
+def entry(out: Tensor, index: tuple[Any, ...], what: str = "the model's output", name: str = "target") -> Tensor:
+    """``out[:, i, j, ...]``, one value per example: what slices and masks leave is summed."""
+    _check_entries(index, name)
+    given, takes = sum(map(_dims_of, index)), out.dim() - 1
+    summed = not all(map(is_int, index))
+    if given > takes or not (summed or is_one(out.shape[1 + len(index) :])):
+        few, text = given <= takes, f"{name}={in_short(index if len(index) != 1 else index[0])} has {given}"
+        text += f" of the {takes}" if few else f", more entries than the {takes}"
+        cure = "give all of them, with slices for what is to be summed, or pass a callable"
+        if not few:
+            cure = "as one class per example, pass list(target)" if len(index) == len(out) and not summed else f"give {takes}"
+        raise complaint(ValueError, f"{text} indices that one value of {what} {list(out.shape)} takes: {cure}.")
+    picked, dim = out, 1
+    for i in index:
+        if is_int(i):
+            _check_range(i, picked.shape[dim], name)
+            picked = picked.select(dim, int(i))
+        elif isinstance(i, slice):
+            picked = picked[(slice(None),) * dim + (i,)]
+            dim += 1
+        else:
+            mask = _mask(i, picked.shape[dim:], name).to(out.device)
+            picked = picked.where(mask.reshape(*mask.shape, *[1] * (picked.dim() - dim - mask.dim())), 0.0)
+            dim += mask.dim()
+    if not summed:
+        return picked if picked.dim() == 1 else picked.reshape(picked.shape[0])
+    if out.numel() and not picked.numel():
+        raise complaint(ValueError, f"{name}={in_short(index)} selects nothing of {what} {list(out.shape)}.")
+    return picked.flatten(1).sum(1)
+
+
+def _check_entries(index: tuple[Any, ...], name: str) -> None:
+    for i in index:
+        if not (is_int(i) or isinstance(i, slice) or is_mask(i)):
+            text = f"{name}={in_short(index)} must hold ints, slices, or masks (tensors of bools), got {kind_of(i)}"
+            raise complaint(TypeError, f"{text}.")
+
+
+def is_mask(value: object) -> bool:
+    return isinstance(value, (Tensor, np.ndarray)) and value.dtype in (torch.bool, np.bool_)
+
+
+def _dims_of(i: Any) -> int:
+    """How many dimensions of the output an entry of an index is for."""
+    return i.ndim if is_mask(i) else 1
+
+
+def _mask(given: Any, sizes: Sequence[int], name: str) -> Tensor:
+    """A mask, the same for all examples."""
+    mask = torch.as_tensor(given)
+    if mask.dim() and mask.shape == sizes[: mask.dim()]:
+        if not (tracing() or bool(mask.any())):
+            raise complaint(ValueError, f"the mask {list(mask.shape)} in {name} selects nothing: all of it is False.")
+        return mask
+    text = f"the mask in {name} has the shape {list(mask.shape)}, expected {list(sizes[: mask.dim()])}, for all examples"
+    cure = "for masks of their own pass a callable, such as lambda output: (output[:, 3] * mask).sum((1, 2))"
+    raise complaint(ValueError, f"{text}: {cure}.")
+
+
+def one_of_each(out: Tensor, target: Any) -> Tensor:
+    """One class, or one index, per example, from a list."""
+    items = target.tolist() if isinstance(target, np.ndarray) else target
+    if len(items) != out.shape[0]:
+        raise complaint(ValueError, f"target lists {len(items)} entries for {out.shape[0]} examples: give one per example.")
+    if all(is_int(i) for i in items):
+        return class_of_each(classes_of(out, "a list"), torch.tensor(items, dtype=torch.long))
+    if not all(isinstance(item, tuple) and all(is_int(i) for i in item) for item in items):
+        raise complaint(TypeError, f"target={target} must hold ints only, or tuples of ints only.")
+    for item in items:
+        if len(item) != out.dim() - 1:
+            text = f"target holds {item}, but one value of the output {list(out.shape)} takes {out.dim() - 1} indices."
+            raise complaint(ValueError, text)
+        for i, size in zip(item, out.shape[1:]):
+            _check_range(i, size)
+    columns = [torch.tensor(column, device=out.device, dtype=torch.long) for column in zip(*items)]
+    rows = [torch.arange(len(items), device=out.device)]
+    return out[tuple(rows + columns)] if columns else out.reshape(out.shape[0])
+
+
+def class_of_each(out: Tensor, target: Tensor) -> Tensor:
+    """One class per example, from a tensor: a gather, so that its data is never read in a compiled function."""
+    out = classes_of(out, "a tensor")
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise complaint(TypeError, f"target is a tensor of {target.dtype}, expected integers: pass target.long().")
+    if target.numel() != 1 and target.shape != out.shape[:1]:
+        text = f"target has the shape {list(target.shape)}, expected one class per example, [{out.shape[0]}]."
+        raise complaint(ValueError, text)
+    classes = out.shape[1]
+    target = target.to(out.device, torch.long)
+    if not (tracing() or observed_by_dispatch_mode()):
+        known = plain_data(target)  # all classes that it is mapped over
+        if known.numel() and is_plain(known):
+            for extreme in torch.aminmax(known):
+                _check_range(int(extreme), classes)
+    target = torch.where(target < 0, target + classes, target)
+    if tracing() or any_batch():  # a gather under vmap would fix the batch size
+        return out[torch.arange(out.shape[0], device=out.device), target.reshape(-1).expand(out.shape[0])]
+    return out.gather(1, target.reshape(-1, 1).expand(out.shape[0], 1)).squeeze(1)
