@@ -15,7 +15,7 @@ from .._core.where import bind, refuse_opaque
 from .._rules.flow.facts import Event
 from .._rules.flow.given import apart_from_zero, prepared
 from .._rules.flow.kinds import TABLE
-from .._rules.flow.mode import Ruled
+from .._rules.flow.measured import Measured
 from .._rules.flow.sets import epsilon_plus
 from .._torch import without_modes
 from .._types import Layer, Model, Target, Tree, map_tensors
@@ -67,8 +67,8 @@ def absorbed(
     refuse_opaque(bound)
     fired: list[Any] = []
     unmet: list[str] = []
-    mode = Ruled(ready, TABLE, fired, unmet)
-    events = mode.events = []
+    events: list[Event] = []
+    mode = Measured(ready, TABLE, fired, unmet, events)
     q = question(
         bound.ruled(mode), apart_from_zero(x) if getattr(ready.kinds.get("first"), "shares", False) else x, layer, target
     )

@@ -109,6 +109,12 @@ def fake_batch(values: Sequence[torch.Tensor], sized: Sequence[bool]) -> tuple[l
     return made, is_number
 
 
+def writes(operation: Any) -> bool:
+    """Whether an operation of a graph writes to what it is given."""
+    schema = getattr(operation, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
+
+
 def backward_decompositions() -> dict[Any, Callable[..., Any]]:
     """Torch's own spellings of backward passes in other operations. (`_decomp` is what `torch.export` reads, too.)"""
     from torch._decomp import get_decompositions
