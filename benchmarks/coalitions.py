@@ -89,13 +89,14 @@ def rounds(calls: dict[str, Callable[[], Any]], count: int) -> dict[str, float]:
     return {name: statistics.median(each) for name, each in found.items()}
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Print a table for each place."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--size", type=int, default=112, help="of the pictures")
-    given = parser.parse_args()
-    for title, calls in (("layer4 of a ResNet-18", at_a_layer(given.size)), ("the input, 16 examples", at_the_input(64))):
+    parser.add_argument("--size", type=int, default=112, help="of the pictures at the layer; at the input, 64 at most")
+    given = parser.parse_args(arguments)
+    places = {"layer4 of a ResNet-18": at_a_layer(given.size), "the input, 16 examples": at_the_input(min(given.size, 64))}
+    for title, calls in places.items():
         found = rounds(calls, given.rounds)
         own = found["funattr, leverage"]
         print(f"\n{title}")

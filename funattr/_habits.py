@@ -40,10 +40,11 @@ class Line:
     first: list[str] = field(default_factory=lambda: ["model", "x"])
     noise: dict[str, str] = field(default_factory=dict)
     around: str = "{}"
+    home: str = "fa"
 
     def __str__(self) -> str:
         known = self.name.replace(".", "").isidentifier()
-        method = f"fa.{self.name}" if known else "method"  # one that a combinator made is the caller's
+        method = f"{self.home}.{self.name}" if known else "method"  # one that a combinator made is the caller's
         made = f"fa.noise_tunnel({_listed(method, **self.noise)})" if self.noise else method
         return self.around.format(f"{made}({_listed(*self.first, **self.options)})", model=self.first[0])
 
@@ -62,8 +63,10 @@ def refusal(
     rest = names[len(first) :]
     wing = "metrics." if function.__module__.startswith("funattr.metrics") else ""
     line = Line(wing + function.__name__, {key: written(value, key) for key, value in kwargs.items() if key in rest}, first)
-    said = ["the rest is given by name"] if len(args) > places else []
-    for value in args[places:]:
+    *owner, _ = function.__qualname__.split(".<locals>.")
+    line.home = owner[-1] if owner else line.home  # what a function has made, such as the parts of a game
+    said = ["the rest is given by name" if rest else f"it takes {_listed(*names)} and no more"] if len(args) > places else []
+    for value in args[places:] if rest else ():
         key = _meant(value, [name for name in rest if name not in line.options])
         line.options[key] = written(value, key)
     if method is not None and len(args) < 2 and not any(RENAMED.get(key, key) == "x" for key in kwargs):

@@ -38,8 +38,6 @@ FORMATS = {
 }
 #: With a layer and without: where that makes another program.
 BOTH = ("integrated_gradients", "internal_influence", "conductance", "deep_lift", "feature_ablation")
-#: Compiled, which takes a while.
-COMPILED = ("grad_cam", "input_x_gradient", "guided_backprop", "integrated_gradients", "deep_lift")
 BATCHES = (1, 5, 7)
 
 
@@ -195,21 +193,15 @@ def main() -> None:
     found: dict[str, Any] = json.loads(options.found.read_text()) if options.found.exists() else {}
     if options.write is None:
         for cell in wanted():
-            left = [] if cell.net == "CNN" and _is_compiled(cell) else ["aoti"]
-            formats = [name for name in options.formats if name not in left]
             named = options.methods is None or cell.name.removesuffix(", at a layer") in options.methods
             if named and options.only in (None, cell.net):
-                found.setdefault(repr(cell), {}).update(tried(cell, formats))
+                found.setdefault(repr(cell), {}).update(tried(cell, options.formats))
                 options.found.write_text(json.dumps(found, indent=1))
         return
     text = options.write.read_text()
     start, end = (text.index(f"<!-- tables: {where} -->") for where in ("begin", "end"))
     start = text.index("\n", start) + 1
     options.write.write_text(f"{text[:start]}\n{tables(found)}\n\n{text[end:]}")
-
-
-def _is_compiled(cell: Cell) -> bool:
-    return cell.name.removesuffix(", at a layer") in COMPILED
 
 
 if __name__ == "__main__":

@@ -13,16 +13,18 @@ from torch import Tensor
 
 import benchmarks.__main__ as program
 import funattr as fa
-from benchmarks import growth, plot, report
+from benchmarks import coalitions, growth, plot, report
 from benchmarks.cases import Case, cases
 from benchmarks.cost import cost
 from benchmarks.floor import Passes, bare, batches, cut
 from benchmarks.measure import settled, steps_at_once
 from benchmarks.methods import DRAWS, TABLE
+from benchmarks.models import ResNet18
 from benchmarks.settings import Setting, settings
 from benchmarks.summary import BARS, summary
 
 from .breadth import breadth
+from .close import close
 
 WITHOUT = {"grad-cam": "", "zennit": "", "tangermeme": ""}
 SETTINGS = list(settings(quick=True, dtype=torch.float64))
@@ -335,3 +337,26 @@ def test_growth_is_drawn(tmp_path: Path) -> None:
     plot.draw(found(), tmp_path / "cases.png")
     assert (tmp_path / "growth.png").stat().st_size > 10_000
     assert (tmp_path / "cases.png").stat().st_size > 5_000
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore:You are providing multiple inputs for Lime")  # Captum's, of a batch
+def test_coalitions_beside_captum(capsys: pytest.CaptureFixture[str]) -> None:
+    coalitions.main(["--rounds", "1", "--size", "32"])
+    printed = capsys.readouterr().out.splitlines()
+    titles = [line for line in printed if line and not line.startswith(" ")]
+    assert titles == ["layer4 of a ResNet-18", "the input, 16 examples"]
+    rows = [line.split() for line in printed if line.startswith(" ")]
+    assert [row[-1] for row in rows if "leverage" in row] == ["1.0x", "1.0x"]
+    assert sum("Captum's" in row for row in rows) == 2
+
+
+@pytest.mark.full
+def test_what_captum_is_asked_at_a_layer_is_the_same_game() -> None:
+    model, x = ResNet18().double().eval(), torch.rand(1, 3, 32, 32, dtype=torch.float64)
+    mask = (torch.arange(512) * coalitions.PLAYERS // 512)[:, None, None]
+    kept = torch.rand(4, coalitions.PLAYERS) < 0.5
+    game = fa.game(model, x, layer="layer4", target=coalitions.TARGET, feature_mask=mask)
+    with torch.no_grad():
+        asked = coalitions.At(model, "layer4", x)(kept.double())[:, coalitions.TARGET]
+    close(game.value(kept)[:, 0], asked)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -106,6 +108,34 @@ def test_a_baseline_for_each_is_an_input() -> None:
     close_and_not_zero(run(y), fa.integrated_gradients(model, y, target=0, n_steps=4, baselines=X[:1]))
 
 
+@pytest.mark.parametrize("kind", breadth(["list", "array", "bound"], lambda kind: kind == "bound"))
+def test_classes_in_any_form_are_an_input(kind: str) -> None:
+    given: Any = {"list": [2, 0, -1], "array": np.array([2, 0, -1]), "bound": torch.tensor([2, 0, -1])}[kind]
+    method, options = (partial(fa.gradient, target=given), {}) if kind == "bound" else (fa.gradient, {"target": given})
+    run, y, other = fa.export(method, net(), X, **options).module(), torch.cat([X, X]), torch.tensor([0, 1, 2, 2, 1, 0])
+    close_and_not_zero(run(y, other), fa.gradient(net(), y, target=other))
+
+
+@pytest.mark.full
+def test_baselines_of_several_inputs_are_inputs() -> None:
+    model, x, y = nn.Bilinear(4, 4, 3).double(), (X, X.flip(0)), (X[:2] ** 2, X[:2])
+    run = fa.export(fa.integrated_gradients, model, x, target=0, n_steps=3, baselines=(-X, X + 1)).module()
+    found, expected = (
+        run(*y, -y[0], y[1] + 1),
+        fa.integrated_gradients(model, y, target=0, n_steps=3, baselines=(-y[0], y[1] + 1)),
+    )
+    close_and_not_zero(found[0], expected[0])
+    close_and_not_zero(found[1], expected[1])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("method", [fa.deep_lift_shap, fa.mean_over_baselines(fa.deep_lift)])
+def test_a_distribution_is_a_constant_however_many_it_has(method: Any) -> None:
+    run = fa.export(method, net(), X, target=[0, 1, 2], baselines=X.flip(1)).module()  # as many as examples
+    y, target = torch.cat([X, X**2]), torch.tensor([0, 1, 2, 2, 1, 0])
+    close_and_not_zero(run(y, target), method(net(), y, target=target, baselines=X.flip(1)))
+
+
 class TwoInputs(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -202,6 +232,100 @@ def test_sizes_that_are_the_batchs_by_chance() -> None:
         close_and_not_zero(program(x[:size]), fa.integrated_gradients(model, x[:size], target=1, layer="0", n_steps=3))
 
 
+# What is written in place, and what a model keeps.
+
+
+class Residual(nn.Module):
+    """Blocks as people write them, with ReLU in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm, self.side, self.out = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(4, 6), nn.Linear(6, 3)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.relu(self.first(x)))
+        y += self.side(x)
+        return self.out(self.relu(y))
+
+
+WRITTEN: dict[str, Any] = {
+    "targets": fa.each_target(fa.deep_lift, [0, 2]),
+    "rules": fa.each_target(fa.lrp, [0, 2]),
+    "ablation": partial(fa.feature_ablation, layer="norm", target=1),
+    "a path": partial(fa.integrated_gradients, layer="norm", target=1, n_steps=20),
+}
+
+
+@pytest.mark.parametrize("name", breadth(WRITTEN, lambda name: name == "ablation"))
+def test_operations_in_place_are_not_taken_for_one(name: str) -> None:
+    """And what lies beside the layer has a row for each point, too: in one batch, not in 20 copies of what follows it."""
+    model, method, y = Residual().double().eval(), WRITTEN[name], torch.cat([X, X**2])
+    program = fa.export(method, model, X)
+    close_and_not_zero(program.module()(y), method(model, y))
+    assert len(program.graph.nodes) < 250
+
+
+class Keeps(nn.Module):
+    runs: Tensor
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(4, 3)
+        self.register_buffer("runs", torch.ones(()))
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        y = self.linear(x)
+        self.seen.add_(y.mean(0).detach())
+        return y * torch.tanh(self.runs) + y * y
+
+
+def with_norm_in_train_mode() -> nn.Module:
+    torch.manual_seed(0)
+    last = [nn.Unflatten(1, (1, 4)), nn.BatchNorm1d(1), nn.Flatten(), nn.Linear(4, 3)]
+    return nn.Sequential(nn.Linear(4, 4), nn.Tanh(), *last).double().train()
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore:.*(train mode|one after another)")
+@pytest.mark.parametrize("model", [Keeps().double(), with_norm_in_train_mode()], ids=["keeps", "norm"])
+def test_what_a_model_keeps_is_as_it_was(model: nn.Module) -> None:
+    before, held = {name: t.clone() for name, t in model.state_dict().items()}, {id(t) for t in model.buffers()}
+    run = fa.export(fa.integrated_gradients, model, X, target=1, n_steps=3).module()
+    for _ in range(2):
+        close_and_not_zero(run(X**2), fa.integrated_gradients(model, X**2, target=1, n_steps=3))
+    assert {id(t) for t in model.buffers()} == held
+    for name, t in model.state_dict().items():
+        torch.testing.assert_close(t, before[name], rtol=0, atol=0)
+
+
+FUNCTIONS: dict[str, Any] = {
+    "a lambda": lambda x: (x**2).sum(1)[:, None].expand(-1, 2),
+    "a bound tensor": partial(torch.mul, torch.tensor([1.0, -2.0, 3.0, 0.5]).double()),
+}
+
+
+@pytest.mark.parametrize("name", breadth(FUNCTIONS, lambda name: name == "a lambda"))
+def test_functions(name: str) -> None:
+    """Of a function nobody knows whether it draws: what watches for that is no part of the program."""
+    run = fa.export(fa.input_x_gradient, FUNCTIONS[name], X, target=1).module()
+    close_and_not_zero(run(X[:2]), fa.input_x_gradient(FUNCTIONS[name], X[:2], target=1))
+
+
+@pytest.mark.full
+def test_what_cancels_out_is_equal_to_rounding() -> None:
+    """The mean of the gradient before an instance norm is zero."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2), nn.Tanh(), nn.Flatten(), nn.Linear(50, 3)).double()
+    x = torch.randn(2, 1, 7, 7).double()
+    assert fa.export(fa.grad_cam, model, x, layer="0", target=1).module()(x).abs().max() < 1e-12
+
+
 # What cannot be.
 
 
@@ -234,7 +358,6 @@ WRONG: dict[str, tuple[Any, nn.Module, dict[str, Any], str]] = {
         r"the method draws random numbers \(aten\.\w+.*and draw outside",
     ),
     "noise": (fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.1), net(), {}, r"the method draws random numbers"),
-    "a tolerance": (fa.integrated_gradients, net(), {"rtol": 0.9}, r"the values of a tensor decide what runs"),
     "a counted batch": (fa.gradient, net(Counts()), {}, r"as len\(x\) does: write x\.shape\[0\]"),
     "a batch of its own": (
         fa.gradient,
@@ -252,6 +375,28 @@ def test_what_cannot_be_a_program_is_told_why(name: str) -> None:
         fa.export(method, model, X, target=1, **options)
     assert str(told.value).startswith("export(target=1")
     assert "cannot be a program for batches of any size: " in str(told.value)
+
+
+OF_ONE_BATCH: dict[str, tuple[Any, dict[str, Any]]] = {
+    "indices": (fa.gradient, {"target": [(0,), (1,), (2,)]}),
+    "a mask": (fa.feature_ablation, {"target": 1, "feature_mask": torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1], [0, 1, 2, 2]])}),
+    "targets of a combinator": (fa.each_target(fa.gradient, torch.tensor([[0, 1, 2], [2, 1, 0]])), {}),
+}
+
+
+@pytest.mark.parametrize("name", breadth(OF_ONE_BATCH, lambda name: name == "indices"))
+def test_what_is_for_the_examples_of_one_batch_is_told(name: str) -> None:
+    method, options = OF_ONE_BATCH[name]
+    with pytest.raises(ValueError, match=r"an argument is for the examples of x alone.*Pass dynamic_batch=False") as told:
+        fa.export(method, net(), X, **options)
+    assert not re.search(r"\bs\d+\b", str(told.value))
+    program = fa.export(method, net(), X, dynamic_batch=False, **options)
+    close_and_not_zero(program.module()(-X), method(net(), -X, **options))
+
+
+def test_a_tolerance_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"rtol= chooses nodes by what it finds.*pass n_steps= in its place"):
+        fa.export(fa.integrated_gradients, net(), X, target=1, rtol=0.9)
 
 
 def test_a_model_in_train_mode_draws() -> None:

@@ -469,3 +469,20 @@ def test_what_is_overwritten_later_counts_as_it_was() -> None:
         found, kept = fa.lrp(model, X, target=1, rules=rules), fa.absorbed(model, X, target=1, rules=rules)
         close(found.flatten(1).sum(1) + sum(kept.values()), model(X)[:, 1].detach())
         assert set(kept) <= set(rules)
+
+
+def test_what_other_embeddings_keep() -> None:
+    """At one of several embeddings the others count as what they keep, also where a column of ids is cut out of a table."""
+    torch.manual_seed(0)
+    one, two = nn.Embedding(5, 3).double(), nn.Embedding(7, 3).double()
+    head = nn.Linear(3, 2).double()
+
+    def model(numbers: Tensor, ids: Tensor) -> Tensor:
+        return head(torch.tanh(one(ids[:, 0]) * two(ids[:, 1]) + two(ids[:, 1])) + numbers)  # type: ignore[no-any-return]  # a module's result
+
+    x = (torch.randn(4, 3, dtype=torch.float64), torch.randint(0, 5, (4, 2)))
+    for layer in (one, fa.output_of(two, call=0)):
+        found = fa.lrp(model, x, layer=layer, target=1, rules=R.epsilon())
+        kept = fa.absorbed(model, x, layer=layer, target=1, rules=R.epsilon())
+        assert found.any()
+        close(found.sum(1) + sum(kept.values()), model(*x)[:, 1].detach(), 1e-9)

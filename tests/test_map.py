@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import funattr as fa
 import funattr._steps.chunks
 from funattr._core.kernels import Folded
-from funattr._steps.chunks import chunk_for, chunks, fitting
+from funattr._steps.chunks import cached, chunk_for, chunks, fitting
 from funattr._steps.ways import each
 
 STEPS = torch.arange(10.0).reshape(10, 1)
@@ -54,6 +54,33 @@ def test_a_budget_of_memory() -> None:
             assert fits == 1 or fits * size <= room
             assert fits in (most, count) or (fits + 1) * 4 // 3 * size > room
         assert len({fitting(count, most, size, room) for count in (50, 100, 1000)}) == 1  # memory does not grow with the count
+
+
+def test_what_a_cpu_caches() -> None:
+    """8 MB of the widest value, whatever the order of widths is, and in any case four examples."""
+    nets: dict[str, nn.Module] = {
+        "wide": nn.Sequential(
+            nn.Conv2d(1, 64, 3, padding=1), nn.Conv2d(64, 16, 3, padding=1), nn.Flatten(), nn.Linear(1024, 10)
+        ),
+        "halved": nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1, stride=2), nn.MaxPool2d(2), nn.Conv2d(8, 64, 1), nn.AvgPool2d((2, 1))
+        ),
+        "perceptron": nn.Sequential(nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 10)),
+        "not a layer": nn.ReLU(),
+        "lazy": nn.LazyLinear(7),
+    }
+    widest = {"wide": 64 * 64, "halved": 64 * 4, "perceptron": 1024, "not a layer": 64, "lazy": 64}
+    for name, net in nets.items():
+        found = cached(net, [torch.zeros(100, 1, 8, 8)])
+        assert found == (1 << 23) // (4 * 100 * widest[name]), name
+        assert cached(net.double(), [torch.zeros(100, 1, 8, 8, dtype=torch.float64)]) == found // 2
+        assert cached(net, [torch.zeros(1).expand(1, 1, 8192, 8192)]) == 4
+        assert cached(net, [torch.zeros(1).expand(50, 1, 8192, 8192)]) == 1
+        assert cached(net, [torch.zeros(100, 1, 8, 8)], 10) == max(1, found // 10)  # vmapped over ten
+    assert chunk_for(50, None, torch.zeros(100, 1, 8, 8), shares=False, root=nets["wide"]) == 5
+    assert chunk_for(50, 20, torch.zeros(100, 1, 8, 8), shares=False, root=nets["wide"]) == 20
+    assert chunk_for(50, None, torch.zeros(100, 1, 8, 8), shares=True, root=nets["wide"]) == 50
+    assert chunk_for(50, None, torch.zeros(100, 1, 8, 8), shares=False) == 25  # a plain function
 
 
 def test_a_gpu_has_the_room_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,17 @@ def test_efficiency_at_every_budget(players: int, seed: int, data: st.DataObject
     close(found.sum(1), every - none)
 
 
+@pytest.mark.parametrize(("players", "budget"), [(40, 81), (40, 82), (63, 127), (63, 128), (70, 141)])
+def test_nearly_singular_fits_keep_the_sum(players: int, budget: int) -> None:
+    """About as many pairs as unknowns: values of tens, from a few random rows."""
+    net, x = net_of(players, 3)
+    gain = net(x)[:, 0] - net(0 * x)[:, 0]
+    for sampling in ("leverage", "kernel"):
+        for seed in range(3):
+            found = fa.shapley(net, x, target=0, sampling=sampling, n_samples=budget, generator=seeded(seed))
+            close(found.sum(1), gain.detach())
+
+
 @given(players=st.integers(2, 12), seed=st.integers(0, 99), sampling=st.sampled_from(("leverage", "kernel")))
 def test_what_interacts_in_pairs_is_exact_at_full_rank(players: int, seed: int, sampling: str) -> None:
     torch.manual_seed(seed)

@@ -33,7 +33,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     `integrated_gradients` with n steps n and ``n T``, `feature_ablation` its passes once for all. Memory does not grow with
     T beyond the result. Classes are mapped over where that is faster and takes no memory to speak of: for small inputs, and on
     a GPU as long as their gradients fit into 0.2 GB. Neurons and ``"argmax"`` run one by one; so does all that has a tolerance,
-    `rtol`, and all targets under `torch.compile`, which sees what they share, and under transforms.
+    `rtol`, and all but classes under `torch.compile` and under transforms: there each target runs its own passes.
 
     Args:
         method: a method.

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .._torch import beside_traces
 from .._types import Tree, as_it_is, tensors
 from .._words import warn
 from .code import Words
@@ -66,7 +67,7 @@ class Chance:
     def _ended(self, before: list[Tensor], whole: bool) -> None:
         assert self.start is not None
         after = _get(self.generators)
-        if not self.drew and any(bool((a != b).any()) for a, b in zip(self.start, after)):
+        if not self.drew and any(map(_moved, self.start, after)):
             self.drew = True
             self.tell()
         if self.drew:
@@ -101,6 +102,11 @@ def chance_of(modules: Sequence[nn.Module], model: Any, x: Tree, apart: bool, tr
 
 def _get(generators: Sequence[torch.Generator]) -> list[Tensor]:
     return [g.get_state() for g in generators]
+
+
+def _moved(a: Tensor, b: Tensor) -> bool:
+    with beside_traces():
+        return not torch.equal(a, b)
 
 
 def _set(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:

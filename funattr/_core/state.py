@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch import is_view, is_wrapped, times_written, tracing, without_transforms
+from .._torch import beside_traces, is_view, is_wrapped, times_written, tracing, without_transforms
 from .._types import as_it_is
 from .._words import warn
 from .chance import DRAWS, GENERATORS, generator_kind, same_state, with_same_draws
@@ -112,7 +112,8 @@ class State:
             for weight in _weights(child):
                 if id(weight) not in self.met:
                     self.met.add(id(weight))
-                    self.parameters.append((weight, weight.detach(), _copied(weight).detach()))
+                    with beside_traces():
+                        self.parameters.append((weight, weight.detach(), _copied(weight).detach()))
 
     def __enter__(self) -> None:
         _kept.state = self
@@ -138,9 +139,10 @@ class State:
         for weight, where, before in self.parameters:
             if weight.data_ptr() != where.data_ptr():
                 weight.data = where
-            if not torch.equal(where, before):  # written through .data, it has no new version
-                where.data.copy_(before)
-                self.times += 1
+            with beside_traces():
+                if not torch.equal(where, before):  # written through .data, it has no new version
+                    where.data.copy_(before)
+                    self.times += 1
         for generator, kind, before in self.draws:
             read, write = GENERATORS[kind]
             if not same_state(read(generator), before):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._combine.dress import about, check_method, name_of
+from .._core.door import opening
+from .._core.passes import forward, kept, question
+from .._core.state import statistics_kept
 from .._core.where import bind
 from .._steps.fold import same
 from .._torch import tree_flatten, tree_unflatten
@@ -18,9 +23,6 @@ from .._words import complaint, door, kind_of
 from .reasons import Refused, check_draws, drawing, reason
 from .trace import Way, tidied, traced
 
-#: The arguments that may have a row for each example, and are inputs of the program then.
-_WITH_ROWS = ("target", "baselines")
-
 
 class Inputs(NamedTuple):
     """The tensors that a program is given: those of x, and arguments with a row for each example."""
@@ -28,8 +30,12 @@ class Inputs(NamedTuple):
     names: list[str]
     values: list[Tensor]
     sized: list[bool]  # whose first size is that of the batch
-    call: Callable[[Sequence[Tensor]], Tree]  # the method, for others in their place
+    given: Callable[[Sequence[Tensor]], list[Any]]  # x and these arguments, with others in their place
+    method: Callable[..., Tree]  # for these
     by_name: bool
+
+    def call(self, values: Sequence[Tensor]) -> Tree:
+        return self.method(*self.given(values))
 
     def run(self, program: Any, values: Sequence[Tensor]) -> Tree:
         return program(**dict(zip(self.names, values))) if self.by_name else program(*values)
@@ -51,8 +57,9 @@ def export(
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
         x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
         dynamic_batch: True for a program that takes batches of any size, False for one that takes batches of x's size.
-        arguments: the method's own. A `target` ``[N]`` with one class per example, or `baselines` ``[N, ...]`` with one for
-            each, is an input of the program, after those of x; everything else is a constant of it.
+        arguments: the method's own. A `target` with one class per example, a tensor ``[N]`` or a list, and `baselines`
+            ``[N, ...]`` with one for each, are inputs of the program, after those of x, here or bound in `method`; everything
+            else is a constant of it.
 
     Returns:
         The program. Its inputs are the tensors of x, as the model takes them: by position, those of a dict by name. Its results
@@ -74,8 +81,12 @@ def export(
     check_method(method)
     if not isinstance(dynamic_batch, bool):
         raise complaint(TypeError, f"dynamic_batch must be True or False, got {kind_of(dynamic_batch)}.")
+    if arguments.get("rtol") is not None:
+        text = "rtol= chooses nodes by what it finds, and a program has one way for all: pass n_steps= in its place."
+        raise complaint(ValueError, f"{name_of(method)} cannot be a program: {text}")
     inputs = _inputs(method, model, x, arguments)
-    with torch.inference_mode(False), torch.no_grad():
+    root = bind(model).root
+    with torch.inference_mode(False), torch.no_grad(), statistics_kept([] if root is None else [*root.modules()]):
         before = torch.get_rng_state()
         inputs.call(inputs.values)  # what is wrong without an export is said as without one
         draws = about(method).draws or not torch.equal(before, torch.get_rng_state())
@@ -98,7 +109,7 @@ def _exported(method: Explains, model: Model, inputs: Inputs, dynamic: bool, dra
         for way in tries:
             try:
                 program = _program(example, model, way, about(method).draws)
-                _check(program, inputs, batches)
+                _check(program, inputs, model, batches)
                 return program
             except Exception as error:
                 if isinstance(error, Refused) and error.last:
@@ -120,7 +131,7 @@ def _program(inputs: Inputs, model: Model, way: Way, draws: bool) -> torch.expor
     return torch.export.export(graph, tuple(inputs.values), dynamic_shapes=tuple(dims))
 
 
-def _check(program: torch.export.ExportedProgram, inputs: Inputs, batches: Sequence[Sequence[Tensor]]) -> None:
+def _check(program: torch.export.ExportedProgram, inputs: Inputs, model: Model, batches: Sequence[Sequence[Tensor]]) -> None:
     """The program gives what the method gives, at batches of several sizes: what was taken for granted is shown."""
     run = program.module()
     for values in batches:
@@ -133,46 +144,78 @@ def _check(program: torch.export.ExportedProgram, inputs: Inputs, batches: Seque
                 raise Refused(f"the model does not take a batch of {size} ({text}): pass dynamic_batch=False.") from error
             raise
         found = tensors(inputs.run(run, values))
-        if len(found) != len(expected) or not all(map(same, found, expected)):
+        noise = _rounding(model, inputs.given(values)[0])
+        if len(found) != len(expected) or not all(_agree(*pair, noise) for pair in zip(found, expected)):
             raise Refused(
                 f"what the program gives for a batch of {size} is not what the method gives: the model, or a callable in the "
                 f"call, holds something of the batch that was traced (its size, or rows of its own). Pass dynamic_batch=False."
             )
 
 
+def _agree(found: Tensor, expected: Tensor, noise: float) -> bool:
+    """Whether two results are one, to rounding: of each other's size, or that of what cancels out."""
+    if same(found, expected):
+        return True
+    return found.shape == expected.shape and found.dtype == expected.dtype and bool((found - expected).abs().max() <= noise)
+
+
+@opening
+def _rounding(model: Model, x: Tree) -> float:
+    """How much is rounding, of numbers as large as the model's outputs."""
+    outputs = [t for t in tensors(forward(question(model, x, None, None), kept).output) if t.is_floating_point() and t.numel()]
+    return max((4 * torch.finfo(t.dtype).eps * float(t.abs().max()) for t in outputs), default=0.0)
+
+
 # What goes into a program.
 
 
 def _inputs(method: Explains, model: Model, x: Tree, arguments: Mapping[str, Any]) -> Inputs:
-    size = batch_size(x)
-    leaves, spec = tree_flatten(map_tensors(_plain, x))
+    size, own = batch_size(x), method.keywords if isinstance(method, partial) else {}
+    given = {name: value for name, value in {**own, **arguments}.items() if _has_rows(method, name, value, size)}
+    leaves, spec = tree_flatten([map_tensors(_plain, x), *(map_tensors(_plain, _as_tensor(value)) for value in given.values())])
     where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    given = {name: arguments[name] for name in _WITH_ROWS if _has_rows(name, arguments.get(name), size)}
-    values = [leaves[i] for i in where] + [_plain(value) for value in given.values()]
+    values = [leaves[i] for i in where]
     sized = [t.shape[:1] == (size,) for t in values]
 
-    def call(new: Sequence[Tensor]) -> Tree:
-        filled = list(leaves)
+    def filled(new: Sequence[Tensor]) -> list[Any]:
+        every = list(leaves)
         for i, t in zip(where, new):
-            filled[i] = t
-        return method(model, tree_unflatten(filled, spec), **{**arguments, **dict(zip(given, new[len(where) :]))})
+            every[i] = t
+        whole: list[Any] = tree_unflatten(every, spec)
+        return whole
 
-    return Inputs([*_names(x, len(where)), *given], values, sized, call, isinstance(x, Mapping))
+    def run(first: Tree, *rest: Any) -> Tree:
+        return method(model, first, **{**arguments, **dict(zip(given, rest))})
+
+    names = [name for key, value in {"x": x, **given}.items() for name in _names(key, value)]
+    return Inputs(names, values, sized, filled, run, isinstance(x, Mapping))
 
 
 def _plain(value: Tensor) -> Tensor:
     return value.clone() if value.is_inference() else value.detach()
 
 
-def _has_rows(name: str, value: Any, size: int) -> bool:
+def _as_tensor(value: Any) -> Any:
+    """Classes in a list or an array, as a tensor."""
+    numbers = isinstance(value, list) and all(isinstance(each, (int, np.integer)) for each in value)
+    return torch.as_tensor(value) if numbers or isinstance(value, np.ndarray) else value
+
+
+def _has_rows(method: Explains, name: str, value: Any, size: int) -> bool:
     """Whether there is one for each example. A single row of baselines is a reference for all; a target of one is one's own."""
-    return isinstance(value, Tensor) and value.shape[:1] == (size,) and (size > 1 or name == "target")
+    if name == "baselines" and about(method).baselines != "several":
+        rows = [t.shape[:1] == (size,) for t in tensors(value)] if isinstance(value, (Tensor, tuple, list, Mapping)) else []
+        return size > 1 and any(rows)
+    found = _as_tensor(value)
+    return name == "target" and isinstance(found, Tensor) and found.shape == (size,)
 
 
-def _names(x: Tree, count: int) -> list[str]:
-    if isinstance(x, Mapping) and len(x) == count:
-        return [str(name) for name in x]
-    return ["x"] if count == 1 else [f"x{i}" for i in range(count)]
+def _names(name: str, value: Tree) -> list[str]:
+    """What the tensors of `value` are called: as the caller calls them, where they stand in a dict."""
+    count = len(tensors(value))
+    if isinstance(value, Mapping) and len(value) == count:
+        return [str(key) if name == "x" else f"{name}_{key}" for key in value]
+    return [name] if count == 1 else [f"{name}{i}" for i in range(count)]
 
 
 # Batches of other sizes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from types import TracebackType
 
@@ -47,6 +48,9 @@ def reason(error: Exception) -> str:
             f"{at or 'somewhere'} the values of a tensor decide what runs, and a program has one way for all: write it with "
             f"torch.where or a mask, or export a part of the model without it."
         )
+    if hasattr(error, "complaint") and re.search(r"\bs\d+\b", text):  # a symbol for the size of the batch
+        text = re.sub(r"\bs\d+\b", "any number of", text)
+        return f"an argument is for the examples of x alone, and is no input of a program ({text}) Pass dynamic_batch=False."
     return f"{at or 'somewhere'} it cannot be traced ({type(error).__name__}: {text[:200]})."
 
 

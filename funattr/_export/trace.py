@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.func import functionalize
 
 from .._core.kernels import PlainAttention
 from .._steps.fold import rows_taken_alone
-from .._torch import fake_batch
+from .._torch import fake_batch, writes
 from .._types import as_it_is
 from .decompositions import as_forward
 from .reasons import Refused
@@ -32,11 +34,24 @@ def traced(function: Callable[..., Any], values: Sequence[Tensor], sized: Sequen
     mode: Any = "fake" if way is Way.MAPPED else "symbolic"
     with rows_taken_alone() if way is Way.FOLDED else as_it_is, PlainAttention():
         graph = make_fx(function, as_forward(), tracing_mode=mode, _allow_non_fake_inputs=True)(*fakes)
+    if _writes(graph):
+        with contextlib.suppress(RuntimeError):  # the model writes to tensors of its own
+            graph = make_fx(functionalize(graph), tracing_mode=mode, _allow_non_fake_inputs=True)(*fakes)
     if is_number():
         raise Refused(
             "something makes a number of the size of the batch, as len(x) does: write x.shape[0], or pass dynamic_batch=False."
         )
     return graph
+
+
+def _writes(graph: fx.GraphModule) -> bool:
+    """Whether something is written in place, without what was tried and failed, which has no value."""
+    for node in reversed(graph.graph.nodes):
+        if node.op == "call_function" and "val" not in node.meta and not node.users:
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return any(writes(node.target) for node in graph.graph.nodes)
 
 
 def tidied(graph: fx.GraphModule, model: nn.Module | None, names: Sequence[str]) -> fx.GraphModule:
@@ -46,10 +61,10 @@ def tidied(graph: fx.GraphModule, model: nn.Module | None, names: Sequence[str])
     _name_state(graph, model)
     for node, name in zip(graph.graph.find_nodes(op="placeholder"), names):
         node.target = node.name = name
-    graph.graph.eliminate_dead_code()
-    done = CSEPass(get_CSE_banned_ops())(graph)
-    graph = graph if done is None else done.graph_module
-    graph.graph.eliminate_dead_code()
+    if not _writes(graph):  # what is written to is another value from there on
+        done = CSEPass(get_CSE_banned_ops())(graph)
+        graph = graph if done is None else done.graph_module
+        graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
 

@@ -89,7 +89,7 @@ def _averaged(
     if len(q.sites.sites) > 1 and not tracing() and not transforms_active():
         look(q)  # whether one feeds another: the passes cannot tell under vmap
     samples, count = distribution(x, baselines, ids=bool(q.inner))
-    size = min(count, chunk_for(count, chunk_size, x, shares=bool(q.inner)))
+    size = min(count, chunk_for(count, chunk_size, x, shares=bool(q.inner), root=q.bound.root))
     if func is None and len(q.sites.sites) < 2 and size == count and pays(q, count) and not q.create_graph:
         return _in_one_batch(task, samples, count, multiply)
 

@@ -17,7 +17,7 @@ from .lift import slopes as slopes
 from .lift.table import ENTRIES
 from .relu import SPELLED, deconv_relu, guided_relu
 
-maps = (slopes.scaled, slopes.scaled2, slopes.matmul, slopes.rows, slopes.normal, slopes.picked)
+maps = (slopes.scaled, slopes.scaled2, slopes.matmul, slopes.rows, slopes.attention, slopes.normal, slopes.picked)
 for function in (guided_relu, deconv_relu, hold, switch, *maps):
     torch.compiler.allow_in_graph(function)
 

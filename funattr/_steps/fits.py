@@ -14,16 +14,13 @@ ROOM = 1 << 22
 def least_squares(rows: Callable[[int, int], Tensor], right: Tensor, width: int, drawn: Tensor) -> tuple[Tensor, Tensor]:
     """The least squares solution of least norm ``[M, N]`` of ``A x = right``, and its standard errors.
 
-    ``A`` ``[K, M]`` comes in parts: ``rows(start, stop)``. By ``A^T A``, and twice the same for what is left over, so that no
-    digits are lost. Errors are ``diag(A+ diag(drawn r^2 / (1 - h)) A+^T)``, squared, with the residuals r and the leverages h.
+    ``A`` ``[K, M]`` comes in parts: ``rows(start, stop)``. By ``(A^T A)+``, and twice the same for what is left over, so that
+    no digits are lost. Errors are ``diag(A+ diag(drawn r^2 / (1 - h)) A+^T)``, squared, with the residuals r and the
+    leverages h.
     """
     step = max(1, ROOM // max(width, 1))
     parts = [(a, min(a + step, len(right))) for a in range(0, len(right), step)]
-    gram = torch.zeros(width, width, dtype=torch.float64)
-    for a, b in parts:
-        own = rows(a, b)
-        gram += own.T @ own
-    inverse = torch.linalg.pinv(gram, rtol=1e-12, hermitian=True)
+    inverse = _inverse(rows, parts, width)
     found = right.new_zeros(width, right.shape[1])
     for _ in range(3):
         missed = torch.zeros_like(found)
@@ -40,6 +37,21 @@ def least_squares(rows: Callable[[int, int], Tensor], right: Tensor, width: int,
         left = (right[a:b] - own.to(right) @ found).square()
         squares = squares + back.square().T.to(right) @ (shares * left)
     return found, squares.sqrt()
+
+
+def _inverse(rows: Callable[[int, int], Tensor], parts: list[tuple[int, int]], width: int) -> Tensor:
+    """``(A^T A)+``: where A has few rows, and may be nearly singular, by its own singular values, which are not squared."""
+    if len(parts) == 1 and parts[0][1] <= 2 * width:
+        _, s, v = torch.linalg.svd(rows(*parts[0]), full_matrices=False)
+        least = 1e-13 * s.max()
+        found: Tensor = (v.T * torch.where(s > least, 1 / s.clamp(min=least).square(), 0)) @ v
+    else:
+        gram = torch.zeros(width, width, dtype=torch.float64)
+        for a, b in parts:
+            own = rows(a, b)
+            gram += own.T @ own
+        found = torch.linalg.pinv(gram, rtol=1e-12, hermitian=True)
+    return found
 
 
 def lasso(kept: Tensor, right: Tensor, weights: Tensor, alpha: float) -> Tensor:

@@ -114,18 +114,21 @@ def rows_taken_alone() -> Iterator[None]:
 
 def all_at_site(q: Question, count: int, ask: Callable[[Question], Tree]) -> Tree | None:
     """`ask` of a question whose values at the sites become ``[count * N, ...]`` there, by what it puts: what lies before them
-    runs for N rows. The results have a leading dimension. None where something else after the sites has N rows, too."""
+    runs for N rows or, where something else meets what lies after them, for all. The results have a leading dimension. None
+    where neither goes."""
     bound = q.bound if rows_alone(q) else q.bound.under(NoBranches())
     whole = q._replace(bound=bound, target=_repeated(q.target, count, q.size), size=count * q.size)
-    try:
-        found = ask(whole)
-    except Branch:
-        return None
-    except Exception as error:
-        if isinstance(error, OutOfMemoryError) or interrupted(error):
-            raise
-        return None
-    return map_tensors(lambda t: _blocks(t, 0, count), found)
+    for x in (q.x, map_tensors(lambda t: t.expand(count, *t.shape).flatten(0, 1), q.x)):
+        try:
+            found = ask(whole._replace(x=x))
+        except Branch:
+            return None
+        except Exception as error:
+            if isinstance(error, OutOfMemoryError) or interrupted(error):
+                raise
+        else:
+            return map_tensors(lambda t: _blocks(t, 0, count), found)
+    return None
 
 
 def batch_dim(own: torch.Size, size: int, shape: torch.Size, rows: int) -> int | None:

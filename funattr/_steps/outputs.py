@@ -50,7 +50,7 @@ class Outputs:
         self, count: int, chunk_size: ChunkSize, like: Tree, *, shares: bool, times: int = 1
     ) -> Iterable[tuple[int, int]]:
         """`count` steps in chunks; where it may matter, one first, and then as many as their outputs allow."""
-        size = chunk_for(count, chunk_size, like, shares=shares, times=times)
+        size = chunk_for(count, chunk_size, like, shares=shares, times=times, root=self.q.bound.root)
         if given_chunk(chunk_size) is not None or not self.suspect(like, size):
             return chunks(count, size)
         return self.limited_parts(0, count, size, like)

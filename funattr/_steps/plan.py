@@ -12,7 +12,7 @@ from .._core.passes import Question
 from .._torch import tracing, tree_flatten
 from .._types import Tree, tensors
 from .._words import complaint, warn
-from .chunks import fitting
+from .chunks import cached, fitting
 from .groups import numbered, one_each
 from .matching import Ranges, by_site, check_compares, matched, ranges, rows_in
 from .outputs import widened
@@ -20,8 +20,9 @@ from .outputs import widened
 #: Above this many passes, a warning. A table has fewer columns, and the smallest of pictures (3 x 32 x 32) fewer numbers; at a
 #: millisecond for each, which few models take less than, it is the point from where the answer does not come at once.
 MANY = 10_000
-#: Examples that run at once on a CPU, where steps share nothing. Of 64 digits and three convolutions, twice as many take 2.4
-#: times as long for each example, and half as many the same.
+
+
+#: Examples that run at once on a CPU in any case, without gradients: half as many take as long for each, or longer.
 ROWS = 512
 
 
@@ -138,8 +139,9 @@ def _at_once(q: Question, found: list[Tensor], steps: int) -> int:
     elements = widened(q, found)
     if not q.inner:
         on_cpu = all(t.device.type == "cpu" for t in found)
-        # What a network makes of many examples at once is fetched from memory again for each of its operations.
-        most = max(1, min(50, ROWS // max(1, found[0].shape[0]))) if on_cpu and found[0].dim() else 50
+        most = min(50, cached(q.bound.root, found))
+        if most < 50:  # not so where sizes are symbolic
+            most = max(most, min(50, ROWS // max(1, q.size)))
         return fitting(steps, most, elements, 1 << (19 if on_cpu else 21))
     size = fitting(steps, 50, elements, 1 << 23)
     while 50 <= size < steps and 2 * size * elements <= 1 << 20:

@@ -150,7 +150,8 @@ def _all_points(q: Question, steps: Iterator[Tree], point: Callable[[Tree], Poin
     each = [point(step) for step in steps]
 
     def together(i: int, values: list[Tensor]) -> list[Tensor]:
-        return [torch.cat(same) for same in zip(*(at(i, values) for at in each))]
+        own = [t[: q.size] for t in values]
+        return [torch.cat(same) for same in zip(*(at(i, own) for at in each))]
 
     def ask(q: Question) -> list[Tree]:
         values[:], slopes = gradients(q, together)
@@ -158,4 +159,4 @@ def _all_points(q: Question, steps: Iterator[Tree], point: Callable[[Tree], Poin
 
     values: list[Tree] = []
     found = all_at_site(q, len(each), ask)
-    return None if found is None else (map_tensors(lambda t: t[None], values), found)
+    return None if found is None else (map_tensors(lambda t: t[None, : q.size], values), found)

@@ -87,6 +87,7 @@ def of_pairs(game: Opened, pairs: Pairs) -> Found:
         return roots[start:stop] * (z - z.mean(1, keepdim=True))
 
     values, errors = least_squares(rows, roots.to(right) * right, m, 1 - pairs.chances)
+    values = values - values.mean(0)  # rows sum to 0, and so does the solution, but for rounding
     return Found((gain / m + values).to(scores), errors.to(scores))
 
 

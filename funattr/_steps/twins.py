@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._torch import (
+    Memory,
     OutOfMemoryError,
     below_vmap,
     is_mapped,
@@ -60,28 +61,37 @@ class _Twins(TorchFunctionMode):
     def __init__(self, count: int) -> None:
         super().__init__()
         self.count = count
-        self.shared: dict[int, tuple[Tensor, int]] = {}  # memory that stands for many rows, and its version
+        self.shared: dict[int, Memory] = {}  # by address: what stands for many rows, and how often it was written to here
+        self.copies: set[int] = set()  # of these, what is one memory in the model and two here: not to be written to
+        self.intact = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not kwargs and _passes(func):
+            return func(*args)
         kwargs = kwargs or {}
         where = _ALONE[func](*args, **kwargs) if func in _ALONE and args else []
-        written = bool(self.shared) and self._writes(func, args, kwargs)
+        writes = _writes(func)
+        written = bool(self.shared) and self._overwrites(func, args, kwargs)
         # Looking costs a pass over the data, and starting over all of the model's.
-        rows = {i: self.row(args[i], written or func in _COSTLY) for i in where}
-        alike = bool(where) and not any(row is None for row in rows.values())
+        given = list(args)
+        for i in where:
+            given[i] = self.row(args[i], written or func in _COSTLY)
+        alike = bool(where) and not any(given[i] is None for i in where)
         if written:
-            if not alike:
+            if not alike or _memory(args[0]) in self.copies:
                 raise _Written
-            func(*(rows.get(i, arg) for i, arg in enumerate(args)), **kwargs)
+            func(*given, **kwargs)
             return self._share(args[0], written=1)
-        if alike and not _writes(func):
-            found = func(*(rows.get(i, arg) for i, arg in enumerate(args)), **kwargs)
+        if alike and not writes:
+            found = func(*given, **kwargs)
             if isinstance(found, Tensor):
                 with without_modes():
                     return self._share(found.expand(self.count, *found.shape[1:]))
         found = func(*args, **kwargs)
         if self.shared and _name(func) in _ALIASES and isinstance(found, Tensor) and self._is_shared(args[0]):
-            self._share(found)  # the same memory, or it would be if the rows had memory of their own: not to be written to
+            self._share(found)
+            if _memory(found) != _memory(args[0]):  # the rows have no memory of their own; if they had, it would be this
+                self.copies |= {_memory(found), _memory(args[0])}
         return found
 
     def row(self, t: Tensor, looks: bool = True) -> Tensor | None:
@@ -95,22 +105,29 @@ class _Twins(TorchFunctionMode):
 
     def untouched(self) -> bool:
         """Whether nothing has been written to shared memory unseen, by a script for one."""
-        return all(times_written(base) == version for base, version in self.shared.values())
+        return self.intact and all(memory.as_noted for memory in self.shared.values())
 
     def _share(self, t: Tensor, written: int = 0) -> Tensor:
         with without_modes():
             plain = plain_data(t)
-            written = min(written, times_written(plain))  # 0 where there are no versions
-            _, version = self.shared.get(_memory(plain), (plain, times_written(plain) - written))
-            self.shared[_memory(plain)] = plain, version + written
+            place = plain.untyped_storage().data_ptr()
+            known = self.shared.get(place)
+            if known is None or known.gone:
+                self.intact = self.intact and (known is None or known.as_noted)
+                self.copies.discard(place)
+                self.shared[place] = Memory(plain)
+            else:
+                known.noted += min(written, times_written(plain))  # 0 where there are no versions
         return t
 
     def _is_shared(self, t: Any) -> bool:
         """Whether `t` lies in shared memory."""
-        with without_modes():
-            return isinstance(t, Tensor) and _memory(plain_data(t)) in self.shared
+        if not isinstance(t, Tensor):
+            return False
+        known = self.shared.get(_memory(t))
+        return known is not None and not known.gone
 
-    def _writes(self, func: Any, args: Any, kwargs: Any) -> bool:
+    def _overwrites(self, func: Any, args: Any, kwargs: Any) -> bool:
         """Whether the call writes to shared memory, or could do so out of our sight."""
         if _writes(func) or _in_place(func, args, kwargs):
             return self._is_shared(args[0])
@@ -118,7 +135,8 @@ class _Twins(TorchFunctionMode):
 
 
 def _memory(t: Tensor) -> int:
-    return t.untyped_storage().data_ptr()
+    with without_modes():
+        return plain_data(t).untyped_storage().data_ptr()
 
 
 def _name(func: Any) -> str:
@@ -131,6 +149,12 @@ def _writes(func: Any) -> bool:
     if name == "__get__":  # of an attribute
         return getattr(getattr(func, "__self__", None), "__name__", "") == "data"
     return (name.endswith("_") and not name.endswith("__")) or name in _WRITES
+
+
+@functools.cache
+def _passes(func: Any) -> bool:
+    """Whether an operation, called without names, has nothing to do with rows that are the same."""
+    return func not in _ALONE and not _writes(func) and _name(func) not in _ALIASES
 
 
 def _in_place(func: Any, args: Any, kwargs: Any) -> bool:

@@ -221,7 +221,8 @@ def _all_at_sites(q: Question, features: Features, plan: Plan, steps: list[Tenso
     """`_at_sites` in one batch that begins at the sites."""
 
     def put(i: int, value: Tree, shared: bool) -> Tree:
-        return map_tensors(lambda t: t.flatten(0, 1), without(q, features, plan, steps, i, value))
+        own = map_tensors(lambda t: t[: q.size], value)
+        return map_tensors(lambda t: t.flatten(0, 1), without(q, features, plan, steps, i, own))
 
     if any(ids is None for each in plan.ids for ids in each):
         return None  # what is held there has one row for each example

@@ -19,6 +19,7 @@ from torch._C._functorch import _vmap_increment_nesting as enter_vmap
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from .tensors import (
+    Memory,
     alone_in_memory,
     base_of,
     edge_of,
@@ -43,6 +44,7 @@ from .traces import (
     observed_by_dispatch_mode,
     show_to_modes,
     tracing,
+    writes,
 )
 from .transforms import (
     below_vmap,

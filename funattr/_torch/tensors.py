@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 
-from .traces import tracing
+# The memory of a tensor by a reference that does not hold it.
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from .traces import observed_by_dispatch_mode, tracing
 from .transforms import is_wrapped
 
 #: Makes of a tensor, by whatever name it is held, another; since torch 2.3.
@@ -38,6 +41,26 @@ def saved_input(node: Any) -> torch.Tensor | None:
 def times_written(value: torch.Tensor) -> int:
     """How often the memory of `value` was written to, as torch counts it; 0 where it does not."""
     return 0 if tracing() or value.is_inference() else value._version
+
+
+class Memory:
+    """The memory of a tensor, known for as long as it lives, and how often it was written to, also later. It is not held."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self._lives = StorageWeakRef(value.untyped_storage())
+        self._counter = value  # held where taking its data away would be seen
+        if type(value) is torch.Tensor and not (value.is_inference() or observed_by_dispatch_mode()):
+            self._counter = value.detach()
+            self._counter.data = value.new_empty(0)  # which counts on with the others
+        self.noted = times_written(value)
+
+    @property
+    def gone(self) -> bool:
+        return bool(self._lives.expired())
+
+    @property
+    def as_noted(self) -> bool:
+        return times_written(self._counter) == self.noted
 
 
 def is_view(value: torch.Tensor) -> bool:

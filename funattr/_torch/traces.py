@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
+from torch._C._functorch import peek_interpreter_stack
 
 F = TypeVar("F")
 
@@ -40,9 +41,16 @@ def show_to_modes(functions: Iterable[Any]) -> None:
 
 
 def autograd_function(kind: F) -> F:
-    """For a torch.autograd.Function with a setup_context: `apply` binds the arguments of its forward, and asks for the
-    signature at every call, which takes longer than a small operation. Here it is at hand."""
-    kind.forward.__signature__ = inspect.signature(kind.forward)  # type: ignore[attr-defined]  # private: its stub leaves it out
+    """For a torch.autograd.Function with a setup_context: `apply` binds the arguments of its forward by their names, at every
+    call, which takes longer than a small operation. Here they come by position, all of them."""
+    known: Any = kind  # a class, to mypy any callable
+    whole, plain = known.apply, super(torch.autograd.Function, known).apply
+
+    def apply(*args: Any) -> Any:
+        return (whole if tracing() or peek_interpreter_stack() is not None else plain)(*args)
+
+    known.forward.__signature__ = inspect.signature(known.forward)
+    known.apply = staticmethod(apply)
     return kind
 
 
@@ -99,6 +107,12 @@ def fake_batch(values: Sequence[torch.Tensor], sized: Sequence[bool]) -> tuple[l
         return any(isinstance(size, int) or size.node.expr.is_number for size in first)
 
     return made, is_number
+
+
+def writes(operation: Any) -> bool:
+    """Whether an operation of a graph writes to what it is given."""
+    schema = getattr(operation, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def backward_decompositions() -> dict[Any, Callable[..., Any]]:

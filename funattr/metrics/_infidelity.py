@@ -200,7 +200,7 @@ def _sampled(
     found: list[Tensor] = []
     at = [k for k, leaf in enumerate(site.leaves) if isinstance(leaf, Tensor)]
     like = [site.leaves[k] for k in at]
-    for a, b in reported(parts(count + 1, chunk_size, like, shares=bool(q.inner))):
+    for a, b in reported(parts(count + 1, chunk_size, like, shares=bool(q.inner), root=q.bound.root)):
         steps = [move() if s else site.leaves for s in range(a, b)]
         points = [torch.stack([step[k] for step in steps]) for k in at]
         dots.append(_dots(site, dict(zip(at, points)), shares))

@@ -17,6 +17,11 @@ from .passes import Leaves, leaves, recorded, row, with_leaves
 Input = dict[str, Any] | tuple[Any, ...] | Tensor
 
 
+def filled(q: Asked, baseline: float) -> Leaves:
+    """The value at the site, all at one number."""
+    return [torch.full_like(t, baseline) for t in loops.value(q)]
+
+
 class Alone:
     """Everything that the methods are made of, for one model at one site, each made when first asked for."""
 
@@ -110,8 +115,21 @@ class Alone:
 
     def ablated(self, ids: Leaves, count: int, baseline: float) -> Leaves:
         groups = [[m == k for m in ids] for k in range(count)]
-        lost = [loops.losses(q, groups, [torch.full_like(t, baseline) for t in loops.value(q)]) for q in self.asked]
+        lost = [loops.losses(q, groups, filled(q, baseline)) for q in self.asked]
         return loops.shared_out(torch.cat(lost, 1), ids, self.value)
+
+    def shapley(self, ids: Leaves, baseline: float) -> Leaves:
+        return self.played(ids, [loops.added_by_each(q, filled(q, baseline), ids) for q in self.asked])
+
+    def lime(self, ids: Leaves, baseline: float, kept: Tensor) -> Leaves:
+        return self.played(ids, [loops.surrogate(q, filled(q, baseline), ids, kept) for q in self.asked])
+
+    def played(self, ids: Leaves, each: Sequence[Tensor]) -> Leaves:
+        return loops.shared_out(torch.cat(list(each), 1), loops.numbers_of(ids)[1], self.value)
+
+    def occlusion(self, windows: Sequence[Sequence[int]], baseline: float) -> Leaves:
+        """Windows side by side."""
+        return self.joined([loops.occlusion(q, filled(q, baseline), windows, windows) for q in self.asked])
 
     def ablation_cam(self, channel: int) -> Leaves:
         return self.each(loops.ablation_cam, channel)

@@ -284,33 +284,44 @@ def worth(q: Asked, ids: Leaves, inside: set[int], base: Leaves, **how: Any) -> 
     return scores(q, put=put, **how)
 
 
-def shapley(q: Asked, base: Leaves, masks: Sequence[Tensor], **how: Any) -> Leaves:
-    """What each group adds, over all coalitions of the others."""
+def numbers_of(masks: Sequence[Tensor]) -> tuple[list[int], Leaves]:
+    """The ids of the players, in order, and the masks with their places in that order."""
     players = sorted({int(i) for mask in masks for i in mask.unique()})
+    return players, [torch.tensor([players.index(int(i)) for i in m.reshape(-1)]).reshape(m.shape) for m in masks]
+
+
+def shapley(q: Asked, base: Leaves, masks: Sequence[Tensor], **how: Any) -> Leaves:
+    return shared_out(added_by_each(q, base, masks, **how), numbers_of(masks)[1], value(q, **how))
+
+
+def added_by_each(q: Asked, base: Leaves, masks: Sequence[Tensor], **how: Any) -> Tensor:
+    """``[M, N]``: what each group adds, over all coalitions of the others."""
+    players, _ = numbers_of(masks)
     count, found = len(players), []
+    every = [frozenset(some) for size in range(count + 1) for some in itertools.combinations(players, size)]
+    scored = {inside: worth(q, list(masks), set(inside), base, **how) for inside in every}
     for player in players:
-        rest = [k for k in players if k != player]
-        total = torch.zeros_like(scores(q))
-        for size in range(count):
-            weight = math.factorial(size) * math.factorial(count - size - 1) / math.factorial(count)
-            for some in itertools.combinations(rest, size):
-                added = worth(q, list(masks), {*some, player}, base, **how) - worth(q, list(masks), {*some}, base, **how)
-                total = total + weight * added
+        total = torch.zeros_like(scored[frozenset()])
+        for some in (inside for inside in every if player not in inside):
+            weight = math.factorial(len(some)) * math.factorial(count - len(some) - 1) / math.factorial(count)
+            total = total + weight * (scored[some | {player}] - scored[some])
         found.append(total)
-    ids = [torch.tensor([players.index(int(i)) for i in m.reshape(-1)]).reshape(m.shape) for m in masks]
-    return shared_out(torch.stack(found), ids, value(q, **how))
+    return torch.stack(found)
 
 
 def lime(q: Asked, base: Leaves, masks: Sequence[Tensor], kept: Tensor, width: float = 0.25, **how: Any) -> Leaves:
-    """The slopes of a weighted least squares fit, with an intercept, to these coalitions ``[S, M]``."""
-    players = sorted({int(i) for mask in masks for i in mask.unique()})
+    return shared_out(surrogate(q, base, masks, kept, width, **how), numbers_of(masks)[1], value(q, **how))
+
+
+def surrogate(q: Asked, base: Leaves, masks: Sequence[Tensor], kept: Tensor, width: float = 0.25, **how: Any) -> Tensor:
+    """``[M, N]``: the slopes of a weighted least squares fit, with an intercept, to these coalitions ``[S, M]``."""
+    players, _ = numbers_of(masks)
     y = torch.stack([worth(q, list(masks), {p for p, k in zip(players, row) if k}, base, **how) for row in kept])
     weights = [math.exp(-(((1 - math.sqrt(float(row.double().mean()))) / width) ** 2)) for row in kept]
     roots = torch.tensor(weights, dtype=torch.float64).sqrt()[:, None]
     rows = torch.cat([torch.ones(len(kept), 1, dtype=torch.float64), kept.double()], 1)
     slopes = np.linalg.lstsq((roots * rows).numpy(), (roots * y.double()).numpy(), rcond=None)[0][1:]
-    ids = [torch.tensor([players.index(int(i)) for i in m.reshape(-1)]).reshape(m.shape) for m in masks]
-    return shared_out(torch.from_numpy(slopes).to(y), ids, value(q, **how))
+    return torch.from_numpy(slopes).to(y)
 
 
 def occlusion(q: Asked, base: Leaves, windows: Sequence[Sequence[int]], strides: Sequence[Sequence[int]], **how: Any) -> Leaves:

@@ -76,12 +76,10 @@ class Ruled(TorchFunctionMode):
             self.facts[t] = Fact(varies=t.is_floating_point() or t.is_complex(), ids=not t.is_floating_point(), first=True)
 
     def follow(self, value: Any, other: Any) -> None:
-        """`other` goes on in the place of `value`."""
+        """`other` goes on in the place of `value`: what is asked about varies, wherever it comes from."""
         for t, new in zip(tensors(value), tensors(other)):
             fact = self.facts[t]
-            if fact.root is not None:
-                fact = fact._replace(root=None, made=None)
-            self.facts[new] = fact
+            self.facts[new] = fact._replace(root=None, made=None, varies=fact.varies or new.requires_grad)
 
     # What is known.
 
@@ -156,6 +154,8 @@ class Ruled(TorchFunctionMode):
                 elif name in _SUMS and not old and not kwargs:
                     fact = self.elementwise(y, func, args, fact)
                 self.facts[y] = fact
+                if looks_up and self.events is not None and y.requires_grad:
+                    self.events.append(Event(name, [], [spot(y)]))  # ids are no input: it keeps what comes to it
                 if old:
                     self._wrote(y)
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..._core.checks import may_read
-from ..._torch import interrupted, tracing, tree_flatten, tree_unflatten
+from ..._torch import interrupted, tracing, tree_flatten, tree_unflatten, without_modes
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, exported, placed
-from .table import ENTRIES, LINEAR, LINEAR_NAMES, OPENED, PLAIN, RULES, SHAPES
-from .tape import Lift, Met
+from .table import ENTRIES, LINEAR, LINEAR_NAMES, OPENED, PLAIN, RULES, SHAPES, WEIGHED
+from .tape import Lift, Met, constant
 
 # Python functions that torch wraps: Dynamo finds them by identity only, and takes them for missing in a dictionary.
 _WRAPPED = [(func, entry) for func, entry in ENTRIES.items() if getattr(func, "__module__", "") == "torch._tensor"]
@@ -30,7 +30,7 @@ def apply(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
             "the model differentiates itself (torch.autograd), and rules would change what it finds: use "
             "integrated_gradients for such a model.",
         )
-    if not tracing() and func in PLAIN:
+    if not tracing() and (func in PLAIN or (func in WEIGHED and type(lift) is Lift and len(args) > 1 and constant(args[1]))):
         return _linear(lift, func, args, kwargs)
     if func in SWITCHED:
         at = SWITCHED[func]
@@ -60,7 +60,7 @@ def _entry(func: Any) -> Entry | None:
 
 def _seen(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
     entry = _entry(func)
-    if entry is not None and (tracing() or not any(isinstance(t, Tensor) and t.is_complex() for t in args)):
+    if entry is not None and (tracing() or not _complex(args)):
         return _ruled(lift, entry, args, kwargs)
     if func in OPENED:
         with lift:
@@ -68,6 +68,14 @@ def _seen(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
     if tracing() or isinstance(func, MethodWrapperType) or func in LINEAR or _is_linear(func):  # a method wrapper: attributes
         return _linear(lift, func, args, kwargs)
     return _unknown(lift, func, args, kwargs) if isinstance(lift, Lift) else lift.unknown(func, args, kwargs)
+
+
+def _complex(args: Any) -> bool:
+    with without_modes():  # another may be on while a baseline is recorded
+        for t in args:
+            if isinstance(t, Tensor) and t.is_complex():
+                return True
+    return False
 
 
 def _linear(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
@@ -88,7 +96,7 @@ def _ruled(lift: Any, entry: Entry, args: Any, kwargs: Any) -> Any:
         kwargs = {name: value for name, value in kwargs.items() if name != "out"}
     x = args[0]
     if not tracing():
-        lift.name = getattr(entry.plain, "__name__", "").strip("_")
+        lift.entry = entry
     kept = _kept(lift, x, (*args[1:], *kwargs.values())) if entry.in_place else x
     y = lift.rule_of(entry)(lift, entry.plain, kept, *args[1:], **kwargs)
     if out is not None:

@@ -22,7 +22,7 @@ def matrix_product(lift: Lift, func: Any, x: Tensor, y: Tensor) -> Any:
     with lift.constants():
         (a, a0), (b, b0) = met
         value = func(a, b)
-        a, b = (a + a0) / 2, (b + b0) / 2
+        a, b = torch.lerp(a, a0, 0.5), torch.lerp(b, b0, 0.5)
     return matmul(x, y, a, b, value)
 
 
@@ -46,14 +46,14 @@ def bilinear_layer(lift: Lift, func: Any, x: Tensor, y: Tensor, weight: Tensor, 
 
 
 def convolution(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **kwargs: Any) -> Any:
-    if not (lift.varies(x) and lift.varies(weight)):
+    if not (lift.varies(weight) and lift.varies(x)):
         return func(x, weight, bias, *rest, **kwargs)
     y = bilinear(lift, lambda s, t: func(s, t, None, *rest, **kwargs), x, weight)
     return y if bias is None else y + bias.reshape(-1, *[1] * (y.dim() - 2 if y.dim() == x.dim() else 0))
 
 
 def linear(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    if not (lift.varies(x) and lift.varies(weight)):
+    if not (lift.varies(weight) and lift.varies(x)):
         return func(x, weight, bias)
     y = matrix_product(lift, torch.matmul, x, weight.mT if weight.dim() > 1 else weight)
     return y if bias is None else y + bias

@@ -8,32 +8,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .secants import RELATIVE, Rule, secant
+from .secants import Rule
 from .slopes import normal
 from .tape import Lift
 
 
-def normalised(lift: Lift, x: Tensor, dims: Sequence[int], eps: float, centred: bool = True) -> Tensor:
-    """``c / sqrt(mean(c^2) + eps)``, c being x less its mean: what the rules for a square, for a reciprocal root and for
-    a quotient make of it, as one map; one by one they take five times as many operations."""
+def normalised(
+    lift: Lift, x: Tensor, dims: Sequence[int], eps: float, centred: bool = True, weight: Any = None, bias: Any = None
+) -> Tensor:
+    """``c / sqrt(mean(c^2) + eps)``, c being x less its mean, and a fixed weight and bias after it: what the rules for a
+    square, for a reciprocal root and for a quotient make of it, as one map."""
     dims = tuple(dims)
-
-    def parts(t: Tensor) -> tuple[Tensor, Tensor]:
-        c = t - t.mean(dims, keepdim=True) if centred else t
-        return c, (c * c).mean(dims, keepdim=True) + eps
-
     met = lift.meet(x)
     if met is None:
-        c, v = parts(x)
-        return c * torch.rsqrt(v)
+        return _weighted(_standard(x, dims, eps, centred)[0], weight, bias)
     with lift.constants():
-        (c, v), (c0, v0) = map(parts, met[0])
-        root, root0 = torch.rsqrt(v), torch.rsqrt(v0)
-        # The mean of squares changes by the mean of (c + c0) dc.
-        bend = secant(torch.rsqrt, v, v0, RELATIVE, root) * (2 * v.numel() / max(c.numel(), 1))
-        share, value = root / (root + root0), c * root
-        scale = 2 * share * root0
-    return normal(x, (c, c0, scale, share, bend), dims, centred, value)
+        (z, root), (z0, root0) = (_standard(t, dims, eps, centred) for t in met[0])
+        share = root / (root + root0)
+        slopes = z, z0, 2 * share * root0, share
+        value = _weighted(z, weight, bias)
+    return normal(x, slopes if weight is None else (*slopes, weight), dims, centred, value)
+
+
+def _standard(x: Tensor, dims: tuple[int, ...], eps: float, centred: bool) -> tuple[Tensor, Tensor]:
+    """What a normalisation makes of x, and the inverse root of the variance."""
+    if centred and dims == tuple(range(-len(dims), 0)) and not torch.is_grad_enabled():  # the root would have no gradient
+        z, _, root = torch.native_layer_norm(x, x.shape[-len(dims) :], None, None, eps)
+        return z, root.to(x.dtype)
+    c = x - x.mean(dims, keepdim=True) if centred else x
+    root = torch.rsqrt((c * c).mean(dims, keepdim=True) + eps)
+    return c * root, root
+
+
+def _weighted(z: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    z = z if weight is None else z * weight
+    return z if bias is None else z + bias
 
 
 def _normed(
@@ -46,11 +55,12 @@ def _normed(
     centred: bool = True,
 ) -> Tensor:
     """The normalisation of `x`, and its weight and bias after it. While a baseline is recorded, all that is torch's own."""
-    if lift.baseline is None and all(t is None or lift.constant(t) for t in affine):
+    if not all(t is None or lift.constant(t) for t in affine):
+        return _affine(lift, normalised(lift, x, dims, eps, centred), *affine)
+    if lift.baseline is None:
         lift.meet(x)
         return plain()
-    y = normalised(lift, x, dims, eps, centred)
-    return y if all(t is None for t in affine) else _affine(lift, y, *affine)
+    return normalised(lift, x, dims, eps, centred, *affine)
 
 
 def _affine(lift: Lift, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

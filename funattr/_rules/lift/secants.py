@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,19 +37,34 @@ def secant(
     """
     dx = a - b
     digits = torch.finfo(a.dtype).eps ** (1 / 3)
-    # Not above, in place of below: two that are minus infinity (masks) differ by nothing.
-    tiny = ~(dx.abs() > (kind * digits if kind >= 0 else digits * ((a + b) / 2).abs()))
-    rise, differentiable = (f(a) if value is None else value) - f(b), torch.is_grad_enabled()
+    bound: Any = kind * digits if kind >= 0 else digits * ((a + b) / 2).abs()
+    rise = (f(a) if value is None else value) - f(b)
+    looks, differentiable = may_read() and is_plain(a), torch.is_grad_enabled()
+    if looks and alone and not differentiable:
+        few, slope = _not_above(dx, bound), rise.div_(dx)
+        if few.numel():
+            own, base = a.expand_as(dx).take(few), b.expand_as(dx).take(few)
+            middle = own if kind == EXACT else (own + base) / 2
+            slope.put_(few, torch.nan_to_num(derivative(f, middle), 0.0, 0.0, 0.0))
+        return slope
+    tiny = ~(dx.abs() > bound)
     # Where the slope has a derivative, 0 / 0 would spoil it for the others too.
     slope = rise / dx.masked_fill(tiny, 1.0) if differentiable else rise.div_(dx)
-    looks = may_read() and is_plain(a)
     if looks and not bool(tiny.any()):
         return slope
     where = a.expand(dx.shape) if kind == EXACT else (a + b) / 2
-    if looks and alone and not differentiable:
-        slope[tiny] = torch.nan_to_num(derivative(f, where[tiny]), 0.0, 0.0, 0.0)
-        return slope
     return torch.where(tiny, torch.nan_to_num(derivative(f, where), 0.0, 0.0, 0.0), slope)
+
+
+def _not_above(t: Tensor, bound: Tensor | float) -> Tensor:
+    """Where, as in a flat tensor, not ``|t| > bound``: two that are minus infinity (masks) differ by nothing. For that numpy
+    takes a fraction of torch's time on a CPU."""
+    if t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64):
+        values, most = t.numpy(), bound.numpy() if isinstance(bound, Tensor) else bound
+        above: Any = values > most
+        above |= values < -most
+        return torch.from_numpy(np.flatnonzero(~above))
+    return (~(t.abs() > bound)).flatten().nonzero().squeeze(1)
 
 
 def derivative(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -88,8 +104,8 @@ def rescaled(lift: Lift, f: Callable[[Tensor], Tensor], x: Any, kind: float, alo
     if met is None:
         return f(x)
     with lift.constants():
-        a, b = met[0]
-        value = f(a)
+        value = f(met[0].own)
+        a, b = lift.ends(met[0])
         slope = secant(f, a, b, kind, value, alone)
     return scaled(x, slope, value)
 

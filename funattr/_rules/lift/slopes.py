@@ -6,7 +6,7 @@ a vmap over baselines only the slopes are mapped, so that the forward pass is sh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,39 +15,39 @@ from torch import Tensor
 
 from ..._torch import autograd_function
 
-#: The gradient of one live input: ``pull(g, shape of the input, *slopes)``.
-Pull = Callable[..., Tensor]
+#: The gradients of all live inputs: ``pull(g, shapes of the inputs, which of them are wanted, *slopes)``.
+Pull = Callable[..., "tuple[Tensor | None, ...]"]
+Shapes = Sequence[torch.Size]
+Wanted = Sequence[bool]
 
 
 @autograd_function
 class _Slope(torch.autograd.Function):
-    """A value given beforehand, and how its gradient comes back. Inputs: live tensors, slopes, the value."""
+    """A value given beforehand, and how its gradient comes back. Inputs: how many are live, those, slopes, the value."""
 
     @staticmethod
-    def forward(pulls: tuple[Pull, ...], *inputs: Any) -> Tensor:
+    def forward(pull: Pull, live: int, *inputs: Any) -> Tensor:
         return inputs[-1].detach()  # type: ignore[no-any-return]  # the last input is a tensor
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.pulls, *rest = inputs
-        live = len(ctx.pulls)
+        ctx.pull, live, *rest = inputs
         ctx.shapes, ctx.rest = [x.shape for x in rest[:live]], len(rest) - live
         ctx.save_for_backward(*rest[live:-1])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        slopes, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:]
-        found = [pull(g, shape, *slopes) if on else None for pull, shape, on in zip(ctx.pulls, ctx.shapes, wanted)]
-        return None, *found, *[None] * ctx.rest
+        found = ctx.pull(g, ctx.shapes, ctx.needs_input_grad[2:], *ctx.saved_tensors)
+        return None, None, *found, *[None] * ctx.rest
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, pulls: Any, *inputs: Any) -> Any:
+    def vmap(info: Any, in_dims: Any, pull: Any, live: int, *inputs: Any) -> Any:
         # The slopes may be mapped while the value is not: then nor is the result.
         return inputs[-1].detach(), in_dims[-1]
 
 
-def _slope(pulls: tuple[Pull, ...], *inputs: Tensor) -> Tensor:
-    return _Slope.apply(pulls, *inputs)  # type: ignore[no-any-return, no-untyped-call]  # torch does not type apply
+def _slope(pull: Pull, live: int, *inputs: Tensor) -> Tensor:
+    return _Slope.apply(pull, live, *inputs)  # type: ignore[no-any-return, no-untyped-call]  # torch does not type apply
 
 
 def _reduced(g: Tensor, shape: torch.Size) -> Tensor:
@@ -65,64 +65,75 @@ def _reduced(g: Tensor, shape: torch.Size) -> Tensor:
 
 def scaled(x: Tensor, m: Tensor, value: Tensor) -> Tensor:
     """The value, with slope `m` in each element of `x`."""
-    return _slope((_first,), x, m, value)
+    return _slope(_times, 1, x, m, value)
 
 
 def scaled2(x: Tensor, y: Tensor, mx: Tensor, my: Tensor, value: Tensor) -> Tensor:
     """The value, with slopes `mx` in `x` and `my` in `y`, all elementwise."""
-    return _slope((_first, _second), x, y, mx, my, value)
+    return _slope(_times, 2, x, y, mx, my, value)
 
 
-def _first(g: Tensor, shape: torch.Size, m: Tensor, *others: Tensor) -> Tensor:
-    return g * m
-
-
-def _second(g: Tensor, shape: torch.Size, mx: Tensor, my: Tensor) -> Tensor:
-    return g * my
+def _times(g: Tensor, shapes: Shapes, wanted: Wanted, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+    return tuple([g * m if on else None for m, on in zip(slopes, wanted)])
 
 
 def matmul(x: Tensor, y: Tensor, a: Tensor, b: Tensor, value: Tensor) -> Tensor:
     """The value, with the slopes of ``x @ b`` in `x` and of ``a @ y`` in `y`."""
-    return _slope((_left, _right), x, y, a, b, value)
+    return _slope(_products, 2, x, y, a, b, value)
 
 
-def _left(g: Tensor, shape: torch.Size, a: Tensor, b: Tensor) -> Tensor:
-    return _reduced(g @ b.mT, shape)
+def _products(g: Tensor, shapes: Shapes, wanted: Wanted, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
+    return _reduced(g @ b.mT, shapes[0]) if wanted[0] else None, _reduced(a.mT @ g, shapes[1]) if wanted[1] else None
 
 
-def _right(g: Tensor, shape: torch.Size, a: Tensor, b: Tensor) -> Tensor:
-    return _reduced(a.mT @ g, shape)
+def rows(x: Tensor, scale: Tensor | None, mean: Tensor, total: Tensor, value: Tensor) -> Tensor:
+    """The value, with the slopes of ``scale * (x - sum(mean * x, -1) / total)``; None for a scale of 1."""
+    slopes = (mean, total) if scale is None else (mean, total, scale)
+    return _slope(_row, 1, x, *slopes, value)
 
 
-def rows(x: Tensor, scale: Tensor, weight: Tensor, value: Tensor) -> Tensor:
-    """The value, with the slopes of ``scale * (x - sum(weight * x, -1))``."""
-    return _slope((_row,), x, scale, weight, value)
+def _row(g: Tensor, shapes: Shapes, wanted: Wanted, mean: Tensor, total: Tensor, *scale: Tensor) -> tuple[Tensor]:
+    h = g * scale[0] if scale else g
+    return (torch.addcmul(h, mean, h.sum(-1, keepdim=True) / total, value=-1),)
 
 
-def _row(g: Tensor, shape: torch.Size, scale: Tensor, weight: Tensor) -> Tensor:
-    h = g * scale
-    return h - weight * h.sum(-1, keepdim=True)
+def attention(q: Tensor, k: Tensor, v: Tensor, slopes: tuple[Tensor, ...], scale: float, value: Tensor) -> Tensor:
+    """The value, with the slopes ``(q, k, v, weights, mean, total)`` of ``scale * q @ k.mT``, softmax (`rows`) and
+    ``weights @ v``; a seventh is what a mask that moves makes of the scores."""
+    return _slope(partial(_attention, scale), 3, q, k, v, *slopes, value)
+
+
+def _attention(scale: float, g: Tensor, shapes: Shapes, wanted: Wanted, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, weights, mean, total, *bend = slopes
+    (h,) = _row(g @ v.mT, shapes, wanted, mean, total, mean)
+    h = h * scale
+    h = h * bend[0] if bend else h
+    found = h @ k, h.mT @ q, weights.mT @ g
+    return tuple([_reduced(t, shape) for t, shape in zip(found, shapes)])
 
 
 def normal(x: Tensor, slopes: tuple[Tensor, ...], dims: tuple[int, ...], centred: bool, value: Tensor) -> Tensor:
-    """The value, with the slopes ``(c, c0, scale, share, bend)`` of ``scale * dc + k * sum(bend * (c + c0) / 2 * dc, dims)``,
-    where c is `x`, or `x` centred, and k lies between c0 and c, at `share` of the way."""
-    return _slope((partial(_norm, dims, centred),), x, *slopes, value)
+    """The value, with the slopes of a normalisation of `x` to z: ``(z, z0, scale, share)`` and maybe a weight after it.
+
+    With c = x, centred, and its inverse roots r and r0, z = r c: ``dz = scale dc + (z + z0) / (r + r0) dr`` with ``scale = 2 r
+    r0 / (r + r0)``, and ``dr = -(r r0)^2 / (r + r0) mean((c + c0) dc)``; `share` is ``r / (r + r0)``.
+    """
+    return _slope(partial(_norm, dims, centred), 1, x, *slopes, value)
 
 
-def _norm(dims: tuple[int, ...], centred: bool, g: Tensor, shape: torch.Size, *slopes: Tensor) -> Tensor:
-    c, c0, scale, share, bend = slopes
-    change, change0 = (bend * (g * weight).sum(dims, keepdim=True) for weight in (c, c0))
-    change = share * change + (1 - share) * change0
-    h = g * scale + change / 2 * (c + c0)
-    return h - h.mean(dims, keepdim=True) if centred else h
+def _norm(dims: tuple[int, ...], centred: bool, g: Tensor, shapes: Shapes, wanted: Wanted, *slopes: Tensor) -> tuple[Tensor]:
+    z, z0, scale, share, *weight = slopes
+    g = g * weight[0] if weight else g
+    mean = (g * (z + z0)).mean(dims, keepdim=True)
+    h = torch.addcmul(g, torch.lerp(z, z0, share), mean, value=-0.5) * scale
+    return (h - h.mean(dims, keepdim=True) if centred else h,)
 
 
 def picked(x: Tensor, index: Tensor, m: Tensor, value: Tensor) -> Tensor:
     """The value, with slope `m` in the elements of `x` at `index` along the last dimension."""
-    return _slope((_pick,), x, index, m, value)
+    return _slope(_pick, 1, x, index, m, value)
 
 
-def _pick(g: Tensor, shape: torch.Size, index: Tensor, m: Tensor) -> Tensor:
+def _pick(g: Tensor, shapes: Shapes, wanted: Wanted, index: Tensor, m: Tensor) -> tuple[Tensor]:
     h = g * m
-    return torch.zeros(shape, dtype=h.dtype, device=h.device).scatter_add(-1, index.expand(h.shape), h)
+    return (torch.zeros(shapes[0], dtype=h.dtype, device=h.device).scatter_add(-1, index.expand(h.shape), h),)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..spelled import SWITCHED, Entry, by_function, opened, spelled
+from .attention import attention
 from .compound import COMPOUND, taken_apart
 from .linear import bilinear, bilinear_layer, convolution, einsum, inverse, linear, matrix_product, solve
 from .norms import NORMS
@@ -107,6 +108,7 @@ RULES: dict[str, Rule] = {
     "amin": extremum(-1, True),
     **NORMS,
     **{name: taken_apart(body) for name, body in {**COMPOUND, **RECURRENT}.items()},
+    "scaled_dot_product_attention": attention,
     **{f"max_pool{n}d": max_pool(n, False) for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": max_pool(n, True) for n in (1, 2, 3)},
     **{f"max_pool{n}d_with_indices": max_pool(n, False, True) for n in (1, 2, 3)},
@@ -172,6 +174,7 @@ _linear = {func for name in LINEAR_NAMES for func, _, _ in spelled(name)} - set(
 #: mode F.silu, and not the function of the same name that it calls.)
 _whole = {
     F.interpolate,
+    F.layer_norm,
     *(getattr(F, f"adaptive_avg_pool{n}d") for n in (1, 2, 3)),  # with a symbolic size Dynamo cannot trace their bodies
     *(f for f in _found if "max_pool" in getattr(f, "__name__", "")),
     *(getattr(F, n, None) for n in ["glu", "mse_loss", "cross_entropy", *_UNARY]),
@@ -184,3 +187,5 @@ LINEAR = _linear - set(OPENED)
 SHAPES = {func for name in _SHAPES.split() for func, _, _ in spelled(name)}
 #: Left alone at once.
 PLAIN = LINEAR - set(SWITCHED)
+#: Left alone at once where their second argument is a parameter.
+WEIGHED = {func for name in ("linear", *NAMES["convolution"]) for func, _, in_place in spelled(name) if not in_place}

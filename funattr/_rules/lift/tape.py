@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MethodWrapperType
@@ -79,11 +79,12 @@ class Lift(TorchFunctionMode):
         self.own = own
         self.origins = Origins()
         self.scales: list[Tensor] = []  # reciprocals
-        self.name = ""  # of the operation
+        self.entry: Entry | None = None  # the operation
         self.unknown: list[str] = []
         self.suspects: list[str] = []
         self.moved: list[str] = []  # operations with masks or indices that differ, and do not come from the site
         self.level = 0 if tracing() else depth()
+        self.infinite = False  # some value was met that is: a mask
         self.inside = False  # a torch.func transform of the model's own was met
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -97,10 +98,17 @@ class Lift(TorchFunctionMode):
             return func(*args, **kwargs)
         if type(func) is MethodWrapperType:  # an attribute
             return func(*args, **kwargs)
-        given = [(t, t.requires_grad) for t in among((*args, *kwargs.values()))]  # before something is written to them
+        replays = self.baseline is not None
+        # Before something is written to them. (While a baseline is recorded another mode may be on, which sees what is read.)
+        given = [(t, replays and t.requires_grad) for t in among((*args, *kwargs.values()))]
         found = self.rules(self, func, args, kwargs)
-        self.origins.note(func, given, list(among((found,))), self.baseline is not None)
+        if not (replays and self.origins.goes_on(given, found)):
+            self.origins.note(func, given, among((found,)), replays)
         return found
+
+    @property
+    def name(self) -> str:
+        return getattr(self.entry.plain, "__name__", "").strip("_") if self.entry is not None else ""
 
     def rule_of(self, entry: Entry) -> Callable[..., Any]:
         rule: Callable[..., Any] = entry.rule
@@ -124,6 +132,11 @@ class Lift(TorchFunctionMode):
         if len(base) != len(inputs) or not all(fits(a.shape, b.shape) for a, b in zip(inputs, base)):
             raise OutOfStep
         return [Met(a, b) for a, b in zip(own, base)]
+
+    def ends(self, met: Met) -> Met:
+        """Both ends of a step; a number so far off that nothing shows the difference stands for an infinite one. Between ends
+        that are infinitely far apart there is no slope, and what a softmax makes of them is finite."""
+        return Met(*map(_near, met)) if self.infinite else met
 
     def _at_baseline(self, inputs: Sequence[Tensor], apart: str | None = None) -> tuple[Tensor, ...] | None:
         """What the next operation was given at the baseline."""
@@ -173,7 +186,7 @@ class Lift(TorchFunctionMode):
         return constant(t) if tracing() else self.origins.is_fixed(t)
 
     def varies(self, t: Any) -> bool:
-        return isinstance(t, Tensor) and t.is_floating_point() and not self.constant(t)
+        return isinstance(t, Tensor) and not self.constant(t) and t.is_floating_point()
 
     def constants(self) -> AbstractContextManager[Any]:
         """Slopes have a graph only where the result is to be differentiated."""
@@ -196,6 +209,17 @@ class Origins:
         self.cuts: list[str] = []
         self.around: dict[int, weakref.ref[Tensor]] = {}
         self.writes = False
+
+    def goes_on(self, given: list[tuple[Tensor, bool]], found: Any) -> bool:
+        """Whether a call made of what has a gradient, and of parameters, what has one: as most do, and nothing to note."""
+        if type(found) is not Tensor or not found.requires_grad:
+            return False
+        moves = False
+        for t, live in given:
+            if t is found or not (live or constant(t)):
+                return False
+            moves = moves or not self.is_fixed(t)
+        return moves
 
     def note(self, func: Any, given: list[tuple[Tensor, bool]], results: list[Tensor], replays: bool) -> None:
         """What a call made of tensors that did require a gradient, or did not."""
@@ -228,12 +252,14 @@ class Origins:
             self.made.update((id(t), t) for t in results)
 
 
-def among(values: Any) -> Iterator[Tensor]:
+def among(values: Iterable[Any]) -> list[Tensor]:
+    found = []
     for value in values:
         if isinstance(value, Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, (tuple, list)):
-            yield from among(value)
+            found += among(value)
+    return found
 
 
 class _Aside(torch.no_grad):
@@ -258,3 +284,12 @@ def constant(t: Any) -> bool:
 def fits(shape: Sequence[int], base: Sequence[int]) -> bool:
     """Whether a baseline's tensor serves the one at x: same shape, but for dimensions of size 1."""
     return shape == base or (len(shape) == len(base) and all(b in (a, 1) for a, b in zip(shape, base)))
+
+
+def far_off(t: Tensor) -> float:
+    """What stands for infinity among numbers like these: its exponential is 0, and eight of it are no overflow."""
+    return min(1e9, torch.finfo(t.dtype).max / 8)
+
+
+def _near(t: Tensor) -> Tensor:
+    return t.clamp(-far_off(t), far_off(t)) if t.is_floating_point() else t
