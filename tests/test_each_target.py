@@ -186,16 +186,14 @@ def test_compiled() -> None:
 COMPILED: list[Any] = [
     fa.multiply(fa.gradient, fa.saliency),
     partial(fa.grad_cam, channel_dim=-1),
-    partial(fa.integrated_gradients, n_steps=3),
-    fa.feature_ablation,
-    fa.deep_lift,
+    partial(fa.integrated_gradients, n_steps=2),
 ]
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("method", COMPILED)
 def test_compiled_rows_are_those_of_eager_calls(method: Any) -> None:
-    every = fa.each_target(method, MIXED[2:])
+    every = fa.each_target(method, MIXED[2:4])
     compiled = torch.compile(lambda ids: every(NET, ids, layer="embed"), backend="aot_eager", fullgraph=True)
     close_and_not_zero(compiled(IDS), every(NET, IDS, layer="embed"))
 
