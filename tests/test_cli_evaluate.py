@@ -147,7 +147,7 @@ MISTAKES = {
     "method": ("evaluate png --model net:build --methods grad_cma", "'grad_cma': did you mean 'grad_cam'"),
     "file": ("evaluate png --model net:build --out table.csv", "must end with .json, .html or .png"),
     "a map of places": (
-        "evaluate png/0.png --model net:build --methods grad_cam --metrics infidelity",
+        "evaluate png --model net:build --methods grad_cam --metrics infidelity",
         "leave one of them out",
     ),
     "an option": ("evaluate png --model net:build --steps 0", "positive integer"),

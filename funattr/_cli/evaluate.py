@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     text = "Compare methods on pictures: which of them makes the better maps?"
     parser = add_command(commands, "evaluate", text, _EXAMPLES, run, MODEL_HELP)
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="pictures, or folders of them; - for standard input")
-    names = "one or more, with commas; funattr methods lists them (default: grad_cam where a layer suits it, ig and saliency)"
+    names = "one or more, with commas; funattr methods lists them (default: grad_cam where it suits, ig and saliency)"
     parser.add_argument("--methods", metavar="NAMES", help=names)
     names = f"of {', '.join(METRICS)} (default: {', '.join(_DEFAULT)})"
     parser.add_argument("--metrics", metavar="NAMES", default=",".join(_DEFAULT), help=names)
@@ -69,6 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
     for name in wanted:
         if missing := methods.missing(name):
             raise mistake(f"{name} needs {listed(missing)}, which the command has no option for: call it from Python.")
+        if methods.is_cam(name) and "infidelity" in metrics:
+            text = f"infidelity needs a number for each value of the picture, and {name} makes one for each place of a layer"
+            raise mistake(f"{text}: leave one of them out.")
     if arguments.out is not None and Path(arguments.out).suffix.lower() not in _KINDS:
         raise mistake(f"--out must end with {', '.join(_KINDS[:-1])} or {_KINDS[-1]}, got {arguments.out!r}.")
     if arguments.out is not None:
@@ -136,17 +139,13 @@ class _Evaluator:
 
     def _find(self, given: Input, target: int | None) -> None:
         layers = self.layers = Layers(self.source, given.x)
-        self.wanted = self.wanted or ["grad_cam"] * bool(layers.suiting()) + ["integrated_gradients", "saliency"]
+        cam = bool(layers.suiting()) and "infidelity" not in self.metrics
+        self.wanted = self.wanted or ["grad_cam"] * cam + ["integrated_gradients", "saliency"]
         places = {}
         for name in self.wanted:
             layer = self.arguments.layer if methods.is_cam(name) else None
             places[name] = where = where_of(name, given, target, layers, layer)
             say("method", f"{name} at {'the input' if where is None else where.name}")
-            if where is not None and "infidelity" in self.metrics:
-                text = (
-                    f"infidelity needs a number for each value of the picture, and {name} makes one for each place of a layer"
-                )
-                raise mistake(f"{text}: leave one of them out.")
         self.places = places
 
     def _map(self, name: str, given: Input, model: Any, x: Any, *, target: Any = None, whole: bool = True) -> Any:
