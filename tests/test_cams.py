@@ -322,6 +322,6 @@ class TimeFirst(nn.Module):
 def test_steps_in_time_first_are_refused_where_sizes_do_not_tell(cam: Any, steps: int) -> None:
     """As many steps as examples, or some times as many."""
     options: dict[str, Any] = {"channel_dim": -1} | ({} if cam is fa.eigen_cam else {"target": 1})
-    with pytest.raises(ValueError, match="with steps in time first, and the 2 examples second|without a row for each"):
+    with pytest.raises(ValueError, match=r"with steps in time first, and the 2 examples second|without a row for each"):
         cam(TimeFirst(), torch.randn(2, steps, 3), layer="steps", **options)
     assert cam(TimeFirst(), torch.randn(2, 2, 3), layer="first", **options).shape == (2, 2, 1)
