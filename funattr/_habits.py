@@ -106,6 +106,8 @@ def _put_right(line: Line, key: str, value: Any, names: Sequence[str], args: Seq
         return ": noise is for noise_tunnel, which takes a method and returns one"
     if key == "target":
         return ", for the targets are given already, or there is none to choose: leave target out"
+    if key == "create_graph":
+        return ", for the result is a constant: leave create_graph out"
     if key == "additional_forward_args":
         line.first[0] = _bound(args, value)
         return ": more inputs are bound to the model"
