@@ -170,8 +170,9 @@ def count_of(found: dict[str, list[Result]], quick: bool) -> str:
     """What a run of one family says of itself."""
     every = [r for results in found.values() for r in results]
     right, made = [r for r in every if r.reason is None], time.strftime("%d %B %Y").lstrip("0")
+    where = " (the places with a name)" if quick else ""
     return (
-        f"{len(every):,} combinations{' (the places with a name)' if quick else ''}, {len(right):,} of them right and the others impossible; the largest error "
+        f"{len(every):,} combinations{where}, {len(right):,} of them right and the others impossible; the largest error "
         f"{max(r.error for r in right):.0e} (torch {torch.__version__.split('+')[0]}, {made})."
     )
 
