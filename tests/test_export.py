@@ -50,13 +50,21 @@ def test_a_program_is_the_method_at_any_batch(cell: Cell) -> None:
     assert set(model.state_dict()) >= {name for name in program.state_dict if "constant" not in name}
 
 
-OF_VIT = ("grad_cam,", "integrated_gradients, at a layer", "deep_lift,", "feature_ablation, with")
+OF_VIT = ("grad_cam,", "integrated_gradients, at a layer", "deep_lift,", "feature_ablation, with", "shapley")
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("cell", [c for c in CELLS if c.net == "ViT" and c.name.startswith(OF_VIT)], ids=repr)
 def test_of_a_transformer(cell: Cell) -> None:
     net = NETS["ViT"]
+    run_at(fa.export(cell.method, net.model(), net.x(3), **cell.options), net, cell, 1, 2, 6)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("rules", [fa.rules.attn_lrp(), fa.rules.epsilon_plus(), fa.rules.flat()], ids=["attn", "plus", "flat"])
+def test_rules_of_a_transformer(rules: Any) -> None:
+    net = NETS["ViT"]
+    cell = Cell("ViT", "lrp", fa.lrp, {"target": "argmax", "rules": rules})
     run_at(fa.export(cell.method, net.model(), net.x(3), **cell.options), net, cell, 1, 2, 6)
 
 
