@@ -114,7 +114,7 @@ def tried(cell: Cell, formats: Sequence[str]) -> dict[str, Any]:
             try:
                 far, size = make(Path(folder))
                 right = far <= (1e-6 if name in ("any", "fixed") else 1e-5)
-                found[name] = {"size": size, "far": far} if right else {"why": f"differs by {far:.0e}"}
+                found[name] = {"size": size, "far": far} if right else {"why": f"differs by {far:.0e} of the largest value"}
             except Exception as error:
                 found[name] = {"why": _why(error)}
         print(f"{cell!r}: {name}: {found[name]}", flush=True)
