@@ -39,6 +39,18 @@ def put(z: Tensor) -> Tensor:
     return y
 
 
+def written(z: Tensor) -> Tensor:
+    y = z.clone()
+    y[y > 0.1] = 0.1
+    return y
+
+
+def written_inside(z: Tensor) -> Tensor:
+    y = z.clone()
+    y[:, :4][y[:, :4] < 0] = torch.tensor(-0.5, dtype=y.dtype)
+    return y
+
+
 #: Elementwise: the slope that the gate makes between the baseline and x.
 ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "z * (z > 0)": lambda z: z * (z > 0),
@@ -50,6 +62,11 @@ ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "one_hot": lambda z: F.one_hot(z.argmax(-1), 8) * z,
     "masked_fill": lambda z: z.masked_fill(z < 0, 0.0),
     "masked_fill_": filled,
+    "y[y > 0.1] = 0.1": written,
+    "y[:, :4][mask] = number": written_inside,
+    "index_put": lambda z: torch.index_put(z, (z < 0,), torch.tensor(0.2, dtype=z.dtype)),
+    "index_put_": lambda z: z.clone().index_put_((z < 0,), torch.tensor(0.2, dtype=z.dtype)),
+    "exp of -inf": lambda z: z.masked_fill(z < 0, -torch.inf).exp(),
     "no_grad": gated,
     "a count": lambda z: z / (1 + (z > 0).sum(-1, keepdim=True)),
 }
@@ -65,6 +82,72 @@ def test_gates_are_complete_by_the_slope_that_they_make(name: str) -> None:
         slope = (act(z) - act(z0)) / (z - z0)
         expected = (slope * model.b.weight[1]) @ model.a.weight * (x - base)
     torch.testing.assert_close(fa.deep_lift(model, x, baselines=base, target=1), expected, rtol=1e-9, atol=1e-9)
+
+
+MASKED: dict[str, Callable[[Tensor], Tensor]] = {
+    "masked_fill": lambda z: z.masked_fill(z < -0.2, -torch.inf).softmax(-1),
+    "where": lambda z: torch.where(z < -0.2, torch.full_like(z, -torch.inf), z).log_softmax(-1).exp(),
+    "attention": lambda z: F.scaled_dot_product_attention(
+        torch.ones_like(z)[:, :1, None],
+        z[:, :, None],
+        torch.eye(8, dtype=z.dtype).expand(len(z), 8, 8),
+        z[:, None] >= -0.2,
+        scale=1.0,
+    )[:, 0],
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_what_a_softmax_makes_of_a_mask_that_differs(name: str) -> None:
+    """The limit of ``L (dz - sum L dz / sum L)``, L the logarithmic means, as z goes to -inf: there L goes to 0, and L dz to
+    what p loses."""
+    torch.manual_seed(2)
+    model, x, base = Net(MASKED[name]).double().eval(), torch.randn(4, 6).double(), torch.randn(4, 6).double()
+    with torch.no_grad():
+        z, z0 = model.a(x), model.a(base)
+        gone, gone0 = z < -0.2, z0 < -0.2
+        assert bool((gone & ~gone0).any())
+        assert bool((~gone & gone0).any())
+        p, p0 = MASKED["masked_fill"](z), MASKED["masked_fill"](z0)
+        here = ~gone & ~gone0
+        mean = torch.where(here, (p - p0) / (p.log() - p0.log()), 0.0)
+        moved = torch.where(here, mean * (z - z0), torch.where(gone & gone0, 0.0, p - p0))  # L dz of each place
+        weight = model.b.weight[1]
+        shared = (weight * mean).sum(-1, keepdim=True) / mean.sum(-1, keepdim=True)
+        slope = moved * (weight - shared) / (z - z0)
+        expected = slope @ model.a.weight * (x - base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fa.deep_lift(model, x, baselines=base, target=1)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(found.sum(1), (model(x) - model(base))[:, 1], rtol=1e-7, atol=1e-8)
+
+
+class Attention(nn.Module):
+    """Self-attention with a mask that comes from its input, in one operation or in several."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.fused, self.q, self.k, self.v = fused, nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v, mask = self.q(x), self.k(x), self.v(x), (x[:, None, :, 0] > -0.2) | torch.eye(5, dtype=torch.bool)
+        if self.fused:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).mean(1)
+        return ((q @ k.mT / 2).masked_fill(~mask, -torch.inf).softmax(-1) @ v).mean(1)
+
+
+def test_attention_with_a_mask_that_differs() -> None:
+    torch.manual_seed(3)
+    fused, apart = Attention(True).double(), Attention(False).double()
+    apart.load_state_dict(fused.state_dict())
+    x, base = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fa.deep_lift(fused, x, baselines=base, target=1)
+        again = fa.deep_lift(apart, x, baselines=base, target=1)
+    torch.testing.assert_close(found, again)
+    torch.testing.assert_close(found.sum((1, 2)), (fused(x) - fused(base))[:, 1])
 
 
 def said(call: Callable[[], Any]) -> list[str]:

@@ -43,6 +43,8 @@ def test_correlations_are_those_of_scipy(seed: int, digits: int, size: int) -> N
     a, b = (normal(3, size, seed=seed + i).round(decimals=digits) for i in range(2))
     for kind, theirs in (("pearson", scipy.stats.pearsonr), ("spearman", scipy.stats.spearmanr)):
         found = M.agreement((a[:, :1], a[:, 1:]), (b[:, :1], b[:, 1:]), kind=kind)
+        by_name = M.agreement({"x": a[:, :1], "y": a[:, 1:]}, {"y": b[:, 1:], "x": b[:, :1]}, kind=kind)
+        assert torch.equal(found, by_name)
         for n in range(3):
             constant = len(a[n].unique()) == 1 or len(b[n].unique()) == 1
             expected = 0.0 if constant else float(theirs(a[n].numpy(), b[n].numpy())[0])

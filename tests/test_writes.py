@@ -165,6 +165,71 @@ def test_what_was_there_before_is_not_touched() -> None:
     close(found, fa.integrated_gradients(lambda x: layer(x).exp(), x, layer=layer, target=1, n_steps=3), 1e-6)
 
 
+def scattered(y: Tensor, state: Tensor, t: int) -> Tensor:
+    return y.select_scatter(state, 1, t)
+
+
+def sliced(y: Tensor, state: Tensor, t: int) -> Tensor:
+    return torch.slice_scatter(y, state[:, None], 1, t, t + 1)
+
+
+def indexed(y: Tensor, state: Tensor, t: int) -> Tensor:
+    return y.index_put((torch.arange(len(y)), torch.full((len(y),), t)), state)
+
+
+def put(y: Tensor, state: Tensor, t: int) -> Tensor:
+    y[:, t : t + 1] = state[:, None]
+    return y
+
+
+def listed(y: Tensor, state: Tensor, t: int) -> Tensor:
+    y[:, [t]] = state[:, None]
+    return y
+
+
+def copied(y: Tensor, state: Tensor, t: int) -> Tensor:
+    return y.index_copy_(1, torch.tensor([t]), state[:, None])
+
+
+def filled(y: Tensor, state: Tensor, t: int) -> Tensor:
+    return y.scatter_(1, torch.full((len(y), 1, 4), t), state[:, None])
+
+
+#: What models make to fill, and how they do. (Of select_scatter, torch's gradient outside vmap is that of other places.)
+BEFOREHAND: list[Callable[[Tensor], Tensor]] = [
+    lambda v: v.new_zeros(v.shape),
+    torch.empty_like,
+    lambda v: torch.full(v.shape, 0.5, dtype=v.dtype),
+    lambda v: torch.ones(1, *v.shape[1:], dtype=v.dtype).repeat(len(v), 1, 1),
+]
+WRITES = [scattered, sliced, indexed, put, listed, copied, filled]
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("make", BEFOREHAND)
+def test_loops_that_fill_what_was_made_before(make: Callable[[Tensor], Tensor], write: Callable[..., Tensor]) -> None:
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.cell, self.last = nn.Linear(3, 4), nn.Linear(8, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Any:
+            v = self.a(x)
+            y, state = make(v), v.new_zeros(len(v), 4)
+            for t in range(v.shape[1]):
+                state = torch.tanh(self.cell(torch.cat([v[:, t], state], 1)))
+                y = write(y, state, t)
+            return self.last(torch.sin(y).sum(1))
+
+    torch.manual_seed(0)
+    model, x = Loop().double().eval(), torch.randn(3, 3, 3, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for layer in (None, "a"):
+            found = fa.integrated_gradients(model, x, layer=layer, target=1, n_steps=5)
+            close(found, path_at_site(model, x, layer, lambda out: out[:, 1], 5))
+
+
 class Relaid(nn.Module):
     """What `contiguous` returns is its argument, where that is contiguous: writing to one is writing to both."""
 

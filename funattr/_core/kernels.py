@@ -183,6 +183,8 @@ class Folded(TorchFunctionMode):
             return _folded(*args, **kwargs)
         if func is F.batch_norm and only_vmap_runs():
             return _folded_norm(*args, **kwargs)
+        if func in (torch.select_scatter, Tensor.select_scatter) and only_vmap_runs():
+            return _scattered(*args, **kwargs)
         if func is F.multi_head_attention_forward and only_vmap_runs():
             with self:  # a mode is off while it handles a call, and the attention is inside this one
                 return attention_body(*args, **kwargs)
@@ -261,6 +263,12 @@ def _attention_of(maps: list[bool], options: dict[str, Any], *parts: Tensor) -> 
     with without_modes():
         found = F.scaled_dot_product_attention(query, key, value, mask, **options)
     return found.reshape(size, batch, *found.shape[1:]) if folds else found
+
+
+def _scattered(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
+    """`torch.select_scatter`, whose gradient is that of other places where vmap maps over it (torch 2.0 to 2.13)."""
+    at = index % input.shape[dim]
+    return torch.slice_scatter(input, src.unsqueeze(dim), dim, at, at + 1)
 
 
 def _folded_norm(input: Tensor, *args: Any, **kwargs: Any) -> Any:

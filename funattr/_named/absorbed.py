@@ -15,7 +15,7 @@ from .._core.where import bind, refuse_opaque
 from .._rules.flow.facts import Event
 from .._rules.flow.given import apart_from_zero, prepared
 from .._rules.flow.kinds import TABLE
-from .._rules.flow.mode import Ruled
+from .._rules.flow.measured import Measured
 from .._rules.flow.sets import epsilon_plus
 from .._torch import without_modes
 from .._types import Layer, Model, Target, Tree, map_tensors
@@ -67,8 +67,8 @@ def absorbed(
     refuse_opaque(bound)
     fired: list[Any] = []
     unmet: list[str] = []
-    mode = Ruled(ready, TABLE, fired, unmet)
-    events = mode.events = []
+    events: list[Event] = []
+    mode = Measured(ready, TABLE, fired, unmet, events)
     q = question(
         bound.ruled(mode), apart_from_zero(x) if getattr(ready.kinds.get("first"), "shares", False) else x, layer, target
     )
@@ -89,13 +89,14 @@ def absorbed(
             for sums, value in ((total, amount), (flown, size)):
                 sums.setdefault(name, found.new_zeros(q.size, dtype=value.dtype))[n] += value
     rounding = 100 * torch.finfo(found.dtype).eps
-    return {name: a for name, a in total.items() if name in ready.kinds or bool((a.abs() > rounding * flown[name]).any())}
+    kept = {name: a for name, a in total.items() if name in ready.kinds or bool((a.abs() > rounding * flown[name]).any())}
+    return kept or {name: found.detach().new_zeros(q.size) for name in fired}  # nothing after the site keeps anything
 
 
 def _amounts(score: Tensor, events: list[Event]) -> Iterator[tuple[str, Tensor, Tensor]]:
     """What comes out of each operation that the score depends on, less what goes in, and how much flows at all."""
     places = [spot.place for event in events for spot in (*event.outputs, *event.inputs)]
-    slopes = iter(torch.autograd.grad(score, places, allow_unused=True, retain_graph=True))
+    slopes = iter(torch.autograd.grad(score, places, allow_unused=True, retain_graph=True) if places else ())
     for event in events:
         out = [_flows(spot.value, g) for spot in event.outputs if (g := next(slopes)) is not None]
         into = [_flows(spot.value, g) for spot in event.inputs if (g := next(slopes)) is not None]

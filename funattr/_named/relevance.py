@@ -13,7 +13,8 @@ from .._core.passes import forward, kept, question
 from .._core.rows import Row
 from .._core.where import Bound, bind, refuse_opaque
 from .._methods.gradient import gradient, input_x_gradient
-from .._rules.flow.given import apart_from_zero, deconv, guided, prepared
+from .._rules.flow.given import apart_from_zero, prepared
+from .._rules.flow.keeping import deconv, guided
 from .._rules.flow.kinds import TABLE
 from .._rules.flow.mode import Ruled
 from .._rules.flow.sets import epsilon_plus

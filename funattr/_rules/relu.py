@@ -106,7 +106,7 @@ class ReluRule(TorchFunctionMode):
         self.fired.append(True)
         if sure is not True:
             return (torch.where(sure, self.rule(x, False), unruled(func, args, kwargs)),)
-        return (self._ruled(x, args[0] if args else x, _in_place(func, entry, args, kwargs)),)
+        return (self._ruled(x, args[0] if args else x, in_place(func, entry, args, kwargs)),)
 
     def _ruled(self, x: Tensor, target: Tensor, in_place: bool) -> Tensor:
         if not in_place:
@@ -126,7 +126,7 @@ class ReluRule(TorchFunctionMode):
         )
 
 
-def _in_place(func: Any, entry: Entry, args: Any, kwargs: dict[str, Any]) -> bool:
+def in_place(func: Any, entry: Entry, args: Any, kwargs: dict[str, Any]) -> bool:
     at = SWITCHED.get(func, len(args))
     return entry.in_place or bool(kwargs.get("inplace", args[at] if len(args) > at else False))
 

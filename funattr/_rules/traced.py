@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from .._torch import show_to_modes
-from .flow.hold import hold, switch
+from .flow.hold import flowing, hold
 from .lift import slopes as slopes
 from .lift.table import ENTRIES
 from .relu import SPELLED, deconv_relu, guided_relu
 
 maps = (slopes.scaled, slopes.scaled2, slopes.matmul, slopes.rows, slopes.attention, slopes.normal, slopes.picked)
-for function in (guided_relu, deconv_relu, hold, switch, *maps):
+for function in (guided_relu, deconv_relu, hold, flowing, *maps):
     torch.compiler.allow_in_graph(function)
 
 known = {id(function) for space in (torch, F) for function in vars(space).values() if callable(function)}

@@ -67,17 +67,25 @@ def _dtype(first: Tree, second: Tree) -> torch.dtype:
 
 def _rows_of_both(first: Tree, second: Tree) -> tuple[Tensor, Tensor]:
     """All that each example has, ``[N, M]``, of both."""
+    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+        second = {key: second[key] for key in first}
     (a, spec), (b, other) = tree_flatten(first), tree_flatten(second)
     shapes = [[list(t.shape) if isinstance(t, Tensor) else None for t in leaves] for leaves in (a, b)]
     if spec != other or shapes[0] != shapes[1]:
-        text = f"the two results have the shapes {_told(shapes[0])} and {_told(shapes[1])}"
+        told = f"shapes {_told(shapes[0])} and {_told(shapes[1])}"
+        if shapes[0] == shapes[1]:
+            told = f"structures {_kept(first)} and {_kept(second)}"
         cure = "both must be of one structure; a map is brought to another size by fa.interpolate"
-        raise complaint(ValueError, f"{text}: {cure}.")
+        raise complaint(ValueError, f"the two results have the {told}: {cure}.")
     return rows(first), rows(second)
 
 
 def _told(shapes: list[list[int] | None]) -> str:
     return str(shapes[0]) if len(shapes) == 1 else str(tuple(shapes))
+
+
+def _kept(found: Tree) -> str:
+    return f"dict of {list(found)}" if isinstance(found, dict) else type(found).__name__
 
 
 def rows(found: Tree) -> Tensor:

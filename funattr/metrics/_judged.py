@@ -90,6 +90,7 @@ def judged(found: Tree, what: str = "expected a method, or what one returned, go
     """Attributions as numbers that can be compared."""
     if not tensors(found):
         cure = ": pass torch.from_numpy of it" if type(found).__name__ == "ndarray" else ""
+        cure = ": pass the function, such as fa.gradient" if isinstance(found, str) else cure
         raise complaint(TypeError, f"{what} {kind_of(found)}, not attributions, tensors [N, ...] in any structure{cure}.")
     for value in tensors(found):
         if value.is_complex():

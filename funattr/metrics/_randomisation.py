@@ -14,7 +14,7 @@ from .._combine.repeat import device_of
 from .._core.where import bind, find
 from .._habits import did_you_mean
 from .._steps.draws import Rewound, check_generator, seeded
-from .._types import Explains, Layer, Model, Target, Tree
+from .._types import Explains, Layer, Model, Target, Tree, tensors
 from .._words import complaint, kind_of
 from ._agreement import agreement, check_kind
 from ._judged import check_explains, judged, metric, options_for, resolved
@@ -59,7 +59,8 @@ def randomisation(
         at 1.
 
     Raises:
-        ValueError: there is no such `order`, `similarity` or layer, a layer has no parameters, or there are NaN or inf.
+        ValueError: there is no such `order`, `similarity` or layer, a layer has no parameters, `similarity` returns no ``[N]``,
+            or there are NaN or inf.
         TypeError: attributions in place of a method, or the model is no module.
 
     Example:
@@ -92,8 +93,18 @@ def randomisation(
         start.rewind()  # the method draws the same each time, and the shuffles go on
         found = judged(method(_with(model, _Shuffled(root, shuffled)), x, **options), "the method returned")
         here.rewind()
-        result[name] = similarity(given, found) if callable(similarity) else agreement(given, found, kind=similarity)
+        result[name] = _similarity(similarity, given, found)
     return result
+
+
+def _similarity(similarity: str | Callable[[Tree, Tree], Tensor], given: Tree, found: Tree) -> Tensor:
+    if not callable(similarity):
+        return agreement(given, found, kind=similarity)
+    value, size = similarity(given, found), tensors(given)[0].shape[0]
+    if not isinstance(value, Tensor) or value.shape != (size,):
+        got = list(value.shape) if isinstance(value, Tensor) else kind_of(value)
+        raise complaint(ValueError, f"similarity must return one number for each example, a tensor [{size}], got {got}.")
+    return value
 
 
 class _Shuffled(nn.Module):
@@ -151,7 +162,9 @@ def _parameters(root: nn.Module, layers: Any) -> Iterator[tuple[str, dict[str, T
         raise complaint(TypeError, f"layers must be a list of names, got {kind_of(layers)}.")
     for name in layers:
         if not isinstance(name, str):
-            raise complaint(TypeError, f"layers must be a list of names, and holds a {type(name).__name__}.")
+            meant = [repr(own) for own, module in root.named_modules() if module is name]
+            cure = f": pass its name, {meant[0]}" if meant else ""
+            raise complaint(TypeError, f"layers must be a list of names, and holds a {type(name).__name__}{cure}.")
         module = find(root, name) if name else root
         parameters = own(module) or own(module, recurse=True)
         if not parameters:

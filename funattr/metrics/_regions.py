@@ -141,6 +141,8 @@ def _region(regions: Any, found: Tensor) -> Tensor:
     shape, size = regions.shape, found.shape
     if len(shape) > len(size) or any(p not in (1, q) for p, q in zip(reversed(shape), reversed(size))):
         text = f"regions {list(shape)} do not broadcast to the attributions {list(size)}"
+        if len(shape) == len(size) - 1 and shape[0] == size[0] and shape[1:] == size[2:]:
+            raise complaint(ValueError, f"{text}: they have no dimension for channels, pass regions[:, None].")
         maps = "; a map made at a layer is brought to the size of the region by fa.interpolate" if len(size) > 2 else ""
         raise complaint(ValueError, f"{text}: give each dimension that size or 1{maps}.")
     return regions.to(found.device).reshape((1,) * (len(size) - len(shape)) + shape)

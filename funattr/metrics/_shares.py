@@ -141,7 +141,8 @@ def _lost(how: Ordered, kind: str, fractions: Sequence[float], create_graph: boo
 
 def _check_fractions(fractions: Any) -> None:
     if isinstance(fractions, str) or not isinstance(fractions, Sequence):
-        raise complaint(TypeError, f"fractions must be a list of numbers, such as (0.1, 0.5), got {kind_of(fractions)}.")
+        cure = ": pass fractions.tolist()" if hasattr(fractions, "tolist") else ""
+        raise complaint(TypeError, f"fractions must be a list of numbers, such as (0.1, 0.5), got {kind_of(fractions)}{cure}.")
     if not fractions:
         raise complaint(ValueError, "fractions is empty: name at least one, above 0 and at most 1.")
     for q in fractions:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from .._rules.flow.first import flat, wsquare, zbox
-from .._rules.flow.given import deconv, guided
+from .._rules.flow.keeping import attn_lrp, cp_lrp, deconv, frozen, guided
 from .._rules.flow.operation import Operation
 from .._rules.flow.sets import (
     alpha_beta,
-    attn_lrp,
-    cp_lrp,
     epsilon,
     epsilon_alpha_beta,
     epsilon_gamma_box,
     epsilon_plus,
     epsilon_plus_flat,
-    frozen,
     gamma,
     zplus,
 )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..._torch import edge_of, tracing
+from ..._torch import edge_of
 
 
 class Fact(NamedTuple):
@@ -27,24 +27,30 @@ UNKNOWN = Fact()
 
 
 class Facts:
-    """Facts by tensor, kept as long as the tensor is."""
+    """Facts by tensor, for one pass."""
 
     def __init__(self) -> None:
         self.known: dict[int, tuple[Any, Fact]] = {}
-        self.traced: list[tuple[Tensor, Fact]] = []  # Dynamo knows neither ids nor weak references
 
     def __getitem__(self, t: Tensor) -> Fact:
-        if tracing():
-            return next((fact for other, fact in reversed(self.traced) if other is t), UNKNOWN)
         found = self.known.get(id(t))
         return UNKNOWN if found is None or found[0]() is not t else found[1]
 
     def __setitem__(self, t: Tensor, fact: Fact) -> None:
-        if tracing():
-            self.traced.append((t, fact))
-            return
-        key, known = id(t), self.known
-        known[key] = (weakref.ref(t, lambda _: known.pop(key, None)), fact)
+        self.known[id(t)] = (weakref.ref(t), fact)
+
+
+class Traced(Facts):
+    """The same where Dynamo traces, which knows neither ids nor weak references."""
+
+    def __init__(self) -> None:
+        self.facts: list[tuple[Tensor, Fact]] = []
+
+    def __getitem__(self, t: Tensor) -> Fact:
+        return next((fact for other, fact in reversed(self.facts) if other is t), UNKNOWN)
+
+    def __setitem__(self, t: Tensor, fact: Fact) -> None:
+        self.facts.append((t, fact))
 
 
 class Spot(NamedTuple):

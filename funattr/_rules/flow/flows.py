@@ -1,4 +1,8 @@
-"""What flows in the place of an operation: the rules of LRP, AttnLRP and kin, as expressions."""
+"""What flows in the place of an operation: the rules of LRP, AttnLRP and kin.
+
+Each is a list of pairs: the gradient, times a factor (None is 1), goes on to a source. It is made of the operation twice: `op`,
+whose output and inputs carry the graph, is for the sources; `at`, the same as constants, for the factors.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from torch import Tensor
 from ..._core.checks import may_read
 from ..._torch import tracing, transforms_active
 from .hold import hold
-from .operation import Flow, Operation
+from .operation import Flow, Operation, Pairs
 
 Rules = dict[Any, Callable[..., Any]]
 
@@ -22,53 +26,50 @@ def stabilised(z: Tensor, epsilon: float) -> Tensor:
 
 
 def _share(z: Tensor, total: Tensor, epsilon: float) -> Tensor:
-    """``z / total``, a constant; 0 where both are."""
-    z, total = hold(z), stabilised(hold(total), epsilon)
+    """``z / total``; 0 where both are."""
+    total = stabilised(total, epsilon)
     return z / total if epsilon else torch.where(total == 0, torch.zeros_like(z), z / torch.where(total == 0, 1.0, total))
 
 
-# What flows in the place of an operation. `op.output` and the inputs carry the graph.
+def _plain(op: Operation, at: Operation) -> Pairs:
+    return [(None, op.output)]
 
 
-def _plain(op: Operation) -> Tensor:
-    return op.output
+def _cut(op: Operation, at: Operation) -> Pairs:
+    return []
 
 
-def _cut(op: Operation) -> Tensor:
-    return hold(op.output)
+def _activation(op: Operation, at: Operation) -> Pairs:
+    z, y = at.inputs[0], at.output
+    if may_read() and int(torch.count_nonzero(z)) == z.numel():
+        return [(y / z, op.inputs[0].expand_as(y))]
+    slope = torch.func.vjp(op.function, z)[1](torch.ones_like(y))[0]
+    return [(torch.where(z == 0, slope, y / torch.where(z == 0, 1.0, z)), op.inputs[0].expand_as(y))]
 
 
-def _activation(op: Operation) -> Tensor:
-    z, at = op.inputs[0], hold(op.inputs[0])
-    zero = at == 0
-    if may_read() and not bool(zero.any()):
-        return z * (hold(op.output) / at)
-    slope = torch.func.vjp(op.function, at)[1](torch.ones_like(op.output))[0]
-    return z * torch.where(zero, slope, hold(op.output) / torch.where(zero, 1.0, at))
+def _half(op: Operation, at: Operation) -> Pairs:
+    return [(at.output.new_full((), 0.5), op.output)]
 
 
-def _half(op: Operation) -> Tensor:
-    return op.output / 2
+def _normalization(op: Operation, at: Operation) -> Pairs:
+    """Of what is made with statistics, the same with these constant; of a statistic, nothing."""
+    pairs = getattr(op.function, "pairs", None)
+    return [] if pairs is None else pairs(op, at)
 
 
-def _normalization(op: Operation) -> Tensor:
-    constant = getattr(op.function, "constant", None)  # of what is made with statistics, the same with these held
-    return hold(op.output) if constant is None else constant(*op.inputs)
-
-
-PLAIN = Flow(_plain, "gradient", plain=True)
+PLAIN = Flow(_plain, "gradient")
 CUT = Flow(_cut, "cut")
 ACTIVATION = Flow(_activation, "activation")
-HALF = Flow(_half, "half", both=True)
+HALF = Flow(_half, "half", both=True, scales=True)
 GATE = Flow(_half, "gate", both=True)  # the mode knows which of the two is one
 NORMALIZATION = Flow(_normalization, "normalization", both=True)
 BASE: Rules = {"activation": ACTIVATION, "product": HALF, "softmax": PLAIN, "normalization": NORMALIZATION}
 
 
-def _bias(op: Operation) -> Tensor | None:
-    """The bias in the shape of the output, where the operation has one."""
-    if len(op.inputs) < 3:
-        return None
+def _bias(op: Operation, used: bool) -> Tensor | float:
+    """The bias in the shape of the output, where the operation has one that is used."""
+    if len(op.inputs) < 3 or not used:
+        return 0.0
     weight, bias = op.inputs[1:3]
     return bias.reshape(-1, *[1] * (weight.dim() - 2)) if op.name.startswith("conv") else bias
 
@@ -78,57 +79,51 @@ def _not_negative(x: Tensor) -> bool:
     if tracing() or transforms_active():
         return False
     try:
-        return bool((x >= 0).all())
-    except RuntimeError:  # somebody traces: what is in a tensor cannot be seen then
-        if may_read():
-            raise
+        return bool(x.min() >= 0)
+    except RuntimeError:  # it is empty, or somebody traces: what is in a tensor cannot be seen then
         return False
 
 
-def _parts(op: Operation, both: bool) -> tuple[Tensor, Tensor | None]:
-    """The sums of all positive contributions, and of all negative ones."""
+def _parts(op: Operation, at: Operation) -> tuple[Tensor, Callable[[], Tensor]]:
+    """The sums of all positive contributions, and of all negative ones where somebody asks."""
     (x, w), f = op.inputs[:2], op.function
-    above, more, less = x.clamp(min=0), w.clamp(min=0), w.clamp(max=0)
-    if _not_negative(hold(x)):
-        return f(x, more), f(x, less) if both else None
+    more = w.clamp(min=0)
+    if _not_negative(at.inputs[0]):
+        return f(x, more), lambda: f(x, w.clamp(max=0))
+    above, less = x.clamp(min=0), w.clamp(max=0)
     below = x - above
-    return f(above, more) + f(below, less), f(above, less) + f(below, more) if both else None
+    return f(above, more) + f(below, less), lambda: f(above, less) + f(below, more)
 
 
 def epsilon_rule(epsilon: float) -> Flow:
-    if epsilon == 0:
-        return PLAIN
+    def flow(op: Operation, at: Operation) -> Pairs:
+        size = at.output.abs()
+        return [(size.div_(size + epsilon), op.output)]  # at 0 either sign: the share is 0
 
-    def flow(op: Operation) -> Tensor:
-        z = hold(op.output)
-        away = torch.copysign(torch.full((), epsilon, dtype=z.dtype, device=z.device), z)  # at 0 either sign: the share is 0
-        return op.output * (z / (z + away))
-
-    return Flow(flow, f"epsilon({epsilon:g})")
+    return Flow(flow, f"epsilon({epsilon:g})", scales=True) if epsilon else PLAIN
 
 
 def alpha_beta_rule(alpha: float, beta: float, epsilon: float, bias: bool) -> Flow:
-    def flow(op: Operation) -> Tensor:
-        more, less = _parts(op, beta != 0)
-        b = _bias(op) if bias else None
-        found = alpha * more * _share(op.output, more if b is None else more + b.clamp(min=0), epsilon)
-        if less is not None:
-            found = found - beta * less * _share(op.output, less if b is None else less + b.clamp(max=0), epsilon)
-        return found
+    def flow(op: Operation, at: Operation) -> Pairs:
+        (more, less), b = _parts(op, at), torch.as_tensor(_bias(at, bias))
+        pairs: Pairs = [(alpha * _share(at.output, hold(more) + b.clamp(min=0), epsilon), more)]
+        if beta:
+            negative = less()
+            pairs.append((-beta * _share(at.output, hold(negative) + b.clamp(max=0), epsilon), negative))
+        return pairs
 
-    return Flow(flow, f"alpha_beta({alpha:g}, {beta:g})", remakes=True, through=False)
+    return Flow(flow, f"alpha_beta({alpha:g}, {beta:g})", remakes=True)
 
 
 def gamma_rule(gamma: float, epsilon: float, bias: bool) -> Flow:
-    def flow(op: Operation) -> Tensor:
-        z, b = op.output, _bias(op)
-        linear = z if b is None else z - b
-        more, down = _parts(op, False)[0], hold(z) < 0
-        found = linear + gamma * torch.where(down, linear - more, more)
-        total = found
-        if bias and b is not None:
-            total = found + b + gamma * torch.where(down, b.clamp(max=0), b.clamp(min=0))
-        return found * _share(z, total, epsilon)
+    def flow(op: Operation, at: Operation) -> Pairs:
+        (more, less), b = _parts(op, at), torch.as_tensor(_bias(at, bias))
+        negative = less()
+        down = gamma * (at.output < 0).to(more.dtype)
+        up, down = 1 + gamma - down, 1 + down
+        total = up * (hold(more) + b.clamp(min=0)) + down * (hold(negative) + b.clamp(max=0))
+        share = _share(at.output, total, epsilon)
+        return [(up * share, more), (down * share, negative)]
 
     return Flow(flow, f"gamma({gamma:g})", remakes=True)
 
@@ -153,7 +148,7 @@ def wsquare_rule(op: Operation) -> Tensor:
 
 
 def box_rule(low: Any, high: Any) -> Callable[[Operation], Tensor]:
-    def flow(op: Operation) -> Tensor:
+    def quotas(op: Operation) -> Tensor:
         x, w = op.inputs[:2]
         ones, f = _ones(x), op.function
         found = f(ones * hold(x), w)
@@ -161,12 +156,12 @@ def box_rule(low: Any, high: Any) -> Callable[[Operation], Tensor]:
             found = found - f(ones * torch.as_tensor(bound, dtype=x.dtype, device=x.device), part)
         return found
 
-    return flow
+    return quotas
 
 
 def first_rule(quotas: Callable[[Operation], Tensor], name: str, epsilon: float = 1e-6) -> Flow:
-    def flow(op: Operation) -> Tensor:
+    def flow(op: Operation, at: Operation) -> Pairs:
         found = quotas(op)
-        return found * _share(op.output, found, epsilon)
+        return [(_share(at.output, hold(found), epsilon), found)]
 
-    return Flow(flow, name, shares=True, remakes=True, through=False)
+    return Flow(flow, name, shares=True, remakes=True)

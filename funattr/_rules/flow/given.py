@@ -6,73 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..._habits import did_you_mean
 from ..._torch import tracing
 from ..._types import Tree, map_tensors
 from ..._words import complaint
 from ..lift.table import ENTRIES, LINEAR, OPENED
-from ..relu import deconv_relu, guided_relu
 from .facts import Rules
 from .flows import nothing
-from .operation import Operation
 
 #: The kinds that keys of a dict of rules name.
 KINDS = ("relu", "activation", "linear", "convolution", "first", "product", "softmax", "normalization")
-
-
-class Rectified:
-    """A rule for ReLU of its own backward pass, which is no function of values alone."""
-
-    def __init__(self, relu: Any, name: str):
-        self.relu = relu  # ReLU with that backward pass
-        self.name = name
-
-    def __call__(self, op: Operation, gradient: Tensor) -> Tensor:
-        positive = torch.relu(gradient)
-        return positive * (op.output > 0) if self.name == "guided" else positive
-
-    def __repr__(self) -> str:
-        return f"<rule {self.name}>"
-
-
-def guided() -> dict[Any, Any]:
-    """Guided backpropagation: only positive gradients flow back through active ReLUs, in whatever spelling.
-
-    ``relu(g) * (z > 0)`` at ``y = relu(z)``; all else keeps its gradient.
-
-    Returns:
-        A dict with the key ``"relu"``.
-
-    Example:
-        >>> import funattr as fa
-        >>> fa.rules.guided()
-        {'relu': <rule guided>}
-
-    References:
-        Springenberg, Dosovitskiy, Brox, Riedmiller, "Striving for Simplicity", 2014, https://arxiv.org/abs/1412.6806
-    """
-    return {"relu": Rectified(guided_relu, "guided")}
-
-
-def deconv() -> dict[Any, Any]:
-    """The deconvolutional network: only positive gradients flow back through every ReLU, in whatever spelling.
-
-    ``relu(g)`` at ``y = relu(z)``; all else keeps its gradient.
-
-    Returns:
-        A dict with the key ``"relu"``.
-
-    Example:
-        >>> import funattr as fa
-        >>> fa.rules.deconv()
-        {'relu': <rule deconv>}
-
-    References:
-        Zeiler, Fergus, "Visualizing and Understanding Convolutional Networks", 2013, https://arxiv.org/abs/1311.2901
-    """
-    return {"relu": Rectified(deconv_relu, "deconv")}
 
 
 def prepared(rules: Any) -> Rules:

@@ -1,12 +1,12 @@
-"""Two operations that tell the gradient of an attribution from all other derivatives.
+"""A value whose gradient goes other ways in the attribution's backward pass, and its own ways in all others.
 
-A rule is written as what flows: an expression in torch's own operations, whose gradient is the rule's. It stands in for the
-operation at one grad level only, that of the attribution; the value, and every derivative that is taken of the result, are the
-operation's own. So the derivative of a relevance is that of the relevance, and not the rules applied twice.
+A rule holds at one grad level only, that of the attribution; the value, and every derivative that is taken of the result, are
+the operation's own. So the derivative of a relevance is that of the relevance, and not the rules applied twice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,50 +14,46 @@ from torch import Tensor
 
 from ..._torch import autograd_function, current_grad_level
 
+Back = Callable[..., "list[Tensor | None]"]
+
 
 @autograd_function
-class _Hold(torch.autograd.Function):
+class _Held(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(t: Tensor, level: int) -> Tensor:
-        return t.detach()
+    def forward(back: Back, kept: int, level: int, value: Tensor, *tensors: Tensor) -> Tensor:
+        return value.clone() if level else value.detach()  # the model may write to it
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.back, kept, level, _, *tensors = inputs
         ctx.set_materialize_grads(False)  # where nothing flows, nothing is to be computed
-        ctx.ruled = current_grad_level() == inputs[1]
+        ctx.ruled, ctx.count = current_grad_level() == level, len(tensors)
+        ctx.save_for_backward(*tensors[:kept])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None if ctx.ruled else gradient, None
+        if gradient is None or not ctx.ruled:
+            return (None, None, None, gradient, *[None] * ctx.count)
+        return (None, None, None, None, *ctx.back(gradient, *ctx.saved_tensors))
 
 
-@autograd_function
-class _Switch(torch.autograd.Function):
-    generate_vmap_rule = True
+def handed(back: Back, kept: int, value: Tensor, *tensors: Tensor) -> Tensor:
+    """`value`; in the attribution's backward pass ``back(gradient, *tensors[:kept])`` gives the gradients of the tensors."""
+    level = current_grad_level()
+    return _Held.apply(back, kept, level, value if level else value.detach(), *tensors)  # type: ignore[no-any-return, no-untyped-call]  # torch has no types for apply
 
-    @staticmethod
-    def forward(value: Tensor, flow: Tensor, level: int) -> Tensor:
-        return value.clone()  # the model may write to it, and to a view that a Function returns it could not
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.set_materialize_grads(False)
-        ctx.ruled = current_grad_level() == inputs[2]
+def _times(gradient: Tensor, *factors: Tensor) -> list[Tensor | None]:
+    return [*[None] * len(factors), *(gradient if factor is None else gradient * factor for factor in factors)]
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, gradient, None) if ctx.ruled else (gradient, None, None)
+
+def flowing(value: Tensor, factors: list[Tensor | None], sources: list[Tensor]) -> Tensor:
+    """`value`, whose gradient goes on to each of the sources, times its factor, in the attribution's backward pass."""
+    return handed(_times, len(factors), value, *factors, *sources)  # type: ignore[arg-type]  # no factor is as good as 1
 
 
 def hold(t: Tensor) -> Tensor:
     """`t`, a constant to the attribution's gradient."""
-    level = current_grad_level()
-    return _Hold.apply(t, level) if level else t.detach()  # type: ignore[no-untyped-call]  # torch has no types for apply
-
-
-def switch(value: Tensor, flow: Tensor) -> Tensor:
-    """`value`, with the gradient of `flow` in the attribution's backward pass, and its own in all others."""
-    level = current_grad_level()
-    return _Switch.apply(value if level else value.detach(), flow, level)  # type: ignore[no-any-return, no-untyped-call]  # likewise
+    return flowing(t, [], []) if current_grad_level() else t.detach()

@@ -16,7 +16,7 @@ from .flows import CUT, NORMALIZATION
 from .hold import hold
 from .linear import addmm, bilinear, convolution, einsum, linear, product_of
 from .mode import Ruled, Table, other
-from .operation import Operation
+from .operation import Operation, Pairs
 
 
 def _run(func: Any, rest: Any, kwargs: Any, x: Tensor) -> Any:
@@ -79,17 +79,19 @@ def _multiple(mode: Ruled, func: Any, z: Tensor, x: Any, y: Any) -> Tensor:
     return z
 
 
-class _Divided:
-    """A quotient, and its form with a constant divisor."""
+class Held:
+    """An operation that is made with statistics, and what flows where these are constant."""
 
-    def __init__(self, func: Any):
-        self.func = func
+    def __init__(self, run: Callable[..., Tensor], pairs: Callable[[Operation, Operation], Pairs]):
+        self.run, self.pairs = run, pairs
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.func(x, y)  # type: ignore[no-any-return]  # torch's functions are Any here
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return self.run(*inputs)
 
-    def constant(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.func(x, hold(y))  # type: ignore[no-any-return]  # torch's functions are Any here
+
+def _divided(op: Operation, at: Operation) -> Pairs:
+    x, y = torch.broadcast_tensors(op.inputs[0], at.inputs[1])
+    return [(torch.reciprocal(y), x)]
 
 
 def quotient(mode: Ruled, func: Any, x: Any, y: Any, **rounding: Any) -> Any:
@@ -103,7 +105,7 @@ def quotient(mode: Ruled, func: Any, x: Any, y: Any, **rounding: Any) -> Any:
     z = func(x, y)
     if a is b and z.shape == a.shape:
         return _elementwise(mode, "div", lambda t: func(made_a(t), made_b(t)), mode.source(a), z, (a,))
-    return mode.know(mode.ruled(mode.rules.of("div", "normalization"), Operation("div", _Divided(func), (x, y), z)), x, y)
+    return mode.know(mode.ruled(mode.rules.of("div", "normalization"), Operation("div", Held(func, _divided), (x, y), z)), x, y)
 
 
 def swapped(mode: Ruled, func: Any, x: Any, y: Any) -> Any:
@@ -130,74 +132,63 @@ def statistic_and_mean(take: Any) -> Any:
     return handler
 
 
-class Norm:
-    """A normalisation over `dims` of x in `shape`, and its form with a constant deviation."""
+def _norm(
+    mode: Ruled, run: Any, x: Tensor, weight: Any, bias: Any, shape: Any, dims: Any, eps: float, centred: bool = True
+) -> Tensor:
+    """A normalisation over `dims` of x in `shape`, less its mean where it is centred; its deviation is constant."""
+    last = mode.name in ("layer_norm", "rms_norm")  # the weight is along the last dimensions, else along the channels
 
-    def __init__(self, run: Callable[..., Tensor], shape: Sequence[int], dims: Sequence[int], eps: float):
-        self.run, self.shape, self.dims, self.eps = run, list(shape), list(dims), eps
-        self.centred = self.last = True  # less its mean; its weight is along the last dimensions, or the channels
+    def pairs(op: Operation, at: Operation) -> Pairs:
+        c = op.inputs[0].reshape(shape)
+        c = c - c.mean(dims, keepdim=True) if centred else c
+        size = (hold(c) ** 2).mean(dims, keepdim=True)
+        factor = torch.rsqrt(size + eps).expand(shape).reshape(x.shape)
+        if weight is not None:
+            factor = factor * (at.inputs[1] if last else at.inputs[1].reshape(-1, *[1] * (x.dim() - 2)))
+        return [(factor, c.reshape(x.shape))]
 
-    def __call__(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        return self.run(x, weight, bias)
-
-    def constant(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        t = x.reshape(self.shape)
-        c = t - t.mean(self.dims, keepdim=True) if self.centred else t
-        y = (c * torch.rsqrt((hold(c) ** 2).mean(self.dims, keepdim=True) + self.eps)).reshape(x.shape)
-        if weight is None:
-            return y
-        return y * (weight if self.last else weight.reshape(-1, *[1] * (x.dim() - 2)))
-
-
-def _norm(mode: Ruled, norm: Norm, x: Tensor, weight: Any, bias: Any) -> Tensor:
-    y = norm(x, weight, bias)
+    inputs = (x,) if weight is None else (x, weight) if bias is None else (x, weight, bias)
+    held = Held(lambda x, w=None, b=None: run(x, w, b), pairs)
+    y = held(*inputs)
     if not mode.varies(x):
         return y
-    inputs = (x,) if weight is None else (x, weight) if bias is None else (x, weight, bias)
-    return mode.know(mode.ruled(mode.rules.of(mode.name, "normalization"), Operation(mode.name, norm, inputs, y)), x)
+    return mode.know(mode.ruled(mode.rules.of(mode.name, "normalization"), Operation(mode.name, held, inputs, y)), x)
 
 
 def layer_norm(mode: Ruled, func: Any, x: Tensor, shape: Any, w: Any = None, b: Any = None, eps: float = 1e-5, *_: Any) -> Any:
-    norm = Norm(lambda x, w, b: func(x, shape, w, b, eps), x.shape, range(-len(shape), 0), eps)
-    return _norm(mode, norm, x, w, b)
+    return _norm(mode, lambda x, w, b: func(x, shape, w, b, eps), x, w, b, x.shape, [*range(-len(shape), 0)], eps)
 
 
 def rms_norm(mode: Ruled, func: Any, x: Tensor, shape: Any, w: Any = None, eps: float | None = None) -> Any:
     least = torch.finfo(x.dtype).eps if eps is None else eps
-    norm = Norm(lambda x, w, b: func(x, shape, w, eps), x.shape, range(-len(shape), 0), least)
-    norm.centred = False
-    return _norm(mode, norm, x, w, None)
-
-
-def _of_channels(norm: Norm) -> Norm:
-    norm.last = False
-    return norm
+    return _norm(mode, lambda x, w, b: func(x, shape, w, eps), x, w, None, x.shape, [*range(-len(shape), 0)], least, False)
 
 
 def group_norm(mode: Ruled, func: Any, x: Tensor, groups: int, w: Any = None, b: Any = None, eps: float = 1e-5, *_: Any) -> Any:
-    norm = Norm(lambda x, w, b: func(x, groups, w, b, eps, *_), (x.shape[0], groups, -1), [2], eps)
-    return _norm(mode, _of_channels(norm), x, w, b)
+    shape = (x.shape[0], groups, x.shape[1:].numel() // groups)
+    return _norm(mode, lambda x, w, b: func(x, groups, w, b, eps, *_), x, w, b, shape, [2], eps)
 
 
 def instance_norm(mode: Ruled, func: Any, x: Tensor, w: Any, b: Any, mean: Any, var: Any, own: bool, *rest: Any) -> Any:
     if not own:
         return batch_norm(mode, torch.batch_norm, x, w, b, mean, var, False, *rest)
-    norm = Norm(lambda x, w, b: func(x, w, b, mean, var, own, *rest), x.shape, range(2, x.dim()), rest[1])
-    return _norm(mode, _of_channels(norm), x, w, b)
+    run = lambda x, w, b: func(x, w, b, mean, var, own, *rest)  # noqa: E731
+    return _norm(mode, run, x, w, b, x.shape, [*range(2, x.dim())], rest[1])
 
 
 def batch_norm(mode: Ruled, func: Any, x: Tensor, w: Any, b: Any, mean: Any, var: Any, training: bool, *rest: Any) -> Any:
     """With running statistics merged into the linear operation or convolution that x came out of, if it did; else linear."""
+
+    def run(x: Tensor, w: Any = w, b: Any = b) -> Tensor:
+        return func(x, w, b, mean, var, training, *rest)  # type: ignore[no-any-return]  # torch's functions are Any here
+
     if training:
-        norm = Norm(lambda x, w, b: func(x, w, b, mean, var, training, *rest), x.shape, [0, *range(2, x.dim())], rest[1])
-        return _norm(mode, _of_channels(norm), x, w, b)
-    y = func(x, w, b, mean, var, training, *rest)
+        return _norm(mode, run, x, w, b, x.shape, [0, *range(2, x.dim())], rest[1])
     before = mode.facts[x].linear
     if before is None:
-        return y
-    scale = torch.rsqrt(var + rest[1]) if w is None else w * torch.rsqrt(var + rest[1])
-    shift = -mean * scale if b is None else b - mean * scale
-    return before.merged(mode, x, y, scale, shift)
+        return run(x)
+    scale = torch.rsqrt(var + rest[1])
+    return before.merged(mode, x, run, scale if w is None else w * scale, mean, b)
 
 
 def softmax(mode: Ruled, func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Any:

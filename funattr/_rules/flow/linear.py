@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..lift import compound
-from .flows import GATE
-from .hold import hold, switch
+from .flows import GATE, PLAIN
+from .hold import flowing, hold
 from .mode import Ruled
-from .operation import Operation
+from .operation import Operation, Scale
 
 
 class Linear(NamedTuple):
@@ -22,18 +22,20 @@ class Linear(NamedTuple):
     kinds: tuple[str, ...]
     output: Tensor  # under the rule
     widened: Callable[[Tensor, Tensor], Tensor]  # the weight, with each channel of the output scaled
+    scale: Scale | None  # the rule, where that is a hook
 
-    def merged(self, mode: Ruled, x: Tensor, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """`y`, the batch norm of this operation's output x, by the rule for both as one operation."""
+    def merged(self, mode: Ruled, x: Tensor, norm: Any, scale: Tensor, mean: Tensor, shift: Tensor | None) -> Tensor:
+        """The batch norm of this operation's output x, by the rule for both as one operation."""
+        if self.scale is not None:
+            self.scale.handle.remove()
         met = mode.rules.of(self.op.name, *self.kinds)
         source, weight, *rest = self.op.inputs
-        wide = (-1, *[1] * (y.dim() - 2))
-        output = self.op.output * scale.reshape(wide) + shift.reshape(wide)  # its gradient goes past the rule that was
-        bias = shift + scale * rest[0] if rest else shift
-        found = mode.ruled(met, self.op._replace(inputs=(source, self.widened(weight, scale), bias), output=switch(y, output)))
+        y = norm(self.op.output)  # its gradient goes past the rule that was
+        bias = ((rest[0] - mean) if rest else -mean) * scale
+        inputs = source, self.widened(weight, scale), bias if shift is None else bias + shift
+        found = mode.ruled(met, self.op._replace(inputs=inputs, output=y))
         if x is not self.output:  # a site in between: it gets the norm's own gradient, which must not go on from there
-            between = (x - self.output) * scale.reshape(wide)
-            found = switch(y, found + between - hold(between))
+            found = flowing(norm(x), [None, None], [found, norm(x) - norm(self.output)])
         return mode.know(found, source, first=False)
 
 
@@ -50,9 +52,9 @@ def run(
     op = Operation(name, function, inputs, function(*inputs))
     kinds = ("first", kind) if mode.facts[x].first else (kind,)
     met = mode.rules.of(name, *kinds)
-    found = mode.ruled(met, op, later=widened is not None)  # a batch norm that follows leaves nothing of it
-    plain = met is None or getattr(met[1], "plain", False)
-    merges = None if plain or widened is None else Linear(op, kinds, found, widened)
+    mode.scale = None
+    found = mode.ruled(met, op, widened)
+    merges = None if met is None or met[1] is PLAIN or widened is None else Linear(op, kinds, found, widened, mode.scale)
     return mode.know(found, x, first=False, linear=merges)
 
 
@@ -62,7 +64,7 @@ def product_of(mode: Ruled, name: str, func: Any, x: Tensor, y: Tensor, z: Tenso
     if met is not None and met[1] is GATE and mode.facts[x].activated != mode.facts[y].activated:
         mode.fired.append(met[0])
         gated = func(hold(x), y) if mode.facts[x].activated else func(x, hold(y))
-        return mode.know(switch(z, gated), x, y)
+        return mode.know(flowing(z, [None], [gated]), x, y)
     return mode.know(mode.ruled(met, Operation(name, func, (x, y), z)), x, y)
 
 

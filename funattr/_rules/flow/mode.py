@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from types import MethodWrapperType
 from typing import Any, TypeAlias
 
@@ -12,17 +11,17 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..._core.kernels import unruled
-from ..._torch import base_of, tracing, tree_flatten, tree_unflatten
+from ..._torch import base_of, tracing
 from ..._types import tensors
-from ..lift.dispatch import apply
+from ..lift.dispatch import GRADIENTS, apply
 from ..lift.hidden import custom
-from ..lift.table import NAMES, SHAPES
+from ..lift.table import ENTRIES, NAMES, SHAPES
+from ..lift.table import PLAIN as LEFT
 from ..lift.tape import among
-from ..relu import ReluRule
+from ..relu import ReluRule, in_place
 from ..spelled import Entry
-from .facts import UNKNOWN, Event, Fact, Facts, Rules, spot
-from .hold import switch
-from .operation import Flow, Operation, own
+from .facts import UNKNOWN, Event, Fact, Facts, Rules, Traced
+from .operation import Flow, Operation, Scale, own
 
 #: What keeps the places of a tensor's elements, and is linear where but one of its tensors varies.
 _SUMS = {
@@ -43,7 +42,10 @@ _SUMS = {
 
 #: ``f(z) / z`` is the derivative, also at 0.
 _PROPORTIONAL = {"relu", "leaky_relu", "prelu", "abs", "absolute"}
+_ACTIVATIONS = {*NAMES["exact"], *NAMES["smooth"], *NAMES["clamp"]}
 _LOOKS_UP = {*NAMES["indexed"], "embedding", "embedding_bag"}
+#: What may come between a linear operation and the batch norm that is merged into it.
+_BEFORE_NORMS = {"batch_norm", "dim", "size", "__get__"}
 
 
 Table: TypeAlias = "dict[str, Callable[..., Any]]"
@@ -54,6 +56,7 @@ class Ruled(TorchFunctionMode):
 
     baseline = None  # in-place operations keep what they overwrite
     scales: tuple[Tensor, ...] = ()
+    events: list[Event] | None = None  # where somebody asks what goes into an operation, and comes out of it
 
     def __init__(self, rules: Rules, table: Table, fired: list[str], unmet: list[str]):
         super().__init__()
@@ -64,13 +67,12 @@ class Ruled(TorchFunctionMode):
         self.fired = fired  # the kinds of rules that met something
         self.unmet = unmet  # operations without one, which are not linear
         self.name = ""
-        self.inputs: list[Tensor] = []
+        self.scale: Scale | None = None  # of the rule that was put last
         self.relus = ReluRule(self._relu, [])  # knows one in every spelling
-        self.events: list[Event] | None = None  # where somebody asks what goes into an operation, and comes out of it
 
     def begin(self, args: Any, kwargs: Any) -> None:
         """A new pass: nothing is known but that the model's x varies."""
-        self.facts = Facts()
+        self.facts = Traced() if tracing() else Facts()
         self.relus.signs.clear()
         for t in tensors((args, kwargs)):
             self.facts[t] = Fact(varies=t.is_floating_point() or t.is_complex(), ids=not t.is_floating_point(), first=True)
@@ -96,12 +98,7 @@ class Ruled(TorchFunctionMode):
 
     def source(self, t: Tensor) -> Tensor:
         """`t`, which an operation takes that was given something made of it."""
-        if self.events is None:
-            return t
-        found = t.view_as(t)
-        self.facts[found] = self.facts[t]
-        self.inputs.append(found)
-        return found
+        return t
 
     def fixed(self, y: Tensor) -> Tensor:
         """`y`, which a rule has made a constant."""
@@ -122,50 +119,62 @@ class Ruled(TorchFunctionMode):
         if type(func) is MethodWrapperType:  # an attribute, such as x.T
             found = unruled(func, args, kwargs)
             if isinstance(found, Tensor) and args and found is not args[0]:
-                self.facts[found] = self.of(args[0])._replace(root=None, made=None, linear=None)
+                self.facts[found] = self._before(func, args[0])._replace(root=None, made=None, linear=None)
             return found
         if "relu" in self.rules.kinds:
             relu = self.relus.seen(func, args, kwargs)
             if relu is not None:
                 return relu[0]
-        given = list(among((args, tuple(kwargs.values()))))
-        if not tracing():
-            for t in given:
-                self._unseen(t)
-        found = apply(self, func, args, kwargs)
-        self._note(func, args, kwargs, given, found)
+        given = _given(args, kwargs)
+        if tracing():
+            facts, left = [self.facts[t] for t in given], False
+        else:
+            facts = [self._before(func, t) for t in given]
+            idle = not any(fact.varies or fact.ids for fact in facts) and func not in GRADIENTS
+            left = idle or (self.events is None and (func in LEFT or self._left(func, args, kwargs)))
+        found = func(*args, **kwargs) if left else apply(self, func, args, kwargs)
+        if left and idle:
+            return found
+        for y in (found,) if isinstance(found, Tensor) else among((found,)):
+            if self.facts[y] is UNKNOWN:  # else its handler knew more
+                self.facts[y] = self.result(func, args, kwargs, facts, y)
+        if given and (found is given[0] or func is Tensor.__setitem__) and self.facts[given[0]] is facts[0]:  # not yet noted
+            fact = self.result(func, (), {"": None}, facts, given[0])
+            self._wrote(given[0], fact._replace(activated=left and func not in LEFT))
         return found
 
-    def _note(self, func: Any, args: Any, kwargs: Any, given: list[Tensor], found: Any) -> None:
-        """What follows for the results of an operation that has noted nothing itself."""
-        name = getattr(func, "__name__", "")
-        live = [self.facts[t] for t in given if self.facts[t].varies]
-        looks_up = not live and any(self.facts[t].ids for t in given) and name.rstrip("_") in _LOOKS_UP | {"embedding"}
-        for y in given[:1] if func is Tensor.__setitem__ else among((found,)):
-            old = any(y is t for t in given)
-            if not old and self.facts[y] is not UNKNOWN:
-                continue  # its handler knew more
-            if not (y.is_floating_point() or y.is_complex()):
-                self.facts[y] = Fact(ids=func in SHAPES and any(self.facts[t].ids for t in given))
-            elif live or looks_up:
-                fact = Fact(True, first=not looks_up and all(fact.first for fact in live))
-                if func in SHAPES and len(live) == 1:
-                    fact = fact._replace(activated=live[0].activated)
-                elif name in _SUMS and not old and not kwargs:
-                    fact = self.elementwise(y, func, args, fact)
-                self.facts[y] = fact
-                if looks_up and self.events is not None and y.requires_grad:
-                    self.events.append(Event(name, [], [spot(y)]))  # ids are no input: it keeps what comes to it
-                if old:
-                    self._wrote(y)
-
-    def _unseen(self, t: Tensor) -> None:
-        """Notes what no mode is told of, by the mark that it left on its result."""
-        name = None if t.grad_fn is None else custom(t.grad_fn)
+    def _before(self, func: Any, t: Tensor) -> Fact:
+        """What is known of an argument. Makes a factor while its value is there, and notes what no mode is told of, by the
+        mark that it left on its result."""
+        fact, name = self.facts[t], None if t.grad_fn is None else custom(t.grad_fn)
         if name is not None:
             self.unmet.append(name)
-            if self.facts[t] is UNKNOWN:
-                self.facts[t] = Fact(varies=True)
+            self.facts[t] = fact = Fact(varies=True)
+        if fact.linear is not None and fact.linear.scale and getattr(func, "__name__", "") not in _BEFORE_NORMS:
+            fact.linear.scale.settled()
+        return fact
+
+    def _left(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Whether an activation in place keeps its gradient: then nothing need be kept of what it overwrites."""
+        entry = ENTRIES.get(func) if args else None
+        if entry is None or entry.name not in _ACTIVATIONS or not in_place(func, entry, args, kwargs):
+            return False
+        met = self.rules.of(entry.name, "activation")
+        self.fired += [] if met is None else [met[0]]
+        return met is None or _keeps(met[1], entry.name)
+
+    def result(self, func: Any, args: Any, kwargs: Any, facts: list[Fact], y: Tensor) -> Fact:
+        """What follows for a result of an operation that has noted nothing itself."""
+        ids = any(fact.ids for fact in facts)
+        if not (y.is_floating_point() or y.is_complex()):
+            return Fact(ids=ids and func in SHAPES)
+        name, live = getattr(func, "__name__", ""), [fact for fact in facts if fact.varies]
+        if not live:
+            return Fact(varies=ids and name.rstrip("_") in _LOOKS_UP)
+        fact = Fact(True, first=all(fact.first for fact in live))
+        if func in SHAPES and len(live) == 1:
+            return fact._replace(activated=live[0].activated)
+        return self.elementwise(y, func, args, fact) if name in _SUMS and not kwargs else fact
 
     def elementwise(self, y: Tensor, func: Any, args: Any, fact: Fact) -> Fact:
         """`fact` of an elementwise function of all that varies among `args`, with the one tensor that it is a function of."""
@@ -184,51 +193,11 @@ class Ruled(TorchFunctionMode):
 
     def rule_of(self, entry: Entry) -> Callable[..., Any]:
         self.name = entry.name
-        handler = self.table.get(entry.name, other)
-        return handler if self.events is None or hasattr(handler, "apart") else partial(_measured, handler)
+        return self.table.get(entry.name, other)
 
     def probed(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """A linear operation whose inputs and outputs are noted."""
-        x = args[0] if args else None
-        name = getattr(func, "__name__", repr(func))
-        in_place = name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and not name.startswith("_"))
-        if in_place and isinstance(x, Tensor) and self.varies(x):
-            before = x.clone()  # what is overwritten, as something that nothing else reads
-            x.copy_(before)
-            inputs, rest = self.taken(args[1:], kwargs)
-            found = func(x, *rest[0], **rest[1])
-            self.came(name.strip("_"), [before, *inputs], x if func is Tensor.__setitem__ else found)
-            return found
-        inputs, rest = self.taken(args, kwargs)
-        found = func(*rest[0], **rest[1])
-        self.came(name.strip("_"), inputs, found)
-        return found
-
-    def taken(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Any]:
-        """Aliases of what varies among the arguments, each for one operation alone, and the arguments with these."""
-        inputs: list[Tensor] = []
-
-        def alias(t: Any) -> Any:
-            if not (isinstance(t, Tensor) and self.varies(t)):
-                return t
-            found = t.view_as(t)
-            root, made = self.rooted(t)
-            fact = self.facts[t]._replace(root=root, made=made)
-            self.facts[found] = fact
-            if fact.linear is not None and fact.linear.output is t:
-                self.facts[found] = fact._replace(linear=fact.linear._replace(output=found))
-            inputs.append(found)
-            return found
-
-        leaves, spec = tree_flatten((args, kwargs))
-        return inputs, tree_unflatten([alias(t) for t in leaves], spec)
-
-    def came(self, name: str, inputs: list[Tensor], found: Any) -> None:
-        live = [t for t in among((found,)) if self.facts[t] is UNKNOWN or self.varies(t)]  # not what a rule has made a constant
-        outputs = [t for t in live if t.requires_grad and t.is_floating_point()]
-        if self.events is not None and inputs and outputs:
-            inputs = [t for t in inputs if t.requires_grad]
-            self.events.append(Event(name, [spot(t) for t in inputs], [spot(t) for t in outputs]))
+        """An operation that keeps its gradient."""
+        return func(*args, **kwargs)
 
     def copied(self, x: Tensor) -> Tensor:
         found = x.clone()
@@ -236,62 +205,72 @@ class Ruled(TorchFunctionMode):
         return found
 
     def written(self, x: Tensor, y: Tensor) -> Tensor:
-        fact = self.facts[y]
         found = x.copy_(y)
-        self.facts[x] = fact._replace(root=None, made=None, linear=None)
-        if fact.varies:
-            self._wrote(x)
+        self._wrote(x, self.facts[y]._replace(root=None, made=None, linear=None))
         return found
 
-    def _wrote(self, y: Tensor) -> None:
+    def _wrote(self, y: Tensor, fact: Fact) -> None:
         """What `y` is a view of varies too."""
-        base = base_of(y)
+        self.facts[y] = fact
+        base = base_of(y) if fact.varies else None
         if base is not None:
             self.facts[base] = Fact(varies=True)
 
     def unknown(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operation that the table does not have: its own gradient, and not known to be linear."""
-        found = func(*args, **kwargs) if self.events is None else self.probed(func, args, kwargs)
+        found = self.probed(func, args, kwargs)
         if any(map(self.varies, among((args, tuple(kwargs.values()))))) and any(t.is_floating_point() for t in among((found,))):
             self.unmet.append(getattr(func, "__name__", repr(func)))
         return found
 
     # Rules.
 
-    def ruled(self, met: tuple[str, Any] | None, op: Operation, later: bool = False) -> Tensor:
-        """The value of an operation, with what its rule makes of its gradient; `later`, in the backward pass, if one comes."""
+    def ruled(self, met: tuple[str, Any] | None, op: Operation, merges: Callable[..., Tensor] | None = None) -> Tensor:
+        """The value of an operation, with what its rule makes of its gradient; with `merges` a batch norm may follow, which
+        leaves nothing of that: so what takes long is done late."""
         if met is None:
             return op.output
         self.fired.append(met[0])
         rule = met[1]
-        if not isinstance(rule, Flow) or (later and rule.remakes and not tracing()):
+        if not isinstance(rule, Flow) or (merges and rule.remakes and not tracing()):
             return own(rule, op)
-        plain = rule.plain or (rule.name == "activation" and op.name in _PROPORTIONAL)
-        return op.output if plain else switch(op.output, rule.flow(op))
+        if _keeps(rule, op.name):
+            return op.output
+        self.scale = rule.hook(op) if self.events is None else None
+        if self.scale is None:
+            return rule.put(op)
+        if merges is None:
+            self.scale.settled()
+        return op.output
 
     def _relu(self, x: Tensor, in_place: bool) -> Tensor:
         rule = self.rules.kinds["relu"]
-        self.fired.append("relu")
         ready = getattr(rule, "relu", None)
         if ready is not None:
+            self.fired.append("relu")
             y: Tensor = ready(x, in_place)
-        elif isinstance(rule, Flow) and rule.plain:
-            y = torch.relu_(x) if in_place else torch.relu(x)
         else:
             z = x.clone() if in_place else x
             y = torch.relu(z)
             op = Operation("relu", torch.relu, (z,), y)
-            y = switch(y, rule.flow(op)) if isinstance(rule, Flow) else own(rule, op)
+            y = self.ruled(("relu", rule), op)
             if in_place:
                 return self.written(x, self.know(y, z, activated=True))
         return self.know(y, x, activated=True)
 
 
-def _measured(handler: Callable[..., Any], mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
-    name, fired = mode.name, len(mode.fired)
-    mode.inputs, rest = mode.taken(args, kwargs)
-    found = handler(mode, func, *rest[0], **rest[1])
-    mode.came(mode.fired[-1] if len(mode.fired) > fired else name, mode.inputs, found)
+def _keeps(rule: Any, name: str) -> bool:
+    """Whether a rule is the gradient of the operation of that name."""
+    return isinstance(rule, Flow) and (rule.name == "gradient" or (rule.name == "activation" and name in _PROPORTIONAL))
+
+
+def _given(args: Any, kwargs: Any) -> list[Tensor]:
+    found = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += among(value)
     return found
 
 

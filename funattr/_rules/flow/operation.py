@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._torch import autograd_function, current_grad_level, tracing, transforms_active
+from ..._torch import current_grad_level, tracing, transforms_active
 from ..._words import complaint
+from .hold import flowing, handed, hold
 
 
 class Operation(NamedTuple):
@@ -40,89 +41,98 @@ class Operation(NamedTuple):
     inputs: tuple[Tensor, ...]
     output: Tensor
 
+    def mapped(self, f: Callable[[Tensor], Tensor]) -> Operation:
+        return self._replace(inputs=tuple(map(f, self.inputs)), output=f(self.output))
+
+
+Pairs = list[tuple["Tensor | None", Tensor]]
+
 
 class Flow:
-    """A rule of ours: what flows in the place of an operation, an expression whose gradient is the rule's.
-
-    `flow` is a function of the operation in terms of tensors that carry a graph. As a rule, it is called as any other.
-    """
+    """A rule of ours: what flows in the place of an operation, as `flows` says. As a rule, it is called as any other."""
 
     def __init__(
         self,
-        flow: Callable[[Operation], Tensor],
+        pairs: Callable[[Operation, Operation], Pairs],
         name: str,
         *,
-        plain: bool = False,
         both: bool = False,
+        scales: bool = False,
         shares: bool = False,
         remakes: bool = False,
-        through: bool = True,
     ):
-        self.flow = flow
+        self.pairs = pairs
         self.name = name
-        self.plain = plain  # the operation's own gradient
         self.both = both  # inputs may vary
+        self.scales = scales  # the gradient of the output, by something made of its value
         self.remakes = remakes  # runs the operation again with other weights, which takes as long as it does
-        self.through = through  # its gradient goes through the operation as it is, too
         self.shares = shares  # relevance is shared whatever x is, at its zeros too
+
+    def put(self, op: Operation) -> Tensor:
+        """The operation's value, with what flows."""
+        if not (op.output.requires_grad or tracing() or transforms_active()):  # before the site
+            return op.output
+        pairs = self.pairs(op, op.mapped(hold))
+        return flowing(op.output, [factor for factor, _ in pairs], [source for _, source in pairs])
+
+    def hook(self, op: Operation) -> Scale | None:
+        """The same as a hook on the output, where that can be: it takes less than a node of the graph."""
+        plain = self.scales and op.output.requires_grad and not (tracing() or transforms_active())
+        return Scale(self, op) if plain else None
 
     def __call__(self, op: Operation, gradient: Tensor) -> Any:
         count = 2 if self.both and len(op.inputs) > 1 else 1
 
-        def flowing(*live: Tensor) -> Tensor:
+        def sources(*live: Tensor) -> Any:
             inputs = (*live, *op.inputs[count:])
-            return self.flow(op._replace(inputs=inputs, output=op.function(*inputs) if self.through else op.output))
+            output = op.output if self.remakes else op.function(*inputs)
+            pairs = self.pairs(op._replace(inputs=inputs, output=output), op) or [(None, output * 0)]
+            return tuple(source for _, source in pairs), [gradient if f is None else gradient * f for f, _ in pairs]
 
         if transforms_active() or torch.is_grad_enabled():
-            found = torch.func.vjp(flowing, *op.inputs[:count])[1](gradient)
+            made: Any = torch.func.vjp(sources, *op.inputs[:count], has_aux=True)  # its types leave out what comes beside
+            found = made[1](tuple(made[2]))
         else:  # by autograd, where what flows may look at the data
             with torch.enable_grad():
                 live = [t.detach().requires_grad_() for t in op.inputs[:count]]
-                found = torch.autograd.grad(flowing(*live), live, gradient)
+                ends, gradients = sources(*live)
+                found = torch.autograd.grad(ends, live, gradients, allow_unused=True)
         return found[0] if count == 1 else (*found, *[None] * (len(op.inputs) - count))
 
     def __repr__(self) -> str:
         return f"<rule {self.name}>"
 
 
-@autograd_function
-class _Own(torch.autograd.Function):
-    """An operation with a rule of somebody's own for its backward pass, at one grad level only."""
+class Scale:
+    """A hook on an operation's output. The factor is made when something uses the output, or in the backward pass."""
 
-    generate_vmap_rule = True
+    def __init__(self, rule: Flow, op: Operation):
+        self.rule, self.at = rule, op._replace(inputs=(), output=op.output.detach())
+        self.factor: Tensor | None = None
+        self.handle = op.output.register_hook(self)
 
-    @staticmethod
-    def forward(call: Any, level: int, value: Tensor, *inputs: Tensor) -> Tensor:
-        return value.clone()  # the model may write to it
+    def settled(self) -> Tensor:
+        if self.factor is None:
+            self.factor = self.rule.pairs(self.at, self.at)[0][0]
+        assert self.factor is not None
+        return self.factor
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.call, level, value, *rest = inputs
-        ctx.set_materialize_grads(False)
-        ctx.ruled = current_grad_level() == level
-        ctx.save_for_backward(value, *rest)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        value, *inputs = ctx.saved_tensors
-        if not ctx.ruled or gradient is None:
-            return (None, None, gradient, *[None] * len(inputs))
-        return (None, None, None, *ctx.call(tuple(inputs), value, gradient))
+    def __call__(self, gradient: Tensor) -> Tensor:
+        return gradient * self.settled()
 
 
 def own(rule: Callable[[Operation, Tensor], Any], op: Operation) -> Tensor:
     """The operation's value, with the gradient that `rule` says."""
-    name, function = op.name, op.function
-
-    def call(inputs: tuple[Tensor, ...], value: Tensor, gradient: Tensor) -> list[Tensor | None]:
-        found = rule(Operation(name, function, inputs, value), gradient)
-        return checked(name, found, inputs)
-
     if tracing():
         text = "a rule of one's own runs in the backward pass, where torch.compile cannot look at it: use a set of fa.rules"
         raise complaint(ValueError, f"{text}, or call the method uncompiled.")
-    level = current_grad_level()
-    return _Own.apply(call, level, op.output if level else op.output.detach(), *op.inputs)  # type: ignore[no-any-return, no-untyped-call]
+    name, function = op.name, op.function
+
+    def back(gradient: Tensor, value: Tensor, *inputs: Tensor) -> list[Tensor | None]:
+        return [None, *checked(name, rule(Operation(name, function, inputs, value), gradient), inputs)]
+
+    value = op.output if current_grad_level() else op.output.detach().clone()  # the model may write to what it gets
+    return handed(back, 1 + len(op.inputs), op.output, value, *op.inputs)
 
 
 def checked(name: str, found: Any, inputs: Sequence[Tensor]) -> list[Tensor | None]:

@@ -8,9 +8,6 @@ from ..._words import complaint, door
 from .first import boxed
 from .flows import (
     BASE,
-    CUT,
-    GATE,
-    NORMALIZATION,
     Rules,
     alpha_beta_rule,
     epsilon_rule,
@@ -260,57 +257,3 @@ def epsilon_gamma_box(low: Any, high: Any, *, gamma: float = 0.25, epsilon: floa
     """
     e = _number(epsilon, "epsilon")
     return _set(epsilon_rule(e), gamma_rule(_number(gamma, "gamma"), e, True), boxed(low, high, e))
-
-
-def attn_lrp() -> Rules:
-    """AttnLRP: the rules that conserve relevance in transformers; linear operations keep their gradient.
-
-    Activations ``f(z) / z``, half of each product's gradient for either factor, softmax by its Jacobian, and the statistics of
-    norms constant.
-
-    Returns:
-        A dict of rules, for `under` and `lrp`.
-
-    Example:
-        >>> import funattr as fa
-        >>> sorted(fa.rules.attn_lrp())
-        ['activation', 'normalization', 'product', 'softmax']
-
-    References:
-        Achtibat et al., "AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for Transformers", 2024.
-    """
-    return dict(BASE)
-
-
-def cp_lrp() -> Rules:
-    """CP-LRP: as `attn_lrp`, but nothing flows through softmax, and gates are constant.
-
-    Returns:
-        A dict of rules, for `under` and `lrp`.
-
-    Example:
-        >>> import funattr as fa
-        >>> fa.rules.cp_lrp()["softmax"]
-        <rule cut>
-
-    References:
-        Ali et al., "XAI for Transformers: Better Explanations through Conservative Propagation", 2022.
-    """
-    return {**BASE, "softmax": CUT, "product": GATE}
-
-
-def frozen() -> Rules:
-    """The linearised graph: attention patterns and statistics of norms are constants; all else keeps its derivative.
-
-    Returns:
-        A dict of rules, for `under`.
-
-    Example:
-        >>> import funattr as fa
-        >>> fa.rules.frozen()
-        {'softmax': <rule cut>, 'normalization': <rule normalization>}
-
-    References:
-        Ali et al., "XAI for Transformers: Better Explanations through Conservative Propagation", 2022.
-    """
-    return {"softmax": CUT, "normalization": NORMALIZATION}

@@ -13,7 +13,7 @@ from ..._core.kernels import plain_attention
 from ..._torch import is_plain, tracing, transforms_active
 from . import slopes
 from .rows import falls
-from .tape import Lift
+from .tape import Lift, far_off
 
 
 def attention(
@@ -44,16 +44,19 @@ def attention(
     causal = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril() if is_causal else None
     with lift.constants():
         (q, q0), (k, k0), (v, v0) = met[:3]
-        mask, mask0 = met[3] if attn_mask is not None else (causal, causal)
-        p, p0 = _logs(q, k, scale, mask), _logs(q0, k0, scale, mask0)
+        mask, mask0, moves = causal, causal, False
+        if attn_mask is not None:
+            moves = _moves(*met[3])
+            mask, mask0 = lift.settled(attn_mask, met[3]) if moves else met[3]
+        s, s0 = q @ k.mT * scale, q0 @ k0.mT * scale
+        p, p0 = _logs(s, mask, moves), _logs(s0, mask0, moves)
         w, w0 = p.exp(), p0.exp()
         mean = torch.maximum(w, w0) * falls(p, p0)
         total = mean.sum(-1, keepdim=True).clamp_min(torch.finfo(mean.dtype).tiny)
         found = [*(torch.lerp(t, t0, 0.5) for t, t0 in ((q, q0), (k, k0), (v, v0), (w, w0))), mean, total]
+        if moves:
+            found.append(_bend(s, s0, mask, mask0))
         y = w @ v
-    if attn_mask is not None and _moves(*met[3]):
-        lift.settled(attn_mask, met[3])
-        found.append(met[3].own)
     return slopes.attention(*given, tuple(found), scale, y)
 
 
@@ -62,11 +65,19 @@ def _moves(mask: Tensor, mask0: Tensor) -> bool:
     return not (may_read() and is_plain(mask)) or bool((mask != mask0).any())
 
 
-def _logs(q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+def _logs(scores: Tensor, mask: Tensor | None, moves: bool) -> Tensor:
     """The logarithms of the weights; -inf for all of a query that may look nowhere."""
-    scores = q @ k.mT * scale
     if mask is None:
         return scores.log_softmax(-1)
     nothing = ~mask.any(-1, keepdim=True)
-    logs = scores.masked_fill(~mask & ~nothing, -math.inf).log_softmax(-1)
+    logs = scores.masked_fill(~mask & ~nothing, -far_off(scores) if moves else -math.inf).log_softmax(-1)
     return logs.masked_fill(nothing, -math.inf)
+
+
+def _bend(s: Tensor, s0: Tensor, mask: Any, mask0: Any) -> Tensor:
+    """The slope of the scores that count in the scores, as `where` has it: those that do so at one end alone are far off at
+    the other."""
+    z, z0 = s.masked_fill(~mask, -far_off(s)), s0.masked_fill(~mask0, -far_off(s))
+    still = s == s0
+    step = ((z - z0) / (s - s0).masked_fill(still, 1.0)).masked_fill(still, 0.0)
+    return torch.where(mask == mask0, mask.to(s.dtype), step)

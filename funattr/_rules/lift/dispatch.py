@@ -19,12 +19,12 @@ from .tape import Lift, Met, constant
 _WRAPPED = [(func, entry) for func, entry in ENTRIES.items() if getattr(func, "__module__", "") == "torch._tensor"]
 
 
-_GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
+GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
 
 
 def apply(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
     """The operation `func`, as its rule has it."""
-    if func in _GRADIENTS:  # under the rules it would give multipliers, and other values
+    if func in GRADIENTS:  # under the rules it would give multipliers, and other values
         raise complaint(
             ValueError,
             "the model differentiates itself (torch.autograd), and rules would change what it finds: use "

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..._core.checks import may_read
 from .secants import EXACT, Rule, binary, is_float
 from .slopes import picked, rows, scaled2
 from .tape import Lift, among
@@ -25,10 +26,10 @@ def softmax(log: bool) -> Rule:
         if met is None:
             return f(x, dim)
         with lift.constants():
-            (a, b) = met[0]
+            a, b = lift.ends(met[0])
             p, p0 = torch.log_softmax(a, dim), torch.log_softmax(b, dim)
             mean = log_mean(p, p0).movedim(dim, -1)
-            value = (p if log else torch.softmax(a, dim)).movedim(dim, -1)
+            value = (p if log and a is met[0].own else f(met[0].own, dim)).movedim(dim, -1)
             total = mean.sum(-1, keepdim=True)
         return rows(x.movedim(dim, -1), None if log else mean, mean, total, value).movedim(-1, dim)
 
@@ -69,7 +70,7 @@ def larger_side(lift: Lift, x: Tensor, pool: Callable[[Tensor], tuple[Tensor, Te
     if met is None:
         return None
     with lift.constants():
-        (a, b) = met[0]
+        a, b = lift.ends(met[0])
         (y, i), (y0, j) = pool(a), pool(b)
         index = torch.where(y >= y0, i, j)
         dx = (a - b).gather(-1, index)
@@ -145,12 +146,14 @@ def where(lift: Lift, func: Any, condition: Tensor, *branches: Any) -> Any:
     if met is None:
         return torch.where(condition, x, y)
     with lift.constants():
-        (c, c0), (a, a0), (b, b0) = lift.settled(condition, met[0]), *met[1:]
-        value = torch.where(c, a, b)
-        finite = torch.isfinite(a) & torch.isfinite(a0), torch.isfinite(b) & torch.isfinite(b0)
-        da, db = (a - a0).masked_fill(~finite[0], 0.0), (b - b0).masked_fill(~finite[1], 0.0)
+        c, c0 = lift.settled(condition, met[0])
+        value = torch.where(c, met[1].own, met[2].own)
+        base = torch.where(c0, met[1].base, met[2].base)
+        lift.infinite = lift.infinite or not may_read() or not bool((value.isfinite() & base.isfinite()).all())
+        (a, a0), (b, b0) = map(lift.ends, met[1:])
+        da, db = a - a0, b - b0
         norm = da * da + db * db
-        step = (value - torch.where(c0, a0, b0)) / norm.masked_fill(norm == 0, 1.0)
+        step = (torch.where(c, a, b) - torch.where(c0, a0, b0)) / norm.masked_fill(norm == 0, 1.0)
         changed = (c != c0) & torch.isfinite(step)
         mx = torch.where(changed, step * da, c.to(value.dtype))
         my = torch.where(changed, step * db, (~c).to(value.dtype))
@@ -162,8 +165,28 @@ def masked_fill(lift: Lift, func: Any, x: Tensor, mask: Tensor, value: Any) -> A
 
 
 def indexed(lift: Lift, func: Any, *args: Any, **kwargs: Any) -> Any:
-    """Linear, as long as the indices stay."""
+    """Linear, as long as the indices stay. One number for all that a mask selects is what fills it."""
+    mask = _mask_of(func, *args) if len(args) == 3 and not kwargs else None
+    if mask is not None:
+        x, value = args[0], args[2]
+        with lift:  # which follows where it comes from
+            mask = mask if mask.dim() == x.dim() else mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim()))
+        if func is not Tensor.__setitem__:
+            return masked_fill(lift, torch.masked_fill, x, mask, value)
+        lift.written(x, masked_fill(lift, torch.masked_fill, lift.copied(x), mask, value))
+        return None
     choices = [t for t in among((*args, *kwargs.values())) if not is_float(t)]
     if choices and is_float(args[0]) and not any(lift.constant(t) for t in args[:1]):
         lift.differ(*choices)
     return lift.scale(func(*args, **kwargs), args[0])
+
+
+def _mask_of(func: Any, x: Any, index: Any, value: Any) -> Tensor | None:
+    """The mask, of the first dimensions of `x`, where one number is written to what it selects."""
+    if func is not Tensor.__setitem__ and getattr(func, "__name__", "") != "index_put":
+        return None
+    mask = index[0] if isinstance(index, (tuple, list)) and len(index) == 1 else index
+    if not (is_float(x) and isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim()):
+        return None
+    one = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+    return mask if one else None

@@ -104,8 +104,8 @@ def rescaled(lift: Lift, f: Callable[[Tensor], Tensor], x: Any, kind: float, alo
     if met is None:
         return f(x)
     with lift.constants():
-        a, b = met[0]
-        value = f(a)
+        value = f(met[0].own)
+        a, b = lift.ends(met[0])
         slope = secant(f, a, b, kind, value, alone)
     return scaled(x, slope, value)
 

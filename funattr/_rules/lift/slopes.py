@@ -99,15 +99,15 @@ def _row(g: Tensor, shapes: Shapes, wanted: Wanted, mean: Tensor, total: Tensor,
 
 def attention(q: Tensor, k: Tensor, v: Tensor, slopes: tuple[Tensor, ...], scale: float, value: Tensor) -> Tensor:
     """The value, with the slopes ``(q, k, v, weights, mean, total)`` of ``scale * q @ k.mT``, softmax (`rows`) and
-    ``weights @ v``; a seventh is the mask, where scores that do not count at x count at the baseline."""
+    ``weights @ v``; a seventh is what a mask that moves makes of the scores."""
     return _slope(partial(_attention, scale), 3, q, k, v, *slopes, value)
 
 
 def _attention(scale: float, g: Tensor, shapes: Shapes, wanted: Wanted, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, weights, mean, total, *mask = slopes
+    q, k, v, weights, mean, total, *bend = slopes
     (h,) = _row(g @ v.mT, shapes, wanted, mean, total, mean)
     h = h * scale
-    h = h.masked_fill(~mask[0], 0.0) if mask else h
+    h = h * bend[0] if bend else h
     found = h @ k, h.mT @ q, weights.mT @ g
     return tuple([_reduced(t, shape) for t, shape in zip(found, shapes)])
 

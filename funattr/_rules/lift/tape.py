@@ -84,6 +84,7 @@ class Lift(TorchFunctionMode):
         self.suspects: list[str] = []
         self.moved: list[str] = []  # operations with masks or indices that differ, and do not come from the site
         self.level = 0 if tracing() else depth()
+        self.infinite = False  # some value was met that is: a mask
         self.inside = False  # a torch.func transform of the model's own was met
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -131,6 +132,11 @@ class Lift(TorchFunctionMode):
         if len(base) != len(inputs) or not all(fits(a.shape, b.shape) for a, b in zip(inputs, base)):
             raise OutOfStep
         return [Met(a, b) for a, b in zip(own, base)]
+
+    def ends(self, met: Met) -> Met:
+        """Both ends of a step; a number so far off that nothing shows the difference stands for an infinite one. Between ends
+        that are infinitely far apart there is no slope, and what a softmax makes of them is finite."""
+        return Met(*map(_near, met)) if self.infinite else met
 
     def _at_baseline(self, inputs: Sequence[Tensor], apart: str | None = None) -> tuple[Tensor, ...] | None:
         """What the next operation was given at the baseline."""
@@ -278,3 +284,12 @@ def constant(t: Any) -> bool:
 def fits(shape: Sequence[int], base: Sequence[int]) -> bool:
     """Whether a baseline's tensor serves the one at x: same shape, but for dimensions of size 1."""
     return shape == base or (len(shape) == len(base) and all(b in (a, 1) for a, b in zip(shape, base)))
+
+
+def far_off(t: Tensor) -> float:
+    """What stands for infinity among numbers like these: its exponential is 0, and eight of it are no overflow."""
+    return min(1e9, torch.finfo(t.dtype).max / 8)
+
+
+def _near(t: Tensor) -> Tensor:
+    return t.clamp(-far_off(t), far_off(t)) if t.is_floating_point() else t

@@ -1,0 +1,92 @@
+"""The mode that notes what goes into each operation, and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ..._torch import tree_flatten, tree_unflatten
+from ..lift.tape import among
+from ..spelled import Entry
+from .facts import UNKNOWN, Event, Fact, Rules, spot
+from .mode import Ruled, Table
+
+
+class Measured(Ruled):
+    """Rules, and a note of each operation, whose inputs are aliases for it alone: so they have gradients of their own."""
+
+    def __init__(self, rules: Rules, table: Table, fired: list[str], unmet: list[str], events: list[Event]):
+        super().__init__(rules, table, fired, unmet)
+        self.events: list[Event] = events
+        self.inputs: list[Tensor] = []
+
+    def source(self, t: Tensor) -> Tensor:
+        """`t`, which an operation takes that was given something made of it."""
+        found = t.view_as(t)
+        self.facts[found] = self.facts[t]
+        self.inputs.append(found)
+        return found
+
+    def result(self, func: Any, args: Any, kwargs: Any, facts: list[Fact], y: Tensor) -> Fact:
+        found = super().result(func, args, kwargs, facts, y)
+        if found.varies and y.requires_grad and not any(fact.varies for fact in facts):
+            self.events.append(Event(func.__name__, [], [spot(y)]))  # ids are no input: it keeps what comes to it
+        return found
+
+    def rule_of(self, entry: Entry) -> Callable[..., Any]:
+        handler = super().rule_of(entry)
+        return handler if hasattr(handler, "apart") else partial(_measured, handler)
+
+    def probed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A linear operation whose inputs and outputs are noted."""
+        x = args[0] if args else None
+        name = getattr(func, "__name__", repr(func))
+        in_place = name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and not name.startswith("_"))
+        if in_place and isinstance(x, Tensor) and self.varies(x):
+            before = x.clone()  # what is overwritten, as something that nothing else reads
+            x.copy_(before)
+            inputs, rest = self.taken(args[1:], kwargs)
+            found = func(x, *rest[0], **rest[1])
+            self.came(name.strip("_"), [before, *inputs], x if func is Tensor.__setitem__ else found)
+            return found
+        inputs, rest = self.taken(args, kwargs)
+        found = func(*rest[0], **rest[1])
+        self.came(name.strip("_"), inputs, found)
+        return found
+
+    def taken(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Any]:
+        """Aliases of what varies among the arguments, each for one operation alone, and the arguments with these."""
+        inputs: list[Tensor] = []
+
+        def alias(t: Any) -> Any:
+            if not (isinstance(t, Tensor) and self.varies(t)):
+                return t
+            found = t.view_as(t)
+            root, made = self.rooted(t)
+            fact = self.facts[t]._replace(root=root, made=made)
+            self.facts[found] = fact
+            if fact.linear is not None and fact.linear.output is t:
+                self.facts[found] = fact._replace(linear=fact.linear._replace(output=found))
+            inputs.append(found)
+            return found
+
+        leaves, spec = tree_flatten((args, kwargs))
+        return inputs, tree_unflatten([alias(t) for t in leaves], spec)
+
+    def came(self, name: str, inputs: list[Tensor], found: Any) -> None:
+        live = [t for t in among((found,)) if self.facts[t] is UNKNOWN or self.varies(t)]  # not what a rule has made a constant
+        outputs = [t for t in live if t.requires_grad and t.is_floating_point()]
+        if inputs and outputs:
+            inputs = [t for t in inputs if t.requires_grad]
+            self.events.append(Event(name, [spot(t) for t in inputs], [spot(t) for t in outputs]))
+
+
+def _measured(handler: Callable[..., Any], mode: Measured, func: Any, *args: Any, **kwargs: Any) -> Any:
+    name, fired = mode.name, len(mode.fired)
+    mode.inputs, rest = mode.taken(args, kwargs)
+    found = handler(mode, func, *rest[0], **rest[1])
+    mode.came(mode.fired[-1] if len(mode.fired) > fired else name, mode.inputs, found)
+    return found
