@@ -224,7 +224,7 @@ def test_loops_that_fill_what_was_made_before(make: Callable[[Tensor], Tensor], 
     torch.manual_seed(0)
     model, x = Loop().double().eval(), torch.randn(3, 3, 3, dtype=torch.float64)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error" if hasattr(torch.utils, "swap_tensors") else "ignore")  # torch 2.0: slower, and says so
         for layer in (None, "a"):
             found = fa.integrated_gradients(model, x, layer=layer, target=1, n_steps=5)
             close(found, path_at_site(model, x, layer, lambda out: out[:, 1], 5))
