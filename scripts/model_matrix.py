@@ -1,15 +1,18 @@
 """Run the model matrix at its full size, and write the table in docs/models.md.
 
-    python scripts/model_matrix.py [--quick] [--only NAME] [--out docs/models.md]
+    python scripts/model_matrix.py [--quick] [--only NAME] [--family WORD ...] [--out docs/models.md]
 
 The tests run a part of it (`tests/test_matrix.py`). Here: every kind of attention at every place, every other layer that runs
-once (one of each kind), and more targets. `--quick` leaves that out. Ten to twenty minutes on one core.
+once (one of each kind), and more targets. `--quick` leaves that out. Fifteen to thirty minutes on one core; `--family` runs the
+methods of one table, and leaves the others on the page as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +23,10 @@ import transformers
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.matrix import REASONS, ROWS, Question, more_sites, more_targets, tolerance  # noqa: E402
+from tests.matrix import REASONS, ROWS, SEQUENTIAL, UNMET, Question, more_sites, more_targets, tolerance  # noqa: E402
 from tests.matrix_nets import NETS, Net  # noqa: E402
 
+COALITIONS, RELEVANCE = "Coalitions and windows", "Relevance"
 FAMILIES = {
     "Value and gradient": 0,
     "Class activation maps": 0,
@@ -30,6 +34,8 @@ FAMILIES = {
     "Along a path": 0,
     "Without a feature": 0,
     "Combinators": 0,
+    COALITIONS: 0,
+    RELEVANCE: 0,
 }
 NOTES = {
     "ids": "The input holds token ids only: there is no gradient and no path in the input (a `TypeError` says so). Methods "
@@ -38,6 +44,18 @@ NOTES = {
     "space": "The value at the place has no spatial dimensions like the input's, or is several tensors (a `ValueError`).",
     "rows": "The value at the place has no row for each example: windows cut out of the batch, the state of an LSTM (a "
     "`ValueError`).",
+}
+
+ABOUT = {
+    COALITIONS: """\
+Of up to four players, against every coalition, one example and one coalition at a time; windows of half of the last dimension.
+
+""",
+    RELEVANCE: """\
+Rules `epsilon`, for every model the same: what `lrp` gives, with what `absorbed` says is kept by operations, sums to the score
+of each example (of all, where they share a tensor at the place).
+
+""",
 }
 
 #: What another script writes below.
@@ -79,6 +97,10 @@ def family(name: str) -> str:
         return "Rules for the backward pass"
     if name in ("integrated_gradients", "internal_influence", "conductance", "gradient_shap"):
         return "Along a path"
+    if name in ("shapley", "lime", "occlusion"):
+        return COALITIONS
+    if name == "lrp":
+        return RELEVANCE
     return "Without a feature" if name == "feature_ablation" else "Value and gradient"
 
 
@@ -86,7 +108,7 @@ class Result(NamedTuple):
     row: str
     error: float
     reason: str | None
-    sequential: bool
+    told: tuple[str, ...]
 
 
 def questions(net: Net, quick: bool) -> Iterator[tuple[str, str, Question]]:
@@ -100,11 +122,11 @@ def questions(net: Net, quick: bool) -> Iterator[tuple[str, str, Question]]:
             yield attention, name, Question(net._replace(sites=others), attention, name)
 
 
-def results(net: Net, quick: bool, wrong: list[str]) -> list[Result]:
+def results(net: Net, quick: bool, wrong: list[str], asked: Sequence[str] = ("",)) -> list[Result]:
     found = []
     for attention, kind, question in questions(net, quick):
         for row in ROWS:
-            if not question.applies(row):
+            if not question.applies(row) or not any(word in family(row.name) for word in asked):
                 continue
             where = f"{net.name}, {attention} attention, {kind}, {row.name}"
             try:
@@ -118,16 +140,50 @@ def results(net: Net, quick: bool, wrong: list[str]) -> list[Result]:
             if not answer.error < tolerance(row, net, attention):
                 wrong.append(f"{where}: off by {answer.error:.1e}")
                 continue
-            found.append(Result(row.name, answer.error, answer.reason, bool(answer.warnings)))
+            found.append(Result(row.name, answer.error, answer.reason, answer.warnings))
     return found
 
 
-def cell(found: Sequence[Result], notes: list[str]) -> str:
+def cell(found: Sequence[Result]) -> str:
     """ "ok", "n/a" or "ok" at some places, with the numbers of the notes that say why."""
+    notes = list(NOTES)
     reasons = sorted({r.reason for r in found if r.reason is not None})
     marks = " ".join(f"[{notes.index(reason) + 1}]" for reason in reasons)
     text = "ok" if any(r.reason is None for r in found) else "n/a"
     return f"{text} {marks}".strip()
+
+
+def table(name: str, found: dict[str, list[Result]]) -> list[str]:
+    """The section of one family."""
+    rows = [row.name for row in ROWS if family(row.name) == name]
+    lines = ["", f"## {name}", "", *ABOUT.get(name, "").splitlines()]
+    if name == RELEVANCE:
+        unmet = sorted({told for results in found.values() for r in results for told in r.told if told.startswith(UNMET)})
+        lines += [*unmet, ""] if unmet else ["No operation was left without a rule.", ""]
+    lines += ["| model | " + " | ".join(f"`{row}`" for row in rows) + " |", "|---" * (len(rows) + 1) + "|"]
+    for model, results in found.items():
+        lines.append(f"| {model} | " + " | ".join(cell([r for r in results if r.row == row]) for row in rows) + " |")
+    return lines
+
+
+def count_of(found: dict[str, list[Result]], quick: bool) -> str:
+    """What a run of one family says of itself."""
+    every = [r for results in found.values() for r in results]
+    right, made = [r for r in every if r.reason is None], time.strftime("%d %B %Y").lstrip("0")
+    where = " (the places with a name)" if quick else ""
+    return (
+        f"{len(every):,} combinations{where}, {len(right):,} of them right and the others impossible; the largest error "
+        f"{max(r.error for r in right):.0e} (torch {torch.__version__.split('+')[0]}, {made})."
+    )
+
+
+def renewed(text: str, name: str, found: dict[str, list[Result]], quick: bool) -> str:
+    """The page with another section of that name, at its place; at the end of the tables where there was none."""
+    lines, head = table(name, found), f"\n## {name}\n"
+    lines[3:3] = [*textwrap.wrap(count_of(found, quick), 120), ""]
+    start = text.index(head) if head in text else text.index("\n## Notes\n")
+    stop = text.index("\n## ", start + 1) if head in text else start
+    return text[:start] + "\n".join(lines) + "\n" + text[stop:]
 
 
 def page(found: dict[str, list[Result]], quick: bool) -> str:
@@ -135,8 +191,7 @@ def page(found: dict[str, list[Result]], quick: bool) -> str:
     right = [r for r in every if r.reason is None]
     lifted = [r.error for r in right if r.row.startswith("deep_lift")]
     others = [r.error for r in right if not r.row.startswith("deep_lift")]
-    notes = [name for name in NOTES if any(r.reason == name for r in every)]
-    assert set(notes) <= set(REASONS)
+    assert set(NOTES) == set(REASONS)
     more = "" if quick else ", and one of every other kind of layer"
     lines = [
         "# Models",
@@ -157,19 +212,9 @@ def page(found: dict[str, list[Result]], quick: bool) -> str:
         "*ok*: right at every place. *ok [n]*: right where it is possible; note n says where it is not. *n/a [n]*: impossible.",
     ]
     for name in FAMILIES:
-        rows = [row.name for row in ROWS if family(row.name) == name]
-        lines += [
-            "",
-            f"## {name}",
-            "",
-            "| model | " + " | ".join(f"`{row}`" for row in rows) + " |",
-            "|---" * (len(rows) + 1) + "|",
-        ]
-        for model, results in found.items():
-            cells = [cell([r for r in results if r.row == row], notes) for row in rows]
-            lines.append(f"| {model} | " + " | ".join(cells) + " |")
-    lines += ["", "## Notes", ""] + [f"{i + 1}. {NOTES[name]}" for i, name in enumerate(notes)]
-    slow = [model for model, results in found.items() if any(r.sequential for r in results)]
+        lines += table(name, found)
+    lines += ["", "## Notes", ""] + [f"{i + 1}. {text}" for i, text in enumerate(NOTES.values())]
+    slow = [model for model, results in found.items() if any(told.startswith(SEQUENTIAL) for r in results for told in r.told)]
     lines += [
         "",
         "`torch.func.vmap` cannot run these, and the steps of path and ablation methods run one after another there, with a",
@@ -182,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the places and the target that the tests use")
     parser.add_argument("--only", default="", help="models whose name holds this; writes nothing")
+    parser.add_argument("--family", nargs="*", default=[], help="only the tables whose headings hold one of these")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "models.md")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -190,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for net in NETS:
         if options.only in net.name:
             wrong: list[str] = []
-            found[net.name] = results(net, options.quick, wrong)
+            found[net.name] = results(net, options.quick, wrong, options.family or [""])
             print(*wrong, sep="\n", end="\n" if wrong else "")
             every += wrong
             print(
@@ -199,7 +245,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
     if every:
         sys.exit(f"{len(every)} combinations are wrong.")
-    if not options.only:
+    if options.family and not options.only:
+        text = options.out.read_text()
+        for name in FAMILIES:
+            if any(word in name for word in options.family):
+                text = renewed(text, name, found, options.quick)
+        options.out.write_text(text)
+    elif not options.only:
         before = options.out.read_text() if options.out.exists() else ""
         loaded = before[before.index(LOADED) :] if LOADED in before else ""  # which scripts/loaded_matrix.py writes
         options.out.write_text(page(found, options.quick) + loaded)

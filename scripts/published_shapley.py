@@ -143,7 +143,7 @@ def score_of(trees: list[str], model: Any) -> Callable[[Tensor], Tensor]:
 
 def play(name: str, runs: int = RUNS) -> dict[str, Measured]:
     """The errors of each sampling at eight coalitions per player."""
-    xgboost: Any = importlib.import_module("xgboost")  # of no extra: only this script needs it
+    xgboost: Any = importlib.import_module("xgboost")  # the extra "published": the forests of the paper
 
     x, y = data_of(name)
     model = xgboost.XGBRegressor(n_estimators=100, max_depth=4, nthread=1)

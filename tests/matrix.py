@@ -33,7 +33,7 @@ from funattr._types import Place
 
 from .architectures import prepared
 from .matrix_nets import Net, Site
-from .methods import METHODS, Row
+from .methods import METHODS, Row, one_window
 from .reference import Leaves, leaves, logits
 from .reference.alone import Alone
 from .reference.passes import called, row
@@ -74,10 +74,14 @@ def more_sites(net: Net, attention: str) -> dict[str, Site]:
 
 # Every row of the table of methods, and one that is not in it.
 
-#: Games run the model as feature_ablation does, by the same engine, and of `lrp` the row has rules that change nothing:
-#: tests/test_references.py has them, at every net there.
-ELSEWHERE = ("shapley", "lime", "occlusion", "lrp")
-ROWS = [*(row for row in METHODS if row.name not in ELSEWHERE), Row("each_target(gradient)", fa.gradient, None)]
+ROWS = [*METHODS, Row("each_target(gradient)", fa.gradient, None)]
+#: Of few players, of windows side by side, and, in place of rules that change nothing, those that fit every model.
+GAMES: dict[str, Callable[..., Any]] = {"shapley": fa.shapley, "lime": fa.lime, "occlusion": fa.occlusion, "lrp": fa.lrp}
+DRAWN = 8  # coalitions, of a surrogate
+
+
+#: Operations that no rule met: `lrp` names them.
+UNMET = "operations without a rule keep their gradient: "
 
 
 class Found(NamedTuple):
@@ -212,6 +216,8 @@ class Question:
         # Where a value does not move along the path (the text's, while the image does) nothing flows through it.
         if row.name == "conductance" or (row.formula is not None and row.name.endswith("cam")):
             return [float(g.abs().max() * v.abs().max()) for v, g in zip(self.loops.value, self.loops.gradient)]
+        if row.name in GAMES:  # what a group adds to the score, which has the rounding of the score
+            return [float(torch.stack(self.loops.plain_scores).abs().max())] * count
         return [0.0] * count
 
     def answer(self, row: Row, **more: Any) -> Any:
@@ -226,9 +232,17 @@ class Question:
             options |= {"n_samples": 2, "generator": torch.Generator().manual_seed(SEED)}
         if row.name == "feature_ablation":
             options |= {"baselines": TOKEN if self.integers and self.place is None else START, "feature_mask": self.mask()}
+        if row.name in ("shapley", "lime", "occlusion"):
+            options["baselines"] = START
+            window = row.name == "occlusion"
+            options |= {"window": self.windows(), "strides": self.windows()} if window else {"feature_mask": self.mask()}
+        if row.name == "lime":
+            options |= {"n_samples": DRAWN, "generator": torch.Generator().manual_seed(SEED)}
+        if row.name == "lrp":
+            options["rules"] = fa.rules.epsilon()
         if row.name.endswith("_cam") and row.name != "guided_grad_cam":
             options["channel_dim"] = self.channel
-        method = row.method
+        method = GAMES.get(row.name, row.method)
         if row.name == "noise_tunnel(gradient)":
             method = fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.1, generator=torch.Generator().manual_seed(SEED))
         if row.name == "sum_channels(gradient)":
@@ -248,6 +262,20 @@ class Question:
         if isinstance(target[0], tuple):
             return [target, [(t[0], t[1] + 1) for t in target]]
         return [torch.tensor(target), torch.tensor(target).flip(0)]
+
+    def windows(self) -> Any:
+        """Half of the last dimension of each tensor that is attributed, and all of the others."""
+        like = self.x if self.place is None else fa.activation(self.called, self.x, layer=self.site.layer)
+        return tree_map(one_window, like)
+
+    def conserved(self, relevance: Leaves) -> tuple[Tensor, Tensor]:
+        """Relevance, with what operations absorbed, and the score: of each example, or of all where they share a tensor."""
+        rules = fa.rules.epsilon()
+        kept = fa.absorbed(self.called, self.x, layer=self.site.layer, target=self.target, rules=rules)
+        rest, score = sum(kept.values(), torch.zeros(())), torch.stack(self.loops.plain_scores).detach()
+        if None in self.loops.dims:
+            return sum(t.sum() for t in relevance) + rest.sum(), score.sum()
+        return self.loops.sums(relevance) + rest, score
 
     def mask(self) -> Any:
         """A few groups of features, over all tensors at the site that are attributed."""
@@ -272,6 +300,8 @@ class Question:
     def compare(self, row: Row, found: Any) -> list[tuple[Tensor, Tensor]]:
         flat = leaves(found)
         assert not any(t.requires_grad for t in flat)
+        if row.name == "lrp":
+            return [self.conserved(flat)]
         expected = self.expected(row)
         assert len(flat) == len(expected), f"{len(flat)} attributions, expected {len(expected)}"
         pairs = list(zip(flat, expected))
@@ -306,6 +336,15 @@ class Question:
         if row.name == "feature_ablation":
             self.mask()
             return self.tokens_ablated() if self.place is None and self.integers else loops.ablated(self.ids, GROUPS, START)
+        if row.name in ("shapley", "lime"):
+            self.mask()
+            if row.name == "shapley":
+                return loops.shapley(self.ids, START)
+            count = len({int(i) for ids in self.ids for i in ids.unique()})
+            drawn = torch.rand(DRAWN - 1, count, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED)) < 0.5
+            return loops.lime(self.ids, START, torch.cat([torch.ones(1, count, dtype=torch.bool), drawn]))
+        if row.name == "occlusion":
+            return loops.occlusion([one_window(t) for t in self.loops.values[0]], START)
         if row.name in ("ablation_cam", "score_cam"):
             cam: Callable[[int], Leaves] = getattr(loops, row.name)
             return cam(self.channel)

@@ -148,6 +148,35 @@ def test_a_text_classifier_of_transformers(bert: str, here: Path, capsys: pytest
     assert sum(line.startswith("little to explain: the baseline alone") for line in lines) == 3
 
 
+def test_a_model_that_jumps_at_padding(tmp_path: Path, bert: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row of zeros, and a norm right behind it: a path from there is complete after no number of steps."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig(
+        vocab_size=11, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, pad_token_id=0,
+        initializer_range=0.3,
+    )  # fmt: skip
+    llama, tokenizer = LlamaForSequenceClassification(config).eval(), AutoTokenizer.from_pretrained(bert)
+    llama.save_pretrained("llama")
+    tokenizer.save_pretrained("llama")
+    assert main(shlex.split('explain "it was a good film" --model ./llama --method ig --target 1 --no-check --out a.json')) == 0
+    out, err = capsys.readouterr()
+    assert "the embedding of [PAD] is all zeros, where the model jumps" in err
+    assert "the baseline has [MASK]" in err
+    gap = float(re.findall(r"gap \S+ \((\S+)%\)", out)[0])
+    x = {"input_ids": torch.tensor([[2, 9, 10, 5, 8, 6, 3]])}
+    padded, masked = ({"input_ids": torch.tensor([[2, *[number] * 5, 3]])} for number in (0, 4))
+    of_each = []
+    for base in (padded, masked):
+        found = fa.integrated_gradients(llama, x, layer="model.embed_tokens", target=1, baselines=base)
+        delta = fa.convergence_delta(found, llama, x, target=1, baselines=base)
+        whole = (llama(**x).logits - llama(**base).logits)[0, 1].item()
+        of_each.append(abs(delta.item() / whole))
+    assert of_each[0] > 0.03
+    assert of_each[1] < 0.001
+    assert gap == pytest.approx(100 * of_each[1], abs=0.02)
+
+
 @pytest.mark.parametrize("out", ["a.png", "a.html"])
 def test_pictures_and_pages_are_written(out: str, here: Path, capsys: pytest.CaptureFixture[str], bert: str) -> None:
     """By the real functions, all the way."""

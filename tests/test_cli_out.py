@@ -193,14 +193,52 @@ def test_several_default_to_a_page(here: Path, capsys: pytest.CaptureFixture[str
     assert "b.png" in page
 
 
-def test_pictures_of_several_sizes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They do not go together on one page: the answer says what to do, and that works."""
-    Image.new("RGB", (9, 5), "red").save("big.png")
-    assert main(shlex.split("explain a.png big.png --model net:build")) == 2
+def of_several_sizes() -> None:
+    Image.new("RGB", (9, 30), (255, 0, 0)).save("tall.png")
+    Image.new("L", (30, 10), 204).save("wide.png")
+
+
+def test_pictures_of_several_sizes(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as large as it goes into a box, and its map over it, nowhere else."""
+    of_several_sizes()
+    drawn: list[Any] = []
+    monkeypatch.setattr(viz, "show", lambda *args, **options: drawn.append(args))
+    assert main(shlex.split("explain tall.png wide.png --model net:build --raw --target 1 --out all.png")) == 0
+    ((pictures, maps),) = drawn
+    assert pictures.shape == (2, 3, 30, 30)
+    (cams,) = maps.values()
+    assert cams.shape == (2, 1, 30, 30)
+    red, grey = torch.tensor([1.0, 0, 0])[:, None, None], torch.full((3, 1, 1), 0.8)
+    boxes = [(slice(None), slice(None), slice(10, 19)), (slice(None), slice(10, 20), slice(None))]
+    for picture, cam, box, colour in zip(pictures, cams, boxes, [red, grey]):
+        torch.testing.assert_close(picture[box], colour.expand_as(picture[box]))
+        assert bool((cam[box] != 0).any())
+        for t, nothing in ((picture, 1.0), (cam, 0.0)):
+            t[box] = nothing
+            assert bool((t == nothing).all())
+
+
+def test_a_page_of_several_sizes(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the model sees them, so that the maps, whose numbers the page tells, are what the method gave."""
+    of_several_sizes()
+    drawn: list[Any] = []
+    monkeypatch.setattr(viz, "page", lambda *args, **options: drawn.append(args))
+    line = "explain tall.png wide.png --model net:build --target 1 --method ig"
+    assert main(shlex.split(f"{line} --size 6x12")) == 0
+    assert main(shlex.split(f"{line} --size 6x12 --out all.npz")) == 0
+    ((pictures, maps),) = drawn
+    assert pictures.shape == (2, 3, 15, 30)
+    (found,) = maps.values()
+    with np.load("all.npz") as stored:
+        for i, name in enumerate(("tall", "wide")):
+            np.testing.assert_allclose(found[i], stored[f"{name}.png/integrated_gradients"][0].sum(0, keepdims=True), rtol=1e-5)
+    capsys.readouterr()
+    assert main(shlex.split(line)) == 2
     err = capsys.readouterr().err
-    assert "pictures of several sizes, 4 x 6 and 5 x 9, do not go together" in err
-    assert "--out FOLDER/" in err
-    assert main(shlex.split("explain a.png big.png --model net:build --out maps/")) == 0
+    assert "the model sees pictures of several sizes, 10 x 30 and 30 x 9" in err
+    for cure in ("--size 8", "--out all.png", "--out maps/"):
+        assert cure.rpartition(" ")[0] in err
+        assert main(shlex.split(f"{line} {cure}")) == 0
 
 
 @pytest.mark.parametrize("raw", [False, True])

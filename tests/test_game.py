@@ -143,6 +143,17 @@ def test_integers_dicts_tuples_and_several_sites() -> None:
     close(joint.value(kept), expected.detach())
     assert {k: v.shape for k, v in joint.spread(torch.zeros(5, 4)).items()} == {"l": (4, 2), "r": (4, 3)}
 
+    held: dict[str, Any] = {"layer": {"l": "left", "r": "right"}, "feature_mask": {"l": torch.arange(2), "r": None}}
+    assert fa.game(sides, X, **held).players == 2
+    alone = {"layer": "left", "feature_mask": torch.arange(2)}
+    methods: list[Callable[..., Any]] = [fa.shapley, fa.lime, fa.feature_ablation]
+    for method in methods:
+        torch.manual_seed(0)
+        found = method(sides, X, **held)
+        assert found["r"] is None
+        torch.manual_seed(0)
+        close(found["l"], method(sides, X, **alone))
+
 
 def test_rows_that_vmap_cannot_map() -> None:
     model, x = Recurrent().double().eval(), torch.randn(2, 7, 4, dtype=torch.float64)

@@ -104,7 +104,7 @@ REFUSED: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, r"alpha must be finite and not negative", {"alpha": -1.0}),
     (TypeError, r"alpha must be a number", {"alpha": "1"}),
     (ValueError, r"kernel_width must be finite and above 0", {"kernel_width": 0.0}),
-    (TypeError, r"no argument 'create_graph'", {"create_graph": True}),
+    (TypeError, r"no argument 'create_graph', for the result is a constant", {"create_graph": True}),
 ]
 
 

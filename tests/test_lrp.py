@@ -486,3 +486,14 @@ def test_what_other_embeddings_keep() -> None:
         kept = fa.absorbed(model, x, layer=layer, target=1, rules=R.epsilon())
         assert found.any()
         close(found.sum(1) + sum(kept.values()), model(*x)[:, 1].detach(), 1e-9)
+
+
+def test_nothing_is_kept_after_the_last_layer_or_of_no_example() -> None:
+    model = nn.Sequential(nn.Linear(7, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+    x = torch.randn(2, 7, dtype=torch.float64)
+    for cut in (model, lambda x: model(x)[:, :2]):
+        last = fa.absorbed(cut, x, layer=model[2], target=1, rules=R.epsilon())
+        assert set(last) == {"linear", "activation"}
+        assert not any(amount.any() for amount in last.values())
+    close(fa.lrp(model, x, layer="2", target=1, rules=R.epsilon()).sum(1), model(x)[:, 1].detach())
+    assert all(amount.shape == (0,) for amount in fa.absorbed(model, x[:0], target=1, rules=R.epsilon()).values())

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from .breadth import breadth
-from .matrix import ROWS, SEQUENTIAL, Question, tolerance
+from .matrix import GAMES, ROWS, SEQUENTIAL, Question, tolerance
 from .matrix_nets import NETS, Net
+from .methods import Row
 
 
 def cases() -> list[tuple[Net, str, str]]:
@@ -39,9 +41,21 @@ def first(case: tuple[Net, str, str]) -> bool:
     ("net", "attention", "kind"), breadth(cases(), first, several=True), ids=[f"{n.name}-{a}-{k}" for n, a, k in cases()]
 )
 def test_every_method(net: Net, attention: str, kind: str) -> None:
+    check(net, attention, kind, [row for row in ROWS if row.name not in GAMES])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("net", NETS, ids=[net.name for net in NETS])
+def test_coalitions_windows_and_relevance(net: Net) -> None:
+    for kind in net.sites:
+        check(net, net.attention[0], kind, [row for row in ROWS if row.name in GAMES])
+
+
+def check(net: Net, attention: str, kind: str, rows: Sequence[Row]) -> None:
+    """Every method at one place; `lrp` meets no operation without a rule."""
     question = Question(net, attention, kind)
     wrong = []
-    for row in ROWS:
+    for row in rows:
         if not question.applies(row):
             continue
         try:

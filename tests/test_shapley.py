@@ -325,6 +325,9 @@ def test_shapiq_plays() -> None:
     exact = fa.shapley(NET, X[:1], target=1)[0]
     values = shapiq.ExactComputer(game=play, n_players=6)("SV", 1)
     torch.testing.assert_close(exact, torch.tensor([values[(i,)] for i in range(6)], dtype=torch.float64), rtol=0, atol=1e-10)
+    pairs = shapiq.ExactComputer(game=play, n_players=6)("k-SII", 2)  # the numbers of players and of pairs sum to the gain
+    gain = game.value(torch.ones(6, dtype=torch.bool)).item() - empty
+    assert sum(float(pairs[key]) for key in pairs.interaction_lookup if key) == pytest.approx(gain, abs=1e-9)
     found = shapiq.KernelSHAP(n=6, random_state=0).approximate(64, play)
     torch.testing.assert_close(exact, torch.tensor([found[(i,)] for i in range(6)], dtype=torch.float64), rtol=0, atol=1e-6)
 

@@ -9,6 +9,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -123,7 +124,48 @@ class Holder(Keeps):
         return h + self.store.rows.sum(0)
 
 
-KINDS = [Memory, Counter, InPlace, InATuple, Queue, Cache, Holder]
+class Slotted:
+    __slots__ = ("row",)
+
+    def __init__(self) -> None:
+        self.row = torch.ones(D)
+
+
+class InASlot(Keeps):
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Slotted()
+
+    def kept(self, h: Tensor) -> Tensor:
+        self.store.row = self.store.row + h.detach().mean(0)
+        return h * self.store.row
+
+
+class TakesTurns(Keeps):
+    """Two layers that change places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(D, D), nn.Linear(D, D)
+
+    def kept(self, h: Tensor) -> Tensor:
+        self.one, self.other = self.other, self.one
+        return self.one(h)  # type: ignore[no-any-return]
+
+
+class Counts(Keeps):
+    """An array of numpy, written in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = np.ones(D)
+
+    def kept(self, h: Tensor) -> Tensor:
+        self.count += np.arange(D)
+        return h * torch.from_numpy(self.count.copy()).to(h.dtype)
+
+
+KINDS = [Memory, Counter, InPlace, InATuple, Queue, Cache, Holder, InASlot, TakesTurns, Counts]
 
 
 def made(kind: type[Keeps]) -> Keeps:
@@ -160,9 +202,13 @@ def held(model: Keeps) -> list[Any]:
             [look(item) for item in value.values()]  # type: ignore[func-returns-value]
         elif isinstance(value, Object):
             look(vars(value))
+        elif isinstance(value, Slotted):
+            look(value.row)
+        elif isinstance(value, np.ndarray):
+            found.append(value.tolist())
 
     for name, value in vars(model).items():
-        if name in ("_buffers", "_parameters") or not name.startswith("_"):
+        if name in ("_buffers", "_parameters", "_modules") or not name.startswith("_"):
             found.append(name)
             look(value)
     return found
@@ -217,6 +263,28 @@ def test_the_model_is_left_as_found(kind: type[Keeps], method: Callable[..., Any
     method(model, x, layer="before")
     assert held(model) == before
     torch.testing.assert_close(model(x)[:, 1], expected)
+
+
+class OfAll(Keeps):
+    """What a class holds for all its objects: a number, and a list."""
+
+    passes, rows = 1, [1.0]
+
+    def kept(self, h: Tensor) -> Tensor:
+        OfAll.passes += 1
+        OfAll.rows.append(float(OfAll.passes))
+        return h * sum(OfAll.rows) / OfAll.passes
+
+
+@pytest.mark.parametrize("method", [fa.integrated_gradients, fa.feature_ablation])
+def test_what_a_class_holds(method: Any) -> None:
+    model = made(OfAll)
+    x = input_for(model)
+    factor = (1.0 + 2.0) / 2
+    torch.testing.assert_close(
+        method(model, x, target=1), method(lambda x: model.head(torch.tanh(model.before(x) * factor)), x, target=1)
+    )
+    assert (OfAll.passes, OfAll.rows) == (1, [1.0])
 
 
 def test_one_gradient_is_plain_autograds() -> None:

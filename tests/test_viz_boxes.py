@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from funattr import viz
+from funattr.viz._labels import fitted
 
 NAMES = [
     "chest_study_0001_series_3_frontal_view.png",
@@ -158,6 +159,13 @@ def test_no_letter_of_a_name_is_lost() -> None:
     found = ["".join(figure.axes[4 * i].get_ylabel().split()) for i in range(7)]
     assert found == ["".join(name.split()) for name in NAMES]
     assert ["".join(figure.axes[1 + i].get_title().split()) for i in range(3)] == ["".join(name.split()) for name in METHODS]
+
+
+def test_a_number_stays_in_one_line() -> None:
+    """Whatever the width: a share of 33.8 % is not 33 and then 8."""
+    for width in (0.6, 0.8, 1.0, 1.2, 1.5):
+        for number in ("33.8%", "-0.25", "1,024.5"):
+            assert number in fitted(f"a class of some name, {number}", width, 10).text.split("\n")[-1]
 
 
 def test_names_take_no_room_from_the_pictures() -> None:

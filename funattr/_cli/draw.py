@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .boxes import as_seen, stacked, together
 from .facts import Explained, Found, as_map, per_token
 from .words import mistake
 
@@ -19,7 +20,7 @@ def draw(out: Path, model: str, every: Sequence[Explained], options: Any) -> Non
     """A picture or a page of all that was explained, by the name of the file.
 
     Raises:
-        argparse.ArgumentError: there is nothing to draw in an attribution, or pictures of several sizes do not go together.
+        argparse.ArgumentError: there is nothing to draw in an attribution, or maps of several sizes do not go together.
         ImportError: matplotlib is not installed.
     """
     from funattr import viz
@@ -39,14 +40,16 @@ def draw(out: Path, model: str, every: Sequence[Explained], options: Any) -> Non
             [words[i] for i, _ in rows], [values[name][i] for i, name in rows], titles=flat_titles, scale="example", out=out
         )
         return
-    maps = {name: _stacked([as_drawn(each, name, options.raw) for each in every]) for name in _names(every)}
-    maps = {_title(_of(every[0], name)): value for name, value in maps.items()}
-    shown = _stacked([shown_of(each, _PAGE if page else None) for each in every])
     smooth = not options.raw
+    parts = [shown_of(each, _PAGE if page else None) for each in every]
+    found = {_title(_of(every[0], name)): [as_drawn(each, name, options.raw) for each in every] for name in _names(every)}
     if page:
+        shown = as_seen(parts, [each.given.picture for each in every if each.given.picture is not None])
+        maps = {name: stacked(values) for name, values in found.items()}
         heading = _heading(every)
         viz.page(shown, maps, titles=names, predictions=_predictions(every), title=heading, smooth=smooth, out=out)
     else:
+        shown, maps = together(parts, found, smooth)
         viz.show(shown, maps, titles=both, scale="method", smooth=smooth, out=out)
 
 
@@ -110,19 +113,6 @@ def _words(every: Sequence[Explained]) -> tuple[list[list[str]], dict[str, list[
                 raise _cannot_draw(_of(each, name), f"a value per token, [1, {len(each.given.tokens or ())}, C]")
             values[name].append(torch.stack([sums[where].sum() for where in parts_of]).cpu())
     return words, values
-
-
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    import torch
-
-    sizes = {tuple(part.shape[-2:]) for part in parts}
-    if len(sizes) > 1 or len({part.shape[1] for part in parts}) > 1:
-        told = " and ".join(f"{height} x {width}" for height, width in sorted(sizes)[:2])
-        raise mistake(
-            f"pictures of several sizes, {told}, do not go together on one page: give --size, or --out FOLDER/, which writes a "
-            "picture for each."
-        )
-    return torch.cat(list(parts)).cpu()
 
 
 def _names(every: Sequence[Explained]) -> list[str]:

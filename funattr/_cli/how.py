@@ -14,6 +14,7 @@ from .groups import groups_of, window_of
 from .inputs import Input
 from .sites import Layers, Where
 from .source import Source
+from .words import warn
 
 STEPS = 50
 QUADRATURES = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid")
@@ -59,11 +60,11 @@ def options_of(name: str, source: Source, given: Input, where: Where | None, arg
     if "baselines" in taken:
         distribution = taken["baselines"].default is inspect.Parameter.empty
         at_site = where is not None and bool({"feature_mask", "window"} & {*taken})
-        options["baselines"] = _baselines(source, given, distribution, at_site)
+        options["baselines"] = _baselines(source, given, where, distribution, at_site)
     return options
 
 
-def _baselines(source: Source, given: Input, distribution: bool, at_site: bool) -> Any:
+def _baselines(source: Source, given: Input, where: Where | None, distribution: bool, at_site: bool) -> Any:
     """What is compared with: 0, which is the mean of normalised images; for a text the same length of padding.
 
     Where a distribution is wanted, images are compared with black, grey and white ones.
@@ -72,7 +73,7 @@ def _baselines(source: Source, given: Input, distribution: bool, at_site: bool) 
 
     x = given.x
     if isinstance(x, Mapping) and not at_site:
-        return {**x, "input_ids": _padding(source.tokenizer, x["input_ids"])} if "input_ids" in x else 0.0
+        return {**x, "input_ids": _padding(source, x, where)} if "input_ids" in x else 0.0
     if not distribution:
         return 0.0
     if given.tokens is not None:
@@ -84,13 +85,38 @@ def _baselines(source: Source, given: Input, distribution: bool, at_site: bool) 
     return torch.stack([torch.full_like(x[0], shade) for shade in (low, (low + high) / 2, high)])
 
 
-def _padding(tokenizer: Any, ids: Any) -> Any:
+def _padding(source: Source, x: Mapping[str, Any], where: Where | None) -> Any:
     """The ids with every token but the special ones replaced by padding."""
     import torch
 
+    ids, tokenizer = x["input_ids"], source.tokenizer
     if tokenizer is None:
         return torch.zeros_like(ids)
     special = tokenizer.get_special_tokens_mask(ids[0].tolist(), already_has_special_tokens=True)
-    candidates = (tokenizer.pad_token_id, tokenizer.mask_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id)
-    nothing = next((token for token in candidates if token is not None), 0)
-    return torch.where(torch.tensor([special], device=ids.device).bool(), ids, nothing)
+    kept = torch.tensor([special], device=ids.device).bool()
+    tokens = (tokenizer.pad_token_id, tokenizer.mask_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id)
+    nothing = [token for token in tokens if token is not None] or [0]
+    found = torch.where(kept, ids, nothing[0])
+    model: Any = source.model
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    if where is None or weight is None or bool((weight[nothing[0]] != 0).any()) or not _jumps(model, x, found, where.layer):
+        return found
+    other = next((token for token in nothing if bool((weight[token] != 0).any())), None)
+    names = [tokenizer.convert_ids_to_tokens(token) for token in (nothing[0], other) if token is not None]
+    cure = f"the baseline has {names[1]}" if other is not None else "take a method without a baseline, such as input_x_gradient"
+    warn(f"the embedding of {names[0]} is all zeros, where the model jumps, and no path from it is complete: {cure}.")
+    return found if other is None else torch.where(kept, ids, other)
+
+
+def _jumps(model: Any, x: Mapping[str, Any], baseline: Any, layer: Any) -> bool:
+    """Whether a thousandth of the way from the baseline is a fiftieth of the change: a norm of zeros has no direction."""
+    import torch
+
+    value_at, rest = fa.split(model, layer)
+    start = {**x, "input_ids": baseline}
+    with torch.no_grad():
+        here, there = value_at(start), value_at(x)
+        if not isinstance(here, torch.Tensor):
+            return False
+        at, near, end = (rest(here + share * (there - here), start).logits for share in (0.0, 1e-3, 1.0))
+    return bool((near - at).norm() > 0.02 * (end - at).norm())

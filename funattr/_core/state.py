@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import operator
 import sys
 import threading
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSet, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,8 +27,9 @@ from .._types import as_it_is
 from .._words import warn
 from .chance import DRAWS, GENERATORS, generator_kind, same_state, with_same_draws
 from .code import Words
+from .holders import LARGEST, rebind, shared_by, slots_of
 from .tap import Run, call_tapped, hooked, hooks_of, put_hooks_back
-from .where import built, own_weights
+from .where import built, own_layers, own_weights
 
 #: What every module has; the rest of its attributes is its own.
 _COMMON = frozenset(vars(nn.Module()))
@@ -48,6 +49,7 @@ class State:
         self.modules: list[tuple[nn.Module, tuple[int, int]]] = []
         self.hooks: list[tuple[nn.Module, Any]] = []
         self.met: set[int] = set()
+        self.arrays: list[tuple[Any, Any]] = []  # of numpy, and copies
         self.draws: list[tuple[Any, str, Any]] = []  # generators of the model's own, and how they were
         self.told = False
         self.parameters: list[tuple[Tensor, Tensor, Tensor]] = []  # of models that write to them: where they lie, and a copy
@@ -67,6 +69,9 @@ class State:
             self.note_module(value, depth)
         elif isinstance(value, (tuple, list, deque, set, dict)):
             self.note_items(value, depth)
+        elif isinstance(value, np.ndarray):
+            if value.size <= LARGEST and value.flags.writeable and value.dtype != object:
+                self.arrays.append((value, value.copy()))
         elif isinstance(value, partial):
             if value.func is not torch.func.functional_call:  # which binds parameters, and puts them back itself
                 self.note_items((*value.args, value.func, *value.keywords.values()), depth)
@@ -76,6 +81,17 @@ class State:
             self.draws.append((value, kind, GENERATORS[kind][0](value)))
         elif not (isinstance(value, _NO_STATE) or _of_library(type(value))):  # such as the state of FSDP, a logger, a thread
             self.note_items(getattr(value, "__dict__", {}), depth)
+            if (slots := slots_of(value)) is not None:
+                self.note_items(slots, depth)
+            self.note_class(type(value), depth)
+
+    def note_class(self, kind: type, depth: int) -> None:
+        """Keep what classes of others hold for all their objects."""
+        for base in kind.__mro__:
+            if id(base) not in self.met and not _of_library(base):
+                self.met.add(id(base))
+                if (held := shared_by(base)) is not None:
+                    self.note_items(held, depth)
 
     def note_items(self, items: Any, depth: int) -> None:
         if not isinstance(items, tuple):
@@ -93,7 +109,8 @@ class State:
             return
         self.modules.append((module, built(module)))
         self.hooks.append((module, hooks_of(module)))
-        self.holders.append((module.__dict__, dict(module.__dict__)))
+        self.holders += [(held, dict(held)) for held in (module.__dict__, own_layers(module))]
+        self.note_class(type(module), depth)
         for weight in _weights(module):
             if nn.Parameter in type(weight).__mro__[1:]:  # quantised, by another library
                 self.lent.append((vars(weight), dict(vars(weight))))
@@ -143,6 +160,8 @@ class State:
                 if not torch.equal(where, before):  # written through .data, it has no new version
                     where.data.copy_(before)
                     self.times += 1
+        for array, before in self.arrays:
+            array[...] = before
         for generator, kind, before in self.draws:
             read, write = GENERATORS[kind]
             if not same_state(read(generator), before):
@@ -163,14 +182,15 @@ class State:
                 self.holders = [(h, kept) for (h, _), kept in zip(self.holders, now)]
                 before.update(held)
         for holder, before in self.holders:
-            _rebind(holder, before)
+            rebind(holder, before)
         for module, hooks in self.hooks:
             put_hooks_back(module, hooks)
 
     def found_later(self, i: int) -> None:
         module = self.modules[i][0]
         self.modules[i] = module, built(module)
-        self.holders = [(h, dict(h) if h is module.__dict__ else before) for h, before in self.holders]
+        own = module.__dict__, own_layers(module)
+        self.holders = [(h, dict(h) if h is own[0] or h is own[1] else before) for h, before in self.holders]
         for child in module.modules():
             if id(child) not in self.met:
                 self.note_module(child)
@@ -196,23 +216,6 @@ def _of_library(kind: type) -> bool:
 
 def _written_from_outside(module: nn.Module) -> bool:
     return hooked(module) or type(module).__module__.startswith("torch.nn.utils.")
-
-
-def _rebind(holder: Any, before: Any) -> None:
-    """Make `holder` hold what it held `before`, and write nothing where it does."""
-    if isinstance(holder, MutableMapping):
-        if len(holder) != len(before) or not all(map(operator.is_, holder.values(), before.values())):
-            for name in [name for name in holder if name not in before]:
-                del holder[name]
-            for name, value in before.items():
-                if name not in holder or holder[name] is not value:
-                    holder[name] = value
-    elif isinstance(holder, MutableSet):
-        holder &= before
-        holder |= before
-    elif len(holder) != len(before) or not all(map(operator.is_, holder, before)):
-        holder.clear()
-        holder.extend(before)
 
 
 # One call.
@@ -279,7 +282,7 @@ def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
         kind = type(module)
         if kind not in _QUIET:
             _QUIET[kind] = _of_library(kind) and not _written_from_outside(module) and not hasattr(module, "max_norm")
-    return state if state.holders or state.tensors or state.draws else None
+    return state if state.holders or state.tensors or state.arrays or state.draws else None
 
 
 #: Whether modules of a kind keep nothing, but for what hooks write to them.

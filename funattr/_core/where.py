@@ -175,6 +175,11 @@ def own_weights(module: nn.Module) -> dict[str, nn.Parameter | None]:
     return module._parameters
 
 
+def own_layers(module: nn.Module) -> dict[str, nn.Module | None]:
+    """The container of a module's own layers."""
+    return module._modules
+
+
 def built(module: nn.Module) -> tuple[int, int]:
     """How many layers and parameters a module has: more after a first pass that makes them."""
     return len(module._modules), len(module._parameters)

@@ -89,13 +89,14 @@ def absorbed(
             for sums, value in ((total, amount), (flown, size)):
                 sums.setdefault(name, found.new_zeros(q.size, dtype=value.dtype))[n] += value
     rounding = 100 * torch.finfo(found.dtype).eps
-    return {name: a for name, a in total.items() if name in ready.kinds or bool((a.abs() > rounding * flown[name]).any())}
+    kept = {name: a for name, a in total.items() if name in ready.kinds or bool((a.abs() > rounding * flown[name]).any())}
+    return kept or {name: found.detach().new_zeros(q.size) for name in fired}  # nothing after the site keeps anything
 
 
 def _amounts(score: Tensor, events: list[Event]) -> Iterator[tuple[str, Tensor, Tensor]]:
     """What comes out of each operation that the score depends on, less what goes in, and how much flows at all."""
     places = [spot.place for event in events for spot in (*event.outputs, *event.inputs)]
-    slopes = iter(torch.autograd.grad(score, places, allow_unused=True, retain_graph=True))
+    slopes = iter(torch.autograd.grad(score, places, allow_unused=True, retain_graph=True) if places else ())
     for event in events:
         out = [_flows(spot.value, g) for spot in event.outputs if (g := next(slopes)) is not None]
         into = [_flows(spot.value, g) for spot in event.inputs if (g := next(slopes)) is not None]

@@ -98,7 +98,10 @@ def identified(q: Question, features: Features, values: list[Tree]) -> tuple[lis
         groups, masks = features.groups, enumerate(features.masks)
         ids = [matched(mask, values[i], "feature_mask", label_of(q, i)) for i, mask in masks]
     for i, (each, value) in enumerate(zip(ids, values)):
-        if not any(one is not None and isinstance(leaf, Tensor) for one, leaf in zip(each, tree_flatten(value)[0])):
+        held = features.masks is not None and features.masks[i] is None and bool(tensors(value))
+        if not held and not any(
+            one is not None and isinstance(leaf, Tensor) for one, leaf in zip(each, tree_flatten(value)[0])
+        ):
             raise complaint(TypeError, f"{label_of(q, i)} holds no tensor to ablate.")
     return ids, groups
 

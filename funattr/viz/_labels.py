@@ -13,8 +13,8 @@ _DPI = 150
 _SPARE = 1.03  # of the width that is measured: backends and resolutions round the letters differently
 _LEADING = 1.25  # the height of a line, in its font's size
 
-#: A name breaks after these, before it breaks anywhere.
-_PARTS = re.compile(r"\(?[^\s_\-./,:()]*[\s_\-./,:)]*")
+#: A name breaks after these, before it breaks anywhere; a number does not, at its point or after its sign.
+_PARTS = re.compile(r"\(?(?:[^\s_\-./,:()]|(?<=\d)[.,](?=\d)|(?<!\S)-)*(?:[\s_./,:)]|(?<=\S)-)*")
 
 
 class Label(NamedTuple):
