@@ -137,11 +137,9 @@ def _put_right(line: Line, key: str, value: Any, names: Sequence[str], args: Seq
     if key == "abs" and line.name == "saliency":
         line.name = "saliency" if value else "gradient"
         return ": saliency is absolute(gradient)"
-    said = _elsewhere(line, key, value)
+    said = _elsewhere(line, key, value) or (ELSEWHERE.get(new) if new not in names else None)
     if said is not None:
         return said
-    if new not in names and new in ELSEWHERE:
-        return ELSEWHERE[new]
     hint = "" if new in names else did_you_mean(key, names, f"It takes {', '.join(names)}", 0.65)
     new = hint.split("'")[1] if hint.startswith("Did") else new
     if new in names:

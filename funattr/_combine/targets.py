@@ -65,8 +65,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         raise complaint(ValueError, "targets is empty: name at least one.")
 
     def of_each(model: Model, x: Tree, **options: Any) -> Tree:
-        each = targets if isinstance(targets, Tensor) else [numbered(target, model) for target in targets]
-        classes = _classes(each)
+        each, classes = _told(targets, model)
         noise = Rewound([*about(method).generators, *generators_given(options)], device_of(x))
 
         def explain(target: Target) -> Tree:
@@ -154,6 +153,12 @@ def _in_chunks(explain: Callable[[Target], Tree], classes: Tensor, size: int) ->
         for first, last in reported(chunks(len(classes), size))
         for part in run_steps(run, explain, list(classes[first:last].unbind()))
     ]
+
+
+def _told(targets: Sequence[Target] | Tensor, model: Model) -> tuple[Sequence[Target] | Tensor, Tensor | None]:
+    """The targets, with numbers for names, and the classes that they are."""
+    each = targets if isinstance(targets, Tensor) else [numbered(target, model) for target in targets]
+    return each, _classes(each)
 
 
 def _classes(targets: Sequence[Target] | Tensor) -> Tensor | None:
