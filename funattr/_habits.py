@@ -17,7 +17,8 @@ RENAMED = {
     "perturbations_per_eval": "chunk_size", "nt_samples_batch_size": "chunk_size", "nt_samples": "n_samples",
     "steps": "n_steps", "method": "quadrature", "custom_attribution_func": "attribution_func", "interpolate_mode": "mode",
     "target_layer": "layer", "target_layers": "layer", "class_idx": "target", "background": "baselines",
-    "reference": "baselines", "sliding_window_shapes": "window",
+    "reference": "baselines", "sliding_window_shapes": "window", "perturbations_per_pass": "chunk_size",
+    "layer_baselines": "baselines", "layer_mask": "feature_mask",
 }  # fmt: skip
 #: The arguments of Captum's NoiseTunnel.
 NOISE = {"nt_type", "nt_samples", "stdevs", "nt_samples_batch_size"}
@@ -29,6 +30,28 @@ CALLED = {
 }  # fmt: skip
 #: What there is not, and comes closest to feature_ablation.
 CLOSE = {"featurepermutation"}
+#: Captum's names for what is a line of several functions here.
+LINES = {
+    "llmattribution": "fa.feature_ablation(model, x, target=fa.log_likelihood(answer))",
+    "llmgradientattribution": "fa.integrated_gradients(model, x, layer=layer, target=fa.log_likelihood(answer))",
+    "visualization": "fa.viz.show(x, {'saliency': attributions})", "visualizeimageattr": "fa.viz.overlay(attributions, x)",
+    "visualizeimageattrmultiple": "fa.viz.show(x, {'saliency': attributions})",
+    "visualizetext": "fa.viz.text(words, attributions)",
+    "imagemaskinput": "fa.feature_ablation(model, x, feature_mask=fa.masks.grid(x.shape[2:], 4), target=target)",
+    "infidelity": "fa.metrics.infidelity(attributions, model, x, target=target)",
+    "sensitivitymax": "fa.metrics.sensitivity_max(fa.saliency, model, x, target=target)",
+    "configureinterpretableembeddinglayer": "fa.integrated_gradients(model, x, layer=layer, target=target)",
+    "texttokeninput": "fa.feature_ablation(model, x, feature_mask=fa.masks.words(tokens), target=target)",
+    "dataloaderattribution": "fa.dataset.run(method, model, data, out)",
+    "tokenreferencebase": "fa.integrated_gradients(model, x, baselines=baselines, layer=layer, target=target)",
+}  # fmt: skip
+#: Arguments that there are for something else, in words; the line goes without them.
+ELSEWHERE = {
+    "show_progress": ": with fa.progress() any call is watched", "dataloader": ": whole data sets are for fa.dataset.run",
+    "feature_mask": ": groups are for what takes features away, such as fa.feature_ablation",
+    "attr_dim_summation": ": a CAM is a sum over channels", "n_samples": ": nothing is drawn here",
+    "attribute_to_neuron_input": ": a neuron of what goes into a layer is target=fa.neuron(fa.input_of(layer), index)",
+}  # fmt: skip
 
 
 @dataclass
@@ -114,10 +137,10 @@ def _put_right(line: Line, key: str, value: Any, names: Sequence[str], args: Seq
     if key == "abs" and line.name == "saliency":
         line.name = "saliency" if value else "gradient"
         return ": saliency is absolute(gradient)"
-    said = _elsewhere(line, key, value)
+    said = _elsewhere(line, key, value) or (ELSEWHERE.get(new) if new not in names else None)
     if said is not None:
         return said
-    hint = "" if new in names else did_you_mean(key, names, f"It takes {', '.join(names)}")
+    hint = "" if new in names else did_you_mean(key, names, f"It takes {', '.join(names)}", 0.65)
     new = hint.split("'")[1] if hint.startswith("Did") else new
     if new in names:
         options[new] = written(value, new)
@@ -157,9 +180,9 @@ def _bound(args: Sequence[Any], value: Any) -> str:
     return f"functools.partial({_listed('model', **dict(zip(names, extra)))})"
 
 
-def did_you_mean(name: object, known: Iterable[str], otherwise: str | None = None) -> str:
+def did_you_mean(name: object, known: Iterable[str], otherwise: str | None = None, like: float = 0.5) -> str:
     """The cure for a wrong name: the one that was meant; else, where nothing is said `otherwise`, those that there are."""
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=like)
     if close:
         return f"Did you mean {close[0]!r}?"
     return f"Use one of {', '.join(map(repr, known))}." if otherwise is None else otherwise
@@ -187,8 +210,10 @@ def no_such_name(name: str, public: Mapping[str, Any]) -> str:
     text, verb = f"module 'funattr' has no attribute {name!r}", "Write"
     if found is None and bare in CLOSE:
         found, verb = "feature_ablation", "There is nothing of that kind yet; the closest is"
+    if key in LINES:
+        return f"{text}. Write {LINES[key]}"
     if found is None or not callable(public[found]):
-        return f"{text}. {did_you_mean(name, public, 'dir(funattr) names all that there is.')}"
+        return f"{text}. {did_you_mean(name, public, 'dir(funattr) names all that there is.', 0.7)}"
     parameters = inspect.signature(public[found]).parameters.values()
     needed = (
         {p.name for p in parameters if p.default is p.empty} | {"target"} | ({"layer"} if key.startswith("layer") else set())

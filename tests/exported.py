@@ -99,7 +99,8 @@ class Cell(NamedTuple):
         return f"{self.name} of {self.net}"
 
 
-def cells() -> list[Cell]:
+def cells(refused: bool = False) -> list[Cell]:
+    """A cell for each method at each net; `refused`: also for methods that refuse a net."""
     found = []
     for name, net in NETS.items():
         for row in METHODS:
@@ -108,7 +109,7 @@ def cells() -> list[Cell]:
             if row.name in GROUPED:  # there, the mask is made of the value in the call
                 groups = {"target": 1, "feature_mask": (torch.arange(net.shape[-1]) * 2 >= net.shape[-1]).long()}
                 found.append(_cell(name, row.name, getattr(fa, row.name), None, groups))
-            elif (name == "CNN" or not row.convolutional) and (name != "ViT" or not row.relu):
+            elif refused or ((name == "CNN" or not row.convolutional) and (name != "ViT" or not row.relu)):
                 found += [_cell(name, row.name, row.method, layer, options) for layer in layers]
         for other, (method, at_layer) in OTHERS.items():
             options = {} if other.startswith("each_target") else {"target": 1, "feature_mask": MASKS[name]}

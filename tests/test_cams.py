@@ -306,3 +306,22 @@ def test_eigen_cam_of_values_that_are_not_finite() -> None:
         model[0].bias.fill_(torch.nan)  # type: ignore[union-attr, operator]
     with pytest.raises(ValueError, match=r"eigen_cam.*holds NaN or inf"):
         fa.eigen_cam(model, torch.randn(2, 3, 6, 6), layer="1")
+
+
+class TimeFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.steps, self.last = nn.Linear(3, 8), nn.Identity(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(self.steps(self.first(x).transpose(0, 1)).tanh().mean(0))
+
+
+@pytest.mark.parametrize("steps", [2, 4, 6])
+@pytest.mark.parametrize("cam", [fa.grad_cam, fa.layer_cam, fa.eigen_cam, fa.ablation_cam, fa.score_cam])
+def test_steps_in_time_first_are_refused_where_sizes_do_not_tell(cam: Any, steps: int) -> None:
+    """As many steps as examples, or some times as many."""
+    options: dict[str, Any] = {"channel_dim": -1} | ({} if cam is fa.eigen_cam else {"target": 1})
+    with pytest.raises(ValueError, match=r"with steps in time first, and the 2 examples second|without a row for each"):
+        cam(TimeFirst(), torch.randn(2, steps, 3), layer="steps", **options)
+    assert cam(TimeFirst(), torch.randn(2, 2, 3), layer="first", **options).shape == (2, 2, 1)

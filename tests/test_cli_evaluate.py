@@ -43,18 +43,50 @@ def build():
 """
 
 
+TEXTS = """
+import torch
+from torch import nn
+
+classes = ["good", "bad"]
+words = ["<pad>", "a", "good", "bad", "film", "very"]
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(6, 4)
+        self.mix = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, ids):
+        return self.head(torch.tanh(self.mix(self.embedding(ids))).mean(1))
+
+
+def build():
+    torch.manual_seed(0)
+    return Words()
+
+
+def preprocess(given):
+    tokens = given.lower().split()
+    return torch.tensor([[words.index(token) for token in tokens]]), tokens
+"""
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with a model and three pictures, one of them cut short."""
+    """A folder with two models and three pictures, one of them cut short."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     Path("net.py").write_text(NET)
+    Path("reader.py").write_text(TEXTS)
     Path("png").mkdir()
     for i in range(3):
         Image.fromarray(np.random.RandomState(i).randint(0, 256, (16, 16, 3), dtype=np.uint8)).save(f"png/{i}.png")
     Path("png/2.png").write_bytes(Path("png/2.png").read_bytes()[:100])
     yield tmp_path
     sys.modules.pop("net", None)
+    sys.modules.pop("reader", None)
 
 
 def run(line: str) -> int:
@@ -140,6 +172,32 @@ def test_one_picture_and_the_page(here: Path, capsys: pytest.CaptureFixture[str]
         assert printed[row].split()[1] == f"{float(found):.3g}"
 
 
+def test_texts_by_their_tokens(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("reviews.txt").write_text("a very good film\na bad film\n")
+    line = "evaluate reviews.txt --lines --model reader:build --methods gradient,ig"
+    assert run(f"{line} --out table.json --steps 3") == 0
+    written = json.loads(Path("table.json").read_text())
+    assert written["inputs"] == ["line 1", "line 2"]
+    import reader  # type: ignore[import-not-found]
+
+    net, M = reader.build().eval(), fa.metrics
+    by_name: dict[str, Any] = {"gradient": fa.gradient, "integrated_gradients": fa.integrated_gradients}
+    for name, method in by_name.items():
+        assert list(written["methods"][name]) == ["deletion", "insertion", "randomisation"]
+        for i, text in enumerate(("a very good film", "a bad film")):
+            ids = reader.preprocess(text)[0]
+            sums = method(net, ids, layer="embedding", target="argmax").sum(2, keepdim=True)
+            assert sums.shape == (1, ids.shape[1], 1)
+            found = M.deletion(sums, net, ids, layer="embedding", target="argmax", steps=3)
+            assert written["methods"][name]["deletion"][i] == pytest.approx(float(found), abs=1e-5)
+    capsys.readouterr()
+    assert run(f"{line} --metrics infidelity,sufficiency") == 0
+    assert run(f"{line} --metrics deletion,sensitivity_max") == 2
+    assert "on pictures only" in capsys.readouterr().err
+    assert run("evaluate 'a bad film' --model reader:build --methods grad_cam") == 2
+    assert "grad_cam is compared on pictures only" in capsys.readouterr().err
+
+
 MISTAKES = {
     "no picture": ("evaluate --model net:build", "nothing to evaluate on"),
     "metric": ("evaluate png --model net:build --metrics deltion", "no metric 'deltion': did you mean 'deletion'"),
@@ -150,6 +208,7 @@ MISTAKES = {
         "evaluate png --model net:build --methods grad_cam --metrics infidelity",
         "leave one of them out",
     ),
+    "a map of groups": ("evaluate png --model net:build --methods ig,shapley --metrics infidelity", "for each group"),
     "an option": ("evaluate png --model net:build --steps 0", "positive integer"),
 }
 

@@ -143,6 +143,23 @@ def test_noise_tunnel_is_a_moment(net: Made, x: Tensor, n: int, chunk: int, seed
         torch.testing.assert_close(tunnel(net, x, target=2), expected, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("target", [1, [2, 0, 1], torch.tensor([2, 0, 1]), "argmax", lambda output: output[:, 1] ** 2], ids=str)
+def test_noisy_samples_in_one_batch_are_those_of_vmap(target: Any, chunk_size: int | None) -> None:
+    """Samples of layers that treat rows alone are one batch; the same layers behind a function are not known to be any."""
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3)).double()
+    x, bound = torch.randn(3, 4).double(), torch.randn(3, 4).double()
+    for method in (fa.saliency, fa.normalize(fa.gradient), functools.partial(fa.deep_lift, baselines=bound)):
+        found = [
+            fa.noise_tunnel(method, n_samples=5, stdevs=0.5, generator=seeded(1), chunk_size=chunk_size)(
+                model, x, target=target
+            )
+            for model in (layers, lambda x: layers(x))
+        ]
+        torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+
 # Composition: each with every other. What the combination does is said by plain functions of plain functions.
 
 

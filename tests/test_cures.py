@@ -308,6 +308,54 @@ def test_a_name_of_captums(name: str) -> None:
     run(line_of(message), method=fa.saliency)
 
 
+language = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9)).eval()
+attributions = fa.saliency(model, x, target=1)
+#: Names of Captum for what is a line of several functions, and what else the line names.
+COMPOSED: dict[str, dict[str, Any]] = {
+    "LLMAttribution": {"model": language, "x": torch.tensor([[1, 2, 3, 4]]), "answer": torch.tensor([[3, 4]])},
+    "LLMGradientAttribution": {
+        "model": language,
+        "x": torch.tensor([[1, 2, 3, 4]]),
+        "answer": torch.tensor([[3, 4]]),
+        "layer": "0",
+    },
+    "ImageMaskInput": {},
+    "TextTokenInput": {"tokens": ["a", "##b", "c", "d", "e", "##f"]},
+    "TokenReferenceBase": {},
+    "infidelity": {"attributions": attributions},
+    "sensitivity_max": {},
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_a_name_of_captums_for_several_functions(name: str) -> None:
+    assert isinstance(run(line_of(told(lambda: getattr(fa, name))), **COMPOSED[name]), Tensor)
+
+
+def test_names_of_captums_pictures() -> None:
+    pytest.importorskip("matplotlib")
+    for name in ("visualization", "visualize_image_attr", "visualize_image_attr_multiple"):
+        line = line_of(told(lambda name=name: getattr(fa, name)))  # type: ignore[misc]
+        given = attributions[0].sum(0) if "overlay" in line else attributions.sum(1)
+        assert run(line, attributions=given, x=x[0].sigmoid() if "overlay" in line else x.sigmoid()) is not None
+    line = line_of(told(lambda: fa.visualize_text))  # type: ignore[attr-defined]
+    assert run(line, words=["a", "b"], attributions=torch.tensor([0.5, -1.0])) is not None
+
+
+NOT_HERE = {
+    "show_progress": True, "dataloader": None, "feature_mask": mask, "attr_dim_summation": True, "n_samples": 3,
+    "attribute_to_neuron_input": False, "layer_mask": mask, "return_input_shape": True, "strides": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_HERE)
+def test_an_argument_that_there_is_for_something_else(name: str) -> None:
+    """The line goes without it, and does not put it where it means something else."""
+    line = line_of(told(lambda: any_method.integrated_gradients(model, x, target=1, **{name: NOT_HERE[name]})))
+    assert line == "fa.integrated_gradients(model, x, target=1)"
+    torch.testing.assert_close(run(line), ig(model, x, target=1))
+
+
 def test_a_name_that_has_no_like() -> None:
     assert run(line_of(told(lambda: fa.FeaturePermutation))).shape == x.shape  # type: ignore[attr-defined]
 

@@ -169,7 +169,31 @@ def test_what_stays_one_by_one(passes: list[int]) -> None:
 
 
 def test_compiled() -> None:
-    every = fa.each_target(fa.sum_channels(fa.input_x_gradient, channel_dim=-1), fa.tokens(ANSWER))
+    """In one graph, with the passes of one target in it."""
+    ran: list[int] = []
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        ran.append(sum("linear" in str(node.target) for node in graph.graph.nodes))
+        return graph.forward
+
+    for targets in (fa.tokens(ANSWER), [fa.contrast(2, 3)]):
+        every = fa.each_target(fa.sum_channels(fa.input_x_gradient, channel_dim=-1), targets)
+        compiled = torch.compile(lambda ids: every(NET, ids, layer="embed"), backend=counting, fullgraph=True)  # noqa: B023
+        close_and_not_zero(compiled(IDS), every(NET, IDS, layer="embed"))
+    assert ran[0] == ran[1]
+
+
+COMPILED: list[Any] = [
+    fa.multiply(fa.gradient, fa.saliency),
+    partial(fa.grad_cam, channel_dim=-1),
+    partial(fa.integrated_gradients, n_steps=2),
+]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("method", COMPILED)
+def test_compiled_rows_are_those_of_eager_calls(method: Any) -> None:
+    every = fa.each_target(method, MIXED[2:4])
     compiled = torch.compile(lambda ids: every(NET, ids, layer="embed"), backend="aot_eager", fullgraph=True)
     close_and_not_zero(compiled(IDS), every(NET, IDS, layer="embed"))
 

@@ -1,4 +1,4 @@
-"""``funattr evaluate``: which of several methods makes the better maps, for pictures and a model of yours or of a library."""
+"""``funattr evaluate``: which of several methods makes the better maps of pictures or texts, for a model of yours or not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import funattr as fa
 
 from . import facts, methods, write
-from .facts import Failed, Found
+from .facts import Failed, Found, per_token
 from .how import OPTIONS, options_of, where_of
 from .inputs import Input, gather, read
 from .judge import on_picture, squares
@@ -25,6 +25,7 @@ from .words import answered, choices, listed, mistake, say
 
 _EXAMPLES = """\
   funattr evaluate cat.png --model resnet50 --methods grad_cam,ig,saliency
+  funattr evaluate reviews.txt --lines --model path/to/bert --methods ig,gradient
   funattr evaluate pictures/ --model my_net:build --size 32 --metrics deletion,insertion,randomisation --out table.html
 """
 METRICS = ("deletion", "insertion", "comprehensiveness", "sufficiency", "infidelity", "sensitivity_max", "randomisation")
@@ -36,12 +37,13 @@ _BY_ORDER = METRICS[:4]
 
 def add(commands: Any) -> None:
     """Declare the subcommand and its options."""
-    text = "Compare methods on pictures: which of them makes the better maps?"
+    text = "Compare methods on pictures or texts: which of them makes the better maps?"
     parser = add_command(commands, "evaluate", text, _EXAMPLES, run, MODEL_HELP)
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="pictures, or folders of them; - for standard input")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="pictures, texts, or folders of them; - for standard input")
     names = "one or more, with commas; funattr methods lists them (default: grad_cam where it suits, ig and saliency)"
+    parser.add_argument("--lines", action="store_true", help="each line of INPUT is a text of its own, or names a picture")
     parser.add_argument("--methods", metavar="NAMES", help=names)
-    names = f"of {', '.join(METRICS)} (default: {', '.join(_DEFAULT)})"
+    names = f"of {', '.join(METRICS)} (default: {', '.join(_DEFAULT)}; of texts without sensitivity_max)"
     parser.add_argument("--metrics", metavar="NAMES", default=",".join(_DEFAULT), help=names)
     parser.add_argument("--target", default="argmax", metavar="CLASS", help="a number, a name, or argmax, the predicted one")
     parser.add_argument("--layer", metavar="NAME", help="where in the model CAMs are made (default: the last that suits)")
@@ -53,7 +55,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of what draws (default: 0)")
     parser.add_argument("--out", metavar="FILE", help="a .json, .html or .png (default: none, the table is printed)")
     # What explain has options for, and methods take: their defaults.
-    parser.set_defaults(lines=False, **dict.fromkeys(OPTIONS))
+    parser.set_defaults(**dict.fromkeys(OPTIONS))
     add_model(parser)
 
 
@@ -69,18 +71,18 @@ def run(arguments: argparse.Namespace) -> int:
     for name in wanted:
         if missing := methods.missing(name):
             raise mistake(f"{name} needs {listed(missing)}, which the command has no option for: call it from Python.")
-        if methods.is_cam(name) and "infidelity" in metrics:
-            text = f"infidelity needs a number for each value of the picture, and {name} makes one for each place of a layer"
+        if "infidelity" in metrics and (methods.is_cam(name) or "feature_mask" in methods.parameters(name)):
+            text = (
+                f"infidelity needs a number for each value, and {name} makes one for each place of a layer, or for each group"
+            )
             raise mistake(f"{text}: leave one of them out.")
     if arguments.out is not None and Path(arguments.out).suffix.lower() not in _KINDS:
         raise mistake(f"--out must end with {', '.join(_KINDS[:-1])} or {_KINDS[-1]}, got {arguments.out!r}.")
     if arguments.out is not None:
         write.check(Path(arguments.out), arguments.out)
     if not arguments.inputs:
-        raise mistake("there is nothing to evaluate on: name a picture, a folder of them, or - for standard input.")
+        raise mistake("there is nothing to evaluate on: name a picture, a text, a folder of them, or - for standard input.")
     source = load(arguments)
-    if source.image is None and source.text is not None:
-        raise mistake("evaluate is for pictures, and the model reads texts: call fa.metrics from Python.")
     say("model", source.title)
     evaluate = _Evaluator(source, wanted, metrics, arguments)
     items = gather(source, arguments.inputs, arguments)
@@ -133,23 +135,37 @@ class _Evaluator:
             explain.method = name
         measures = {name: self._measure(name, given) for name in self.metrics}
         with answered(given.name):
-            found = fa.metrics.compare(explains, measures, self.source.model, given.x, target=target)
+            found = fa.metrics.compare(explains, measures, self.source.model, given.x, target=target, layer=self._site(given))
         self.found.append(found)
         self.names.append(given.name)
 
+    def _site(self, given: Input) -> Any:
+        """Where things are taken away: of a text, where its tokens become numbers."""
+        where = None if given.tokens is None else self.places[self.wanted[0]]
+        return None if where is None else where.layer
+
     def _find(self, given: Input, target: int | None) -> None:
+        if given.tokens is not None and "sensitivity_max" in self.metrics:
+            if self.arguments.metrics != ",".join(_DEFAULT):
+                raise mistake("sensitivity_max is measured on pictures only: leave it out, or call fa.metrics from Python.")
+            self.metrics.remove("sensitivity_max")
         layers = self.layers = Layers(self.source, given.x)
-        cam = bool(layers.suiting()) and "infidelity" not in self.metrics
+        cam = given.tokens is None and bool(layers.suiting()) and "infidelity" not in self.metrics
         self.wanted = self.wanted or ["grad_cam"] * cam + ["integrated_gradients", "saliency"]
         places = {}
         for name in self.wanted:
+            if given.tokens is not None and methods.is_cam(name):
+                raise mistake(f"{name} is compared on pictures only: leave it out.")
             layer = self.arguments.layer if methods.is_cam(name) else None
             places[name] = where = where_of(name, given, target, layers, layer)
             say("method", f"{name} at {'the input' if where is None else where.name}")
         self.places = places
 
-    def _map(self, name: str, given: Input, model: Any, x: Any, *, target: Any = None, whole: bool = True) -> Any:
-        """What the method finds, on the model and x that the metric has: a map of the size of x, or as it is."""
+    def _map(
+        self, name: str, given: Input, model: Any, x: Any, *, target: Any = None, layer: Any = None, whole: bool = True
+    ) -> Any:
+        """What the method finds, on the model and x that the metric has: a map of the size of x, a number for each token (at
+        the layer that all share), or as it is."""
         where = self.places[name]
         options = options_of(name, self.source, given, where, self.arguments)
         grouped = "feature_mask" in options
@@ -160,16 +176,21 @@ class _Evaluator:
             return attribution
         dim = 1 if where is None else where.channel_dim or 1
         grid = self.layers.grid(attribution.shape[1]) if dim == -1 else None
-        layer = None if where is None else where.name
-        values = on_picture(Found(name, attribution, layer, dim, grouped, False, None, grid), given)
+        found = Found(name, attribution, None if where is None else where.name, dim, grouped, False, None, grid)
+        if given.tokens is not None:
+            sums = per_token(found, len(given.tokens))
+            values = None if sums is None else sums[None, :, None]
+        else:
+            values = on_picture(found, given)
         if values is None:
-            raise mistake(f"{name} makes no map of a picture here: choose another method, or another --layer.")
+            what = "picture" if given.tokens is None else "text"
+            raise mistake(f"{name} makes no map of a {what} here: choose another method, or another --layer.")
         return values
 
     def _measure(self, name: str, given: Input) -> Callable[..., Any]:
         metric = getattr(fa.metrics, name)
         options: dict[str, Any] = {}
-        if name in _BY_ORDER:
+        if name in _BY_ORDER and given.tokens is None:
             options["feature_mask"] = squares(given.x)
         if name in ("deletion", "insertion"):
             options["steps"] = self.arguments.steps
@@ -181,11 +202,14 @@ class _Evaluator:
             options["chunk_size"] = self.arguments.at_once
         return partial(metric, **options) if name in _BY_ORDER else partial(self._drawn, name, options)
 
-    def _drawn(self, name: str, options: dict[str, Any], explained: Any, model: Any, x: Any, *, target: Any) -> Any:
+    def _drawn(
+        self, name: str, options: dict[str, Any], explained: Any, model: Any, x: Any, *, target: Any, layer: Any = None
+    ) -> Any:
         """A metric that draws: the same numbers for every method."""
         import torch
 
         options = {**options, "generator": torch.Generator().manual_seed(self.arguments.seed), "target": target}
+        options |= {} if layer is None else {"layer": layer}
         if name == "infidelity":  # of what the method finds for each value, slopes or shares
             slopes = explained.method in ("gradient", "saliency", "guided_backprop", "deconvnet")
             explained, options = partial(explained, whole=False), {**options, "multiply_by_inputs": not slopes}

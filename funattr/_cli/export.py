@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,9 @@ def _write(program: torch.export.ExportedProgram, file: Path) -> None:
     if file.suffix.lower() == ".pt2":
         torch.export.save(program, file)
         return
-    made: Any = torch.onnx.export(program, dynamo=True, verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about torch, which nobody here can heed
+        made: Any = torch.onnx.export(program, dynamo=True, verbose=False)
     made.save(file)
 
 

@@ -16,10 +16,11 @@ from .._core.where import bind, find
 from .._habits import did_you_mean
 from .._steps.chunks import check_count, chunk_for, chunks, given_chunk
 from .._steps.draws import Rewound, check_generator, normal_from
+from .._steps.fold import repeated, rows_alone
 from .._steps.matching import deviations
 from .._steps.mean import Sum
 from .._steps.progress import reported
-from .._steps.ways import Runner
+from .._steps.ways import Runner, mapped
 from .._steps.without import look
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Neuron, Place, Tree, attributable, batch_size, map_tensors, tensors
@@ -47,8 +48,8 @@ def noise_tunnel(
     ``mean_i a_i``, ``mean_i a_i^2`` or ``mean_i a_i^2 - (mean_i a_i)^2``, for the attributions ``a_i`` of ``x + noise_i``.
     Where x holds only integers, the noise is added at the layer, and baselines, integers still, are read there without noise;
     several layers are then one joint site, and must not depend on each other. A deviation of 10 to 20 % of the range of x is
-    usual. Calls of the method run together, by vmap; one after another where the method takes many steps of its own or draws
-    random numbers, where vmap cannot, and in a compiled function.
+    usual. Calls of the method run together, in one batch or by vmap; one after another where the method takes many steps of
+    its own or draws random numbers, where vmap cannot, and in a compiled function.
 
     Args:
         method: a method.
@@ -107,9 +108,31 @@ def noise_tunnel(
             return [s * draw(leaf.shape, leaf.dtype, leaf.device) for leaf, s in spread]
 
         noise = Rewound([*generators, *generators_given(options)], device_of(x))
-        return _moment(sampled(noisy, drawn, n_samples, chunk, start, noise), n_samples, nt_type)
+        alone = start is x and told.rows and not told.draws and not told.leading
+        ways = _in_one_batch(method, model, x, options) if alone else []
+        return _moment(sampled(noisy, drawn, n_samples, chunk, start, noise, ways), n_samples, nt_type)
 
     return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=generators, draws=True)
+
+
+def _in_one_batch(method: Explains, model: Model, x: Tree, options: dict[str, Any]) -> list[Callable[..., Tree]]:
+    """How samples run as one batch, of a model that is known to treat rows alone: none where that is not so."""
+    rest = [value for name, value in options.items() if name not in ("layer", "target")]
+    plain = all(value is None or isinstance(value, (bool, int, float, str)) for value in rest)
+    if not (plain and isinstance(x, Tensor) and x.dim() and rows_alone(question(model, x, None, None))):
+        return []
+
+    def ask(function: Callable[..., Tree], noise: list[Tensor], shared: tuple[Any, ...], **named: Any) -> Tree:
+        points = x + noise[0]
+        count, size = points.shape[:2]
+        target = {"target": repeated(options["target"], count, size)} if "target" in options else {}
+        try:
+            found = method(model, points.flatten(0, 1), **options | target)
+            return map_tensors(lambda t: t.unflatten(0, (count, size)), found)
+        except Exception:  # what is bound in the method may be for just its batch: vmap tells
+            return mapped(function, noise, shared, **named)
+
+    return [ask]
 
 
 def _moment(samples: Iterable[Tree], count: int, nt_type: str) -> Tree:
@@ -175,13 +198,20 @@ def _by_module(model: Model, target: Any) -> Any:
 
 
 def sampled(
-    function: Callable[[Any], Tree], draw: Callable[[], list[Tensor]], count: int, chunk: int | None, like: Tree, noise: Rewound
+    function: Callable[[Any], Tree],
+    draw: Callable[[], list[Tensor]],
+    count: int,
+    chunk: int | None,
+    like: Tree,
+    noise: Rewound,
+    ways: Iterable[Callable[..., Tree]] = (),
 ) -> Iterator[Tree]:
     """`function` of each of `count` draws, `chunk` at once: results with a leading dimension.
 
-    Without a `chunk`, as many at once as there is memory for, if `function` lets them.
+    Without a `chunk`, as many at once as there is memory for, if `function` lets them. `ways` to run them come before vmap.
     """
     run = Runner()
+    run.ways = [*ways, *run.ways]
     size, found, ahead = chunk or 1, None, []
     if not tracing() and (chunk or not transforms_active()):
         size = chunk_for(count, chunk, like, shares=False)

@@ -33,7 +33,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     `integrated_gradients` with n steps n and ``n T``, `feature_ablation` its passes once for all. Memory does not grow with
     T beyond the result. Classes are mapped over where that is faster and takes no memory to speak of: for small inputs, and on
     a GPU as long as their gradients fit into 0.2 GB. Neurons and ``"argmax"`` run one by one; so does all that has a tolerance,
-    `rtol`, and all but classes under `torch.compile` and under transforms: there each target runs its own passes.
+    `rtol`, and all but classes under transforms; under `torch.compile` methods of one pass share it, and those of many do not.
 
     Args:
         method: a method.
@@ -65,8 +65,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         raise complaint(ValueError, "targets is empty: name at least one.")
 
     def of_each(model: Model, x: Tree, **options: Any) -> Tree:
-        each = targets if isinstance(targets, Tensor) else [numbered(target, model) for target in targets]
-        classes = _classes(each)
+        each, classes = _told(targets, model)
         noise = Rewound([*about(method).generators, *generators_given(options)], device_of(x))
 
         def explain(target: Target) -> Tree:
@@ -79,7 +78,8 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         if classes is not None and mapped and at_once:
             parts = _in_chunks(explain, classes.to(device_of(x)), size)
         else:
-            parts = _one_by_one(explain, list(each), known, size, noise)
+            shares = not (transforms_active() or any_batch()) if not tracing() else known and not has_steps(method)
+            parts = _one_by_one(explain, list(each), known, shares, size, noise)
         flat = [tree_flatten(part)[0] for part in parts]
         spec = tree_flatten(parts[0])[1]
         return tree_unflatten([torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*flat)], spec)
@@ -89,12 +89,12 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
 
 
 def _one_by_one(
-    explain: Callable[[Target], Tree], targets: list[Target], known: bool, together: int, noise: Rewound
+    explain: Callable[[Target], Tree], targets: list[Target], known: bool, shares: bool, together: int, noise: Rewound
 ) -> list[Tree]:
     """A call for each target, of which those that read the output share passes; of a method of one's own, callables do, which
     it cannot tell from others."""
     sharing = [k for k, t in enumerate(targets) if reads_output(t) and (known or callable(t))]
-    if len(sharing) > 1 and not (tracing() or transforms_active() or any_batch()):
+    if len(sharing) > 1 and shares:
         shared = Shared(tuple(targets[k] for k in sharing), together)
         for i, k in enumerate(sharing):
             targets[k] = shared.row(i)
@@ -153,6 +153,12 @@ def _in_chunks(explain: Callable[[Target], Tree], classes: Tensor, size: int) ->
         for first, last in reported(chunks(len(classes), size))
         for part in run_steps(run, explain, list(classes[first:last].unbind()))
     ]
+
+
+def _told(targets: Sequence[Target] | Tensor, model: Model) -> tuple[Sequence[Target] | Tensor, Tensor | None]:
+    """The targets, with numbers for names, and the classes that they are."""
+    each = targets if isinstance(targets, Tensor) else [numbered(target, model) for target in targets]
+    return each, _classes(each)
 
 
 def _classes(targets: Sequence[Target] | Tensor) -> Tensor | None:

@@ -53,6 +53,16 @@ def entry(out: Tensor, index: tuple[Any, ...], what: str = "the model's output",
         if not few:
             cure = "as one class per example, pass list(target)" if len(index) == len(out) and not summed else f"give {takes}"
         raise complaint(ValueError, f"{text} indices that one value of {what} {list(out.shape)} takes: {cure}.")
+    picked = _picked(out, index, name)
+    if not summed:
+        return picked if picked.dim() == 1 else picked.reshape(picked.shape[0])
+    if out.numel() and not picked.numel():
+        raise complaint(ValueError, f"{name}={in_short(index)} selects nothing of {what} {list(out.shape)}.")
+    return picked.flatten(1).sum(1)
+
+
+def _picked(out: Tensor, index: tuple[Any, ...], name: str) -> Tensor:
+    """``out[:, i, j, ...]``, where a mask leaves zeros."""
     picked, dim = out, 1
     for i in index:
         if is_int(i):
@@ -65,11 +75,7 @@ def entry(out: Tensor, index: tuple[Any, ...], what: str = "the model's output",
             mask = _mask(i, picked.shape[dim:], name).to(out.device)
             picked = picked.where(mask.reshape(*mask.shape, *[1] * (picked.dim() - dim - mask.dim())), 0.0)
             dim += mask.dim()
-    if not summed:
-        return picked if picked.dim() == 1 else picked.reshape(picked.shape[0])
-    if out.numel() and not picked.numel():
-        raise complaint(ValueError, f"{name}={in_short(index)} selects nothing of {what} {list(out.shape)}.")
-    return picked.flatten(1).sum(1)
+    return picked
 
 
 def _check_entries(index: tuple[Any, ...], name: str) -> None:

@@ -28,7 +28,7 @@ from .passes import Found, Point, Question, each_score, forward, question
 from .real import check_attributable
 from .rows import Row, alone, same_input, shares
 from .state import times_put_back
-from .traced import traced_gradients
+from .traced import traced_gradients, traced_row
 from .where import all_modules
 
 
@@ -87,6 +87,8 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
     if isinstance(q.target, Row):
         if shares(q.target) and not own_level:
             return _of_row(q, point)
+        if tracing() and q.bound.rules is None and point is None:
+            return traced_row(q._replace(bound=mended_traced(q.bound)), q.target)
         q = q._replace(target=alone(q.target))
     if tracing():
         return traced_gradients(q._replace(bound=mended_traced(q.bound)), point)

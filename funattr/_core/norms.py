@@ -197,6 +197,7 @@ _PLAINLY = _BY_INSTANCE | _spelled(
         _batch_norm: [F.batch_norm],
         functools.partial(_ordered, _batch_norm): [torch.batch_norm, torch.ops.aten.batch_norm],
         _native: [torch.native_batch_norm, torch.ops.aten.native_batch_norm],
-        _in_eval: [torch.ops.aten._native_batch_norm_legit_no_training],
+        # Torch 2.0 has it under another name, and exports nothing in it.
+        _in_eval: [f for f in [getattr(torch.ops.aten, "_native_batch_norm_legit_no_training", None)] if f is not None],
     }
 )

@@ -103,6 +103,8 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
     neuron: list[Tensor] = []
     recording = True
     grouped, follow = q.bound.grouped, getattr(q.bound.rules, "follow", None)
+    last = [] if q.neuron is None or early else [q.neuron]
+    sites = [*q.inner, *last]
     for i, site in enumerate(q.sites.sites):
         if site is None:
             x = put(i, x, False)
@@ -112,19 +114,18 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
     def visit(k: int, value: Tree, shared: bool) -> Tree:
         nonlocal recording
         if k < len(where):
-            found: Tree = stopping(put, where[k], value if grouped is None else grouped.laid(run.sites[k], value), shared)
-            found = found if grouped is None else grouped.taken(run.sites[k], found)
+            found: Tree = stopping(put, where[k], value if grouped is None else grouped.laid(sites[k], value), shared)
+            found = found if grouped is None else grouped.taken(sites[k], found)
             if follow is not None:
                 follow(value, found)
             return found
         recording = torch.is_grad_enabled()
-        neuron[:] = [stopping(_neuron_score, q, value if grouped is None else grouped.laid(run.sites[k], value))]
+        neuron[:] = [stopping(_neuron_score, q, value if grouped is None else grouped.laid(sites[k], value))]
         if not (q.create_graph or tracing()):  # compiled, the sum of the scores is still to come, in a grad of torch.func
             torch.set_grad_enabled(False)  # the rest only shows how often layers run
         return value
 
-    last = [] if q.neuron is None or early else [q.neuron]
-    run = Run([*q.inner, *last], visit, early or bool(last))
+    run = Run(sites, visit, early or bool(last))  # which `visit` must not hold: a circle keeps what the pass left
     output = watched(q.bound, x, run, q.create_graph, fresh=fresh and None in q.sites.sites)
     check_reached(q.bound, run)
     return Seen(output, neuron[0] if neuron else None, recording if neuron else torch.is_grad_enabled())

@@ -12,7 +12,7 @@ from torch.func import functionalize
 
 from .._core.kernels import PlainAttention
 from .._steps.fold import rows_taken_alone
-from .._torch import fake_batch, writes
+from .._torch import fake_batch, unlogged, writes
 from .._types import as_it_is
 from .decompositions import as_forward
 from .reasons import Refused
@@ -32,7 +32,7 @@ def traced(function: Callable[..., Any], values: Sequence[Tensor], sized: Sequen
 
     fakes, is_number = fake_batch(values, sized)
     mode: Any = "fake" if way is Way.MAPPED else "symbolic"
-    with rows_taken_alone() if way is Way.FOLDED else as_it_is, PlainAttention():
+    with rows_taken_alone() if way is Way.FOLDED else as_it_is, PlainAttention(), unlogged():
         graph = make_fx(function, as_forward(), tracing_mode=mode, _allow_non_fake_inputs=True)(*fakes)
     if _writes(graph):
         with contextlib.suppress(RuntimeError):  # the model writes to tensors of its own

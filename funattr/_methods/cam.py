@@ -13,17 +13,41 @@ import torch
 from torch import Tensor
 
 from .._core.channels import channel_of, check_rows, mean_over_space, over_space
+from .._core.checks import may_read
 from .._core.door import method
 from .._core.examples import mean_over_places
 from .._core.gradient import at_site
-from .._types import Layer, Model, Target, Tree, batch_size, map_floats, tensors
+from .._core.passes import question, read
+from .._core.where import Bound
+from .._types import Layer, Model, Target, Tree, batch_size, map_floats, map_tensors, tensors
+from .._words import complaint
 
 
-def _mapped(cam: Callable[[Tensor, Tensor], Tensor], *question: Any) -> Tree:
+def _mapped(cam: Callable[[Tensor, Tensor], Tensor], *asked: Any) -> Tree:
     """The map of each value at the site, and its gradient."""
-    found = map_floats(cam, *at_site(*question))
-    check_rows(tensors(found), batch_size(question[1]))
+    values, slopes = at_site(*asked)
+    check_batch_first(values, *asked[:3])
+    found = map_floats(cam, values, slopes)
+    check_rows(tensors(found), batch_size(asked[1]))
     return found
+
+
+def check_batch_first(values: Tree, model: Model | Bound, x: Tree, layer: Layer) -> None:
+    """Refuse values with steps in time first, as many as examples or some times as many, which their sizes do not show: another
+    first example changes them at all steps, in one place of the batch."""
+    size = batch_size(x)
+    doubtful = [v for v in tensors(values) if v.dim() > 2 and v.shape[1] == size > 1 and v.shape[0] % size == 0]
+    if not (doubtful and may_read()):
+        return
+    with torch.no_grad():
+        other = map_tensors(lambda t: torch.cat([t[1:2], t[1:]]) if t.shape[:1] == (size,) else t, x)
+        again = tensors(read(question(model, other, layer, None)))
+    for v, w in zip(tensors(values), again):
+        if any(v is t for t in doubtful) and v.shape == w.shape:
+            moved = (v != w).flatten(2).any(-1)
+            if bool(moved[1:, 0].any()) and not bool(moved[:, 1:].any()):
+                text = f"the layer gives a tensor {list(v.shape)} with steps in time first, and the {size} examples second"
+                raise complaint(ValueError, f"{text}: choose a layer whose value has the batch first.")
 
 
 @method

@@ -80,6 +80,8 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
             bound = bound.ruled(mode)
             found = method(bound, apart_from_zero(x) if moves else x, **options)
             tell(bound, x, target, fired, unmet, ready.kinds)
+            if isinstance(mode, Ruled):
+                mode.begin((), {})  # what is known of a pass holds its tensors, and would do so until a collection
             return found
 
         return combined(ruled, f"under(...)({name_of(method)})", method)

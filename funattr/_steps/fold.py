@@ -90,7 +90,7 @@ def stacked(q: Question, points: list[Tensor], at: list[int]) -> tuple[Question,
             leaves[i] = leaf.expand(count, *leaf.shape).flatten(0, 1)
     x = with_leaves(tree_unflatten(leaves, spec), at, flat)
     bound = q.bound if rows_alone(q) else q.bound.under(NoBranches())
-    target = _repeated(q.target, count, q.size)
+    target = repeated(q.target, count, q.size)
     return q._replace(bound=bound, x=x, target=target, size=count * q.size), x
 
 
@@ -117,7 +117,7 @@ def all_at_site(q: Question, count: int, ask: Callable[[Question], Tree]) -> Tre
     runs for N rows or, where something else meets what lies after them, for all. The results have a leading dimension. None
     where neither goes."""
     bound = q.bound if rows_alone(q) else q.bound.under(NoBranches())
-    whole = q._replace(bound=bound, target=_repeated(q.target, count, q.size), size=count * q.size)
+    whole = q._replace(bound=bound, target=repeated(q.target, count, q.size), size=count * q.size)
     for x in (q.x, map_tensors(lambda t: t.expand(count, *t.shape).flatten(0, 1), q.x)):
         try:
             found = ask(whole._replace(x=x))
@@ -169,10 +169,10 @@ _READS = {
 }
 
 
-def _repeated(target: Any, count: int, size: int) -> Any:
+def repeated(target: Any, count: int, size: int) -> Any:
     """The target for `count` copies of a batch."""
     if isinstance(target, Every):
-        return Every(tuple(_repeated(each, count, size) for each in target.targets))
+        return Every(tuple(repeated(each, count, size) for each in target.targets))
     if isinstance(target, Neuron):
         return Neuron(target.layer, partial(_per_copy, target.index, count, size)) if callable(target.index) else target
     if callable(target):

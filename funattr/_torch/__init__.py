@@ -44,6 +44,7 @@ from .traces import (
     observed_by_dispatch_mode,
     show_to_modes,
     tracing,
+    unlogged,
     writes,
 )
 from .transforms import (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -107,6 +108,18 @@ def fake_batch(values: Sequence[torch.Tensor], sized: Sequence[bool]) -> tuple[l
         return any(isinstance(size, int) or size.node.expr.is_number for size in first)
 
     return made, is_number
+
+
+@contextlib.contextmanager
+def unlogged() -> Iterator[None]:
+    """Without what torch logs of an operation that fails in a trace, traceback and all: it is raised as well, and caught where
+    something is tried."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def writes(operation: Any) -> bool:

@@ -131,7 +131,16 @@ def is_wrapped(value: torch.Tensor) -> bool:
 
 
 #: Turns off torch.func's transforms: for copying plain data where one runs (torch 2.0 to 2.13: what printing a tensor uses).
-without_transforms = torch._C._DisableFuncTorch
+without_transforms: Any = torch._C._DisableFuncTorch
+if not hasattr(without_transforms, "__enter__"):  # torch 2.0: for as long as it lives
+
+    @contextlib.contextmanager
+    def without_transforms() -> Iterator[None]:
+        guard = torch._C._DisableFuncTorch()
+        try:
+            yield
+        finally:
+            del guard
 
 
 def current_grad_level() -> int:

@@ -6,6 +6,7 @@ whose output and inputs carry the graph, is for the sources; `at`, the same as c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -41,8 +42,9 @@ def _cut(op: Operation, at: Operation) -> Pairs:
 
 def _activation(op: Operation, at: Operation) -> Pairs:
     z, y = at.inputs[0], at.output
-    if may_read() and int(torch.count_nonzero(z)) == z.numel():
-        return [(y / z, op.inputs[0].expand_as(y))]
+    ratio = y / z
+    if may_read() and math.isfinite(ratio.sum()):  # one fast pass: at 0 it is none, or infinite
+        return [(ratio, op.inputs[0].expand_as(y))]
     slope = torch.func.vjp(op.function, z)[1](torch.ones_like(y))[0]
     return [(torch.where(z == 0, slope, y / torch.where(z == 0, 1.0, z)), op.inputs[0].expand_as(y))]
 

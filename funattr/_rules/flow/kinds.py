@@ -227,7 +227,6 @@ def apart(body: Any) -> Any:
         with mode:
             return body(*args, **kwargs)
 
-    handler.apart = True  # type: ignore[attr-defined]  # what it is made of is met by itself
     return handler
 
 
@@ -236,7 +235,6 @@ def recurrent(body: Any) -> Any:
         with mode:
             return body(*args, **kwargs)
 
-    handler.apart = True  # type: ignore[attr-defined]  # what it is made of is met by itself
     return handler
 
 

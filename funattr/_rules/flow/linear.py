@@ -100,7 +100,7 @@ def convolution(mode: Ruled, func: Any, x: Tensor, weight: Tensor, bias: Any = N
         return y if bias is None else mode.know(y + bias.reshape(-1, *[1] * (weight.dim() - 2)), y)
     given = () if bias is None else (bias,)
     if mode.varies(x):
-        groups = kwargs.get("groups", rest[4 if transposed else 3] if len(rest) > (4 if transposed else 3) else 1)
+        groups = kwargs.get("groups", rest[3] if len(rest) > 3 else 1)
         batched = x.dim() == weight.dim()
 
         def widened(w: Tensor, scale: Tensor) -> Tensor:
@@ -139,7 +139,12 @@ def addmm(mode: Ruled, func: Any, bias: Tensor, x: Tensor, y: Tensor, *, beta: f
             return alpha * torch.matmul(x, w)
         return func(b, x, w, beta=beta, alpha=alpha)  # type: ignore[no-any-return]  # torch's functions are Any here
 
-    if mode.varies(x) and not mode.varies(y) and not mode.varies(bias) and beta == 1:
+    def turned(w: Tensor, x: Tensor, b: Tensor | None = None) -> Tensor:
+        return function(x, w, b)
+
+    if mode.varies(x) != mode.varies(y) and not mode.varies(bias) and beta == 1:
+        if mode.varies(y):
+            return run(mode, "addmm", "linear", turned, (y, x, bias))
         flat = x.dim() == 2 and bias.dim() == 1
         return run(mode, "addmm", "linear", function, (x, y, bias), torch.mul if flat else None)
     if not any(map(mode.varies, (bias, x, y))):

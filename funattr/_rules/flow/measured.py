@@ -37,8 +37,7 @@ class Measured(Ruled):
         return found
 
     def rule_of(self, entry: Entry) -> Callable[..., Any]:
-        handler = super().rule_of(entry)
-        return handler if hasattr(handler, "apart") else partial(_measured, handler)
+        return partial(_measured, super().rule_of(entry))
 
     def probed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A linear operation whose inputs and outputs are noted."""
@@ -85,8 +84,9 @@ class Measured(Ruled):
 
 
 def _measured(handler: Callable[..., Any], mode: Measured, func: Any, *args: Any, **kwargs: Any) -> Any:
-    name, fired = mode.name, len(mode.fired)
+    name, fired, noted = mode.name, len(mode.fired), len(mode.events)
     mode.inputs, rest = mode.taken(args, kwargs)
     found = handler(mode, func, *rest[0], **rest[1])
-    mode.came(mode.fired[-1] if len(mode.fired) > fired else name, mode.inputs, found)
+    if len(mode.events) == noted:  # else what it is made of was met by itself
+        mode.came(mode.fired[-1] if len(mode.fired) > fired else name, mode.inputs, found)
     return found

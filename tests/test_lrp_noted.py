@@ -1,0 +1,85 @@
+"""Rules: each operation counts once, whatever it is made of; channels of groups; and nothing of a pass is held after it."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import funattr as fa
+from funattr import rules as R
+
+from .close import close
+
+torch.manual_seed(0)
+W, B = torch.randn(4, 5).double(), torch.randn(4).double()
+HEAD = nn.Linear(4, 3).double()
+X = torch.randn(3, 5).double()
+
+
+@pytest.mark.parametrize("rules", [R.epsilon(0.1), R.alpha_beta(), {**R.gamma(), **R.flat()}])
+def test_products_with_a_vector_and_sums_beside_them(rules: dict[Any, Any]) -> None:
+    """A bias that varies, or a factor before it, takes the operation apart: then its parts count, and not the whole as well."""
+
+    def model(x: Tensor, kind: int) -> Tensor:
+        rows = [
+            lambda: F.linear(x, W, B),
+            lambda: torch.stack([torch.addmv(B, W, row) for row in x]),
+            lambda: torch.stack([torch.addmv(B, W, row, beta=0.5) for row in x]),
+            lambda: torch.addmm(x[:, :4].tanh(), x, W.T, alpha=2.0),
+            lambda: torch.stack([F.linear(row.tanh(), row.reshape(1, 5) * W, row[:4]) for row in x]),
+            lambda: F.conv1d(x[:, None], W[:, None, :3].contiguous(), B).mean(2),
+        ]
+        return HEAD(rows[kind]())
+
+    found = [fa.lrp(lambda x, k=k: model(x, k), X, target=1, rules=rules) for k in range(6)]
+    close(found[1], found[0], 1e-12)
+    for k, relevance in enumerate(found):
+        kept = fa.absorbed(lambda x, k=k: model(x, k), X, target=1, rules=rules)
+        close(relevance.sum(1) + sum(kept.values()), model(X, k)[:, 1].detach(), 1e-9)
+
+
+@pytest.mark.parametrize("rules", [R.epsilon(0.1), R.alpha_beta(), R.epsilon_plus_flat()])
+def test_batch_norm_after_a_transposed_convolution_of_groups(rules: dict[Any, Any]) -> None:
+    layer = nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2).double()
+    norm = nn.BatchNorm2d(6).double().eval()
+    for t in (norm.weight, norm.bias, norm.running_mean):
+        assert t is not None
+        nn.init.normal_(t)
+    assert norm.running_mean is not None
+    head, x = nn.Linear(6, 2).double(), torch.randn(2, 4, 5, 5).double()
+    scale = norm.weight / torch.sqrt(torch.ones(6).double() + norm.eps)
+    weight = (layer.weight.reshape(2, 2, 3, 3, 3) * scale.reshape(2, 1, 3, 1, 1)).reshape(layer.weight.shape)
+    bias = (layer.bias - norm.running_mean) * scale + norm.bias
+    by_hand = lambda x: head(F.conv_transpose2d(x, weight, bias, stride=2, groups=2).relu().mean((2, 3)))  # noqa: E731
+    found = fa.lrp(lambda x: head(norm(layer(x)).relu().mean((2, 3))), x, target=1, rules=rules)
+    close(found, fa.lrp(by_hand, x, target=1, rules=rules), 1e-11)
+
+
+@pytest.mark.parametrize("rules", [R.epsilon(), R.epsilon_plus_flat(), R.attn_lrp()])
+def test_nothing_of_a_pass_is_held_after_it(rules: dict[Any, Any]) -> None:
+    """Not until the garbage collector comes: on a large model two calls would not fit where one does."""
+    met: list[weakref.ref[Tensor]] = []
+
+    class Keep(nn.Module):
+        def forward(self, t: Tensor) -> Tensor:
+            met.append(weakref.ref(t))
+            return t
+
+    model = nn.Sequential(
+        nn.Linear(5, 4), Keep(), nn.GELU(), nn.Linear(4, 4), Keep(), nn.ReLU(), nn.LayerNorm(4), nn.Linear(4, 2)
+    )
+    x = torch.randn(2, 5)
+    fa.lrp(model, x, target=0, rules=rules)
+    met.clear()
+    gc.disable()
+    try:
+        fa.lrp(model, x, target=0, rules=rules)
+        assert [ref() is not None for ref in met] == [False, False]
+    finally:
+        gc.enable()
