@@ -144,7 +144,11 @@ def test_noise_tunnel_is_a_moment(net: Made, x: Tensor, n: int, chunk: int, seed
 
 
 @pytest.mark.parametrize("chunk_size", [None, 2])
-@pytest.mark.parametrize("target", [1, [2, 0, 1], torch.tensor([2, 0, 1]), "argmax", lambda output: output[:, 1] ** 2], ids=str)
+@pytest.mark.parametrize(
+    "target",
+    [1, [2, 0, 1], torch.tensor([2, 0, 1]), "argmax", lambda output: output[:, 1] ** 2],
+    ids=["one", "each", "tensor", "argmax", "callable"],
+)
 def test_noisy_samples_in_one_batch_are_those_of_vmap(target: Any, chunk_size: int | None) -> None:
     """Samples of layers that treat rows alone are one batch; the same layers behind a function are not known to be any."""
     torch.manual_seed(0)
