@@ -185,8 +185,8 @@ class Folded(TorchFunctionMode):
             return _folded_norm(*args, **kwargs)
         if func in (torch.select_scatter, Tensor.select_scatter) and only_vmap_runs():
             return _scattered(*args, **kwargs)
-        if func in (torch.index_fill, Tensor.index_fill) and is_mapped(args[-1]) and only_vmap_runs():
-            return _with_filled(*args)
+        if func in (torch.index_fill, Tensor.index_fill) and only_vmap_runs():
+            return _with_filled(func, *args, **kwargs)
         if func is F.multi_head_attention_forward and only_vmap_runs():
             with self:  # a mode is off while it handles a call, and the attention is inside this one
                 return attention_body(*args, **kwargs)
@@ -273,8 +273,11 @@ def _scattered(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     return torch.slice_scatter(input, src.unsqueeze(dim), dim, at, at + 1)
 
 
-def _with_filled(input: Tensor, dim: int, index: Tensor, value: Tensor) -> Tensor:
-    """`torch.index_fill` with a value that vmap maps over, which torch (2.0 to 2.14) gives to other places."""
+def _with_filled(func: Any, input: Tensor, dim: Any, index: Tensor, value: Any) -> Tensor:
+    """`torch.index_fill`; with a value that vmap maps over torch (2.0 to 2.14) gives it to other places."""
+    if not isinstance(value, Tensor) or not is_mapped(value):
+        found: Tensor = func(input, dim, index, value)
+        return found
     there = torch.zeros(input.shape[dim], dtype=torch.bool, device=input.device).index_fill(0, index, True)
     return torch.where(there.reshape(-1, *[1] * (input.dim() - 1 - dim % input.dim())), value, input)
 
