@@ -153,6 +153,12 @@ def test_the_insides_of_modules_and_tensors_are_read_in_one_place_each() -> None
     assert {"_modules", "_buffers", "_forward_hooks", "_is_view"} <= set(readers)
 
 
+def test_files_and_functions_are_short() -> None:
+    """No file of the core is over 300 lines, and few functions are over 25."""
+    assert [name for name in CORE if FILES[name].lines > FIGURES.LONG_FILE] == []
+    assert sum(function.code > FIGURES.LONG_FUNCTION for name in CORE for function in FILES[name].functions) <= 5
+
+
 # What it exports.
 
 

@@ -22,7 +22,7 @@ from .._steps.mean import Sum
 from .._steps.progress import reported
 from .._steps.ways import Runner, mapped
 from .._steps.without import look
-from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
+from .._torch import OutOfMemoryError, interrupted, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Neuron, Place, Tree, attributable, batch_size, map_tensors, tensors
 from .._words import complaint, door
 from .baselines import at_layer, default_baselines
@@ -97,8 +97,7 @@ def noise_tunnel(
             return around_targets(partial(noise_tunnel, **again, chunk_size=chunk_size), method, model, x, options)
         explain, start = at_noise(method, default, model, x, options)
         leaves, spec = tree_flatten(start)
-        of = deviations(stdevs, start, "x" if start is x else "the value at the site")
-        spread = list(zip(filter(attributable, leaves), of))
+        spread = [*zip(filter(attributable, leaves), deviations(stdevs, start, "x" if start is x else "the value at the site"))]
 
         def noisy(noise: list[Tensor]) -> Tree:
             rest = iter(noise)
@@ -108,8 +107,7 @@ def noise_tunnel(
             return [s * draw(leaf.shape, leaf.dtype, leaf.device) for leaf, s in spread]
 
         noise = Rewound([*generators, *generators_given(options)], device_of(x))
-        alone = start is x and told.rows and not told.draws and not told.leading
-        ways = _in_one_batch(method, model, x, options) if alone else []
+        ways = _in_one_batch(method, model, x, options) if start is x and told.rows and not (told.draws or told.leading) else []
         return _moment(sampled(noisy, drawn, n_samples, chunk, start, noise, ways), n_samples, nt_type)
 
     return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=generators, draws=True)
@@ -129,7 +127,9 @@ def _in_one_batch(method: Explains, model: Model, x: Tree, options: dict[str, An
         try:
             found = method(model, points.flatten(0, 1), **options | target)
             return map_tensors(lambda t: t.unflatten(0, (count, size)), found)
-        except Exception:  # what is bound in the method may be for just its batch: vmap tells
+        except Exception as error:  # what is bound in the method may be for just its batch: vmap tells
+            if isinstance(error, OutOfMemoryError) or interrupted(error):
+                raise
             return mapped(function, noise, shared, **named)
 
     return [ask]

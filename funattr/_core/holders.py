@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import sys
+import types
 from collections import deque
 from collections.abc import Iterator, MutableMapping, MutableSet
 from typing import Any
@@ -13,6 +15,8 @@ from torch import Tensor
 #: What a pass can change in a class; all else there is code, or says what the class is.
 _DATA = (int, float, complex, list, dict, set, deque, tuple, np.ndarray, Tensor)
 _NAMES: dict[type, tuple[str, ...]] = {}
+_LIBRARIES = {"torch", *sys.stdlib_module_names}
+_KINDS: dict[type, bool] = {}
 #: Elements of an array that is copied in each call: a table of counts, and no data set.
 LARGEST = 1 << 20
 
@@ -73,3 +77,11 @@ def rebind(holder: Any, before: Any) -> None:
     elif len(holder) != len(before) or not all(map(operator.is_, holder, before)):
         holder.clear()
         holder.extend(before)
+
+
+def of_library(kind: type) -> bool:
+    """Whether a kind of object is made by torch and the standard library alone."""
+    if kind not in _KINDS:
+        known = all(base.__module__.partition(".")[0] in _LIBRARIES for base in kind.__mro__)
+        _KINDS[kind] = known and kind is not types.SimpleNamespace
+    return _KINDS[kind]

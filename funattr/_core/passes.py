@@ -278,12 +278,9 @@ def check_reached(bound: Bound, run: Run) -> None:
         if count <= (site.call or 0):
             raise complaint(ValueError, _not_reached(bound, site, count))
         if site.call is None and count > 1:
-            side = "input_of" if site.inputs else "output_of"
-            raise complaint(
-                ValueError,
-                f"layer {site.label} ran {count} times in one forward pass: say which with "
-                f"{side}({site.label}, call=0), ..., call={count - 1} or call=-1 for the last.",
-            )
+            which = f"{'input_of' if site.inputs else 'output_of'}({site.label}, call=0), ..., call={count - 1} or call=-1"
+            text = f"layer {site.label} ran {count} times in one forward pass: say which with {which} for the last."
+            raise complaint(ValueError, text)
 
 
 def _not_reached(bound: Bound, site: Site, count: int) -> str:
@@ -292,10 +289,8 @@ def _not_reached(bound: Bound, site: Site, count: int) -> str:
     reason = "Is it part of this model, and used in its forward pass?"
     opaque = next((m for m in bound.root.modules() if sees_nothing_inside(m)), None) if bound.root is not None else None
     if opaque is not None:
-        reason = (
-            f"The model holds a {'scripted' if isinstance(opaque, torch.jit.ScriptModule) else 'compiled'} module "
-            f"({type(opaque).__name__}), and layers inside one cannot be tapped: pass the model before it was."
-        )
+        held = f"{'scripted' if isinstance(opaque, torch.jit.ScriptModule) else 'compiled'} module ({type(opaque).__name__})"
+        reason = f"The model holds a {held}, and layers inside one cannot be tapped: pass the model before it was."
     elif isinstance(site.layer, (nn.ModuleList, nn.ModuleDict)):
         reason = f"A {type(site.layer).__name__} is a container that is never called: name one of its layers."
     elif type(site.layer).__name__ == "NonDynamicallyQuantizableLinear":

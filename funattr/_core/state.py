@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import sys
 import threading
 import types
 from collections import deque
@@ -27,14 +26,12 @@ from .._types import as_it_is
 from .._words import warn
 from .chance import DRAWS, GENERATORS, generator_kind, same_state, with_same_draws
 from .code import Words
-from .holders import LARGEST, rebind, shared_by, slots_of
+from .holders import LARGEST, of_library, rebind, shared_by, slots_of
 from .tap import Run, call_tapped, hooked, hooks_of, put_hooks_back
 from .where import built, own_layers, own_weights
 
 #: What every module has; the rest of its attributes is its own.
 _COMMON = frozenset(vars(nn.Module()))
-_LIBRARIES = {"torch", *sys.stdlib_module_names}
-_KINDS: dict[type, bool] = {}
 _CONSTANT = (str, bytes, int, float, complex, type(None), enum.Enum, type, torch.dtype, torch.device, torch.Size)
 _NO_STATE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, torch.jit.ScriptModule)
 _DEEP = 6  # a model that refers to its trainer is not followed to the data
@@ -79,7 +76,7 @@ class State:
             self.note(value.__self__, depth)
         elif (kind := generator_kind(value)) is not None:
             self.draws.append((value, kind, GENERATORS[kind][0](value)))
-        elif not (isinstance(value, _NO_STATE) or _of_library(type(value))):  # such as the state of FSDP, a logger, a thread
+        elif not (isinstance(value, _NO_STATE) or of_library(type(value))):  # such as the state of FSDP, a logger, a thread
             self.note_items(getattr(value, "__dict__", {}), depth)
             if (slots := slots_of(value)) is not None:
                 self.note_items(slots, depth)
@@ -88,7 +85,7 @@ class State:
     def note_class(self, kind: type, depth: int) -> None:
         """Keep what classes of others hold for all their objects."""
         for base in kind.__mro__:
-            if id(base) not in self.met and not _of_library(base):
+            if id(base) not in self.met and not of_library(base):
                 self.met.add(id(base))
                 if (held := shared_by(base)) is not None:
                     self.note_items(held, depth)
@@ -105,7 +102,7 @@ class State:
         self.met.add(id(module))
         if module.__dict__.get("max_norm") is not None:  # an attribute that is missing takes a module a while to miss
             self.note(module.weight, depth)
-        if isinstance(module, torch.jit.ScriptModule) or (_of_library(type(module)) and not _written_from_outside(module)):
+        if isinstance(module, torch.jit.ScriptModule) or (of_library(type(module)) and not _written_from_outside(module)):
             return
         self.modules.append((module, built(module)))
         self.hooks.append((module, hooks_of(module)))
@@ -206,14 +203,6 @@ def _copied(t: Tensor) -> Tensor:
         return kept.requires_grad_() if t.requires_grad else kept
 
 
-def _of_library(kind: type) -> bool:
-    """Whether a kind of object is made by torch and the standard library alone."""
-    if kind not in _KINDS:
-        known = all(base.__module__.partition(".")[0] in _LIBRARIES for base in kind.__mro__)
-        _KINDS[kind] = known and kind is not types.SimpleNamespace
-    return _KINDS[kind]
-
-
 def _written_from_outside(module: nn.Module) -> bool:
     return hooked(module) or type(module).__module__.startswith("torch.nn.utils.")
 
@@ -281,7 +270,7 @@ def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
     for module in modules:
         kind = type(module)
         if kind not in _QUIET:
-            _QUIET[kind] = _of_library(kind) and not _written_from_outside(module) and not hasattr(module, "max_norm")
+            _QUIET[kind] = of_library(kind) and not _written_from_outside(module) and not hasattr(module, "max_norm")
     return state if state.holders or state.tensors or state.arrays or state.draws else None
 
 

@@ -89,10 +89,14 @@ class _Twins(TorchFunctionMode):
                     return self._share(found.expand(self.count, *found.shape[1:]))
         found = func(*args, **kwargs)
         if self.shared and _name(func) in _ALIASES and isinstance(found, Tensor) and self._is_shared(args[0]):
-            self._share(found)
-            if _memory(found) != _memory(args[0]):  # the rows have no memory of their own; if they had, it would be this
-                self.copies |= {_memory(found), _memory(args[0])}
+            self._alias(found, args[0])
         return found
+
+    def _alias(self, found: Tensor, t: Tensor) -> None:
+        """Note what may be a view of shared memory."""
+        self._share(found)
+        if _memory(found) != _memory(t):  # the rows have no memory of their own; if they had, it would be this
+            self.copies |= {_memory(found), _memory(t)}
 
     def row(self, t: Tensor, looks: bool = True) -> Tensor | None:
         """The first row of `t`, where all are the same memory, or are seen to hold the same."""

@@ -116,11 +116,8 @@ class Ruled(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if type(func) is MethodWrapperType:  # an attribute, such as x.T
-            found = unruled(func, args, kwargs)
-            if isinstance(found, Tensor) and args and found is not args[0]:
-                self.facts[found] = self._before(func, args[0])._replace(root=None, made=None, linear=None)
-            return found
+        if type(func) is MethodWrapperType:
+            return self._attribute(func, args, kwargs)
         if "relu" in self.rules.kinds:
             relu = self.relus.seen(func, args, kwargs)
             if relu is not None:
@@ -141,6 +138,13 @@ class Ruled(TorchFunctionMode):
         if given and (found is given[0] or func is Tensor.__setitem__) and self.facts[given[0]] is facts[0]:  # not yet noted
             fact = self.result(func, (), {"": None}, facts, given[0])
             self._wrote(given[0], fact._replace(activated=left and func not in LEFT))
+        return found
+
+    def _attribute(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """An attribute, such as x.T."""
+        found = unruled(func, args, kwargs)
+        if isinstance(found, Tensor) and args and found is not args[0]:
+            self.facts[found] = self._before(func, args[0])._replace(root=None, made=None, linear=None)
         return found
 
     def _before(self, func: Any, t: Tensor) -> Fact:

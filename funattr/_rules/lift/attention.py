@@ -13,7 +13,7 @@ from ..._core.kernels import plain_attention
 from ..._torch import is_plain, tracing, transforms_active
 from . import slopes
 from .rows import falls
-from .tape import Lift, far_off
+from .tape import Lift, Met, far_off
 
 
 def attention(
@@ -44,10 +44,7 @@ def attention(
     causal = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril() if is_causal else None
     with lift.constants():
         (q, q0), (k, k0), (v, v0) = met[:3]
-        mask, mask0, moves = causal, causal, False
-        if attn_mask is not None:
-            moves = _moves(*met[3])
-            mask, mask0 = lift.settled(attn_mask, met[3]) if moves else met[3]
+        mask, mask0, moves = (causal, causal, False) if attn_mask is None else _masks(lift, attn_mask, met[3])
         s, s0 = q @ k.mT * scale, q0 @ k0.mT * scale
         p, p0 = _logs(s, mask, moves), _logs(s0, mask0, moves)
         w, w0 = p.exp(), p0.exp()
@@ -58,6 +55,12 @@ def attention(
             found.append(_bend(s, s0, mask, mask0))
         y = w @ v
     return slopes.attention(*given, tuple(found), scale, y)
+
+
+def _masks(lift: Lift, mask: Tensor, met: Met) -> tuple[Tensor, Tensor, bool]:
+    """The masks of the two passes, and whether they are others."""
+    moves = _moves(*met)
+    return *(lift.settled(mask, met) if moves else met), moves
 
 
 def _moves(mask: Tensor, mask0: Tensor) -> bool:
