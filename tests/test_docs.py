@@ -254,14 +254,17 @@ def test_commands_are_those_of_the_readme() -> None:
     assert start[1:] == readme
 
 
-def test_the_figure_of_the_idea_is_what_its_script_draws(tmp_path: pathlib.Path) -> None:
-    spec = importlib.util.spec_from_file_location("draw_idea", ROOT / "scripts" / "draw_idea.py")
+@pytest.mark.parametrize("figure", ["idea", "rule"])
+def test_a_figure_is_what_its_script_draws(figure: str, tmp_path: pathlib.Path) -> None:
+    spec = importlib.util.spec_from_file_location(f"draw_{figure}", ROOT / "scripts" / f"draw_{figure}.py")
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    script.main(tmp_path / "idea.png")
-    drawn, kept = (matplotlib.image.imread(path) for path in (tmp_path / "idea.png", ROOT / "docs" / "pictures" / "idea.png"))
+    script.main(tmp_path / f"{figure}.png")
+    drawn, kept = (
+        matplotlib.image.imread(path) for path in (tmp_path / f"{figure}.png", ROOT / "docs" / "pictures" / f"{figure}.png")
+    )
     assert drawn.shape == kept.shape
     assert drawn.std() > 0.05
     # Versions of matplotlib differ in the edges of letters, which does not show in the mean of a square.
