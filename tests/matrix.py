@@ -98,7 +98,10 @@ REASONS = {
     "ids": (TypeError, r"x holds no floating-point tensor|x holds only integers"),
     "relu": (ValueError, "the model has no ReLU"),
     "space": (ValueError, "spatial dimensions"),
-    "rows": (ValueError, r"without a row for each|has no row for each|the score has \d+ values for the \d+ examples of x"),
+    "rows": (
+        ValueError,
+        r"without a row for each|has no row for each|steps in time first|the score has \d+ values for the \d+ examples of x",
+    ),
 }
 
 #: The only thing that a right answer may be accompanied by.
@@ -171,6 +174,12 @@ class Question:
     def reason(self, row: Row) -> str | None:
         values, floats = self.loops.whole, leaves(self.x)
         rows = [v.dim() > 0 and v.shape[0] == self.loops.size for v in values]
+        # The states of a recurrent layer: the examples come second.
+        states = any(
+            v.dim() > 2 and v.shape[0] > v.shape[1] == self.loops.size and v.shape[0] % v.shape[1] == 0 for v in values
+        )
+        if states and row.name.endswith(("_cam", "_plus_plus")) and row.name != "guided_grad_cam":
+            return "rows"
         if row.name == "score_cam" and not (rows[0] if self.integers else all(rows)):
             return "rows"
         if self.integers and row.name in ("internal_influence", "conductance", "score_cam", "guided_grad_cam"):

@@ -83,3 +83,24 @@ def test_nothing_of_a_pass_is_held_after_it(rules: dict[Any, Any]) -> None:
         assert [ref() is not None for ref in met] == [False, False]
     finally:
         gc.enable()
+
+
+WRITES: dict[str, Any] = {
+    "mask": (lambda h: h.masked_fill_(h.detach() < 0, 0.5), lambda h: h.masked_fill(h.detach() < 0, 0.5)),
+    "item": (lambda h: [h.__setitem__(h.detach() < 0, 0.0), h][1], lambda h: h.masked_fill(h.detach() < 0, 0.0)),
+    "rows": (lambda h: h.index_fill_(-1, torch.tensor([0, 2]), 0.0), lambda h: h * torch.tensor([0.0, 1.0, 0.0, 1.0]).double()),
+    "more": (lambda h: h.index_add_(-1, torch.tensor([1]), h[..., :1] * 2), lambda h: h + h[..., :1] * 2 * torch.eye(4)[1]),
+    "view": (lambda h: [h[..., :2].fill_(0.5), h][1], lambda h: torch.cat([torch.full_like(h[..., :2], 0.5), h[..., 2:]], -1)),
+}
+
+
+@pytest.mark.parametrize("rules", [R.epsilon(0.1), R.alpha_beta(), R.gamma()])
+@pytest.mark.parametrize("write", WRITES)
+def test_rules_hold_before_and_after_what_is_written_in_place(write: str, rules: dict[Any, Any]) -> None:
+    """Of three dimensions a linear layer's output is a view, whose place in the graph is another one once it is written to."""
+    body, x = nn.Linear(5, 4).double(), torch.randn(2, 3, 5).double()
+    models = [lambda x, f=f: HEAD(f(body(x)).sum(1)) for f in WRITES[write]]
+    found, expected = (fa.lrp(model, x, target=1, rules=rules) for model in models)
+    close(found, expected, 1e-12)
+    kept = fa.absorbed(models[0], x, target=1, rules=rules)
+    close(found.sum((1, 2)) + sum(kept.values()), models[0](x)[:, 1].detach(), 1e-9)

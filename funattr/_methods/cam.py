@@ -35,9 +35,11 @@ def _mapped(cam: Callable[[Tensor, Tensor], Tensor], *asked: Any) -> Tree:
 def check_batch_first(values: Tree, model: Model | Bound, x: Tree, layer: Layer) -> None:
     """Refuse values with steps in time first, as many as examples or some times as many, which their sizes do not show: another
     first example changes them at all steps, in one place of the batch."""
+    if not may_read():
+        return
     size = batch_size(x)
     doubtful = [v for v in tensors(values) if v.dim() > 2 and v.shape[1] == size > 1 and v.shape[0] % size == 0]
-    if not (doubtful and may_read()):
+    if not doubtful:
         return
     with torch.no_grad():
         other = map_tensors(lambda t: torch.cat([t[1:2], t[1:]]) if t.shape[:1] == (size,) else t, x)

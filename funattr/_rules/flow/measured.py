@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..._torch import tree_flatten, tree_unflatten
+from ..._torch import base_of, tree_flatten, tree_unflatten
 from ..lift.tape import among
 from ..spelled import Entry
 from .facts import UNKNOWN, Event, Fact, Rules, spot
@@ -48,9 +48,13 @@ class Measured(Ruled):
             before = x.clone()  # what is overwritten, as something that nothing else reads
             x.copy_(before)
             inputs, rest = self.taken(args[1:], kwargs)
-            found = func(x, *rest[0], **rest[1])
-            self.came(name.strip("_"), [before, *inputs], x if func is Tensor.__setitem__ else found)
-            return found
+            made = x if base_of(x) is None else before.clone()  # a view leaves its place in the graph when it is written to
+            found = func(made, *rest[0], **rest[1])
+            self.came(name.strip("_"), [before, *inputs], made)
+            if made is x:
+                return found
+            x.copy_(made)
+            return x if found is made else found
         inputs, rest = self.taken(args, kwargs)
         found = func(*rest[0], **rest[1])
         self.came(name.strip("_"), inputs, found)

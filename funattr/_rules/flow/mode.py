@@ -283,5 +283,10 @@ def _same(t: Tensor) -> Tensor:
 
 
 def other(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
-    """An operation whose gradient is its own, whatever the rules."""
-    return func(*args, **kwargs)
+    """An operation whose gradient is its own, whatever the rules. In place, what was written is known by this alone."""
+    found = func(*args, **kwargs)
+    facts = [mode.facts[t] for t in _given(args, kwargs)]
+    for y in among((found,)):
+        if mode.facts[y] is UNKNOWN:
+            mode.facts[y] = mode.result(func, args, kwargs, facts, y)
+    return found

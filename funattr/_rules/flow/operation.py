@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._torch import current_grad_level, tracing, transforms_active
+from ..._torch import base_of, current_grad_level, tracing, transforms_active
 from ..._words import complaint
 from .hold import flowing, handed, hold
 
@@ -77,8 +77,13 @@ class Flow:
 
     def hook(self, op: Operation) -> Scale | None:
         """The same as a hook on the output, where that can be: it takes less than a node of the graph."""
-        plain = self.scales and op.output.requires_grad and not (tracing() or transforms_active())
-        return Scale(self, op) if plain else None
+        if not (self.scales and op.output.requires_grad) or tracing() or transforms_active():
+            return None
+        base = base_of(op.output)
+        if base is None:
+            return Scale(self, op, op.output)
+        own = all(base is not t and base is not base_of(t) for t in op.inputs) and base.numel() == op.output.numel()
+        return Scale(self, op, base) if own and base.is_contiguous() and op.output.is_contiguous() else None
 
     def __call__(self, op: Operation, gradient: Tensor) -> Any:
         count = 2 if self.both and len(op.inputs) > 1 else 1
@@ -104,12 +109,13 @@ class Flow:
 
 
 class Scale:
-    """A hook on an operation's output. The factor is made when something uses the output, or in the backward pass."""
+    """A hook on an operation's output, or on the tensor that this is another shape of: writing to a view leaves its place in
+    the graph, and a hook there, behind. The factor is made when something uses the output, or in the backward pass."""
 
-    def __init__(self, rule: Flow, op: Operation):
+    def __init__(self, rule: Flow, op: Operation, place: Tensor):
         self.rule, self.at = rule, op._replace(inputs=(), output=op.output.detach())
         self.factor: Tensor | None = None
-        self.handle = op.output.register_hook(self)
+        self.handle = place.register_hook(self)
 
     def settled(self) -> Tensor:
         if self.factor is None:
@@ -118,7 +124,7 @@ class Scale:
         return self.factor
 
     def __call__(self, gradient: Tensor) -> Tensor:
-        return gradient * self.settled()
+        return (gradient.reshape(self.at.output.shape) * self.settled()).reshape(gradient.shape)
 
 
 def own(rule: Callable[[Operation, Tensor], Any], op: Operation) -> Tensor:
