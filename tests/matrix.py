@@ -174,11 +174,7 @@ class Question:
     def reason(self, row: Row) -> str | None:
         values, floats = self.loops.whole, leaves(self.x)
         rows = [v.dim() > 0 and v.shape[0] == self.loops.size for v in values]
-        # The states of a recurrent layer: the examples come second.
-        states = any(
-            v.dim() > 2 and v.shape[0] > v.shape[1] == self.loops.size and v.shape[0] % v.shape[1] == 0 for v in values
-        )
-        if states and row.name.endswith(("_cam", "_plus_plus")) and row.name != "guided_grad_cam":
+        if self.site.states and row.name.endswith(("_cam", "_plus_plus")) and row.name != "guided_grad_cam":
             return "rows"
         if row.name == "score_cam" and not (rows[0] if self.integers else all(rows)):
             return "rows"
