@@ -115,6 +115,7 @@ class Interrupt(BaseException):
 def test_exceptions_from_outside_leave_nothing() -> None:
     """An asynchronous exception (Ctrl-C, a timeout) at any moment of a call."""
     model, x = double(CASES[2])
+    fa.input_x_gradient(model, x, layer=["layer1", fa.input_of("layer2")], target=1)  # what torch imports late is imported
     before = state(model)
     hit = 0
     stop = threading.Event()
