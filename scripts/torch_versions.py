@@ -50,9 +50,9 @@ FAMILIES = {
         "eigen_cam",
         "score_cam",
     ],
-    "rules": ["guided_backprop", "deconvnet", "guided_grad_cam", "deep_lift", "deep_lift_shap"],
+    "rules": ["guided_backprop", "deconvnet", "guided_grad_cam", "deep_lift", "deep_lift_shap", "lrp"],
     "paths": ["integrated_gradients", "internal_influence", "conductance", "gradient_shap"],
-    "ablation": ["feature_ablation", "ablation_cam"],
+    "ablation": ["feature_ablation", "ablation_cam", "occlusion", "shapley", "lime"],
 }
 
 
