@@ -55,12 +55,12 @@ class _Rectify(torch.autograd.Function):
 
 def guided_relu(x: Tensor, in_place: bool) -> Tensor:
     """Positive gradients at positive outputs: ``relu(g) * (y > 0)``."""
-    return _Rectify.apply(x, True, current_grad_level(), in_place)  # type: ignore[no-any-return, no-untyped-call]
+    return _Rectify.apply(x, True, current_grad_level(), in_place)  # type: ignore[no-any-return, no-untyped-call]  # torch has no types for apply
 
 
 def deconv_relu(x: Tensor, in_place: bool) -> Tensor:
     """Positive gradients, wherever they go: ``relu(g)``."""
-    return _Rectify.apply(x, False, current_grad_level(), in_place)  # type: ignore[no-any-return, no-untyped-call]
+    return _Rectify.apply(x, False, current_grad_level(), in_place)  # type: ignore[no-any-return, no-untyped-call]  # torch has no types for apply
 
 
 class ReluRule(TorchFunctionMode):

@@ -172,8 +172,7 @@ def group_norm(mode: Ruled, func: Any, x: Tensor, groups: int, w: Any = None, b:
 def instance_norm(mode: Ruled, func: Any, x: Tensor, w: Any, b: Any, mean: Any, var: Any, own: bool, *rest: Any) -> Any:
     if not own:
         return batch_norm(mode, torch.batch_norm, x, w, b, mean, var, False, *rest)
-    run = lambda x, w, b: func(x, w, b, mean, var, own, *rest)  # noqa: E731
-    return _norm(mode, run, x, w, b, x.shape, [*range(2, x.dim())], rest[1])
+    return _norm(mode, lambda x, w, b: func(x, w, b, mean, var, own, *rest), x, w, b, x.shape, [*range(2, x.dim())], rest[1])
 
 
 def batch_norm(mode: Ruled, func: Any, x: Tensor, w: Any, b: Any, mean: Any, var: Any, training: bool, *rest: Any) -> Any:

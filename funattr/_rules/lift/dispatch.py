@@ -54,7 +54,7 @@ def _entry(func: Any) -> Entry | None:
         for known, entry in _WRAPPED:
             if func is known:
                 return entry
-        return ENTRIES[func] if func in ENTRIES else None  # noqa: SIM401
+        return ENTRIES.get(func)
     return exported(RULES, func) if isinstance(func, EXPORTED) else ENTRIES.get(func)
 
 

@@ -81,8 +81,8 @@ def layer_norm(
 
 def rms_norm(lift: Lift, func: Any, x: Tensor, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Tensor:
     least = torch.finfo(x.dtype).eps if eps is None else eps
-    plain = lambda: func(x, shape, weight, eps)  # noqa: E731
-    return _normed(lift, plain, x, range(-len(shape), 0), least, (weight, None), centred=False)
+    across = range(-len(shape), 0)
+    return _normed(lift, lambda: func(x, shape, weight, eps), x, across, least, (weight, None), centred=False)
 
 
 def group_norm(

@@ -61,7 +61,7 @@ class Task(NamedTuple):
 
 def prepare(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> Task:
     if tracing():
-        from .. import traced  # noqa: F401
+        from .. import traced  # noqa: F401  (imported for what importing it tells Dynamo; no name of it is used)
     q = question(model, x, layer, target, create_graph)
     refuse_opaque(q.bound)
     return Task(q, Notes())
