@@ -15,6 +15,7 @@ from .._core.leaves import connected
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, runs_fused, scores
 from .._core.rows import Every, Row, alone, shares
 from .._core.score import predicted, score_of, the_tensor
+from .._core.written import with_own_mapped
 from .._torch import any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
 from .._types import Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint
@@ -255,9 +256,13 @@ def _first(
         with without_modes():  # which have nothing to do with this
             return without(q, features, plans[0], step, 0, value)
 
-    try:
+    def once() -> list[Tensor]:
+        late.level = None
         with quiet, as_it_is if q.create_graph else Folded():
-            found = late.run(lambda: _output(q, forward(q, put)))
+            return late.run(lambda: _output(q, forward(q, put)))
+
+    try:
+        found = with_own_mapped(once, run.places)
         return plans[0], None if drawn() else found  # the runner looks whether all steps drew the same
     except RuntimeError as error:
         if late.level is None or not refused(error):
