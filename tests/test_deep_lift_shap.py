@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 from funattr import deep_lift, deep_lift_shap, mean_over_baselines
+from funattr._rules.lift import passes
 
 from .operations import Around, assert_complete
 from .test_deep_lift_transforms import LAYERS, mixed, tensor
@@ -61,3 +62,28 @@ def test_deep_lift_shap_names_operations_without_a_rule() -> None:
     model = Around(lambda h, g: torch.cumprod(h, 1)).double()
     with pytest.warns(UserWarning, match="cumprod is not linear"):
         deep_lift_shap(model, torch.randn(3, 5, dtype=torch.float64), baselines=torch.randn(4, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1])
+@pytest.mark.parametrize("target", ["argmax", [2, 1, 2], 1])
+def test_the_sum_is_looked_at_whatever_runs_at_once(
+    target: Any, chunk_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the class that each x has, which its baselines need not have."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    x, many = torch.randn(3, 6, dtype=torch.float64), 2 * torch.randn(5, 6, dtype=torch.float64)
+    best = model(x).argmax(1)
+    assert len(set(model(many).argmax(1).tolist())) > len(set(best.tolist())) > 1
+    if target == "argmax":
+        found = deep_lift_shap(model, x, target=target, baselines=many, chunk_size=chunk_size)
+        assert_complete(found, model(x).gather(1, best[:, None])[:, 0].detach() - model(many)[:, best].mean(0).detach())
+    replayed = passes.replayed
+
+    def double(*args: Any) -> Any:
+        values, slopes = replayed(*args)
+        return values, [2 * slope for slope in slopes]
+
+    monkeypatch.setattr(passes, "replayed", double)
+    with pytest.warns(UserWarning, match="miss the difference of the scores"):
+        deep_lift_shap(model, x, target=target, baselines=many, chunk_size=chunk_size)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 
+from .breadth import breadth
 from .close import close
 from .cost import cost
 from .reference import path_at_site
@@ -94,7 +95,25 @@ class Kept(Residual):
         return self.ended(self.kept.clone())
 
 
-NETS: list[Callable[[], nn.Module]] = [Residual, ByAnotherName, Statement, BehindAView, ThroughAView, MadeBefore, Kept]
+class Turned(Residual):
+    """Functionalized under vmap, the gradient of what is written to a view that is laid out otherwise is torch's, and wrong."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made, _ = torch.zeros(2, 4, 8, 6, 6, dtype=x.dtype).max(0)
+        made.transpose(2, 3).copy_(self.shortcut(x))
+        return self.ended(made)
+
+
+NETS: list[Callable[[], nn.Module]] = [
+    Residual,
+    ByAnotherName,
+    Statement,
+    BehindAView,
+    ThroughAView,
+    MadeBefore,
+    Kept,
+    Turned,
+]
 
 
 def built(net: Callable[[], nn.Module]) -> tuple[nn.Module, Tensor]:
@@ -195,18 +214,74 @@ def filled(y: Tensor, state: Tensor, t: int) -> Tensor:
     return y.scatter_(1, torch.full((len(y), 1, 4), t), state[:, None])
 
 
+def added(y: Tensor, state: Tensor, t: int) -> Tensor:
+    y[:, t] += state
+    return y
+
+
+def selected(y: Tensor, state: Tensor, t: int) -> Tensor:
+    y.select(1, t).copy_(state)
+    return y
+
+
+def narrowed(y: Tensor, state: Tensor, t: int) -> Tensor:
+    y.narrow(1, t, 1).add_(state[:, None])
+    return y
+
+
+def turned(y: Tensor, state: Tensor, t: int) -> Tensor:
+    y.permute(1, 2, 0)[t] = state.t()
+    return y
+
+
+def on_the_diagonal(y: Tensor, state: Tensor, t: int) -> Tensor:
+    y[..., :3].diagonal(t, 1, 2).copy_(state[:, : 3 - t])
+    return y
+
+
+def by_steps(y: Tensor, state: Tensor, t: int) -> Tensor:
+    y[:, t::2, 1::2] -= state[:, None, 1::2]
+    return y
+
+
+def masked(y: Tensor, state: Tensor, t: int) -> Tensor:
+    y[:, t, torch.arange(4) != t] = state[:, 1:]
+    return y
+
+
+def index_put(y: Tensor, state: Tensor, t: int) -> Tensor:
+    return (
+        y.view(len(y), -1).index_put_((torch.arange(len(y))[:, None], torch.tensor([[t, t]])), state[:, :2], True).view(y.shape)
+    )
+
+
+def beside_a_view(y: Tensor, state: Tensor, t: int) -> Tensor:
+    seen = y[:, t]
+    y.add_(state[:, None])
+    return y * seen[:, None].cos()
+
+
+def viewed_twice(y: Tensor, state: Tensor, t: int) -> Tensor:
+    y.flatten(1)[:, 2:][:, t::3].mul_(state[:, :1])
+    return y
+
+
 #: What models make to fill, and how they do. (Of select_scatter, torch's gradient outside vmap is that of other places.)
 BEFOREHAND: list[Callable[[Tensor], Tensor]] = [
     lambda v: v.new_zeros(v.shape),
-    torch.empty_like,
+    lambda v: torch.empty_like(v).fill_(0.25),
     lambda v: torch.full(v.shape, 0.5, dtype=v.dtype),
     lambda v: torch.ones(1, *v.shape[1:], dtype=v.dtype).repeat(len(v), 1, 1),
+    lambda v: torch.arange(v.numel(), dtype=v.dtype).reshape(v.shape),
+    lambda v: torch.ones(v.shape[1], v.shape[2], v.shape[0], dtype=v.dtype).permute(2, 0, 1),
 ]
-WRITES = [scattered, sliced, indexed, put, listed, copied, filled]
+WHOLE = [scattered, sliced, indexed, put, listed, copied, filled]
+THROUGH_VIEWS = [added, selected, narrowed, turned, on_the_diagonal, by_steps, masked, index_put, beside_a_view, viewed_twice]
+WRITES = [*WHOLE, *THROUGH_VIEWS]
 
 
 @pytest.mark.parametrize("write", WRITES)
-@pytest.mark.parametrize("make", BEFOREHAND)
+@pytest.mark.parametrize("make", breadth(BEFOREHAND, lambda make: make in (BEFOREHAND[0], BEFOREHAND[4])))
 def test_loops_that_fill_what_was_made_before(make: Callable[[Tensor], Tensor], write: Callable[..., Tensor]) -> None:
     class Loop(nn.Module):
         def __init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cmath
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch import Tensor
 from .._torch import (
     is_plain,
     observed_by_dispatch_mode,
+    plain_data,
     tracing,
     transforms_active,
+    without_transforms,
 )
-from .._types import Tree, batch_size, tensors
+from .._types import Tree, as_it_is, batch_size, tensors
 from .._words import complaint, kind_of
 
 
@@ -88,3 +91,36 @@ def check_result(result: Tree) -> None:
         if value.is_floating_point() and is_plain(value) and not is_finite(value):
             text = f"the attribution {list(value.shape)} holds NaN or inf: the model's gradient or value is not finite here."
             raise complaint(ValueError, f"{text} Look at the model's output and, in {value.dtype}, at its range.")
+
+
+class _Met(threading.local):
+    scores: list[Tensor] | None = None  # of the passes of the call that runs; None where nobody will look
+
+
+_met = _Met()
+
+
+def look_at_scores(begins: bool) -> None:
+    """Begin to keep the scores that a call meets, where they can be read; or let them go."""
+    _met.scores = [] if begins and may_read() else None
+
+
+def meet(scores: Tensor) -> Tensor:
+    """Keep the scores of a pass, to be looked at with those of all others when the call ends: nobody waits for them here."""
+    if not tracing() and _met.scores is not None and is_plain(value := plain_data(scores)):
+        with without_transforms() if transforms_active() else as_it_is:
+            _met.scores.append(value.detach().clone())
+    return scores
+
+
+def check_scores(size: int) -> None:
+    """Refuse to explain a score that is not finite: its gradient may well be, 0 where a constant NaN was put in its place."""
+    met = _met.scores or []
+    many = {value.device for value in met} if len(met) > 1 else ()
+    together = [torch.cat([value.flatten() for value in met if value.device == device]) for device in many] or met
+    if not all(map(is_finite, together)):
+        value = next(value for value in met if not is_finite(value))
+        first = int((~value.isfinite()).flatten().nonzero()[0])
+        row = f" for example {first} of {size}" if value.shape == (size,) else ""
+        text = f"the model's score holds NaN or inf ({value.flatten()[first].item()}{row}): there is nothing to explain"
+        raise complaint(ValueError, f"{text}. Look at the model's output and, in {value.dtype}, at its range.")

@@ -22,10 +22,10 @@ from .._torch import (
     tree_flatten,
     tree_unflatten,
 )
-from .._types import About, Tree, as_it_is, copied, map_tensors, tensors
+from .._types import About, Tree, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint, complete, door, warn
 from .chance import chance_of
-from .checks import check_flags, check_input, check_result, may_read
+from .checks import check_flags, check_input, check_result, check_scores, look_at_scores, may_read
 from .classes import named
 from .cures import in_words
 from .examples import regrouped, shown
@@ -77,7 +77,9 @@ class Entrance(NamedTuple):
         state = state_of(modules, model)
         chance = chance_of(modules, model, x, self.about.draws, bool(training))
         with mode_kept(training) if training else as_it_is, state or as_it_is, chance:
+            look_at_scores(True)
             result = self.function(*args, **kwargs)
+            check_scores(batch_size(x))
         check(result)
         return map_tensors(undressed, result) if any(is_dressed(t) for t in tensors(result)) else result
 
@@ -191,6 +193,7 @@ _state = _State()
 
 def _leave(before: tuple[int, int, bool, str | None]) -> None:
     _state.inside = False
+    look_at_scores(False)
     if surroundings() != before:
         put_back(before)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
-from types import FunctionType, MethodWrapperType
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -13,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._torch import alone_in_memory, below_vmap, is_mapped, only_vmap_runs, swap_tensors, without_modes
+from .._torch import below_vmap, is_mapped, only_vmap_runs, without_modes
 from .._types import map_tensors
+from .written import WRITES, Own
 
 
 def unruled(func: Any, args: Any, kwargs: Any) -> Any:
@@ -163,20 +163,13 @@ class Folded(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.made: set[int] = set()  # by operations of this pass, not read off; what else has such a number is younger still
+        self.own = Own()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _WRITES and args and id(args[0]) in self.made:
-            _make_mapped(*args, *kwargs.values())
-        found = self.run(func, args, kwargs)
-        if (
-            type(found) is Tensor
-            and type(func) is not MethodWrapperType
-            and not any(found is t for t in (*args, *kwargs.values()))
-        ):
-            self.made.add(id(found))
-        return found
+        if func in WRITES:
+            self.own.written(*args, *kwargs.values())
+        return self.own.met(func, self.run(func, args, kwargs), (*args, *kwargs.values()))
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is F.scaled_dot_product_attention and only_vmap_runs():
@@ -191,36 +184,6 @@ class Folded(TorchFunctionMode):
             with self:  # a mode is off while it handles a call, and the attention is inside this one
                 return attention_body(*args, **kwargs)
         return func(*args, **kwargs)
-
-
-#: Operations that write to their first argument.
-_WRITES = {
-    getattr(Tensor, name)
-    for name in dir(Tensor)
-    if name in ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__iand__", "__ior__", "__ixor__")
-    or (name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name[:-1]))
-} | {Tensor.copy_, Tensor.index_copy_, Tensor.masked_fill_, Tensor.scatter_}
-
-
-def _make_mapped(target: Tensor, *others: Any) -> None:
-    """Have vmap map over `target`, which the model made for itself, if it maps over what is to be written there.
-
-    It is the same tensor by all its names. Not so its views, nor what a graph has kept of it: where there are any, vmap cannot.
-    """
-    mapped = next((t for other in others for t in _parts(other) if is_mapped(t)), None)
-    if mapped is None or is_mapped(target) or swap_tensors is None or not (only_vmap_runs() and alone_in_memory(target)):
-        return
-
-    def repeated(target: Tensor, mapped: Tensor) -> list[Tensor]:
-        return [target.expand(mapped.shape[0], *target.shape).clone()]
-
-    with contextlib.suppress(RuntimeError):  # something of torch's holds it
-        swap_tensors(target, below_vmap(repeated, target, mapped)[0])
-
-
-def _parts(given: Any) -> list[Tensor]:
-    found = given if isinstance(given, (tuple, list)) else [given]
-    return [t for t in found if isinstance(t, Tensor)]
 
 
 def _folded(

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from .._torch import only_vmap_runs, tracing, transforms_active, tree_flatten
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, tensors
 from .._words import complaint
+from .checks import meet
 from .kernels import Folded, PlainAttention
 from .rows import Row, each_of
 from .score import neuron_score, score_of, the_tensor
@@ -157,11 +158,12 @@ def each_score(q: Question, seen: Seen) -> list[Tensor]:
 def scores(q: Question, seen: Seen) -> Tensor:
     """The score of each example."""
     if seen.neuron is not None:
-        return _one_for_each(q, seen.neuron)
+        return meet(_one_for_each(q, seen.neuron))
     if isinstance(seen.output, Tensor) and seen.output.dim() and not callable(q.target):
         _one_for_each(q, the_tensor(seen.output, q.size))  # before the target does not fit because of it
     with as_it_is if q.bound.rules is None or not callable(q.target) else q.bound.rules:
-        return _one_for_each(q, score_of(seen.output, q.target, q.size))
+        found = score_of(seen.output, q.target, q.size)
+    return meet(_one_for_each(q, found))
 
 
 def _one_for_each(q: Question, found: Tensor) -> Tensor:

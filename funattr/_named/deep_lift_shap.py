@@ -114,7 +114,7 @@ def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> list
     points = [t.expand(count, *t.shape) for t in tensors(q.x)]
     reference = map_tensors(lambda t: t.repeat_interleave(q.size, 0), samples)
     values, base, multipliers, gap = lifted(task._replace(q=stacked(q, points, list(range(len(points))))[0]), reference)
-    tell(task.notes, None if isinstance(q.target, str) else gap)  # the classes at the baselines are not those at x
+    tell(task.notes, gap)
     found = attributions(values, base, multipliers, multiply, None)
     mean: list[Tree] = map_tensors(lambda t: t.unflatten(0, (count, q.size)).mean(0), found)
     return mean

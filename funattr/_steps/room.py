@@ -21,15 +21,15 @@ from .fold import rows_alone, taken
 
 #: Bytes that the passes of one chunk may make; on a GPU, what an eighth of its free memory holds, if that is more.
 ROOM = 1 << 28
-#: Bytes of a step of which nothing that code makes, unless it names what makes much of little, fills the room; and of one
-#: whose layers are known, which make some hundred times as much.
-SMALL, KNOWN = 1 << 14, 1 << 16
+#: Bytes of a step of which layers, which make some hundred times as much, cannot fill the room; nor can other code, unless it
+#: names what makes much of little.
+SMALL = 1 << 16
 #: The part of a model before a site, by its weights, that runs once more at no cost worth naming.
 LITTLE = 1 / 20
 _EXPANDS = Words(
-    *("interpolate", "expand", "repeat", "cdist", "outer", "einsum", "kron", "meshgrid", "one_hot", "embedding", "zeros"),
-    *("unfold", "grid_sample", "stft", "broadcast_to"),
-    also=(nn.Upsample, nn.Embedding, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *("interpolate", "repeat_interleave", "cdist", "outer", "einsum", "kron", "meshgrid", "one_hot", "unfold", "stft"),
+    *("grid_sample", "broadcast_to"),
+    also=(nn.Upsample, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
 )
 
 
@@ -40,11 +40,9 @@ def shows_room(q: Question, like: Tree, shares: bool) -> bool | None:
     """
     if tracing() or any_batch() or (taken.alone and not transforms_active()):
         return False
-    size = sum(t.numel() * t.element_size() for t in tensors(like))
-    if rows_alone(q):
-        return size > KNOWN
-    if size <= SMALL and _makes_little(q, tensors(like)):
-        return False
+    small = 4 * widened(q, tensors(like)) <= SMALL
+    if rows_alone(q) or (small and _makes_little(q, tensors(like))):
+        return not small
     if not shares or not q.inner or _relates_places(q, tensors(like)) > ROOM:
         return True
     root = q.bound.root

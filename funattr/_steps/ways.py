@@ -11,6 +11,7 @@ import dis
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from .._core.chance import drawn
 from .._core.passes import Question
 from .._core.state import writes_parameters
+from .._core.written import Place, with_own_mapped
 from .._torch import OutOfMemoryError, any_batch, interrupted, quiet, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Tree, map_tensors, tensors
 from .._words import complaint, warn
@@ -56,8 +58,9 @@ class Runner:
         #: What was shown to be exact in one batch, and where the batch is in each of its tensors; None: rows meet, or nothing
         #: can be shown.
         self.folds: dict[Callable[..., Any], Sequence[int]] | None = None if any_batch() else {}
+        self.places: set[Place] = set()  # of the model's code, whose tensors are mapped over, for it writes to views of them
         self.cause: str | None = None
-        self.shown = False  # that vmap draws the same for all steps
+        self.shown = False  # that vmap gives for a step what it gives alone
         self.most = _ALL  # how many steps at once there is room for
         self.unsure = False  # whether so many are too much is still to be seen
         self.room = 0
@@ -129,16 +132,16 @@ class Runner:
         single = tensors(part)[0].shape[0] == 1  # vmap over one step costs more than the step
         while self.ways and not single:
             try:
-                result = self.ways[0](function, part, shared)
+                result = with_own_mapped(partial(self.ways[0], function, part, shared), self.places)
             except (RuntimeError, ValueError) as error:
                 if not refused(error):
                     raise
                 self.refuse(error)
             else:
-                if self.draws_the_same(function, part, shared, result):
+                if self.is_as_alone(function, part, shared, result):
                     yield result
                     return
-                self.give_up("its random numbers are others for each step there")
+                self.give_up(_OTHERS[drawn()])
         found = folded() if folded is not None and not single else None
         if found is not None:
             yield found
@@ -156,7 +159,7 @@ class Runner:
         """
         while self.ways:
             try:
-                found = self.ways[0](function, steps, (), randomness="error")
+                found = with_own_mapped(partial(self.ways[0], function, steps, (), randomness="error"), self.places)
                 if not drawn():
                     return found
                 self.give_up("it draws random numbers")
@@ -166,9 +169,10 @@ class Runner:
                 self.refuse(error)
         return None
 
-    def draws_the_same(self, function: Callable[..., Tree], part: Tree, shared: Sequence[Any], result: Tree) -> bool:
-        """Whether a step of several at once meets the random numbers that it meets alone: if the model draws, it is seen."""
-        if not drawn() or self.shown or transforms_active():
+    def is_as_alone(self, function: Callable[..., Tree], part: Tree, shared: Sequence[Any], result: Tree) -> bool:
+        """Whether a step of several at once is what it is alone. It is looked at where the model draws, for the random numbers
+        may be others, and where it is functionalized: the gradient of what is written to a view may then be laid out wrong."""
+        if self.shown or transforms_active() or not (drawn() or self.ways[0] is mapped_functional):
             return True
         middle = tensors(part)[0].shape[0] // 2
         alone = tensors(function(map_tensors(lambda t: t[middle], part), *shared))
@@ -192,6 +196,12 @@ class Runner:
             cause = " ".join(self.cause.split())[:300]
             self.cause = None
             warn(f"the steps run one after another, which is slower: torch.func.vmap cannot run this model ({cause})")
+
+
+_OTHERS = {
+    True: "its random numbers are others for each step there",
+    False: "what it writes to a view comes out otherwise there",
+}
 
 
 class Steps(NamedTuple):

@@ -15,6 +15,7 @@ from .._core.leaves import connected
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, runs_fused, scores
 from .._core.rows import Every, Row, alone, shares
 from .._core.score import predicted, score_of, the_tensor
+from .._core.written import with_own_mapped
 from .._torch import any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
 from .._types import Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint
@@ -236,6 +237,16 @@ def _output_at(q: Question, x: Tree) -> list[Tensor]:
     return _output(q, forward(q, kept, x))
 
 
+def _first_part(run: Runner, q: Question, plan: Plan, made: Made) -> list[Tensor]:
+    """What tells the runs of the first chunk."""
+    report(0, plan.runs)
+    if not plan.told:
+        run.within(q, plan.values, True)
+    first = chunks(plan.runs, min(plan.at_once, run.most))[0][1]
+    made.begin(run.limit(first))
+    return plan.part(0, first, tensors(q.x)[0].device)
+
+
 def _first(
     run: Runner, q: Question, features: Features, make: Callable[[list[Tree]], Plan]
 ) -> tuple[Plan, list[Tensor] | None]:
@@ -245,18 +256,17 @@ def _first(
 
     def put(i: int, value: Tree, shared: bool) -> Tree:
         plans[:] = [make([hollow(value)])]
-        report(0, plans[0].runs)
-        if not plans[0].told:
-            run.within(q, plans[0].values, True)
-        first = chunks(plans[0].runs, min(plans[0].at_once, run.most))[0][1]
-        made.begin(run.limit(first))
-        step = late.enter(plans[0].part(0, first, tensors(q.x)[0].device))
+        step = late.enter(_first_part(run, q, plans[0], made))
         with without_modes():  # which have nothing to do with this
             return without(q, features, plans[0], step, 0, value)
 
-    try:
+    def once() -> list[Tensor]:
+        late.level = None
         with quiet, made, as_it_is if q.create_graph else Folded():
-            found = late.run(lambda: _output(q, forward(q, put)))
+            return late.run(lambda: _output(q, forward(q, put)))
+
+    try:
+        found = with_own_mapped(once, run.places)
         run.shown_by(made, late.size)
         return plans[0], None if drawn() else found  # the runner looks whether all steps drew the same
     except TooMuch as error:

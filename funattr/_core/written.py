@@ -1,0 +1,110 @@
+"""What a model writes to, of its own, where vmap maps over what is written: then it maps over that, too."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable
+from types import CodeType, MethodWrapperType
+from typing import Any, TypeAlias, TypeVar
+
+from torch import Tensor
+
+from .._torch import alone_in_memory, base_of, below_vmap, is_mapped, is_view, only_vmap_runs, swap_tensors, vmapped_over
+
+T = TypeVar("T")
+#: A place in code: an instruction of it.
+Place: TypeAlias = tuple[CodeType, int]
+
+#: Operations that write to their first argument.
+WRITES = {
+    getattr(Tensor, name)
+    for name in dir(Tensor)
+    if name in ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__iand__", "__ior__", "__ixor__")
+    or (name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name[:-1]))
+} | {Tensor.copy_, Tensor.index_copy_, Tensor.masked_fill_, Tensor.scatter_}
+
+
+class WrittenTo(RuntimeError):
+    """The model writes what is mapped over to what it made in a place of its code, which is not, and has other names."""
+
+    complaint = (
+        "torch.func maps over what the model writes to a view of a tensor that it does not map over"  # no error of the model's
+    )
+
+    def __init__(self, place: Place):
+        super().__init__(self.complaint)
+        self.place = place
+
+
+class _Mapped(threading.local):
+    places: frozenset[Place] = frozenset()
+
+
+_mapped = _Mapped()
+
+
+def with_own_mapped(run: Callable[[], T], places: set[Place]) -> T:
+    """``run()``, something under vmap: anew where it is `WrittenTo`, and what is made in that place is mapped over then."""
+    before = _mapped.places
+    try:
+        while True:
+            _mapped.places = before | places
+            try:
+                return run()
+            except WrittenTo as error:
+                places.add(error.place)
+    finally:
+        _mapped.places = before
+
+
+class Own:
+    """What the model made in this pass."""
+
+    def __init__(self) -> None:
+        #: By operations, not read off, and where; what else has such a number is younger still.
+        self.made: dict[int, Place] = {}
+
+    def met(self, func: Any, found: Any, given: tuple[Any, ...]) -> Any:
+        """What an operation `found`, which the model may write to."""
+        if type(found) is not Tensor or type(func) is MethodWrapperType or any(found is t for t in given):
+            return found
+        frame = sys._getframe(2)  # of what called the operation, in front of the mode
+        place = frame.f_code, frame.f_lasti
+        found = _repeated(found) if place in _mapped.places else found
+        self.made[id(found)] = place
+        return found
+
+    def written(self, target: Any, *others: Any) -> None:
+        """Have vmap map over `target`, which the model made for itself, if it maps over what is to be written there.
+
+        It is the same tensor by all its names. Not so what it is a view of, its views, nor what a graph has kept of it: where
+        there are any, it is to be mapped over from the first.
+        """
+        writes = any(is_mapped(t) for other in others for t in _parts(other))
+        if not writes or is_mapped(target) or not only_vmap_runs():
+            return
+        place = self.made.get(id(base_of(target) if is_view(target) else target))
+        if place is None:
+            return
+        repeated = target if swap_tensors is None else _repeated(target)
+        if repeated is not target:
+            with contextlib.suppress(RuntimeError):  # something of torch's holds it
+                swap_tensors(target, repeated)
+                return
+        if place not in _mapped.places:
+            raise WrittenTo(place)
+
+
+def _repeated(value: Tensor) -> Tensor:
+    """A copy of `value` for each that vmap maps over; itself where something shares its memory."""
+    if is_mapped(value) or not (only_vmap_runs() and alone_in_memory(value)):
+        return value
+    size = vmapped_over()
+    return below_vmap(lambda t: [t.expand(size, *t.shape).clone()], value)[0]
+
+
+def _parts(given: Any) -> list[Tensor]:
+    found = given if isinstance(given, (tuple, list)) else [given]
+    return [t for t in found if isinstance(t, Tensor)]
