@@ -19,8 +19,9 @@ from .._steps.draws import Rewound, check_generator, normal_from
 from .._steps.fold import repeated, rows_alone
 from .._steps.matching import deviations
 from .._steps.mean import Sum
+from .._steps.points import steps_of
 from .._steps.progress import reported
-from .._steps.ways import Runner, mapped
+from .._steps.ways import Runner, Steps, mapped
 from .._steps.without import look
 from .._torch import OutOfMemoryError, interrupted, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Neuron, Place, Tree, attributable, batch_size, map_tensors, tensors
@@ -95,8 +96,8 @@ def noise_tunnel(
         if shares(options.get("target")):  # all targets of each sample from its passes
             again = {"n_samples": n_samples, "stdevs": stdevs, "nt_type": nt_type, "generator": generator}
             return around_targets(partial(noise_tunnel, **again, chunk_size=chunk_size), method, model, x, options)
-        explain, start = at_noise(method, default, model, x, options)
-        leaves, spec = tree_flatten(start)
+        explain, steps = at_noise(method, default, model, x, options)
+        leaves, spec = tree_flatten(start := steps.like)
         spread = [*zip(filter(attributable, leaves), deviations(stdevs, start, "x" if start is x else "the value at the site"))]
 
         def noisy(noise: list[Tensor]) -> Tree:
@@ -108,7 +109,7 @@ def noise_tunnel(
 
         noise = Rewound([*generators, *generators_given(options)], device_of(x))
         ways = _in_one_batch(method, model, x, options) if start is x and told.rows and not (told.draws or told.leading) else []
-        return _moment(sampled(noisy, drawn, n_samples, chunk, start, noise, ways), n_samples, nt_type)
+        return _moment(sampled(steps, noisy, drawn, n_samples, chunk, noise, ways), n_samples, nt_type)
 
     return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=generators, draws=True)
 
@@ -151,10 +152,11 @@ def _moment(samples: Iterable[Tree], count: int, nt_type: str) -> Tree:
 
 def at_noise(
     method: Explains, default: Any, model: Model, x: Tree, options: dict[str, Any]
-) -> tuple[Callable[[Tree], Tree], Tree]:
-    """What takes the noise: the method as a function of the input; or, for integers, of the value at the layer."""
+) -> tuple[Callable[[Tree], Tree], Steps]:
+    """What takes the noise, and calls with it: the method as a function of the input; or, for integers, of the value at the
+    layer."""
     if any(attributable(leaf) for leaf in tensors(x)) or options.get("layer") is None:
-        return lambda noisy: method(model, noisy, **options), x
+        return lambda noisy: method(model, noisy, **options), Steps(question(model, x, None, None), x)
     if isinstance(options["layer"], (list, tuple, dict)):
         look(question(model, x, options["layer"], None))  # noise at one must not be undone by noise at another
     value_at, rest = split(model, options["layer"])
@@ -168,9 +170,10 @@ def at_noise(
     if "target" in options:
         options["target"] = _by_module(model, options["target"])
 
+    steps = Steps(question(model, x, None, None), value)
     if batch_size(value) == batch_size(x):
         after = partial(_after, rest, x, value)
-        return lambda noisy: method(after, noisy, **options), value
+        return lambda noisy: method(after, noisy, **options), steps
     # Its rows are not examples (the sentences of documents): an integer beside it, which is held, says how many there are.
     examples = torch.zeros(batch_size(x), dtype=torch.long, device=device_of(x))
     for name in ("baselines", "feature_mask"):
@@ -180,7 +183,7 @@ def at_noise(
     def explain(noisy: Tree) -> Tree:
         return method(lambda _, value: rest(value, x), (examples, noisy), **options)[1]
 
-    return explain, value
+    return explain, steps
 
 
 def _after(rest: Callable[..., Any], x: Tree, value: Tree, *parts: Any, **named: Any) -> Any:
@@ -198,11 +201,11 @@ def _by_module(model: Model, target: Any) -> Any:
 
 
 def sampled(
+    steps: Steps,
     function: Callable[[Any], Tree],
     draw: Callable[[], list[Tensor]],
     count: int,
     chunk: int | None,
-    like: Tree,
     noise: Rewound,
     ways: Iterable[Callable[..., Tree]] = (),
 ) -> Iterator[Tree]:
@@ -210,28 +213,37 @@ def sampled(
 
     Without a `chunk`, as many at once as there is memory for, if `function` lets them. `ways` to run them come before vmap.
     """
-    run = Runner()
+    run, size, met = Runner(), chunk or 1, []
     run.ways = [*ways, *run.ways]
-    size, found, ahead = chunk or 1, None, []
     if not tracing() and (chunk or not transforms_active()):
-        size = chunk_for(count, chunk, like, shares=False)
-        if min(size, count) > 1:
-            stacked = [torch.stack(same) for same in zip(*[draw() for _ in range(min(size, count))])]
-            found = run.first(function, stacked) if stacked else None
-            if found is None:  # where `function` draws too, its numbers and ours take turns
-                size = 1
-                noise.rewind()
-            else:
-                ahead = [list(step) for step in zip(*(t[size:] for t in stacked))]
-            del stacked
-            if chunk is None:
-                run.cause = None  # nobody has asked for more than one at once
-    size = min(size, count)
-    bounds = [(0, size), *((size + first, size + last) for first, last in chunks(count - size, size))]
+        size = min(count, chunk_for(count, chunk, steps.like, shares=False))
+        if size > 1 and steps.runner(chunk, run).unsure:
+            met = list(run.bounded(1, lambda first, last: run_steps(run, function, [draw()])))
+            size = max(1, min(size, run.most, count - 1))
+            noise.begin()
+        at_once = _at_once(run, function, draw, size, noise) if size > 1 else None
+        size = 1 if at_once is None else size
+        met += [] if at_once is None else [at_once]
+        del at_once
+        if chunk is None:
+            run.cause = None  # nobody has asked for more than one at once
+    done = sum(steps_of(found) for found in met)
+    bounds = [(0, done)] * bool(met) + [(done + first, done + last) for first, last in chunks(count - done, size)]
     for first, last in reported(bounds):
-        if found is not None:
-            yield found
-            found = None
+        if met:
+            yield from met
+            met = []
             continue
-        yield from run_steps(run, function, [ahead.pop(0) if ahead else draw() for _ in range(first, last)])
+        yield from run_steps(run, function, [draw() for _ in range(first, last)])
         run.warn()
+
+
+def _at_once(
+    run: Runner, function: Callable[[Any], Tree], draw: Callable[[], list[Tensor]], size: int, noise: Rewound
+) -> Tree | None:
+    """`function` of so many draws by vmap; None, and nothing is drawn, where it draws too: its numbers and ours take turns."""
+    stacked = [torch.stack(same) for same in zip(*[draw() for _ in range(size)])]
+    found = run.first(function, stacked) if stacked else None
+    if found is None:
+        noise.rewind()
+    return found

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .._habits import did_you_mean
 from .._torch import tracing
@@ -168,6 +169,24 @@ def all_modules(root: nn.Module | None) -> list[nn.Module]:
 def weights(root: nn.Module | None) -> Iterator[Tensor]:
     """The parameters, each as often as a module holds it."""
     return (weight for module in all_modules(root) for weight in module._parameters.values() if weight is not None)
+
+
+def weights_before(root: nn.Module, layer: nn.Module) -> float:
+    """About which part of the weights a model goes through before `layer`, as if its modules ran in the order of their names;
+    tables, of which a pass reads some rows, do not count, nor what modules hold beside others."""
+    before, total = None, 0
+    for module in root.modules():
+        if module is layer:
+            before = total
+        if not (module._modules or isinstance(module, (nn.Embedding, nn.EmbeddingBag))):
+            total += sum(weight.numel() for weight in module._parameters.values() if weight is not None)
+    return 1.0 if before is None else before / max(total, 1)
+
+
+def own_numbers(root: nn.Module | None) -> int:
+    """How many numbers modules that are not torch's hold themselves."""
+    own = [module for module in all_modules(root) if not type(module).__module__.startswith("torch.nn.")]
+    return sum(t.numel() for m in own for t in (*m.parameters(recurse=False), *m.buffers(recurse=False)) if not is_lazy(t))
 
 
 def own_weights(module: nn.Module) -> dict[str, nn.Parameter | None]:

@@ -19,7 +19,6 @@ from .._steps.draws import check_generator, seeded
 from .._steps.fold import batch_dim, rows_alone, same
 from .._steps.matching import deviations
 from .._steps.mean import Sum
-from .._steps.outputs import Outputs, reporting
 from .._steps.path import explained
 from .._steps.points import (
     at_input,
@@ -34,7 +33,8 @@ from .._steps.points import (
     width,
     with_floats,
 )
-from .._steps.ways import Runner
+from .._steps.progress import reported
+from .._steps.ways import Runner, Steps
 from .._torch import OutOfMemoryError, interrupted, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, floats_of, map_floats, map_tensors, says, tensors
 from .._words import complaint
@@ -142,19 +142,18 @@ class Draws:
 
 def _in_the_input(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply: bool, chunk_size: ChunkSize) -> list[Tree]:
     """``mean_k g(x0_k + a_k (x_k - x0_k)) (V(x_k) - V(x0_k))`` for inputs x_k with noise and drawn baselines x0_k."""
-    outputs = Outputs(q)
-    q = outputs.q
     inputs, spread = input_floats(q), deviations(stdevs, q.x, "x")
     drawn = [t for t, x in zip(tree_flatten(samples)[0], tree_flatten(q.x)[0]) if attributable(x)]
-    run, total, count = Runner(), Sum(), len(draws.steps)
+    run, steps, total, count = Runner(), Steps(q, inputs, width(q)), Sum(), len(draws.steps)
     moves = multiply and not at_input(q)  # at the input, a value is the point itself
     own = map_tensors(lambda t: t[None], value_at(q, q.x)) if moves and not any(spread) else None
     start_of = starts(run, q, samples, draws.which, own) if moves else None
-    for a, b in reporting(outputs.parts(count, chunk_size, inputs, shares=False, times=width(q)), count):
-        which, steps = draws.which[a:b], draws.steps[a:b]
+    run = steps.runner(chunk_size, run)
+    for a, b in reported(steps.parts(count, chunk_size)):
+        which, nodes = draws.which[a:b], draws.steps[a:b]
         ends = [t + e for t, e in zip(inputs, draws.noise(inputs, spread, b - a))]
         begins = [x.expand(b - a, *x.shape) if t is None else t[which] for t, x in zip(drawn, inputs)]  # None: held at x
-        at = [towards(s, e, steps.reshape(b - a, -1, *[1] * (e.dim() - 2))) for s, e in zip(begins, ends)]
+        at = [towards(s, e, nodes.reshape(b - a, -1, *[1] * (e.dim() - 2))) for s, e in zip(begins, ends)]
         slopes = gathered(run, q, slope_at, at)
         if start_of is not None:
             slopes = times_way(slopes, gathered(run, q, value_at, ends) if own is None else own, start_of(which))
@@ -238,10 +237,9 @@ def _at_the_site(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply
     first = [t[0] for part in begins for t in part]
     spread = deviations(stdevs, q.sites.build(map_tensors(lambda t: t[0], start)), "the value at the site")
 
-    outputs = Outputs(q)
-    q = outputs.q
-    point = partial(_point_between, q, [len(part) for part in begins])
-    for a, b in reporting(outputs.parts(count, chunk_size, first, shares=True, times=width(q)), count):
+    steps = Steps(q, first, width(q), shares=True)
+    run, point = steps.runner(chunk_size, run), partial(_point_between, q, [len(part) for part in begins])
+    for a, b in reported(steps.parts(count, chunk_size)):
         noise = draws.noise(first, spread, b - a)
         part = [[draws.steps[a:b]], [t[a:b] for t in floats_of(start)], noise]
         done = 0

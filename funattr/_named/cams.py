@@ -18,11 +18,10 @@ from .._core.rows import once, own_row, shares
 from .._methods.ablation import feature_ablation
 from .._methods.cam import check_batch_first
 from .._methods.gradient import activation
-from .._steps.chunks import parts
 from .._steps.path import asked
 from .._steps.points import along, input_floats, score_at, scores_at
 from .._steps.progress import reported
-from .._steps.ways import Runner
+from .._steps.ways import Steps
 from .._torch import is_plain, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, batch_size, map_floats, says, tensors
 from .._words import complaint
@@ -93,8 +92,9 @@ def _score_cam(q: Question, value: Tensor, channel: int, chunk_size: ChunkSize) 
     # An input without such places, as a table beside an image, is seen whole.
     fits = {maps.dim()} & {leaf.dim() for leaf in inputs} or {leaf.dim() for leaf in inputs}
     scores: list[Tensor] = []
-    run = Runner()
-    for a, b in reported(parts(maps.shape[1], chunk_size, inputs, shares=False)):
+    steps = Steps(q._replace(sites=q.sites._replace(sites=())), inputs)
+    run = steps.runner(chunk_size)
+    for a, b in reported(steps.parts(maps.shape[1], chunk_size)):
         seen = [_masked(maps[:, a:b], leaf) if leaf.dim() in fits else leaf.expand(b - a, *leaf.shape) for leaf in inputs]
         scores += along(run, q, score_at, seen)
     wide = maps if maps.element_size() >= 4 else maps.float()

@@ -13,10 +13,9 @@ from .._methods.deep_lift import Attribution, attributions, deep_lift
 from .._rules.lift.complete import Notes, tell
 from .._rules.lift.passes import Task, lifted, prepare
 from .._steps.baselines import distribution
-from .._steps.chunks import chunk_for
 from .._steps.fold import pays, stacked
 from .._steps.mean import Sum
-from .._steps.ways import each
+from .._steps.ways import Steps, each
 from .._steps.without import look
 from .._torch import tracing, transforms_active
 from .._types import ChunkSize, Layer, Model, Target, Tree, map_tensors, says, tensors
@@ -89,7 +88,8 @@ def _averaged(
     if len(q.sites.sites) > 1 and not tracing() and not transforms_active():
         look(q)  # whether one feeds another: the passes cannot tell under vmap
     samples, count = distribution(x, baselines, ids=bool(q.inner))
-    size = min(count, chunk_for(count, chunk_size, x, shares=bool(q.inner), root=q.bound.root))
+    steps = Steps(q, x, shares=bool(q.inner))
+    size = steps.parts(count, chunk_size)[0][1]
     if func is None and len(q.sites.sites) < 2 and size == count and pays(q, count) and not q.create_graph:
         return _in_one_batch(task, samples, count, multiply)
 
@@ -98,7 +98,7 @@ def _averaged(
         return attributions(values, base, multipliers, multiply, func), gap
 
     total = Sum()
-    for part in each(against, tensors(samples), chunk=size):
+    for part in each(against, tensors(samples), chunk=size, run=steps.runner(chunk_size)):
         total.add(part)
     if task.notes.suspects and may_read():  # under vmap there is no looking at the data: look at one baseline
         lifted(task, one_of(samples, [t[0] for t in tensors(samples)], x))

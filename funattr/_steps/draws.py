@@ -101,6 +101,10 @@ class Rewound:
         for g, state in zip(self.generators, self.before):
             g.set_state(state)
 
+    def begin(self) -> None:
+        """Rewind to here from now on."""
+        self.before = [g.get_state() for g in self.generators]
+
     def note(self) -> None:
         """The first call has drawn: the others may take what it made of it."""
         self.after = self.after or [g.get_state() for g in self.generators]

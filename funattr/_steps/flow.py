@@ -12,11 +12,11 @@ from .._core.passes import Question
 from .._types import ChunkSize, Tree, map_floats, tensors
 from .kronrod import NODES, Interval, kronrod_rates, nodes_on
 from .mean import Sum
-from .outputs import Outputs, reporting
 from .path import input_ends, points
 from .points import along, at_steps, for_all, gathered, input_floats, steps_of, together, value_and_slope_at, value_at, width
+from .progress import reported
 from .quadrature import Rates
-from .ways import Runner
+from .ways import Runner, Steps
 
 
 def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> list[Tree]:
@@ -26,13 +26,13 @@ def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> l
     model is smooth.
     """
     start, end = input_ends(q, baselines)
-    outputs = Outputs(q)
-    q = outputs.q
     run, nodes = Runner(), torch.tensor(rates.nodes, dtype=torch.float64)
     ends = gathered(run, q, value_at, points(start, end, nodes.new_tensor([0.0, 1.0])))
+    steps = Steps(q, end, width(q))
+    run = steps.runner(chunk_size, run)
     met = (
         found
-        for a, b in reporting(outputs.parts(len(nodes), chunk_size, end, shares=False, times=width(q)), len(nodes))
+        for a, b in reported(steps.parts(len(nodes), chunk_size))
         for found in along(run, q, value_and_slope_at, points(start, end, nodes[a:b]))
     )
     total, gained, mean = Sum(), Sum(), Sum()
@@ -52,12 +52,10 @@ def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> l
 def flow_on(run: Runner, q: Question, start: list[Tensor], on: Interval, chunk_size: ChunkSize) -> Iterator[Tree]:
     """``g_i (V'_i + m)`` at the nodes of an interval, where ``m`` is what the rates miss there: its integral is the flow."""
     end, rates, nodes = input_floats(q), kronrod_rates(), nodes_on(on)
-    outputs = Outputs(q)
-    q = outputs.q
     ends = gathered(run, q, value_at, points(start, end, nodes.new_tensor([on.left, on.left + on.width])))
     met = (
         found
-        for a, b in outputs.parts(NODES, chunk_size, end, shares=False)
+        for a, b in Steps(q, end).parts(NODES, chunk_size)
         for found in along(run, q, value_and_slope_at, points(start, end, nodes[a:b]))
     )
     rated, gained = list(_rated(rates, ends, met)), Sum()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -19,11 +18,11 @@ from .._types import ChunkSize, Layer, Model, Target, Tree, floats_of, map_tenso
 from .._words import complaint
 from .baselines import full_batch, references
 from .mean import Sum
-from .outputs import Outputs, reporting
 from .points import along, at_points, input_floats, slope_at, towards, width, with_floats
+from .progress import reported
 from .quadrature import Rule
 from .twins import OneRow, same_rows
-from .ways import Runner
+from .ways import Runner, Steps
 
 
 def asked(
@@ -77,21 +76,19 @@ class Path(NamedTuple):
 
     start: list[Tree]  # where it begins: for each site, or for x
     slopes: Callable[[Runner, Tensor], Iterator[tuple[list[Tree], list[Tree]]]]  # at nodes: where each ends; the gradients
-    parts: Callable[[int, ChunkSize], Iterable[tuple[int, int]]]  # of so many nodes, those that run at once
+    steps: Steps
     kind: Callable[[Question, list[Tree]], Path]  # the same of another question, from another start
 
 
 def in_input(q: Question, start: list[Tree]) -> Path:
     """The path of the input, from a baseline in its structure."""
-    ends, outputs = (floats_of(start), input_floats(q)), Outputs(q)
-    q = outputs.q
+    ends = floats_of(start), input_floats(q)
 
     def slopes(run: Runner, nodes: Tensor) -> Iterator[tuple[list[Tree], list[Tree]]]:
         for found in along(run, q, slope_at, points(*ends, nodes)):
             yield [q.x], found
 
-    parts = partial(outputs.parts, like=ends[1], shares=False, times=width(q))
-    return Path(start, slopes, parts, in_input)
+    return Path(start, slopes, Steps(q, ends[1], width(q), shares=False), in_input)
 
 
 def input_path(q: Question, baselines: Tree) -> Path:
@@ -101,8 +98,8 @@ def input_path(q: Question, baselines: Tree) -> Path:
 
 def mean_slope(path: Path, rule: Rule, chunk_size: ChunkSize) -> tuple[list[Tree], list[Tree], list[Tree]]:
     """Start and end of a path, and the mean over it of the gradient at the sites."""
-    run, total, end = Runner(), Sum(), path.start
-    for a, b in reporting(path.parts(len(rule.nodes), chunk_size), len(rule.nodes)):
+    run, total, end = path.steps.runner(chunk_size), Sum(), path.start
+    for a, b in reported(path.steps.parts(len(rule.nodes), chunk_size)):
         weights = rule.weights[a:b]
         for ends, slopes in path.slopes(run, rule.nodes[a:b]):
             end, weights = ends, _added(total, slopes, weights)
@@ -137,8 +134,7 @@ def site_path(q: Question, baselines: Tree) -> Path:
 
 def at_sites(q: Question, start: list[Tree]) -> Path:
     """The path at the sites from a value there, which may be one row for all."""
-    starts, outputs = [floats_of(value) for value in start], Outputs(q)
-    q = outputs.q
+    starts = [floats_of(value) for value in start]
 
     def point(step: Tensor) -> Point:
         def at(i: int, values: list[Tensor]) -> list[Tensor]:
@@ -154,5 +150,4 @@ def at_sites(q: Question, start: list[Tree]) -> Path:
             yield map_tensors(lambda t: t[0], values), found
 
     rows = q.size if all(t.shape[:1] == (1,) for part in starts for t in part) else 1  # of each of which there is one
-    parts = partial(outputs.parts, like=starts, shares=True, times=rows * width(q))
-    return Path(start, slopes, parts, at_sites)
+    return Path(start, slopes, Steps(q, starts, rows * width(q), shares=True), at_sites)

@@ -15,7 +15,7 @@ from .._words import complaint, warn
 from .chunks import cached, fitting
 from .groups import numbered, one_each
 from .matching import Ranges, by_site, check_compares, matched, ranges, rows_in
-from .outputs import widened
+from .room import widened
 
 #: Above this many passes, a warning. A table has fewer columns, and the smallest of pictures (3 x 32 x 32) fewer numbers; at a
 #: millisecond for each, which few models take less than, it is the point from where the answer does not come at once.

@@ -89,8 +89,14 @@ def along(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int
     Points are ``[c, N, ...]`` for each leaf of x that `at` names, the floating-point tensors without it.
     """
     where = floats_in(q.x) if at is None else at
+    if tracing():
+        return run(lambda part, x: f(q, with_leaves(x, where, part)), points, q.x)
+    return run.bounded(points[0].shape[0], lambda a, b: _along(run, q, f, [t[a:b] for t in points], where))
+
+
+def _along(run: Runner, q: Question, f: Inner, points: list[Tensor], where: list[int]) -> Iterator[Tree]:
     count = points[0].shape[0]
-    if count > 1 and not tracing() and not transforms_active() and (taken.alone or rows_alone(q)):
+    if count > 1 and not transforms_active() and (taken.alone or rows_alone(q)):
         found = folded(q, f, points, where, itertools.repeat(0))
         if found is not None:
             yield found[0]
@@ -108,7 +114,7 @@ def along(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int
 
     few = count < 3 and run.folds is not None  # too few to show anything
     asked = None if few and f not in (run.folds or ()) else in_one_batch
-    yield from run(lambda part, x: f(q, with_leaves(x, where, part)), points, q.x, folded=asked, few=few)
+    yield from run.chunk(lambda part, x: f(q, with_leaves(x, where, part)), points, q.x, folded=asked, few=few)
 
 
 def gathered(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int] | None = None) -> Tree:

@@ -8,37 +8,46 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._core.chance import drawn
+from .._core.passes import Question
 from .._core.state import writes_parameters
 from .._core.written import Place, with_own_mapped
 from .._torch import OutOfMemoryError, any_batch, interrupted, quiet, tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import Tree, map_tensors, tensors
+from .._types import ChunkSize, Tree, map_tensors, tensors
 from .._words import complaint, warn
-from .chunks import chunks
+from .chunks import chunks, given_chunk, parts
 from .fold import same
 from .progress import reported
+from .room import Made, TooMuch, room_on, shows_room
 
 
-def each(function: Callable[..., Tree], mapped: Tree, *shared: Any, chunk: int | None = None) -> Iterator[Tree]:
+def each(
+    function: Callable[..., Tree], mapped: Tree, *shared: Any, chunk: int | None = None, run: Runner | None = None
+) -> Iterator[Tree]:
     """``function(step, *shared)`` for every step of `mapped` (its tensors' leading dimension), `chunk` steps at once.
 
     Yields results with a leading dimension, in order: as many steps as fit, so count them by that dimension. Take what
     is needed from one result before asking for the next, and memory does not grow with the number of steps. `function`
     returns tensors, in any structure; what else that holds (None, say) comes as it is.
     """
-    run = Runner()
+    run = Runner() if run is None else run
     for start, stop in reported(chunks(tensors(mapped)[0].shape[0], chunk)):
         yield from run(function, _part(mapped, start, stop), *shared)
+
+
+#: More steps than there are.
+_ALL = 1 << 60
 
 
 class Runner:
@@ -52,8 +61,62 @@ class Runner:
         self.places: set[Place] = set()  # of the model's code, whose tensors are mapped over, for it writes to views of them
         self.cause: str | None = None
         self.shown = False  # that vmap gives for a step what it gives alone
+        self.most = _ALL  # how many steps at once there is room for
+        self.unsure = False  # whether so many are too much is still to be seen
+        self.room = 0
 
-    def __call__(
+    def within(self, q: Question, like: Tree, shares: bool) -> Runner:
+        """Run no more steps like this at once than there is room for, however many a chunk has."""
+        shows = shows_room(q, like, shares)
+        if shows is not False:
+            self.unsure, self.room = True, room_on(tensors(like))
+        self.most = 1 if shows else _ALL
+        return self
+
+    def bounded(self, count: int, run: Callable[[int, int], Iterator[Tree]]) -> Iterator[Tree]:
+        """``run(first, last)`` of as many of the steps of a chunk at once as there is room for, which the first ones show."""
+        start = 0
+        while start < count:
+            last = start + chunks(count - start, self.most)[0][1]
+            if not self.unsure:
+                yield from run(start, last)
+            else:
+                made = Made(self.limit(last - start))
+                try:
+                    with made:
+                        found = list(run(start, last))
+                except TooMuch as error:
+                    self.stopped(error, made)
+                    continue
+                self.shown_by(made, last - start)
+                yield from found
+                del found
+            start = last
+
+    def limit(self, steps: int) -> float:
+        """What so many steps may make before they are stopped, where that is still to be seen."""
+        return self.room if self.unsure and steps > 1 else math.inf
+
+    def stopped(self, error: TooMuch, made: Made) -> None:
+        """A chunk has made too much, if it is ours: one step is to show how many there is room for."""
+        if error.made is not made:
+            raise error
+        self.most = 1
+
+    def shown_by(self, made: Made, steps: int) -> None:
+        """So many steps have shown how much they make."""
+        if self.unsure:
+            self.unsure, self.most = False, max(1, int(self.room * steps / max(made.peak, 1)))
+
+    def __call__(self, function: Callable[..., Tree], part: Tree, *shared: Any) -> Iterator[Tree]:
+        """Results with a leading dimension, in order: as many steps as there is room for, or one after another."""
+        if tracing():
+            yield mapped(function, part, shared)
+            return
+        steps = tensors(part)[0].shape[0]
+        yield from self.bounded(steps, lambda a, b: self.chunk(function, _part(part, a, b), *shared))
+
+    def chunk(
         self,
         function: Callable[..., Tree],
         part: Tree,
@@ -66,9 +129,6 @@ class Runner:
         `folded` is asked where vmap cannot: for all of them in one batch, or None where that is not shown to be exact. Of a
         `few` steps one after another nobody is warned.
         """
-        if tracing():
-            yield mapped(function, part, shared)
-            return
         single = tensors(part)[0].shape[0] == 1  # vmap over one step costs more than the step
         while self.ways and not single:
             try:
@@ -142,6 +202,24 @@ _OTHERS = {
     True: "its random numbers are others for each step there",
     False: "what it writes to a view comes out otherwise there",
 }
+
+
+class Steps(NamedTuple):
+    """What is known of steps before they run, for how many run at once where the caller does not say."""
+
+    q: Question
+    like: Tree  # what one holds, `times` over
+    times: int = 1
+    shares: bool = False  # what lies before a site; otherwise they are inputs
+
+    def parts(self, count: int, chunk_size: ChunkSize) -> list[tuple[int, int]]:
+        """So many of them in chunks."""
+        return parts(count, chunk_size, self.like, shares=self.shares, times=self.times, root=self.q.bound.root)
+
+    def runner(self, chunk_size: ChunkSize, run: Runner | None = None) -> Runner:
+        """What runs chunks of them, and may have run something else before."""
+        run = Runner() if run is None else run
+        return run if given_chunk(chunk_size) is not None else run.within(self.q, self.like, self.shares)
 
 
 def slices(part: Tree) -> Iterator[Tree]:

@@ -15,7 +15,7 @@ from .flow import flow_on
 from .kronrod import NODES, Interval, nodes_on
 from .path import Path, input_ends, points
 from .points import at_steps, input_floats, times_way, value_and_slope_at, with_floats
-from .ways import Runner
+from .ways import Runner, Steps
 
 
 def told(q: Question, found: tuple[list[Tree], Tensor], return_error: bool) -> Tree:
@@ -31,7 +31,7 @@ def slope_within(
     q: Question, path: Path, asked: Tolerance, chunk_size: ChunkSize, *, whole_way: bool
 ) -> tuple[list[Tree], Tensor]:
     """The mean over a path of the gradient at the sites, times the way or not, to a tolerance; and its error."""
-    run = Runner()
+    run = path.steps.runner(chunk_size)
 
     def integrand(rows: Sequence[int] | None) -> Integrand | None:
         if rows is None:
@@ -45,7 +45,7 @@ def slope_within(
 def _of_slopes(path: Path, run: Runner, chunk_size: ChunkSize, whole_way: bool) -> Integrand:
     def steps(on: Interval) -> Iterator[list[Tree]]:
         nodes = nodes_on(on)
-        for a, b in path.parts(NODES, chunk_size):
+        for a, b in path.steps.parts(NODES, chunk_size):
             for end, slopes in path.slopes(run, nodes[a:b]):
                 yield times_way(slopes, end, path.start) if whole_way else slopes
 
@@ -57,7 +57,7 @@ def _of_slopes(path: Path, run: Runner, chunk_size: ChunkSize, whole_way: bool) 
 
 def flow_within(q: Question, baselines: Tree, asked: Tolerance, chunk_size: ChunkSize) -> tuple[list[Tree], Tensor]:
     """What flows through the sites while the input moves, to a tolerance, and its error."""
-    run, start = Runner(), input_ends(q, baselines)[0]
+    run, start = Steps(q, input_floats(q)).runner(chunk_size), input_ends(q, baselines)[0]
 
     def integrand(rows: Sequence[int] | None) -> Integrand | None:
         if rows is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,10 +24,10 @@ from .fold import all_at_site, taken
 from .groups import spread
 from .late import Late
 from .matching import check_fits, fit_rows, matched, picked
-from .outputs import Outputs
 from .plan import Features, Plan, label_of
 from .points import along
 from .progress import report
+from .room import Made, TooMuch
 from .ways import Runner, refused
 
 
@@ -162,6 +162,7 @@ def _scored(q: Question, features: Features, make: Callable[[list[Tree]], Plan] 
         # A view holds all classes.
         parts.append([t.clone() if t.is_floating_point() else t.to(torch.get_default_dtype()) for t in found])
         done += found[0].shape[0]
+        del found  # nobody holds outputs while the next are made
         report(done, plan.runs)
     assert plan is not None
     together = [same[0] if len(same) == 1 else torch.cat(same) for same in zip(*parts)]
@@ -177,20 +178,22 @@ def _mean_over(rows: int, scores: Tensor) -> Tensor:
 def _outputs(q: Question, features: Features, make: Callable[[list[Tree]], Plan] | Plan) -> Iterator[tuple[Plan, list[Tensor]]]:
     """The plan, and what the model gives at its runs, in order, some with each: scores where the target is computed, else
     outputs."""
-    run, late, outputs = Runner(), None, Outputs(q)
-    q = outputs.q
+    run, start, device = Runner(), 0, tensors(q.x)[0].device
     if isinstance(make, Plan):
         plan = make
         report(0, plan.runs)
     elif len(q.sites.sites) == 1 and q.inner and run.ways and not (tracing() or transforms_active() or any_batch()):
-        plan, late = _first(run, q, features, make, outputs)
+        plan, late = _first(run, q, features, make)
         if late is not None:
+            start = late[0].shape[0]
             yield plan, late
+            del late
     else:
         plan = make(look(q) if q.inner else [q.x for _ in q.sites.sites])
         report(0, plan.runs)
-    start, device = 0 if late is None else late[0].shape[0], tensors(q.x)[0].device
-    for a, b in _parts(plan, outputs, start):
+    if not (start or plan.told or run.unsure):
+        run.within(q, plan.values, True)
+    for a, b in ((start + a, start + b) for a, b in chunks(plan.runs - start, plan.at_once)):
         part = plan.part(a, b, device)
         if q.inner or len(q.sites.sites) > 1:
             whole = _all_at_sites(q, features, plan, part) if taken.alone and not transforms_active() else None
@@ -199,13 +202,7 @@ def _outputs(q: Question, features: Features, make: Callable[[list[Tree]], Plan]
             found = _at_input(run, q, features, plan, part)
         for each in found:
             yield plan, each
-
-
-def _parts(plan: Plan, outputs: Outputs, start: int) -> Iterable[tuple[int, int]]:
-    """The runs from `start` on, in chunks: as many at once as planned, or as their outputs allow."""
-    if plan.told or not outputs.suspect(plan.values, plan.at_once):
-        return [(start + a, start + b) for a, b in chunks(plan.runs - start, plan.at_once)]
-    return outputs.limited_parts(start, plan.runs, plan.at_once, plan.values)
+            del each
 
 
 def _output(q: Question, seen: Seen) -> list[Tensor]:
@@ -240,32 +237,42 @@ def _output_at(q: Question, x: Tree) -> list[Tensor]:
     return _output(q, forward(q, kept, x))
 
 
+def _first_part(run: Runner, q: Question, plan: Plan, made: Made) -> list[Tensor]:
+    """What tells the runs of the first chunk."""
+    report(0, plan.runs)
+    if not plan.told:
+        run.within(q, plan.values, True)
+    first = chunks(plan.runs, min(plan.at_once, run.most))[0][1]
+    made.begin(run.limit(first))
+    return plan.part(0, first, tensors(q.x)[0].device)
+
+
 def _first(
-    run: Runner, q: Question, features: Features, make: Callable[[list[Tree]], Plan], outputs: Outputs
+    run: Runner, q: Question, features: Features, make: Callable[[list[Tree]], Plan]
 ) -> tuple[Plan, list[Tensor] | None]:
     """The plan, and the first chunk from the pass that sees the value at the site; None where vmap cannot run the model."""
     plans: list[Plan] = []
-    late = Late()
+    late, made = Late(), Made()
 
     def put(i: int, value: Tree, shared: bool) -> Tree:
         plans[:] = [make([hollow(value)])]
-        runs = plans[0].runs
-        report(0, runs)
-        _, first = next(iter(_parts(plans[0], outputs, 0)))
-        step = late.enter(plans[0].part(0, first, tensors(q.x)[0].device))
+        step = late.enter(_first_part(run, q, plans[0], made))
         with without_modes():  # which have nothing to do with this
             return without(q, features, plans[0], step, 0, value)
 
     def once() -> list[Tensor]:
         late.level = None
-        with quiet, as_it_is if q.create_graph else Folded():
+        with quiet, made, as_it_is if q.create_graph else Folded():
             return late.run(lambda: _output(q, forward(q, put)))
 
     try:
         found = with_own_mapped(once, run.places)
+        run.shown_by(made, late.size)
         return plans[0], None if drawn() else found  # the runner looks whether all steps drew the same
+    except TooMuch as error:
+        run.stopped(error, made)
     except RuntimeError as error:
         if late.level is None or not refused(error):
             raise
         run.refuse(error)
-        return plans[0], None
+    return plans[0], None

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from .._core.passes import Question, Unfused, forward, read, runs_fused, scores
-from .._steps.chunks import check_count, given_chunk, parts
+from .._steps.chunks import check_count, given_chunk
 from .._steps.draws import check_generator, normal_from, seeded
 from .._steps.matching import by_site, fit, matched, ranges
 from .._steps.path import ready
 from .._steps.plan import label_of
 from .._steps.points import along, score_at
 from .._steps.progress import reported
-from .._steps.ways import Runner
+from .._steps.ways import Runner, Steps
 from .._steps.without import look
 from .._torch import tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, copied, tensors
@@ -195,12 +195,13 @@ def _sampled(
     q: Question, site: _Site, move: Callable[[], list[Any]], count: int, shares: bool, chunk_size: ChunkSize
 ) -> tuple[Tensor, Tensor]:
     """``I_s a`` and ``F(x_s)`` for each sample, ``[1 + S, N]``: with nothing moved first."""
-    run = Runner()
     dots: list[Tensor] = []
     found: list[Tensor] = []
     at = [k for k, leaf in enumerate(site.leaves) if isinstance(leaf, Tensor)]
     like = [site.leaves[k] for k in at]
-    for a, b in reported(parts(count + 1, chunk_size, like, shares=bool(q.inner), root=q.bound.root)):
+    of_site = Steps(q, like, shares=bool(q.inner))
+    run = of_site.runner(chunk_size)
+    for a, b in reported(of_site.parts(count + 1, chunk_size)):
         steps = [move() if s else site.leaves for s in range(a, b)]
         points = [torch.stack([step[k] for step in steps]) for k in at]
         dots.append(_dots(site, dict(zip(at, points)), shares))

@@ -81,7 +81,8 @@ def sensitivity_max(
     if layer is None and not any(map(attributable, tensors(x))):
         text = "x holds no floating-point tensor, and integers do not move"
         raise complaint(TypeError, f"{text}: name a layer after the embedding, layer='...', whose value moves.")
-    explain, start = at_noise(method, default_baselines(method), model, x, options)
+    explain, steps = at_noise(method, default_baselines(method), model, x, options)
+    start = steps.like
     given = judged(explain(start), "the method returned")
     here, most = rows(given), torch.zeros(())
     size = _sizes(here)
@@ -89,7 +90,7 @@ def sensitivity_max(
     length = torch.where(length == 0, 1.0, length)
     moved, draw = _moved(explain, start), partial(_uniform, start, radius, generator)
     noise = Rewound([*([] if generator is None else [generator]), *told.generators], device_of(x))
-    for found in sampled(moved, draw, n_samples, _chunk(method, together), start, noise):
+    for found in sampled(steps, moved, draw, n_samples, _chunk(method, together), noise):
         way = (_rows_of_each(judged(found, "the method returned"), here) - here) / size
         most = torch.maximum(most.to(way.device), torch.linalg.vector_norm(way, norm, dim=2).amax(0))
     return (most / length).to(tensors(given)[0].dtype)
