@@ -157,8 +157,9 @@ def fullgraph() -> dict[str, str]:
     import torch
     import torch._dynamo
 
-    from tests.methods import METHODS
+    from tests.methods import METHODS, seed
     from tests.models import CASES, double
+    from tests.pairs import TARGET
     from tests.reference import leaves
 
     torch.manual_seed(0)
@@ -172,15 +173,16 @@ def fullgraph() -> dict[str, str]:
         good, reasons = 0, []
         for name in names:
             row = rows[name]
-            options = row.options | ({"target": 1} if row.targeted else {})
             try:
-                for layer in ("layer1", *([None] if row.at_input else [])):
+                for layer, target in [("layer1", 1), ("layer1", TARGET), *([(None, TARGET)] if row.at_input else [])]:
+                    options = row.options | ({"target": target} if row.targeted else {})
                     torch._dynamo.reset()
                     compiled = torch.compile(row.method, fullgraph=True, backend="aot_eager")
-                    pairs = zip(
-                        leaves(compiled(model, x, layer=layer, **options)), leaves(row.method(model, x, layer=layer, **options))
-                    )
-                    assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-10) for a, b in pairs)
+                    seed()
+                    eager = row.method(model, x, layer=layer, **options)
+                    seed()
+                    pairs = zip(leaves(compiled(model, x, layer=layer, **options)), leaves(eager))
+                    assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-10) for a, b in pairs), "it gives other numbers"
                 good += 1
             except Exception as error:  # any: the table says how many compile
                 reasons.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:150]}")
