@@ -17,6 +17,7 @@ from .close import close
 from .methods import METHODS, Row, seed
 from .models import CASES, MIXING, SPELLINGS, Case, Residual, Text, double
 from .pairs import PAIRS, TARGET, options_of, sites_of, state
+from .reference import leaves
 
 #: One pair per method, and one per net: compiling all of them takes too long.
 COMPILED = [(case, row) for case, row in PAIRS if case.name == "residual" or row.name == "input_x_gradient"]
@@ -50,7 +51,9 @@ def test_compiled_equals_eager(case: Case, row: Row) -> None:
         compiled = torch.compile(row.method, fullgraph=True, backend=counter)
         eager = row.method(model, x, layer=site, **options_of(row, TARGET))
         seed()
-        close(compiled(model, x, layer=site, **options_of(row, TARGET)), eager)
+        found = compiled(model, x, layer=site, **options_of(row, TARGET))
+        close(found, eager)
+        assert not any(t.requires_grad for t in leaves(found))  # no graph that nobody asked for is held by it
         # Other data, another target: the same graph.
         eager = row.method(model, more, layer=site, **options_of(row, TARGET.flip(0)))
         seed()

@@ -88,7 +88,7 @@ def test_a_score_that_is_not_finite_at_the_baseline_alone() -> None:
         return torch.where((v == 0).flatten(1).all(1), math.nan, v.flatten(1).sum(1))
 
     for method, baselines in ((fa.deep_lift, 0.0), (fa.deep_lift_shap, torch.stack([x[0], x[0] * 0]))):
-        with pytest.raises(ValueError, match="the model's score holds NaN or inf"):
+        with pytest.raises(ValueError, match="the model's score at the baseline holds NaN or inf"):
             method(net, x, baselines=baselines)
     assert fa.gradient(net, x).eq(1).all()
 

@@ -94,7 +94,7 @@ def check_result(result: Tree) -> None:
 
 
 class _Met(threading.local):
-    scores: list[Tensor] | None = None  # of the passes of the call that runs; None where nobody will look
+    scores: list[tuple[Tensor, str]] | None = None  # of the passes of the call that runs, and where; None: nobody will look
 
 
 _met = _Met()
@@ -105,22 +105,22 @@ def look_at_scores(begins: bool) -> None:
     _met.scores = [] if begins and may_read() else None
 
 
-def meet(scores: Tensor) -> Tensor:
+def meet(scores: Tensor, at: str = "") -> Tensor:
     """Keep the scores of a pass, to be looked at with those of all others when the call ends: nobody waits for them here."""
     if not tracing() and _met.scores is not None and is_plain(value := plain_data(scores)):
         with without_transforms() if transforms_active() else as_it_is:
-            _met.scores.append(value.detach().clone())
+            _met.scores.append((value.detach().clone(), at))
     return scores
 
 
 def check_scores(size: int) -> None:
     """Refuse to explain a score that is not finite: its gradient may well be, 0 where a constant NaN was put in its place."""
-    met = _met.scores or []
+    met = [value for value, _ in _met.scores or ()]
     many = {value.device for value in met} if len(met) > 1 else ()
     together = [torch.cat([value.flatten() for value in met if value.device == device]) for device in many] or met
     if not all(map(is_finite, together)):
-        value = next(value for value in met if not is_finite(value))
+        value, at = next(each for each in _met.scores or () if not is_finite(each[0]))
         first = int((~value.isfinite()).flatten().nonzero()[0])
         row = f" for example {first} of {size}" if value.shape == (size,) else ""
-        text = f"the model's score holds NaN or inf ({value.flatten()[first].item()}{row}): there is nothing to explain"
+        text = f"the model's score{at} holds NaN or inf ({value.flatten()[first].item()}{row}): there is nothing to explain"
         raise complaint(ValueError, f"{text}. Look at the model's output and, in {value.dtype}, at its range.")

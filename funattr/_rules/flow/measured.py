@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..._torch import base_of, tree_flatten, tree_unflatten
-from ..lift.tape import among
+from ..lift.origins import among
 from ..spelled import Entry
 from .facts import UNKNOWN, Event, Fact, Rules, spot
 from .mode import Ruled, Table

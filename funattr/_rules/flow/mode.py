@@ -15,9 +15,9 @@ from ..._torch import base_of, tracing
 from ..._types import tensors
 from ..lift.dispatch import GRADIENTS, apply
 from ..lift.hidden import custom
+from ..lift.origins import among
 from ..lift.table import ENTRIES, NAMES, SHAPES
 from ..lift.table import PLAIN as LEFT
-from ..lift.tape import among
 from ..relu import ReluRule, in_place
 from ..spelled import Entry
 from .facts import UNKNOWN, Event, Fact, Facts, Rules, Traced

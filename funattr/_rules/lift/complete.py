@@ -12,7 +12,8 @@ from ..._core.score import one_for_each, predicted, score_of
 from ..._torch import is_plain, tracing
 from ..._types import Neuron, Target, Tree, floats_of, tensors
 from ..._words import warn
-from .tape import Origins, Tape
+from .origins import Origins
+from .tape import Tape
 
 
 class Notes:
@@ -60,7 +61,7 @@ def _gap(target: Target, found: list[Tensor], values: list[Tree], base: list[Tre
             pick = predicted(found[0]) if isinstance(target, str) else target
             # One class is what the pass at x was asked for, and checked.
             scores = [end[:, pick] if type(pick) is int and end.dim() == 2 else score_of(end, pick) for end in found]
-        meet(scores[1])  # of x they have been met
+        meet(scores[1], " at the baseline")  # of x they have been met
         rise = scores[0] - scores[1]
         off = rise.sum()
         for v, v0, m in zip(floats_of(values), floats_of(base), tensors(multipliers)):  # integers have no multiplier

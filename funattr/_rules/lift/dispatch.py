@@ -12,8 +12,9 @@ from ..._core.checks import may_read
 from ..._torch import interrupted, tracing, tree_flatten, tree_unflatten, without_modes
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, exported, placed
+from .origins import constant
 from .table import ENTRIES, LINEAR, LINEAR_NAMES, OPENED, PLAIN, RULES, SHAPES, WEIGHED
-from .tape import Lift, Met, constant
+from .tape import Lift, Met
 
 # Python functions that torch wraps: Dynamo finds them by identity only, and takes them for missing in a dictionary.
 _WRAPPED = [(func, entry) for func, entry in ENTRIES.items() if getattr(func, "__module__", "") == "torch._tensor"]

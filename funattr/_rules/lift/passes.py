@@ -120,9 +120,10 @@ def _recorded(task: Task, x: Tree, one_row: OneRow, learns: bool) -> tuple[Tape,
     def keep(t: Tensor) -> Tensor:
         row = one_row(t)
         kept = (t if row is None else row).clone()
-        return kept.detach() if learns else kept
+        return kept.detach() if constants else kept
 
     q, tape = task.q, Tape(keep=keep)
+    constants = learns or (tracing() and not q.create_graph)  # where a graph is made that nobody asked for
     active: list[bool] = []
     found: list[Tree] = [None] * len(q.sites.sites)
 

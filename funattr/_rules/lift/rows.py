@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._core.checks import may_read
+from .origins import among
 from .secants import EXACT, Rule, binary, is_float
 from .slopes import picked, rows, scaled2
-from .tape import Lift, among
+from .tape import Lift
 
 
 def softmax(log: bool) -> Rule:

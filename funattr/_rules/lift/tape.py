@@ -7,21 +7,21 @@ list, a *tape*, by order of call. Of a baseline whose rows are all the same, the
 from __future__ import annotations
 
 import contextlib
-import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MethodWrapperType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..._core.checks import may_read
 from ..._core.kernels import unruled
 from ..._torch import depth, tracing, transforms_active, without_modes
 from ..spelled import Entry
+from .origins import Origins, among, constant
 
 
 class Met(NamedTuple):
@@ -92,7 +92,10 @@ class Lift(TorchFunctionMode):
         if not self.active:
             return unruled(func, args, kwargs)
         if tracing():
-            return self.rules(self, func, args, kwargs)
+            found = self.rules(self, func, args, kwargs)
+            if self.baseline is not None:
+                self.origins.trace((*args, *kwargs.values()), found)
+            return found
         if depth() > self.level:
             self.inside = True
             return func(*args, **kwargs)
@@ -100,7 +103,7 @@ class Lift(TorchFunctionMode):
             return func(*args, **kwargs)
         replays = self.baseline is not None
         # Before something is written to them. (While a baseline is recorded another mode may be on, which sees what is read.)
-        given = [(t, replays and t.requires_grad) for t in among((*args, *kwargs.values()))]
+        given = [(t, replays and self.origins.is_live(t)) for t in among((*args, *kwargs.values()))]
         found = self.rules(self, func, args, kwargs)
         if not (replays and self.origins.goes_on(given, found)):
             self.origins.note(func, given, among((found,)), replays)
@@ -162,7 +165,7 @@ class Lift(TorchFunctionMode):
 
     def settled(self, t: Tensor, met: Met) -> Met:
         """What has no gradient: as it is at both ends if it comes from the site, otherwise as it is at x."""
-        if tracing() or self.follows(t):
+        if self.follows(t):
             return met
         if may_read() and not self.moved and bool((met.own != met.base).any()):
             self.moved.append(self.name)
@@ -179,7 +182,7 @@ class Lift(TorchFunctionMode):
 
     def follows(self, t: Tensor) -> bool:
         """Whether `t` comes from the site, and no gradient can say so."""
-        return not tracing() and id(t) in self.origins.cut
+        return self.origins.is_traced(t) if tracing() else id(t) in self.origins.cut
 
     def constant(self, t: Any) -> bool:
         """Whether `t` is known to be the same at x and at the baseline."""
@@ -195,73 +198,6 @@ class Lift(TorchFunctionMode):
         return torch.no_grad() if tracing() or not transforms_active() else _Aside()
 
 
-class Origins:
-    """Where tensors come from that carry no gradient. All that is noted is kept until the pass ends: an id is then its own.
-
-    `fixed` are made of parameters and nothing else. `cut` come from the site, by operations without a gradient: `cuts` are
-    their names. `around` says that something else was used, which may depend on the input around the site.
-    """
-
-    def __init__(self) -> None:
-        self.fixed: dict[int, Tensor] = {}
-        self.made: dict[int, Tensor] = {}  # of nothing but numbers
-        self.cut: dict[int, Tensor] = {}
-        self.cuts: list[str] = []
-        self.around: dict[int, weakref.ref[Tensor]] = {}
-        self.writes = False
-
-    def goes_on(self, given: list[tuple[Tensor, bool]], found: Any) -> bool:
-        """Whether a call made of what has a gradient, and of parameters, what has one: as most do, and nothing to note."""
-        if type(found) is not Tensor or not found.requires_grad:
-            return False
-        moves = False
-        for t, live in given:
-            if t is found or not (live or constant(t)):
-                return False
-            moves = moves or not self.is_fixed(t)
-        return moves
-
-    def note(self, func: Any, given: list[tuple[Tensor, bool]], results: list[Tensor], replays: bool) -> None:
-        """What a call made of tensors that did require a gradient, or did not."""
-        if not given:
-            self.made.update((id(t), t) for t in results)
-        elif self.is_fixed(given[0][0]) and all(self.is_fixed(t) for t, _ in given):
-            if not self.writes:
-                self.fixed.update((id(t), t) for t in results if not constant(t))
-        else:
-            if func is Tensor.__setitem__ or (results and any(results[0] is t for t, _ in given)):  # something is written to
-                self.writes = self.writes or bool(self.fixed)
-                self.fixed.clear()
-                self.made.clear()
-            if replays:
-                self._follow(func, given, results)
-
-    def is_fixed(self, t: Tensor) -> bool:
-        return constant(t) or id(t) in self.fixed
-
-    def _follow(self, func: Any, given: list[tuple[Tensor, bool]], results: list[Tensor]) -> None:
-        others = [(t, live) for t, live in given if not self.is_fixed(t) and (live or id(t) not in self.made)]
-        live = any(live for _, live in others)
-        self.around.update((id(t), weakref.ref(t)) for t, live in others if not live and id(t) not in self.cut)
-        if live or any(id(t) in self.cut for t, _ in others):
-            dead = [t for t in results if not t.requires_grad]
-            self.cut.update((id(t), t) for t in dead)
-            if live and dead:
-                self.cuts.append(getattr(func, "__name__", repr(func)))
-        elif not others:
-            self.made.update((id(t), t) for t in results)
-
-
-def among(values: Iterable[Any]) -> list[Tensor]:
-    found = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (tuple, list)):
-            found += among(value)
-    return found
-
-
 class _Aside(torch.no_grad):
     """Without a graph, and unseen by other modes: under vmap there is one for attention, and slopes take many operations."""
 
@@ -275,10 +211,6 @@ class _Aside(torch.no_grad):
             self.modes.__exit__(*exception)
         finally:
             super().__exit__(*exception)
-
-
-def constant(t: Any) -> bool:
-    return type(t) is not Tensor and isinstance(t, nn.Parameter)  # the first says it sooner of most
 
 
 def fits(shape: Sequence[int], base: Sequence[int]) -> bool:

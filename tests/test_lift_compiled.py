@@ -1,0 +1,100 @@
+"""DeepLIFT compiled: what has no gradient (casts, masks, detached parts) has the slope that it has in eager mode."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import funattr as fa
+
+from .breadth import breadth
+from .close import close
+from .test_lift_gates import ELEMENTWISE
+
+#: Of a tensor z with a gradient: to another dtype and back, and gates that are cast. Beside z, some take what does
+#: not come from the site.
+CASTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "to bfloat16 and back": lambda z, g: torch.tanh(z.to(torch.bfloat16)).to(z.dtype),
+    "float and back": lambda z, g: torch.sin(z.float()).double(),
+    "type_as": lambda z, g: torch.sin(z.half()).type_as(z) * z,
+    "type": lambda z, g: z.type(torch.float32).exp().type(torch.float64),
+    "to a tensor": lambda z, g: (z.to(torch.float32) * z).to(z),
+    "a softmax with a dtype": lambda z, g: torch.softmax(z, -1, dtype=torch.float32).to(z.dtype) * z,
+    "a mask, type_as": lambda z, g: z * (z.abs() > 0.3).type_as(z),
+    "a mask, half, float": lambda z, g: z * (1 - (z > 0).half().double()),
+    "a mask that goes on": lambda z, g: z * ((z > 0).to(z.dtype).cumsum(-1) - 0.5)[None][0],
+    "whole numbers": lambda z, g: z * (z * 3).long().double() + z * (z > 0).int(),
+    "one of many": lambda z, g: z * F.one_hot(z.argmax(-1), 8).double(),
+    "detached and rounded": lambda z, g: z * z.detach().round() + z / (1 + (z.detach() > 0.1).to(torch.float32)),
+    "a mask from elsewhere": lambda z, g: z.tanh() * (g > 0),
+    "a cast from elsewhere": lambda z, g: z.tanh() * (g > 0).double(),
+    "detached, from elsewhere": lambda z, g: z.tanh() * g.detach(),
+    "from elsewhere": lambda z, g: z.tanh() * g.sigmoid(),
+}
+GATES = {name: (lambda z, g, act=act: act(z)) for name, act in ELEMENTWISE.items()}
+FEW = {name: CASTS[name] for name in ("a mask, type_as", "a cast from elsewhere", "detached, from elsewhere")}
+ACTS: dict[str, dict[str, Callable[..., Tensor]]] = {"few": FEW, "casts": CASTS, "gates": GATES}
+
+
+class Many(nn.Module):
+    """All of them side by side: one graph to compile."""
+
+    def __init__(self, acts: dict[str, Callable[..., Tensor]], first: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.site, self.beside, self.first = nn.Linear(6, 8), nn.Linear(6, 8), first
+        self.last, self.acts = nn.Linear(8 * len(acts), 3), acts
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.site(x) if self.first else None
+        g = self.beside(x)
+        z = self.site(x) if z is None else z
+        found: Tensor = self.last(torch.cat([act(z, g) for act in self.acts.values()], 1))
+        return found
+
+
+METHODS = {
+    "deep_lift": partial(fa.deep_lift, baselines=0.2),
+    "deep_lift_shap": partial(fa.deep_lift_shap, baselines=torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(2, 6)),
+}
+CALLS = [(name, kind, layer) for name in METHODS for kind in ACTS for layer in (None, "site")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "layer"), breadth(CALLS, lambda call: call == ("deep_lift", "few", "site"), several=True)
+)
+def test_compiled_casts_and_gates(name: str, kind: str, layer: str | None) -> None:
+    model, x = Many(ACTS[kind]), torch.randn(3, 6, dtype=torch.float64)
+    method: Any = METHODS[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        eager = method(model, x, target=1, layer=layer)
+        torch._dynamo.reset()
+        fast: Any = torch.compile(method, fullgraph=True, backend="aot_eager")
+        found = fast(model, x, target=1, layer=layer)
+    close(found, eager, 1e-7)
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize("cast", [name for name in CASTS if "elsewhere" in name])
+def test_what_runs_first_is_no_matter(cast: str) -> None:
+    """What a layer beside the site gives does not come from it, also where it has a gradient, of its weights."""
+    x, found = torch.randn(3, 6, dtype=torch.float64), []
+    for first in (True, False):
+        model = Many({cast: CASTS[cast]}, first)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found.append(fa.deep_lift(model, x, target=1, layer="site", baselines=0.2))
+        assert ["others at the baseline" in str(each.message) for each in said] == [True] * (cast == "a mask from elsewhere")
+    close(found[0], found[1])
+    if "mask" in cast:
+        z, z0 = (model.site(t).tanh() for t in (x, torch.full_like(x, 0.2)))
+        close(found[0], ((z - z0) * (model.beside(x) > 0) * model.last.weight[1]).detach())

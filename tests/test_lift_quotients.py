@@ -1,0 +1,83 @@
+"""DeepLIFT of quotients whose denominator is nearly nothing at the baseline: cosines, correlations, overlaps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import funattr as fa
+
+from .close import close
+
+P = torch.linspace(-1, 1, 64, dtype=torch.float64).reshape(8, 8)
+
+
+def dot(z: Tensor) -> Tensor:
+    return (z * P[0]).sum(-1)
+
+
+def correlation(z: Tensor) -> Tensor:
+    c = z.reshape(-1, 2, 4) - z.reshape(-1, 2, 4).mean(-1, keepdim=True)
+    return (c[:, 0] * c[:, 1]).sum(-1) / ((c[:, 0] ** 2).sum(-1) * (c[:, 1] ** 2).sum(-1) + 1e-12).sqrt()
+
+
+def among_themselves(z: Tensor) -> Tensor:
+    a = z.reshape(-1, 2, 4)
+    lengths = a.norm(dim=-1)
+    return ((a @ a.mT) / (lengths[:, :, None] * lengths[:, None] + 1e-8)).flatten(1)
+
+
+#: Each is in [-1, 1], or is at most 2.
+BOUNDED: dict[str, Callable[[Tensor], Tensor]] = {
+    "cosine_similarity": lambda z: F.cosine_similarity(z[:, None], P[None], dim=-1),
+    "quotient": lambda z: dot(z) / (z.norm(dim=-1) * P[0].norm() + 1e-8),
+    "clamped": lambda z: dot(z) / z.norm(dim=-1).clamp_min(1e-12),
+    "times a reciprocal": lambda z: dot(z) * (1 / (z.norm(dim=-1) + 1e-8)),
+    "a root, reciprocal": lambda z: torch.rsqrt(z.pow(2).sum(-1) + 1e-10).mul(dot(z)),
+    "of a table": lambda z: (z @ P.T) / (z.norm(dim=-1)[:, None] * P.norm(dim=1)[None] + 1e-8),
+    "among themselves": among_themselves,
+    "correlation": correlation,
+    "overlap": lambda z: 2 * (z.abs() * P[0].abs()).sum(-1) / (z.abs().sum(-1) + 1e-6),
+    "one by one": lambda z: torch.stack([z[:, i] / (z.pow(2).mean(-1) + 1e-8).sqrt() for i in range(8)], 1),
+}
+
+
+class Net(nn.Module):
+    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.act = nn.Linear(6, 8, bias=False), act
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.act(self.a(x)).reshape(len(x), -1)
+        return found @ torch.linspace(1, 0.1, found.shape[1], dtype=x.dtype)
+
+
+@pytest.mark.parametrize("baseline", [0.0, 1e-5])
+@pytest.mark.parametrize("name", BOUNDED)
+def test_shares_of_what_is_bounded_are_of_its_size(name: str, baseline: float) -> None:
+    """They were 1e5 to 1e9, which sum to the difference of the scores as well."""
+    model, x = Net(BOUNDED[name]), torch.randn(4, 6, dtype=torch.float64)
+    found = fa.deep_lift(model, x, baselines=baseline)
+    close(found.sum(1), (model(x) - model(torch.full_like(x, baseline))).detach(), 1e-9)
+    assert found.abs().max() < 5
+
+
+def test_a_quotient_is_a_product_from_the_other_side() -> None:
+    """Where the denominator is far from what it was: of ``z y = x``, ``dz (y + y0) / 2 + dy (z + z0) / 2 = dx``. Elsewhere the
+    share is the mean over who comes first."""
+    a, b = torch.tensor([[0.7]]).double(), torch.tensor([[2.0]]).double()
+    for b0, far in ((1e-3, True), (0.5, False)):
+        a0, base = torch.tensor([[0.2]]).double(), torch.tensor([[b0]]).double()
+        of_a, of_b = fa.deep_lift(lambda a, b: (a / b).sum(1), (a, b), baselines=(a0, base))
+        if far:
+            close(of_a, (a - a0) * 2 / (b + base))
+            close(of_b, -(b - base) * (a / b + a0 / base) / (b + base))
+        else:
+            close(of_a, ((a - a0) / b + (a - a0) / base) / 2)
+            close(of_b, (a * (1 / b - 1 / base) + a0 * (1 / b - 1 / base)) / 2)
