@@ -46,8 +46,8 @@ NOTES = {
     "that need one run on embeddings as the input, in the rows so named.",
     "relu": "The model has no ReLU: the rule would change nothing (a `ValueError`).",
     "space": "The value at the place has no spatial dimensions like the input's, or is several tensors (a `ValueError`).",
-    "rows": "The value at the place has no row for each example: windows cut out of the batch, the state of an LSTM, a table of "
-    "position embeddings (a `ValueError`).",
+    "rows": "The value at the place has no row for each example: windows cut out of the batch, the state of an LSTM, a table "
+    "of position embeddings (a `ValueError`).",
 }
 
 ABOUT = {
