@@ -93,7 +93,7 @@ class Lift(TorchFunctionMode):
             return unruled(func, args, kwargs)
         if tracing():
             found = self.rules(self, func, args, kwargs)
-            self.origins.trace(sources(func, (*args, *kwargs.values())), found)
+            self.origins.trace(sources(func, (*args, *kwargs.values())), args[0] if func is Tensor.__setitem__ else found)
             return found
         if depth() > self.level:
             self.inside = True
