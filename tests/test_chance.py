@@ -24,6 +24,10 @@ def picked(h: Tensor) -> Tensor:
     return h * torch.zeros(6, dtype=h.dtype).index_fill(0, which, 1.0)
 
 
+def attend(h: Tensor, **options: float) -> Tensor:
+    return h + F.scaled_dot_product_attention(h[:, None], h[:, None], h[:, None], **options)[:, 0]  # type: ignore[arg-type]  # one of several
+
+
 DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
     "variational": lambda h: h + torch.randn_like(h) * h,
     "dropout that stays on": lambda h: F.dropout(h, 0.5, training=True),
@@ -32,6 +36,10 @@ DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
     "multinomial": picked,
     "distributions": lambda h: torch.distributions.Normal(h, h.square() + 1).rsample(),
     "noise for all rows": lambda h: h * torch.randn(6, dtype=h.dtype),
+    "attention": lambda h: F.scaled_dot_product_attention(h[:, None], h[:, None], h[:, None], None, 0.5)[:, 0],
+    "by a name": lambda h: attend(h, dropout_p=0.5),
+    "Python": lambda h: h * random.random(),
+    "numpy": lambda h: h * torch.from_numpy(np.random.rand(6)),
 }
 
 
@@ -69,6 +77,8 @@ COMBINED: dict[str, Callable[..., Any]] = {
 def quietly(run: Callable[[], Any], seed: int = 7) -> tuple[Any, list[str], float]:
     """What it gives after a seed, what it warns of, and the next number of the global generator."""
     torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         found = run()

@@ -87,3 +87,33 @@ def test_the_sum_is_looked_at_whatever_runs_at_once(
     monkeypatch.setattr(passes, "replayed", double)
     with pytest.warns(UserWarning, match="miss the difference of the scores"):
         deep_lift_shap(model, x, target=target, baselines=many, chunk_size=chunk_size)
+
+
+TABLES: dict[int, Tensor] = {}
+
+
+def table(size: int) -> Tensor:
+    if size not in TABLES:
+        TABLES[size] = torch.arange(size, dtype=torch.float64).cos()
+    return TABLES[size]
+
+
+def test_a_table_that_a_function_fills_in_the_first_pass() -> None:
+    """Kept for all models, it is not made again at the baseline: that is no other path."""
+
+    class Tabled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line, self.head = nn.Linear(4, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Any:
+            h = self.line(x)
+            return self.head(torch.tanh(h * table(h.shape[-1])))
+
+    model, x = Tabled().double().eval(), torch.randn(3, 4, dtype=torch.float64)
+    references = torch.randn(2, 4, dtype=torch.float64)
+    for chunk_size in (None, 1, 2):
+        TABLES.clear()
+        found = deep_lift_shap(model, x, baselines=references, target=1, chunk_size=chunk_size)
+        TABLES.clear()
+        torch.testing.assert_close(tensor(found).sum(1), (model(x) - model(references).mean(0))[:, 1].detach())

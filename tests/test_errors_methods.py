@@ -17,7 +17,6 @@ from .wrong import (
     conv,
     ids,
     image,
-    in_place,
     mlp,
     refuses,
     scripted,
@@ -109,10 +108,6 @@ TABLE: list[Row] = [
     ),
     ("scripted", lambda: fa.guided_backprop(PartScripted(), x, target=1), ValueError, ["scripted or compiled"]),
     ("scripted whole", lambda: fa.deconvnet(scripted, x, target=1), ValueError, ["scripted or compiled"]),
-    *[
-        ("compiled in place", lambda: fa.guided_backprop(in_place, x, target=1), ValueError, ["scripted or compiled"])
-        for _ in range(hasattr(in_place, "compile"))
-    ],
     (
         "relu in an rnn",
         lambda: fa.guided_backprop(

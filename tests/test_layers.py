@@ -361,8 +361,12 @@ def test_what_does_not_run_says_why() -> None:
     assert why["blocks"] == "a container, never called: name a layer inside"
     assert why["unused"] == "does not run: the forward pass does not call it"
     assert why["attention.out_proj"] == "used by nn.MultiheadAttention without a call: name that"
-    assert why["fast._orig_mod.fc1"] == why["in_place"] == why["in_place.fc1"] == why["scripted.fc1"] == opaque
-    assert {name for name, row in found.items() if row.runs} == {"blocks.0", "attention", "fast", "scripted"}
+    assert why["scripted.fc1"] == opaque
+    compiled = {name for name in found if name.startswith(("fast", "in_place"))}
+    if not hasattr(torch.compiler, "set_stance"):  # before torch 2.6 nothing that is compiled can be run as it was written
+        assert {why[name] for name in compiled - {"fast"}} == {opaque}
+        compiled = {"fast"}
+    assert {name for name, row in found.items() if row.runs} == {"blocks.0", "attention", "scripted", *compiled}
     for name, row in found.items():
         if row.runs == 0:
             with pytest.raises(ValueError, match="did not run"):

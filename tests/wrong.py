@@ -82,9 +82,6 @@ class Checkpointed(nn.Module):
 
 
 attention = nn.Sequential(nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True)).eval()
-in_place = Mlp().eval()
-if hasattr(in_place, "compile"):  # since torch 2.2
-    in_place.fc1.compile(backend="eager")
 
 
 def tried(table: list[Row]) -> pytest.MarkDecorator:

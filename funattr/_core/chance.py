@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import random
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,16 +27,31 @@ T = TypeVar("T")
 DRAWS = "the model draws random numbers: all passes of a call have the same, and the attributions are of the function they make"
 
 
+class Beside(NamedTuple):
+    """A global generator that is not torch's."""
+
+    get_state: Callable[[], Any]
+    set_state: Callable[[Any], Any]
+    draw: Callable[[], Any]
+
+
+_BESIDE = (
+    Beside(random.getstate, random.setstate, random.random),
+    Beside(lambda: np.random.get_state(legacy=False), lambda state: np.random.set_state(state), lambda: np.random.random()),
+)
+Generators: TypeAlias = Sequence[torch.Generator | Beside]
+
+
 class Chance:
     """The draws of one call: where they start in each pass."""
 
-    def __init__(self, generators: Sequence[torch.Generator], apart: bool, told: bool) -> None:
+    def __init__(self, generators: Generators, apart: bool, told: bool) -> None:
         self.generators = generators
         self.apart = apart  # the method draws too
         self.told = told
         self.drew = False
-        self.start: list[Tensor] | None = None
-        self.after: list[Tensor] | None = None  # a whole pass
+        self.start: list[Any] | None = None
+        self.after: list[Any] | None = None  # a whole pass
 
     def __enter__(self) -> None:
         _here.chance = self
@@ -45,7 +62,8 @@ class Chance:
         _here.chance = None
         if self.drew and self.apart:
             for g in self.generators:
-                torch.rand((), generator=g, device=g.device)  # the next call has draws of its own
+                # The next call has draws of its own.
+                g.draw() if isinstance(g, Beside) else torch.rand((), generator=g, device=g.device)
         elif self.drew and self.after is not None:
             _set(self.generators, self.after)
 
@@ -64,7 +82,7 @@ class Chance:
             self._ended(before, whole)
         return found
 
-    def _ended(self, before: list[Tensor], whole: bool) -> None:
+    def _ended(self, before: list[Any], whole: bool) -> None:
         assert self.start is not None
         after = _get(self.generators)
         if not self.drew and any(map(_moved, self.start, after)):
@@ -97,25 +115,28 @@ def chance_of(modules: Sequence[nn.Module], model: Any, x: Tree, apart: bool, tr
         return as_it_is
     cuda = {t.device.index or 0 for t in tensors(x) if t.device.type == "cuda"}
     generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in sorted(cuda))]
-    return Chance(generators, apart, told=training)
+    others = _RANDOM.in_modules(modules) or (not isinstance(model, nn.Module) and _RANDOM.in_function(model))
+    return Chance([*generators, *(_BESIDE if others else ())], apart, told=training)
 
 
-def _get(generators: Sequence[torch.Generator]) -> list[Tensor]:
+def _get(generators: Generators) -> list[Any]:
     return [g.get_state() for g in generators]
 
 
-def _moved(a: Tensor, b: Tensor) -> bool:
+def _moved(a: Any, b: Any) -> bool:
     with beside_traces():
-        return not torch.equal(a, b)
+        return not same_state(a, b)
 
 
-def _set(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
+def _set(generators: Generators, states: Sequence[Any]) -> None:
     for g, state in zip(generators, states):
         g.set_state(state)
 
 
-def _apart(generator: torch.Generator, state: Tensor) -> Tensor:
-    """A state to start from that nobody else draws from, and that `state` decides."""
+def _apart(generator: torch.Generator | Beside, state: Any) -> Any:
+    """A state to start from that nobody else draws from, and that `state` decides. From what is not torch's no method draws."""
+    if isinstance(generator, Beside):
+        return state
     seed = int.from_bytes(hashlib.blake2b(state.numpy().tobytes(), digest_size=7).digest(), "little")
     return torch.Generator(generator.device).manual_seed(seed).get_state()
 
@@ -128,9 +149,11 @@ _here = _Here()
 
 _WORDS = Words(
     *("rand", "drop", "bernoulli", "multinomial", "normal", "poisson", "sampl", "rrelu", "gumbel", "uniform", "exponential"),
-    *("geometric", "cauchy", "generator", "noise", "stochastic", "distribution"),
+    *("geometric", "cauchy", "generator", "noise", "stochastic", "distribution", "scaled_dot_product"),
     also=(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, torch.jit.ScriptModule),
 )
+#: Python's and numpy's, which cost more to look at.
+_RANDOM = Words("random")
 
 
 # Generators that a model keeps.

@@ -105,3 +105,5 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
             yield from _names(inner)
+        elif isinstance(inner, tuple):  # those of arguments, as dropout_p=, among others
+            yield from (name for name in inner if isinstance(name, str))

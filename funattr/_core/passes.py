@@ -21,7 +21,7 @@ from .score import neuron_score, score_of, the_tensor
 from .sites import Sites, resolve
 from .state import observed
 from .tap import Run, Site, Stop
-from .where import Bound, all_modules, bind, sees_nothing_inside, takes
+from .where import Bound, all_modules, bind, opaque_module, takes, uncompiled
 
 
 class Question(NamedTuple):
@@ -52,8 +52,10 @@ def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create
     sites, neuron = resolve(bound, layer), None
     if isinstance(target, Neuron):
         neuron = resolve(bound, target.layer).sites[0]
-    for site in (*sites.sites, neuron):
-        if site is not None and site.call is not None and site.call < 0:
+    every = [site for site in (*sites.sites, neuron) if site is not None]
+    bound = uncompiled(bound, [site.layer for site in every])
+    for site in every:
+        if site.call is not None and site.call < 0:
             counted = partial(_counted, bound, x, (*sites.sites, neuron))
             *found, neuron = target.take(counted) if isinstance(target, Row) else counted()
             sites = sites._replace(sites=tuple(found))
@@ -289,10 +291,8 @@ def _not_reached(bound: Bound, site: Site, count: int) -> str:
     if count:
         return f"layer {site.label} ran {count} times, so call={site.call} does not exist: use 0 to {count - 1}, or -1."
     reason = "Is it part of this model, and used in its forward pass?"
-    opaque = next((m for m in bound.root.modules() if sees_nothing_inside(m)), None) if bound.root is not None else None
-    if opaque is not None:
-        held = f"{'scripted' if isinstance(opaque, torch.jit.ScriptModule) else 'compiled'} module ({type(opaque).__name__})"
-        reason = f"The model holds a {held}, and layers inside one cannot be tapped: pass the model before it was."
+    if (opaque := opaque_module(bound.root)) is not None:
+        reason = f"The model holds a {opaque}, and layers inside one cannot be tapped: pass the model before it was."
     elif isinstance(site.layer, (nn.ModuleList, nn.ModuleDict)):
         reason = f"A {type(site.layer).__name__} is a container that is never called: name one of its layers."
     elif type(site.layer).__name__ == "NonDynamicallyQuantizableLinear":

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import beside_traces, is_view, is_wrapped, times_written, tracing, without_transforms
+from .._torch import beside_traces, is_plain, is_view, is_wrapped, times_written, tracing, without_transforms
 from .._types import as_it_is
 from .._words import warn
 from .chance import DRAWS, GENERATORS, generator_kind, same_state, with_same_draws
@@ -43,13 +43,14 @@ class State:
     def __init__(self) -> None:
         self.holders: list[tuple[Any, Any]] = []
         self.tensors: dict[int, tuple[Tensor, int, Tensor]] = {}
+        self.lies: list[tuple[Tensor, Tensor]] = []  # plain ones, and where they lie
         self.modules: list[tuple[nn.Module, tuple[int, int]]] = []
         self.hooks: list[tuple[nn.Module, Any]] = []
         self.met: set[int] = set()
         self.arrays: list[tuple[Any, Any]] = []  # of numpy, and copies
         self.draws: list[tuple[Any, str, Any]] = []  # generators of the model's own, and how they were
         self.told = False
-        self.parameters: list[tuple[Tensor, Tensor, Tensor]] = []  # of models that write to them: where they lie, and a copy
+        self.parameters: list[tuple[Tensor, Tensor]] = []  # of models that write to them: where they lie, and a copy
         self.lent: list[tuple[dict[str, Any], dict[str, Any]]] = []  # attributes of parameters of others' kinds
         self.lying: set[int] = set()  # where these lie in memory
         self.times = 0  # how often a tensor was put back
@@ -60,8 +61,7 @@ class State:
             return
         self.met.add(id(value))
         if isinstance(value, Tensor):
-            if value.layout is torch.strided and not (self.lying and value.data_ptr() in self.lying):  # else a weight
-                self.tensors[id(value)] = value, times_written(value), _copied(value)
+            self.note_tensor(value)
         elif isinstance(value, nn.Module):
             self.note_module(value, depth)
         elif isinstance(value, (tuple, list, deque, set, dict)):
@@ -81,6 +81,12 @@ class State:
             if (slots := slots_of(value)) is not None:
                 self.note_items(slots, depth)
             self.note_class(type(value), depth)
+
+    def note_tensor(self, t: Tensor) -> None:
+        if t.layout is torch.strided and not (self.lying and t.data_ptr() in self.lying):  # else a weight
+            self.tensors[id(t)] = t, times_written(t), _copied(t)
+            with beside_traces():
+                self.lies += [(t, t.detach())] if is_plain(t) and not is_wrapped(t) else []
 
     def note_class(self, kind: type, depth: int) -> None:
         """Keep what classes of others hold for all their objects."""
@@ -127,7 +133,8 @@ class State:
                 if id(weight) not in self.met:
                     self.met.add(id(weight))
                     with beside_traces():
-                        self.parameters.append((weight, weight.detach(), _copied(weight).detach()))
+                        self.lies.append((weight, where := weight.detach()))
+                        self.parameters.append((where, _copied(weight).detach()))
 
     def __enter__(self) -> None:
         _kept.state = self
@@ -142,6 +149,9 @@ class State:
 
     def ready(self) -> None:
         """Before a pass, and in the end: tensors hold what they held; no graph of the pass before needs what it wrote."""
+        for t, where in self.lies:
+            if t.data_ptr() != where.data_ptr():  # t.data = another
+                t.data = where
         for key, (t, version, before) in self.tensors.items():
             if times_written(t) != version:
                 with as_it_is if is_wrapped(t) else without_transforms():
@@ -150,9 +160,7 @@ class State:
                         t.detach_()  # what was written came with a graph
                 self.tensors[key] = t, times_written(t), before
                 self.times += 1
-        for weight, where, before in self.parameters:
-            if weight.data_ptr() != where.data_ptr():
-                weight.data = where
+        for where, before in self.parameters:
             with beside_traces():
                 if not torch.equal(where, before):  # written through .data, it has no new version
                     where.data.copy_(before)
@@ -160,12 +168,11 @@ class State:
         for array, before in self.arrays:
             array[...] = before
         for generator, kind, before in self.draws:
-            read, write = GENERATORS[kind]
-            if not same_state(read(generator), before):
+            if not same_state(GENERATORS[kind][0](generator), before):
                 if not self.told:
                     warn(f"{DRAWS}. It has a generator of its own, which is put back: every call starts from what is there.")
                 self.told = True
-                write(generator, before)
+                GENERATORS[kind][1](generator, before)
 
     def back(self) -> None:
         """After a pass: containers hold what they held."""

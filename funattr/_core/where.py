@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .._habits import did_you_mean
-from .._torch import tracing
+from .._torch import as_written, compiled_from, may_be_compiled, tracing
 from .._types import Model
 from .._words import complaint, kind_of
 
@@ -63,6 +63,8 @@ def bind(model: Model | Bound) -> Bound:
         return Bound(model, model)
     if isinstance(model, Bound):
         return model
+    if compiled_from(model) is not None:
+        return bind(compiled_from(model))
     if isinstance(model, partial):
         if is_functional_call(model):
             return _bind_functional(*model.args, **model.keywords)
@@ -110,14 +112,30 @@ def find(root: nn.Module | None, name: str, outer: nn.Module | None = None) -> n
         if child is None:
             inside = held_by(inner)
             if inside is None:
-                raise complaint(ValueError, _no_layer(root, name))
+                child = _past_wrappers(root, name) or (None if outer is None else _past_wrappers(outer, name))
+                if child is None:
+                    raise complaint(ValueError, _no_layer(root, name))
+                break
             inner = inside
     return child
 
 
+_WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
 def held_by(module: nn.Module) -> nn.Module | None:
     """What a wrapper (DistributedDataParallel, a compiled child) holds; None of any other module."""
-    return next((child for key, child in module._modules.items() if key in ("module", "_orig_mod")), None)
+    return next((child for key, child in module._modules.items() if key in _WRAPPED), None)
+
+
+def _past_wrappers(module: nn.Module, name: str) -> nn.Module | None:
+    """The layer of that name where wrappers on the way to it are not named."""
+    found: nn.Module | None = module
+    for part in name.split("."):
+        while found is not None and part not in found._modules:
+            found = held_by(found)
+        found = None if found is None else found._modules[part]
+    return found
 
 
 def _submodule(module: nn.Module, name: str) -> nn.Module | None:
@@ -140,21 +158,41 @@ def _no_layer(root: nn.Module, name: str) -> str:
 
 def sees_nothing_inside(module: nn.Module) -> bool:
     """Whether taps and rules cannot see the operations inside `module`: it is scripted or compiled."""
-    return (
-        isinstance(module, torch.jit.ScriptModule)
-        or "_orig_mod" in module._modules
-        or getattr(module, "_compiled_call_impl", None) is not None
-    )
+    return isinstance(module, torch.jit.ScriptModule) or _is_compiled(module)
 
 
-def unseen_modules(root: nn.Module) -> set[nn.Module]:
+def _is_compiled(module: nn.Module) -> bool:
+    in_place = getattr(module, "_compiled_call_impl", None) is not None
+    return in_place or "_orig_mod" in module._modules or compiled_from(getattr(module, "forward", None)) is not None
+
+
+def unseen_modules(root: nn.Module, opaque: Callable[[nn.Module], bool] = sees_nothing_inside) -> set[nn.Module]:
     """The modules that taps do not reach: what a scripted or compiled module holds, and modules compiled in place."""
     hidden: set[nn.Module] = set()
-    for module in root.modules():
-        if sees_nothing_inside(module):
+    for module in all_modules(root):
+        if opaque(module):
             wrapped = getattr(module, "_compiled_call_impl", None) is None
             hidden |= {inside for inside in module.modules() if not (wrapped and inside is module)}
     return hidden
+
+
+def opaque_module(root: nn.Module | None) -> str | None:
+    """The first module that nobody sees inside of, in words."""
+    found = next(filter(sees_nothing_inside, all_modules(root)), None)
+    kind = "scripted" if isinstance(found, torch.jit.ScriptModule) else "compiled"
+    return None if found is None else f"{kind} module ({type(found).__name__})"
+
+
+def uncompiled(bound: Bound, layers: Iterable[nn.Module] | None = None) -> Bound:
+    """The model, in which what is compiled runs as it was written if one of the `layers`, or anything, is in there: taps and
+    rules see nothing of it otherwise. Of a function nobody knows what it runs."""
+    if not may_be_compiled() or (layers is not None and not layers):
+        return bound
+    if bound.root is not None:
+        inside = unseen_modules(bound.root, _is_compiled)
+        if not (inside if layers is None else inside.intersection(layers)):
+            return bound
+    return bound._replace(call=partial(as_written, bound.call))
 
 
 def all_modules(root: nn.Module | None) -> list[nn.Module]:
@@ -204,17 +242,19 @@ def built(module: nn.Module) -> tuple[int, int]:
     return len(module._modules), len(module._parameters)
 
 
-def refuse_opaque(bound: Bound) -> None:
-    """A rule for the backward pass must see every operation."""
+def transparent(bound: Bound) -> Bound:
+    """The model for rules for the backward pass, which must see every operation."""
     if tracing():
-        return
+        return bound
+    found = uncompiled(bound)
     for module in all_modules(bound.root):
-        if sees_nothing_inside(module):
+        if sees_nothing_inside(module) and (found is bound or not _is_compiled(module)):
             raise complaint(
                 ValueError,
                 f"the model holds a {type(module).__name__}, and a backward rule cannot reach the operations inside a "
                 f"scripted or compiled module: pass the model before it was.",
             )
+    return found
 
 
 def takes(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from .._core.checks import check_structure
 from .._core.passes import watched
 from .._core.state import statistics_kept
 from .._core.tap import Run, Site
-from .._core.where import bind, unseen_modules
+from .._core.where import bind, sees_nothing_inside, uncompiled, unseen_modules
 from .._types import Model, Tree, batch_size, tensors
 from .._words import complaint, door
 
@@ -143,12 +143,17 @@ def layers(model: Model, x: Tree, *args: Any) -> LayerTable:
         names.setdefault(module, []).append(name)
     training = [module for module in names if getattr(module, "training", False)]
     names.pop(bound.root)
-    hidden = unseen_modules(bound.root)
+    seen = uncompiled(bound)
+    hidden = unseen_modules(bound.root, sees_nothing_inside if seen is bound else _is_scripted)
     tally = _Tally([Site(module, repr(called[0])) for module, called in names.items() if module not in hidden], batch_size(x))
     devices = sorted({t.device.index or 0 for t in tensors(x) if t.is_cuda})
     with torch.random.fork_rng(devices), statistics_kept(training), torch.no_grad():
-        watched(bound, x, tally)
+        watched(seen, x, tally)
     return LayerTable(_info(module, called, tally.runs[module], module in hidden) for module, called in names.items())
+
+
+def _is_scripted(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def _whole_input(x: Tree, further: tuple[Any, ...]) -> Tree:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._core.door import method
 from .._core.passes import forward, question, scores
 from .._core.real import check_attributable
-from .._core.where import bind, refuse_opaque
+from .._core.where import bind, transparent
 from .._rules.flow.facts import Event
 from .._rules.flow.given import apart_from_zero, prepared
 from .._rules.flow.kinds import TABLE
@@ -63,8 +63,7 @@ def absorbed(
         Bach et al., "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation", 2015.
     """
     rules = epsilon_plus() if rules is None else rules
-    ready, bound = prepared(rules), bind(model)
-    refuse_opaque(bound)
+    ready, bound = prepared(rules), transparent(bind(model))
     fired: list[Any] = []
     unmet: list[str] = []
     events: list[Event] = []

@@ -11,7 +11,7 @@ from .._combine.dress import check_method, combined, name_of
 from .._core.door import method
 from .._core.passes import forward, kept, question
 from .._core.rows import Row
-from .._core.where import Bound, bind, refuse_opaque
+from .._core.where import Bound, bind, transparent
 from .._methods.gradient import gradient, input_x_gradient
 from .._rules.flow.given import apart_from_zero, prepared
 from .._rules.flow.keeping import deconv, guided
@@ -70,8 +70,7 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
                 return method(model, x, **options)
             if tracing():
                 from .._rules import traced  # noqa: F401  (imported for what importing it tells Dynamo; no name of it is used)
-            bound = bind(model)
-            refuse_opaque(bound)
+            bound = transparent(bind(model))
             target = options.get("target")
             # What the one pass that several targets share has met.
             fired: list[Any] = target.take(list) if isinstance(target, Row) else []

@@ -34,13 +34,16 @@ from .tensors import (
 from .thread import OutOfMemoryError, interrupted, operation_spaces, put_back, saved_tensors_hooked, surroundings, without_modes
 from .traces import (
     any_batch,
+    as_written,
     autograd_function,
     backward_decompositions,
     beside_traces,
     compile_lock,
+    compiled_from,
     constant,
     fake_batch,
     made_by_func,
+    may_be_compiled,
     observed_by_dispatch_mode,
     show_to_modes,
     tracing,

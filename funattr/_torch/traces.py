@@ -6,9 +6,10 @@ import contextlib
 import inspect
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch._C._functorch import peek_interpreter_stack
@@ -144,3 +145,41 @@ def compile_lock() -> AbstractContextManager[Any]:
 
 
 _no_lock = contextlib.nullcontext()
+
+
+def may_be_compiled() -> bool:
+    """Whether torch.compile may have been called, and what it made can be run as it was written: since torch 2.6."""
+    return hasattr(sys.modules.get("torch._dynamo.eval_frame"), "_stance") and not tracing()
+
+
+def as_written(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """``call(*args, **kwargs)``, in which nothing runs compiled. `torch.compiler.set_stance` does that for all threads, and
+    puts back what it found: of two calls at a time, the first to return would end it for the other, or leave it for good."""
+    token, frames = object(), cast("Any", sys.modules["torch._dynamo.eval_frame"])
+    try:
+        with _inside_lock:
+            _inside[token] = next(iter(_inside.values()), frames._stance)
+            frames._stance = frames.DynamoStance("force_eager")
+        return call(*args, **kwargs)
+    finally:
+        # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
+        try:
+            _leave(frames, token)
+        finally:
+            _leave(frames, token)
+
+
+def _leave(frames: Any, token: object) -> None:
+    with _inside_lock:
+        if token in _inside and len(_inside) == 1:
+            frames._stance = _inside[token]
+        _inside.pop(token, None)
+
+
+_inside: dict[object, Any] = {}  # calls, and the stance before the first of them
+_inside_lock = threading.Lock()
+
+
+def compiled_from(function: Any) -> Any:
+    """What torch.compile made a function of; None of any other."""
+    return getattr(function, "_torchdynamo_orig_callable", None)

@@ -16,7 +16,7 @@ from ..._core.passes import Question, forward, question
 from ..._core.rows import Every, each_of
 from ..._core.score import neuron_score, one_for_each, score_of, the_tensor
 from ..._core.tap import Run, Stop, call_tapped
-from ..._core.where import Bound, refuse_opaque
+from ..._core.where import Bound, transparent
 from ..._steps.baselines import full_batch
 from ..._steps.twins import OneRow, same_rows
 from ..._torch import depth, tracing, transforms_active, without_modes
@@ -63,8 +63,7 @@ def prepare(model: Model, x: Tree, layer: Layer, target: Target, create_graph: b
     if tracing():
         from .. import traced  # noqa: F401  (imported for what importing it tells Dynamo; no name of it is used)
     q = question(model, x, layer, target, create_graph)
-    refuse_opaque(q.bound)
-    return Task(q, Notes())
+    return Task(q._replace(bound=transparent(q.bound)), Notes())
 
 
 class Lifted(NamedTuple):
@@ -82,11 +81,21 @@ def lifted(task: Task, reference: Tree) -> Lifted:
         return against(task, reference)
     except OutOfStep:
         if task.q.create_graph or tracing() or transforms_active():
-            raise complaint(ValueError, _PATHS) from None
+            return _again(task, reference)
     try:  # some models look whether a gradient is asked for (`x.requires_grad`), and take another path if not
         return against(task, reference, learns=True)
     except OutOfStep:
         raise complaint(ValueError, _PATHS) from None
+
+
+def _again(task: Task, reference: Tree) -> Lifted:
+    """The first pass may have filled a table that functions keep for all models: then the next ones are alike."""
+    try:
+        if not tracing():
+            return against(task, reference)
+    except OutOfStep:
+        pass
+    raise complaint(ValueError, _PATHS)
 
 
 def against(task: Task, reference: Tree, learns: bool = False) -> Lifted:
