@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
 import transformers
 
@@ -109,7 +111,7 @@ def results(net: Net, quick: bool, wrong: list[str], asked: Sequence[str] = ("",
             where = f"{net.name}, {attention} attention, {kind}, {row.name}"
             try:
                 answer = question.ask(row)
-            except Exception as error:
+            except (Exception, pytest.fail.Exception) as error:  # the latter where nothing was refused
                 wrong.append(f"{where}: {type(error).__name__}: {error}")
                 continue
             if answer.reason is None and not answer.compared:
@@ -164,11 +166,22 @@ def renewed(text: str, name: str, found: dict[str, list[Result]], quick: bool) -
     return text[:start] + "\n".join(lines) + "\n" + text[stop:]
 
 
+def summed(text: str) -> str:
+    """The page with what all its tables say together."""
+    said = re.findall(r"^([\d,]+) combinations[^,]*, ([\d,]+) of them right", text, re.M)
+    every, right = (sum(int(one.replace(",", "")) for one in column) for column in zip(*said))
+    lines = (
+        f"- {every:,} combinations of model, place, target and method: {right:,} right, compared number by number;",
+        f"  {every - right:,} impossible, with a `ValueError` or `TypeError` that says why.",
+        "- The largest error, relative to the largest value, is said of each table, with its day; for DeepLIFT it is that of",
+        "  float32, in which eager attention and some norms compute, whatever the dtype.",
+        f"- torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}.",
+    )
+    start, stop = text.index("\n- ") + 1, text.index("\n\n*ok*: right")
+    return text[:start] + "\n".join(lines) + text[stop:]
+
+
 def page(found: dict[str, list[Result]], quick: bool) -> str:
-    every = [r for results in found.values() for r in results]
-    right = [r for r in every if r.reason is None]
-    lifted = [r.error for r in right if r.row.startswith("deep_lift")]
-    others = [r.error for r in right if not r.row.startswith("deep_lift")]
     assert set(NOTES) == set(REASONS)
     more = "" if quick else ", and one of every other kind of layer"
     lines = [
@@ -181,11 +194,7 @@ def page(found: dict[str, list[Result]], quick: bool) -> str:
         f"layer{more}; transformers run with sdpa and with eager attention. Models and places are",
         "in `tests/matrix_nets.py`, `scripts/model_matrix.py` writes this page, and a part of it runs with the tests.",
         "",
-        f"- {len(every):,} combinations of model, place, target and method: {len(right):,} right, compared number by number;",
-        f"  {sum(r.reason is not None for r in every):,} impossible, with a `ValueError` or `TypeError` that says why.",
-        f"- The largest error, relative to the largest value: {max(others, default=0):.0e}; for DeepLIFT",
-        f"  {max(lifted, default=0):.0e}, where eager attention and some norms compute in float32, whatever the dtype.",
-        f"- torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}.",
+        "- ",  # see `summed`
         "",
         "*ok*: right at every place. *ok [n]*: right where it is possible; note n says where it is not. *n/a [n]*: impossible.",
     ]
@@ -269,9 +278,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in FAMILIES:
             if any(word in name for word in options.family):
                 text = renewed(text, name, found, options.quick)
-        options.out.write_text(text)
     else:
-        options.out.write_text(page(found, options.quick) + text[text.index(REST) :])
+        text = page(found, options.quick) + text[text.index(REST) :]
+    options.out.write_text(summed(text))
 
 
 if __name__ == "__main__":

@@ -188,10 +188,8 @@ class Question:
             return "space"
         if row.convolutional and any(v.dim() < 3 or v.dim() != t.dim() for v in values for t in floats):
             return "space"
-        # Of integers, random points and noise are at the place.
-        needs = row.batch_first or (row.name in ("gradient_shap", "noise_tunnel(gradient)") and self.integers)
-        if needs and row.name == "noise_tunnel(gradient)":
-            needs = not rows[0]
+        # Of integers, random points are at the place.
+        needs = row.batch_first or (row.name == "gradient_shap" and self.integers)
         return "rows" if needs and not all(rows) else None
 
     def mapped(self, row: Row) -> bool:
