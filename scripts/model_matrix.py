@@ -1,15 +1,19 @@
 """Run the model matrix at its full size, and write the table in docs/models.md.
 
-    python scripts/model_matrix.py [--quick] [--only NAME] [--family WORD ...] [--out docs/models.md]
+    python scripts/model_matrix.py [--quick] [--only NAME] [--family WORD ...] [--keep FILE] [--minutes M] [--out PAGE]
 
 The tests run a part of it (`tests/test_matrix.py`). Here: every kind of attention at every place, every other layer that runs
-once (one of each kind), and more targets. `--quick` leaves that out. Fifteen to thirty minutes on one core; `--family` runs the
-methods of one table, and leaves the others on the page as they are.
+once (one of each kind), and more targets. `--quick` leaves that out. Half an hour to an hour on one core; `--family` runs the
+methods of one table, and leaves the others on the page as they are. In pieces: `--keep FILE` notes what a model gave and does
+not run it again, at the same commit; `--minutes M` begins with no further model after that time. The page is written when all
+models have run. What stands below the tables, from "Also tried" on, is not of this script, and stays.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 import textwrap
 import time
@@ -42,8 +46,8 @@ NOTES = {
     "that need one run on embeddings as the input, in the rows so named.",
     "relu": "The model has no ReLU: the rule would change nothing (a `ValueError`).",
     "space": "The value at the place has no spatial dimensions like the input's, or is several tensors (a `ValueError`).",
-    "rows": "The value at the place has no row for each example: windows cut out of the batch, the state of an LSTM (a "
-    "`ValueError`).",
+    "rows": "The value at the place has no row for each example: windows cut out of the batch, the state of an LSTM, a table "
+    "of position embeddings (a `ValueError`).",
 }
 
 ABOUT = {
@@ -58,34 +62,8 @@ of each example (of all, where they share a tensor at the place).
 """,
 }
 
-#: What another script writes below.
-LOADED = "\n## How a language model was loaded\n"
-#: Found by a sweep that is not part of the tests, once: with torch 2.13 and transformers 5.24.
-ALSO = """
-## Also tried
-
-A sweep, not part of the tests, over 120 small configurations of further architectures of transformers (ALBERT to YOSO, Mamba,
-mixtures of experts, DETR, Perceiver, speech, video, time series) and 93 nets written by hand in the styles of torchvision, timm
-and papers, at up to eight places each, with the same references: 31,000 results were right, 4,800 refused in words. What it
-found is put right and has tests. What stays:
-
-- `deep_lift` warns that it is not complete where it has no rule (`topk` and `sort`, `scatter_reduce`, `grid_sample` with a grid
-  that varies, `abs` of complex numbers, unpooling elsewhere) and at a model's own `autograd.Function` (Bloom, YOSO, SEW-D)
-  or scripted code. It refuses mixtures of experts that loop over the experts chosen (Mixtral and Qwen2-MoE with
-  `experts_implementation="eager"`).
-- What a model detaches, `deep_lift` and gradients do not follow: a straight-through estimator, the codebook of a VQ-VAE.
-  `deep_lift` warns of it, with what its sum misses.
-- RWKV with its state, and the early layers of Reformer in eval mode, have no gradient in plain autograd either: pass
-  `use_cache=False` to RWKV.
-- In torch 2.13 on a CPU, the backward pass of batch norm in eval mode is wrong for a single example whose gradient comes from
-  `flatten(2).transpose(1, 2)`, as in LeViT: plain autograd as well. Two examples are right.
-- What a model keeps of a pass (in attributes, buffers, or arguments bound with `functools.partial`) is put back after each pass
-  of a call; what it keeps elsewhere (a global, a closure, a file) is not seen. A model that counts its own passes counts none
-  of a call's: count in a hook, or outside. Objects are followed six deep, but for those of torch and the standard library.
-  Of parameters, those that `max_norm` rewrites are put back. Compiled, nothing is.
-- Compiled, `integrated_gradients` and `feature_ablation` at a layer do not trace where the model updates a tensor from before
-  the layer in place by what comes from it (`out += shortcut(x)`, at the shortcut). In eager they run.
-"""
+#: What is not of this script, below.
+REST = "\n## Also tried\n"
 
 
 def family(name: str) -> str:
@@ -153,10 +131,11 @@ def cell(found: Sequence[Result]) -> str:
     return f"{text} {marks}".strip()
 
 
-def table(name: str, found: dict[str, list[Result]]) -> list[str]:
+def table(name: str, found: dict[str, list[Result]], quick: bool) -> list[str]:
     """The section of one family."""
+    found = {model: [r for r in results if family(r.row) == name] for model, results in found.items()}
     rows = [row.name for row in ROWS if family(row.name) == name]
-    lines = ["", f"## {name}", "", *ABOUT.get(name, "").splitlines()]
+    lines = ["", f"## {name}", "", *textwrap.wrap(count_of(found, quick), 120), "", *ABOUT.get(name, "").splitlines()]
     if name == RELEVANCE:
         unmet = sorted({told for results in found.values() for r in results for told in r.told if told.startswith(UNMET)})
         lines += [*unmet, ""] if unmet else ["No operation was left without a rule.", ""]
@@ -179,8 +158,7 @@ def count_of(found: dict[str, list[Result]], quick: bool) -> str:
 
 def renewed(text: str, name: str, found: dict[str, list[Result]], quick: bool) -> str:
     """The page with another section of that name, at its place; at the end of the tables where there was none."""
-    lines, head = table(name, found), f"\n## {name}\n"
-    lines[3:3] = [*textwrap.wrap(count_of(found, quick), 120), ""]
+    lines, head = table(name, found, quick), f"\n## {name}\n"
     start = text.index(head) if head in text else text.index("\n## Notes\n")
     stop = text.index("\n## ", start + 1) if head in text else start
     return text[:start] + "\n".join(lines) + "\n" + text[stop:]
@@ -212,7 +190,7 @@ def page(found: dict[str, list[Result]], quick: bool) -> str:
         "*ok*: right at every place. *ok [n]*: right where it is possible; note n says where it is not. *n/a [n]*: impossible.",
     ]
     for name in FAMILIES:
-        lines += table(name, found)
+        lines += table(name, found, quick)
     lines += ["", "## Notes", ""] + [f"{i + 1}. {text}" for i, text in enumerate(NOTES.values())]
     slow = [model for model, results in found.items() if any(told.startswith(SEQUENTIAL) for r in results for told in r.told)]
     lines += [
@@ -220,7 +198,57 @@ def page(found: dict[str, list[Result]], quick: bool) -> str:
         "`torch.func.vmap` cannot run these, and the steps of path and ablation methods run one after another there, with a",
     ]
     lines += [f"warning that says so: {', '.join(slow)}."] if slow else ["warning: none."]
-    return "\n".join(lines) + "\n" + ALSO
+    return "\n".join(lines) + "\n"
+
+
+class Kept:
+    """What ran before, of the same commit and the same question, in a file."""
+
+    def __init__(self, path: Path | None, asked: Sequence[str], quick: bool):
+        self.path, self.key = path, json.dumps([commit(), list(asked), quick])
+        self.all = json.loads(path.read_text()) if path is not None and path.exists() else {}
+
+    def get(self, model: str) -> list[Result] | None:
+        found = self.all.get(self.key, {}).get(model)
+        return None if found is None else [Result(row, error, reason, tuple(told)) for row, error, reason, told in found]
+
+    def put(self, model: str, found: list[Result]) -> None:
+        if self.path is not None:
+            self.all.setdefault(self.key, {})[model] = found
+            self.path.write_text(json.dumps(self.all))
+
+
+def commit() -> str:
+    """The last commit that touched the package or what asks it."""
+    asked = ["git", "log", "-1", "--format=%h", "--", "funattr", "tests"]
+    return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def asked_all(options: argparse.Namespace) -> dict[str, list[Result]]:
+    """What every model gave; exits where something is wrong, or time is up."""
+    found: dict[str, list[Result]] = {}
+    every: list[str] = []
+    kept, begun = Kept(options.keep, options.family, options.quick), time.monotonic()
+    for net in NETS:
+        if options.only not in net.name:
+            continue
+        before = kept.get(net.name)
+        if before is not None:
+            found[net.name] = before
+            continue
+        if options.minutes and time.monotonic() - begun > 60 * options.minutes:
+            sys.exit(f"Time is up before {net.name}: run it again.")
+        wrong: list[str] = []
+        found[net.name] = results(net, options.quick, wrong, options.family or [""])
+        print(*wrong, sep="\n", end="\n" if wrong else "")
+        every += wrong
+        if not wrong:
+            kept.put(net.name, found[net.name])
+        worst = max((r.error for r in found[net.name]), default=0.0)
+        print(f"{net.name}: {len(found[net.name])} combinations, worst {worst:.1e}", flush=True)
+    if every:
+        sys.exit(f"{len(every)} combinations are wrong.")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -228,33 +256,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="only the places and the target that the tests use")
     parser.add_argument("--only", default="", help="models whose name holds this; writes nothing")
     parser.add_argument("--family", nargs="*", default=[], help="only the tables whose headings hold one of these")
+    parser.add_argument("--keep", type=Path, help="a file that notes what ran, which does not run again")
+    parser.add_argument("--minutes", type=float, default=0.0, help="begin with no further model after this time")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "models.md")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    found: dict[str, list[Result]] = {}
-    every: list[str] = []
-    for net in NETS:
-        if options.only in net.name:
-            wrong: list[str] = []
-            found[net.name] = results(net, options.quick, wrong, options.family or [""])
-            print(*wrong, sep="\n", end="\n" if wrong else "")
-            every += wrong
-            print(
-                f"{net.name}: {len(found[net.name])} combinations, worst {max(r.error for r in found[net.name]):.1e}",
-                flush=True,
-            )
-    if every:
-        sys.exit(f"{len(every)} combinations are wrong.")
-    if options.family and not options.only:
-        text = options.out.read_text()
+    found = asked_all(options)
+    if options.only:
+        return
+    text = options.out.read_text() if options.out.exists() else REST
+    if options.family:
         for name in FAMILIES:
             if any(word in name for word in options.family):
                 text = renewed(text, name, found, options.quick)
         options.out.write_text(text)
-    elif not options.only:
-        before = options.out.read_text() if options.out.exists() else ""
-        loaded = before[before.index(LOADED) :] if LOADED in before else ""  # which scripts/loaded_matrix.py writes
-        options.out.write_text(page(found, options.quick) + loaded)
+    else:
+        options.out.write_text(page(found, options.quick) + text[text.index(REST) :])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
-"""The eager suite on other versions of torch, and what compiles to one graph: python scripts/torch_versions.py [versions].
+"""The suite on other versions of torch, and what compiles to one graph: python scripts/torch_versions.py [versions].
 
 For each version, one after another: a fresh virtual environment in a temporary folder (a few GB where only a CUDA build is to
-be had; deleted afterwards, or kept and used again with --keep FOLDER), `pytest --eager` there, and every method of the table
-under `torch.compile(fullgraph=True)`. Prints a table, and puts it into docs/versions.md with --write.
+be had; deleted afterwards, or kept and used again with --keep FOLDER), `pytest --eager` there, where torch is new enough the
+tests which that skips because they compile, and every method of the table under `torch.compile(fullgraph=True)`. Prints a
+table, and puts it into docs/versions.md with --write: the rows of these versions, the others stay.
+
+It may run in several goes: some files of tests at a time; with --keep, what ran at this commit does not run again, and
+--minutes M begins with nothing further after that time.
 
 `--eager` skips every test that compiles, at the moment it asks torch.compile to. Left out besides: files whose imports do not
 install beside that torch (transformers), and the doctests of what is imported only while torch.compile traces.
@@ -17,8 +21,10 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 import xml.etree.ElementTree as xml
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +43,10 @@ TOOLS = [
     "datasets",
     "ray[data]>=2.10",
 ]
+#: From here on methods compile, and the tests that compile run.
+COMPILES = (2, 13)
+#: How many files of tests run in one piece.
+PIECE = 12
 #: Warnings of torch's own that are no failures of ours.
 WARNINGS = ["TypedStorage is deprecated", "There is a performance drop because"]
 FAMILIES = {
@@ -56,9 +66,16 @@ FAMILIES = {
 }
 
 
+COLUMNS = ["passed", "failed", "skipped", "compiled passed", "compiled failed", *FAMILIES, "combinators", "of"]
+
+
+def release_of(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")[:2]))
+
+
 def requirements(version: str) -> list[list[str]]:
     """What to install beside a torch, call by call of pip."""
-    release = tuple(map(int, version.split(".")[:2]))
+    release = release_of(version)
     numpy = ["numpy<2", "pyarrow>=15,<20", "pandas<3"] if release < (2, 3) else ["numpy", "pyarrow>=15", "pandas"]
     calls = [[f"torch=={version}", *numpy, *TOOLS]]
     calls.append(["--no-deps", "captum==0.9.0"])  # it asks for torch 2.3, and runs on less
@@ -77,24 +94,58 @@ def environment(folder: Path, version: str) -> Path:
     return python
 
 
-def suite(python: Path, report: Path, workers: int) -> dict[str, int]:
-    """The eager suite: how many passed, failed, were skipped."""
-    left_out = ["funattr/_rules/traced.py"]
-    if subprocess.run([python, "-c", "import transformers"], capture_output=True).returncode:
-        files = (ROOT / "tests").glob("*.py")
-        left_out += [
-            str(f.relative_to(ROOT)) for f in files if re.search(r"^(import transformers|from \.matrix)", f.read_text(), re.M)
-        ]
-    ignored = [f"--ignore={path}" for path in left_out] + [part for text in WARNINGS for part in ("-W", f"ignore:{text}")]
-    options = ["--eager", "-n", str(workers), "-p", "no:cacheprovider", f"--junitxml={report}", *ignored]
-    subprocess.run([python, "-m", "pytest", "tests", "funattr", "-m", "", *options], cwd=ROOT, env=with_path())
-    found = xml.parse(report).getroot()[0].attrib
-    failed = int(found["failures"]) + int(found["errors"])
-    return {
-        "passed": int(found["tests"]) - failed - int(found["skipped"]),
-        "failed": failed,
-        "skipped": int(found["skipped"]),
-    }
+class Suite:
+    """The tests in one environment, piece by piece: a report of each piece lies in a folder."""
+
+    def __init__(self, python: Path, reports: Path, workers: int, until: float):
+        self.python, self.reports, self.workers, self.until = python, reports, workers, until
+        reports.mkdir(parents=True, exist_ok=True)
+
+    def pytest(self, name: str, what: Sequence[str], options: Sequence[str]) -> list[xml.Element]:
+        """The test cases of one piece, which runs where no report of it lies there."""
+        report = self.reports / f"{name}.xml"
+        if not report.exists():
+            if time.monotonic() > self.until:
+                raise SystemExit(f"Time is up before {name}: run it again.")
+            warnings = [part for text in WARNINGS for part in ("-W", f"ignore:{text}")]
+            more = ["-m", "", "-n", str(self.workers), "-p", "no:cacheprovider", f"--junitxml={report}", *warnings, *options]
+            subprocess.run([self.python, "-m", "pytest", *what, *more], cwd=ROOT, env=with_path())
+        return list(xml.parse(report).iter("testcase"))
+
+    def eager(self) -> list[xml.Element]:
+        left_out = ["funattr/_rules/traced.py"]
+        files = sorted((ROOT / "tests").glob("test_*.py"))
+        if subprocess.run([self.python, "-c", "import transformers"], capture_output=True).returncode:
+            needs = re.compile(r"^(import transformers|from \.matrix)", re.M)
+            files = [f for f in files if not needs.search(f.read_text())]
+        names = [str(f.relative_to(ROOT)) for f in files]
+        options = ["--eager", *(f"--ignore={path}" for path in left_out)]
+        cases = self.pytest("eager-doctests", ["funattr"], options)
+        for start in range(0, len(names), PIECE):
+            cases += self.pytest(f"eager-{start // PIECE}", names[start : start + PIECE], options)
+        return cases
+
+    def compiling(self, eager: Sequence[xml.Element]) -> list[xml.Element]:
+        """The tests that the eager suite skipped because they compile."""
+        asked = [case for case in eager if any("it compiles" in s.get("message", "") for s in case.iter("skipped"))]
+        by_file: dict[str, set[str]] = {}
+        for case in asked:
+            path = case.get("classname", "").replace(".", "/") + ".py"
+            by_file.setdefault(path, set()).add(f"{path}::{case.get('name', '').partition('[')[0]}")
+        cases: list[xml.Element] = []
+        paths = sorted(by_file)
+        for start in range(0, len(paths), PIECE):
+            tests = sorted(test for path in paths[start : start + PIECE] for test in by_file[path])
+            cases += self.pytest(f"compiled-{start // PIECE}", tests, [])
+        wanted = {(case.get("classname"), case.get("name")) for case in asked}
+        return [case for case in cases if (case.get("classname"), case.get("name")) in wanted]
+
+
+def counts(cases: Sequence[xml.Element]) -> tuple[int, int, int]:
+    """How many passed, failed, were skipped."""
+    failed = sum(case.find("failure") is not None or case.find("error") is not None for case in cases)
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    return len(cases) - failed - skipped, failed, skipped
 
 
 def with_path() -> dict[str, str]:
@@ -106,8 +157,9 @@ def fullgraph() -> dict[str, str]:
     import torch
     import torch._dynamo
 
-    from tests.methods import METHODS
+    from tests.methods import METHODS, seed
     from tests.models import CASES, double
+    from tests.pairs import TARGET
     from tests.reference import leaves
 
     torch.manual_seed(0)
@@ -121,15 +173,16 @@ def fullgraph() -> dict[str, str]:
         good, reasons = 0, []
         for name in names:
             row = rows[name]
-            options = row.options | ({"target": 1} if row.targeted else {})
             try:
-                for layer in ("layer1", *([None] if row.at_input else [])):
+                for layer, target in [("layer1", 1), ("layer1", TARGET), *([(None, TARGET)] if row.at_input else [])]:
+                    options = row.options | ({"target": target} if row.targeted else {})
                     torch._dynamo.reset()
                     compiled = torch.compile(row.method, fullgraph=True, backend="aot_eager")
-                    pairs = zip(
-                        leaves(compiled(model, x, layer=layer, **options)), leaves(row.method(model, x, layer=layer, **options))
-                    )
-                    assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-10) for a, b in pairs)
+                    seed()
+                    eager = row.method(model, x, layer=layer, **options)
+                    seed()
+                    pairs = zip(leaves(compiled(model, x, layer=layer, **options)), leaves(eager))
+                    assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-10) for a, b in pairs), "it gives other numbers"
                 good += 1
             except Exception as error:  # any: the table says how many compile
                 reasons.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:150]}")
@@ -139,11 +192,49 @@ def fullgraph() -> dict[str, str]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    columns = ["passed", "failed", "skipped", *FAMILIES, "combinators"]
-    lines = ["| torch | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines = ["| torch | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for version, found in results.items():
-        lines.append(f"| {version} | " + " | ".join(str(found.get(column, "none")) for column in columns) + " |")
+        lines.append(f"| {version} | " + " | ".join(str(found.get(column, "none")) for column in COLUMNS) + " |")
     return "\n".join(lines)
+
+
+def rows_of(text: str) -> dict[str, dict[str, Any]]:
+    """The rows of a table, by version."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    heads, rows = lines[0][1:], lines[2:]
+    return {row[0]: dict(zip(heads, row[1:])) for row in rows}
+
+
+def written(results: dict[str, dict[str, Any]]) -> None:
+    """The page with these rows new."""
+    path = ROOT / "docs" / "versions.md"
+    before, _, after = path.read_text().partition("<!-- table -->")
+    old, _, after = after.partition("<!-- end -->")
+    rows = rows_of(old) | results
+    ordered = {version: rows[version] for version in sorted(rows, key=release_of)}
+    path.write_text(f"{before}<!-- table -->\n{table(ordered)}\n<!-- end -->{after}")
+
+
+def state() -> str:
+    """The commit; with changes that are in none, a name of its own."""
+    name = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    changed = subprocess.run(["git", "status", "--porcelain", "funattr", "tests"], cwd=ROOT, capture_output=True, text=True)
+    return name.stdout.strip() + (f"-{time.time():.0f}" if changed.stdout.strip() else "")
+
+
+def tried(version: str, given: argparse.Namespace, temporary: Path, until: float) -> dict[str, Any]:
+    """One row of the table."""
+    folder = given.keep or temporary
+    python = environment(folder, version)
+    suite = Suite(python, folder / "reports" / version / state(), given.workers, until)
+    eager = suite.eager()
+    found: dict[str, Any] = dict(zip(COLUMNS, counts(eager)))
+    if release_of(version) >= COMPILES:
+        passed, failed, _ = counts(suite.compiling(eager))
+        found |= {"compiled passed": passed, "compiled failed": failed}
+    done = subprocess.run([python, __file__, "--inside"], cwd=ROOT, env=with_path(), stdout=subprocess.PIPE, text=True)
+    made = time.strftime("%d %B %Y").lstrip("0")
+    return found | (json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}) | {"of": f"{state()}, {made}"}
 
 
 def main() -> int:
@@ -151,6 +242,7 @@ def main() -> int:
     parser.add_argument("versions", nargs="*", default=VERSIONS)
     parser.add_argument("--keep", type=Path, help="a folder for environments that are to stay, and to be used again")
     parser.add_argument("--workers", type=int, default=2, help="how many processes run the tests of a version")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin with no further piece after this time")
     parser.add_argument("--write", action="store_true", help="put the table into docs/versions.md")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -158,18 +250,14 @@ def main() -> int:
         print(json.dumps(fullgraph()))
         return 0
     results: dict[str, dict[str, Any]] = {}
+    until = time.monotonic() + 60 * given.minutes
     for version in given.versions:
         with tempfile.TemporaryDirectory() as temporary:
-            python = environment(given.keep or Path(temporary), version)
-            results[version] = dict(suite(python, Path(temporary) / "report.xml", given.workers))
-            done = subprocess.run([python, __file__, "--inside"], cwd=ROOT, env=with_path(), stdout=subprocess.PIPE, text=True)
-            results[version] |= json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
+            results[version] = tried(version, given, Path(temporary), until)
         print(table(results), flush=True)
-    if given.write:
-        path = ROOT / "docs" / "versions.md"
-        before, _, after = path.read_text().partition("<!-- table -->")
-        path.write_text(f"{before}<!-- table -->\n{table(results)}\n<!-- end -->{after.partition('<!-- end -->')[2]}")
-    return int(any(found["failed"] for found in results.values()))
+        if given.write:
+            written(results)
+    return int(any(found["failed"] or found.get("compiled failed") for found in results.values()))
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ class Question:
     def reason(self, row: Row) -> str | None:
         values, floats = self.loops.whole, leaves(self.x)
         rows = [v.dim() > 0 and v.shape[0] == self.loops.size for v in values]
-        if self.site.states and row.name.endswith(("_cam", "_plus_plus")) and row.name != "guided_grad_cam":
+        if row.name.endswith(("_cam", "_plus_plus")) and row.name != "guided_grad_cam" and not self.mapped(row):
             return "rows"
         if row.name == "score_cam" and not (rows[0] if self.integers else all(rows)):
             return "rows"
@@ -193,6 +193,15 @@ class Question:
         if needs and row.name == "noise_tunnel(gradient)":
             needs = not rows[0]
         return "rows" if needs and not all(rows) else None
+
+    def mapped(self, row: Row) -> bool:
+        """Whether a value has a map for each example: no table of positions, nor states, whose layers come first."""
+        size, values = self.loops.size, self.loops.whole
+        for v, d in zip(values, self.loops.dims):
+            if d == 1 and v.dim() > 2 and v.shape[0] % size == 0 and v.shape[1] == size:
+                return False
+        firsts = [v.shape[0] if v.dim() else 0 for v in values]
+        return row.name in ("score_cam", "ablation_cam") or any(n and n % size == 0 for n in firsts)
 
     def applies(self, row: Row) -> bool:
         return row.at_input or self.place is not None

@@ -52,7 +52,6 @@ class Site(NamedTuple):
     layer: Any  # as given to `layer=`
     cuts: bool = False  # all of the score goes through it: deep_lift is complete here
     channel: int | None = None  # the channel dimension, where it is not the net's
-    states: bool = False  # the value has states of a recurrent layer, where examples come second
 
 
 class Net(NamedTuple):
@@ -308,7 +307,7 @@ NETS = [
             ids,
             {
                 "embeddings": Site("embedding", cuts=True),
-                "recurrent": Site("rnn", states=True),
+                "recurrent": Site("rnn"),
                 "late": Site("norm", cuts=True),
             },
             attention=("eager",),

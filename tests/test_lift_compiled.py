@@ -18,6 +18,13 @@ from .breadth import breadth
 from .close import close
 from .test_lift_gates import ELEMENTWISE
 
+
+def filled(z: Tensor) -> Tensor:
+    y = torch.zeros_like(z)
+    y[z > 0.2] = 1.5
+    return y
+
+
 #: Of a tensor z with a gradient: to another dtype and back, and gates that are cast. Beside z, some take what does
 #: not come from the site.
 CASTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -35,10 +42,17 @@ CASTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "detached and rounded": lambda z, g: z * z.detach().round() + z / (1 + (z.detach() > 0.1).to(torch.float32)),
     "a mask from elsewhere": lambda z, g: z.tanh() * (g > 0),
     "a cast from elsewhere": lambda z, g: z.tanh() * (g > 0).double(),
+    "a cast from elsewhere, like z": lambda z, g: z.tanh() * (g > 0).to(z),
+    "a count from elsewhere": lambda z, g: z.tanh() / (1 + (g > 0).sum(-1, keepdim=True)) ** 0.5,
+    "filled from elsewhere": lambda z, g: z * torch.zeros_like(z).masked_fill(g > 0, 2.0),
+    "a mask that is added, from elsewhere": lambda z, g: (z + torch.where(g > 0, 0.0, -3.0)).softmax(-1),
+    "filled": lambda z, g: z * filled(z),
     "detached, from elsewhere": lambda z, g: z.tanh() * g.detach(),
     "from elsewhere": lambda z, g: z.tanh() * g.sigmoid(),
 }
 GATES = {name: (lambda z, g, act=act: act(z)) for name, act in ELEMENTWISE.items()}
+FROM_MASKS = ("a mask from elsewhere", "a cast from elsewhere", "a cast from elsewhere, like z")
+OF_MASKS = (*FROM_MASKS, "a count from elsewhere", "filled from elsewhere", "a mask that is added, from elsewhere")
 FEW = {name: CASTS[name] for name in ("a mask, type_as", "a cast from elsewhere", "detached, from elsewhere")}
 ACTS: dict[str, dict[str, Callable[..., Tensor]]] = {"few": FEW, "casts": CASTS, "gates": GATES}
 
@@ -93,8 +107,8 @@ def test_what_runs_first_is_no_matter(cast: str) -> None:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             found.append(fa.deep_lift(model, x, target=1, layer="site", baselines=0.2))
-        assert ["others at the baseline" in str(each.message) for each in said] == [True] * (cast == "a mask from elsewhere")
+        assert ["others at the baseline" in str(each.message) for each in said] == [True] * (cast in OF_MASKS)
     close(found[0], found[1])
-    if "mask" in cast:
+    if cast in FROM_MASKS:
         z, z0 = (model.site(t).tanh() for t in (x, torch.full_like(x, 0.2)))
         close(found[0], ((z - z0) * (model.beside(x) > 0) * model.last.weight[1]).detach())

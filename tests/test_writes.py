@@ -347,3 +347,14 @@ def test_a_mapped_number_that_fills_places() -> None:
     model, x = Fills().double(), torch.randn(4, 6, dtype=torch.float64)
     found = fa.integrated_gradients(model, x, layer="total", target=1, n_steps=3)
     close(found, 4 * model.b.weight[1, [0, 2]].sum().detach() * x.sum())
+
+
+@pytest.mark.parametrize("net", [Turned, ThroughAView])
+def test_several_targets_of_what_is_written_through_views(net: Callable[[], nn.Module]) -> None:
+    """Their passes are mapped over the targets, too."""
+    model, x = built(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = fa.each_target(fa.integrated_gradients, [0, 2])(model, x, layer="shortcut", n_steps=4)
+    for k, each in zip((0, 2), found):
+        close(each, path_at_site(model, x, "shortcut", partial(fa.score, target=k), 4))

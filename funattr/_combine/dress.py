@@ -31,7 +31,8 @@ def about(function: Callable[..., Any]) -> About:
 
 
 def generators_given(options: dict[str, Any]) -> list[torch.Generator]:
-    return [value for value in options.values() if isinstance(value, torch.Generator)]
+    """Of no tensor is it asked, which torch 2.14 does not trace."""
+    return [value for value in options.values() if not isinstance(value, Tensor) and isinstance(value, torch.Generator)]
 
 
 def chosen(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class WrittenTo(RuntimeError):
 
 
 class _Mapped(threading.local):
-    places: frozenset[Place] = frozenset()
+    places: frozenset[Place] | None = None  # None: nobody would begin anew
 
 
 _mapped = _Mapped()
@@ -50,7 +50,7 @@ def with_own_mapped(run: Callable[[], T], places: set[Place]) -> T:
     before = _mapped.places
     try:
         while True:
-            _mapped.places = before | places
+            _mapped.places = (before or frozenset()) | places
             try:
                 return run()
             except WrittenTo as error:
@@ -72,7 +72,7 @@ class Own:
             return found
         frame = sys._getframe(2)  # of what called the operation, in front of the mode
         place = frame.f_code, frame.f_lasti
-        found = _repeated(found) if place in _mapped.places else found
+        found = _repeated(found) if place in (_mapped.places or ()) else found
         self.made[id(found)] = place
         return found
 
@@ -93,7 +93,7 @@ class Own:
             with contextlib.suppress(RuntimeError):  # something of torch's holds it
                 swap_tensors(target, repeated)
                 return
-        if place not in _mapped.places:
+        if _mapped.places is not None and place not in _mapped.places:
             raise WrittenTo(place)
 
 

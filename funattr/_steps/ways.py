@@ -172,7 +172,8 @@ class Runner:
     def is_as_alone(self, function: Callable[..., Tree], part: Tree, shared: Sequence[Any], result: Tree) -> bool:
         """Whether a step of several at once is what it is alone. It is looked at where the model draws, for the random numbers
         may be others, and where it is functionalized: the gradient of what is written to a view may then be laid out wrong."""
-        if self.shown or transforms_active() or not (drawn() or self.ways[0] is mapped_functional):
+        functional = self.ways[0] is mapped_functional
+        if self.shown or not (functional or (drawn() and not transforms_active())):
             return True
         middle = tensors(part)[0].shape[0] // 2
         alone = tensors(function(map_tensors(lambda t: t[middle], part), *shared))

@@ -45,6 +45,7 @@ from .traces import (
     made_by_func,
     may_be_compiled,
     observed_by_dispatch_mode,
+    show_assignment_to_modes,
     show_to_modes,
     tracing,
     unlogged,

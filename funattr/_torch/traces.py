@@ -42,6 +42,23 @@ def show_to_modes(functions: Iterable[Any]) -> None:
         dynamo.get_overridable_functions().update(functions)
 
 
+def show_assignment_to_modes() -> None:
+    """Have Dynamo hand `t[index] = value` to function modes, as eager calls do, and torch 2.13. Torch 2.14 does so where
+    `t.__setitem__` is called by its name, and for reading, `t[index]`. Imports Dynamo."""
+    from torch._dynamo.variables.tensor import TensorVariable
+
+    kind: Any = TensorVariable
+    plain: Any = vars(kind).get("mp_ass_subscript_impl")
+    if plain is None or hasattr(plain, "plain"):
+        return
+
+    def assigned(self: Any, tx: Any, key: Any, value: Any) -> Any:
+        return plain(self, tx, key, value) if value is None else self.call_method(tx, "__setitem__", [key, value], {})
+
+    assigned.plain = plain  # type: ignore[attr-defined]  # so that it is known, and wrapped once
+    kind.mp_ass_subscript_impl = assigned
+
+
 def autograd_function(kind: F) -> F:
     """For a torch.autograd.Function with a setup_context: `apply` binds the arguments of its forward by their names, at every
     call, which takes longer than a small operation. Here they come by position, all of them."""

@@ -77,7 +77,7 @@ def tell(notes: Notes, missed: Tensor | None) -> None:
     eps = torch.finfo(missed.dtype).eps
     for off, rise, size in missed.tolist():
         if off > max(100 * eps ** (2 / 3), 1e-6) * rise + 1000 * eps * size:  # more than rounding may do
-            cuts = ", ".join(dict.fromkeys(name for name in notes.cuts if name not in _SHAPES))
+            cuts = ", ".join(dict.fromkeys(notes.cuts))
             cause = (
                 f"the model cuts its graph ({cuts})" if cuts else "a part of it was lost to rounding, or to what no rule sees"
             )
@@ -98,14 +98,11 @@ def _known(notes: Notes) -> None:
     if notes.moved:
         warn(
             f"DeepLIFT: masks or indices of {', '.join(notes.moved)} are others at the baseline than at x, and do not come "
-            f"from the layer. Those at x are used, so attributions need not sum to the difference of the scores."
+            f"from the layer. Those at x are used, but for what is added, so attributions need not sum to the difference of "
+            f"the scores."
         )
     if notes.unknown:
         warn(
             f"{', '.join(notes.unknown)} {'is' if len(notes.unknown) == 1 else 'are'} not linear and DeepLIFT has no rule for "
             f"it: its gradient is used, and attributions do not sum to the difference of the scores."
         )
-
-
-#: They have no gradient and need none.
-_SHAPES = {f"{start}{end}" for start, end in (("zeros", "_like"), ("ones", "_like"), ("new_", "zeros"), ("new_", "ones"))}

@@ -8,12 +8,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..spelled import spelled
+
 
 class Origins:
     """Where tensors come from that carry no gradient. All that is noted is kept until the pass ends: an id is then its own.
 
     `fixed` are made of parameters and nothing else. `cut` come from the site, by operations without a gradient: `cuts` are
-    their names. `around` says that something else was used, which may depend on the input around the site.
+    their names. `around` says that something else was used, which may depend on the input around the site. `steps` are made of
+    masks, counts and the like alone, and of `numbers`: known by what made them, at the baseline as at x.
     """
 
     def __init__(self) -> None:
@@ -23,8 +26,27 @@ class Origins:
         self.cuts: list[str] = []
         self.around: dict[int, weakref.ref[Tensor]] = {}
         self.beside: dict[int, weakref.ref[Tensor]] = {}  # made of that, and of parameters, which require a gradient
+        self.numbers: dict[int, Tensor] = {}
+        self.steps: dict[int, Tensor] = {}
         self.traced: list[Tensor] = []  # the same as `cut`, while Dynamo traces, which has no ids
+        self.traced_steps: list[Tensor] = []
         self.writes = False
+
+    def is_step(self, t: Tensor) -> bool:
+        """Whether `t` is a mask, a count or the like, or made of nothing but such."""
+        return not (t.is_floating_point() or t.is_complex()) or id(t) in self.steps
+
+    def _note_steps(self, given: list[tuple[Tensor, bool]], made: list[Tensor]) -> bool:
+        """Whether what was made is a step, or a number."""
+        steps = False
+        for t, _ in given:
+            if id(t) not in self.numbers:
+                if not self.is_step(t):
+                    return False
+                steps = True
+        kind = self.steps if steps else self.numbers
+        kind.update((id(t), t) for t in made if not steps or (t.is_floating_point() and not t.requires_grad))
+        return True
 
     def is_live(self, t: Tensor) -> bool:
         """Whether `t` has a gradient, and not by parameters alone."""
@@ -33,11 +55,13 @@ class Origins:
         made = self.beside.get(id(t))
         return made is None or made() is not t
 
-    def trace(self, given: Iterable[Any], found: Any) -> None:
+    def trace(self, given: list[Tensor], found: Any) -> None:
         """What a call that Dynamo traces made of tensors."""
         dead = isinstance(found, Tensor) and not found.requires_grad
-        if dead and any(self.is_traced(t) or (t.requires_grad and not constant(t)) for t in among(given)):
+        if dead and any(self.is_traced(t) or (t.requires_grad and not constant(t)) for t in given):
             self.traced.append(found)
+        elif dead and all(not t.is_floating_point() or any(t is other for other in self.traced_steps) for t in given):
+            self.traced_steps.append(found)
 
     def is_traced(self, t: Tensor) -> bool:
         return any(t is other for other in self.traced)
@@ -55,6 +79,8 @@ class Origins:
 
     def note(self, func: Any, given: list[tuple[Tensor, bool]], results: list[Tensor], replays: bool) -> None:
         """What a call made of tensors that did require a gradient, or did not."""
+        written = [given[0][0]] if func is Tensor.__setitem__ else results
+        known = self._note_steps(given, written)
         if not given:
             self.made.update((id(t), t) for t in results)
         elif self.is_fixed(given[0][0]) and all(self.is_fixed(t) for t, _ in given):
@@ -65,10 +91,13 @@ class Origins:
                 self.writes = self.writes or bool(self.fixed)
                 self.fixed.clear()
                 self.made.clear()
+                if not known:
+                    self.numbers.pop(id(given[0][0]), None)
+                    self.steps.pop(id(given[0][0]), None)
                 if not given[0][1] and any(live for _, live in given):
                     self.beside.clear()
             if replays:
-                self._follow(func, given, results)
+                self._follow(func, given, written)
 
     def is_fixed(self, t: Tensor) -> bool:
         return constant(t) or id(t) in self.fixed
@@ -86,6 +115,23 @@ class Origins:
             self.beside.update((id(t), weakref.ref(t)) for t in results if t.requires_grad)
         else:
             self.made.update((id(t), t) for t in results)
+
+
+def functions(names: str) -> set[Any]:
+    return {func for name in names.split() for func, _, _ in spelled(name)}
+
+
+#: Of how many of its tensors an operation takes the numbers, where not of all: of none where it makes one like another.
+_TAKES = {
+    **dict.fromkeys(functions("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty"), 0),
+    **dict.fromkeys(functions("to type_as view_as reshape_as expand_as"), 1),
+}
+
+
+def sources(func: Any, given: Iterable[Any]) -> list[Tensor]:
+    """The tensors whose numbers an operation takes."""
+    found = among(given)
+    return found[: _TAKES[func]] if func in _TAKES else found
 
 
 def among(values: Iterable[Any]) -> list[Tensor]:

@@ -153,9 +153,9 @@ def elementwise(lift: Lift, f: Callable[..., Tensor], slopes: Callable[..., Any]
     with lift.constants():
         value = f(met[0].own, met[1].own)
         (a, a0), (b, b0) = (_as_float(pair, value) for pair in met)
-        if _steers(lift, y):
+        if lift.steers(y):
             mx = steered(lift, y, f, lambda b, b0: slopes(a, a0, b, b0)[0], met[0], met[1], value)
-        elif _steers(lift, x):
+        elif lift.steers(x):
             my = steered(lift, x, lambda s, t: f(t, s), lambda a, a0: slopes(a, a0, b, b0)[1], met[1], met[0], value)
         else:
             mx, my = slopes(a, a0, b, b0)
@@ -163,10 +163,6 @@ def elementwise(lift: Lift, f: Callable[..., Tensor], slopes: Callable[..., Any]
     if mx is None or my is None:
         return scaled(y, my, value) if my is not None else scaled(x, mx, value)
     return scaled2(x, y, mx, my, value)
-
-
-def _steers(lift: Lift, t: Tensor) -> bool:
-    return not t.is_floating_point() or (not t.requires_grad and lift.follows(t))
 
 
 def _as_float(met: Met, like: Tensor) -> Met:

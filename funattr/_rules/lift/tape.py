@@ -21,7 +21,7 @@ from ..._core.checks import may_read
 from ..._core.kernels import unruled
 from ..._torch import depth, tracing, transforms_active, without_modes
 from ..spelled import Entry
-from .origins import Origins, among, constant
+from .origins import Origins, among, constant, functions, sources
 
 
 class Met(NamedTuple):
@@ -93,8 +93,7 @@ class Lift(TorchFunctionMode):
             return unruled(func, args, kwargs)
         if tracing():
             found = self.rules(self, func, args, kwargs)
-            if self.baseline is not None:
-                self.origins.trace((*args, *kwargs.values()), found)
+            self.origins.trace(sources(func, (*args, *kwargs.values())), args[0] if func is Tensor.__setitem__ else found)
             return found
         if depth() > self.level:
             self.inside = True
@@ -102,11 +101,18 @@ class Lift(TorchFunctionMode):
         if type(func) is MethodWrapperType:  # an attribute
             return func(*args, **kwargs)
         replays = self.baseline is not None
+        beside = self.origins.beside
         # Before something is written to them. (While a baseline is recorded another mode may be on, which sees what is read.)
-        given = [(t, replays and self.origins.is_live(t)) for t in among((*args, *kwargs.values()))]
+        given = [
+            (t, replays and t.requires_grad and (not beside or self.origins.is_live(t)))
+            for t in sources(func, (*args, *kwargs.values()))
+        ]
+        if func in _ADDS:
+            self.added(func, given)
         found = self.rules(self, func, args, kwargs)
         if not (replays and self.origins.goes_on(given, found)):
-            self.origins.note(func, given, among((found,)), replays)
+            with without_modes():
+                self.origins.note(func, given, among((found,)), replays)
         return found
 
     @property
@@ -163,6 +169,18 @@ class Lift(TorchFunctionMode):
         if any(not fits(a.shape, b.shape) or bool((a != b).any()) for a, b in zip(choices, base)):
             (self.unknown if any(map(self.follows, choices)) else self.moved).append(self.name)
 
+    def added(self, func: Any, given: list[tuple[Tensor, bool]]) -> None:
+        """Notes where what is added to something comes from elsewhere than the site, and is another at the baseline."""
+        origins = self.origins
+        steps = [t for t, _ in given if origins.is_step(t) and id(t) not in origins.numbers]
+        if not steps or all(origins.is_step(t) or id(t) in origins.numbers for t, _ in given):
+            return
+        base = self._at_baseline(steps)
+        if base is None or not may_read() or any(map(self.follows, steps)) or not any(live for _, live in given):
+            return
+        if any(not fits(a.shape, b.shape) or bool((a != b).any()) for a, b in zip(steps, base)):
+            self.moved.append(func.__name__.strip("_"))
+
     def settled(self, t: Tensor, met: Met) -> Met:
         """What has no gradient: as it is at both ends if it comes from the site, otherwise as it is at x."""
         if self.follows(t):
@@ -183,6 +201,16 @@ class Lift(TorchFunctionMode):
     def follows(self, t: Tensor) -> bool:
         """Whether `t` comes from the site, and no gradient can say so."""
         return self.origins.is_traced(t) if tracing() else id(t) in self.origins.cut
+
+    def steers(self, t: Tensor) -> bool:
+        """Whether `t` has no share of what it is a factor of, say: a mask, a count, whatever it is cast to, or cut off."""
+        if not t.is_floating_point():
+            return True
+        if tracing():
+            known = any(t is other for other in self.origins.traced_steps)
+        else:
+            known = id(t) in self.origins.steps
+        return not t.requires_grad and (known or self.follows(t))
 
     def constant(self, t: Any) -> bool:
         """Whether `t` is known to be the same at x and at the baseline."""
@@ -211,6 +239,9 @@ class _Aside(torch.no_grad):
             self.modes.__exit__(*exception)
         finally:
             super().__exit__(*exception)
+
+
+_ADDS = functions("add __add__ __radd__ __iadd__ sub subtract rsub __sub__ __rsub__ __isub__")
 
 
 def fits(shape: Sequence[int], base: Sequence[int]) -> bool:
