@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -238,3 +240,36 @@ def test_a_type_error_of_the_model_is_its_own() -> None:
 
     with pytest.raises(TypeError, match="unsupported operand"):
         fa.gradient(model, torch.randn(2, 3), target=1)
+
+
+PACKED: dict[str, Callable[[Tensor], Tensor]] = {
+    "sparse (torch.sparse_coo)": lambda y: y.to_sparse(),
+    "sparse (torch.sparse_csr)": lambda y: y.to_sparse_csr(),
+    "nested": lambda y: torch.nested.nested_tensor(list(y)),
+    "nested, jagged": lambda y: torch.nested.nested_tensor(list(y), layout=torch.jagged),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+@pytest.mark.parametrize("method", [fa.gradient, fa.integrated_gradients, fa.feature_ablation])
+@pytest.mark.filterwarnings("ignore")  # torch's, of prototypes
+def test_an_output_of_which_entries_cannot_be_taken_is_told_so(method: Any, kind: str) -> None:
+    line = nn.Linear(4, 3)
+    model, x = Runs(line, PACKED[kind]), torch.randn(3, 4)
+    for target in (None, 1, (1,)):
+        with pytest.raises(ValueError, match=re.escape(f"the model's output is {kind.partition(',')[0]}, of which")):
+            method(model, x, target=target)
+    if kind.startswith("sparse"):
+        dense = fa.gradient(model, x, target=lambda output: output.to_dense()[:, 1])
+        torch.testing.assert_close(dense, fa.gradient(line, x, target=1))
+
+
+class Runs(nn.Module):
+    """A layer, and a function after it."""
+
+    def __init__(self, layer: nn.Module, after: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.after = layer, after
+
+    def forward(self, x: Tensor) -> Any:
+        return self.after(self.layer(x))

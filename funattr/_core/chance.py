@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import beside_traces
+from .._torch import beside_traces, without_transforms
 from .._types import Tree, as_it_is, tensors
 from .._words import warn
 from .code import Words
@@ -137,7 +137,8 @@ def _apart(generator: torch.Generator | Beside, state: Any) -> Any:
     """A state to start from that nobody else draws from, and that `state` decides. From what is not torch's no method draws."""
     if isinstance(generator, Beside):
         return state
-    seed = int.from_bytes(hashlib.blake2b(state.numpy().tobytes(), digest_size=7).digest(), "little")
+    with without_transforms():  # under one, a plain tensor has no numpy
+        seed = int.from_bytes(hashlib.blake2b(state.numpy().tobytes(), digest_size=7).digest(), "little")
     return torch.Generator(generator.device).manual_seed(seed).get_state()
 
 

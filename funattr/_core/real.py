@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .._types import Tree, attributable, tensors
@@ -45,7 +46,11 @@ def _dtypes(found: Sequence[Tensor]) -> str:
 
 
 def real(value: Tensor, what: str, cure: str) -> Tensor:
-    """`value`, which a score is made of: a complex number is none."""
+    """`value`, which a score is made of: a complex number is none, and of a sparse or nested tensor entries cannot be taken."""
+    if value.is_nested or value.layout is not torch.strided:
+        kind, dense = ("nested", "to_padded_tensor(0.0)") if value.is_nested else (f"sparse ({value.layout})", "to_dense()")
+        text = f"{what} {kind}, of which a target cannot take entries"
+        raise complaint(ValueError, f"{text}: pass a callable one, such as lambda output: output.{dense}[:, 3].")
     if value.is_complex():
         raise complaint(ValueError, f"{what} complex ({value.dtype}), and a score is a real number: {cure}.")
     return value

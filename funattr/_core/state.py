@@ -85,7 +85,7 @@ class State:
     def note_tensor(self, t: Tensor) -> None:
         if t.layout is torch.strided and not (self.lying and t.data_ptr() in self.lying):  # else a weight
             self.tensors[id(t)] = t, times_written(t), _copied(t)
-            with beside_traces():
+            with beside_traces(), without_transforms():
                 self.lies += [(t, t.detach())] if is_plain(t) and not is_wrapped(t) else []
 
     def note_class(self, kind: type, depth: int) -> None:
@@ -132,7 +132,7 @@ class State:
             for weight in _weights(child):
                 if id(weight) not in self.met:
                     self.met.add(id(weight))
-                    with beside_traces():
+                    with beside_traces(), without_transforms():
                         self.lies.append((weight, where := weight.detach()))
                         self.parameters.append((where, _copied(weight).detach()))
 
