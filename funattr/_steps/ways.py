@@ -254,7 +254,10 @@ def mapped_functional(function: Callable[..., Tree], part: Tree, shared: tuple[A
         with InTorch():
             return function(*args)
 
-    return mapped(torch.func.functionalize(guarded), part, shared, randomness)
+    try:
+        return mapped(torch.func.functionalize(guarded), part, shared, randomness)
+    finally:
+        torch.clear_autocast_cache()  # of weights that were cast in there, whose data is gone
 
 
 class InTorch(TorchFunctionMode):
