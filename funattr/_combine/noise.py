@@ -19,7 +19,7 @@ from .._steps.draws import Rewound, check_generator, normal_from
 from .._steps.fold import attempted, repeated, rows_alone
 from .._steps.matching import deviations
 from .._steps.mean import Sum
-from .._steps.points import steps_of, with_floats
+from .._steps.points import with_floats
 from .._steps.progress import reported
 from .._steps.ways import Runner, Steps, mapped
 from .._steps.without import look
@@ -227,21 +227,22 @@ def sampled(
 
     Without a `chunk`, as many at once as there is memory for, if `function` lets them. `ways` to run them come before vmap.
     """
-    run, size, met = Runner(), chunk or 1, []
+    run, size, met, done = Runner(), chunk or 1, [], 0
     run.ways = [*ways, *run.ways]
     if not tracing() and (chunk or not transforms_active()):
         size = min(count, chunk_for(count, chunk, steps.like, shares=False))
         if size > 1 and steps.runner(chunk, run).unsure:
-            met = list(run.bounded(1, lambda first, last: run_steps(run, function, [draw()])))
+            met, done = list(run.bounded(1, lambda first, last: run_steps(run, function, [draw()]))), 1
             size = max(1, min(size, run.most, count - 1))
             noise.begin()
         at_once = _at_once(run, function, draw, size, noise) if size > 1 else None
-        size = 1 if at_once is None else size
-        met += [] if at_once is None else [at_once]
+        if at_once is None:
+            size = 1
+        else:
+            met, done = [*met, at_once], done + size
         del at_once
         if chunk is None:
             run.cause = None  # nobody has asked for more than one at once
-    done = sum(steps_of(found) for found in met)
     bounds = [(0, done)] * bool(met) + [(done + first, done + last) for first, last in chunks(count - done, size)]
     for first, last in reported(bounds):
         if met:
