@@ -7,7 +7,6 @@ and the same on every machine.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from . import growth, plot, report
+from . import growth, parts, plot, report
 from .cases import Case, cases
 from .measure import Options, bare_forward, measure
 from .rivals import beside_another_torch, missing, versions
@@ -45,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--dtype", default="float32", choices=["float32", "float64", "bfloat16", "float16"])
     found.add_argument("--threads", type=int, default=1, metavar="N", help="threads of torch (1)")
     found.add_argument("--seconds", type=float, default=4.0, metavar="S", help="for the rounds of a case (4)")
-    found.add_argument("--json", type=Path, metavar="FILE", help="write what was found")
+    found.add_argument("--json", type=Path, metavar="FILE", help="write what was found; for run: go on where the file ends")
     found.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it")
     found.add_argument("--write", type=Path, metavar="PAGE.md", help="for report: put the text between the page's markers")
     return found
@@ -61,19 +60,28 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def start(options: argparse.Namespace) -> dict[str, Any]:
-    chosen = {name: getattr(options, name) for name in ("quick", "filter", "compile", "device", "dtype", "threads")}
-    found = {"machine": report.machine(options.threads, options.device, options.dtype), "options": chosen, "missing": missing()}
-    return found | {"versions": versions(), "torchvision without its meta registrations": beside_another_torch()}
+    chosen = {name: getattr(options, name) for name in ("quick", "filter", "compile", "device", "dtype", "threads", "seconds")}
+    found: dict[str, Any] = {
+        "machine": report.machine(options.threads, options.device, options.dtype),
+        "options": chosen,
+        "missing": missing(),
+    }
+    found = found | {"versions": versions(), "code": parts.code()}
+    return found | {"torchvision without its meta registrations": beside_another_torch()}
 
 
 def run(options: argparse.Namespace) -> None:
-    found = start(options) | {"cases": [], "forward": {}}
+    found = parts.go_on(start(options), options.json)
     print(report.machine_line(found))
     found_settings = settings(options.quick, options.device, getattr(torch, options.dtype))
     table = [case for setting in found_settings for case in cases(setting, options.filter)]
     if not table:
         raise SystemExit(f"no case has all of: {options.filter}")
-    for case in progress(table, len(table)):
+    had = {entry["case"] for entry in found["cases"]}
+    left = [case for case in table if case.name not in had]
+    if had:
+        print(f"{options.json} has {len(had)} cases, which are kept: {len(left)} of {len(table)} are left")
+    for case in progress(left, len(left)):
         compile_it = wanted(case, options)
         if compile_it and case.setting.name not in found["forward"]:
             found["forward"][case.setting.name] = bare_forward(case.setting, settled_options(options))
@@ -127,9 +135,9 @@ def run_growth(options: argparse.Namespace) -> None:
 def run_report(options: argparse.Namespace) -> None:
     if not options.files:
         raise SystemExit("report: name the files that --json wrote")
-    found: dict[str, Any] = {}
-    for file in options.files:
-        found = json.loads(file.read_text(encoding="utf-8")) | found
+    found, twice = parts.join(options.files)
+    for line in twice:
+        print(line, file=sys.stderr)
     if options.write:
         print(f"{options.write}: wrote {', '.join(report.write(found, options.write))}")
     else:
@@ -141,7 +149,7 @@ def run_report(options: argparse.Namespace) -> None:
 def save(found: dict[str, Any], options: argparse.Namespace) -> None:
     """After each case: an interrupted run keeps what it has."""
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        parts.write(found, options.json)
 
 
 def progress(items: Iterable[Any], count: int) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import benchmarks.__main__ as program
 import funattr as fa
-from benchmarks import coalitions, growth, plot, report
+from benchmarks import coalitions, growth, parts, plot, report
 from benchmarks.cases import Case, cases
 from benchmarks.cost import cost
 from benchmarks.floor import Passes, bare, batches, cut
@@ -274,6 +274,85 @@ def test_the_page_has_a_place_for_every_part(tmp_path: Path, capsys: pytest.Capt
     page.write_text(text.replace("<!-- end of tables -->", ""))
     with pytest.raises(ValueError, match="benchmarks: tables"):
         program.main(["report", *map(str, files), "--write", str(page)])
+
+
+def part(path: Path, names: list[str], **more: Any) -> str:
+    whole = found() | {"versions": {"Captum": "0.9.0"}, "code": "c"}
+    path.write_text(json.dumps(whole | {"cases": [entry() | {"case": name} for name in names]} | more))
+    return str(path)
+
+
+def test_a_report_joins_the_parts_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    late = found()["machine"] | {"date": "2020-01-02"}
+    a = part(
+        tmp_path / "a.json",
+        ["one", "two"],
+        options={"device": "cpu", "filter": "o"},
+        forward={"A": {"eager": 2, "compiled": 1}},
+    )
+    b = part(tmp_path / "b.json", ["two", "three"], machine=late, forward={"B": {"eager": 4, "compiled": 3}})
+    program.main(["report", a, b])
+    printed = capsys.readouterr()
+    assert "in all 3 cases" in printed.out
+    assert "A 2 s and 1 s; B 4 s and 3 s" in printed.out
+    assert printed.err == f"{b}: two was in a file before it, whose figures are kept\n"
+    joined, _ = parts.join([Path(a), Path(b)])
+    assert [case["case"] for case in joined["cases"]] == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"machine": found()["machine"] | {"processor": "Q"}}, "machine: processor 'P' and 'Q'"),
+        ({"versions": {"Captum": "0.8.0"}}, "versions: Captum '0.9.0' and '0.8.0'"),
+        ({"options": {"device": "cuda"}}, "options: device 'cpu' and 'cuda'"),
+        ({"missing": {"zennit": "is not installed"}}, "missing: zennit not said and 'is not installed'"),
+        ({"code": "d"}, "code 'c' and 'd'"),
+    ],
+)
+def test_parts_of_other_runs_are_refused(more: dict[str, Any], said: str, tmp_path: Path) -> None:
+    a, b = part(tmp_path / "a.json", ["one"]), part(tmp_path / "b.json", ["two"], **more)
+    with pytest.raises(SystemExit, match=rf"differ in {said}\. Measure"):
+        program.main(["report", a, b])
+
+
+def test_a_run_goes_on_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that fails in its third case keeps two, which another run does not measure again."""
+    file, measured = tmp_path / "a.json", list[str]()
+
+    def measure(case: Case, *rest: Any) -> dict[str, Any]:
+        measured.append(case.name)
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return entry() | {"case": case.name, "number": len(measured)}
+
+    monkeypatch.setattr(program, "settings", lambda *_: [s for s in SETTINGS if s.name == "two-layer MLP"])
+    monkeypatch.setattr(program, "measure", measure)
+    options = ["--quick", "--compile", "none", "--json", str(file)]
+    with pytest.raises(KeyboardInterrupt):
+        program.main([*options, "--filter", "MLP"])
+    before = json.loads(file.read_text())["cases"]
+    assert len(before) == 2
+    program.main(options)
+    assert f"has 2 cases, which are kept: {len(measured) - 3} of {len(measured) - 1} are left" in capsys.readouterr().out
+    after = json.loads(file.read_text())["cases"]
+    assert after[:2] == before
+    assert measured[3:] == [case["case"] for case in after[2:]]
+    assert [case["case"] for case in after] == [case.name for case in ALL if case.setting.name == "two-layer MLP"]
+
+    whole = json.loads(file.read_text())
+    for text, more, said in (
+        (json.dumps(whole), ["--seconds", "5"], r"options: seconds 4\.0 and 5\.0\. Name another file"),
+        (json.dumps(whole | {"code": "other"}), [], "code 'other' and "),
+        (json.dumps({"growth": []}), [], "what is measured: growth and cases; "),
+        ("{", [], "expected a file that --json wrote, got JSONDecodeError"),
+    ):
+        file.write_text(text)
+        with pytest.raises(SystemExit, match=said):
+            program.main([*options, *more])
+        assert file.read_text() == text
 
 
 def test_options() -> None:
