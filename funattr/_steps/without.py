@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._core.backward import connected
 from .._core.chance import drawn
 from .._core.kernels import Folded
-from .._core.leaves import connected
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, runs_fused, scores
 from .._core.real import in_single
 from .._core.rows import Every, Row, alone, shares
@@ -22,10 +22,9 @@ from .._types import Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint
 from .chunks import chunks
 from .fold import all_at_site, taken
-from .groups import spread
 from .late import Late
 from .matching import check_fits, fit_rows, matched, picked
-from .plan import Features, Plan
+from .plan import Features, Plan, spread
 from .points import along
 from .progress import report
 from .room import Made, TooMuch
