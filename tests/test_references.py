@@ -152,7 +152,7 @@ def test_all_baselines_of_a_small_model_in_one_batch(target: Any, monkeypatch: p
     expected = sum(fa.deep_lift(model, x, baselines=one[None], target=target) for one in baselines) / 4
     for small in (True, False):
         if not small:
-            monkeypatch.setattr("funattr._steps.fold.SMALL", 0)
+            monkeypatch.setattr("funattr._named.deep_lift_shap.SMALL", 0)
         rows.clear()
         found = fa.deep_lift_shap(model, x, baselines=baselines, target=target)
         assert (max(rows) == 12) == small

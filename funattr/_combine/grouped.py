@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.labels import whole_numbers
+from .._core.real import in_single
 from .._types import Tree, map_floats
 from .._words import complaint, door, kind_of
 from .dress import then
@@ -87,7 +88,7 @@ def _summed(t: Tensor, ids: Tensor, count: int, dim: int, leading: int) -> Tenso
     if ids.shape[-1] != t.shape[at] or (rest and ids.shape[0] != shape[0]):
         text = f"groups are {list(ids.shape)}, and the attribution {shape} has {t.shape[at]} places in dimension {dim}"
         raise complaint(ValueError, f"{text}, for {shape[0]} examples: give each place its group.")
-    wide, ids = t if t.element_size() >= 4 else t.float(), ids.to(t.device)
+    wide, ids = in_single(t), ids.to(t.device)
     moved = wide.movedim((at, leading), (0, 1)) if rest else wide.movedim(at, 0)
     if not rest:
         return moved.new_zeros(count, *moved.shape[1:]).index_add(0, ids, moved).movedim(0, at).to(t.dtype)

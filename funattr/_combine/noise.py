@@ -16,15 +16,28 @@ from .._core.where import bind, find
 from .._habits import did_you_mean
 from .._steps.chunks import check_count, chunk_for, chunks, given_chunk
 from .._steps.draws import Rewound, check_generator, normal_from
-from .._steps.fold import repeated, rows_alone
+from .._steps.fold import attempted, repeated, rows_alone
 from .._steps.matching import deviations
 from .._steps.mean import Sum
-from .._steps.points import steps_of
+from .._steps.points import with_floats
 from .._steps.progress import reported
 from .._steps.ways import Runner, Steps, mapped
 from .._steps.without import look
-from .._torch import OutOfMemoryError, interrupted, tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Explains, Method, Model, Neuron, Place, Tree, attributable, batch_size, map_tensors, tensors
+from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
+from .._types import (
+    ChunkSize,
+    Explains,
+    Method,
+    Model,
+    Neuron,
+    Place,
+    Tree,
+    attributable,
+    batch_size,
+    floats_of,
+    map_tensors,
+    tensors,
+)
 from .._words import complaint, door
 from .baselines import at_layer, default_baselines
 from .dress import about, check_method, combined, generators_given, has_steps, name_of
@@ -97,19 +110,15 @@ def noise_tunnel(
             again = {"n_samples": n_samples, "stdevs": stdevs, "nt_type": nt_type, "generator": generator}
             return around_targets(partial(noise_tunnel, **again, chunk_size=chunk_size), method, model, x, options)
         explain, steps = at_noise(method, default, model, x, options)
-        leaves, spec = tree_flatten(start := steps.like)
-        spread = [*zip(filter(attributable, leaves), deviations(stdevs, start, "x" if start is x else "the value at the site"))]
-
-        def noisy(noise: list[Tensor]) -> Tree:
-            rest = iter(noise)
-            return explain(tree_unflatten([leaf + next(rest) if attributable(leaf) else leaf for leaf in leaves], spec))
+        start = steps.like
+        spread = [*zip(floats_of(start), deviations(stdevs, start, "x" if start is x else "the value at the site"))]
 
         def drawn() -> list[Tensor]:  # one draw per sample, whatever the chunks: the same numbers in the same order
             return [s * draw(leaf.shape, leaf.dtype, leaf.device) for leaf, s in spread]
 
         noise = Rewound([*generators, *generators_given(options)], device_of(x))
         ways = _in_one_batch(method, model, x, options) if start is x and told.rows and not (told.draws or told.leading) else []
-        return _moment(sampled(steps, noisy, drawn, n_samples, chunk, noise, ways), n_samples, nt_type)
+        return _moment(sampled(steps, partial(moved, explain, start), drawn, n_samples, chunk, noise, ways), n_samples, nt_type)
 
     return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=generators, draws=True)
 
@@ -125,15 +134,20 @@ def _in_one_batch(method: Explains, model: Model, x: Tree, options: dict[str, An
         points = x + noise[0]
         count, size = points.shape[:2]
         target = {"target": repeated(options["target"], count, size)} if "target" in options else {}
-        try:
+
+        def one() -> Tree:
             found = method(model, points.flatten(0, 1), **options | target)
             return map_tensors(lambda t: t.unflatten(0, (count, size)), found)
-        except Exception as error:  # what is bound in the method may be for just its batch: vmap tells
-            if isinstance(error, OutOfMemoryError) or interrupted(error):
-                raise
-            return mapped(function, noise, shared, **named)
+
+        found = attempted(one)  # what is bound in the method may be for just its batch: vmap tells
+        return mapped(function, noise, shared, **named) if found is None else found
 
     return [ask]
+
+
+def moved(explain: Callable[[Tree], Tree], start: Tree, way: list[Tensor]) -> Tree:
+    """What is found a way from the start, for each floating-point tensor there."""
+    return explain(with_floats(start, [t + w for t, w in zip(floats_of(start), way)]))
 
 
 def _moment(samples: Iterable[Tree], count: int, nt_type: str) -> Tree:
@@ -213,21 +227,22 @@ def sampled(
 
     Without a `chunk`, as many at once as there is memory for, if `function` lets them. `ways` to run them come before vmap.
     """
-    run, size, met = Runner(), chunk or 1, []
+    run, size, met, done = Runner(), chunk or 1, [], 0
     run.ways = [*ways, *run.ways]
     if not tracing() and (chunk or not transforms_active()):
         size = min(count, chunk_for(count, chunk, steps.like, shares=False))
         if size > 1 and steps.runner(chunk, run).unsure:
-            met = list(run.bounded(1, lambda first, last: run_steps(run, function, [draw()])))
+            met, done = list(run.bounded(1, lambda first, last: run_steps(run, function, [draw()]))), 1
             size = max(1, min(size, run.most, count - 1))
             noise.begin()
         at_once = _at_once(run, function, draw, size, noise) if size > 1 else None
-        size = 1 if at_once is None else size
-        met += [] if at_once is None else [at_once]
+        if at_once is None:
+            size = 1
+        else:
+            met, done = [*met, at_once], done + size
         del at_once
         if chunk is None:
             run.cause = None  # nobody has asked for more than one at once
-    done = sum(steps_of(found) for found in met)
     bounds = [(0, done)] * bool(met) + [(done + first, done + last) for first, last in chunks(count - done, size)]
     for first, last in reported(bounds):
         if met:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .._words import complaint, door, kind_of
 from .labels import Labels, check_range, extremes, kept_logits, labels_of, logits_of, readable, start_of, whole_numbers
+from .real import in_single
 
 #: What ids are given as.
 Ids: TypeAlias = "Tensor | Sequence[int] | Sequence[Sequence[int]] | np.ndarray[Any, Any]"
@@ -57,11 +58,11 @@ class Token:
         elif self.of == "prob":
             found = _log_probs(taken, ids).exp()
         else:
-            found = _wide(_picked(taken, ids))
+            found = in_single(_picked(taken, ids))
         if self.against is not None:
             start_of(self.against, logits)  # its checks
             others, known = self._at(self.against, logits)
-            found, counts = found - _wide(_picked(taken, others)), counts & known
+            found, counts = found - in_single(_picked(taken, others)), counts & known
         return torch.where(counts, found, 0).squeeze(1)
 
     def _at(self, labels: Labels, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +116,7 @@ class Contrast:
         at = torch.arange(size, device=logits.device), (position % positions).to(logits.device)
         row = logits[at].unsqueeze(1)
         yes, no = (t.to(logits.device).unsqueeze(1) for t in (yes, no))
-        return (_wide(_picked(row, yes)) - _wide(_picked(row, no))).squeeze(1)
+        return (in_single(_picked(row, yes)) - in_single(_picked(row, no))).squeeze(1)
 
     def _each(self, t: Tensor, name: str, size: int) -> Tensor:
         if t.dim() and t.shape[0] not in (1, size):
@@ -125,10 +126,6 @@ class Contrast:
 
 
 _NAMES = ("yes", "no", "position")
-
-
-def _wide(t: Tensor) -> Tensor:
-    return t.float() if t.element_size() < 4 else t
 
 
 def _picked(logits: Tensor, ids: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._torch import OutOfMemoryError, below_vmap, interrupted, mapped_without, quiet, transforms_active
+from .._torch import below_vmap, mapped_without, must_rise, quiet, transforms_active
 from .._types import Tree, map_floats, map_tensors
 from .._words import complaint
 from .norms import mend
@@ -57,7 +57,7 @@ def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None
         with quiet:
             slopes = torch.autograd.grad(stacked, leaves, each, is_grads_batched=True, allow_unused=True, **graph)
     except RuntimeError as error:
-        if isinstance(error, OutOfMemoryError) or interrupted(error):
+        if must_rise(error):
             raise
         return None
     if all(slope is None for slope in slopes):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dis
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .._torch import OutOfMemoryError
+from .._torch import must_rise
 from .._types import Tree, as_arguments, as_it_is, tensors
 from .._words import complaint
 from .state import state_of
@@ -33,7 +34,7 @@ def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, **__: 
     if str(error).startswith("Inference tensors cannot be saved"):
         text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
         return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
-    ours = hasattr(error, "complaint") or isinstance(error, (TypeError, OutOfMemoryError)) or _raised_by_model(error)
+    ours = hasattr(error, "complaint") or isinstance(error, TypeError) or must_rise(error) or raised_by_model(error)
     if ours or not tensors(x) or any(t.is_meta for t in tensors(x)) or _runs(model, x):
         return error
     root, said = bind(model).root, " ".join(str(error).split())[:120]
@@ -57,14 +58,19 @@ def _told(x: Tree, other: Tree) -> str:
     return ", ".join(said)
 
 
-def _raised_by_model(error: Exception) -> bool:
-    """Whether a ``raise`` of somebody's own ends in this error: that says what it means, and torch's nothing of a batch."""
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+
+
+def raised_by_model(error: BaseException) -> bool:
+    """Whether a `raise` statement outside torch made `error`, which says what it means: operations of torch raise without."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "torch":
+    if trace is None or hasattr(error, "complaint"):
         return False
-    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    raising = dis.opname[code.co_code[trace.tb_lasti]].startswith(("RAISE", "RERAISE"))
+    return raising and not code.co_filename.startswith(_TORCH)
 
 
 def _runs(model: Any, x: Tree) -> bool:

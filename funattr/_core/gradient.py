@@ -206,7 +206,7 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
                     raise dependent()
                 values[i] = value = copied(value)
                 for t in floats_of(value):
-                    check_dense(t, f"the value at layer {q.label(i)}")
+                    check_dense(t, q.where(i))
                 moved = iter(point(i, floats_of(value)))
                 value = map_tensors(lambda t: placed(i, next(moved), False) if t.is_floating_point() else t, value)
                 return copied(value) if anchor is None else value  # below vmap it is a sum, fresh already

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FunctionType
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._torch import below_vmap, is_mapped, only_vmap_runs, without_modes
+from .._torch import below_vmap, is_mapped, only_vmap_runs, tracing, without_modes
 from .._types import map_tensors
+from .where import Bound
 from .written import WRITES, Own
 
 
@@ -120,15 +121,15 @@ def _among(value: object, others: Sequence[object]) -> bool:
     return any(value is other for other in others)
 
 
-def in_plain_forms(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A model under `PlainForms`, in each of its passes."""
+def in_plain_forms(bound: Bound) -> Bound:
+    """The model under `PlainForms`, in each of its passes, where it is being compiled."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         forms = PlainForms()
         with forms:
-            return map_tensors(forms.now, call(*args, **kwargs))
+            return map_tensors(forms.now, bound.call(*args, **kwargs))
 
-    return run
+    return bound._replace(call=run) if tracing() else bound
 
 
 #: Operations whose result is in memory of its own.

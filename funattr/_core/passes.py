@@ -18,10 +18,10 @@ from .checks import meet
 from .kernels import Folded, PlainAttention
 from .rows import Row, each_of
 from .score import neuron_score, score_of, the_tensor
-from .sites import Sites, resolve
+from .sites import Sites, check_reached, not_reached, resolve
 from .state import observed
 from .tap import Run, Site, Stop
-from .where import Bound, all_modules, bind, opaque_module, takes, uncompiled
+from .where import Bound, all_modules, bind, takes, uncompiled
 
 
 class Question(NamedTuple):
@@ -44,6 +44,15 @@ class Question(NamedTuple):
         """What messages call the i-th site."""
         site = self.sites.sites[i]
         return "x" if site is None else site.label
+
+    def where(self, i: int) -> str:
+        """What messages call the value there."""
+        return "x" if self.sites.sites[i] is None else f"the value at layer {self.label(i)}"
+
+    @property
+    def at_no_site(self) -> Question:
+        """The same of the model's output alone."""
+        return self._replace(sites=self.sites._replace(sites=()))
 
 
 def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create_graph: bool = False) -> Question:
@@ -73,7 +82,7 @@ def _counted(bound: Bound, x: Tree, sites: Sequence[Site | None]) -> list[Site |
         count = 0 if site is None else next(runs)
         if site is not None and site.call is not None and site.call < 0:
             if count + site.call < 0:
-                raise complaint(ValueError, _not_reached(bound, site, count))
+                raise complaint(ValueError, not_reached(bound, site, count))
             site = site._replace(call=site.call + count)
         settled.append(site)
     return settled
@@ -274,27 +283,3 @@ def _runs_cudnn_rnn(root: nn.Module | None, x: Tree) -> bool:
     """Whether cuDNN's recurrent layers may run, in eval mode."""
     on_cuda = any(t.is_cuda for t in tensors(x)[:1])
     return on_cuda and any(isinstance(module, nn.RNNBase) and not module.training for module in all_modules(root))
-
-
-def check_reached(bound: Bound, run: Run) -> None:
-    """Every site must have been reached, and without `call` just once."""
-    for site, count in zip(run.sites, run.seen):
-        if count <= (site.call or 0):
-            raise complaint(ValueError, _not_reached(bound, site, count))
-        if site.call is None and count > 1:
-            which = f"{'input_of' if site.inputs else 'output_of'}({site.label}, call=0), ..., call={count - 1} or call=-1"
-            text = f"layer {site.label} ran {count} times in one forward pass: say which with {which} for the last."
-            raise complaint(ValueError, text)
-
-
-def _not_reached(bound: Bound, site: Site, count: int) -> str:
-    if count:
-        return f"layer {site.label} ran {count} times, so call={site.call} does not exist: use 0 to {count - 1}, or -1."
-    reason = "Is it part of this model, and used in its forward pass?"
-    if (opaque := opaque_module(bound.root)) is not None:
-        reason = f"The model holds a {opaque}, and layers inside one cannot be tapped: pass the model before it was."
-    elif isinstance(site.layer, (nn.ModuleList, nn.ModuleDict)):
-        reason = f"A {type(site.layer).__name__} is a container that is never called: name one of its layers."
-    elif type(site.layer).__name__ == "NonDynamicallyQuantizableLinear":
-        reason = "nn.MultiheadAttention uses its weights without calling it: take the attention module itself."
-    return f"layer {site.label} did not run. {reason}"

@@ -56,6 +56,11 @@ def real(value: Tensor, what: str, cure: str) -> Tensor:
     return value
 
 
+def in_single(t: Tensor) -> Tensor:
+    """In single precision, of what has less: half would be too coarse for a sum."""
+    return t if t.element_size() >= 4 else t.float()
+
+
 def in_double(t: Tensor) -> Tensor:
     """In the widest floating-point type that its device has."""
     return t.float() if t.device.type == "mps" else t.double()

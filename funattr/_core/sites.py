@@ -10,8 +10,8 @@ from torch import nn
 from .._torch import TreeSpec, tracing, tree_flatten, tree_unflatten
 from .._types import Layer, Place, Tree
 from .._words import complaint, door, kind_of, warn
-from .tap import Site
-from .where import Bound, find
+from .tap import Run, Site
+from .where import Bound, find, opaque_module
 
 
 @door
@@ -124,3 +124,28 @@ def _site(bound: Bound, selector: Any) -> Site | None:
     if place.layer == "" and not tracing():
         warn("layer='' is the model itself, whose value is its output: name a layer inside, which fa.layers lists.")
     return Site(module, repr(place.layer) if named else f"<{type(module).__name__}>", place.inputs, place.call)
+
+
+def check_reached(bound: Bound, run: Run) -> None:
+    """Every site must have been reached, and without `call` just once."""
+    for site, count in zip(run.sites, run.seen):
+        if count <= (site.call or 0):
+            raise complaint(ValueError, not_reached(bound, site, count))
+        if site.call is None and count > 1:
+            which = f"{'input_of' if site.inputs else 'output_of'}({site.label}, call=0), ..., call={count - 1} or call=-1"
+            text = f"layer {site.label} ran {count} times in one forward pass: say which with {which} for the last."
+            raise complaint(ValueError, text)
+
+
+def not_reached(bound: Bound, site: Site, count: int) -> str:
+    """What to say of a layer that ran so many times, and not when it was to be seen."""
+    if count:
+        return f"layer {site.label} ran {count} times, so call={site.call} does not exist: use 0 to {count - 1}, or -1."
+    reason = "Is it part of this model, and used in its forward pass?"
+    if (opaque := opaque_module(bound.root)) is not None:
+        reason = f"The model holds a {opaque}, and layers inside one cannot be tapped: pass the model before it was."
+    elif isinstance(site.layer, (nn.ModuleList, nn.ModuleDict)):
+        reason = f"A {type(site.layer).__name__} is a container that is never called: name one of its layers."
+    elif type(site.layer).__name__ == "NonDynamicallyQuantizableLinear":
+        reason = "nn.MultiheadAttention uses its weights without calling it: take the attention module itself."
+    return f"layer {site.label} did not run. {reason}"

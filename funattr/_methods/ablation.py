@@ -13,7 +13,6 @@ from .._core.passes import question
 from .._steps.chunks import given_chunk
 from .._steps.plan import features_of, planned
 from .._steps.without import lost, restored
-from .._torch import tracing
 from .._types import ChunkSize, Layer, Model, Target, Tree, says
 
 
@@ -75,10 +74,9 @@ def feature_ablation(
         Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2014, https://arxiv.org/abs/1311.2901
     """
     chunk = given_chunk(chunk_size)
-    chunk = None if chunk is None else len(range(chunk))  # Dynamo may have made a symbol of it: a number again
     with torch.set_grad_enabled(create_graph):
         q = question(model, x, layer, target, create_graph)
-        q = q._replace(bound=q.bound._replace(call=in_plain_forms(q.bound.call))) if tracing() else q
+        q = q._replace(bound=in_plain_forms(q.bound))
         features = features_of(q, baselines, feature_mask)
         return restored(q, *lost(q, features, partial(planned, q, features, chunk)))
 

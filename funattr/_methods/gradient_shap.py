@@ -16,7 +16,7 @@ from .._core.passes import Point, Question
 from .._steps.baselines import distribution
 from .._steps.chunks import check_count
 from .._steps.draws import check_generator, seeded
-from .._steps.fold import batch_dim, rows_alone, same
+from .._steps.fold import attempted, batch_dim, rows_alone, same
 from .._steps.matching import deviations
 from .._steps.mean import Sum
 from .._steps.path import explained
@@ -35,7 +35,7 @@ from .._steps.points import (
 )
 from .._steps.progress import reported
 from .._steps.ways import Runner, Steps
-from .._torch import OutOfMemoryError, interrupted, tracing, transforms_active, tree_flatten, tree_unflatten
+from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, floats_of, map_floats, map_tensors, says, tensors
 from .._words import complaint
 
@@ -200,13 +200,8 @@ def _alone(q: Question, given: list[Tensor], own: list[Tree]) -> list[Tree] | No
         return value_at(q, given[0])
     rows, at, x = given[0].shape[0], given[0].shape[0] // 2, tensors(q.x)
     together = [torch.cat([t[:at], leaf[-1:], t[at:]]) for t, leaf in zip(given, x)]
-    try:
-        found = value_at(q, tree_unflatten(together, tree_flatten(q.x)[1]))
-    except Exception as error:  # the model may want just its batch
-        if isinstance(error, OutOfMemoryError) or interrupted(error):
-            raise
-        return None
-    if drawn():
+    found = attempted(lambda: value_at(q, tree_unflatten(together, tree_flatten(q.x)[1])))
+    if found is None or drawn():
         return None
     for t, v in zip(tensors(found), tensors(own)):
         if batch_dim(v.shape, q.size, t.shape, rows + 1) != 0 or not same(t[at], v[-1]):
@@ -221,7 +216,7 @@ def _point_between(q: Question, sizes: list[int], step: list[list[Tensor]]) -> P
     def moved(i: int, values: list[Tensor]) -> list[Tensor]:
         if any(v.shape[:1] != (q.size,) for v in values):
             text = "has no row for each example: choose a layer with the batch first, where baselines can be drawn."
-            raise complaint(ValueError, f"the value at layer {q.label(i)} {text}")
+            raise complaint(ValueError, f"{q.where(i)} {text}")
         own = slice(sum(sizes[:i]), sum(sizes[: i + 1]))
         moves = zip(drawn[own], values, noise[own])
         return [towards(s, v + e, at.reshape(-1, *[1] * (v.dim() - 1))) for s, v, e in moves]

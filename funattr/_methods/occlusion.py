@@ -14,7 +14,7 @@ from .._steps.chunks import given_chunk
 from .._steps.plan import Features, Plan, features_of, plan_for
 from .._steps.windows import Slides, inside, mean_over, slides_of, table_of
 from .._steps.without import lost
-from .._torch import tracing, tree_flatten, tree_unflatten
+from .._torch import tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, says
 
 
@@ -72,10 +72,9 @@ def occlusion(
         Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2014, https://arxiv.org/abs/1311.2901
     """
     chunk = given_chunk(chunk_size)
-    chunk = None if chunk is None else len(range(chunk))  # Dynamo may have made a symbol of it: a number again
     with torch.set_grad_enabled(create_graph):
         q = question(model, x, layer, target, create_graph)
-        q = q._replace(bound=q.bound._replace(call=in_plain_forms(q.bound.call))) if tracing() else q
+        q = q._replace(bound=in_plain_forms(q.bound))
         features = features_of(q, baselines, None)
         slides: list[list[Slides | None]] = []
 

@@ -13,7 +13,7 @@ from .._core.channels import channel_of, check_rows
 from .._core.checks import may_read
 from .._core.door import method
 from .._core.passes import Question, read
-from .._core.real import check_attributable
+from .._core.real import check_attributable, in_single
 from .._core.rows import once, own_row, shares
 from .._methods.ablation import feature_ablation
 from .._methods.cam import check_batch_first
@@ -92,12 +92,12 @@ def _score_cam(q: Question, value: Tensor, channel: int, chunk_size: ChunkSize) 
     # An input without such places, as a table beside an image, is seen whole.
     fits = {maps.dim()} & {leaf.dim() for leaf in inputs} or {leaf.dim() for leaf in inputs}
     scores: list[Tensor] = []
-    steps = Steps(q._replace(sites=q.sites._replace(sites=())), inputs)
+    steps = Steps(q.at_no_site, inputs)
     run = steps.runner(chunk_size)
     for a, b in reported(steps.parts(maps.shape[1], chunk_size)):
         seen = [_masked(maps[:, a:b], leaf) if leaf.dim() in fits else leaf.expand(b - a, *leaf.shape) for leaf in inputs]
         scores += along(run, q, score_at, seen)
-    wide = maps if maps.element_size() >= 4 else maps.float()
+    wide = in_single(maps)
     weights = torch.cat(scores).to(wide.dtype).softmax(0).t()
     mean = (weights.reshape(weights.shape + (1,) * (maps.dim() - 2)) * wide).sum(1, keepdim=True)
     return mean.to(value.dtype).movedim(1, channel)
@@ -257,7 +257,7 @@ def eigen_cam(model: Model, x: Tree, *, layer: Layer, channel_dim: int = 1, crea
         channel = channel_of(v, channel_dim)
         moved = v.movedim(channel, -1)
         places = moved.flatten(1, -2) if v.dim() > 2 else moved.unsqueeze(1)
-        projected = _projected(places if v.element_size() >= 4 else places.float(), create_graph)
+        projected = _projected(in_single(places), create_graph)
         return projected.reshape(*moved.shape[:-1], 1).movedim(-1, channel).to(v.dtype)
 
     value = activation(model, x, layer=layer, create_graph=create_graph)

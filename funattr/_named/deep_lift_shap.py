@@ -9,11 +9,12 @@ from .._core.checks import may_read
 from .._core.door import method
 from .._core.passes import Question
 from .._core.several import for_each
+from .._core.where import weights
 from .._methods.deep_lift import Attribution, attributions, deep_lift
 from .._rules.lift.complete import Notes, tell
 from .._rules.lift.passes import Task, lifted, prepare
 from .._steps.baselines import distribution
-from .._steps.fold import pays, stacked
+from .._steps.fold import rows_alone, stacked, taken
 from .._steps.mean import Sum
 from .._steps.ways import Steps, each
 from .._steps.without import look
@@ -90,7 +91,7 @@ def _averaged(
     samples, count = distribution(x, baselines, ids=bool(q.inner))
     steps = Steps(q, x, shares=bool(q.inner))
     size = steps.parts(count, chunk_size)[0][1]
-    if func is None and len(q.sites.sites) < 2 and size == count and pays(q, count) and not q.create_graph:
+    if func is None and len(q.sites.sites) < 2 and size == count and _pays(q, count) and not q.create_graph:
         return _in_one_batch(task, samples, count, multiply)
 
     def against(sample: list[Tensor]) -> tuple[list[Tree], Tensor | None]:
@@ -106,6 +107,21 @@ def _averaged(
     found, gap = total.total(count)
     tell(task.notes, gap)
     return found
+
+
+#: Multiplications, about, that take no longer than entering vmap.
+SMALL = 1 << 18
+
+
+def _pays(q: Question, count: int) -> bool:
+    """Whether one batch is exact without a look, and all that the model does with `count` copies is less than vmap costs."""
+    if taken.alone and not transforms_active():
+        return True
+    if tracing() or transforms_active() or not rows_alone(q):
+        return False
+    uses = max(1, count * (q.x.shape[0] if q.x.dim() == 2 else q.x.numel()))  # of each weight, at most
+    total: int = uses * sum(weight.numel() for weight in weights(q.bound.root))
+    return total <= SMALL
 
 
 def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> list[Tree]:

@@ -33,21 +33,14 @@ def chunks(size: int, chunk: int | None) -> list[tuple[int, int]]:
     return list(itertools.pairwise(bounds))
 
 
-def parts(
+def chunk_for(
     count: int, chunk_size: ChunkSize, like: Tree, *, shares: bool, times: int = 1, root: nn.Module | None = None
-) -> list[tuple[int, int]]:
-    """`count` steps in chunks of the size that the caller says, else as many at once as a budget of memory allows.
+) -> int:
+    """How many of `count` steps to run at once: what the caller says, else what a budget of memory allows.
 
     `like`, `times` over, is what one step holds. `shares`: the steps share what lies before a site; otherwise they are inputs
     of `root`.
     """
-    return chunks(count, chunk_for(count, chunk_size, like, shares=shares, times=times, root=root))
-
-
-def chunk_for(
-    count: int, chunk_size: ChunkSize, like: Tree, *, shares: bool, times: int = 1, root: nn.Module | None = None
-) -> int:
-    """How many of `count` steps to run at once. See `parts`."""
     given = given_chunk(chunk_size)
     if given is not None:
         return given
@@ -125,7 +118,7 @@ def given_chunk(chunk_size: ChunkSize) -> int | None:
             raise complaint(ValueError, f"chunk_size must be an int, 'auto' or None, got {chunk_size!r}.")
         return None
     check_count(chunk_size, "chunk_size")
-    return chunk_size
+    return len(range(chunk_size))  # Dynamo may have made a symbol of it: a number again
 
 
 def check_count(value: Any, name: str) -> None:

@@ -51,7 +51,6 @@ def opened(
     """Open a game: at most one look at the value at the site, and a pass for "argmax". Call it, and play, with gradients
     recorded or not as `create_graph` says."""
     chunk = given_chunk(chunk_size)
-    chunk = None if chunk is None else len(range(chunk))  # Dynamo may have made a symbol of it: a number again
     q = ready(model, x, layer, target, create_graph)
     features = features_of(q, baselines, feature_mask)
     values = look(q) if q.inner else [hollow(q.x) for _ in q.sites.sites]
@@ -81,9 +80,7 @@ def scores_of(game: Opened, steps: int, which: Callable[[Tensor], Tensor], *, ea
     if not steps:
         found = floats_of(game.q.x) or [torch.zeros(0, device=tensors(game.q.x)[0].device)]
         return found[0].new_zeros(0, game.q.size)
-    q = game.q
-    if tracing():
-        q = q._replace(bound=q.bound._replace(call=in_plain_forms(q.bound.call)))
+    q = game.q._replace(bound=in_plain_forms(game.q.bound))
     gone = partial(_absent_each, q.size) if each else _absent
     return scored(q, game.features, game.plan(steps, which, gone))[1]
 

@@ -1,12 +1,13 @@
-"""Many points of the input in one batch: exact where the model treats rows alone, which is known or shown, never guessed."""
+"""Other rows than those of the batch, many points of the input in one or some rows by themselves: exact where the model treats
+rows alone, which is known or shown, never guessed."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +18,20 @@ from .._core.passes import Question
 from .._core.rows import Every
 from .._core.score import one_for_each
 from .._core.tap import touched
-from .._core.where import weights
+from .._core.where import Bound
 from .._torch import (
-    OutOfMemoryError,
-    interrupted,
     is_plain,
+    must_rise,
     plain_data,
-    tracing,
     transforms_active,
     tree_flatten,
     tree_unflatten,
     without_transforms,
 )
-from .._types import Neuron, Tree, as_it_is, attributable, map_tensors, tensors
+from .._types import Neuron, Target, Tree, as_it_is, attributable, map_tensors, tensors
 from .._words import complaint
 
+T = TypeVar("T")
 #: What to compute at a point of the input: ``f(q, x)`` gives tensors, in any structure.
 Inner: TypeAlias = Callable[[Question, Tree], Tree]
 
@@ -58,15 +58,8 @@ def folded(
     One in the middle of three or more is run to see it: what rows before or after it, their number, or row numbers that the
     model holds do to it would show there. None where something does.
     """
-    try:
-        found = f(*stacked(q, points, at))
-    except Branch:
-        return None
-    except Exception as error:  # the model may want just its batch: one point after another tells
-        if isinstance(error, OutOfMemoryError) or interrupted(error):
-            raise
-        return None
-    if drawn():
+    found = attempted(lambda: f(*stacked(q, points, at)))
+    if found is None or drawn():
         return None
     count = points[0].shape[0]
     if dims is None:
@@ -76,6 +69,18 @@ def folded(
     dims = [dim for dim, _ in zip(dims, tensors(found))]
     rest = iter(dims)
     return None if -1 in dims else (map_tensors(lambda t: _blocks(t, next(rest), count), found), dims)
+
+
+def attempted(run: Callable[[], T]) -> T | None:
+    """What `run` gives with other rows than those of the batch; None where the model looks at data, or wants just its batch."""
+    try:
+        return run()
+    except Branch:
+        return None
+    except Exception as error:
+        if must_rise(error):
+            raise
+        return None
 
 
 def _blocks(t: Tensor, dim: int, count: int) -> Tensor:
@@ -97,11 +102,23 @@ def stacked(q: Question, points: list[Tensor], at: list[int]) -> tuple[Question,
     leaves, spec = tree_flatten(q.x)
     for i, leaf in enumerate(leaves):
         if isinstance(leaf, Tensor) and i not in at:
-            leaves[i] = leaf.expand(count, *leaf.shape).flatten(0, 1)
+            leaves[i] = _copies(leaf, count)
     x = with_leaves(tree_unflatten(leaves, spec), at, flat)
-    bound = q.bound if rows_alone(q) else q.bound.under(NoBranches())
-    target = repeated(q.target, count, q.size)
-    return q._replace(bound=bound, x=x, target=target, size=count * q.size), x
+    return _for_copies(q, count)._replace(x=x), x
+
+
+def _copies(t: Tensor, count: int) -> Tensor:
+    return t.expand(count, *t.shape).flatten(0, 1)
+
+
+def _for_copies(q: Question, count: int) -> Question:
+    """The question for `count` copies of a batch, of which there is no input yet."""
+    return q._replace(bound=unbranched(q), target=repeated(q.target, count, q.size), size=count * q.size)
+
+
+def unbranched(q: Question) -> Bound:
+    """The model where it is given other rows, and must not look at what is in them to say what runs."""
+    return q.bound if rows_alone(q) else q.bound.under(NoBranches())
 
 
 class _Taken(threading.local):
@@ -126,17 +143,10 @@ def all_at_site(q: Question, count: int, ask: Callable[[Question], Tree]) -> Tre
     """`ask` of a question whose values at the sites become ``[count * N, ...]`` there, by what it puts: what lies before them
     runs for N rows or, where something else meets what lies after them, for all. The results have a leading dimension. None
     where neither goes."""
-    bound = q.bound if rows_alone(q) else q.bound.under(NoBranches())
-    whole = q._replace(bound=bound, target=repeated(q.target, count, q.size), size=count * q.size)
-    for x in (q.x, map_tensors(lambda t: t.expand(count, *t.shape).flatten(0, 1), q.x)):
-        try:
-            found = ask(whole._replace(x=x))
-        except Branch:
-            return None
-        except Exception as error:
-            if isinstance(error, OutOfMemoryError) or interrupted(error):
-                raise
-        else:
+    whole = _for_copies(q, count)
+    for x in (q.x, map_tensors(lambda t: _copies(t, count), q.x)):
+        found = attempted(partial(ask, whole._replace(x=x)))
+        if found is not None:
             return map_tensors(lambda t: _blocks(t, 0, count), found)
     return None
 
@@ -206,21 +216,41 @@ def _per_copy(target: Callable[[Any], Tensor], count: int, size: int, output: An
     return torch.cat(copies)
 
 
-# Where it is known, and pays.
-
-#: Multiplications, about, that take no longer than entering vmap.
-SMALL = 1 << 18
+# Some rows by themselves.
 
 
-def pays(q: Question, count: int) -> bool:
-    """Whether folding is exact without a look, and all that the model does with `count` copies is less than what vmap costs."""
-    if taken.alone and not transforms_active():
-        return True
-    if tracing() or transforms_active() or not rows_alone(q):
-        return False
-    uses = max(1, count * (q.x.shape[0] if q.x.dim() == 2 else q.x.numel()))  # of each weight, at most
-    total: int = uses * sum(weight.numel() for weight in weights(q.bound.root))
-    return total <= SMALL
+def of_rows(q: Question, rows: Sequence[int]) -> Question | None:
+    """The question for some examples; None where it is not told what of it belongs to these."""
+    x, told = rows_of(q.x, rows, q.size), _target_of(q.target, rows, q.size)
+    if x is None or told is None:
+        return None
+    return q._replace(bound=unbranched(q), x=x, target=told[0], size=len(rows))
+
+
+def rows_of(value: Tree, rows: Sequence[int], size: int, *, one_for_all: bool = False) -> Tree | None:
+    """Some rows of every tensor; None where one has other rows than the batch. With `one_for_all`, it may have one."""
+    leaves, spec = tree_flatten(value)
+    for i, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor):
+            if leaf.dim() and leaf.shape[0] == size:
+                leaves[i] = leaf[torch.tensor(rows, device=leaf.device)]
+            elif not (one_for_all and leaf.dim() and leaf.shape[0] == 1):
+                return None
+    return tree_unflatten(leaves, spec)
+
+
+def _target_of(target: Target, rows: Sequence[int], size: int) -> tuple[Target] | None:
+    """The target of some examples, in a tuple, for None is one; None for a callable, which may know its batch."""
+    if callable(target) or (isinstance(target, Neuron) and callable(target.index)):
+        return None
+    if isinstance(target, Tensor) and target.numel() != 1:
+        return (target[torch.tensor(rows, device=target.device)],)
+    if isinstance(target, list) and len(target) == size:
+        return ([target[i] for i in rows],)
+    return (target,)
+
+
+# Where it is known.
 
 
 def rows_alone(q: Question) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._core.real import in_single
 from .._types import Tree, floats_of
 from .quadrature import Rates, rates_of
 
@@ -90,7 +91,7 @@ def integral(steps: Iterator[list[Tree]], on: Interval, size: int) -> Piece:
     sizes = torch.zeros(size, dtype=torch.float64)  # mean squares
     done, like = 0, None
     for like in steps:
-        found = [t if t.element_size() >= 4 else t.float() for t in floats_of(like)]
+        found = [in_single(t) for t in floats_of(like)]
         some = weights[:, done : done + found[0].shape[0]]
         new = [torch.tensordot(some.to(t), t, 1) for t in found]
         sums = [s + t for s, t in zip(sums, new)] if sums else new

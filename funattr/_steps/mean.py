@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .._core.real import in_single
 from .._torch import tree_flatten, tree_unflatten
 from .._types import Tree
 from .._words import complaint
@@ -37,8 +38,7 @@ class Sum:
 
 
 def _summed(t: Tensor, weights: Tensor | None, power: int) -> Tensor:
-    wide = t if t.element_size() >= 4 else t.float()
-    wide = wide if power == 1 else wide**power
+    wide = in_single(t) if power == 1 else in_single(t) ** power
     if weights is not None:
         wide = wide * weights.to(wide).reshape(-1, *[1] * (t.dim() - 1))
     return wide.sum(0)

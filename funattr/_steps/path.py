@@ -13,7 +13,6 @@ from .._core.passes import Point, Question, forward, kept, question, read
 from .._core.rows import alone
 from .._core.score import predicted, score_of
 from .._core.several import for_each
-from .._torch import tracing
 from .._types import ChunkSize, Layer, Model, Target, Tree, floats_of, map_tensors, tensors
 from .._words import complaint
 from .baselines import full_batch, references
@@ -45,8 +44,7 @@ def explained(
 def ready(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> Question:
     """A question about many points: "argmax" is settled, and nothing is recorded that need not be."""
     q = question(model, x if create_graph else map_tensors(torch.detach, x), layer, target, create_graph)
-    if tracing():
-        q = q._replace(bound=q.bound._replace(call=in_plain_forms(q.bound.call)))
+    q = q._replace(bound=in_plain_forms(q.bound))
     return q._replace(target=_settled(q))
 
 
@@ -56,7 +54,7 @@ def _settled(q: Question) -> Target:
         target: Target = q.target
         return target
     with torch.no_grad():
-        output = forward(q._replace(sites=q.sites._replace(sites=())), kept).output
+        output = forward(q.at_no_site, kept).output
     score_of(output, q.target, q.size)  # its checks
     return predicted(output, q.size)
 

@@ -96,13 +96,13 @@ def identified(q: Question, features: Features, values: list[Tree]) -> tuple[lis
         ids, groups = one_each(values, q.size)
     else:
         groups, masks = features.groups, enumerate(features.masks)
-        ids = [matched(mask, values[i], "feature_mask", label_of(q, i)) for i, mask in masks]
+        ids = [matched(mask, values[i], "feature_mask", q.where(i)) for i, mask in masks]
     for i, (each, value) in enumerate(zip(ids, values)):
         held = features.masks is not None and features.masks[i] is None and bool(tensors(value))
         if not held and not any(
             one is not None and isinstance(leaf, Tensor) for one, leaf in zip(each, tree_flatten(value)[0])
         ):
-            raise complaint(TypeError, f"{label_of(q, i)} holds no tensor to ablate.")
+            raise complaint(TypeError, f"{q.where(i)} holds no tensor to ablate.")
     return ids, groups
 
 
@@ -117,9 +117,7 @@ def plan_for(
     gone: Gone,
 ) -> Plan:
     """The plan for `steps` steps, each with every row of the baselines."""
-    given = [
-        matched(base, value, "baselines", label_of(q, i)) for i, (base, value) in enumerate(zip(features.baselines, values))
-    ]
+    given = [matched(base, value, "baselines", q.where(i)) for i, (base, value) in enumerate(zip(features.baselines, values))]
     leaves = [leaf if one is not None else None for one, leaf in _flat(ids, values)]
     rows = rows_in([base for each in given for base in each], leaves)
     runs = steps if rows is None else steps * rows
@@ -128,10 +126,6 @@ def plan_for(
 
 def _flat(ids: list[list[Tensor | None]], values: list[Tree]) -> list[tuple[Tensor | None, Any]]:
     return [pair for each, value in zip(ids, values) for pair in zip(each, tree_flatten(value)[0])]
-
-
-def label_of(q: Question, i: int) -> str:
-    return "x" if q.sites.sites[i] is None else f"the value at layer {q.label(i)}"
 
 
 def _at_once(q: Question, found: list[Tensor], steps: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._core.gradient import gradients, hooks_backward
 from .._core.passes import Point, Question, each_score, forward, kept, read
-from .._core.real import check_attributable
+from .._core.real import check_attributable, in_single
 from .._core.rows import each_of
 from .._torch import tracing, transforms_active
 from .._types import Tree, floats_of, map_floats, map_tensors, tensors
@@ -53,7 +53,7 @@ def input_floats(q: Question) -> list[Tensor]:
 
 def towards(start: Tensor, end: Tensor, step: Tensor) -> Tensor:
     """``start + step (end - start)``; half precision would be too coarse for the step."""
-    wide = end if end.element_size() >= 4 else end.float()
+    wide = in_single(end)
     return (start + step.to(wide.dtype) * (wide - start)).to(end.dtype)
 
 
@@ -79,7 +79,7 @@ def score_at(q: Question, x: Tree) -> Tensor:
 
 def scores_at(q: Question, x: Tree) -> list[Tensor]:
     """The same, for each target."""
-    q = q._replace(x=x, sites=q.sites._replace(sites=()))
+    q = q.at_no_site._replace(x=x)
     return each_score(q, forward(q, kept))
 
 

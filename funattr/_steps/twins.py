@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .._core.cures import raised_by_model
 from .._torch import (
     Memory,
-    OutOfMemoryError,
     below_vmap,
     is_mapped,
     is_plain,
+    must_rise,
     only_vmap_runs,
     operation_spaces,
     plain_data,
@@ -25,7 +26,6 @@ from .._torch import (
     transforms_active,
     without_modes,
 )
-from .ways import raised_by_model
 
 T = TypeVar("T")
 #: ``one_row(t)``: the first row of `t`, with the batch dimension, where all are the same; None where not, or not to be seen.
@@ -48,7 +48,7 @@ def same_rows(count: int, run: Callable[[OneRow], T]) -> T:
             if mode.untouched():
                 return found
         except (_Written, Exception) as error:  # what is wrong without it, too, comes again
-            if isinstance(error, OutOfMemoryError) or (isinstance(error, Exception) and raised_by_model(error)):
+            if isinstance(error, Exception) and (must_rise(error) or raised_by_model(error)):
                 raise
     return run(lambda t: None)
 

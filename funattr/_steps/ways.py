@@ -7,12 +7,9 @@ per chunk, and nobody's extra arguments are ever expanded.
 from __future__ import annotations
 
 import contextlib
-import dis
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
@@ -20,13 +17,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._core.chance import drawn
+from .._core.cures import raised_by_model
 from .._core.passes import Question
 from .._core.state import writes_parameters
 from .._core.written import Place, with_own_mapped
-from .._torch import OutOfMemoryError, any_batch, interrupted, quiet, tracing, transforms_active, tree_flatten, tree_unflatten
+from .._torch import any_batch, must_rise, quiet, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Tree, map_tensors, tensors
 from .._words import complaint, warn
-from .chunks import chunks, given_chunk, parts
+from .chunks import chunk_for, chunks, given_chunk
 from .fold import same
 from .progress import reported
 from .room import Made, TooMuch, room_on, shows_room
@@ -215,7 +213,8 @@ class Steps(NamedTuple):
 
     def parts(self, count: int, chunk_size: ChunkSize) -> list[tuple[int, int]]:
         """So many of them in chunks."""
-        return parts(count, chunk_size, self.like, shares=self.shares, times=self.times, root=self.q.bound.root)
+        root = self.q.bound.root
+        return chunks(count, chunk_for(count, chunk_size, self.like, shares=self.shares, times=self.times, root=root))
 
     def runner(self, chunk_size: ChunkSize, run: Runner | None = None) -> Runner:
         """What runs chunks of them, and may have run something else before."""
@@ -255,7 +254,10 @@ def mapped_functional(function: Callable[..., Tree], part: Tree, shared: tuple[A
         with InTorch():
             return function(*args)
 
-    return mapped(torch.func.functionalize(guarded), part, shared, randomness)
+    try:
+        return mapped(torch.func.functionalize(guarded), part, shared, randomness)
+    finally:
+        torch.clear_autocast_cache()  # of weights that were cast in there, whose data is gone
 
 
 class InTorch(TorchFunctionMode):
@@ -270,31 +272,10 @@ class InTorch(TorchFunctionMode):
 _LEAVES = {Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr}
 
 
-# Whose error is it?
-
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-
-
 def refused(error: Exception) -> bool:
     """Whether vmap or torch.func may be why there is an `error`, and not the model. A step on its own will tell."""
-    if isinstance(error, OutOfMemoryError) or interrupted(error):
+    if must_rise(error):
         return False
     if isinstance(error, ValueError):  # our own words for it
         return "torch.func" in getattr(error, "complaint", "")
     return not raised_by_model(error)
-
-
-def raised_by_model(error: BaseException) -> bool:
-    """Whether a `raise` statement outside torch made `error`: operations of torch raise without one."""
-    if hasattr(error, "complaint"):
-        return False
-    if interrupted(error):
-        return True
-    trace: TracebackType | None = error.__traceback__
-    if trace is None:
-        return False
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    code = trace.tb_frame.f_code
-    raising = dis.opname[code.co_code[trace.tb_lasti]].startswith(("RAISE", "RERAISE"))
-    return raising and not code.co_filename.startswith(_TORCH)

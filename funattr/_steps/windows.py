@@ -14,7 +14,6 @@ from .._torch import tree_flatten
 from .._types import Tree, tensors
 from .._words import complaint, kind_of
 from .matching import by_site, matched
-from .plan import label_of
 
 
 class Slides(NamedTuple):
@@ -35,7 +34,7 @@ def slides_of(q: Question, window: Any, strides: Any, values: list[Tree]) -> lis
     numbers = any(map(is_number, tensors(values)))
     pairs = zip(values, by_site(window, q.sites, "window"), by_site(strides, q.sites, "strides"))
     for i, (value, windows, steps) in enumerate(pairs):
-        label, leaves = label_of(q, i), tree_flatten(value)[0]
+        label, leaves = q.where(i), tree_flatten(value)[0]
         each = matched(windows, value, "window", label, deep=True)
         steps = [steps] * len(leaves) if isinstance(steps, int) else matched(steps, value, "strides", label, deep=True)
         found.append([])

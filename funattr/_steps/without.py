@@ -14,6 +14,7 @@ from .._core.chance import drawn
 from .._core.kernels import Folded
 from .._core.leaves import connected
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, runs_fused, scores
+from .._core.real import in_single
 from .._core.rows import Every, Row, alone, shares
 from .._core.score import predicted, score_of, the_tensor
 from .._core.written import with_own_mapped
@@ -25,7 +26,7 @@ from .fold import all_at_site, taken
 from .groups import spread
 from .late import Late
 from .matching import check_fits, fit_rows, matched, picked
-from .plan import Features, Plan, label_of
+from .plan import Features, Plan
 from .points import along
 from .progress import report
 from .room import Made, TooMuch
@@ -64,7 +65,7 @@ def look(q: Question) -> list[Tree]:
 def without(q: Question, features: Features, plan: Plan, step: list[Tensor], i: int, value: Tree) -> Tree:
     """The value at the i-th site without the features that a step takes away; for several steps, each, up front."""
     leaves, spec = tree_flatten(value)
-    label, replaced = label_of(q, i), []
+    label, replaced = q.where(i), []
     for leaf, ids, base in zip(leaves, plan.ids[i], matched(features.baselines[i], value, "baselines", label)):
         if isinstance(leaf, Tensor) and ids is not None:
             check_fits(ids, leaf.shape, "feature_mask", label)
@@ -80,7 +81,7 @@ def without(q: Question, features: Features, plan: Plan, step: list[Tensor], i: 
 def check_features(q: Question, features: Features, plan: Plan) -> None:
     """Refuse masks and baselines that do not fit, before anything runs."""
     for i, value in enumerate(plan.values):
-        label, leaves = label_of(q, i), tree_flatten(value)[0]
+        label, leaves = q.where(i), tree_flatten(value)[0]
         for leaf, ids, base in zip(leaves, plan.ids[i], matched(features.baselines[i], value, "baselines", label)):
             if isinstance(leaf, Tensor) and ids is not None:
                 check_fits(ids, leaf.shape, "feature_mask", label)
@@ -171,9 +172,8 @@ def _scored(q: Question, features: Features, make: Callable[[list[Tree]], Plan] 
 
 
 def _mean_over(rows: int, scores: Tensor) -> Tensor:
-    """Of runs side by side: half precision would be too coarse for the sum."""
-    wide = scores if scores.element_size() >= 4 else scores.float()
-    return wide.reshape(-1, rows, *scores.shape[1:]).mean(1).to(scores.dtype)
+    """Of runs side by side."""
+    return in_single(scores).reshape(-1, rows, *scores.shape[1:]).mean(1).to(scores.dtype)
 
 
 def _outputs(q: Question, features: Features, make: Callable[[list[Tree]], Plan] | Plan) -> Iterator[tuple[Plan, list[Tensor]]]:

@@ -31,7 +31,7 @@ from .tensors import (
     swap_tensors,
     times_written,
 )
-from .thread import OutOfMemoryError, interrupted, operation_spaces, put_back, saved_tensors_hooked, surroundings, without_modes
+from .thread import interrupted, must_rise, operation_spaces, put_back, saved_tensors_hooked, surroundings, without_modes
 from .traces import (
     any_batch,
     as_written,

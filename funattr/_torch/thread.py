@@ -29,6 +29,11 @@ def interrupted(error: BaseException) -> bool:
     return before is not None
 
 
+def must_rise(error: BaseException) -> bool:
+    """Whether nobody is to try another way after `error`: memory has run out, or somebody asks to stop."""
+    return isinstance(error, OutOfMemoryError) or interrupted(error)
+
+
 #: Where the Python functions of torch.nn.functional find the operations themselves.
 operation_spaces = (torch._C._nn, torch._VF)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._core.real import in_single
 from .._steps.chunks import check_count
 from .._types import ChunkSize, Layer, Model, Target, Tree
 from ._judged import metric
@@ -101,8 +102,7 @@ def _curve(how: Ordered, steps: int, kind: str, create_graph: bool) -> Curve:
 
 def _area(found: Curve) -> Tensor:
     """Under the curve, by trapezoids."""
-    wide = torch.promote_types(found.scores.dtype, torch.float32)  # half precision would be too coarse for the sum
-    return torch.trapezoid(found.scores.to(wide), found.fractions.to(wide), dim=0).to(found.scores.dtype)
+    return torch.trapezoid(in_single(found.scores), in_single(found.fractions), dim=0).to(found.scores.dtype)
 
 
 @metric

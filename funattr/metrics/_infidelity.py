@@ -14,7 +14,6 @@ from .._steps.chunks import check_count, given_chunk
 from .._steps.draws import check_generator, normal_from, seeded
 from .._steps.matching import by_site, fit, matched, ranges
 from .._steps.path import ready
-from .._steps.plan import label_of
 from .._steps.points import along, score_at
 from .._steps.progress import reported
 from .._steps.ways import Runner, Steps
@@ -135,7 +134,7 @@ def _site(q: Question, found: Tree, baselines: Any) -> _Site:
     firsts: list[int] = []
     given = by_site(baselines, q.sites, "baselines")
     for i, (value, each) in enumerate(zip(values, fitted(q, found, values))):
-        where, own = label_of(q, i), tree_flatten(value)[0]
+        where, own = q.where(i), tree_flatten(value)[0]
         firsts.append(len(leaves))
         leaves += own
         phi += each
@@ -182,10 +181,10 @@ def _perturbed(q: Question, site: _Site, perturb: Any, generator: torch.Generato
     given = by_site(perturb(q.sites.build(copied(values)), generator), q.sites, "what perturb returned")
     moved: list[Any] = []
     for i, value in enumerate(values):
-        for own, leaf in zip(matched(given[i], value, "what perturb returned", label_of(q, i)), tree_flatten(value)[0]):
+        for own, leaf in zip(matched(given[i], value, "what perturb returned", q.where(i)), tree_flatten(value)[0]):
             if isinstance(leaf, Tensor) and (not isinstance(own, Tensor) or own.shape != leaf.shape):
                 got = list(own.shape) if isinstance(own, Tensor) else kind_of(own)
-                text = f"perturb returned {got} for {label_of(q, i)} {list(leaf.shape)}: it must keep shapes."
+                text = f"perturb returned {got} for {q.where(i)} {list(leaf.shape)}: it must keep shapes."
                 raise complaint(ValueError, text)
             moved.append(own.to(leaf) if isinstance(leaf, Tensor) else leaf)
     return moved

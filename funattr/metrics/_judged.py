@@ -17,7 +17,6 @@ from .._core.passes import Question
 from .._habits import refusal
 from .._steps.matching import by_site, matched
 from .._steps.path import ready
-from .._steps.plan import label_of
 from .._torch import is_plain
 from .._types import Layer, Model, Target, Tree, map_tensors, tensors
 from .._words import complaint, door, kind_of
@@ -119,7 +118,7 @@ def check_explains(explain: Any) -> None:
 def fitted(q: Question, found: Tree, values: list[Tree]) -> list[list[Tensor | None]]:
     """The attribution of each leaf of the value at each site, whose entries broadcast to it; None for a leaf without one."""
     each = [
-        matched(one, value, "explained", label_of(q, i))
+        matched(one, value, "explained", q.where(i))
         for i, (one, value) in enumerate(zip(by_site(found, q.sites, "explained"), values))
     ]
     for i, (entries, value) in enumerate(zip(each, values)):
@@ -127,7 +126,7 @@ def fitted(q: Question, found: Tree, values: list[Tree]) -> list[list[Tensor | N
         for t in entries:
             if isinstance(t, Tensor) and t.shape[0] != q.size:
                 text = f"the attributions {list(t.shape)} have no row for each of the {q.size} examples of x"
-                raise complaint(ValueError, f"{text}; {label_of(q, i)} has {_listed(shapes)}.")
+                raise complaint(ValueError, f"{text}; {q.where(i)} has {_listed(shapes)}.")
     return [[t if isinstance(t, Tensor) else None for t in entries] for entries in each]
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .._habits import did_you_mean
 from .._steps.coalitions import Opened, opened, scores_of
-from .._steps.plan import label_of
 from .._torch import tree_flatten
 from .._types import ChunkSize, Layer, Model, Target, Tree
 from .._words import complaint
@@ -57,7 +56,7 @@ def ordered(
     for i, (entries, value) in enumerate(zip(each, game.values)):
         for t, leaf in zip(entries, tree_flatten(value)[0]):
             if t is not None:
-                check_shape(t, leaf, label_of(game.q, i), broadcasts=True)
+                check_shape(t, leaf, game.q.where(i), broadcasts=True)
     if feature_mask is None:
         game, sizes = _entries(game, each)
     else:

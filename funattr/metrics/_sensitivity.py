@@ -11,11 +11,10 @@ from torch import Tensor
 
 from .._combine.baselines import default_baselines
 from .._combine.dress import about, has_steps
-from .._combine.noise import at_noise, sampled
+from .._combine.noise import at_noise, moved, sampled
 from .._combine.repeat import device_of
 from .._steps.chunks import check_count, given_chunk
 from .._steps.draws import Rewound, check_generator, seeded
-from .._torch import tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Layer, Model, Target, Tree, attributable, tensors
 from .._words import complaint, kind_of
 from ._agreement import rows
@@ -88,9 +87,9 @@ def sensitivity_max(
     size = _sizes(here)
     length = torch.linalg.vector_norm(here / size, norm, dim=1)
     length = torch.where(length == 0, 1.0, length)
-    moved, draw = _moved(explain, start), partial(_uniform, start, radius, generator)
+    draw = partial(_uniform, start, radius, generator)
     noise = Rewound([*([] if generator is None else [generator]), *told.generators], device_of(x))
-    for found in sampled(steps, moved, draw, n_samples, _chunk(method, together), noise):
+    for found in sampled(steps, partial(moved, explain, start), draw, n_samples, _chunk(method, together), noise):
         way = (_rows_of_each(judged(found, "the method returned"), here) - here) / size
         most = torch.maximum(most.to(way.device), torch.linalg.vector_norm(way, norm, dim=2).amax(0))
     return (most / length).to(tensors(given)[0].dtype)
@@ -110,16 +109,6 @@ def _chunk(method: Any, together: int | None) -> int | None:
         inner = inner.func
     alone = has_steps(method) or about(method).leading > 0 or not hasattr(inner, "about")
     return 1 if about(method).draws or (alone and together is None) else together
-
-
-def _moved(explain: Any, start: Tree) -> Any:
-    leaves, spec = tree_flatten(start)
-
-    def moved(noise: list[Tensor]) -> Tree:
-        rest = iter(noise)
-        return explain(tree_unflatten([leaf + next(rest) if attributable(leaf) else leaf for leaf in leaves], spec))
-
-    return moved
 
 
 def _uniform(start: Tree, radius: float, generator: torch.Generator | None) -> list[Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.real import in_single
 from .._types import ChunkSize, Layer, Model, Target, Tree
 from .._words import complaint, kind_of
 from ._judged import metric
@@ -135,7 +136,7 @@ def _lost(how: Ordered, kind: str, fractions: Sequence[float], create_graph: boo
     counts = [math.ceil(q * units - 1e-9) for q in fractions]
     with torch.set_grad_enabled(create_graph):
         found = how.scores([0 if kind == "deletion" else units, *counts], kind)
-        wide = found.to(torch.promote_types(found.dtype, torch.float32))
+        wide = in_single(found)
         return (wide[0] - wide[1:]).mean(0).to(found.dtype)
 
 
