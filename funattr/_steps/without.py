@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -242,7 +243,7 @@ def _first_part(run: Runner, q: Question, plan: Plan, made: Made) -> list[Tensor
     if not plan.told:
         run.within(q, plan.values, True)
     first = chunks(plan.runs, min(plan.at_once, run.most))[0][1]
-    made.begin(run.limit(first))
+    made.begin(run.limit(first), counts=run.unsure)
     return plan.part(0, first, tensors(q.x)[0].device)
 
 
@@ -252,6 +253,7 @@ def _first(
     """The plan, and the first chunk from the pass that sees the value at the site; None where vmap cannot run the model."""
     plans: list[Plan] = []
     late, made = Late(), Made()
+    made.begin(math.inf, counts=False)  # until the site is met
 
     def put(i: int, value: Tree, shared: bool) -> Tree:
         plans[:] = [make([hollow(value)])]
