@@ -31,7 +31,7 @@ def may_read() -> bool:
 def is_finite(value: Tensor) -> bool:
     """Whether there is neither NaN nor inf in `value`."""
     if value.numel() <= 8:  # faster than an operation
-        return all(map(cmath.isfinite, value.flatten().tolist()))
+        return all(map(cmath.isfinite, value.tolist() if value.dim() == 1 else value.flatten().tolist()))
     value = value.detach() if value.requires_grad else value
     # One sum tells, unless it overflows: only then look at each element.
     return cmath.isfinite(value.sum().item()) or bool(torch.isfinite(value).all())
@@ -46,11 +46,12 @@ def check_flags(flags: list[str], given: Mapping[str, Any]) -> None:
 
 def check_input(x: Tree) -> None:
     """Refuse what is not a batch of tensors, or not finite."""
-    for value in tensors(x):
+    found = tensors(x)
+    for value in found:
         check_dense(value, "x")
     check_structure(x)
     if may_read():
-        for value in tensors(x):
+        for value in found:
             if (value.is_floating_point() or value.is_complex()) and is_plain(value) and not is_finite(value):
                 raise complaint(ValueError, f"x {list(value.shape)} holds NaN or inf: clean the input first.")
 
@@ -120,14 +121,16 @@ def meet(scores: Tensor, at: str = "") -> Tensor:
     return scores
 
 
-def check_scores(size: int) -> None:
+def check_scores(x: Tree) -> None:
     """Refuse to explain a score that is not finite: its gradient may well be, 0 where a constant NaN was put in its place."""
     met = [value for value, _ in _met.scores or ()]
+    if len(met) == 1 and is_finite(met[0]):
+        return
     many = {value.device for value in met} if len(met) > 1 else ()
     together = [torch.cat([value.flatten() for value in met if value.device == device]) for device in many] or met
     if not all(map(is_finite, together)):
         value, at = next(each for each in _met.scores or () if not is_finite(each[0]))
         first = int((~value.isfinite()).flatten().nonzero()[0])
-        row = f" for example {first} of {size}" if value.shape == (size,) else ""
+        row = f" for example {first} of {size}" if value.shape == (size := batch_size(x),) else ""
         text = f"the model's score{at} holds NaN or inf ({value.flatten()[first].item()}{row}): there is nothing to explain"
         raise complaint(ValueError, f"{text}. Look at the model's output and, in {value.dtype}, at its range.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -28,14 +28,10 @@ class Words:
         self.known: dict[Any, bool] = {}  # by class, and by code
         self.harmless: set[type] = set()  # kinds of what modules keep
 
-    def in_modules(self, modules: Iterable[nn.Module]) -> bool:
+    def in_modules(self, modules: Sequence[nn.Module]) -> bool:
         """Whether the code of a module, or what it keeps, names one. Asked for in every call."""
-        for module in modules:
-            kind = type(module)
-            found = self.known[kind] if kind in self.known else self.in_class(kind)
-            if found or not (kind.__module__.startswith("torch.nn.modules.") or self._keeps_none(module)):
-                return True
-        return False
+        named, others = _looked_up(self, frozenset(map(type, modules)))
+        return named or any(type(module) in others and not self._keeps_none(module) for module in modules if others)
 
     def in_class(self, kind: type) -> bool:
         """Whether a method that a class does not have from torch names one; with a `rule`, of those that `forward` reaches."""
@@ -64,6 +60,13 @@ class Words:
             names = set(_names(f.__code__))
             self.known[f.__code__] = self.rule(names) or any(map(self.in_function, _called(f, names)))
         return self.known[f.__code__]
+
+
+@functools.lru_cache(1024)
+def _looked_up(words: Words, kinds: frozenset[type]) -> tuple[bool, frozenset[type]]:
+    """Whether the code of a kind of module names one, and those of the kinds that may keep what does."""
+    others = frozenset(kind for kind in kinds if not kind.__module__.startswith("torch.nn.modules."))
+    return any(map(words.in_class, kinds)), others
 
 
 def _reached(methods: dict[str, Any]) -> list[Any]:

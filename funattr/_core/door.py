@@ -22,7 +22,7 @@ from .._torch import (
     tree_flatten,
     tree_unflatten,
 )
-from .._types import About, Tree, as_it_is, batch_size, copied, map_tensors, tensors
+from .._types import About, Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint, complete, door, warn
 from .chance import chance_of
 from .checks import check_flags, check_input, check_result, check_scores, look_at_scores, may_read
@@ -79,9 +79,11 @@ class Entrance(NamedTuple):
         with mode_kept(training) if training else as_it_is, state or as_it_is, chance:
             look_at_scores(True)
             result = self.function(*args, **kwargs)
-            check_scores(batch_size(x))
+            check_scores(x)
         check(result)
-        return map_tensors(undressed, result) if any(is_dressed(t) for t in tensors(result)) else result
+        if type(result) is not Tensor and any(is_dressed(t) for t in tensors(result)):
+            return map_tensors(undressed, result)
+        return result
 
 
 def _entrance(function: Callable[..., Any]) -> Entrance:
@@ -119,7 +121,7 @@ def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return call(*_normal(args), **_normal(kwargs))
-        before = surroundings()
+        before, left = surroundings(), False
         _state.inside = True
         try:
             found: R = entrance.run(check, args, kwargs)
@@ -133,11 +135,11 @@ def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[
                     raise told from error
                 raise
         finally:
-            # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
+            # Again, where an exception from outside (Ctrl-C, a timeout) has cut the first one short.
             try:
-                _leave(before)
+                left = _leave(before)
             finally:
-                _leave(before)
+                left = left or _leave(before)
         again: Callable[P, R] = entered(regrouped(function, call, ids), check)
         return again(*args, **kwargs)
 
@@ -191,11 +193,12 @@ class _State(threading.local):
 _state = _State()
 
 
-def _leave(before: tuple[int, int, bool, str | None]) -> None:
+def _leave(before: tuple[int, int, bool, str | None]) -> bool:
     _state.inside = False
     look_at_scores(False)
     if surroundings() != before:
         put_back(before)
+    return True
 
 
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

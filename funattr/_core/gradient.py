@@ -19,10 +19,9 @@ from .._torch import (
 )
 from .._types import Layer, Model, Target, Tree, as_it_is, copied, floats_of, map_tensors, tensors
 from .._words import complaint
-from .backward import Recorded, found_by, slopes_of, together
+from .backward import Recorded, dependent, depends, found_by, leaf_below, leaf_of, slopes_of, together
 from .checks import check_dense
 from .door import method
-from .leaves import dependent, depends, leaf_below, leaf_of
 from .norms import mended_traced
 from .passes import Found, Point, Question, each_score, forward, question
 from .real import check_attributable

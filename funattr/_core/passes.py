@@ -163,7 +163,7 @@ def _neuron_score(q: Question, value: Tree) -> Tensor:
 
 def each_score(q: Question, seen: Seen) -> list[Tensor]:
     """The scores of each target of this pass."""
-    return [scores(q._replace(target=target), seen) for target in each_of(q.target)]
+    return [scores(q if target is q.target else q._replace(target=target), seen) for target in each_of(q.target)]
 
 
 def scores(q: Question, seen: Seen) -> Tensor:

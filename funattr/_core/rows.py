@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,31 +40,20 @@ class Row:
 
     shared: Shared
     index: int
-    around: Callable[[Target, Any], Tensor] | None = None  # how a target makes a score of the output
     met: int = 0
 
     def __call__(self, output: Any) -> Tensor:
-        target = self.shared.targets[self.index]
-        return score_of(output, target) if self.around is None else self.around(target, output)
-
-    def through(self, around: Callable[[Target, Any], Tensor]) -> Row:
-        """The same, with scores made so."""
-        return replace(self, around=around)
+        return score_of(output, self.plain)
 
     @property
     def plain(self) -> Target:
         """The target alone."""
-        return self.shared.targets[self.index] if self.around is None else self.__call__
+        return self.shared.targets[self.index]
 
     @property
     def every(self) -> Every:
         """All of them."""
-        each = self.shared.targets
-        return Every(each if self.around is None else tuple(Row(self.shared, k, self.around) for k in range(len(each))))
-
-    @property
-    def last(self) -> bool:
-        return self.index == len(self.shared.targets) - 1
+        return Every(self.shared.targets)
 
     def take(self, make: Callable[[], Any]) -> Any:
         """What the first call made here."""
@@ -73,10 +62,6 @@ class Row:
             made.append(make())
         self.met += 1
         return made[self.met - 1]
-
-    def drop(self, what: Any) -> None:
-        """Forget what no further call will take."""
-        self.shared.made[self.met - 1] = what
 
 
 def reads_output(target: Target) -> bool:

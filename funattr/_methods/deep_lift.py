@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .._core.door import method
 from .._core.passes import Question
-from .._core.several import for_each
 from .._rules.lift.complete import Notes, tell
 from .._rules.lift.passes import Task, lifted, prepare
 from .._steps.baselines import references
+from .._steps.path import for_each
 from .._types import Layer, Model, Target, Tree, map_floats
 from .._words import complaint, kind_of
 

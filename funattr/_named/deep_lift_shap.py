@@ -8,7 +8,6 @@ from .._combine.baselines import one_of
 from .._core.checks import may_read
 from .._core.door import method
 from .._core.passes import Question
-from .._core.several import for_each
 from .._core.where import weights
 from .._methods.deep_lift import Attribution, attributions, deep_lift
 from .._rules.lift.complete import Notes, tell
@@ -16,6 +15,7 @@ from .._rules.lift.passes import Task, lifted, prepare
 from .._steps.baselines import distribution
 from .._steps.fold import rows_alone, stacked, taken
 from .._steps.mean import Sum
+from .._steps.path import for_each
 from .._steps.ways import Steps, each
 from .._steps.without import look
 from .._torch import tracing, transforms_active

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from .._core.kernels import in_plain_forms
 from .._core.passes import Point, Question, forward, kept, question, read
-from .._core.rows import alone
+from .._core.rows import Every, Row, alone, own_row, shares
 from .._core.score import predicted, score_of
-from .._core.several import for_each
 from .._types import ChunkSize, Layer, Model, Target, Tree, floats_of, map_tensors, tensors
 from .._words import complaint
 from .baselines import full_batch, references
@@ -39,6 +38,21 @@ def explained(
     with torch.set_grad_enabled(create_graph):
         q = ready(model, x, layer, target, create_graph)
         return for_each(q, lambda q: body(q, *others))
+
+
+def for_each(q: Question, f: Callable[[Question], list[Tree]]) -> Tree:
+    """``f(q)``, a tree for each site, in the caller's structure; for one of several targets, its own of what all find."""
+    if not isinstance(q.target, Row):
+        return q.sites.build(f(q))
+    if not shares(q.target):
+        return q.sites.build(f(q._replace(target=q.target.plain)))
+    count = len(q.sites.sites)
+
+    def every(targets: Every) -> list[list[Tree]]:
+        flat = f(q._replace(target=targets))
+        return [flat[k : k + count] for k in range(0, len(flat), count)]
+
+    return q.sites.build(own_row(q.target, every))
 
 
 def ready(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> Question:

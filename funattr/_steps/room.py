@@ -85,13 +85,15 @@ class Made(TorchFunctionMode):
     def __init__(self, limit: float = math.inf) -> None:
         self.begin(limit)
 
-    def begin(self, limit: float) -> None:
-        """From here on."""
-        self.limit, self.kept, self.loose, self.largest, self.peak = limit, 0, 0, 0, 0
+    def begin(self, limit: float, counts: bool = True) -> None:
+        """From here on, unless nobody will ask."""
+        self.counts, self.limit, self.kept, self.loose, self.largest, self.peak = counts, limit, 0, 0, 0, 0
         self.held: dict[int, tuple[weakref.ref[Tensor], int]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if not self.counts:
+            return out
         name = getattr(func, "__name__", "")
         if name not in _VIEWS and not (name.endswith("_") and not name.endswith("__")):
             for t in out if isinstance(out, (tuple, list)) else (out,):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._core.backward import connected
 from .._core.chance import drawn
 from .._core.kernels import Folded
-from .._core.leaves import connected
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, runs_fused, scores
 from .._core.real import in_single
 from .._core.rows import Every, Row, alone, shares
@@ -22,10 +23,9 @@ from .._types import Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint
 from .chunks import chunks
 from .fold import all_at_site, taken
-from .groups import spread
 from .late import Late
 from .matching import check_fits, fit_rows, matched, picked
-from .plan import Features, Plan
+from .plan import Features, Plan, spread
 from .points import along
 from .progress import report
 from .room import Made, TooMuch
@@ -243,7 +243,7 @@ def _first_part(run: Runner, q: Question, plan: Plan, made: Made) -> list[Tensor
     if not plan.told:
         run.within(q, plan.values, True)
     first = chunks(plan.runs, min(plan.at_once, run.most))[0][1]
-    made.begin(run.limit(first))
+    made.begin(run.limit(first), counts=run.unsure)
     return plan.part(0, first, tensors(q.x)[0].device)
 
 
@@ -253,6 +253,7 @@ def _first(
     """The plan, and the first chunk from the pass that sees the value at the site; None where vmap cannot run the model."""
     plans: list[Plan] = []
     late, made = Late(), Made()
+    made.begin(math.inf, counts=False)  # until the site is met
 
     def put(i: int, value: Tree, shared: bool) -> Tree:
         plans[:] = [make([hollow(value)])]

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..._core.backward import connected
 from ..._core.gradient import gradients
-from ..._core.leaves import connected
 from ..._core.passes import Question, forward, question
 from ..._core.rows import Every, each_of
 from ..._core.score import neuron_score, one_for_each, score_of, the_tensor
