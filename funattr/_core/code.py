@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from .holders import LIBRARIES, of_library
+from .where import all_modules, bind
+
+_PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, types.BuiltinFunctionType, Tensor)
 #: What runs before a model does, and not with it.
 _BEFORE = {"__init__", "__repr__", "reset_parameters", "init_weights", "_init_weights", "from_pretrained"}
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
@@ -110,3 +115,60 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(inner)
         elif isinstance(inner, tuple):  # those of arguments, as dropout_p=, among others
             yield from (name for name in inner if isinstance(name, str))
+
+
+# What functions run.
+
+_DEEP = 4  # from a function to an object to a list of modules, with one to spare
+
+
+def modules_of(model: Any) -> list[nn.Module]:
+    """The modules of a model; of a function, those that it names: around it, in its file, and in what these hold and call.
+
+    They keep state, draw and may be in train mode as those of a module do.
+    """
+    root = bind(model).root
+    if root is not None:
+        return all_modules(root)
+    found: dict[nn.Module, None] = {}
+    _reach(model, found, set(), 0)
+    return list(found)
+
+
+def _reach(value: Any, found: dict[nn.Module, None], met: set[int], depth: int) -> None:
+    if isinstance(value, _PLAIN) or id(value) in met or depth > _DEEP:
+        return
+    met.add(id(value))
+    if isinstance(value, nn.Module):
+        found.update(dict.fromkeys(value.modules()))
+        return
+    for held in _held(value):
+        _reach(held, found, met, depth + 1)
+
+
+def _held(value: Any) -> Iterable[Any]:
+    if isinstance(value, functools.partial):
+        return (value.func, *value.args, *value.keywords.values())
+    if isinstance(value, types.MethodType):
+        return (value.__self__, value.__func__)
+    if isinstance(value, types.FunctionType):
+        return _around(value)
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, dict):
+        return list(value.values())
+    return () if of_library(type(value)) else (*getattr(value, "__dict__", {}).values(), vars(type(value)).get("__call__"))
+
+
+def _around(f: types.FunctionType) -> Iterator[Any]:
+    """What the code of a function that is not torch's can name: what is around it, its defaults, and what is in its file."""
+    if (f.__module__ or "").partition(".")[0] in LIBRARIES:
+        return
+    yield from f.__defaults__ or ()
+    yield from (f.__kwdefaults__ or {}).values()
+    yield getattr(f, "__wrapped__", None)
+    for cell in f.__closure__ or ():
+        with contextlib.suppress(ValueError):  # one that nothing was put into yet
+            yield cell.cell_contents
+    for name in set(_names(f.__code__)):
+        yield f.__globals__.get(name)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .._torch import must_rise
 from .._types import Tree, as_arguments, as_it_is, tensors
 from .._words import complaint
+from .code import modules_of
 from .state import state_of
 from .where import all_modules, bind, weights
 
@@ -76,7 +77,7 @@ def raised_by_model(error: BaseException) -> bool:
 def _runs(model: Any, x: Tree) -> bool:
     """Whether the model takes x; it is left as found."""
     args, kwargs = as_arguments(x)
-    with torch.no_grad(), state_of(all_modules(bind(model).root), model) or as_it_is:
+    with torch.no_grad(), state_of(modules_of(model), model) or as_it_is:
         try:
             model(*args, **kwargs)
         except (ValueError, TypeError, RuntimeError, IndexError):

@@ -27,10 +27,10 @@ from .._words import complaint, complete, door, warn
 from .chance import chance_of
 from .checks import check_flags, check_input, check_result, check_scores, look_at_scores, may_read
 from .classes import named
+from .code import modules_of
 from .cures import in_words
 from .examples import regrouped, shown
 from .state import state_of, statistics_kept
-from .where import all_modules, bind
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,7 +72,7 @@ class Entrance(NamedTuple):
     def run(self, check: Callable[[Any], None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call, in whose course the model keeps its state, and what it returns, looked at."""
         model, x, args, kwargs = self.ready(args, kwargs)
-        modules = all_modules(bind(model).root)
+        modules = modules_of(model)
         training = noisy_modules(modules)
         state = state_of(modules, model)
         chance = chance_of(modules, model, x, self.about.draws, bool(training))

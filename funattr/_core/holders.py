@@ -15,7 +15,7 @@ from torch import Tensor
 #: What a pass can change in a class; all else there is code, or says what the class is.
 _DATA = (int, float, complex, list, dict, set, deque, tuple, np.ndarray, Tensor)
 _NAMES: dict[type, tuple[str, ...]] = {}
-_LIBRARIES = {"torch", *sys.stdlib_module_names}
+LIBRARIES = {"torch", *sys.stdlib_module_names}
 _KINDS: dict[type, bool] = {}
 #: Elements of an array that is copied in each call: a table of counts, and no data set.
 LARGEST = 1 << 20
@@ -82,6 +82,6 @@ def rebind(holder: Any, before: Any) -> None:
 def of_library(kind: type) -> bool:
     """Whether a kind of object is made by torch and the standard library alone."""
     if kind not in _KINDS:
-        known = all(base.__module__.partition(".")[0] in _LIBRARIES for base in kind.__mro__)
+        known = all(base.__module__.partition(".")[0] in LIBRARIES for base in kind.__mro__)
         _KINDS[kind] = known and kind is not types.SimpleNamespace
     return _KINDS[kind]
