@@ -293,6 +293,19 @@ def test_show_draws_what_is_stored(here: Path, drawn: list[Any], capsys: pytest.
     assert capsys.readouterr().out.endswith("wrote shown.png\n")
 
 
+def test_show_without_an_id_says_which_there_are(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And the line it ends with draws the first."""
+    run(LINE)
+    capsys.readouterr()
+    assert run("show maps") == 0
+    first, *ids, line = capsys.readouterr().out.splitlines()
+    names = [f"{i}.png" for i in (0, 1, 2, 3, 5, 6, 7, 8)]
+    assert first == "grad_cam of net:build: 8 results, 1 failed"  # the fifth cannot be read
+    assert [each.strip() for each in ids] == names
+    assert line == f"draw one: funattr show maps --id {names[0]}"
+    assert run(line.removeprefix("draw one: funattr ") + " --out first.json") == 0
+
+
 def test_show_as_data(here: Path) -> None:
     run(LINE)
     assert run("show maps --id 3.png 5.png --out two.json") == 0
@@ -319,7 +332,6 @@ def test_pictures_that_were_moved(here: Path, drawn: list[Any], capsys: pytest.C
         ("show maps --id 4.png", "'4.png' has no result: cannot read the image 'png/4.png': "),
         ("show nowhere --id 4.png", "there are no results in 'nowhere'."),
         ("show maps --id 3.png --out a.gif", "--out must end with"),
-        ("show maps", "the following arguments are required: --id"),
     ],
 )
 def test_mistakes_of_show(line: str, words: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

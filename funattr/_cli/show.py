@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,17 +23,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _EXAMPLES = """\
+  funattr show maps
   funattr show maps --id 0001.png
   funattr show maps --id 0001.png 0002.png --out two.html
   funattr show maps --id 17 --out seventeen.csv
 """
 
 
+_SHOWN = 20  # ids that are listed
+
+
 def add(commands: Any) -> None:
     """Declare the subcommand and its options."""
     parser = add_command(commands, "show", "Draw stored results of funattr run.", _EXAMPLES, run)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of results")
-    parser.add_argument("--id", action="extend", nargs="+", required=True, metavar="NAME", help="which examples, by their ids")
+    parser.add_argument(
+        "--id", action="extend", nargs="+", metavar="NAME", help="which examples, by their ids (default: say which there are)"
+    )
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="where the pictures are (default: where they were)")
     parser.add_argument("--out", default="shown.png", metavar="FILE", help="as in funattr explain (default: shown.png)")
     parser.add_argument(
@@ -42,7 +49,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draw the results, over their pictures where there are some.
+    """Draw the results, over their pictures where there are some; without an id, say which there are.
 
     Raises:
         argparse.ArgumentError: there are no such results; the message says which there are.
@@ -54,11 +61,29 @@ def run(arguments: argparse.Namespace) -> None:
         raise mistake(f"--out must name a file, and {arguments.out!r} is a folder.")
     with answered():
         results = fa.dataset.load(arguments.folder)
+    if not arguments.id:
+        _listed(results, arguments.folder)
+        return
     every = [_explained(results, _identity(results, name, arguments.folder), arguments) for name in arguments.id]
     for each in every:
         print(f"{each.given.name}: {each.chosen.explained.told() if each.chosen.explained.number is not None else 'stored'}")
     write.write(out, str(results.about["model"]), every, [], arguments)
     print(f"wrote {out}")
+
+
+def _listed(results: Any, folder: Path) -> None:
+    """Say whose results there are, and the line that draws the first."""
+    known = results.ids()
+    failed = len(fa.dataset.failed(folder))
+    print(
+        f"{results.about['method']} of {results.about['model']}: {len(known)} results{f', {failed} failed' if failed else ''}"
+    )
+    for each in known[:_SHOWN]:
+        print(f"  {each}")
+    if len(known) > _SHOWN:
+        print(f"  and {len(known) - _SHOWN} more")
+    if known:
+        print(f"draw one: {shlex.join(['funattr', 'show', str(folder), '--id', str(known[0])])}")
 
 
 def _identity(results: Any, name: str, folder: Path) -> int | str:
