@@ -99,7 +99,7 @@ def test_padding_changes_nothing(name: str, side: str, attention: str) -> None:
                 method(model, x, layer=layer, target=target, **options, **more)
             continue
         found = method(model, x, layer=layer, target=target, **options, **more)
-        assert not found[mask == 0].abs().max() > 1e-15
+        assert not found[mask == 0].abs().max() > 1e-14  # a few roundings of a score: an ablation is a difference of two
         for i, n in enumerate(LENGTHS):
             own = tokens[i : i + 1][:, mask[i] == 1]
 
