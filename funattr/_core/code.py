@@ -157,7 +157,9 @@ def _held(value: Any) -> Iterable[Any]:
         return value
     if isinstance(value, dict):
         return list(value.values())
-    return () if of_library(type(value)) else (*getattr(value, "__dict__", {}).values(), vars(type(value)).get("__call__"))
+    if of_library(type(value)):
+        return ()
+    return (*getattr(value, "__dict__", {}).values(), type(value).__call__ if callable(value) else None)
 
 
 def _around(f: types.FunctionType) -> Iterator[Any]:
