@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -172,11 +173,11 @@ class Folded(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in WRITES:
             self.own.written(*args, *kwargs.values())
+        if func in _LOOKS and is_mapped(args[0]) and only_vmap_runs() and not _ours(sys._getframe(1)):
+            return _looked(func, args[0])
         return self.own.met(func, self.run(func, args, kwargs), (*args, *kwargs.values()))
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if func in _LOOKS and is_mapped(args[0]) and only_vmap_runs():
-            return _looked(func, args[0])
         if func is F.scaled_dot_product_attention and only_vmap_runs():
             return _folded(*args, **kwargs)
         if func is F.batch_norm and only_vmap_runs():
@@ -194,6 +195,11 @@ class Folded(TorchFunctionMode):
 #: What a model can ask of the graph of a tensor: without hooks, and with.
 _ASKS = {Tensor.requires_grad.__get__, Tensor.is_leaf.__get__}  # type: ignore[attr-defined]  # a property, to mypy a bool
 _LOOKS = {*_ASKS, Tensor.grad_fn.__get__, Tensor.register_hook}  # type: ignore[union-attr]  # likewise
+
+
+def _ours(frame: FrameType) -> bool:
+    """Whether a rule asks, and not the model."""
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == __name__.partition(".")[0]
 
 
 def _looked(func: Any, value: Tensor) -> Any:
