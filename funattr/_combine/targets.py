@@ -19,7 +19,7 @@ from .._steps.progress import reported
 from .._steps.ways import Runner
 from .._torch import any_batch, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Target, Tree, map_tensors, tensors
-from .._words import complaint, door, kind_of
+from .._words import complaint, door, is_int, kind_of
 from .dress import about, check_method, combined, generators_given, has_steps, name_of
 from .repeat import as_one, device_of, run_steps
 
@@ -165,7 +165,7 @@ def _classes(targets: Sequence[Target] | Tensor) -> Tensor | None:
     """Targets that are classes, as a tensor ``[T]`` or ``[T, N]``; None where they are something else."""
     if isinstance(targets, Tensor):
         return targets
-    if all(isinstance(t, int) and not isinstance(t, bool) for t in targets):
+    if all(map(is_int, targets)):
         return torch.tensor(list(targets))
     given = [t for t in targets if isinstance(t, Tensor)]
     return torch.stack(given) if len(given) == len(targets) and len({t.shape for t in given}) == 1 else None

@@ -14,7 +14,6 @@ from .._core.chance import drawn
 from .._core.door import method
 from .._core.passes import Point, Question
 from .._steps.baselines import distribution
-from .._steps.chunks import check_count
 from .._steps.draws import check_generator, seeded
 from .._steps.fold import attempted, batch_dim, rows_alone, same
 from .._steps.matching import deviations
@@ -37,7 +36,7 @@ from .._steps.progress import reported
 from .._steps.ways import Runner, Steps
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, floats_of, map_floats, map_tensors, says, tensors
-from .._words import complaint
+from .._words import check_count, complaint
 
 
 @method

@@ -12,8 +12,7 @@ from torch import Tensor
 from .._core.passes import Question
 from .._torch import tracing, vmap_runs
 from .._types import ChunkSize, Tree, map_floats, map_tensors, tensors
-from .._words import complaint, kind_of, warn
-from .chunks import check_count
+from .._words import check_count, check_real, complaint, warn
 from .flow import flow_on
 from .fold import attempted, of_rows, rows_of, same
 from .kronrod import NODES, Interval, Piece, integral, nodes_on, squares
@@ -46,8 +45,7 @@ def tolerance(rtol: float | None, return_error: bool, n_steps: int, quadrature: 
     if tracing() or vmap_runs():
         text = "rtol chooses the nodes by what the model gives, which torch.compile and torch.func.vmap cannot follow"
         raise complaint(ValueError, f"{text}: call it outside, or say how many nodes to take, with n_steps and without rtol.")
-    if isinstance(rtol, bool) or not isinstance(rtol, (int, float)):
-        raise complaint(TypeError, f"rtol must be a number, got {kind_of(rtol)}.")
+    check_real(rtol, "rtol")
     if not 0 < rtol < math.inf:
         raise complaint(ValueError, f"rtol must be above 0 and finite, got {rtol!r}: 1e-2 is one percent.")
     if quadrature != "gausslegendre":

@@ -12,7 +12,7 @@ from .._core.checks import check_dense, may_read
 from .._core.sites import Sites
 from .._torch import is_plain, tree_flatten, tree_unflatten
 from .._types import Tree, attributable, tensors
-from .._words import complaint, kind_of
+from .._words import check_size, complaint, kind_of
 
 #: What in a part of a structure needs an entry.
 Counts: TypeAlias = Callable[[Tree], Sequence[Any]]
@@ -118,10 +118,7 @@ def deviations(stdevs: Any, like: Tree, label: str) -> list[float]:
     lone = _is_leaf(like) and isinstance(stdevs, (tuple, list))
     each = matched(stdevs, (like,) if lone else like, "stdevs", label, counts=_floats)
     for stdev in each if _is_leaf(stdevs) else [s for s in each if s is not None]:
-        if isinstance(stdev, bool) or not isinstance(stdev, (int, float)):
-            raise complaint(TypeError, f"stdevs must be a number, or one per input, got {kind_of(stdev)}.")
-        if not 0 <= stdev < float("inf"):
-            raise complaint(ValueError, f"stdevs must be finite and not negative, got {stdev}.")
+        check_size(stdev, "stdevs", "a number, or one per input")
     return [float(stdev or 0.0) for stdev, takes in zip(each, floats) if takes]
 
 

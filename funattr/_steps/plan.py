@@ -15,7 +15,7 @@ from .._core.passes import Question
 from .._core.real import is_number
 from .._torch import any_batch, beside_traces, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Tree, as_it_is, tensors
-from .._words import complaint, kind_of, warn
+from .._words import complaint, is_int, kind_of, warn
 from .chunks import cached, fitting
 from .matching import Ranges, by_site, check_compares, matched, ranges, rows_in
 from .room import widened
@@ -208,7 +208,7 @@ def _compact(ids: Tensor) -> tuple[int, Tensor]:
 def _as_ids(mask: Any) -> Tensor | None:
     if mask is None:
         return None
-    if isinstance(mask, int) and not isinstance(mask, bool):
+    if is_int(mask):
         return torch.tensor(mask)
     if not isinstance(mask, Tensor):
         cure = ": pass torch.from_numpy(feature_mask)" if isinstance(mask, np.ndarray) else ""

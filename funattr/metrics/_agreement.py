@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._habits import did_you_mean
 from .._torch import tree_flatten
 from .._types import Tree, tensors
-from .._words import complaint, door, kind_of
+from .._words import check_choice, check_int, complaint, door
 from ._judged import flat_rows, judged
 
 
@@ -46,18 +44,13 @@ def agreement(first: Tree, second: Tree, *, kind: str = "spearman", k: int | Non
     References:
         Krishna et al., The Disagreement Problem in Explainable Machine Learning, 2022, https://arxiv.org/abs/2202.01602
     """
-    check_kind(kind)
+    check_choice(kind, "kind", SIMILARITIES)
     if kind != "topk" and k is not None:
         raise complaint(ValueError, f"k={k} is for kind='topk': leave it out for {kind!r}.")
     a, b = _rows_of_both(judged(first), judged(second))
     if kind == "topk":
         return _shared(a, b, k).to(_dtype(first, second))
     return KINDS[kind](a, b).to(_dtype(first, second))
-
-
-def check_kind(kind: Any, what: str = "kind") -> None:
-    if not isinstance(kind, str) or kind not in (*KINDS, "topk"):
-        raise complaint(ValueError, f"there is no {what} {kind!r}. {did_you_mean(kind, (*KINDS, 'topk'))}")
 
 
 def _dtype(first: Tree, second: Tree) -> torch.dtype:
@@ -145,8 +138,7 @@ def _shared(a: Tensor, b: Tensor, k: int | None) -> Tensor:
     size = a.shape[1]
     if k is None:
         k = max(1, size // 10)
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise complaint(TypeError, f"k must be an int or None, got {kind_of(k)}.")
+    check_int(k, "k", "an int or None")
     if not 1 <= k <= size:
         raise complaint(ValueError, f"k={k} is out of range: an example has {size} entries, so give 1 to {size}.")
     chosen = [torch.zeros_like(t, dtype=torch.bool).scatter_(1, largest_first(t)[:, :k], True) for t in (a, b)]
@@ -154,3 +146,4 @@ def _shared(a: Tensor, b: Tensor, k: int | None) -> Tensor:
 
 
 KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"spearman": _spearman, "pearson": _pearson, "cosine": _cosine}
+SIMILARITIES = (*KINDS, "topk")

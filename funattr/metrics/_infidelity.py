@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.passes import Question, Unfused, forward, read, runs_fused, scores
-from .._steps.chunks import check_count, given_chunk
+from .._steps.chunks import given_chunk
 from .._steps.draws import check_generator, normal_from, seeded
 from .._steps.matching import by_site, fit, matched, ranges
 from .._steps.path import ready
@@ -20,7 +20,7 @@ from .._steps.ways import Runner, Steps
 from .._steps.without import look
 from .._torch import tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, copied, tensors
-from .._words import complaint, kind_of
+from .._words import check_count, check_real, check_size, complaint, kind_of
 from ._judged import attributions, check_shape, fitted, metric, resolved
 
 
@@ -106,11 +106,8 @@ def infidelity(
 def _check_perturb(perturb: Any) -> None:
     if perturb is None or callable(perturb):
         return
-    if isinstance(perturb, bool) or not isinstance(perturb, (int, float)):
-        text = "perturb must be None, a standard deviation, or a callable (value, generator) -> moved value"
-        raise complaint(TypeError, f"{text}, got {kind_of(perturb)}.")
-    if not 0 <= perturb < float("inf"):
-        raise complaint(ValueError, f"perturb, a standard deviation, must be finite and not negative, got {perturb}.")
+    check_real(perturb, "perturb", "None, a standard deviation, or a callable (value, generator) -> moved value")
+    check_size(perturb, "perturb, a standard deviation,")
 
 
 class _Site(NamedTuple):

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._habits import did_you_mean
 from .._steps.coalitions import Opened, opened, scores_of
 from .._torch import tree_flatten
 from .._types import ChunkSize, Layer, Model, Target, Tree
@@ -103,8 +102,3 @@ def _means(game: Opened, each: list[list[Tensor | None]]) -> Tensor:
     above = torch.zeros_like(empty).scatter_add(1, players, sizes - least.gather(1, players))
     count = torch.zeros_like(empty).scatter_add(1, players, torch.ones_like(sizes))
     return torch.where(count > 0, least + above / count.clamp(min=1), -torch.inf)
-
-
-def check_kind(kind: Any) -> None:
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise complaint(ValueError, f"there is no kind {kind!r}. {did_you_mean(kind, KINDS)}")

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from .._combine.dress import about
 from .._combine.repeat import device_of
 from .._core.where import bind, find
-from .._habits import did_you_mean
 from .._steps.draws import Rewound, check_generator, seeded
 from .._types import Explains, Layer, Model, Target, Tree, tensors
-from .._words import complaint, kind_of
-from ._agreement import agreement, check_kind
+from .._words import check_choice, complaint, kind_of
+from ._agreement import SIMILARITIES, agreement
 from ._judged import check_explains, judged, metric, options_for, resolved
 
 ORDERS = ("cascading", "independent")
@@ -75,10 +74,9 @@ def randomisation(
     """
     check_explains(method)
     check_generator(generator)
-    if not isinstance(order, str) or order not in ORDERS:
-        raise complaint(ValueError, f"there is no order {order!r}. {did_you_mean(order, ORDERS)}")
+    check_choice(order, "order", ORDERS)
     if not callable(similarity):
-        check_kind(similarity, "similarity")
+        check_choice(similarity, "similarity", SIMILARITIES)
     root = _root(model)
     options = options_for(method, layer, resolved(model, x, target))
     generators = [*([] if generator is None else [generator]), *about(method).generators]

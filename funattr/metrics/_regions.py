@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._types import Layer, Model, Target, Tree, tensors
-from .._words import complaint, door, kind_of
+from .._words import check_real, complaint, door, kind_of
 from ._judged import attributions, flat_rows, judged, resolved
 
 
@@ -56,8 +56,7 @@ def pointing_game(
         Zhang et al., Top-down Neural Attention by Excitation Backprop, 2016, https://arxiv.org/abs/1608.00507
     """
     found, inside = _map_and_region(explained, model, x, regions, layer, target)
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
-        raise complaint(TypeError, f"tolerance must be a number, got {kind_of(tolerance)}.")
+    check_real(tolerance, "tolerance")
     if not tolerance >= 0:
         raise complaint(ValueError, f"tolerance must not be negative, got {tolerance}.")
     flat = flat_rows(found)

@@ -13,10 +13,10 @@ from .._combine.baselines import default_baselines
 from .._combine.dress import about, has_steps
 from .._combine.noise import at_noise, moved, sampled
 from .._combine.repeat import device_of
-from .._steps.chunks import check_count, given_chunk
+from .._steps.chunks import given_chunk
 from .._steps.draws import Rewound, check_generator, seeded
 from .._types import ChunkSize, Explains, Layer, Model, Target, Tree, attributable, tensors
-from .._words import complaint, kind_of
+from .._words import check_count, check_size, complaint, kind_of
 from ._agreement import rows
 from ._judged import check_explains, judged, metric, options_for, resolved
 
@@ -133,9 +133,6 @@ def _rows_of_each(found: Tree, here: Tensor) -> Tensor:
 
 
 def _check_ball(radius: Any, norm: Any) -> None:
-    if isinstance(radius, bool) or not isinstance(radius, (int, float)):
-        raise complaint(TypeError, f"radius must be a number, got {kind_of(radius)}.")
-    if not 0 <= radius < math.inf:
-        raise complaint(ValueError, f"radius must be finite and not negative, got {radius}.")
+    check_size(radius, "radius")
     if isinstance(norm, bool) or norm not in (1, 2, math.inf):
         raise complaint(ValueError, f"norm must be 1, 2 or math.inf, got {kind_of(norm)}.")
