@@ -12,7 +12,7 @@ from .._core.kernels import in_plain_forms
 from .._core.passes import Point, Question, forward, kept, question, read
 from .._core.rows import Every, Row, alone, own_row, shares
 from .._core.score import predicted, score_of
-from .._types import ChunkSize, Layer, Model, Target, Tree, floats_of, map_tensors, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, broadcasts, floats_of, map_tensors, tensors
 from .._words import complaint
 from .baselines import full_batch, references
 from .mean import Sum
@@ -135,10 +135,6 @@ def at_baseline(q: Question, reference: Tree) -> list[Tree]:
     return same_rows(q.size, read_there)
 
 
-def broadcasts(small: Tensor, large: Tensor) -> bool:
-    return small.dim() == large.dim() and all(p in (1, q) for p, q in zip(small.shape, large.shape))
-
-
 def site_path(q: Question, baselines: Tree) -> Path:
     """The path at the sites, from the value for the baselines to the value for x."""
     return at_sites(q, at_baseline(q, full_batch(references(q.x, baselines, ids=True), q.x)))
@@ -150,7 +146,7 @@ def at_sites(q: Question, start: list[Tree]) -> Path:
 
     def point(step: Tensor) -> Point:
         def at(i: int, values: list[Tensor]) -> list[Tensor]:
-            if not all(map(broadcasts, starts[i], values)):
+            if not all(a.dim() == v.dim() and broadcasts(a.shape, v.shape) for a, v in zip(starts[i], values)):
                 shapes = f"{[list(t.shape) for t in starts[i]]} for the baselines and {[list(t.shape) for t in values]} for x"
                 raise complaint(ValueError, f"the value at the site has the shapes {shapes}: they do not broadcast.")
             return [towards(a, v, step) for a, v in zip(starts[i], values)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._core.passes import Question, Unfused, forward, read, runs_fused, scores
 from .._steps.chunks import given_chunk
-from .._steps.draws import check_generator, normal_from, seeded
+from .._steps.draws import check_generator, drawn_by, normal_from
 from .._steps.matching import by_site, fit, matched, ranges
 from .._steps.path import ready
 from .._steps.points import along, score_at
@@ -141,7 +141,7 @@ def _site(q: Question, found: Tree, baselines: Any) -> _Site:
                 continue
             if leaf.is_complex():
                 raise complaint(TypeError, f"{where} is complex ({leaf.dtype}), and moves are of real numbers.")
-            check_shape(one, leaf, where, broadcasts=False)
+            check_shape(one, leaf, where, shared=False)
             base.append(fit(leaf, at, known, where))
     return _Site(leaves, tree_flatten(values)[1], firsts, phi, base)
 
@@ -153,7 +153,7 @@ def _moves(q: Question, site: _Site, perturb: Any, generator: torch.Generator | 
         return lambda: _perturbed(q, site, perturb, generator)
     if perturb is None:
         return lambda: [
-            torch.where(_coin(leaf, generator), base, leaf) if k in taken else leaf
+            torch.where(drawn_by(torch.rand, generator, leaf.device, leaf.shape[1:]) < 0.5, base, leaf) if k in taken else leaf
             for k, (leaf, base) in enumerate(zip(site.leaves, site.base))
         ]
     noisy = [k for k in taken if site.leaves[k].is_floating_point()]
@@ -165,12 +165,6 @@ def _moves(q: Question, site: _Site, perturb: Any, generator: torch.Generator | 
         leaf - perturb * draw(leaf.shape[1:], leaf.dtype, leaf.device) if k in noisy else leaf
         for k, leaf in enumerate(site.leaves)
     ]
-
-
-def _coin(leaf: Tensor, generator: torch.Generator | None) -> Tensor:
-    """For each feature of one example, whether it moves."""
-    device = leaf.device if generator is None else generator.device
-    return (torch.rand(leaf.shape[1:], device=device, **seeded(generator)) < 0.5).to(leaf.device)
 
 
 def _perturbed(q: Question, site: _Site, perturb: Any, generator: torch.Generator | None) -> list[Any]:

@@ -55,7 +55,7 @@ def ordered(
     for i, (entries, value) in enumerate(zip(each, game.values)):
         for t, leaf in zip(entries, tree_flatten(value)[0]):
             if t is not None:
-                check_shape(t, leaf, game.q.where(i), broadcasts=True)
+                check_shape(t, leaf, game.q.where(i), shared=True)
     if feature_mask is None:
         game, sizes = _entries(game, each)
     else:

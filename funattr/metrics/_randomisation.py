@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from .._combine.dress import about
 from .._combine.repeat import device_of
 from .._core.where import bind, find
-from .._steps.draws import Rewound, check_generator, seeded
-from .._types import Explains, Layer, Model, Target, Tree, tensors
+from .._steps.draws import Rewound, check_generator, drawn_by
+from .._types import Explains, Layer, Model, Target, Tree, innermost, tensors
 from .._words import check_choice, complaint, kind_of
 from ._agreement import SIMILARITIES, agreement
 from ._judged import check_explains, judged, metric, options_for, resolved
@@ -125,9 +125,7 @@ class _Shuffled(nn.Module):
 
 def _root(model: Model) -> nn.Module:
     """The module whose parameters are shuffled."""
-    inner = model
-    while isinstance(inner, partial):
-        inner = inner.func
+    inner = innermost(model)
     if not isinstance(inner, nn.Module):
         text = (
             f"the model must be an nn.Module, whose parameters are shuffled, or functools.partial of one, got {kind_of(inner)}"
@@ -174,6 +172,5 @@ def _parameters(root: nn.Module, layers: Any) -> Iterator[tuple[str, dict[str, T
 
 def _shuffled(parameter: Tensor, generator: torch.Generator | None) -> Tensor:
     """A parameter's own entries in a random order."""
-    device = torch.device("cpu") if generator is None else generator.device
-    order = torch.randperm(parameter.numel(), device=device, **seeded(generator))
+    order = drawn_by(torch.randperm, generator, torch.device("cpu"), parameter.numel())
     return parameter.detach().reshape(-1)[order.to(parameter.device)].reshape(parameter.shape)

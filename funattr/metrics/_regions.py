@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._types import Layer, Model, Target, Tree, tensors
+from .._types import Layer, Model, Target, Tree, broadcasts, tensors
 from .._words import check_real, complaint, door, kind_of
 from ._judged import attributions, flat_rows, judged, resolved
 
@@ -138,7 +138,7 @@ def _region(regions: Any, found: Tensor) -> Tensor:
         cure = "regions > 0" if isinstance(regions, Tensor) else "torch.as_tensor(regions, dtype=torch.bool)"
         raise complaint(TypeError, f"regions must be a bool tensor, got {given}: pass {cure}.")
     shape, size = regions.shape, found.shape
-    if len(shape) > len(size) or any(p not in (1, q) for p, q in zip(reversed(shape), reversed(size))):
+    if not broadcasts(shape, size):
         text = f"regions {list(shape)} do not broadcast to the attributions {list(size)}"
         if len(shape) == len(size) - 1 and shape[0] == size[0] and shape[1:] == size[2:]:
             raise complaint(ValueError, f"{text}: they have no dimension for channels, pass regions[:, None].")

@@ -14,8 +14,8 @@ from .._combine.dress import about, has_steps
 from .._combine.noise import at_noise, moved, sampled
 from .._combine.repeat import device_of
 from .._steps.chunks import given_chunk
-from .._steps.draws import Rewound, check_generator, seeded
-from .._types import ChunkSize, Explains, Layer, Model, Target, Tree, attributable, tensors
+from .._steps.draws import Rewound, check_generator, drawn_by
+from .._types import ChunkSize, Explains, Layer, Model, Target, Tree, floats_of, innermost, tensors
 from .._words import check_count, check_size, complaint, kind_of
 from ._agreement import rows
 from ._judged import check_explains, judged, metric, options_for, resolved
@@ -77,7 +77,7 @@ def sensitivity_max(
     _check_ball(radius, norm)
     options = options_for(method, layer, resolved(model, x, target))
     told = about(method)
-    if layer is None and not any(map(attributable, tensors(x))):
+    if layer is None and not floats_of(x):
         text = "x holds no floating-point tensor, and integers do not move"
         raise complaint(TypeError, f"{text}: name a layer after the embedding, layer='...', whose value moves.")
     explain, steps = at_noise(method, default_baselines(method), model, x, options)
@@ -104,22 +104,15 @@ def _sizes(here: Tensor) -> Tensor:
 def _chunk(method: Any, together: int | None) -> int | None:
     """How many calls at once. What is not of this library may do what vmap cannot, and not say so; what draws has numbers of
     its own for each call."""
-    inner = method
-    while isinstance(inner, partial):
-        inner = inner.func
-    alone = has_steps(method) or about(method).leading > 0 or not hasattr(inner, "about")
+    alone = has_steps(method) or about(method).leading > 0 or not hasattr(innermost(method), "about")
     return 1 if about(method).draws or (alone and together is None) else together
 
 
 def _uniform(start: Tree, radius: float, generator: torch.Generator | None) -> list[Tensor]:
     """For each tensor that moves, how far each feature of one example does."""
     return [
-        torch.rand(t.shape[1:], dtype=t.dtype, device=t.device if generator is None else generator.device, **seeded(generator))
-        .mul(2 * radius)
-        .sub(radius)
-        .to(t.device)
-        for t in tensors(start)
-        if attributable(t)
+        drawn_by(torch.rand, generator, t.device, t.shape[1:], dtype=t.dtype).mul(2 * radius).sub(radius)
+        for t in floats_of(start)
     ]
 
 

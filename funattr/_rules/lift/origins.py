@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..._core.real import is_number
 from ..spelled import spelled
 
 
@@ -34,7 +35,7 @@ class Origins:
 
     def is_step(self, t: Tensor) -> bool:
         """Whether `t` is a mask, a count or the like, or made of nothing but such."""
-        return not (t.is_floating_point() or t.is_complex()) or id(t) in self.steps
+        return not is_number(t) or id(t) in self.steps
 
     def _note_steps(self, given: list[tuple[Tensor, bool]], made: list[Tensor]) -> bool:
         """Whether what was made is a step, or a number."""

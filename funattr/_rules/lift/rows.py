@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._core.checks import may_read
+from ..._types import attributable
 from .origins import among
-from .secants import EXACT, Rule, binary, is_float
+from .secants import EXACT, Rule, binary
 from .slopes import picked, rows, scaled2
 from .tape import Lift
 
@@ -110,7 +111,7 @@ def extremum(sign: int, plain: bool) -> Rule:
         dim = kwargs.pop("other", dim)
         if isinstance(dim, Tensor):
             return binary(EXACT)(lift, torch.maximum if sign > 0 else torch.minimum, x, dim)
-        if not is_float(x):
+        if not attributable(x):
             return func(x, dim, keepdim) if dim is not None else func(x)
         whole = dim is None or (isinstance(dim, (tuple, list)) and not dim)
         dims = list(range(x.dim())) if whole else [dim] if isinstance(dim, int) else list(dim)
@@ -139,7 +140,7 @@ def where(lift: Lift, func: Any, condition: Tensor, *branches: Any) -> Any:
     the other is divided among the two in proportion to how they moved."""
     if len(branches) != 2:
         return func(condition, *branches)
-    like = next((t for t in branches if is_float(t)), None)
+    like = next((t for t in branches if attributable(t)), None)
     if like is None:
         return func(condition, *branches)
     x, y = (t if isinstance(t, Tensor) else torch.full((), t, dtype=like.dtype, device=like.device) for t in branches)
@@ -162,7 +163,7 @@ def where(lift: Lift, func: Any, condition: Tensor, *branches: Any) -> Any:
 
 
 def masked_fill(lift: Lift, func: Any, x: Tensor, mask: Tensor, value: Any) -> Any:
-    return where(lift, torch.where, mask, value, x) if is_float(x) else func(x, mask, value)
+    return where(lift, torch.where, mask, value, x) if attributable(x) else func(x, mask, value)
 
 
 def indexed(lift: Lift, func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -176,8 +177,8 @@ def indexed(lift: Lift, func: Any, *args: Any, **kwargs: Any) -> Any:
             return masked_fill(lift, torch.masked_fill, x, mask, value)
         lift.written(x, masked_fill(lift, torch.masked_fill, lift.copied(x), mask, value))
         return None
-    choices = [t for t in among((*args, *kwargs.values())) if not is_float(t)]
-    if choices and is_float(args[0]) and not any(lift.constant(t) for t in args[:1]):
+    choices = [t for t in among((*args, *kwargs.values())) if not attributable(t)]
+    if choices and attributable(args[0]) and not lift.constant(args[0]):
         lift.differ(*choices)
     return lift.scale(func(*args, **kwargs), args[0])
 
@@ -187,7 +188,7 @@ def _mask_of(func: Any, x: Any, index: Any, value: Any) -> Tensor | None:
     if func is not Tensor.__setitem__ and getattr(func, "__name__", "") != "index_put":
         return None
     mask = index[0] if isinstance(index, (tuple, list)) and len(index) == 1 else index
-    if not (is_float(x) and isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim()):
+    if not (attributable(x) and isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim()):
         return None
     one = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
     return mask if one else None

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from ..._core.checks import may_read
 from ..._core.kernels import unruled
 from ..._torch import depth, tracing, transforms_active, without_modes
+from ..._types import attributable, broadcasts
 from ..spelled import Entry
 from .origins import Origins, among, constant, functions, sources
 
@@ -217,7 +218,7 @@ class Lift(TorchFunctionMode):
         return constant(t) if tracing() else self.origins.is_fixed(t)
 
     def varies(self, t: Any) -> bool:
-        return isinstance(t, Tensor) and not self.constant(t) and t.is_floating_point()
+        return attributable(t) and not self.constant(t)
 
     def constants(self) -> AbstractContextManager[Any]:
         """Slopes have a graph only where the result is to be differentiated."""
@@ -246,7 +247,7 @@ _ADDS = functions("add __add__ __radd__ __iadd__ sub subtract rsub __sub__ __rsu
 
 def fits(shape: Sequence[int], base: Sequence[int]) -> bool:
     """Whether a baseline's tensor serves the one at x: same shape, but for dimensions of size 1."""
-    return shape == base or (len(shape) == len(base) and all(b in (a, 1) for a, b in zip(shape, base)))
+    return shape == base or (len(shape) == len(base) and broadcasts(base, shape))
 
 
 def far_off(t: Tensor) -> float:
