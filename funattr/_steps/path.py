@@ -16,7 +16,7 @@ from .._types import ChunkSize, Layer, Model, Target, Tree, broadcasts, floats_o
 from .._words import complaint
 from .baselines import full_batch, references
 from .mean import Sum
-from .points import along, at_points, input_floats, slope_at, towards, width, with_floats
+from .points import along, at_points, input_floats, slope_at, times_way, towards, width, with_floats
 from .progress import reported
 from .quadrature import Rule
 from .twins import OneRow, same_rows
@@ -108,14 +108,15 @@ def input_path(q: Question, baselines: Tree) -> Path:
     return in_input(q, [with_floats(q.x, input_ends(q, baselines)[0])])
 
 
-def mean_slope(path: Path, rule: Rule, chunk_size: ChunkSize) -> tuple[list[Tree], list[Tree], list[Tree]]:
-    """Start and end of a path, and the mean over it of the gradient at the sites."""
+def slope_along(path: Path, rule: Rule, chunk_size: ChunkSize, *, whole_way: bool) -> list[Tree]:
+    """The mean over a path of the gradient at the sites, times the way or not."""
     run, total, end = path.steps.runner(chunk_size), Sum(), path.start
     for a, b in reported(path.steps.parts(len(rule.nodes), chunk_size)):
         weights = rule.weights[a:b]
         for ends, slopes in path.slopes(run, rule.nodes[a:b]):
             end, weights = ends, _added(total, slopes, weights)
-    return path.start, end, total.total()
+    slope: list[Tree] = total.total()
+    return times_way(slope, end, path.start) if whole_way else slope
 
 
 def _added(total: Sum, slopes: list[Tree], weights: Tensor) -> Tensor:
