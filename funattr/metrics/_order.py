@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .._steps.coalitions import Opened, opened, scores_of
+from .._steps.plan import one_each
 from .._torch import tree_flatten
-from .._types import ChunkSize, Layer, Model, Target, Tree
+from .._types import ChunkSize, Layer, Model, Target, Tree, tensors
 from .._words import complaint
 from ._agreement import largest_first
 from ._judged import attributions, check_shape, fitted, flat_rows, resolved
@@ -70,19 +71,9 @@ def ordered(
 
 def _entries(game: Opened, each: list[list[Tensor | None]]) -> tuple[Opened, Tensor]:
     """Every entry of the attributions a player, and their sizes ``[N, M]``."""
-    ids: list[list[Tensor | None]] = []
-    flat: list[Tensor] = []
-    count = 0
-    for entries in each:
-        ids.append([])
-        for t in entries:
-            if t is None:
-                ids[-1].append(None)
-                continue
-            flat.append(flat_rows(t))
-            ids[-1].append(torch.arange(count, count + flat[-1].shape[1], device=t.device).reshape(1, *t.shape[1:]))
-            count += flat[-1].shape[1]
-    return game._replace(ids=ids, players=count), torch.cat([t.to(flat[0].device) for t in flat], 1)
+    ids, players = one_each(each, game.q.size)
+    flat = [flat_rows(t) for t in tensors(each)]
+    return game._replace(ids=ids, players=players), torch.cat([t.to(flat[0].device) for t in flat], 1)
 
 
 def _means(game: Opened, each: list[list[Tensor | None]]) -> Tensor:

@@ -51,14 +51,22 @@ def falls(p: Tensor, q: Tensor) -> Tensor:
 
 def logsumexp(lift: Lift, func: Any, x: Tensor, dim: Any, keepdim: bool = False) -> Any:
     dims = [dim] if isinstance(dim, int) else list(dim)
-    front = x.movedim(dims, list(range(-len(dims), 0))) if len(dims) > 1 else x.movedim(dims[0], -1)
-    flat = front.flatten(-len(dims)) if len(dims) > 1 else front
+    flat = _as_last(x, dims)
     best = flat.detach().argmax(-1, keepdim=True)  # there, x is not -inf
     logs = softmax(True)(lift, torch.log_softmax, flat, -1)
     y = (flat.gather(-1, best) - logs.gather(-1, best)).squeeze(-1)
-    if keepdim:
-        for d in sorted(d % x.dim() for d in dims):
-            y = y.unsqueeze(d)
+    return _put_back(y, x, dims) if keepdim else y
+
+
+def _as_last(x: Tensor, dims: list[int]) -> Tensor:
+    """With these dimensions as one, the last."""
+    return x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims))
+
+
+def _put_back(y: Tensor, x: Tensor, dims: list[int]) -> Tensor:
+    """What has lost these dimensions of `x`, with 1 of each."""
+    for d in sorted(d % x.dim() for d in dims):
+        y = y.unsqueeze(d)
     return y
 
 
@@ -115,19 +123,17 @@ def extremum(sign: int, plain: bool) -> Rule:
             return func(x, dim, keepdim) if dim is not None else func(x)
         whole = dim is None or (isinstance(dim, (tuple, list)) and not dim)
         dims = list(range(x.dim())) if whole else [dim] if isinstance(dim, int) else list(dim)
-        flat = x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims)) if dims else x.reshape(1)
 
         def pool(t: Tensor) -> tuple[Tensor, Tensor]:
             y, i = t.max(-1, keepdim=True) if sign > 0 else t.min(-1, keepdim=True)
             return y, i
 
-        found = larger_side(lift, flat, pool)
+        found = larger_side(lift, _as_last(x, dims), pool)
         if found is None:
             return func(x, dim, keepdim) if dim is not None else func(x)
         y, i = found[0].squeeze(-1), found[1].squeeze(-1)
         if keepdim:
-            for d in sorted(d % x.dim() for d in dims):
-                y, i = y.unsqueeze(d), i.unsqueeze(d)
+            y, i = _put_back(y, x, dims), _put_back(i, x, dims)
         if whole or plain:
             return y
         return (torch.return_types.max if sign > 0 else torch.return_types.min)((y, i))
