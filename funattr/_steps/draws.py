@@ -123,11 +123,16 @@ class Rewound:
 _known: weakref.WeakValueDictionary[int, torch.Generator] = weakref.WeakValueDictionary()
 
 
+def _from_number(number: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # On the device that torch says, which is not the generator's where it has tensors without data.
+    return torch.randn(shape, dtype=dtype, device=device, generator=_known[number])
+
+
 @functools.cache
 def _operation() -> torch.library.Library:
     library = torch.library.Library("funattr", "DEF")  # kept: what it defines goes with it
     tags = (torch.Tag.nondeterministic_seeded,)  # two calls are two draws: neither is left out as a copy of the other
     library.define("randn(int generator, SymInt[] shape, ScalarType dtype, Device device) -> Tensor", tags=tags)
-    library.impl("randn", lambda number, *what: _drawn(_known[number], *what), "BackendSelect")
+    library.impl("randn", _from_number, "BackendSelect")
     library.impl("randn", lambda number, shape, dtype, device: torch.empty(shape, dtype=dtype, device=device), "Meta")
     return library
