@@ -15,9 +15,7 @@ from .dress import about, check_method, combined, name_of, per_layer, then
 
 #: F.interpolate's modes, and the numbers of spatial dimensions they are for.
 MODES = {
-    "nearest": (1, 2, 3),
-    "nearest-exact": (1, 2, 3),
-    "area": (1, 2, 3),
+    **dict.fromkeys(("nearest", "nearest-exact", "area"), (1, 2, 3)),
     "linear": (1,),
     "bilinear": (2,),
     "bicubic": (2,),

@@ -144,8 +144,7 @@ def rule_for(quadrature: Any, n_steps: int) -> Rule:
     n_steps = len([None] * n_steps)  # torch.compile may have made it symbolic, and the rule needs the number
     if isinstance(quadrature, str):
         check_choice(quadrature, "quadrature rule", RULES)
-        known = _known(quadrature, n_steps)
-        return Rule(torch.tensor(known[0], dtype=torch.float64), torch.tensor(known[1], dtype=torch.float64))
+        return Rule(*[torch.tensor(part, dtype=torch.float64) for part in _known(quadrature, n_steps)])
     if not callable(quadrature):
         text = f"quadrature must be the name of a rule or a callable n -> (nodes, weights), got {kind_of(quadrature)}."
         raise complaint(TypeError, text)

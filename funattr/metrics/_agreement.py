@@ -106,15 +106,16 @@ def largest_first(a: Tensor) -> Tensor:
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     if not a.shape[1]:
         return a.new_zeros(a.shape[0])
-    a, b = _of_size_one(a), _of_size_one(b)
+    a, b = a / sizes(a), b / sizes(b)
     size = a.norm(dim=1) * b.norm(dim=1)
     return ((a * b).sum(1) / torch.where(size == 0, 1.0, size)).clamp(-1, 1)
 
 
-def _of_size_one(a: Tensor) -> Tensor:
-    """Rows by their largest entry: squares of small numbers, and of large ones, have no digits left."""
-    size = a.abs().amax(1, keepdim=True)
-    return a / torch.where(size == 0, 1.0, size)
+def sizes(a: Tensor) -> Tensor:
+    """The largest entry of each row, 1 where there is none, to divide by: squares of small numbers, and of large ones, have no
+    digits left, and sums of large ones may be inf."""
+    size = a.abs().amax(1, keepdim=True) if a.shape[1] else a.sum(1, keepdim=True)
+    return torch.where(size == 0, 1.0, size)
 
 
 def _pearson(a: Tensor, b: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ def _centred(a: Tensor) -> Tensor:
     """Less the mean; exactly 0 where all are the same, which the mean need not be."""
     if not a.shape[1]:
         return a
-    a = _of_size_one(a)
+    a = a / sizes(a)
     constant = a.amax(1, keepdim=True) == a.amin(1, keepdim=True)
     return torch.where(constant, 0.0, a - a.mean(1, keepdim=True))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._types import Layer, Model, Target, Tree, broadcasts, tensors
 from .._words import check_real, complaint, door, kind_of
+from ._agreement import sizes
 from ._judged import attributions, flat_rows, judged, resolved
 
 
@@ -107,9 +108,7 @@ def relevance_mass(
     """
     found, inside = _map_and_region(explained, model, x, regions, layer, target)
     wide = flat_rows(found).double().clamp(min=0)
-    if wide.shape[1]:
-        largest = wide.amax(1, keepdim=True)
-        wide = wide / torch.where(largest == 0, 1.0, largest)  # a sum of large numbers is one, and not inf
+    wide = wide / sizes(wide)
     total = wide.sum(1)
     mass = torch.where(inside.expand_as(found).reshape(wide.shape), wide, 0.0).sum(1)
     return (mass / torch.where(total == 0, 1.0, total)).to(found.dtype)

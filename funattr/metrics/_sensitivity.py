@@ -17,7 +17,7 @@ from .._steps.chunks import given_chunk
 from .._steps.draws import Rewound, check_generator, drawn_by
 from .._types import ChunkSize, Explains, Layer, Model, Target, Tree, floats_of, innermost, tensors
 from .._words import check_count, check_size, complaint, kind_of
-from ._agreement import rows
+from ._agreement import rows, sizes
 from ._judged import check_explains, judged, metric, options_for, resolved
 
 
@@ -84,7 +84,7 @@ def sensitivity_max(
     start = steps.like
     given = judged(explain(start), "the method returned")
     here, most = rows(given), torch.zeros(())
-    size = _sizes(here)
+    size = sizes(here)
     length = torch.linalg.vector_norm(here / size, norm, dim=1)
     length = torch.where(length == 0, 1.0, length)
     draw = partial(_uniform, start, radius, generator)
@@ -93,12 +93,6 @@ def sensitivity_max(
         way = (_rows_of_each(judged(found, "the method returned"), here) - here) / size
         most = torch.maximum(most.to(way.device), torch.linalg.vector_norm(way, norm, dim=2).amax(0))
     return (most / length).to(tensors(given)[0].dtype)
-
-
-def _sizes(here: Tensor) -> Tensor:
-    """The largest entry of each example: squares of small numbers, and of large ones, have no digits left."""
-    size = here.abs().amax(1, keepdim=True) if here.shape[1] else here.sum(1, keepdim=True)
-    return torch.where(size == 0, 1.0, size)
 
 
 def _chunk(method: Any, together: int | None) -> int | None:

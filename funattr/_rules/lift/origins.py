@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..._core.real import is_number
-from ..spelled import spelled
+from ..spelled import functions
 
 
 class Origins:
@@ -116,10 +116,6 @@ class Origins:
             self.beside.update((id(t), weakref.ref(t)) for t in results if t.requires_grad)
         else:
             self.made.update((id(t), t) for t in results)
-
-
-def functions(names: str) -> set[Any]:
-    return {func for name in names.split() for func, _, _ in spelled(name)}
 
 
 #: Of how many of its tensors an operation takes the numbers, where not of all: of none where it makes one like another.

@@ -59,11 +59,12 @@ class Task(NamedTuple):
         return next((pick for pick in picks if callable(pick)), None)
 
 
-def prepare(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> Task:
+def asked(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> Question:
+    """What one call asks, of a model in which the rules see every operation."""
     if tracing():
         from .. import traced  # noqa: F401  (imported for what importing it tells Dynamo; no name of it is used)
     q = question(model, x, layer, target, create_graph)
-    return Task(q._replace(bound=transparent(q.bound)), Notes())
+    return q._replace(bound=transparent(q.bound))
 
 
 class Lifted(NamedTuple):

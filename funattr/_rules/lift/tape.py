@@ -21,8 +21,8 @@ from ..._core.checks import may_read
 from ..._core.kernels import unruled
 from ..._torch import depth, tracing, transforms_active, without_modes
 from ..._types import attributable, broadcasts
-from ..spelled import Entry
-from .origins import Origins, among, constant, functions, sources
+from ..spelled import Entry, functions
+from .origins import Origins, among, constant, sources
 
 
 class Met(NamedTuple):
@@ -162,12 +162,16 @@ class Lift(TorchFunctionMode):
             return None
         raise OutOfStep
 
+    def _are_others(self, given: Sequence[Tensor]) -> bool:
+        """Whether what the next operation is given was seen to be something else at the baseline."""
+        base = self._at_baseline(given)
+        if base is None or not may_read():
+            return False
+        return any(not fits(a.shape, b.shape) or bool((a != b).any()) for a, b in zip(given, base))
+
     def differ(self, *choices: Tensor) -> None:
         """Notes an operation whose masks or indices are others at the baseline: no slope follows them."""
-        base = self._at_baseline(choices)
-        if base is None or not may_read():
-            return
-        if any(not fits(a.shape, b.shape) or bool((a != b).any()) for a, b in zip(choices, base)):
+        if self._are_others(choices):
             (self.unknown if any(map(self.follows, choices)) else self.moved).append(self.name)
 
     def added(self, func: Any, given: list[tuple[Tensor, bool]]) -> None:
@@ -176,10 +180,7 @@ class Lift(TorchFunctionMode):
         steps = [t for t, _ in given if origins.is_step(t) and id(t) not in origins.numbers]
         if not steps or all(origins.is_step(t) or id(t) in origins.numbers for t, _ in given):
             return
-        base = self._at_baseline(steps)
-        if base is None or not may_read() or any(map(self.follows, steps)) or not any(live for _, live in given):
-            return
-        if any(not fits(a.shape, b.shape) or bool((a != b).any()) for a, b in zip(steps, base)):
+        if self._are_others(steps) and not any(map(self.follows, steps)) and any(live for _, live in given):
             self.moved.append(func.__name__.strip("_"))
 
     def settled(self, t: Tensor, met: Met) -> Met:
