@@ -86,11 +86,12 @@ def requirements(version: str) -> list[list[str]]:
 
 def environment(folder: Path, version: str) -> Path:
     """A Python with that torch."""
-    python = folder / version / "bin" / "python"
-    if not python.exists():
-        venv.create(folder / version, with_pip=True)
+    python, ready = folder / version / "bin" / "python", folder / version / "ready"
+    if not ready.exists():  # or half made, where an earlier run was stopped
+        venv.create(folder / version, with_pip=True, clear=True)
         for call in requirements(version):
             subprocess.run([python, "-m", "pip", "install", "-q", *call], check=True)
+        ready.touch()
     return python
 
 
