@@ -121,7 +121,8 @@ class Suite:
             files = [f for f in files if not needs.search(f.read_text())]
         names = [str(f.relative_to(ROOT)) for f in files]
         options = ["--eager", *(f"--ignore={path}" for path in left_out)]
-        cases = self.pytest("eager-doctests", ["funattr"], options)
+        # Alone they do not load tests/conftest.py, which knows of --eager.
+        cases = self.pytest("eager-doctests", ["funattr"], ["-p", "tests.conftest", *options])
         for start in range(0, len(names), PIECE):
             cases += self.pytest(f"eager-{start // PIECE}", names[start : start + PIECE], options)
         return cases
