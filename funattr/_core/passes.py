@@ -52,7 +52,11 @@ class Question(NamedTuple):
     @property
     def at_no_site(self) -> Question:
         """The same of the model's output alone."""
-        return self._replace(sites=self.sites._replace(sites=()))
+        return self.at()
+
+    def at(self, *sites: Site | None) -> Question:
+        """The same at some of the sites."""
+        return self._replace(sites=self.sites._replace(sites=sites))
 
 
 def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create_graph: bool = False) -> Question:
