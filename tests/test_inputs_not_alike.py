@@ -85,7 +85,7 @@ def two_pictures() -> Made:
 
 def numbers_ids_and_a_signal(joint: bool = False) -> Made:
     def call(m: Any, numbers: Tensor, ids: Tensor, wave: Tensor) -> Any:
-        return m.top(m.embed(ids), numbers, wave)
+        return top(m.embed(ids), numbers, wave)
 
     def top(e: Tensor, numbers: Tensor, wave: Tensor) -> Tensor:
         words = (e * e.sum(-1, keepdim=True).softmax(1)).sum(1)
@@ -94,7 +94,6 @@ def numbers_ids_and_a_signal(joint: bool = False) -> Made:
 
     layers = {"embed": nn.Embedding(9, 4), "table": nn.Linear(3, 4), "conv": nn.Conv1d(2, 4, 2)}
     model = Net(call, **layers, head=nn.Linear(12, 3))
-    model.top = top
     x = draw(2, 3), torch.randint(3, 9, (2, 3)), draw(2, 2, 4)
     e = model.embed(x[1]).detach()
     if not joint:
@@ -297,15 +296,15 @@ def test_maps_of_pictures_are_of_those_that_the_layer_sees() -> None:
     model, x, _ = two_pictures()
     rest = F.gelu(model.two(x[1])).mean((2, 3))
     of_one = map_by_hand(model.one(x[0]), lambda v: model.head(torch.cat([v.tanh().amax((2, 3)), rest.detach()], 1))[:, 1])
-    found = fa.interpolate(fa.grad_cam)(model, x, layer="one", target=1)
+    found: Any = fa.interpolate(fa.grad_cam)(model, x, layer="one", target=1)
     close(found[0], F.interpolate(of_one, (3, 3)))
     assert found[1] is None
-    every = fa.interpolate(fa.grad_cam)(model, x, layer={"a": "one", "b": "two"}, target=1)
+    every: Any = fa.interpolate(fa.grad_cam)(model, x, layer={"a": "one", "b": "two"}, target=1)
     close(every["a"][0], found[0])
     assert every["a"][1] is None
     assert every["b"][0] is None
     assert every["b"][1].shape == (2, 1, 4, 5)
-    named = fa.interpolate(fa.grad_cam, size=(3, 3))(model, {"small": x[0], "large": x[1]}, layer="one", target=1)
+    named: Any = fa.interpolate(fa.grad_cam, size=(3, 3))(model, {"small": x[0], "large": x[1]}, layer="one", target=1)
     close(named["small"], found[0])
     assert named["large"] is None
 
@@ -324,7 +323,7 @@ def test_maps_of_films_and_of_sounds() -> None:
     heard = (sound * sound.softmax(2)).sum(2).detach()
     cam = map_by_hand(model.film(x["film"]), lambda v: model.head(torch.cat([v.relu().mean((2, 3, 4)), heard], 1))[:, 1])
     close(fa.grad_cam(model, x, layer="film", target=1), cam)
-    found = fa.interpolate(fa.grad_cam, mode="trilinear")(model, x, layer="film", target=1)
+    found: Any = fa.interpolate(fa.grad_cam, mode="trilinear")(model, x, layer="film", target=1)
     close(found["film"], F.interpolate(cam, (2, 3, 3), mode="trilinear"))
     assert found["sound"] is None
     found = fa.interpolate(fa.grad_cam, mode="linear")(model, x, layer="sound", target=1)

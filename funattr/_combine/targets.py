@@ -16,7 +16,7 @@ from .._core.split import split
 from .._steps.chunks import chunk_for, chunks, fitting, given_chunk
 from .._steps.draws import Rewound
 from .._steps.progress import reported
-from .._steps.ways import Runner
+from .._steps.ways import OneByOne, Runner, at_once_or_not
 from .._torch import any_batch, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Explains, Method, Model, Target, Tree, map_tensors, tensors
 from .._words import complaint, door, kind_of
@@ -75,11 +75,11 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         mapped = classes is not None and options.get("rtol") is None  # with which each target takes nodes of its own
         size = together or (_at_once(method, len(targets), model, x, options.get("layer")) if mapped else 1)
         at_once = size >= len(targets) or not known or tracing() or transforms_active() or any_batch()
+        shares = not (transforms_active() or any_batch()) if not tracing() else known and not has_steps(method)
+        parts = None
         if classes is not None and mapped and at_once:
-            parts = _in_chunks(explain, classes.to(device_of(x)), size)
-        else:
-            shares = not (transforms_active() or any_batch()) if not tracing() else known and not has_steps(method)
-            parts = _one_by_one(explain, list(each), known, shares, size, noise)
+            parts, size = _in_chunks(explain, classes.to(device_of(x)), size, known and shares), together or 1
+        parts = parts or _one_by_one(explain, list(each), known, shares, size, noise)
         flat = [tree_flatten(part)[0] for part in parts]
         spec = tree_flatten(parts[0])[1]
         return tree_unflatten([torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*flat)], spec)
@@ -146,13 +146,18 @@ def _at_once(method: Explains, count: int, model: Model, x: Tree, layer: Any) ->
     return max(1, min(count, ROOM // max(size, 1)))
 
 
-def _in_chunks(explain: Callable[[Target], Tree], classes: Tensor, size: int) -> list[Tree]:
+def _in_chunks(explain: Callable[[Target], Tree], classes: Tensor, size: int, shares: bool) -> list[Tree] | None:
+    """The classes mapped over; None where the steps of each would run one after another, and not if all share their passes."""
     run = Runner()
-    return [
-        part
-        for first, last in reported(chunks(len(classes), size))
-        for part in run_steps(run, explain, list(classes[first:last].unbind()))
-    ]
+    try:
+        with at_once_or_not(shares and not tracing()):
+            return [
+                part
+                for first, last in reported(chunks(len(classes), size))
+                for part in run_steps(run, explain, list(classes[first:last].unbind()))
+            ]
+    except OneByOne:
+        return None
 
 
 def _told(targets: Sequence[Target] | Tensor, model: Model) -> tuple[Sequence[Target] | Tensor, Tensor | None]:

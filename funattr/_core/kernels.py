@@ -159,12 +159,13 @@ def plain_batch_norm(
 class Folded(TorchFunctionMode):
     """Without it, vmap takes the plain form of attention, which holds every weight, or runs it sample by sample.
 
-    It also lets models write what vmap maps over into what they made themselves in this pass: `out += shortcut`.
+    It also lets models write what vmap maps over into what they made themselves in this pass: `out += shortcut`. With `plain`,
+    attention runs in plain operations: the fused kernels have no second derivative.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, plain: bool = False) -> None:
         super().__init__()
-        self.own = Own()
+        self.own, self.attention = Own(), plain_attention if plain else _folded
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -174,7 +175,7 @@ class Folded(TorchFunctionMode):
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is F.scaled_dot_product_attention and only_vmap_runs():
-            return _folded(*args, **kwargs)
+            return self.attention(*args, **kwargs)
         if func is F.batch_norm and only_vmap_runs():
             return _folded_norm(*args, **kwargs)
         if func in (torch.select_scatter, Tensor.select_scatter) and only_vmap_runs():

@@ -263,7 +263,7 @@ def _first(
 
     def once() -> list[Tensor]:
         late.level = None
-        with quiet, made, as_it_is if q.create_graph else Folded():
+        with quiet, made, Folded(q.create_graph):
             return late.run(lambda: _output(q, forward(q, put)))
 
     try:
