@@ -105,6 +105,11 @@ def called(name: str) -> str:
     return _CALLED.get(name, name)
 
 
+def functions(names: str) -> set[Any]:
+    """Every spelling of these names."""
+    return {func for name in names.split() for func, _, _ in spelled(name)}
+
+
 def exported(rules: Mapping[str, Any], func: Any) -> Entry | None:
     """The entry of an operation as torch.export writes it, `torch.ops.aten.relu.default` for one."""
     name = func.__name__.split(".")[0]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..spelled import SWITCHED, Entry, by_function, opened, spelled
+from ..spelled import SWITCHED, Entry, by_function, functions, opened, spelled
 from .attention import attention
 from .compound import COMPOUND, taken_apart
 from .linear import bilinear, bilinear_layer, convolution, einsum, inverse, linear, matrix_product, solve
@@ -143,12 +143,6 @@ _LEFT: dict[str, Any] = dict.fromkeys(sorted(_LINEAR.split(), key=lambda name: n
 #: By the names that exported operations have.
 NAMED = {**_LEFT, **RULES}
 
-#: The same numbers in another shape.
-_SHAPES = """
-    view view_as reshape flatten unflatten squeeze unsqueeze expand expand_as permute transpose movedim broadcast_to clone
-    contiguous to type type_as float double half bfloat16
-"""
-
 #: Operations of one argument with an autograd.Function of torch's own: of these the rules leave nothing but slopes.
 _UNARY = [*NAMES["exact"], *NAMES["smooth"]]
 ELEMENTWISE = [*_UNARY, *NAMES["relative"], *NAMES["reciprocal"], "softmax", "log_softmax"]
@@ -189,7 +183,11 @@ ENTRIES = {func: entry for func, entry in _found.items() if func not in OPENED}
 LINEAR = {func: entry for func, entry in _linear.items() if func not in OPENED}
 #: Functions without a rule of the table, which may be given one by their name.
 BARE = {**{func: Entry(None, func, False, ["input"], func.__name__) for func in OPENED}, **LINEAR}
-SHAPES = {func for name in _SHAPES.split() for func, _, _ in spelled(name)}
+#: The same numbers in another shape.
+SHAPES = functions("""
+    view view_as reshape flatten unflatten squeeze unsqueeze expand expand_as permute transpose movedim broadcast_to clone
+    contiguous to type type_as float double half bfloat16
+""")
 #: Left alone at once.
 PLAIN = set(LINEAR) - set(SWITCHED)
 #: Left alone at once where their second argument is a parameter.
