@@ -383,7 +383,7 @@ def test_a_rule_of_a_function_holds_in_every_spelling(key: Any, calls: list[Call
 
     ready = {key: R.attn_lrp()["product"]}
     for f in calls:
-        model = lambda t, f=f: f(FIRST(t)).exp().sum().expand(3)  # noqa: E731
+        model: Callable[[Tensor], Tensor] = lambda t, f=f: f(FIRST(t)).exp().sum().expand(3)  # type: ignore[misc]  # noqa: E731
         plain = fa.gradient(model, ROWS)
         close(fa.under({key: triple})(fa.gradient)(model, ROWS), 3 * plain, 1e-12)
         kept = fa.absorbed(model, ROWS, rules=ready)
