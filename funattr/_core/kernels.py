@@ -160,16 +160,20 @@ class Folded(TorchFunctionMode):
     """Without it, vmap takes the plain form of attention, which holds every weight, or runs it sample by sample.
 
     It also lets models write what vmap maps over into what they made themselves in this pass: `out += shortcut`.
+    `made`, a mode, counts what operations make while it `counts`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, made: Any = None) -> None:
         super().__init__()
-        self.own = Own()
+        self.own, self.made = Own(), made
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in WRITES:
             self.own.written(*args, *kwargs.values())
+        if self.made is not None and self.made.counts:
+            with self.made:
+                return self.own.met(func, self.run(func, args, kwargs), (*args, *kwargs.values()))
         return self.own.met(func, self.run(func, args, kwargs), (*args, *kwargs.values()))
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
