@@ -200,7 +200,7 @@ def all_modules(root: nn.Module | None) -> list[nn.Module]:
     modules = [] if root is None else [root]
     for module in modules:  # grows
         if module._modules:
-            modules.extend(child for child in module._modules.values() if child is not None)
+            modules += [child for child in module._modules.values() if child is not None]
     return modules
 
 
