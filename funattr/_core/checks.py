@@ -109,6 +109,7 @@ def look_at_scores(reads: bool) -> None:
 
 
 _FEW = 1 << 12
+_SOME = 4  # of which each is looked at as soon as all together
 
 
 def meet(scores: Tensor, at: str = "") -> Tensor:
@@ -131,7 +132,7 @@ def _own(value: Tensor) -> Tensor:
 def check_scores(x: Tree) -> None:
     """Refuse to explain a score that is not finite: its gradient may well be, 0 where a constant NaN was put in its place."""
     scores = _met.scores
-    if not scores or (len(scores) == 1 and is_finite(scores[0][0])):
+    if not scores or (len(scores) < _SOME and all(is_finite(value) for value, _ in scores)):
         return
     met = [value for value, _ in scores]
     many = {value.device for value in met} if len(met) > 1 else ()

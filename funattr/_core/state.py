@@ -261,7 +261,7 @@ def times_put_back() -> int:
 
 def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
     """What the modules, and what is bound to them, can keep of a pass: a block in which that is put back. None if nothing."""
-    keeping = [m for m in modules if m._forward_hooks or m._forward_pre_hooks or not _QUIET.get(type(m))]
+    keeping = [module for module in modules if not _QUIET.get(type(module)) or hooked(module)]
     if not keeping and isinstance(model, nn.Module):
         return None
     writing = [module for module in modules if _WRITING.in_class(type(module))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from .._core.door import method
 from .._core.passes import Question
 from .._rules.lift.complete import Notes, tell
-from .._rules.lift.passes import Task, lifted, prepare
+from .._rules.lift.passes import Lifted, Task, lifted, prepare
 from .._steps.baselines import references
 from .._steps.path import for_each
 from .._types import Layer, Model, Target, Tree, map_floats
@@ -76,33 +77,28 @@ def deep_lift(
 
     def found(q: Question) -> list[Tree]:
         task = Task(q, Notes())
-        values, base, multipliers, gap = lifted(task, references(x, baselines, ids=bool(q.inner)))
-        tell(task.notes, gap)
-        return attributions(values, base, multipliers, multiply_by_inputs, attribution_func)
+        found = lifted(task, references(x, baselines, ids=bool(q.inner)))
+        tell(task.notes, found.gap)
+        return attributions(found, multiply_by_inputs, attribution_func)
 
     return for_each(prepare(model, x, layer, target, create_graph).q, found)
 
 
-def attributions(
-    values: list[Tree], base: list[Tree], multipliers: list[Tree], multiply: bool, func: Attribution | None
-) -> list[Tree]:
+def attributions(found: Lifted, multiply: bool, func: Attribution | None) -> list[Tree]:
     """What the multipliers make of the differences, site by site."""
-    if not multiply and func is None:
-        return multipliers
-
-    def attribution(value: Tensor, reference: Tensor, m: Tensor) -> Tensor:
-        return m * (value - reference) if func is None else _own(func, m, value, reference.expand_as(value))
-
-    again = len(multipliers) // len(values)  # the multipliers for each target
-    return [map_floats(attribution, v, b, m) for v, b, m in zip(values * again, base * again, multipliers)]
+    if func is None:
+        return found.products if multiply else found.multipliers
+    again = len(found.multipliers) // len(found.values)  # the multipliers for each target
+    parts = zip(found.values * again, found.base * again, found.multipliers)
+    return [map_floats(partial(_own, func), *part) for part in parts]
 
 
-def _own(func: Any, m: Tensor, value: Tensor, reference: Tensor) -> Tensor:
+def _own(func: Any, value: Tensor, reference: Tensor, m: Tensor) -> Tensor:
     """What the caller's function makes of the multipliers."""
     if not callable(func):
         text = f"attribution_func must be a function of (multipliers, value, baseline_value), got {kind_of(func)}."
         raise complaint(TypeError, text)
-    found: Any = func(m, value, reference)
+    found: Any = func(m, value, reference.expand_as(value))
     if not isinstance(found, Tensor):
         raise complaint(TypeError, f"attribution_func returned {kind_of(found)}, expected a tensor.")
     if found.shape[:1] != value.shape[:1]:

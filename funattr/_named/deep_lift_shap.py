@@ -95,8 +95,8 @@ def _averaged(
         return _in_one_batch(task, samples, count, multiply)
 
     def against(sample: list[Tensor]) -> tuple[list[Tree], Tensor | None]:
-        values, base, multipliers, gap = lifted(task, one_of(samples, sample, x))
-        return attributions(values, base, multipliers, multiply, func), gap
+        found = lifted(task, one_of(samples, sample, x))
+        return attributions(found, multiply, func), found.gap
 
     total = Sum()
     for part in each(against, tensors(samples), chunk=size, run=steps.runner(chunk_size)):
@@ -129,10 +129,11 @@ def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> list
     q = task.q
     points = [t.expand(count, *t.shape) for t in tensors(q.x)]
     reference = map_tensors(lambda t: t.repeat_interleave(q.size, 0), samples)
-    values, base, multipliers, gap = lifted(task._replace(q=stacked(q, points, list(range(len(points))))[0]), reference)
-    tell(task.notes, gap)
-    found = attributions(values, base, multipliers, multiply, None)
-    mean: list[Tree] = map_tensors(lambda t: t.unflatten(0, (count, q.size)).mean(0), found)
+    whole = task._replace(q=stacked(q, points, list(range(len(points))))[0])
+    found = lifted(whole, reference, alike=count == 1)
+    tell(task.notes, found.gap)
+    every = attributions(found, multiply, None)
+    mean: list[Tree] = map_tensors(lambda t: t.unflatten(0, (count, q.size)).mean(0), every)
     return mean
 
 
