@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, overload
@@ -96,6 +97,13 @@ Explains: TypeAlias = Callable[..., Tree]
 as_it_is = contextlib.nullcontext()
 
 
+def innermost(function: Any) -> Any:
+    """What `function` is without the arguments that are bound to it."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
 def tensors(tree: Tree) -> list[Tensor]:
     """The tensors in `tree`, in order."""
     if isinstance(tree, Tensor):
@@ -160,6 +168,11 @@ def batch_size(x: Tree) -> int:
     if found[0].dim() == 0:
         raise complaint(ValueError, "x is a 0-d tensor, expected the batch first: pass x[None].")
     return found[0].shape[0]
+
+
+def broadcasts(small: Sequence[int], large: Sequence[int]) -> bool:
+    """Whether what has one shape broadcasts to the other: each dimension, from the last on, has that size or 1."""
+    return len(small) <= len(large) and all(p in (1, q) for p, q in zip(reversed(small), reversed(large)))
 
 
 def as_arguments(x: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._core.door import method
 from .._torch import tracing
-from .._types import About, Method, Model, Tree
+from .._types import About, Method, Model, Tree, innermost
 from .._words import complaint
 
 
@@ -118,8 +118,7 @@ def then(f: Callable[[Tree, int, Tree], Tree], method: Any, name: str) -> Any:
 
 def name_of(function: Callable[..., Any]) -> str:
     """How a method is called in messages and in the names of what is made of it."""
-    while isinstance(function, partial):
-        function = function.func
+    function = innermost(function)
     return getattr(function, "__name__", type(function).__name__)
 
 

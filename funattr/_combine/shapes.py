@@ -8,17 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._core.channels import channel_of, check_channel_dim
-from .._habits import did_you_mean
 from .._torch import tree_flatten
 from .._types import Model, Tree, attributable, map_floats, tensors
-from .._words import complaint, door
+from .._words import check_choice, complaint, door
 from .dress import about, check_method, combined, name_of, per_layer, then
 
 #: F.interpolate's modes, and the numbers of spatial dimensions they are for.
 MODES = {
-    "nearest": (1, 2, 3),
-    "nearest-exact": (1, 2, 3),
-    "area": (1, 2, 3),
+    **dict.fromkeys(("nearest", "nearest-exact", "area"), (1, 2, 3)),
     "linear": (1,),
     "bilinear": (2,),
     "bicubic": (2,),
@@ -83,8 +80,7 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
         >>> fa.interpolate(torch.tensor([[[1.0, 2.0]]]), size=4)
         tensor([[[1., 1., 2., 2.]]])
     """
-    if not isinstance(mode, str) or mode not in MODES:
-        raise complaint(ValueError, f"there is no interpolation mode {mode!r}. {did_you_mean(mode, MODES)}")
+    check_choice(mode, "interpolation mode", MODES)
     if isinstance(method, Tensor):
         if size is None:
             text = "give the size to interpolate the tensor to: size=(height, width), or a tensor of that size."

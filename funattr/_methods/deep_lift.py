@@ -11,7 +11,7 @@ from torch import Tensor
 from .._core.door import method
 from .._core.passes import Question
 from .._rules.lift.complete import Notes, tell
-from .._rules.lift.passes import Lifted, Task, lifted, prepare
+from .._rules.lift.passes import Task, asked, lifted
 from .._steps.baselines import references
 from .._steps.path import for_each
 from .._types import Layer, Model, Target, Tree, map_floats
@@ -77,20 +77,22 @@ def deep_lift(
 
     def found(q: Question) -> list[Tree]:
         task = Task(q, Notes())
-        found = lifted(task, references(x, baselines, ids=bool(q.inner)))
-        tell(task.notes, found.gap)
-        return attributions(found, multiply_by_inputs, attribution_func)
+        divided, gap = attributed(task, references(x, baselines, ids=bool(q.inner)), multiply_by_inputs, attribution_func)
+        tell(task.notes, gap)
+        return divided
 
-    return for_each(prepare(model, x, layer, target, create_graph).q, found)
+    return for_each(asked(model, x, layer, target, create_graph), found)
 
 
-def attributions(found: Lifted, multiply: bool, func: Attribution | None) -> list[Tree]:
-    """What the multipliers make of the differences, site by site."""
+def attributed(
+    task: Task, reference: Tree, multiply: bool, func: Attribution | None, alike: bool = True
+) -> tuple[list[Tree], Tensor | None]:
+    """What the multipliers make of the differences, site by site; and what that misses of the difference of the scores."""
+    values, base, multipliers, products, gap = lifted(task, reference, alike)
     if func is None:
-        return found.products if multiply else found.multipliers
-    again = len(found.multipliers) // len(found.values)  # the multipliers for each target
-    parts = zip(found.values * again, found.base * again, found.multipliers)
-    return [map_floats(partial(_own, func), *part) for part in parts]
+        return products if multiply else multipliers, gap
+    again = len(multipliers) // len(values)  # the multipliers for each target
+    return [map_floats(partial(_own, func), *part) for part in zip(values * again, base * again, multipliers)], gap
 
 
 def _own(func: Any, value: Tensor, reference: Tensor, m: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from .._core.door import method
 from .._core.passes import Question, read
 from .._core.real import check_attributable, in_single
 from .._core.rows import once, own_row, shares
+from .._core.where import Bound
 from .._methods.ablation import feature_ablation
 from .._methods.cam import check_batch_first
 from .._methods.gradient import activation
@@ -76,8 +77,7 @@ def score_cam(
 
     def cams(q: Question) -> Tree:
         values = read(q, once=False)
-        _check_real(values, layer)
-        check_batch_first(values, q.bound, q.x, layer)
+        _check(values, q.bound, q.x, layer)
         return q.sites.build(map_floats(lambda v: _score_cam(q, v, channel_of(v, channel_dim), chunk_size), values))
 
     return asked(cams, model, x, layer, target, create_graph)
@@ -177,8 +177,7 @@ def ablation_cam(
 
     def at(layer: Layer) -> Tree:
         value = once(target, lambda: activation(model, x, layer=layer, create_graph=create_graph))
-        _check_real(value, layer)
-        check_batch_first(value, model, x, layer)
+        _check(value, model, x, layer)
         mask = _channel_numbers(value, channel_dim, score.shape[0])
         options: dict[str, Any] = {"target": target, "chunk_size": chunk_size, "create_graph": create_graph}
         return map_floats(cam, value, feature_ablation(model, x, layer=layer, feature_mask=mask, **options))
@@ -216,8 +215,9 @@ def _check_one_row_each(value: Tensor, size: int) -> None:
         raise complaint(ValueError, text)
 
 
-def _check_real(value: Tree, layer: Layer) -> None:
+def _check(value: Tree, model: Model | Bound, x: Tree, layer: Layer) -> None:
     check_attributable(value, f"<{type(layer).__name__}>" if isinstance(layer, nn.Module) else repr(layer))
+    check_batch_first(value, model, x, layer)
 
 
 @method
@@ -261,8 +261,7 @@ def eigen_cam(model: Model, x: Tree, *, layer: Layer, channel_dim: int = 1, crea
         return projected.reshape(*moved.shape[:-1], 1).movedim(-1, channel).to(v.dtype)
 
     value = activation(model, x, layer=layer, create_graph=create_graph)
-    _check_real(value, layer)
-    check_batch_first(value, model, x, layer)
+    _check(value, model, x, layer)
     found = map_floats(cam, value)
     check_rows(tensors(found), batch_size(x))
     return found

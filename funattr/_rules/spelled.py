@@ -91,6 +91,11 @@ def spelled(name: str) -> list[tuple[Any, Any, bool]]:
     return found
 
 
+def functions(names: str) -> set[Any]:
+    """Every spelling of these names."""
+    return {func for name in names.split() for func, _, _ in spelled(name)}
+
+
 def exported(rules: Mapping[str, Any], func: Any) -> Entry | None:
     """The entry of an operation as torch.export writes it, `torch.ops.aten.relu.default` for one."""
     name = func.__name__.split(".")[0]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._core.checks import may_read
+from ..._core.real import is_number
 from ..._torch import interrupted, tracing, tree_flatten, tree_unflatten, without_modes
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, exported, placed
@@ -108,8 +109,8 @@ def _ruled(lift: Any, entry: Entry, args: Any, kwargs: Any) -> Any:
 def _unknown(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
     """An operation without a rule keeps its gradient. Where it is not linear between x and the baseline, that is noted."""
     leaves, spec = tree_flatten((args, kwargs))
-    where = [i for i, leaf in enumerate(leaves) if _varies(leaf)]
-    places = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not _varies(leaf)]  # indices, say
+    where = [i for i, leaf in enumerate(leaves) if is_number(leaf)]
+    places = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not is_number(leaf)]  # indices, say
     name = getattr(func, "__name__", repr(func))
     found = lift.meet(*(leaves[i] for i in where), *places, apart=name) if where else None
     if found is not None:
@@ -130,7 +131,7 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
         for i, value in zip(met, values):
             filled[i] = value.clone()
         again, named = tree_unflatten(filled, spec)
-        return [t for t in tree_flatten(func(*again, **named))[0] if _varies(t)]
+        return [t for t in tree_flatten(func(*again, **named))[0] if is_number(t)]
 
     try:
         with torch.no_grad():
@@ -148,7 +149,3 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
         return not ((y + y0) / 2 - half).abs().max() <= 1e-3 * scale
 
     return not any(bent(*values) for values in zip(*ends, middle))
-
-
-def _varies(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())

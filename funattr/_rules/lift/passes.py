@@ -59,11 +59,12 @@ class Task(NamedTuple):
         return next((pick for pick in picks if callable(pick)), None)
 
 
-def prepare(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> Task:
+def asked(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> Question:
+    """What one call asks, of a model in which the rules see every operation."""
     if tracing():
         from .. import traced  # noqa: F401  (imported for what importing it tells Dynamo; no name of it is used)
     q = question(model, x, layer, target, create_graph)
-    return Task(q._replace(bound=transparent(q.bound)), Notes())
+    return q._replace(bound=transparent(q.bound))
 
 
 class Lifted(NamedTuple):
@@ -82,22 +83,14 @@ def lifted(task: Task, reference: Tree, alike: bool = True) -> Lifted:
     try:
         return against(task, reference, alike=alike)
     except OutOfStep:
-        if task.q.create_graph or tracing() or transforms_active():
-            return _again(task, reference)
-    try:  # some models look whether a gradient is asked for (`x.requires_grad`), and take another path if not
-        return against(task, reference, learns=True)
+        if tracing():
+            raise complaint(ValueError, _PATHS) from None
+    # Again. The first pass may have filled a table that functions keep for all models: then the next ones are alike. And some
+    # models look whether a gradient is asked for (`x.requires_grad`), and take another path if not.
+    try:
+        return against(task, reference, learns=not (task.q.create_graph or transforms_active()))
     except OutOfStep:
         raise complaint(ValueError, _PATHS) from None
-
-
-def _again(task: Task, reference: Tree) -> Lifted:
-    """The first pass may have filled a table that functions keep for all models: then the next ones are alike."""
-    try:
-        if not tracing():
-            return against(task, reference)
-    except OutOfStep:
-        pass
-    raise complaint(ValueError, _PATHS)
 
 
 def against(task: Task, reference: Tree, learns: bool = False, alike: bool = True) -> Lifted:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..spelled import SWITCHED, Entry, by_function, opened, spelled
+from ..spelled import SWITCHED, Entry, by_function, functions, opened, spelled
 from .attention import attention
 from .compound import COMPOUND, taken_apart
 from .linear import bilinear, bilinear_layer, convolution, einsum, inverse, linear, matrix_product, solve
@@ -140,12 +140,6 @@ _LINEAR = """
 """
 LINEAR_NAMES = {*_LINEAR.split()}
 
-#: The same numbers in another shape.
-_SHAPES = """
-    view view_as reshape flatten unflatten squeeze unsqueeze expand expand_as permute transpose movedim broadcast_to clone
-    contiguous to type type_as float double half bfloat16
-"""
-
 #: Operations of one argument with an autograd.Function of torch's own: of these the rules leave nothing but slopes.
 _UNARY = [*NAMES["exact"], *NAMES["smooth"]]
 ELEMENTWISE = [*_UNARY, *NAMES["relative"], *NAMES["reciprocal"], "softmax", "log_softmax"]
@@ -168,7 +162,7 @@ _found: dict[Any, Entry] = {
         "Tensor.unflatten",
     ),
 }
-_linear = {func for name in LINEAR_NAMES for func, _, _ in spelled(name)} - set(_found)
+_linear = functions(_LINEAR) - set(_found)
 
 #: Python functions that have a rule as a whole; into the others the mode looks. (Not into these, because Dynamo shows a
 #: mode F.silu, and not the function of the same name that it calls.)
@@ -184,7 +178,11 @@ OPENED = {**opened(torch.functional, set(_found) | _linear), **opened(F, _whole)
 #: function -> its rule, and how that calls it.
 ENTRIES = {func: entry for func, entry in _found.items() if func not in OPENED}
 LINEAR = _linear - set(OPENED)
-SHAPES = {func for name in _SHAPES.split() for func, _, _ in spelled(name)}
+#: The same numbers in another shape.
+SHAPES = functions("""
+    view view_as reshape flatten unflatten squeeze unsqueeze expand expand_as permute transpose movedim broadcast_to clone
+    contiguous to type type_as float double half bfloat16
+""")
 #: Left alone at once.
 PLAIN = LINEAR - set(SWITCHED)
 #: Left alone at once where their second argument is a parameter.
