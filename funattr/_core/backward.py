@@ -119,9 +119,7 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool, 
             f"the score has no gradient with respect to {where}: the target does not depend on it, or the model cuts the "
             f"graph in between (torch.no_grad, detach, an integer or numpy step). Remove the cut, or choose a later layer.",
         )
-    if any(missed):
-        return [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes)]
-    return list(slopes)
+    return [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes)]
 
 
 def _goes_through(scores: Tensor, name: str) -> bool:

@@ -85,7 +85,7 @@ def score_of(output: Any, target: Target, size: int | None = None) -> Tensor:
     return entries_of(the_tensor(output, size), target)
 
 
-def entries_of(out: Tensor, target: Target) -> Tensor:
+def entries_of(out: Tensor, target: Any) -> Tensor:
     """The score of each example that a target, no callable, takes from `the_tensor` of an output."""
     if out.dim() == 2 and is_int(target):
         check_range(target, out.shape[1])

@@ -33,7 +33,7 @@ def forward_class(node: Any) -> Any:
 #: What torch.autograd.grad hands its arguments to once it has looked at them, in Python, for as long as a small net's backward
 #: pass takes; before torch 2.3, the engine itself.
 _run_backward: Any = getattr(torch.autograd.graph, "_engine_run_backward", None)
-_run_backward = _run_backward or torch.autograd.Variable._execution_engine.run_backward  # type: ignore[attr-defined]  # private
+_run_backward = _run_backward or torch.autograd.Variable._execution_engine.run_backward
 
 
 def grad_of_sum(
