@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,16 +15,18 @@ from .._torch import (
     saved_tensors_hooked,
     tracing,
     transforms_active,
+    tree_flatten,
+    tree_unflatten,
     unwrap_for_grad,
     without_modes,
 )
-from .._types import Layer, Model, Target, Tree, as_it_is, copied, floats_of, map_tensors, tensors
+from .._types import Layer, Model, Target, Tree, as_it_is, attributable, copied, floats_of, map_tensors, tensors
 from .._words import complaint
 from .backward import Recorded, dependent, depends, found_by, leaf_below, leaf_of, slopes_of, together
 from .checks import check_dense
 from .door import method
 from .norms import mended_traced
-from .passes import Found, Point, Question, each_score, forward, question
+from .passes import Found, Point, Question, each_score, forward, question, read
 from .real import check_attributable
 from .rows import Row, alone, same_input, shares
 from .state import times_put_back
@@ -114,6 +117,24 @@ def _complete(q: Question, point: Point | None, anchor: Tensor | None) -> Record
         found = _recorded(q, point, True, anchor)
     assert found is not None
     return found
+
+
+def with_places(x: Tree, dims: int, asked: Callable[[], Question]) -> list[bool]:
+    """Which floating-point tensors of x a map with so many dimensions is of: those with as many, and of several of them those
+    that a gradient leads to from the sites of what is `asked`; all, where nothing tells."""
+    leaves, spec = tree_flatten(x)
+    floats = [i for i, leaf in enumerate(leaves) if attributable(leaf)]
+    fits = [leaves[i].dim() == dims for i in floats]
+    if sum(fits) > 1 and not (tracing() or transforms_active()):
+        with torch.enable_grad():
+            for i in floats:
+                leaves[i] = leaves[i].detach().clone().requires_grad_()
+            values = tensors(read(asked(), tree_unflatten(leaves, spec)))
+            ends = [value.sum() for value in values if value.requires_grad]
+            found = torch.autograd.grad(ends, [leaves[i] for i in floats], allow_unused=True) if ends else ()
+        seen = [fit and slope is not None for fit, slope in zip(fits, found)]
+        fits = seen if any(seen) else fits
+    return fits if any(fits) else [True] * len(floats)
 
 
 class Met(NamedTuple):

@@ -162,13 +162,13 @@ class Folded(TorchFunctionMode):
     """Without it, vmap takes the plain form of attention, which holds every weight, or runs it sample by sample.
 
     It also lets models write what vmap maps over into what they made themselves in this pass: `out += shortcut`. And it tells
-    those that look for a graph, which is recorded below vmap, of the one that each step has by itself.
-    `made`, a mode, counts what operations make while it `counts`.
+    those that look for a graph, which is recorded below vmap, of the one that each step has by itself. With `plain`, attention
+    runs in plain operations: the fused kernels have no second derivative. `made`, a mode, counts what is made while it `counts`.
     """
 
-    def __init__(self, made: Any = None) -> None:
+    def __init__(self, plain: bool = False, made: Any = None) -> None:
         super().__init__()
-        self.own, self.made = Own(), made
+        self.own, self.attention, self.made = Own(), plain_attention if plain else _folded, made
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -183,7 +183,7 @@ class Folded(TorchFunctionMode):
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is F.scaled_dot_product_attention and only_vmap_runs():
-            return _folded(*args, **kwargs)
+            return self.attention(*args, **kwargs)
         if func is F.batch_norm and only_vmap_runs():
             return _folded_norm(*args, **kwargs)
         if func in (torch.select_scatter, Tensor.select_scatter) and only_vmap_runs():

@@ -52,7 +52,11 @@ class Question(NamedTuple):
     @property
     def at_no_site(self) -> Question:
         """The same of the model's output alone."""
-        return self._replace(sites=self.sites._replace(sites=()))
+        return self.at()
+
+    def at(self, *sites: Site | None) -> Question:
+        """The same at some of the sites."""
+        return self._replace(sites=self.sites._replace(sites=sites))
 
 
 def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create_graph: bool = False) -> Question:
@@ -261,11 +265,12 @@ def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False, *, fres
 
 def _kernels(create_graph: bool) -> AbstractContextManager[Any]:
     """Which form of an operation runs, where torch has several and not all will do."""
+    mapped = not tracing() and transforms_active()
+    if mapped and only_vmap_runs():
+        return Folded(create_graph)
     if create_graph:
         return PlainAttention()  # the fused form has no second derivative
-    if tracing() or not transforms_active():
-        return as_it_is
-    return Folded() if only_vmap_runs() else PlainAttention(only="cpu")  # no batching rule there: vmap would loop, and warn
+    return PlainAttention(only="cpu") if mapped else as_it_is  # no batching rule there: vmap would loop, and warn
 
 
 def _conditions(bound: Bound, sites: Sequence[Site], x: Tree) -> AbstractContextManager[Any]:

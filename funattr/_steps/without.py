@@ -272,7 +272,7 @@ def _first(
 
     def once() -> list[Tensor]:
         late.level = None
-        with quiet, made if q.create_graph else Folded(made):
+        with quiet, Folded(q.create_graph, made):
             return late.run(lambda: _output(q, forward(q, put)))
 
     try:
