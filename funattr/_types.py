@@ -163,7 +163,7 @@ def copied(tree: Tree) -> Tree:
 
 def batch_size(x: Tree) -> int:
     """The number of examples: the first dimension of the first tensor of `x`."""
-    found = tensors(x)
+    found = (x,) if isinstance(x, Tensor) else tensors(x)
     if not found:
         raise complaint(TypeError, "x holds no tensor: pass a tensor, or a tuple or dict with at least one.")
     if found[0].dim() == 0:

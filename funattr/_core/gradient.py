@@ -213,10 +213,15 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
             return mapped
 
         def put(i: int, value: Tree, shared: bool) -> Tree:
-            check_attributable(value, q.label(i))
-            with without_modes() if type(value) is Tensor else as_it_is:  # a rule's mode has nothing to do with this
+            alone = type(value) is Tensor
+            if not (alone and value.is_floating_point()):
+                check_attributable(value, q.label(i))
+            with without_modes() if alone else as_it_is:  # a rule's mode has nothing to do with this
                 if not recorded:  # else it is on already, or the model itself has turned it off
                     torch.set_grad_enabled(True)
+                if point is None and alone:
+                    values[i] = value = placed(i, value, shared)
+                    return value.clone()
                 if point is None:
                     values[i] = value = map_tensors(lambda t: placed(i, t, shared) if t.is_floating_point() else t, value)
                     return copied(value)
@@ -232,7 +237,7 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
                 return copied(value) if anchor is None else value  # below vmap it is a sum, fresh already
 
         seen = forward(q, put, fresh=point is None or anchor is None)
-        if q.inner and not seen.recording and not whole:
+        if not whole and not seen.recording and q.inner:
             return None
-        flat = [leaf for part in leaves for leaf in part]
+        flat = leaves[0] if len(leaves) == 1 else [leaf for part in leaves for leaf in part]
         return Recorded(values, flat, each_score(q, seen), anchor, set())
