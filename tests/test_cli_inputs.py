@@ -221,7 +221,7 @@ def test_a_model_of_both_gets_what_is_there(here: Path, piped: Any, capsys: pyte
 
 
 def test_a_text_from_standard_input(here: Path, piped: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """And not a hyphen."""
+    """What is piped in is explained, and not the hyphen: `-` was a text of three tokens, with exit status 0."""
     piped(b"a good film\n")
     (found,) = facts(capsys, "explain - --model texts:build")
     assert found["tokens"] == ["a", "good", "film"]
