@@ -5,7 +5,9 @@ Those made of value and gradient are in the table of methods with their formulas
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -325,3 +327,39 @@ def test_steps_in_time_first_are_refused_where_sizes_do_not_tell(cam: Any, steps
     with pytest.raises(ValueError, match=r"with steps in time first, and the 2 examples second|without a row for each"):
         cam(TimeFirst(), torch.randn(2, steps, 3), layer="steps", **options)
     assert cam(TimeFirst(), torch.randn(2, 2, 3), layer="first", **options).shape == (2, 2, 1)
+
+
+def flat() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).double()
+
+
+@pytest.mark.parametrize("cam", [*CAMS, fa.eigen_cam], ids=lambda cam: cam.__name__)
+def test_behind_the_pooling_there_is_no_map(cam: Any) -> None:
+    """A value without places ``[N, C]`` has one number for each example, and whatever makes a map of that says what to do."""
+    net, x, what = flat(), image(), {} if cam is fa.eigen_cam else {"target": 1}
+    wanted = "choose a layer whose value is [N, C, *spatial]"
+    for combined in (fa.interpolate(cam), fa.noise_tunnel(fa.interpolate(fa.relu(cam), mode="bilinear"), n_samples=2)):
+        with pytest.raises(ValueError, match=re.escape(wanted)):
+            combined(net, x, layer="3", **what)
+        assert combined(net, x, layer="1", **what).shape == (3, 1, 8, 8)
+    if cam is fa.score_cam:  # its masks are maps of the input's size
+        with pytest.raises(ValueError, match=re.escape(wanted)):
+            cam(net, x, layer="3", **what)
+    else:
+        assert cam(net, x, layer="3", **what).shape == (3, 1)
+
+
+def test_one_number_is_not_drawn_as_a_map(tmp_path: Path) -> None:
+    viz = pytest.importorskip("funattr.viz")
+    net, x = flat(), torch.rand(3, 3, 8, 8, dtype=torch.float64)
+    one = fa.grad_cam(net, x, layer="3", target=1)
+    for draw in (
+        lambda: viz.show(x, {"grad_cam": one}),
+        lambda: viz.page(x, {"grad_cam": one}, out=tmp_path / "page.html"),
+        lambda: viz.overlay(one[0], x[0]),
+        lambda: viz.blend(one[0], x[0]),
+    ):
+        with pytest.raises(ValueError, match="choose a layer whose value has a height and a width"):
+            draw()
+    with pytest.raises(ValueError, match=re.escape("choose a layer whose value is [N, C, *spatial]")):
+        fa.guided_grad_cam(net, x, layer="3", target=1)
