@@ -118,7 +118,7 @@ def test_score_cam_in_one_and_three_dimensions_and_on_several_inputs() -> None:
     close(fa.score_cam(volume, x, layer="1", target=2), expected.detach())
 
     def both(a: Tensor, b: Tensor) -> Tensor:
-        return net(a + 2 * b)  # type: ignore[no-any-return]
+        return net(a + 2 * b)
 
     net, a, b = Conv().double().eval(), image(), image()
     close(
@@ -135,7 +135,7 @@ def test_ablation_cam_by_the_papers_formula(target: Any) -> None:
 
     def score(value: Tensor) -> Tensor:
         if not isinstance(target, (int, Tensor)):
-            return fa.activation(lambda v: rest(v, x), value, layer=net.layer2.conv1)[:, 1, 2, 2]  # type: ignore[no-any-return]
+            return fa.activation(lambda v: rest(v, x), value, layer=net.layer2.conv1)[:, 1, 2, 2]
         return fa.score(rest(value, x), target)
 
     whole, expected = score(value), torch.zeros_like(value[:, :1])
@@ -216,7 +216,7 @@ def test_what_they_cost() -> None:
     after = cost(lambda: fa.split(net, "layer4").rest(torch.zeros(1, 512, 2, 2), x)).flops - forward
     gradient = cost(lambda: fa.gradient(net, x, layer="layer4", target=1)).flops
     for cam in GRADIENT_CAMS:
-        assert cost(lambda cam=cam: cam(net, x, layer="layer4", target=1)).flops == gradient  # type: ignore[misc]
+        assert cost(lambda cam=cam: cam(net, x, layer="layer4", target=1)).flops == gradient  # type: ignore[misc]  # a lambda with a default has no type for mypy
     assert cost(lambda: fa.score_cam(net, x, layer="layer1", target=1)).flops == 65 * forward
     # The value, the score, and 512 channels in chunks that share what lies before the layer.
     assert after == 0
@@ -305,7 +305,7 @@ def test_the_grad_cam_package(ours: Any, theirs: str) -> None:
 def test_eigen_cam_of_values_that_are_not_finite() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LogSigmoid(), nn.Flatten(), nn.Linear(64, 5))
     with torch.no_grad():
-        model[0].bias.fill_(torch.nan)  # type: ignore[union-attr, operator]
+        model[0].bias.fill_(torch.nan)
     with pytest.raises(ValueError, match=r"eigen_cam.*holds NaN or inf"):
         fa.eigen_cam(model, torch.randn(2, 3, 6, 6), layer="1")
 
