@@ -230,7 +230,7 @@ def test_tokens_with_a_baseline_id(dtype: torch.dtype) -> None:
     called = functools.partial(lambda m, ids: m(ids.long()), model)
     found = feature_ablation(called, ids, baselines=3, target=TARGET)
     assert found.dtype == torch.float64
-    close(found, looped(called, ids, None, reference.pick(TARGET), 3))  # type: ignore[arg-type]  # a partial, where a module is typed
+    close(found, looped(called, ids, None, reference.pick(TARGET), 3))
     tensor = torch.full((1, 7), 3)
     assert torch.equal(feature_ablation(called, ids, baselines=tensor, target=TARGET), found)
     assert torch.equal(feature_ablation(called, ids, baselines=tensor.double(), target=TARGET), found)
@@ -243,7 +243,7 @@ def test_bound_arguments_are_never_expanded() -> None:
     called = functools.partial(model, mask=mask)
     for chunk_size in (1, 4, None):
         found = feature_ablation(called, ids, target=TARGET, chunk_size=chunk_size)
-        close(found, looped(called, ids, None, reference.pick(TARGET)))  # type: ignore[arg-type]  # a partial, where a module is typed
+        close(found, looped(called, ids, None, reference.pick(TARGET)))
     seven = torch.randn(7, 7, dtype=torch.float64)  # an adjacency, whatever the batch
 
     def graph(x: Tensor, adjacency: Tensor) -> Tensor:
@@ -253,7 +253,7 @@ def test_bound_arguments_are_never_expanded() -> None:
     x = torch.randn(7, 7, dtype=torch.float64)
     close(
         feature_ablation(functools.partial(graph, adjacency=seven), x, chunk_size=3),
-        looped(functools.partial(graph, adjacency=seven), x, None, lambda y: y),  # type: ignore[arg-type]  # a partial, where a module is typed
+        looped(functools.partial(graph, adjacency=seven), x, None, lambda y: y),
     )
 
 

@@ -21,7 +21,7 @@ from .models import CASES, double
 from .test_ablation import tensors
 
 
-class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]  # not typed there
+class Counted(TorchDispatchMode):
     """FLOPs, and the most bytes that lived at once."""
 
     def __init__(self) -> None:

@@ -123,7 +123,7 @@ class Quantised(Base):
 
     def __new__(cls, value: Any, scale: Any, bits: Any) -> Quantised:
         bits = bits if isinstance(bits, Tensor) else torch.tensor(bits, dtype=torch.int)
-        return super().__new__(cls, value, scale, bits)  # type: ignore[return-value]  # a NamedTuple's __new__ is typed as of the base
+        return super().__new__(cls, value, scale, bits)
 
 
 class Quantise(nn.Module):

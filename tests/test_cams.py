@@ -336,7 +336,8 @@ def flat() -> nn.Sequential:
 @pytest.mark.parametrize("cam", [*CAMS, fa.eigen_cam], ids=lambda cam: cam.__name__)
 def test_behind_the_pooling_there_is_no_map(cam: Any) -> None:
     """A value without places ``[N, C]`` has one number for each example, and whatever makes a map of that says what to do."""
-    net, x, what = flat(), image(), {} if cam is fa.eigen_cam else {"target": 1}
+    net, x = flat(), image()
+    what: dict[str, Any] = {} if cam is fa.eigen_cam else {"target": 1}
     wanted = "choose a layer whose value is [N, C, *spatial]"
     for combined in (fa.interpolate(cam), fa.noise_tunnel(fa.interpolate(fa.relu(cam), mode="bilinear"), n_samples=2)):
         with pytest.raises(ValueError, match=re.escape(wanted)):
@@ -350,15 +351,16 @@ def test_behind_the_pooling_there_is_no_map(cam: Any) -> None:
 
 
 def test_one_number_is_not_drawn_as_a_map(tmp_path: Path) -> None:
-    viz = pytest.importorskip("funattr.viz")
+    viz: Any = pytest.importorskip("funattr.viz")
     net, x = flat(), torch.rand(3, 3, 8, 8, dtype=torch.float64)
     one = fa.grad_cam(net, x, layer="3", target=1)
-    for draw in (
+    draws: list[Callable[[], Any]] = [
         lambda: viz.show(x, {"grad_cam": one}),
         lambda: viz.page(x, {"grad_cam": one}, out=tmp_path / "page.html"),
         lambda: viz.overlay(one[0], x[0]),
         lambda: viz.blend(one[0], x[0]),
-    ):
+    ]
+    for draw in draws:
         with pytest.raises(ValueError, match="choose a layer whose value has a height and a width"):
             draw()
     with pytest.raises(ValueError, match=re.escape("choose a layer whose value is [N, C, *spatial]")):

@@ -111,7 +111,7 @@ def test_numbers_carry_the_facts(here: Path) -> None:
         np.testing.assert_array_equal(stored["input"], x.numpy())
         for name, value in values.items():
             np.testing.assert_allclose(stored[name], value.numpy(), rtol=1e-6)
-    with safe_open("a.safetensors", "np") as file:  # type: ignore[no-untyped-call]  # not typed there
+    with safe_open("a.safetensors", "np") as file:
         check_facts(json.loads(file.metadata()["facts"]), maps=False)
 
 
