@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, overload
@@ -80,6 +81,7 @@ class About(NamedTuple):
     baselines: Literal["x", "several", "site", "path"] = "x"  #: what its `baselines` are: see `BASELINES`
     rows: bool = False  #: whether several targets, one call for each, share its passes; somebody else's method has not said
     spare: Literal["", "no mask", "yes"] = ""  #: where places that hold nothing change what it finds
+    front: bool = False  #: whether it takes dimension 1 for channels, and what follows for places, whatever is asked
     mean: Callable[..., Any] | None = None  #: the same averaged over baselines, where that takes less than a call for each
 
 
@@ -94,6 +96,13 @@ Explains: TypeAlias = Callable[..., Tree]
 
 #: For a `with` that has nothing to do.
 as_it_is = contextlib.nullcontext()
+
+
+def innermost(function: Any) -> Any:
+    """What `function` is without the arguments that are bound to it."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
 
 
 def tensors(tree: Tree) -> list[Tensor]:
@@ -154,12 +163,17 @@ def copied(tree: Tree) -> Tree:
 
 def batch_size(x: Tree) -> int:
     """The number of examples: the first dimension of the first tensor of `x`."""
-    found = tensors(x)
+    found = (x,) if isinstance(x, Tensor) else tensors(x)
     if not found:
         raise complaint(TypeError, "x holds no tensor: pass a tensor, or a tuple or dict with at least one.")
     if found[0].dim() == 0:
         raise complaint(ValueError, "x is a 0-d tensor, expected the batch first: pass x[None].")
     return found[0].shape[0]
+
+
+def broadcasts(small: Sequence[int], large: Sequence[int]) -> bool:
+    """Whether what has one shape broadcasts to the other: each dimension, from the last on, has that size or 1."""
+    return len(small) <= len(large) and all(p in (1, q) for p, q in zip(reversed(small), reversed(large)))
 
 
 def as_arguments(x: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
 
-from ._habits import refusal
+from ._habits import did_you_mean, refusal
 from ._torch import tracing
 
 P = ParamSpec("P")
@@ -100,3 +101,43 @@ def kind_of(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}, not an instance"
     return f"{type(value).__name__} {list(value.shape) if isinstance(value, np.ndarray) else _cut(value)}"
+
+
+# Arguments.
+
+
+def is_int(value: object) -> bool:
+    """Whether it is a whole number: True and False, which Python takes for some, are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_int(value: Any, name: str, what: str = "an int") -> None:
+    """Refuse what is no whole number."""
+    if not is_int(value):
+        raise complaint(TypeError, f"{name} must be {what}, got {kind_of(value)}.")
+
+
+def check_count(value: Any, name: str) -> None:
+    """Refuse what is no number of things of which there must be one."""
+    check_int(value, name)
+    if value < 1:
+        raise complaint(ValueError, f"{name} must be at least 1, got {value}.")
+
+
+def check_real(value: Any, name: str, what: str = "a number") -> None:
+    """Refuse what is no real number."""
+    if not (is_int(value) or isinstance(value, float)):
+        raise complaint(TypeError, f"{name} must be {what}, got {kind_of(value)}.")
+
+
+def check_size(value: Any, name: str, what: str = "a number", *, zero: bool = True) -> None:
+    """Refuse what is no finite real number that is not negative, or, where `zero` is none, above 0."""
+    check_real(value, name, what)
+    if not 0 <= value < math.inf or not (zero or value):
+        raise complaint(ValueError, f"{name} must be finite and {'not negative' if zero else 'above 0'}, got {value}.")
+
+
+def check_choice(value: Any, what: str, known: Iterable[str]) -> None:
+    """Refuse what is none of these names."""
+    if not isinstance(value, str) or value not in known:
+        raise complaint(ValueError, f"there is no {what} {value!r}. {did_you_mean(value, known)}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._core.labels import whole_numbers
 from .._core.real import in_single
 from .._types import Tree, map_floats
-from .._words import complaint, door, kind_of
+from .._words import check_int, complaint, door
 from .dress import then
 
 
@@ -42,8 +42,7 @@ def sum_groups(method: Any, groups: Any, *, dim: int = 1) -> Any:
         >>> words(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0, 0.5]]))
         tensor([[-2.,  1.]])
     """
-    if isinstance(dim, bool) or not isinstance(dim, int):
-        raise complaint(TypeError, f"dim must be an integer, got {kind_of(dim)}.")
+    check_int(dim, "dim", "an integer")
     if dim == 0:
         raise complaint(ValueError, "dim=0 is the batch: places are another dimension, 1 for the tokens of a text [N, S, d].")
     known = _known(groups)

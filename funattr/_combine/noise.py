@@ -13,8 +13,7 @@ from .._core.passes import question
 from .._core.rows import shares
 from .._core.split import split
 from .._core.where import bind, find
-from .._habits import did_you_mean
-from .._steps.chunks import check_count, chunk_for, chunks, given_chunk
+from .._steps.chunks import chunk_for, chunks, given_chunk
 from .._steps.draws import Rewound, check_generator, normal_from
 from .._steps.fold import attempted, repeated, rows_alone
 from .._steps.matching import deviations
@@ -38,7 +37,7 @@ from .._types import (
     map_tensors,
     tensors,
 )
-from .._words import complaint, door
+from .._words import check_choice, check_count, door
 from .baselines import at_layer, default_baselines
 from .dress import about, check_method, combined, generators_given, has_steps, name_of
 from .repeat import device_of, run_steps
@@ -97,8 +96,7 @@ def noise_tunnel(
     check_count(n_samples, "n_samples")
     check_generator(generator)
     together = given_chunk(chunk_size)
-    if nt_type not in _TYPES:
-        raise complaint(ValueError, f"there is no nt_type {nt_type!r}. {did_you_mean(nt_type, _TYPES)}")
+    check_choice(nt_type, "nt_type", _TYPES)
 
     draw, told, default = normal_from(generator), about(method), default_baselines(method)
     generators = (*([] if generator is None else [generator]), *told.generators)

@@ -15,11 +15,12 @@ from .._core.rows import Every, Shared, own_row, reads_output
 from .._core.split import split
 from .._steps.chunks import chunk_for, chunks, fitting, given_chunk
 from .._steps.draws import Rewound
+from .._steps.points import together
 from .._steps.progress import reported
-from .._steps.ways import Runner
-from .._torch import any_batch, tracing, transforms_active, tree_flatten, tree_unflatten
+from .._steps.ways import OneByOne, Runner, at_once_or_not
+from .._torch import any_batch, tracing, transforms_active
 from .._types import ChunkSize, Explains, Method, Model, Target, Tree, map_tensors, tensors
-from .._words import complaint, door, kind_of
+from .._words import complaint, door, is_int, kind_of
 from .dress import about, check_method, combined, generators_given, has_steps, name_of
 from .repeat import as_one, device_of, run_steps
 
@@ -58,7 +59,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         True
     """
     check_method(method)
-    together, known = given_chunk(chunk_size), about(method).rows
+    chunk, known = given_chunk(chunk_size), about(method).rows
     if isinstance(targets, str) or not isinstance(targets, (Sequence, Tensor)):
         raise complaint(TypeError, f"targets must be a list of targets or a tensor of classes, got {kind_of(targets)}.")
     if len(targets) == 0:
@@ -73,33 +74,30 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
             return method(model, x, target=target, **options)
 
         mapped = classes is not None and options.get("rtol") is None  # with which each target takes nodes of its own
-        size = together or (_at_once(method, len(targets), model, x, options.get("layer")) if mapped else 1)
+        size = chunk or (_at_once(method, len(targets), model, x, options.get("layer")) if mapped else 1)
         at_once = size >= len(targets) or not known or tracing() or transforms_active() or any_batch()
+        shares = not (transforms_active() or any_batch()) if not tracing() else known and not has_steps(method)
+        parts = None
         if classes is not None and mapped and at_once:
-            parts = _in_chunks(explain, classes.to(device_of(x)), size)
-        else:
-            shares = not (transforms_active() or any_batch()) if not tracing() else known and not has_steps(method)
-            parts = _one_by_one(explain, list(each), known, shares, size, noise)
-        flat = [tree_flatten(part)[0] for part in parts]
-        spec = tree_flatten(parts[0])[1]
-        return tree_unflatten([torch.cat(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*flat)], spec)
+            parts, size = _in_chunks(explain, classes.to(device_of(x)), size, known and shares), chunk or 1
+        return together(torch.cat, parts or _one_by_one(explain, list(each), known, shares, size, noise))
 
     leading = about(method).leading + 1
     return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], errors=True, leading=leading)
 
 
 def _one_by_one(
-    explain: Callable[[Target], Tree], targets: list[Target], known: bool, shares: bool, together: int, noise: Rewound
+    explain: Callable[[Target], Tree], targets: list[Target], known: bool, shares: bool, size: int, noise: Rewound
 ) -> list[Tree]:
     """A call for each target, of which those that read the output share passes; of a method of one's own, callables do, which
     it cannot tell from others."""
     sharing = [k for k, t in enumerate(targets) if reads_output(t) and (known or callable(t))]
     if len(sharing) > 1 and shares:
-        shared = Shared(tuple(targets[k] for k in sharing), together)
+        shared = Shared(tuple(targets[k] for k in sharing), size)
         for i, k in enumerate(sharing):
             targets[k] = shared.row(i)
     parts = []
-    for first, last in reported(chunks(len(targets), together)):
+    for first, last in reported(chunks(len(targets), size)):
         for k in range(first, last):
             parts.append(as_one(explain(targets[k])))
             noise.note()
@@ -146,13 +144,18 @@ def _at_once(method: Explains, count: int, model: Model, x: Tree, layer: Any) ->
     return max(1, min(count, ROOM // max(size, 1)))
 
 
-def _in_chunks(explain: Callable[[Target], Tree], classes: Tensor, size: int) -> list[Tree]:
+def _in_chunks(explain: Callable[[Target], Tree], classes: Tensor, size: int, shares: bool) -> list[Tree] | None:
+    """The classes mapped over; None where the steps of each would run one after another, and not if all share their passes."""
     run = Runner()
-    return [
-        part
-        for first, last in reported(chunks(len(classes), size))
-        for part in run_steps(run, explain, list(classes[first:last].unbind()))
-    ]
+    try:
+        with at_once_or_not(shares and not tracing()):
+            return [
+                part
+                for first, last in reported(chunks(len(classes), size))
+                for part in run_steps(run, explain, list(classes[first:last].unbind()))
+            ]
+    except OneByOne:
+        return None
 
 
 def _told(targets: Sequence[Target] | Tensor, model: Model) -> tuple[Sequence[Target] | Tensor, Tensor | None]:
@@ -165,7 +168,7 @@ def _classes(targets: Sequence[Target] | Tensor) -> Tensor | None:
     """Targets that are classes, as a tensor ``[T]`` or ``[T, N]``; None where they are something else."""
     if isinstance(targets, Tensor):
         return targets
-    if all(isinstance(t, int) and not isinstance(t, bool) for t in targets):
+    if all(map(is_int, targets)):
         return torch.tensor(list(targets))
     given = [t for t in targets if isinstance(t, Tensor)]
     return torch.stack(given) if len(given) == len(targets) and len({t.shape for t in given}) == 1 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from .._core.door import method
 from .._core.passes import Question
 from .._rules.lift.complete import Notes, tell
-from .._rules.lift.passes import Task, lifted, prepare
+from .._rules.lift.passes import Task, asked, lifted
 from .._steps.baselines import references
 from .._steps.path import for_each
 from .._types import Layer, Model, Target, Tree, map_floats
@@ -76,33 +77,30 @@ def deep_lift(
 
     def found(q: Question) -> list[Tree]:
         task = Task(q, Notes())
-        values, base, multipliers, gap = lifted(task, references(x, baselines, ids=bool(q.inner)))
+        divided, gap = attributed(task, references(x, baselines, ids=bool(q.inner)), multiply_by_inputs, attribution_func)
         tell(task.notes, gap)
-        return attributions(values, base, multipliers, multiply_by_inputs, attribution_func)
+        return divided
 
-    return for_each(prepare(model, x, layer, target, create_graph).q, found)
+    return for_each(asked(model, x, layer, target, create_graph), found)
 
 
-def attributions(
-    values: list[Tree], base: list[Tree], multipliers: list[Tree], multiply: bool, func: Attribution | None
-) -> list[Tree]:
-    """What the multipliers make of the differences, site by site."""
-    if not multiply and func is None:
-        return multipliers
-
-    def attribution(value: Tensor, reference: Tensor, m: Tensor) -> Tensor:
-        return m * (value - reference) if func is None else _own(func, m, value, reference.expand_as(value))
-
+def attributed(
+    task: Task, reference: Tree, multiply: bool, func: Attribution | None, alike: bool = True
+) -> tuple[list[Tree], Tensor | None]:
+    """What the multipliers make of the differences, site by site; and what that misses of the difference of the scores."""
+    values, base, multipliers, products, gap = lifted(task, reference, alike)
+    if func is None:
+        return products if multiply else multipliers, gap
     again = len(multipliers) // len(values)  # the multipliers for each target
-    return [map_floats(attribution, v, b, m) for v, b, m in zip(values * again, base * again, multipliers)]
+    return [map_floats(partial(_own, func), *part) for part in zip(values * again, base * again, multipliers)], gap
 
 
-def _own(func: Any, m: Tensor, value: Tensor, reference: Tensor) -> Tensor:
+def _own(func: Any, value: Tensor, reference: Tensor, m: Tensor) -> Tensor:
     """What the caller's function makes of the multipliers."""
     if not callable(func):
         text = f"attribution_func must be a function of (multipliers, value, baseline_value), got {kind_of(func)}."
         raise complaint(TypeError, text)
-    found: Any = func(m, value, reference)
+    found: Any = func(m, value, reference.expand_as(value))
     if not isinstance(found, Tensor):
         raise complaint(TypeError, f"attribution_func returned {kind_of(found)}, expected a tensor.")
     if found.shape[:1] != value.shape[:1]:

@@ -14,8 +14,7 @@ from .._core.chance import drawn
 from .._core.door import method
 from .._core.passes import Point, Question
 from .._steps.baselines import distribution
-from .._steps.chunks import check_count
-from .._steps.draws import check_generator, seeded
+from .._steps.draws import check_generator, drawn_by
 from .._steps.fold import attempted, batch_dim, rows_alone, same
 from .._steps.matching import deviations
 from .._steps.mean import Sum
@@ -37,7 +36,7 @@ from .._steps.progress import reported
 from .._steps.ways import Runner, Steps
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, floats_of, map_floats, map_tensors, says, tensors
-from .._words import complaint
+from .._words import check_count, complaint
 
 
 @method
@@ -122,12 +121,11 @@ class Draws:
     def __init__(self, x: Tree, references: int, n_samples: int, generator: torch.Generator | None):
         first = tensors(x)[0]
         self.generator = generator
-        self.device = first.device if generator is None else generator.device
         wide = torch.float64 if first.dtype == torch.float64 else torch.float32
         size = (n_samples, first.shape[0])
         # One for each example and sample, the same for all inputs: they are drawn jointly.
-        self.steps = torch.rand(size, device=self.device, dtype=wide, **seeded(generator)).to(first.device)
-        self.which = torch.randint(references, size, device=self.device, **seeded(generator)).to(first.device)
+        self.steps = drawn_by(torch.rand, generator, first.device, size, dtype=wide)
+        self.which = drawn_by(torch.randint, generator, first.device, references, size)
 
     def noise(self, like: list[Tensor], stdevs: list[float], samples: int) -> list[Tensor]:
         """Noise ``[samples, ...]`` for each tensor, sample after sample."""
@@ -137,7 +135,7 @@ class Draws:
         return [torch.stack(same) for same in zip(*drawn)]
 
     def _normal(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, device=self.device, dtype=like.dtype, **seeded(self.generator)).to(like.device)
+        return drawn_by(torch.randn, self.generator, like.device, like.shape, dtype=like.dtype)
 
 
 def _in_the_input(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply: bool, chunk_size: ChunkSize) -> list[Tree]:

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from .._core.door import method
 from .._core.real import in_double
-from .._steps.chunks import check_count
 from .._steps.coalitions import Opened, opened, scores_of, spread_over
 from .._steps.draws import check_generator, uniform_from
 from .._steps.fits import lasso
 from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
-from .._words import complaint, kind_of
+from .._words import check_count, check_size, complaint
 
 
 @method
@@ -80,8 +79,8 @@ def lime(
         https://arxiv.org/abs/1602.04938
     """
     check_generator(generator)
-    _check_number(alpha, "alpha", 0.0)
-    _check_number(kernel_width, "kernel_width", None)
+    check_size(alpha, "alpha")
+    check_size(kernel_width, "kernel_width", zero=False)
     if n_samples is not None:
         check_count(n_samples, "n_samples")
         if n_samples < 2:
@@ -104,12 +103,3 @@ def _slopes(game: Opened, count: int, alpha: float, width: float, generator: tor
     there = kept.double().mean(1).sqrt() if game.players else torch.ones(count, dtype=torch.float64)
     weights = torch.exp(-(((1 - there) / width) ** 2))
     return lasso(kept, in_double(scores), weights, alpha).to(scores)
-
-
-def _check_number(value: Any, name: str, least: float | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise complaint(TypeError, f"{name} must be a number, got {kind_of(value)}.")
-    if not (value >= least if least is not None else value > 0) or value == float("inf"):
-        raise complaint(
-            ValueError, f"{name} must be finite and {'not negative' if least is not None else 'above 0'}, got {value}."
-        )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 from torch import Tensor
 
 from .._core.door import method
 from .._core.passes import Question
-from .._steps.adaptive import flow_within, slope_within, told, tolerance
+from .._steps.adaptive import Tolerance, flow_within, slope_within, told, tolerance
 from .._steps.baselines import full_batch, references
 from .._steps.flow import flow
-from .._steps.path import Path, asked, explained, input_path, mean_slope, site_path
-from .._steps.points import at_input, score_at, times_way
+from .._steps.path import Path, asked, explained, input_path, site_path, slope_along
+from .._steps.points import at_input, score_at
 from .._steps.quadrature import Quadrature, rates_for, rule_for
 from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
 from .._words import complaint, door, kind_of
@@ -83,18 +86,24 @@ def integrated_gradients(
     def path(q: Question, baselines: Tree) -> Path:
         return (input_path if at_input(q) else site_path)(q, baselines)
 
-    def refined(q: Question, baselines: Tree) -> Tree:
-        assert within is not None
-        found = slope_within(q, path(q, baselines), within, chunk_size, whole_way=multiply_by_inputs)
-        return told(q, found, return_error)
+    def refined(q: Question, baselines: Tree, within: Tolerance) -> Refined:
+        return slope_within(path(q, baselines), within, chunk_size, whole_way=multiply_by_inputs)
 
     def attribution(q: Question, baselines: Tree) -> list[Tree]:
-        start, end, slope = mean_slope(path(q, baselines), rule, chunk_size)
-        return times_way(slope, end, start) if multiply_by_inputs else slope
+        return slope_along(path(q, baselines), rule, chunk_size, whole_way=multiply_by_inputs)
 
-    if within is not None:
-        return asked(refined, model, x, layer, target, create_graph, baselines)
-    return explained(attribution, model, x, layer, target, create_graph, baselines)
+    return _answer(attribution, refined, within, model, x, layer, target, create_graph, baselines)
+
+
+#: The result at each site, and its error for each example.
+Refined: TypeAlias = tuple[list[Tree], Tensor]
+
+
+def _answer(fixed: Callable[..., list[Tree]], refined: Callable[..., Refined], within: Tolerance | None, *asking: Any) -> Tree:
+    """What is found with so many nodes, for each target where several share passes; or to a tolerance."""
+    if within is None:
+        return explained(fixed, *asking)
+    return asked(lambda q, baselines: told(q, refined(q, baselines, within), within), *asking)
 
 
 @method
@@ -154,16 +163,13 @@ def internal_influence(
     within = tolerance(rtol, return_error, n_steps, quadrature)
     rule = rule_for(quadrature, n_steps if within is None else 1)
 
-    def refined(q: Question, baselines: Tree) -> Tree:
-        assert within is not None
-        return told(q, slope_within(q, input_path(q, baselines), within, chunk_size, whole_way=False), return_error)
+    def refined(q: Question, baselines: Tree, within: Tolerance) -> Refined:
+        return slope_within(input_path(q, baselines), within, chunk_size, whole_way=False)
 
     def influence(q: Question, baselines: Tree) -> list[Tree]:
-        return mean_slope(input_path(q, baselines), rule, chunk_size)[2]
+        return slope_along(input_path(q, baselines), rule, chunk_size, whole_way=False)
 
-    if within is not None:
-        return asked(refined, model, x, layer, target, create_graph, baselines)
-    return explained(influence, model, x, layer, target, create_graph, baselines)
+    return _answer(influence, refined, within, model, x, layer, target, create_graph, baselines)
 
 
 @method
@@ -227,21 +233,17 @@ def conductance(
     within = tolerance(rtol, return_error, n_steps, quadrature)
     rates = rates_for(quadrature, n_steps if within is None else 1)
 
-    def refined(q: Question, baselines: Tree) -> Tree:
-        assert within is not None
-        if not at_input(q):
-            return told(q, flow_within(q, baselines, within, chunk_size), return_error)
-        return told(q, slope_within(q, input_path(q, baselines), within, chunk_size, whole_way=True), return_error)
+    def refined(q: Question, baselines: Tree, within: Tolerance) -> Refined:
+        if at_input(q):  # the value moves evenly
+            return slope_within(input_path(q, baselines), within, chunk_size, whole_way=True)
+        return flow_within(q, baselines, within, chunk_size)
 
     def through(q: Question, baselines: Tree) -> list[Tree]:
-        if at_input(q):  # the value moves evenly
-            start, end, slope = mean_slope(input_path(q, baselines), rule_for(quadrature, n_steps), chunk_size)
-            return times_way(slope, end, start)
+        if at_input(q):
+            return slope_along(input_path(q, baselines), rule_for(quadrature, n_steps), chunk_size, whole_way=True)
         return flow(q, rates, baselines, chunk_size)
 
-    if within is not None:
-        return asked(refined, model, x, layer, target, create_graph, baselines)
-    return explained(through, model, x, layer, target, create_graph, baselines)
+    return _answer(through, refined, within, model, x, layer, target, create_graph, baselines)
 
 
 says(internal_influence, baselines="path")

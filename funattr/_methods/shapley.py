@@ -7,14 +7,12 @@ from typing import Any
 import torch
 
 from .._core.door import method
-from .._habits import did_you_mean
-from .._steps.chunks import check_count
 from .._steps.coalitions import Opened, opened, spread_over
 from .._steps.draws import check_generator, uniform_from
 from .._steps.pairs import draw_pairs
 from .._steps.shares import Found, of_all, of_nobody, of_orders, of_pairs
 from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
-from .._words import complaint
+from .._words import check_choice, check_count, complaint
 
 _SAMPLINGS = ("leverage", "kernel", "permutation", "exact")
 #: The most players of whom all coalitions are asked, a million.
@@ -91,8 +89,7 @@ def shapley(
         Mitchell et al., Sampling Permutations for Shapley Value Estimation, 2022, https://arxiv.org/abs/2104.12199
     """
     check_generator(generator)
-    if sampling not in _SAMPLINGS:
-        raise complaint(ValueError, f"there is no sampling {sampling!r}. {did_you_mean(sampling, _SAMPLINGS)}")
+    check_choice(sampling, "sampling", _SAMPLINGS)
     if n_samples is not None:
         check_count(n_samples, "n_samples")
     with torch.set_grad_enabled(create_graph):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from .._combine.shapes import resized
 from .._core.channels import channel_of, check_rows
 from .._core.checks import may_read
 from .._core.door import method
+from .._core.gradient import with_places
 from .._core.passes import Question, read
 from .._core.real import check_attributable, in_single
 from .._core.rows import once, own_row, shares
+from .._core.where import Bound
 from .._methods.ablation import feature_ablation
 from .._methods.cam import check_batch_first
 from .._methods.gradient import activation
@@ -76,31 +79,31 @@ def score_cam(
 
     def cams(q: Question) -> Tree:
         values = read(q, once=False)
-        _check_real(values, layer)
-        check_batch_first(values, q.bound, q.x, layer)
-        return q.sites.build(map_floats(lambda v: _score_cam(q, v, channel_of(v, channel_dim), chunk_size), values))
+        _check(values, q.bound, q.x, layer)
+        at = [partial(_score_cam, q.at(site), channel_dim, chunk_size) for site in q.sites.sites]
+        return q.sites.build(list(map(map_floats, at, values)))
 
     return asked(cams, model, x, layer, target, create_graph)
 
 
-says(score_cam, spare="yes")
+says(score_cam, front=True)
 
 
-def _score_cam(q: Question, value: Tensor, channel: int, chunk_size: ChunkSize) -> Tensor:
+def _score_cam(q: Question, channel_dim: int, chunk_size: ChunkSize, value: Tensor) -> Tensor:
     _check_one_row_each(value, q.size)
-    maps, inputs = value.movedim(channel, 1), input_floats(q)
-    # An input without such places, as a table beside an image, is seen whole.
-    fits = {maps.dim()} & {leaf.dim() for leaf in inputs} or {leaf.dim() for leaf in inputs}
+    maps, inputs = value.movedim(channel_of(value, channel_dim), 1), input_floats(q)
+    # An input without such places, as a table beside an image, or that the layer does not see, is seen whole.
+    fits = with_places(q.x, maps.dim(), lambda: q)
     scores: list[Tensor] = []
     steps = Steps(q.at_no_site, inputs)
     run = steps.runner(chunk_size)
     for a, b in reported(steps.parts(maps.shape[1], chunk_size)):
-        seen = [_masked(maps[:, a:b], leaf) if leaf.dim() in fits else leaf.expand(b - a, *leaf.shape) for leaf in inputs]
+        seen = [_masked(maps[:, a:b], t) if fit else t.expand(b - a, *t.shape) for t, fit in zip(inputs, fits)]
         scores += along(run, q, score_at, seen)
     wide = in_single(maps)
     weights = torch.cat(scores).to(wide.dtype).softmax(0).t()
     mean = (weights.reshape(weights.shape + (1,) * (maps.dim() - 2)) * wide).sum(1, keepdim=True)
-    return mean.to(value.dtype).movedim(1, channel)
+    return mean.to(value.dtype).movedim(1, channel_dim)
 
 
 def _masked(maps: Tensor, leaf: Tensor) -> Tensor:
@@ -178,8 +181,7 @@ def ablation_cam(
 
     def at(layer: Layer) -> Tree:
         value = once(target, lambda: activation(model, x, layer=layer, create_graph=create_graph))
-        _check_real(value, layer)
-        check_batch_first(value, model, x, layer)
+        _check(value, model, x, layer)
         mask = _channel_numbers(value, channel_dim, score.shape[0])
         options: dict[str, Any] = {"target": target, "chunk_size": chunk_size, "create_graph": create_graph}
         return map_floats(cam, value, feature_ablation(model, x, layer=layer, feature_mask=mask, **options))
@@ -217,8 +219,9 @@ def _check_one_row_each(value: Tensor, size: int) -> None:
         raise complaint(ValueError, text)
 
 
-def _check_real(value: Tree, layer: Layer) -> None:
+def _check(value: Tree, model: Model | Bound, x: Tree, layer: Layer) -> None:
     check_attributable(value, f"<{type(layer).__name__}>" if isinstance(layer, nn.Module) else repr(layer))
+    check_batch_first(value, model, x, layer)
 
 
 @method
@@ -263,8 +266,7 @@ def eigen_cam(model: Model, x: Tree, *, layer: Layer, channel_dim: int = 1, crea
         return projected.reshape(*moved.shape[:-1], 1).movedim(-1, channel).to(v.dtype)
 
     value = activation(model, x, layer=layer, create_graph=create_graph)
-    _check_real(value, layer)
-    check_batch_first(value, model, x, layer)
+    _check(value, model, x, layer)
     found = map_floats(cam, value)
     check_rows(tensors(found), batch_size(x))
     return found

@@ -9,9 +9,9 @@ from .._core.checks import may_read
 from .._core.door import method
 from .._core.passes import Question
 from .._core.where import weights
-from .._methods.deep_lift import Attribution, attributions, deep_lift
+from .._methods.deep_lift import Attribution, attributed, deep_lift
 from .._rules.lift.complete import Notes, tell
-from .._rules.lift.passes import Task, lifted, prepare
+from .._rules.lift.passes import Task, asked, lifted
 from .._steps.baselines import distribution
 from .._steps.fold import rows_alone, stacked, taken
 from .._steps.mean import Sum
@@ -79,7 +79,7 @@ def deep_lift_shap(
     def found(q: Question) -> list[Tree]:
         return _averaged(Task(q, Notes()), x, baselines, multiply_by_inputs, attribution_func, chunk_size)
 
-    return for_each(prepare(model, x, layer, target, create_graph).q, found)
+    return for_each(asked(model, x, layer, target, create_graph), found)
 
 
 def _averaged(
@@ -95,8 +95,7 @@ def _averaged(
         return _in_one_batch(task, samples, count, multiply)
 
     def against(sample: list[Tensor]) -> tuple[list[Tree], Tensor | None]:
-        values, base, multipliers, gap = lifted(task, one_of(samples, sample, x))
-        return attributions(values, base, multipliers, multiply, func), gap
+        return attributed(task, one_of(samples, sample, x), multiply, func)
 
     total = Sum()
     for part in each(against, tensors(samples), chunk=size, run=steps.runner(chunk_size)):
@@ -129,9 +128,9 @@ def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> list
     q = task.q
     points = [t.expand(count, *t.shape) for t in tensors(q.x)]
     reference = map_tensors(lambda t: t.repeat_interleave(q.size, 0), samples)
-    values, base, multipliers, gap = lifted(task._replace(q=stacked(q, points, list(range(len(points))))[0]), reference)
+    whole = task._replace(q=stacked(q, points, list(range(len(points))))[0])
+    found, gap = attributed(whole, reference, multiply, None, alike=count == 1)
     tell(task.notes, gap)
-    found = attributions(values, base, multipliers, multiply, None)
     mean: list[Tree] = map_tensors(lambda t: t.unflatten(0, (count, q.size)).mean(0), found)
     return mean
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,8 +12,7 @@ from torch import Tensor
 from .._core.passes import Question
 from .._torch import tracing, vmap_runs
 from .._types import ChunkSize, Tree, map_floats, map_tensors, tensors
-from .._words import complaint, kind_of, warn
-from .chunks import check_count
+from .._words import check_count, check_real, complaint, warn
 from .flow import flow_on
 from .fold import attempted, of_rows, rows_of, same
 from .kronrod import NODES, Interval, Piece, integral, nodes_on, squares
@@ -24,10 +23,14 @@ from .ways import Runner, Steps
 
 
 class Integrand(NamedTuple):
-    """What is integrated along the path, for some examples."""
+    """What is integrated along the path."""
 
     steps: Callable[[Interval], Iterator[list[Tree]]]  # at the nodes of an interval, with a leading dimension, in order
     probe: Callable[[], Tree]  # at a point in the middle, to see whether it depends on the other examples
+
+
+#: What is integrated for some examples, from their part of where the path starts.
+Asks: TypeAlias = Callable[[Question, list[Tree]], Integrand]
 
 
 class Tolerance(NamedTuple):
@@ -35,6 +38,7 @@ class Tolerance(NamedTuple):
 
     rtol: float
     most: int
+    tells: bool  # whether he asks for the error too
 
 
 def tolerance(rtol: float | None, return_error: bool, n_steps: int, quadrature: object) -> Tolerance | None:
@@ -46,8 +50,7 @@ def tolerance(rtol: float | None, return_error: bool, n_steps: int, quadrature: 
     if tracing() or vmap_runs():
         text = "rtol chooses the nodes by what the model gives, which torch.compile and torch.func.vmap cannot follow"
         raise complaint(ValueError, f"{text}: call it outside, or say how many nodes to take, with n_steps and without rtol.")
-    if isinstance(rtol, bool) or not isinstance(rtol, (int, float)):
-        raise complaint(TypeError, f"rtol must be a number, got {kind_of(rtol)}.")
+    check_real(rtol, "rtol")
     if not 0 < rtol < math.inf:
         raise complaint(ValueError, f"rtol must be above 0 and finite, got {rtol!r}: 1e-2 is one percent.")
     if quadrature != "gausslegendre":
@@ -56,7 +59,7 @@ def tolerance(rtol: float | None, return_error: bool, n_steps: int, quadrature: 
     if n_steps < NODES:
         text = f"n_steps is the most nodes allowed where there is rtol, and {NODES} are the fewest"
         raise complaint(ValueError, f"{text}: pass n_steps={NODES} or more, got {n_steps}.")
-    return Tolerance(float(rtol), n_steps)
+    return Tolerance(float(rtol), n_steps, return_error)
 
 
 #: No half of an interval counts for less than this part of the whole's error: what the whole has seen, a half may miss at
@@ -72,13 +75,9 @@ class _Held(NamedTuple):
     row: int
 
 
-def refined(integrand: Callable[[Sequence[int] | None], Integrand | None], size: int, asked: Tolerance) -> tuple[Tree, Tensor]:
-    """The integral over the path, and the norm of its error for each example, each from as many nodes as it takes by itself.
-
-    `integrand` tells what is integrated for some examples, or for all of them with None; it gives None where some cannot be
-    told from the rest.
-    """
-    run, whole = _Rows(integrand, size), Interval(0.0, 1.0)
+def refined(q: Question, start: list[Tree], of: Asks, asked: Tolerance) -> tuple[list[Tree], Tensor]:
+    """The integral over the path, and the norm of its error for each example, each from as many nodes as it takes by itself."""
+    run, whole, size = _Rows(q, start, of), Interval(0.0, 1.0), q.size
     pieces = [run(whole, list(range(size)))]
     held = [{whole: _Held(error, 0, i)} for i, error in enumerate(pieces[0].errors)]
     report(0, asked.most)
@@ -101,7 +100,7 @@ def refined(integrand: Callable[[Sequence[int] | None], Integrand | None], size:
     if missed:
         _warn_of(max(errors[i] / norms[i] if norms[i] else math.inf for i in missed), len(missed), size, asked)
     rest = iter(total if size != 1 else [t[0] for t in total])
-    found = map_floats(lambda t: next(rest).to(t.dtype), map_tensors(lambda t: t[0], pieces[0].like))
+    found: list[Tree] = map_floats(lambda t: next(rest).to(t.dtype), map_tensors(lambda t: t[0], pieces[0].like))
     return found, total[0].new_tensor(errors)
 
 
@@ -148,11 +147,9 @@ def _warn_of(worst: float, missed: int, size: int, asked: Tolerance) -> None:
 class _Rows:
     """Integrals for some examples: by themselves where that is exact, else among all."""
 
-    def __init__(self, integrand: Callable[[Sequence[int] | None], Integrand | None], size: int) -> None:
-        self.integrand, self.size = integrand, size
-        whole = integrand(None)
-        assert whole is not None
-        self.whole = whole
+    def __init__(self, q: Question, start: list[Tree], of: Asks) -> None:
+        self.q, self.start, self.of, self.size = q, start, of, q.size
+        self.whole = of(q, start)
         self.alone: bool | None = None  # not known yet
 
     def __call__(self, on: Interval, rows: list[int]) -> Piece:
@@ -177,7 +174,7 @@ class _Rows:
         def piece() -> Piece | None:
             if self.alone is None:
                 self.alone = self.shown(rows[::-1])
-            fewer = self.integrand(rows) if self.alone else None
+            fewer = self.some(rows) if self.alone else None
             return None if fewer is None else integral(fewer.steps(on), on, len(rows))
 
         found = attempted(piece)
@@ -185,9 +182,14 @@ class _Rows:
             self.alone = False
         return found
 
+    def some(self, rows: list[int]) -> Integrand | None:
+        """What is integrated for some examples; None where these cannot be told from the rest."""
+        some, start = of_rows(self.q, rows), rows_of(self.start, rows, self.size, one_for_all=True)
+        return None if some is None or start is None else self.of(some, start)
+
     def shown(self, rows: list[int]) -> bool:
         """Whether some examples, in another order, give what they give among all."""
-        fewer = self.integrand(rows)
+        fewer = self.some(rows)
         if fewer is None:
             return False
         pairs = list(zip(tensors(fewer.probe()), tensors(self.whole.probe())))
@@ -199,25 +201,18 @@ class _Rows:
 _MIDDLE = torch.full((1,), 0.5, dtype=torch.float64)
 
 
-def told(q: Question, found: tuple[list[Tree], Tensor], return_error: bool) -> Tree:
+def told(q: Question, found: tuple[list[Tree], Tensor], asked: Tolerance) -> Tree:
     """What the caller is told: the result, with its error where he asks for it."""
     result, error = found
-    return (q.sites.build(result), error) if return_error else q.sites.build(result)
+    return (q.sites.build(result), error) if asked.tells else q.sites.build(result)
 
 
-def slope_within(
-    q: Question, path: Path, asked: Tolerance, chunk_size: ChunkSize, *, whole_way: bool
-) -> tuple[list[Tree], Tensor]:
+def slope_within(path: Path, asked: Tolerance, chunk_size: ChunkSize, *, whole_way: bool) -> tuple[list[Tree], Tensor]:
     """The mean over a path of the gradient at the sites, times the way or not, to a tolerance; and its error."""
     run = path.steps.runner(chunk_size)
-
-    def integrand(rows: Sequence[int] | None) -> Integrand | None:
-        if rows is None:
-            return _of_slopes(path, run, chunk_size, whole_way)
-        some, start = of_rows(q, rows), rows_of(path.start, rows, q.size, one_for_all=True)
-        return None if some is None or start is None else _of_slopes(path.kind(some, start), run, chunk_size, whole_way)
-
-    return refined(integrand, q.size, asked)
+    return refined(
+        path.steps.q, path.start, lambda q, start: _of_slopes(path.kind(q, start), run, chunk_size, whole_way), asked
+    )
 
 
 def _of_slopes(path: Path, run: Runner, chunk_size: ChunkSize, whole_way: bool) -> Integrand:
@@ -236,14 +231,7 @@ def _of_slopes(path: Path, run: Runner, chunk_size: ChunkSize, whole_way: bool) 
 def flow_within(q: Question, baselines: Tree, asked: Tolerance, chunk_size: ChunkSize) -> tuple[list[Tree], Tensor]:
     """What flows through the sites while the input moves, to a tolerance, and its error."""
     run, start = Steps(q, input_floats(q)).runner(chunk_size), input_ends(q, baselines)[0]
-
-    def integrand(rows: Sequence[int] | None) -> Integrand | None:
-        if rows is None:
-            return _of_flow(q, start, run, chunk_size)
-        some, starts = of_rows(q, rows), rows_of(start, rows, q.size, one_for_all=True)
-        return None if some is None or starts is None else _of_flow(some, starts, run, chunk_size)
-
-    return refined(integrand, q.size, asked)
+    return refined(q, start, lambda q, start: _of_flow(q, start, run, chunk_size), asked)
 
 
 def _of_flow(q: Question, start: list[Tensor], run: Runner, chunk_size: ChunkSize) -> Integrand:

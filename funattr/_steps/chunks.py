@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._core.where import all_modules
 from .._torch import tracing, vmapped_over
 from .._types import ChunkSize, Tree, tensors
-from .._words import complaint, kind_of
+from .._words import check_count, complaint
 
 #: Bytes that the steps of one chunk may hold, at the input or at the site; where they share what lies before the site, and
 #: every further chunk runs it again, more. What a network makes of its input takes up to 200 times as much (a ResNet-50
@@ -81,7 +82,7 @@ def cached(root: nn.Module | None, like: list[torch.Tensor], times: int = 1) -> 
 def _widest(root: nn.Module, numbers: int) -> int:
     """About how many numbers the widest value holds that layers make of so many: as if they ran in the order of their names."""
     most = numbers
-    for module in root.modules():
+    for module in dict.fromkeys(all_modules(root)):
         into, out, dims = _LAYERS.get(type(module), ("", "", 0))
         if out:
             numbers = numbers // max(getattr(module, into), 1) * getattr(module, out)  # a lazy layer has 0 until it runs
@@ -119,10 +120,3 @@ def given_chunk(chunk_size: ChunkSize) -> int | None:
         return None
     check_count(chunk_size, "chunk_size")
     return len(range(chunk_size))  # Dynamo may have made a symbol of it: a number again
-
-
-def check_count(value: Any, name: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise complaint(TypeError, f"{name} must be an int, got {kind_of(value)}.")
-    if value < 1:
-        raise complaint(ValueError, f"{name} must be at least 1, got {value}.")

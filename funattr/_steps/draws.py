@@ -40,9 +40,17 @@ def normal_from(generator: torch.Generator | None) -> Draw:
     return partial(_from_known, generator, id(generator), generator.device)
 
 
+def drawn_by(
+    make: Callable[..., Tensor], generator: torch.Generator | None, device: torch.device, *what: Any, **how: Any
+) -> Tensor:
+    """``make(*what)``, such as torch.rand, for this device: from `generator`, where that draws, or from torch's global one."""
+    if generator is None:  # and not said to be: torch cannot trace a draw of a symbolic size so
+        return make(*what, device=device, **how)
+    return make(*what, device=generator.device, generator=generator, **how).to(device)
+
+
 def _drawn(generator: torch.Generator | None, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    drawn: Tensor = torch.randn(shape, dtype=dtype, device=device, **seeded(generator))
-    return drawn
+    return drawn_by(torch.randn, generator, device, shape, dtype=dtype)
 
 
 def _from_known(
@@ -51,12 +59,7 @@ def _from_known(
     if tracing():
         found: Tensor = torch.ops.funattr.randn(number, shape, dtype, there)
         return found.to(device)
-    return _drawn(generator, shape, dtype, there).to(device)
-
-
-def seeded(generator: torch.Generator | None) -> dict[str, Any]:
-    """The argument `generator`, where there is one: with None, torch cannot trace a draw of a symbolic size."""
-    return {} if generator is None else {"generator": generator}
+    return _drawn(generator, shape, dtype, device)
 
 
 def uniform_from(generator: torch.Generator | None, device: torch.device, cure: str = "") -> Callable[..., Tensor]:
@@ -72,7 +75,7 @@ def uniform_from(generator: torch.Generator | None, device: torch.device, cure: 
 
     def uniform(*shape: int) -> Tensor:
         try:
-            drawn: Tensor = torch.rand(shape, dtype=_wide(where), device=where, **seeded(generator))
+            drawn = drawn_by(torch.rand, generator, where, shape, dtype=_wide(where))
         except RuntimeError as error:
             if not transforms_active():
                 raise
@@ -120,11 +123,16 @@ class Rewound:
 _known: weakref.WeakValueDictionary[int, torch.Generator] = weakref.WeakValueDictionary()
 
 
+def _from_number(number: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # On the device that torch says, which is not the generator's where it has tensors without data.
+    return torch.randn(shape, dtype=dtype, device=device, generator=_known[number])
+
+
 @functools.cache
 def _operation() -> torch.library.Library:
     library = torch.library.Library("funattr", "DEF")  # kept: what it defines goes with it
     tags = (torch.Tag.nondeterministic_seeded,)  # two calls are two draws: neither is left out as a copy of the other
     library.define("randn(int generator, SymInt[] shape, ScalarType dtype, Device device) -> Tensor", tags=tags)
-    library.impl("randn", lambda number, *what: _drawn(_known[number], *what), "BackendSelect")
+    library.impl("randn", _from_number, "BackendSelect")
     library.impl("randn", lambda number, shape, dtype, device: torch.empty(shape, dtype=dtype, device=device), "Meta")
     return library

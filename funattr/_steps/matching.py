@@ -11,8 +11,8 @@ from torch import Tensor
 from .._core.checks import check_dense, may_read
 from .._core.sites import Sites
 from .._torch import is_plain, tree_flatten, tree_unflatten
-from .._types import Tree, attributable, tensors
-from .._words import complaint, kind_of
+from .._types import Tree, attributable, broadcasts, floats_of, tensors
+from .._words import check_size, complaint, kind_of
 
 #: What in a part of a structure needs an entry.
 Counts: TypeAlias = Callable[[Tree], Sequence[Any]]
@@ -72,11 +72,12 @@ def _differs(given: Any, like: Any, what: str, label: str | None, counts: Counts
     has, wanted = _structure(given), _structure(like)
     if label is None:
         text = f"{what} must be a scalar or have the structure of x ({wanted}), got {has}."
-    elif counts is _floats and isinstance(given, Mapping) and isinstance(like, Mapping):
+    elif counts is floats_of and isinstance(given, Mapping) and isinstance(like, Mapping):
         names = ", ".join(map(repr, given)), ", ".join(map(repr, like))
         text = f"{what} has the names {names[0]}, and {label} {names[1]}: give one for each."
-    elif counts is _floats and isinstance(given, (tuple, list)) and not isinstance(like, Mapping):
-        text = f"{what} has {len(given)} entries for {len(_floats(like))} floating-point tensors of {label}: give one for each."
+    elif counts is floats_of and isinstance(given, (tuple, list)) and not isinstance(like, Mapping):
+        count = len(floats_of(like))
+        text = f"{what} has {len(given)} entries for {count} floating-point tensors of {label}: give one for each."
     else:
         text = f"{what} is {has}, and {label} is {wanted}: give {what} the same structure."
     return complaint(ValueError, text)
@@ -116,17 +117,10 @@ def deviations(stdevs: Any, like: Tree, label: str) -> list[float]:
     """
     floats = [attributable(leaf) for leaf in tree_flatten(like)[0]]
     lone = _is_leaf(like) and isinstance(stdevs, (tuple, list))
-    each = matched(stdevs, (like,) if lone else like, "stdevs", label, counts=_floats)
+    each = matched(stdevs, (like,) if lone else like, "stdevs", label, counts=floats_of)
     for stdev in each if _is_leaf(stdevs) else [s for s in each if s is not None]:
-        if isinstance(stdev, bool) or not isinstance(stdev, (int, float)):
-            raise complaint(TypeError, f"stdevs must be a number, or one per input, got {kind_of(stdev)}.")
-        if not 0 <= stdev < float("inf"):
-            raise complaint(ValueError, f"stdevs must be finite and not negative, got {stdev}.")
+        check_size(stdev, "stdevs", "a number, or one per input")
     return [float(stdev or 0.0) for stdev, takes in zip(each, floats) if takes]
-
-
-def _floats(tree: Tree) -> list[Tensor]:
-    return [t for t in tensors(tree) if attributable(t)]
 
 
 # Tensors.
@@ -199,7 +193,7 @@ def _misheld(leaf: Tensor, given: Any, known: Ranges) -> str | None:
 
 def check_fits(given: Tensor, shape: Sequence[int], what: str, label: str | None) -> None:
     """Broadcasting must not make what has `shape` larger."""
-    if given.dim() <= len(shape) and all(p in (1, q) for p, q in zip(reversed(given.shape), reversed(shape))):
+    if broadcasts(given.shape, shape):
         return
     if label is None:
         text = f"{what} {list(given.shape)} do not broadcast to {list(shape)}: give each reference x's own shape."

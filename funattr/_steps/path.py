@@ -12,11 +12,11 @@ from .._core.kernels import in_plain_forms
 from .._core.passes import Point, Question, forward, kept, question, read
 from .._core.rows import Every, Row, alone, own_row, shares
 from .._core.score import predicted, score_of
-from .._types import ChunkSize, Layer, Model, Target, Tree, floats_of, map_tensors, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, broadcasts, floats_of, map_tensors, tensors
 from .._words import complaint
 from .baselines import full_batch, references
 from .mean import Sum
-from .points import along, at_points, input_floats, slope_at, towards, width, with_floats
+from .points import along, at_points, input_floats, slope_at, times_way, towards, width, with_floats
 from .progress import reported
 from .quadrature import Rule
 from .twins import OneRow, same_rows
@@ -108,14 +108,15 @@ def input_path(q: Question, baselines: Tree) -> Path:
     return in_input(q, [with_floats(q.x, input_ends(q, baselines)[0])])
 
 
-def mean_slope(path: Path, rule: Rule, chunk_size: ChunkSize) -> tuple[list[Tree], list[Tree], list[Tree]]:
-    """Start and end of a path, and the mean over it of the gradient at the sites."""
+def slope_along(path: Path, rule: Rule, chunk_size: ChunkSize, *, whole_way: bool) -> list[Tree]:
+    """The mean over a path of the gradient at the sites, times the way or not."""
     run, total, end = path.steps.runner(chunk_size), Sum(), path.start
     for a, b in reported(path.steps.parts(len(rule.nodes), chunk_size)):
         weights = rule.weights[a:b]
         for ends, slopes in path.slopes(run, rule.nodes[a:b]):
             end, weights = ends, _added(total, slopes, weights)
-    return path.start, end, total.total()
+    slope: list[Tree] = total.total()
+    return times_way(slope, end, path.start) if whole_way else slope
 
 
 def _added(total: Sum, slopes: list[Tree], weights: Tensor) -> Tensor:
@@ -135,10 +136,6 @@ def at_baseline(q: Question, reference: Tree) -> list[Tree]:
     return same_rows(q.size, read_there)
 
 
-def broadcasts(small: Tensor, large: Tensor) -> bool:
-    return small.dim() == large.dim() and all(p in (1, q) for p, q in zip(small.shape, large.shape))
-
-
 def site_path(q: Question, baselines: Tree) -> Path:
     """The path at the sites, from the value for the baselines to the value for x."""
     return at_sites(q, at_baseline(q, full_batch(references(q.x, baselines, ids=True), q.x)))
@@ -150,7 +147,7 @@ def at_sites(q: Question, start: list[Tree]) -> Path:
 
     def point(step: Tensor) -> Point:
         def at(i: int, values: list[Tensor]) -> list[Tensor]:
-            if not all(map(broadcasts, starts[i], values)):
+            if not all(a.dim() == v.dim() and broadcasts(a.shape, v.shape) for a, v in zip(starts[i], values)):
                 shapes = f"{[list(t.shape) for t in starts[i]]} for the baselines and {[list(t.shape) for t in values]} for x"
                 raise complaint(ValueError, f"the value at the site has the shapes {shapes}: they do not broadcast.")
             return [towards(a, v, step) for a, v in zip(starts[i], values)]

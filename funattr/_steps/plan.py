@@ -15,7 +15,7 @@ from .._core.passes import Question
 from .._core.real import is_number
 from .._torch import any_batch, beside_traces, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Tree, as_it_is, tensors
-from .._words import complaint, kind_of, warn
+from .._words import complaint, is_int, kind_of, warn
 from .chunks import cached, fitting
 from .matching import Ranges, by_site, check_compares, matched, ranges, rows_in
 from .room import widened
@@ -176,19 +176,14 @@ def numbered(masks: Sequence[Tree]) -> tuple[list[Tree], int]:
     """The same groups, numbered 0, 1, ... over all masks together, and their number."""
     known = not tracing() and all(map(is_plain, tensors(list(masks))))
     with beside_traces() if known else as_it_is:
-        return _numbered(masks)
-
-
-def _numbered(masks: Sequence[Tree]) -> tuple[list[Tree], int]:
-    flat = [tree_flatten(mask) for mask in masks]
-    found = [_as_ids(leaf) for leaves, _ in flat for leaf in leaves]
-    given = [mask for mask in found if mask is not None]
-    if not given:
-        raise complaint(ValueError, "feature_mask names no group: leave it out to ablate every feature on its own.")
-    count, ids = _compact(torch.cat([mask.reshape(-1).to(given[0].device) for mask in given]))
-    parts = iter(torch.split(ids, [mask.numel() for mask in given]))
-    renamed = iter([None if mask is None else next(parts).reshape(mask.shape) for mask in found])
-    return [tree_unflatten([next(renamed) for _ in leaves], spec) for leaves, spec in flat], count
+        leaves, spec = tree_flatten(list(masks))
+        found = [_as_ids(leaf) for leaf in leaves]
+        given = [mask for mask in found if mask is not None]
+        if not given:
+            raise complaint(ValueError, "feature_mask names no group: leave it out to ablate every feature on its own.")
+        count, ids = _compact(torch.cat([mask.reshape(-1).to(given[0].device) for mask in given]))
+        parts = iter(torch.split(ids, [mask.numel() for mask in given]))
+        return tree_unflatten([None if mask is None else next(parts).reshape(mask.shape) for mask in found], spec), count
 
 
 def _compact(ids: Tensor) -> tuple[int, Tensor]:
@@ -208,7 +203,7 @@ def _compact(ids: Tensor) -> tuple[int, Tensor]:
 def _as_ids(mask: Any) -> Tensor | None:
     if mask is None:
         return None
-    if isinstance(mask, int) and not isinstance(mask, bool):
+    if is_int(mask):
         return torch.tensor(mask)
     if not isinstance(mask, Tensor):
         cure = ": pass torch.from_numpy(feature_mask)" if isinstance(mask, np.ndarray) else ""

@@ -11,10 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._habits import did_you_mean
 from .._torch import constant, tracing
-from .._words import complaint, kind_of
-from .chunks import check_count
+from .._words import check_choice, check_count, complaint, kind_of
 
 #: The name of a rule, or ``n -> (nodes, weights)``.
 Quadrature: TypeAlias = "str | Callable[[int], tuple[Any, Any]]"
@@ -145,10 +143,8 @@ def rule_for(quadrature: Any, n_steps: int) -> Rule:
     check_count(n_steps, "n_steps")
     n_steps = len([None] * n_steps)  # torch.compile may have made it symbolic, and the rule needs the number
     if isinstance(quadrature, str):
-        if quadrature not in RULES:
-            raise complaint(ValueError, f"there is no quadrature rule {quadrature!r}. {did_you_mean(quadrature, RULES)}")
-        known = _known(quadrature, n_steps)
-        return Rule(torch.tensor(known[0], dtype=torch.float64), torch.tensor(known[1], dtype=torch.float64))
+        check_choice(quadrature, "quadrature rule", RULES)
+        return Rule(*[torch.tensor(part, dtype=torch.float64) for part in _known(quadrature, n_steps)])
     if not callable(quadrature):
         text = f"quadrature must be the name of a rule or a callable n -> (nodes, weights), got {kind_of(quadrature)}."
         raise complaint(TypeError, text)

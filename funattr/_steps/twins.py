@@ -26,6 +26,7 @@ from .._torch import (
     transforms_active,
     without_modes,
 )
+from .._words import is_int
 
 T = TypeVar("T")
 #: ``one_row(t)``: the first row of `t`, with the batch dimension, where all are the same; None where not, or not to be seen.
@@ -226,7 +227,7 @@ def _matmul(x: Tensor, y: Any = None, **kwargs: Any) -> list[int]:
 
 
 def _reduced(x: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> list[int]:
-    dims = [dim] if isinstance(dim, int) and not isinstance(dim, bool) else dim if isinstance(dim, (tuple, list)) else []
+    dims = [dim] if is_int(dim) else dim if isinstance(dim, (tuple, list)) else []
     return [0] if dims and x.dim() and not any(d % x.dim() == 0 for d in dims) else []
 
 

@@ -12,7 +12,7 @@ from .._core.passes import Question
 from .._core.real import in_double, is_number
 from .._torch import tree_flatten
 from .._types import Tree, tensors
-from .._words import complaint, kind_of
+from .._words import complaint, is_int, kind_of
 from .matching import by_site, matched
 
 
@@ -67,11 +67,11 @@ def _slides(leaf: Tensor, window: Any, stride: Any, label: str, size: int) -> Sl
 
 def _numbers(given: Any, dims: int, name: str, label: str, leaf: Tensor, everywhere: bool = False) -> list[int]:
     """One number for each dimension after the batch."""
-    if isinstance(given, int) and not isinstance(given, bool) and (everywhere or dims == 1):
+    if is_int(given) and (everywhere or dims == 1):
         return [given] * dims
     many = list(given) if isinstance(given, (tuple, list, torch.Size)) else [given]
     for number in many:
-        if not isinstance(number, int) or isinstance(number, bool):
+        if not is_int(number):
             raise complaint(TypeError, f"{name} must hold ints, one for each dimension after the batch, got {kind_of(number)}.")
     if len(many) != dims:
         text = f"{name}={given} has {len(many)} numbers for the {dims} dimensions after the batch of {label} {list(leaf.shape)}"

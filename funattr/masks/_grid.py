@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._words import complaint, door, kind_of
+from .._words import complaint, door, is_int, kind_of
 
 
 @door
@@ -38,13 +38,13 @@ def grid(like: Tensor | Sequence[int], side: int | Sequence[int]) -> Tensor:
         torch.Size([2, 3, 32, 32])
     """
     sizes, device = (like.shape[2:], like.device) if isinstance(like, Tensor) else (like, torch.device("cpu"))
-    if not isinstance(sizes, (tuple, list, torch.Size)) or not all(_is_int(size) for size in sizes):
+    if not isinstance(sizes, (tuple, list, torch.Size)) or not all(is_int(size) for size in sizes):
         raise complaint(TypeError, f"like must be a tensor [N, C, *spatial] or its spatial sizes, got {kind_of(like)}.")
     if not sizes:
         got = list(like.shape) if isinstance(like, Tensor) else like
         raise complaint(ValueError, f"like {got} has no dimensions after batch and channels: pass [N, C, *spatial], or sizes.")
     sides: list[Any] = list(side) if isinstance(side, (tuple, list)) else [side] * len(sizes)
-    if not all(_is_int(one) for one in sides):
+    if not all(is_int(one) for one in sides):
         raise complaint(TypeError, f"side must be an int, or one for each dimension, got {kind_of(side)}.")
     if len(sides) != len(sizes) or any(one < 1 for one in sides):
         text = f"side={side} for the sizes {list(sizes)}: give one number of at least 1, or one for each dimension."
@@ -80,13 +80,9 @@ def channels(like: Tensor, dim: int = 1) -> Tensor:
     """
     if not isinstance(like, Tensor):
         raise complaint(TypeError, f"like must be a tensor, got {kind_of(like)}: of several, one mask for each.")
-    if not _is_int(dim) or not -like.dim() <= dim < like.dim() or dim % like.dim() == 0:
+    if not is_int(dim) or not -like.dim() <= dim < like.dim() or dim % like.dim() == 0:
         raise complaint(
             ValueError, f"dim={dim} is no dimension of channels of {list(like.shape)}: 1, or -1 for tokens [N, T, C]."
         )
     at = dim % like.dim()
     return torch.arange(like.shape[at], device=like.device).reshape([-1] + [1] * (like.dim() - 1 - at))
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

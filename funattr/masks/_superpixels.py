@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._words import complaint, door, kind_of
+from .._words import check_count, complaint, door, kind_of
 
 
 @door
@@ -46,10 +46,7 @@ def superpixels(pictures: Tensor, count: int = 50, *, compactness: float = 10.0)
     if pictures.dim() != 4:
         cure = "pass pictures[None]" if pictures.dim() == 3 else "give four dimensions"
         raise complaint(ValueError, f"pictures have the shape {list(pictures.shape)}, expected [N, C, H, W]: {cure}.")
-    if not isinstance(count, int) or isinstance(count, bool):
-        raise complaint(TypeError, f"count must be an int, got {kind_of(count)}.")
-    if count < 1:
-        raise complaint(ValueError, f"count must be at least 1, got {count}.")
+    check_count(count, "count")
     found = [_slic(picture, count, compactness) for picture in pictures.detach().cpu().double()]
     return torch.stack(found)[:, None].to(pictures.device) if found else pictures.new_zeros(0, 1, *pictures.shape[2:]).long()
 

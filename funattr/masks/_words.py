@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._words import complaint, door, kind_of
+from .._words import complaint, door, is_int, kind_of
 
 #: What a token begins with where a new word begins: byte pairs and sentence pieces.
 _STARTS = ("Ġ", "▁")
@@ -39,7 +39,7 @@ def words(tokens: Sequence[str | int | None]) -> Tensor:
         tensor([-1,  0,  0,  1, -1])
     """
     given = list(tokens) if isinstance(tokens, (list, tuple)) else None
-    if given is not None and all(token is None or (isinstance(token, int) and not isinstance(token, bool)) for token in given):
+    if given is not None and all(token is None or is_int(token) for token in given):
         return torch.tensor([-1 if token is None else token for token in given], dtype=torch.long)
     if given is None or not all(isinstance(token, str) for token in given):
         raise complaint(TypeError, f"tokens must be a list of strings, or of numbers of words and None, got {kind_of(tokens)}.")

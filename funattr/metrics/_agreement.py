@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._habits import did_you_mean
 from .._torch import tree_flatten
 from .._types import Tree, tensors
-from .._words import complaint, door, kind_of
+from .._words import check_choice, check_int, complaint, door
 from ._judged import flat_rows, judged
 
 
@@ -46,18 +44,13 @@ def agreement(first: Tree, second: Tree, *, kind: str = "spearman", k: int | Non
     References:
         Krishna et al., The Disagreement Problem in Explainable Machine Learning, 2022, https://arxiv.org/abs/2202.01602
     """
-    check_kind(kind)
+    check_choice(kind, "kind", SIMILARITIES)
     if kind != "topk" and k is not None:
         raise complaint(ValueError, f"k={k} is for kind='topk': leave it out for {kind!r}.")
     a, b = _rows_of_both(judged(first), judged(second))
     if kind == "topk":
         return _shared(a, b, k).to(_dtype(first, second))
     return KINDS[kind](a, b).to(_dtype(first, second))
-
-
-def check_kind(kind: Any, what: str = "kind") -> None:
-    if not isinstance(kind, str) or kind not in (*KINDS, "topk"):
-        raise complaint(ValueError, f"there is no {what} {kind!r}. {did_you_mean(kind, (*KINDS, 'topk'))}")
 
 
 def _dtype(first: Tree, second: Tree) -> torch.dtype:
@@ -113,15 +106,16 @@ def largest_first(a: Tensor) -> Tensor:
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     if not a.shape[1]:
         return a.new_zeros(a.shape[0])
-    a, b = _of_size_one(a), _of_size_one(b)
+    a, b = a / sizes(a), b / sizes(b)
     size = a.norm(dim=1) * b.norm(dim=1)
     return ((a * b).sum(1) / torch.where(size == 0, 1.0, size)).clamp(-1, 1)
 
 
-def _of_size_one(a: Tensor) -> Tensor:
-    """Rows by their largest entry: squares of small numbers, and of large ones, have no digits left."""
-    size = a.abs().amax(1, keepdim=True)
-    return a / torch.where(size == 0, 1.0, size)
+def sizes(a: Tensor) -> Tensor:
+    """The largest entry of each row, 1 where there is none, to divide by: squares of small numbers, and of large ones, have no
+    digits left, and sums of large ones may be inf."""
+    size = a.abs().amax(1, keepdim=True) if a.shape[1] else a.sum(1, keepdim=True)
+    return torch.where(size == 0, 1.0, size)
 
 
 def _pearson(a: Tensor, b: Tensor) -> Tensor:
@@ -132,7 +126,7 @@ def _centred(a: Tensor) -> Tensor:
     """Less the mean; exactly 0 where all are the same, which the mean need not be."""
     if not a.shape[1]:
         return a
-    a = _of_size_one(a)
+    a = a / sizes(a)
     constant = a.amax(1, keepdim=True) == a.amin(1, keepdim=True)
     return torch.where(constant, 0.0, a - a.mean(1, keepdim=True))
 
@@ -145,8 +139,7 @@ def _shared(a: Tensor, b: Tensor, k: int | None) -> Tensor:
     size = a.shape[1]
     if k is None:
         k = max(1, size // 10)
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise complaint(TypeError, f"k must be an int or None, got {kind_of(k)}.")
+    check_int(k, "k", "an int or None")
     if not 1 <= k <= size:
         raise complaint(ValueError, f"k={k} is out of range: an example has {size} entries, so give 1 to {size}.")
     chosen = [torch.zeros_like(t, dtype=torch.bool).scatter_(1, largest_first(t)[:, :k], True) for t in (a, b)]
@@ -154,3 +147,4 @@ def _shared(a: Tensor, b: Tensor, k: int | None) -> Tensor:
 
 
 KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"spearman": _spearman, "pearson": _pearson, "cosine": _cosine}
+SIMILARITIES = (*KINDS, "topk")

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._combine.dress import about
 from .._core.checks import may_read
 from .._torch import tree_flatten
-from .._types import Layer, Model, Target, Tree, copied
+from .._types import Layer, Model, Target, Tree, copied, innermost
 from .._words import complaint, kind_of
 from ._judged import metric, resolved
 
@@ -90,15 +90,9 @@ def _once(method: Callable[..., Tree], model: Model, x: Tree) -> Callable[..., T
         return copied(known)
 
     made: Any = functools.update_wrapper(remembering, method)
-    if hasattr(_innermost(method), "about"):
+    if hasattr(innermost(method), "about"):
         made.about = about(method)
     return remembering
-
-
-def _innermost(method: Any) -> Any:
-    while isinstance(method, functools.partial):
-        method = method.func
-    return method
 
 
 def _same(a: Any, b: Any) -> bool:

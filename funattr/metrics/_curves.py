@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from .._core.real import in_single
-from .._steps.chunks import check_count
 from .._types import ChunkSize, Layer, Model, Target, Tree
+from .._words import check_choice, check_count
 from ._judged import metric
-from ._order import Ordered, check_kind, ordered
+from ._order import KINDS, Ordered, ordered
 
 
 class Curve(NamedTuple):
@@ -86,7 +86,7 @@ def curve(
         https://arxiv.org/abs/1509.06321
     """
     check_count(steps, "steps")
-    check_kind(kind)
+    check_choice(kind, "kind", KINDS)
     how = ordered(explained, model, x, layer, target, baselines, feature_mask, chunk_size, create_graph)
     return _curve(how, steps, kind, create_graph)
 

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from .._core.passes import Question, Unfused, forward, read, runs_fused, scores
-from .._steps.chunks import check_count, given_chunk
-from .._steps.draws import check_generator, normal_from, seeded
+from .._steps.chunks import given_chunk
+from .._steps.draws import check_generator, drawn_by, normal_from
+from .._steps.fold import with_leaves
 from .._steps.matching import by_site, fit, matched, ranges
 from .._steps.path import ready
-from .._steps.points import along, score_at
+from .._steps.points import along, at_input, score_at, together
 from .._steps.progress import reported
 from .._steps.ways import Runner, Steps
 from .._steps.without import look
 from .._torch import tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, copied, tensors
-from .._words import complaint, kind_of
+from .._words import check_count, check_real, check_size, complaint, kind_of
 from ._judged import attributions, check_shape, fitted, metric, resolved
 
 
@@ -106,11 +107,8 @@ def infidelity(
 def _check_perturb(perturb: Any) -> None:
     if perturb is None or callable(perturb):
         return
-    if isinstance(perturb, bool) or not isinstance(perturb, (int, float)):
-        text = "perturb must be None, a standard deviation, or a callable (value, generator) -> moved value"
-        raise complaint(TypeError, f"{text}, got {kind_of(perturb)}.")
-    if not 0 <= perturb < float("inf"):
-        raise complaint(ValueError, f"perturb, a standard deviation, must be finite and not negative, got {perturb}.")
+    check_real(perturb, "perturb", "None, a standard deviation, or a callable (value, generator) -> moved value")
+    check_size(perturb, "perturb, a standard deviation,")
 
 
 class _Site(NamedTuple):
@@ -118,7 +116,6 @@ class _Site(NamedTuple):
 
     leaves: list[Any]
     spec: Any
-    firsts: list[int]  # of each site
     phi: list[Tensor | None]
     base: list[Any]
 
@@ -131,11 +128,9 @@ def _site(q: Question, found: Tree, baselines: Any) -> _Site:
     leaves: list[Any] = []
     phi: list[Tensor | None] = []
     base: list[Tensor | None] = []
-    firsts: list[int] = []
     given = by_site(baselines, q.sites, "baselines")
     for i, (value, each) in enumerate(zip(values, fitted(q, found, values))):
         where, own = q.where(i), tree_flatten(value)[0]
-        firsts.append(len(leaves))
         leaves += own
         phi += each
         for leaf, one, at in zip(own, each, matched(given[i], value, "baselines", where)):
@@ -144,36 +139,30 @@ def _site(q: Question, found: Tree, baselines: Any) -> _Site:
                 continue
             if leaf.is_complex():
                 raise complaint(TypeError, f"{where} is complex ({leaf.dtype}), and moves are of real numbers.")
-            check_shape(one, leaf, where, broadcasts=False)
+            check_shape(one, leaf, where, shared=False)
             base.append(fit(leaf, at, known, where))
-    return _Site(leaves, tree_flatten(values)[1], firsts, phi, base)
+    return _Site(leaves, tree_flatten(values)[1], phi, base)
 
 
 def _moves(q: Question, site: _Site, perturb: Any, generator: torch.Generator | None) -> Callable[[], list[Any]]:
     """What gives the leaves moved, one draw after another."""
-    taken = [k for k, one in enumerate(site.phi) if one is not None]
     if callable(perturb):
         return lambda: _perturbed(q, site, perturb, generator)
     if perturb is None:
+        coin = partial(drawn_by, torch.rand, generator)
         return lambda: [
-            torch.where(_coin(leaf, generator), base, leaf) if k in taken else leaf
-            for k, (leaf, base) in enumerate(zip(site.leaves, site.base))
+            leaf if base is None else torch.where(coin(leaf.device, leaf.shape[1:]) < 0.5, base, leaf)
+            for leaf, base in zip(site.leaves, site.base)
         ]
-    noisy = [k for k in taken if site.leaves[k].is_floating_point()]
-    if not noisy:
+    noisy = [base is not None and leaf.is_floating_point() for leaf, base in zip(site.leaves, site.base)]
+    if not any(noisy):
         text = f"perturb={perturb} is noise, and there are only integers to move"
         raise complaint(TypeError, f"{text}: leave it out, which puts features at their baselines, or pass a callable.")
     draw = normal_from(generator)
     return lambda: [
-        leaf - perturb * draw(leaf.shape[1:], leaf.dtype, leaf.device) if k in noisy else leaf
-        for k, leaf in enumerate(site.leaves)
+        leaf - perturb * draw(leaf.shape[1:], leaf.dtype, leaf.device) if takes else leaf
+        for leaf, takes in zip(site.leaves, noisy)
     ]
-
-
-def _coin(leaf: Tensor, generator: torch.Generator | None) -> Tensor:
-    """For each feature of one example, whether it moves."""
-    device = leaf.device if generator is None else generator.device
-    return (torch.rand(leaf.shape[1:], device=device, **seeded(generator)) < 0.5).to(leaf.device)
 
 
 def _perturbed(q: Question, site: _Site, perturb: Any, generator: torch.Generator | None) -> list[Any]:
@@ -196,51 +185,42 @@ def _sampled(
     """``I_s a`` and ``F(x_s)`` for each sample, ``[1 + S, N]``: with nothing moved first."""
     dots: list[Tensor] = []
     found: list[Tensor] = []
-    at = [k for k, leaf in enumerate(site.leaves) if isinstance(leaf, Tensor)]
-    like = [site.leaves[k] for k in at]
-    of_site = Steps(q, like, shares=bool(q.inner))
+    of_site = Steps(q, tensors(site.leaves), shares=bool(q.inner))
     run = of_site.runner(chunk_size)
     for a, b in reported(of_site.parts(count + 1, chunk_size)):
-        steps = [move() if s else site.leaves for s in range(a, b)]
-        points = [torch.stack([step[k] for step in steps]) for k in at]
-        dots.append(_dots(site, dict(zip(at, points)), shares))
-        found += _scores(run, q, site, points, at)
+        points = together(torch.stack, [move() if s else site.leaves for s in range(a, b)])
+        dots.append(_dots(site, points, shares))
+        found += _scores(run, q, site, tensors(points))
     return torch.cat(dots), torch.cat(found)
 
 
-def _dots(site: _Site, points: dict[int, Tensor], shares: bool) -> Tensor:
+def _dots(site: _Site, points: list[Any], shares: bool) -> Tensor:
     """``I a`` at each of a chunk of points, ``[c, N]``."""
-    total = torch.zeros((), device=next(iter(points.values())).device)
-    for k, one in enumerate(site.phi):
+    total = torch.zeros((), device=tensors(points)[0].device)
+    for leaf, base, one, moved in zip(site.leaves, site.base, site.phi, points):
         if one is None:
             continue
         wide = torch.promote_types(one.dtype, torch.float32)
-        here, base = site.leaves[k].to(wide), site.base[k]
-        way = here - points[k].to(wide)
-        if shares and base is not None:
+        here = leaf.to(wide)
+        way = here - moved.to(wide)
+        if shares:
             whole = here - base.to(wide)
             way = way / torch.where(whole == 0, 1.0, whole)
         total = total + (way * one.to(wide)).flatten(2).sum(2) if one.dim() > 1 else total + way * one.to(wide)
     return total
 
 
-def _scores(run: Runner, q: Question, site: _Site, points: list[Tensor], at: list[int]) -> Iterator[Tensor]:
+def _scores(run: Runner, q: Question, site: _Site, points: list[Tensor]) -> Iterator[Tensor]:
     """The scores at a chunk of points, with a leading dimension, in order."""
-    if q.sites.sites == (None,):
+    at = [k for k, leaf in enumerate(site.leaves) if isinstance(leaf, Tensor)]
+    if at_input(q):
         return along(run, q, score_at, points, at)
-    return run(partial(_score_with, q, site.firsts, at), points, q.x)
+    return run(partial(_score_with, q, tree_unflatten(site.leaves, site.spec), at), points, q.x)
 
 
-def _score_with(q: Question, firsts: list[int], at: list[int], part: list[Tensor], x: Tree) -> Tensor:
-    moved = dict(zip(at, part))
-
-    def put(i: int, value: Tree, shared: bool) -> Tree:
-        leaves, spec = tree_flatten(value)
-        numbers = range(firsts[i], firsts[i] + len(leaves))
-        # A copy: the next operation may write to it.
-        return tree_unflatten([moved[k].clone() if k in moved else leaf for k, leaf in zip(numbers, leaves)], spec)
-
-    return scores(q, forward(q, put, x))
+def _score_with(q: Question, values: list[Tree], at: list[int], part: list[Tensor], x: Tree) -> Tensor:
+    moved: list[Tree] = with_leaves(values, at, part)
+    return scores(q, forward(q, lambda i, value, shared: copied(moved[i]), x))  # a copy: the next operation may write to it
 
 
 def _mean_square(dots: Tensor, gains: Tensor, normalize: bool) -> Tensor:

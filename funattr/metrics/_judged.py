@@ -18,7 +18,7 @@ from .._habits import refusal
 from .._steps.matching import by_site, matched
 from .._steps.path import ready
 from .._torch import is_plain
-from .._types import Layer, Model, Target, Tree, map_tensors, tensors
+from .._types import Layer, Model, Target, Tree, broadcasts, map_tensors, tensors
 from .._words import complaint, door, kind_of
 
 P = ParamSpec("P")
@@ -53,9 +53,9 @@ def metric(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def _check_scores(result: Any) -> None:
+def _check_scores(result: Any, reads: bool) -> None:
     """Refuse to return what is not finite."""
-    for value in tensors(result) if isinstance(result, (Tensor, tuple)) and may_read() else []:
+    for value in tensors(result) if isinstance(result, (Tensor, tuple)) and reads else []:
         if is_plain(value) and not is_finite(value):
             text = f"what was measured {list(value.shape)} holds NaN or inf: the model's score is not finite somewhere"
             raise complaint(ValueError, f"{text}. Look at the baselines and, in {value.dtype}, at the score's range.")
@@ -134,11 +134,10 @@ def _listed(shapes: list[list[int]]) -> str:
     return ", ".join(map(str, shapes))
 
 
-def check_shape(t: Tensor, leaf: Tensor, where: str, *, broadcasts: bool) -> None:
-    """Whether an attribution fits the tensor that it is of."""
-    fits = t.dim() == leaf.dim() and all(p == q or (broadcasts and p == 1) for p, q in zip(t.shape, leaf.shape))
-    if not fits:
-        cure = "give each dimension that size or 1" if broadcasts else "give one number for each feature"
+def check_shape(t: Tensor, leaf: Tensor, where: str, *, shared: bool) -> None:
+    """Refuse an attribution that has not the shape of the tensor that it is of, or, `shared` by features, broadcasts to it."""
+    if t.shape != leaf.shape and not (shared and t.dim() == leaf.dim() and broadcasts(t.shape, leaf.shape)):
+        cure = "give each dimension that size or 1" if shared else "give one number for each feature"
         text = f"the attributions {list(t.shape)} do not fit {where} {list(leaf.shape)}: {cure}"
         maps = "; a map made at a layer is brought to the size of x by fa.interpolate(method), or judged at that layer"
         raise complaint(ValueError, f"{text}{maps if t.dim() == leaf.dim() > 2 else ''}.")

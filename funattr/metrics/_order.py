@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._habits import did_you_mean
 from .._steps.coalitions import Opened, opened, scores_of
+from .._steps.plan import one_each
 from .._torch import tree_flatten
-from .._types import ChunkSize, Layer, Model, Target, Tree
+from .._types import ChunkSize, Layer, Model, Target, Tree, tensors
 from .._words import complaint
 from ._agreement import largest_first
 from ._judged import attributions, check_shape, fitted, flat_rows, resolved
@@ -56,7 +56,7 @@ def ordered(
     for i, (entries, value) in enumerate(zip(each, game.values)):
         for t, leaf in zip(entries, tree_flatten(value)[0]):
             if t is not None:
-                check_shape(t, leaf, game.q.where(i), broadcasts=True)
+                check_shape(t, leaf, game.q.where(i), shared=True)
     if feature_mask is None:
         game, sizes = _entries(game, each)
     else:
@@ -71,19 +71,9 @@ def ordered(
 
 def _entries(game: Opened, each: list[list[Tensor | None]]) -> tuple[Opened, Tensor]:
     """Every entry of the attributions a player, and their sizes ``[N, M]``."""
-    ids: list[list[Tensor | None]] = []
-    flat: list[Tensor] = []
-    count = 0
-    for entries in each:
-        ids.append([])
-        for t in entries:
-            if t is None:
-                ids[-1].append(None)
-                continue
-            flat.append(flat_rows(t))
-            ids[-1].append(torch.arange(count, count + flat[-1].shape[1], device=t.device).reshape(1, *t.shape[1:]))
-            count += flat[-1].shape[1]
-    return game._replace(ids=ids, players=count), torch.cat([t.to(flat[0].device) for t in flat], 1)
+    ids, players = one_each(each, game.q.size)
+    flat = [flat_rows(t) for t in tensors(each)]
+    return game._replace(ids=ids, players=players), torch.cat([t.to(flat[0].device) for t in flat], 1)
 
 
 def _means(game: Opened, each: list[list[Tensor | None]]) -> Tensor:
@@ -103,8 +93,3 @@ def _means(game: Opened, each: list[list[Tensor | None]]) -> Tensor:
     above = torch.zeros_like(empty).scatter_add(1, players, sizes - least.gather(1, players))
     count = torch.zeros_like(empty).scatter_add(1, players, torch.ones_like(sizes))
     return torch.where(count > 0, least + above / count.clamp(min=1), -torch.inf)
-
-
-def check_kind(kind: Any) -> None:
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise complaint(ValueError, f"there is no kind {kind!r}. {did_you_mean(kind, KINDS)}")

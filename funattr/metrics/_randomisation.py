@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from .._combine.dress import about
 from .._combine.repeat import device_of
 from .._core.where import bind, find
-from .._habits import did_you_mean
-from .._steps.draws import Rewound, check_generator, seeded
-from .._types import Explains, Layer, Model, Target, Tree, tensors
-from .._words import complaint, kind_of
-from ._agreement import agreement, check_kind
+from .._steps.draws import Rewound, check_generator, drawn_by
+from .._types import Explains, Layer, Model, Target, Tree, innermost, tensors
+from .._words import check_choice, complaint, kind_of
+from ._agreement import SIMILARITIES, agreement
 from ._judged import check_explains, judged, metric, options_for, resolved
 
 ORDERS = ("cascading", "independent")
@@ -75,10 +74,9 @@ def randomisation(
     """
     check_explains(method)
     check_generator(generator)
-    if not isinstance(order, str) or order not in ORDERS:
-        raise complaint(ValueError, f"there is no order {order!r}. {did_you_mean(order, ORDERS)}")
+    check_choice(order, "order", ORDERS)
     if not callable(similarity):
-        check_kind(similarity, "similarity")
+        check_choice(similarity, "similarity", SIMILARITIES)
     root = _root(model)
     options = options_for(method, layer, resolved(model, x, target))
     generators = [*([] if generator is None else [generator]), *about(method).generators]
@@ -127,9 +125,7 @@ class _Shuffled(nn.Module):
 
 def _root(model: Model) -> nn.Module:
     """The module whose parameters are shuffled."""
-    inner = model
-    while isinstance(inner, partial):
-        inner = inner.func
+    inner = innermost(model)
     if not isinstance(inner, nn.Module):
         text = (
             f"the model must be an nn.Module, whose parameters are shuffled, or functools.partial of one, got {kind_of(inner)}"
@@ -176,6 +172,5 @@ def _parameters(root: nn.Module, layers: Any) -> Iterator[tuple[str, dict[str, T
 
 def _shuffled(parameter: Tensor, generator: torch.Generator | None) -> Tensor:
     """A parameter's own entries in a random order."""
-    device = torch.device("cpu") if generator is None else generator.device
-    order = torch.randperm(parameter.numel(), device=device, **seeded(generator))
+    order = drawn_by(torch.randperm, generator, torch.device("cpu"), parameter.numel())
     return parameter.detach().reshape(-1)[order.to(parameter.device)].reshape(parameter.shape)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._types import Layer, Model, Target, Tree, tensors
-from .._words import complaint, door, kind_of
+from .._types import Layer, Model, Target, Tree, broadcasts, tensors
+from .._words import check_real, complaint, door, kind_of
+from ._agreement import sizes
 from ._judged import attributions, flat_rows, judged, resolved
 
 
@@ -56,8 +57,7 @@ def pointing_game(
         Zhang et al., Top-down Neural Attention by Excitation Backprop, 2016, https://arxiv.org/abs/1608.00507
     """
     found, inside = _map_and_region(explained, model, x, regions, layer, target)
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
-        raise complaint(TypeError, f"tolerance must be a number, got {kind_of(tolerance)}.")
+    check_real(tolerance, "tolerance")
     if not tolerance >= 0:
         raise complaint(ValueError, f"tolerance must not be negative, got {tolerance}.")
     flat = flat_rows(found)
@@ -108,9 +108,7 @@ def relevance_mass(
     """
     found, inside = _map_and_region(explained, model, x, regions, layer, target)
     wide = flat_rows(found).double().clamp(min=0)
-    if wide.shape[1]:
-        largest = wide.amax(1, keepdim=True)
-        wide = wide / torch.where(largest == 0, 1.0, largest)  # a sum of large numbers is one, and not inf
+    wide = wide / sizes(wide)
     total = wide.sum(1)
     mass = torch.where(inside.expand_as(found).reshape(wide.shape), wide, 0.0).sum(1)
     return (mass / torch.where(total == 0, 1.0, total)).to(found.dtype)
@@ -139,7 +137,7 @@ def _region(regions: Any, found: Tensor) -> Tensor:
         cure = "regions > 0" if isinstance(regions, Tensor) else "torch.as_tensor(regions, dtype=torch.bool)"
         raise complaint(TypeError, f"regions must be a bool tensor, got {given}: pass {cure}.")
     shape, size = regions.shape, found.shape
-    if len(shape) > len(size) or any(p not in (1, q) for p, q in zip(reversed(shape), reversed(size))):
+    if not broadcasts(shape, size):
         text = f"regions {list(shape)} do not broadcast to the attributions {list(size)}"
         if len(shape) == len(size) - 1 and shape[0] == size[0] and shape[1:] == size[2:]:
             raise complaint(ValueError, f"{text}: they have no dimension for channels, pass regions[:, None].")

@@ -13,11 +13,11 @@ from .._combine.baselines import default_baselines
 from .._combine.dress import about, has_steps
 from .._combine.noise import at_noise, moved, sampled
 from .._combine.repeat import device_of
-from .._steps.chunks import check_count, given_chunk
-from .._steps.draws import Rewound, check_generator, seeded
-from .._types import ChunkSize, Explains, Layer, Model, Target, Tree, attributable, tensors
-from .._words import complaint, kind_of
-from ._agreement import rows
+from .._steps.chunks import given_chunk
+from .._steps.draws import Rewound, check_generator, drawn_by
+from .._types import ChunkSize, Explains, Layer, Model, Target, Tree, floats_of, innermost, tensors
+from .._words import check_count, check_size, complaint, kind_of
+from ._agreement import rows, sizes
 from ._judged import check_explains, judged, metric, options_for, resolved
 
 
@@ -77,14 +77,14 @@ def sensitivity_max(
     _check_ball(radius, norm)
     options = options_for(method, layer, resolved(model, x, target))
     told = about(method)
-    if layer is None and not any(map(attributable, tensors(x))):
+    if layer is None and not floats_of(x):
         text = "x holds no floating-point tensor, and integers do not move"
         raise complaint(TypeError, f"{text}: name a layer after the embedding, layer='...', whose value moves.")
     explain, steps = at_noise(method, default_baselines(method), model, x, options)
     start = steps.like
     given = judged(explain(start), "the method returned")
     here, most = rows(given), torch.zeros(())
-    size = _sizes(here)
+    size = sizes(here)
     length = torch.linalg.vector_norm(here / size, norm, dim=1)
     length = torch.where(length == 0, 1.0, length)
     draw = partial(_uniform, start, radius, generator)
@@ -95,31 +95,18 @@ def sensitivity_max(
     return (most / length).to(tensors(given)[0].dtype)
 
 
-def _sizes(here: Tensor) -> Tensor:
-    """The largest entry of each example: squares of small numbers, and of large ones, have no digits left."""
-    size = here.abs().amax(1, keepdim=True) if here.shape[1] else here.sum(1, keepdim=True)
-    return torch.where(size == 0, 1.0, size)
-
-
 def _chunk(method: Any, together: int | None) -> int | None:
     """How many calls at once. What is not of this library may do what vmap cannot, and not say so; what draws has numbers of
     its own for each call."""
-    inner = method
-    while isinstance(inner, partial):
-        inner = inner.func
-    alone = has_steps(method) or about(method).leading > 0 or not hasattr(inner, "about")
+    alone = has_steps(method) or about(method).leading > 0 or not hasattr(innermost(method), "about")
     return 1 if about(method).draws or (alone and together is None) else together
 
 
 def _uniform(start: Tree, radius: float, generator: torch.Generator | None) -> list[Tensor]:
     """For each tensor that moves, how far each feature of one example does."""
     return [
-        torch.rand(t.shape[1:], dtype=t.dtype, device=t.device if generator is None else generator.device, **seeded(generator))
-        .mul(2 * radius)
-        .sub(radius)
-        .to(t.device)
-        for t in tensors(start)
-        if attributable(t)
+        drawn_by(torch.rand, generator, t.device, t.shape[1:], dtype=t.dtype).mul(2 * radius).sub(radius)
+        for t in floats_of(start)
     ]
 
 
@@ -133,9 +120,6 @@ def _rows_of_each(found: Tree, here: Tensor) -> Tensor:
 
 
 def _check_ball(radius: Any, norm: Any) -> None:
-    if isinstance(radius, bool) or not isinstance(radius, (int, float)):
-        raise complaint(TypeError, f"radius must be a number, got {kind_of(radius)}.")
-    if not 0 <= radius < math.inf:
-        raise complaint(ValueError, f"radius must be finite and not negative, got {radius}.")
+    check_size(radius, "radius")
     if isinstance(norm, bool) or norm not in (1, 2, math.inf):
         raise complaint(ValueError, f"norm must be 1, 2 or math.inf, got {kind_of(norm)}.")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._core.real import in_single
 from .._types import ChunkSize, Layer, Model, Target, Tree
-from .._words import complaint, kind_of
+from .._words import check_real, complaint, kind_of
 from ._judged import metric
 from ._order import Ordered, ordered
 
@@ -147,7 +147,6 @@ def _check_fractions(fractions: Any) -> None:
     if not fractions:
         raise complaint(ValueError, "fractions is empty: name at least one, above 0 and at most 1.")
     for q in fractions:
-        if isinstance(q, bool) or not isinstance(q, (int, float)):
-            raise complaint(TypeError, f"fractions must be numbers, got {kind_of(q)}.")
+        check_real(q, "fractions", "numbers")
         if not 0 < q <= 1:
             raise complaint(ValueError, f"fractions must be above 0 and at most 1, got {q}.")

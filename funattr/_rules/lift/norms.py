@@ -65,8 +65,7 @@ def _normed(
 
 def _affine(lift: Lift, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     with lift:  # a weight may vary too
-        x = x if weight is None else x * weight
-        return x if bias is None else x + bias
+        return _weighted(x, weight, bias)
 
 
 def _per_channel(x: Tensor, *parameters: Tensor | None) -> list[Tensor | None]:

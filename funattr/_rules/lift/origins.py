@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..spelled import spelled
+from ..._core.real import is_number
+from ..spelled import functions
 
 
 class Origins:
@@ -34,7 +35,7 @@ class Origins:
 
     def is_step(self, t: Tensor) -> bool:
         """Whether `t` is a mask, a count or the like, or made of nothing but such."""
-        return not (t.is_floating_point() or t.is_complex()) or id(t) in self.steps
+        return not is_number(t) or id(t) in self.steps
 
     def _note_steps(self, given: list[tuple[Tensor, bool]], made: list[Tensor]) -> bool:
         """Whether what was made is a step, or a number."""
@@ -115,10 +116,6 @@ class Origins:
             self.beside.update((id(t), weakref.ref(t)) for t in results if t.requires_grad)
         else:
             self.made.update((id(t), t) for t in results)
-
-
-def functions(names: str) -> set[Any]:
-    return {func for name in names.split() for func, _, _ in spelled(name)}
 
 
 #: Of how many of its tensors an operation takes the numbers, where not of all: of none where it makes one like another.

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._core.checks import may_read
+from ..._types import attributable
 from .origins import among
-from .secants import EXACT, Rule, binary, is_float
+from .secants import EXACT, Rule, binary
 from .slopes import picked, rows, scaled2
 from .tape import Lift
 
@@ -50,14 +51,22 @@ def falls(p: Tensor, q: Tensor) -> Tensor:
 
 def logsumexp(lift: Lift, func: Any, x: Tensor, dim: Any, keepdim: bool = False) -> Any:
     dims = [dim] if isinstance(dim, int) else list(dim)
-    front = x.movedim(dims, list(range(-len(dims), 0))) if len(dims) > 1 else x.movedim(dims[0], -1)
-    flat = front.flatten(-len(dims)) if len(dims) > 1 else front
+    flat = _as_last(x, dims)
     best = flat.detach().argmax(-1, keepdim=True)  # there, x is not -inf
     logs = softmax(True)(lift, torch.log_softmax, flat, -1)
     y = (flat.gather(-1, best) - logs.gather(-1, best)).squeeze(-1)
-    if keepdim:
-        for d in sorted(d % x.dim() for d in dims):
-            y = y.unsqueeze(d)
+    return _put_back(y, x, dims) if keepdim else y
+
+
+def _as_last(x: Tensor, dims: list[int]) -> Tensor:
+    """With these dimensions as one, the last."""
+    return x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims))
+
+
+def _put_back(y: Tensor, x: Tensor, dims: list[int]) -> Tensor:
+    """What has lost these dimensions of `x`, with 1 of each."""
+    for d in sorted(d % x.dim() for d in dims):
+        y = y.unsqueeze(d)
     return y
 
 
@@ -110,23 +119,21 @@ def extremum(sign: int, plain: bool) -> Rule:
         dim = kwargs.pop("other", dim)
         if isinstance(dim, Tensor):
             return binary(EXACT)(lift, torch.maximum if sign > 0 else torch.minimum, x, dim)
-        if not is_float(x):
+        if not attributable(x):
             return func(x, dim, keepdim) if dim is not None else func(x)
         whole = dim is None or (isinstance(dim, (tuple, list)) and not dim)
         dims = list(range(x.dim())) if whole else [dim] if isinstance(dim, int) else list(dim)
-        flat = x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims)) if dims else x.reshape(1)
 
         def pool(t: Tensor) -> tuple[Tensor, Tensor]:
             y, i = t.max(-1, keepdim=True) if sign > 0 else t.min(-1, keepdim=True)
             return y, i
 
-        found = larger_side(lift, flat, pool)
+        found = larger_side(lift, _as_last(x, dims), pool)
         if found is None:
             return func(x, dim, keepdim) if dim is not None else func(x)
         y, i = found[0].squeeze(-1), found[1].squeeze(-1)
         if keepdim:
-            for d in sorted(d % x.dim() for d in dims):
-                y, i = y.unsqueeze(d), i.unsqueeze(d)
+            y, i = _put_back(y, x, dims), _put_back(i, x, dims)
         if whole or plain:
             return y
         return (torch.return_types.max if sign > 0 else torch.return_types.min)((y, i))
@@ -139,7 +146,7 @@ def where(lift: Lift, func: Any, condition: Tensor, *branches: Any) -> Any:
     the other is divided among the two in proportion to how they moved."""
     if len(branches) != 2:
         return func(condition, *branches)
-    like = next((t for t in branches if is_float(t)), None)
+    like = next((t for t in branches if attributable(t)), None)
     if like is None:
         return func(condition, *branches)
     x, y = (t if isinstance(t, Tensor) else torch.full((), t, dtype=like.dtype, device=like.device) for t in branches)
@@ -162,7 +169,7 @@ def where(lift: Lift, func: Any, condition: Tensor, *branches: Any) -> Any:
 
 
 def masked_fill(lift: Lift, func: Any, x: Tensor, mask: Tensor, value: Any) -> Any:
-    return where(lift, torch.where, mask, value, x) if is_float(x) else func(x, mask, value)
+    return where(lift, torch.where, mask, value, x) if attributable(x) else func(x, mask, value)
 
 
 def indexed(lift: Lift, func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -176,8 +183,8 @@ def indexed(lift: Lift, func: Any, *args: Any, **kwargs: Any) -> Any:
             return masked_fill(lift, torch.masked_fill, x, mask, value)
         lift.written(x, masked_fill(lift, torch.masked_fill, lift.copied(x), mask, value))
         return None
-    choices = [t for t in among((*args, *kwargs.values())) if not is_float(t)]
-    if choices and is_float(args[0]) and not any(lift.constant(t) for t in args[:1]):
+    choices = [t for t in among((*args, *kwargs.values())) if not attributable(t)]
+    if choices and attributable(args[0]) and not lift.constant(args[0]):
         lift.differ(*choices)
     return lift.scale(func(*args, **kwargs), args[0])
 
@@ -187,7 +194,7 @@ def _mask_of(func: Any, x: Any, index: Any, value: Any) -> Tensor | None:
     if func is not Tensor.__setitem__ and getattr(func, "__name__", "") != "index_put":
         return None
     mask = index[0] if isinstance(index, (tuple, list)) and len(index) == 1 else index
-    if not (is_float(x) and isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim()):
+    if not (attributable(x) and isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim()):
         return None
     one = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
     return mask if one else None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..._core.checks import may_read
 from ..._torch import is_plain, tracing, transforms_active
+from ..._types import attributable
 from .slopes import scaled, scaled2
 from .tape import Lift, Met
 
@@ -99,7 +100,7 @@ def unary(kind: float, swapped: bool = False) -> Rule:
 
 
 def rescaled(lift: Lift, f: Callable[[Tensor], Tensor], x: Any, kind: float, alone: bool = False) -> Any:
-    if not is_float(x):
+    if not attributable(x):
         return f(x)
     met = lift.meet(x)
     if met is None:
@@ -109,10 +110,6 @@ def rescaled(lift: Lift, f: Callable[[Tensor], Tensor], x: Any, kind: float, alo
         a, b = lift.ends(met[0])
         slope = secant(f, a, b, kind, value, alone)
     return scaled(x, slope, value)
-
-
-def is_float(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.is_floating_point()
 
 
 def binary(kind: float) -> Rule:
@@ -143,7 +140,7 @@ def binary(kind: float) -> Rule:
 
 def elementwise(lift: Lift, f: Callable[..., Tensor], slopes: Callable[..., Any], x: Tensor, y: Tensor) -> Tensor:
     """`slopes(a, a0, b, b0)` gives those in both. What has no gradient (a mask, a gate, a count) has no share: `steered`."""
-    if not is_float(x) and not is_float(y):
+    if not attributable(x) and not attributable(y):
         return f(x, y)
     met = lift.meet(x, y)
     if met is None:

@@ -20,8 +20,9 @@ from torch.overrides import TorchFunctionMode
 from ..._core.checks import may_read
 from ..._core.kernels import unruled
 from ..._torch import depth, tracing, transforms_active, without_modes
-from ..spelled import Entry
-from .origins import Origins, among, constant, functions, sources
+from ..._types import attributable, broadcasts
+from ..spelled import Entry, functions
+from .origins import Origins, among, constant, sources
 
 
 class Met(NamedTuple):
@@ -161,12 +162,16 @@ class Lift(TorchFunctionMode):
             return None
         raise OutOfStep
 
+    def _are_others(self, given: Sequence[Tensor]) -> bool:
+        """Whether what the next operation is given was seen to be something else at the baseline."""
+        base = self._at_baseline(given)
+        if base is None or not may_read():
+            return False
+        return any(not fits(a.shape, b.shape) or bool((a != b).any()) for a, b in zip(given, base))
+
     def differ(self, *choices: Tensor) -> None:
         """Notes an operation whose masks or indices are others at the baseline: no slope follows them."""
-        base = self._at_baseline(choices)
-        if base is None or not may_read():
-            return
-        if any(not fits(a.shape, b.shape) or bool((a != b).any()) for a, b in zip(choices, base)):
+        if self._are_others(choices):
             (self.unknown if any(map(self.follows, choices)) else self.moved).append(self.name)
 
     def added(self, func: Any, given: list[tuple[Tensor, bool]]) -> None:
@@ -175,10 +180,7 @@ class Lift(TorchFunctionMode):
         steps = [t for t, _ in given if origins.is_step(t) and id(t) not in origins.numbers]
         if not steps or all(origins.is_step(t) or id(t) in origins.numbers for t, _ in given):
             return
-        base = self._at_baseline(steps)
-        if base is None or not may_read() or any(map(self.follows, steps)) or not any(live for _, live in given):
-            return
-        if any(not fits(a.shape, b.shape) or bool((a != b).any()) for a, b in zip(steps, base)):
+        if self._are_others(steps) and not any(map(self.follows, steps)) and any(live for _, live in given):
             self.moved.append(func.__name__.strip("_"))
 
     def settled(self, t: Tensor, met: Met) -> Met:
@@ -217,7 +219,7 @@ class Lift(TorchFunctionMode):
         return constant(t) if tracing() else self.origins.is_fixed(t)
 
     def varies(self, t: Any) -> bool:
-        return isinstance(t, Tensor) and not self.constant(t) and t.is_floating_point()
+        return attributable(t) and not self.constant(t)
 
     def constants(self) -> AbstractContextManager[Any]:
         """Slopes have a graph only where the result is to be differentiated."""
@@ -246,7 +248,7 @@ _ADDS = functions("add __add__ __radd__ __iadd__ sub subtract rsub __sub__ __rsu
 
 def fits(shape: Sequence[int], base: Sequence[int]) -> bool:
     """Whether a baseline's tensor serves the one at x: same shape, but for dimensions of size 1."""
-    return shape == base or (len(shape) == len(base) and all(b in (a, 1) for a, b in zip(shape, base)))
+    return shape == base or (len(shape) == len(base) and broadcasts(base, shape))
 
 
 def far_off(t: Tensor) -> float:
