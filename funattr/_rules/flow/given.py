@@ -19,7 +19,7 @@ from .flows import nothing
 #: The kinds that keys of a dict of rules name.
 KINDS = ("relu", "activation", "linear", "convolution", "first", "product", "softmax", "normalization")
 #: What operations are called that a rule can be for by their function.
-BY_FUNCTION = {entry.name for entry in ENTRIES.values()} | {getattr(func, "__name__", "") for func in (*LINEAR, *OPENED)}
+BY_FUNCTION = {name for entry in (*ENTRIES.values(), *BARE.values()) for name in (entry.name, called(entry.name))}
 
 
 def prepared(rules: Any) -> Rules:
