@@ -163,7 +163,7 @@ class Folded(TorchFunctionMode):
 
     It also lets models write what vmap maps over into what they made themselves in this pass: `out += shortcut`. And it tells
     those that look for a graph, which is recorded below vmap, of the one that each step has by itself. With `plain`, attention
-    runs in plain operations: the fused kernels have no second derivative. `made`, a mode, counts what is made while it `counts`.
+    runs in plain operations: the fused kernels have no second derivative. `made`, a mode, counts what is made while asked to.
     """
 
     def __init__(self, plain: bool = False, made: Any = None) -> None:
