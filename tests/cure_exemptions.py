@@ -39,6 +39,7 @@ NOT_RUN: dict[str, list[tuple[str, str]]] = {
         ("_steps/draws.py", " of numpy"),
         ("_steps/matching.py", "{} must be a scalar or have the structure of x ({}), got {}."),
         ("_types.py", ", call={}"),
+        ("_rules/spelled.py", "sub subtract __sub__ __isub__"),
         ("dataset/_names.py", ": it is neither installed nor in the current folder."),
         ("viz/_arrays.py", "there is nothing to draw"),
         ("viz/_volume.py", "choose must be 'even' or 'largest', got {}."),

@@ -455,6 +455,29 @@ def pooled(v: Tensor) -> Tensor:
     return torch.zeros(2, 6).index_add(0, rows_of, v.tanh())
 
 
+def gated(v: Tensor) -> Tensor:
+    a, b = both(v)[:, :4].chunk(2, dim=1)
+    return a * b.sigmoid()
+
+
+def distances(v: Tensor) -> Tensor:
+    return torch.cdist(v, torch.ones(5, 6))
+
+
+class PooledMaps(nn.Module):
+    """Examples of several pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.zeros(2, 4).index_add(0, rows_of, self.conv(x).tanh().mean((2, 3))))
+
+
+pooled_maps = PooledMaps().eval()
+
+
 class Forked(nn.Module):
     """Another way at the baseline than at x."""
 
@@ -582,8 +605,21 @@ METHODS = [
     Cure(
         "_core/backward.py",
         "ask for one target at a time",
-        lambda: F.each_target(fa.gradient, [0, 1])(lambda v: torch.cdist(v[:, None], torch.ones(4, 3, 6))[:, 0], x),
-        lambda: [F.gradient(lambda v: torch.cdist(v[:, None], torch.ones(4, 3, 6))[:, 0], x, target=t) for t in (0, 1)],
+        lambda: torch.func.vmap(lambda k: F.gradient(distances, x, target=k))(torch.tensor([0, 1])),
+        lambda: [F.gradient(distances, x, target=k) for k in (0, 1)],
+    ),
+    Cure(
+        "_core/examples.py",
+        "or call it for each example alone",
+        lambda: F.by_examples(fa.interpolate(fa.grad_cam), rows_of)(
+            pooled_maps, image, layer=pooled_maps.conv, target=1, channel_dim=-3
+        ),
+        lambda: [
+            F.interpolate(fa.by_examples(fa.grad_cam, rows_of), (8, 8))(
+                pooled_maps, image, layer="conv", target=1, channel_dim=-3
+            ),
+            F.interpolate(fa.grad_cam)(maps, image, layer="0", target=lambda out: out[:, 1].sum((1, 2))),
+        ],
     ),
     # language
     Cure(
@@ -1300,6 +1336,12 @@ MORE = [
         "or call the method uncompiled",
         lambda: traced_rule({"activation": keep}),
         lambda: F.under({"activation": keep})(fa.gradient)(mlp, x, target=1),
+    ),
+    Cure(
+        "_rules/flow/operation.py",
+        "Give one to an operation that uses what it returns",
+        lambda: F.under({torch.chunk: keep})(fa.gradient)(gated, x, target=1),
+        lambda: F.under({torch.sigmoid: keep})(fa.gradient)(gated, x, target=1),
     ),
     Cure(
         "_named/relevance.py",

@@ -151,8 +151,7 @@ def ablation_cam(
 
     Returns:
         ``[N, 1, *S]``: signed, the channel dimension kept with size 1, in the unit of the value. It obeys no sum rule. The cost
-        is a forward pass through what lies after the layer for each channel.
-        Of a value ``[N, C]``, which has no places, it is ``[N, 1]``: one number for each example, and no map.
+        is a forward pass through what lies after the layer for each channel. Of a value ``[N, C]`` it is ``[N, 1]``, no map.
 
     Raises:
         ValueError: there is no such layer, it does not run, the target does not fit, or a score is 0.
