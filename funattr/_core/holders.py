@@ -21,6 +21,8 @@ from .where import own_buffers, own_weights
 #: What a pass can change in place; all else in a class, but for numbers and tuples, is code, or says what the class is.
 _DATA = (list, dict, set, deque, np.ndarray, Tensor)
 _SHARED: dict[type, tuple[Attributes, ...]] = {}
+#: What says something of a pass, and code.
+_RECORDS = (bool, int, float, complex, str, bytes, type, types.ModuleType, types.BuiltinFunctionType, torch.Size)
 LIBRARIES = {"torch", *sys.stdlib_module_names}
 _KINDS: dict[type, bool] = {}
 #: Elements of an array that is copied in each call: a table of counts, and no data set.
@@ -90,21 +92,15 @@ def computes(value: Any) -> bool:
     return isinstance(value, OrderedDict) and type(value).__getitem__ is not OrderedDict.__getitem__
 
 
-def _is_registry(value: Any) -> bool:
-    """Whether a container holds code, as a table of kinds of layers does."""
-    items = value.values() if isinstance(value, dict) and not computes(value) else value if isinstance(value, list) else ()
-    return computes(value) or (bool(items) and all(isinstance(item, (type, types.FunctionType)) for item in items))
-
-
 def _of_files(functions: list[types.FunctionType]) -> Iterator[Attributes]:
     """Of each, what it names of its file and can change, with the functions that it calls there."""
     met = set(functions)
     for f in functions:  # which grows
         read, written = _globals(f.__code__)
         named = {name: f.__globals__.get(name) for name in read}
-        yield Attributes(
-            Space(f.__globals__), (*written, *(name for name, v in named.items() if isinstance(v, _DATA) and not _is_registry(v)))
-        )
+        names = [name for name in written if matters(f.__globals__.get(name))]
+        names += [name for name, value in named.items() if isinstance(value, _DATA) and matters(value)]
+        yield Attributes(Space(f.__globals__), tuple(names))
         new = {g for g in named.values() if isinstance(g, types.FunctionType) and g.__globals__ is f.__globals__} - met
         met |= new
         functions += new
@@ -124,13 +120,23 @@ def around(f: Any) -> Iterator[Any]:
         return
     for cell in f.__closure__ or ():
         with contextlib.suppress(ValueError):  # one that nothing was put into yet
-            yield Attributes(cell, ("cell_contents",)) if cell.cell_contents is not f else ()
-    yield f.__defaults__ or ()
-    yield f.__kwdefaults__ or ()
+            yield Attributes(cell, ("cell_contents",)) if matters(cell.cell_contents) else ()
+    defaults = (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values())
+    yield tuple(value for value in defaults if matters(value))
     read, written = _globals(f.__code__)
-    yield Attributes(Space(f.__globals__), written)
+    yield Attributes(Space(f.__globals__), tuple(name for name in written if matters(f.__globals__.get(name))))
     values = map(f.__globals__.get, read)
-    yield tuple(v for v in values if not isinstance(v, types.FunctionType) or v.__globals__ is f.__globals__)
+    yield tuple(v for v in values if matters(v) and getattr(v, "__globals__", f.__globals__) is f.__globals__)
+
+
+def matters(value: Any, deep: int = 3) -> bool:
+    """Whether a function goes on from a value: counts, and lists of what has run, are there for its caller to see them. What is
+    None may be to be made.
+    """
+    if isinstance(value, (list, tuple, set, deque, dict)):
+        items = value.values() if isinstance(value, dict) and not computes(value) else value
+        return deep > 0 and any(item is not None and matters(item, deep - 1) for item in list(items))
+    return not isinstance(value, _RECORDS)
 
 
 @functools.lru_cache(1024)
@@ -152,7 +158,7 @@ def _globals(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def rebind(holder: Any, before: Any) -> None:
     """Make `holder` hold what it held `before`, and write nothing where it does."""
-    if isinstance(holder, MutableMapping):
+    if type(holder) is dict or isinstance(holder, MutableMapping):
         if len(holder) != len(before) or not all(map(operator.is_, holder.values(), before.values())):
             for name in [name for name in holder if name not in before]:
                 del holder[name]

@@ -119,7 +119,8 @@ class State:
         for name, value in list(module.__dict__.items()):
             if name not in _COMMON:
                 self.note(value, depth + 1)
-        self.note_items(own_buffers(module), depth)
+        if (buffers := own_buffers(module)) or _BUFFERING.in_class(type(module)):
+            self.note_items(buffers, depth)
 
     def note_parameters(self, module: nn.Module) -> None:
         """Keep all that is learned in `module`, which may write to it."""
@@ -139,11 +140,9 @@ class State:
     def __exit__(self, *exception: object) -> None:
         # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
         try:
-            self.back()  # of a pass that nobody observed
             self.ready()
         finally:
             _kept.state = None
-            self.back()
             self.ready()
 
     def ready(self) -> None:
@@ -247,7 +246,8 @@ def _may_write(names: set[str]) -> bool:
 
 
 _WRITING = Words(rule=_may_write)
-_HOOKING = Words("register_forward")
+_BUFFERING = Words("register_buffer")
+_HOOKING = Words(rule=lambda names: any(name.startswith("register_forward") for name in names))
 _TURNING = Words(rule=lambda names: bool(names & {"eval", "train", "requires_grad", "requires_grad_"}))
 
 
@@ -285,8 +285,13 @@ def left_as_found(model: Any) -> Iterator[None]:
     """For passes by themselves, to see what comes of them."""
     modules = modules_of(model)
     training = [module for module in modules if getattr(module, "training", False)]
-    with statistics_kept(training), state_of(modules, model) or as_it_is:
-        yield
+    state = state_of(modules, model)
+    with statistics_kept(training), state or as_it_is:
+        try:
+            yield
+        finally:
+            if state is not None:
+                state.back()
 
 
 #: Whether modules of a kind keep nothing, but for what hooks write to them.
