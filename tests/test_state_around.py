@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from .reference import gauss
 from .test_state import Counter, D, Keeps, Object, as_found, input_for, made
 
 ONES = torch.ones(D, dtype=torch.float64)
-TABLE: dict[str, Any] = {}
 row: Tensor | None = None
 passes: list[int] = []
 
@@ -24,29 +22,28 @@ def start() -> None:
     """As before the first pass."""
     global row
     row = None
-    TABLE["row"] = ONES
     passes.clear()
 
 
 def in_a_closure(net: Keeps) -> Callable[[Tensor], Tensor]:
-    seen, factor = [ONES[None]], None
+    seen, factor = ONES.clone(), None
 
     def call(x: Tensor) -> Tensor:
         nonlocal factor
         factor = ONES if factor is None else 0.5 * factor
-        seen.append(x.detach().mean(0, keepdim=True))
+        seen.add_(x.detach().mean(0))
         passes.append(len(x))
-        return net.head(torch.tanh(net.before(x) * factor + sum(seen)))  # type: ignore[no-any-return]
+        return net.head(torch.tanh(net.before(x) * factor + seen.clone()))  # type: ignore[no-any-return]
 
     return call
 
 
 def in_defaults(net: Keeps) -> Callable[[Tensor], Tensor]:
-    def call(x: Tensor, seen: list[Tensor] = [ONES[None]], *, store: Object = Object()) -> Tensor:  # noqa: B006, B008  (it is about these)
-        seen.append(x.detach().mean(0, keepdim=True))
-        store.rows = torch.cat([store.rows, 0.5 * store.rows])
+    def call(x: Tensor, store: Object = Object(), *, more: Object = Object()) -> Tensor:  # noqa: B008  (it is about these)
+        store.rows = torch.cat([store.rows, x.detach()[:1]])
+        more.rows = torch.cat([more.rows, 0.5 * more.rows])
         passes.append(len(x))
-        return net.head(torch.tanh(net.before(x) * store.rows.sum() + sum(seen)))  # type: ignore[no-any-return]
+        return net.head(torch.tanh(net.before(x) * more.rows.sum() + store.rows.sum(0)))  # type: ignore[no-any-return]
 
     return call
 
@@ -54,9 +51,8 @@ def in_defaults(net: Keeps) -> Callable[[Tensor], Tensor]:
 def times(x: Tensor) -> Tensor:
     global row
     row = ONES if row is None else 0.5 * row
-    TABLE["row"] = 0.9 * TABLE["row"]
     passes.append(len(x))
-    return x * row * TABLE["row"]  # type: ignore[no-any-return]
+    return x * row
 
 
 def in_the_file(net: Keeps) -> Callable[[Tensor], Tensor]:
@@ -83,7 +79,6 @@ def test_what_functions_and_files_hold(make: Callable[[Keeps], Callable[[Tensor]
     for chunk_size in (None, 1, 3):
         torch.testing.assert_close(fa.integrated_gradients(call, x, target=1, n_steps=4, chunk_size=chunk_size), expected)
         assert row is None
-        assert TABLE["row"] is ONES
         assert passes  # what a caller writes down stays
     torch.testing.assert_close(fa.feature_ablation(call, x, target=1, baselines=x), torch.zeros_like(x))
 

@@ -99,7 +99,7 @@ def _of_files(functions: list[types.FunctionType]) -> Iterator[Attributes]:
         read, written = _globals(f.__code__)
         named = {name: f.__globals__.get(name) for name in read}
         names = [name for name in written if matters(f.__globals__.get(name))]
-        names += [name for name, value in named.items() if isinstance(value, _DATA) and matters(value)]
+        names += [name for name, value in named.items() if isinstance(value, (np.ndarray, Tensor))]
         yield Attributes(Space(f.__globals__), tuple(names))
         new = {g for g in named.values() if isinstance(g, types.FunctionType) and g.__globals__ is f.__globals__} - met
         met |= new
@@ -129,14 +129,13 @@ def around(f: Any) -> Iterator[Any]:
     yield tuple(v for v in values if matters(v) and getattr(v, "__globals__", f.__globals__) is f.__globals__)
 
 
-def matters(value: Any, deep: int = 3) -> bool:
-    """Whether a function goes on from a value: counts, and lists of what has run, are there for its caller to see them. What is
-    None may be to be made.
+def matters(value: Any) -> bool:
+    """Whether a function goes on from a value: counts, and what a list or a table is told of passes, are there for its caller to
+    see them. What is None may be to be made.
     """
-    if isinstance(value, (list, tuple, set, deque, dict)):
-        items = value.values() if isinstance(value, dict) and not computes(value) else value
-        return deep > 0 and any(item is not None and matters(item, deep - 1) for item in list(items))
-    return not isinstance(value, _RECORDS)
+    if isinstance(value, tuple):
+        return any(matters(item) for item in value if item is not None)
+    return not isinstance(value, (*_RECORDS, list, dict, set, deque))
 
 
 @functools.lru_cache(1024)

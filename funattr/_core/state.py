@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import beside_traces, is_plain, is_view, is_wrapped, times_written, tracing, without_transforms
+from .._torch import beside_traces, is_plain, is_view, is_wrapped, times_written, tracing, transforms_active, without_transforms
 from .._types import as_it_is
 from .._words import warn
 from .chance import DRAWS, GENERATORS, generator_kind, same_state, with_same_draws
@@ -81,6 +81,8 @@ class State:
             self.note_class(type(value), depth)
 
     def note_tensor(self, t: Tensor) -> None:
+        if is_wrapped(t) and not transforms_active():  # of a transform that is over: nobody can go on from it
+            return
         if t.layout is torch.strided and not (self.lying and t.data_ptr() in self.lying):  # else a weight
             self.tensors[id(t)] = t, times_written(t), _copied(t)
             with beside_traces(), without_transforms():
