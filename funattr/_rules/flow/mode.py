@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..._core.kernels import unruled
-from ..._torch import base_of, tracing
+from ..._torch import base_of, tracing, tree_flatten, tree_unflatten
 from ..._types import tensors
 from ..lift.dispatch import GRADIENTS, apply, known
 from ..lift.hidden import custom
@@ -25,14 +25,12 @@ from .operation import Flow, Operation, Scale, own, whole
 
 #: What keeps the places of a tensor's elements, and is linear where but one of its tensors varies.
 _SUMS = {"add", "sub", "rsub", "neg", "positive"}
-
-
 #: ``f(z) / z`` is the derivative, also at 0.
 _PROPORTIONAL = {"relu", "leaky_relu", "prelu", "abs", "absolute"}
 _ACTIVATIONS = {*NAMES["exact"], *NAMES["smooth"], *NAMES["clamp"]}
 _LOOKS_UP = {*NAMES["indexed"], "embedding", "embedding_bag"}
 #: What may come between a linear operation and the batch norm that is merged into it.
-_BEFORE_NORMS = {"batch_norm", "dim", "size", "__get__"}
+_BEFORE_NORMS = {"batch_norm", "dim", "size", "numel", "stride", "is_contiguous", "register_hook", "__get__"}
 
 
 Table: TypeAlias = "dict[str, Callable[..., Any]]"
@@ -54,6 +52,7 @@ class Ruled(TorchFunctionMode):
         self.fired = fired  # the kinds of rules that met something
         self.unmet = unmet  # operations without one, which are not linear
         self.name = ""
+        self.late: list[tuple[Tensor, Tensor]] = []
         self.scale: Scale | None = None  # of the rule that was put last
         self.relus = ReluRule(self._relu, [])  # knows one in every spelling
 
@@ -115,6 +114,8 @@ class Ruled(TorchFunctionMode):
             facts, left = [self.facts[t] for t in given], False
         else:
             facts = [self._before(func, t) for t in given]
+            if self.late:
+                return self._again(func, types, args, kwargs)
             idle = not any(fact.varies or fact.ids for fact in facts) and func not in GRADIENTS
             left = idle or (own is None and self.events is None and (func in LEFT or self._left(func, args, kwargs)))
         found = func(*args, **kwargs) if left else apply(self, func, args, kwargs, own)
@@ -133,6 +134,13 @@ class Ruled(TorchFunctionMode):
         entry = known(func)
         return None if entry is None or called(entry.name) not in self.rules.named else entry
 
+    def _again(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """The operation, of what stands for tensors that it uses late."""
+        late, self.late = self.late, []
+        leaves, spec = tree_flatten((args, kwargs))
+        args, kwargs = tree_unflatten([next((new for old, new in late if old is t), t) for t in leaves], spec)
+        return self.__torch_function__(func, types, args, kwargs)
+
     def _attribute(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An attribute, such as x.T."""
         found = unruled(func, args, kwargs)
@@ -148,7 +156,10 @@ class Ruled(TorchFunctionMode):
             self.unmet.append(name)
             self.facts[t] = fact = Fact(varies=True)
         if fact.linear is not None and fact.linear.scale and getattr(func, "__name__", "") not in _BEFORE_NORMS:
-            fact.linear.scale.settled()
+            instead = fact.linear.scale.use(t)
+            if instead is not None:
+                self.facts[instead] = fact._replace(linear=None)
+                self.late.append((t, instead))
         return fact
 
     def _left(self, func: Any, args: Any, kwargs: Any) -> bool:
