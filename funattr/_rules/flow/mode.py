@@ -109,7 +109,7 @@ class Ruled(TorchFunctionMode):
             relu = self.relus.seen(func, args, kwargs)
             if relu is not None:
                 return relu[0]
-        given = _given(args, kwargs)
+        given = among((*args, *kwargs.values()))
         if tracing():
             facts, left = [self.facts[t] for t in given], False
         else:
@@ -119,15 +119,18 @@ class Ruled(TorchFunctionMode):
             idle = not any(fact.varies or fact.ids for fact in facts) and func not in GRADIENTS
             left = idle or (own is None and self.events is None and (func in LEFT or self._left(func, args, kwargs)))
         found = func(*args, **kwargs) if left else apply(self, func, args, kwargs, own)
-        if left and idle:
-            return found
+        if not (left and idle):
+            self._note(func, args, kwargs, found, given, facts, left)
+        return found
+
+    def _note(self, func: Any, args: Any, kwargs: Any, found: Any, given: list[Tensor], facts: list[Fact], left: bool) -> None:
+        """What follows of the results, and of what was written to."""
         for y in (found,) if isinstance(found, Tensor) else among((found,)):
             if self.facts[y] is UNKNOWN:  # else its handler knew more
                 self.facts[y] = self.result(func, args, kwargs, facts, y)
         if given and (found is given[0] or func is Tensor.__setitem__) and self.facts[given[0]] is facts[0]:  # not yet noted
             fact = self.result(func, (), {"": None}, facts, given[0])
             self._wrote(given[0], fact._replace(activated=left and func not in LEFT))
-        return found
 
     def _own(self, func: Any) -> Entry | None:
         """An operation that has a rule by its function, in whatever spelling."""
@@ -272,23 +275,13 @@ def _keeps(rule: Any, name: str) -> bool:
     return isinstance(rule, Flow) and (rule.name == "gradient" or (rule.name == "activation" and name in _PROPORTIONAL))
 
 
-def _given(args: Any, kwargs: Any) -> list[Tensor]:
-    found = []
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (tuple, list)):
-            found += among(value)
-    return found
-
-
 def _same(t: Tensor) -> Tensor:
     return t
 
 
 def other(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
     """An operation with its own gradient, or that of a rule by its function. In place, this alone knows what was written."""
-    given = _given(args, kwargs)
+    given = among((*args, *kwargs.values()))
     met = mode.rules.of(mode.name) if any(map(mode.varies, given)) else None
     found, facts = func(*args, **kwargs), [mode.facts[t] for t in given]
     if met is not None:
