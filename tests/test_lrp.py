@@ -541,10 +541,10 @@ def test_what_no_mode_sees_is_named() -> None:
 
         @staticmethod
         def backward(ctx: Any, gradient: Tensor) -> Tensor:
-            return 3 * ctx.saved_tensors[0] ** 2 * gradient  # type: ignore[no-any-return]  # torch has no types for ctx
+            return 3 * ctx.saved_tensors[0] ** 2 * gradient
 
     def model(t: Tensor) -> Tensor:
-        return LAST(Cube.apply(FIRST(t)) * FIRST(t))  # type: ignore[no-any-return, no-untyped-call]  # nor for apply
+        return LAST(Cube.apply(FIRST(t)) * FIRST(t))  # type: ignore[no-untyped-call]  # nor for apply
 
     with pytest.warns(UserWarning, match="the autograd.Function Cube"):
         found = fa.lrp(model, ROWS, target=1, rules=R.epsilon(1e-12))
@@ -572,7 +572,7 @@ def test_what_other_embeddings_keep() -> None:
     head = nn.Linear(3, 2).double()
 
     def model(numbers: Tensor, ids: Tensor) -> Tensor:
-        return head(torch.tanh(one(ids[:, 0]) * two(ids[:, 1]) + two(ids[:, 1])) + numbers)  # type: ignore[no-any-return]  # a module's result
+        return head(torch.tanh(one(ids[:, 0]) * two(ids[:, 1]) + two(ids[:, 1])) + numbers)
 
     x = (torch.randn(4, 3, dtype=torch.float64), torch.randint(0, 5, (4, 2)))
     for layer in (one, fa.output_of(two, call=0)):
