@@ -104,5 +104,4 @@ def game(
 
 @method
 def _played(model: Model, x: Tree, *, play: Opened, coalitions: Tensor) -> Tensor:
-    with torch.set_grad_enabled(play.q.create_graph):
-        return coalition_scores(play._replace(q=play.q._replace(x=x)), coalitions)
+    return coalition_scores(play._replace(q=play.q._replace(x=x)), coalitions)

@@ -48,8 +48,8 @@ def opened(
     chunk_size: ChunkSize,
     create_graph: bool,
 ) -> Opened:
-    """Open a game: at most one look at the value at the site, and a pass for "argmax". Call it, and play, with gradients
-    recorded or not as `create_graph` says."""
+    """Open a game: at most one look at the value at the site, and a pass for "argmax". Call it with gradients recorded or not
+    as `create_graph` says."""
     chunk = given_chunk(chunk_size)
     q = ready(model, x, layer, target, create_graph)
     features = features_of(q, baselines, feature_mask)
@@ -82,7 +82,8 @@ def scores_of(game: Opened, steps: int, which: Callable[[Tensor], Tensor], *, ea
         return found[0].new_zeros(0, game.q.size)
     q = game.q._replace(bound=in_plain_forms(game.q.bound))
     gone = partial(_absent_each, q.size) if each else _absent
-    return scored(q, game.features, game.plan(steps, which, gone))[1]
+    with torch.set_grad_enabled(q.create_graph):
+        return scored(q, game.features, game.plan(steps, which, gone))[1]
 
 
 def spread_over(game: Opened, per_player: Tensor) -> Tree:
