@@ -86,11 +86,12 @@ def requirements(version: str) -> list[list[str]]:
 
 def environment(folder: Path, version: str) -> Path:
     """A Python with that torch."""
-    python = folder / version / "bin" / "python"
-    if not python.exists():
-        venv.create(folder / version, with_pip=True)
+    python, ready = folder / version / "bin" / "python", folder / version / "ready"
+    if not ready.exists():  # or half made, where an earlier run was stopped
+        venv.create(folder / version, with_pip=True, clear=True)
         for call in requirements(version):
             subprocess.run([python, "-m", "pip", "install", "-q", *call], check=True)
+        ready.touch()
     return python
 
 
@@ -120,7 +121,8 @@ class Suite:
             files = [f for f in files if not needs.search(f.read_text())]
         names = [str(f.relative_to(ROOT)) for f in files]
         options = ["--eager", *(f"--ignore={path}" for path in left_out)]
-        cases = self.pytest("eager-doctests", ["funattr"], options)
+        # Alone they do not load tests/conftest.py, which knows of --eager.
+        cases = self.pytest("eager-doctests", ["funattr"], ["-p", "tests.conftest", *options])
         for start in range(0, len(names), PIECE):
             cases += self.pytest(f"eager-{start // PIECE}", names[start : start + PIECE], options)
         return cases
