@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, overload
 
@@ -153,6 +153,12 @@ def map_tensors(f: Callable[[Tensor], Any], tree: Tree) -> Tree:
         return [f(leaf) for leaf in tree]
     leaves, spec = tree_flatten(tree)
     return tree_unflatten([f(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
+
+
+def filled(tree: Tree, new: Iterable[Any]) -> Tree:
+    """`tree` with others in the place of its tensors, in order."""
+    rest = iter(new)
+    return map_tensors(lambda t: next(rest), tree)
 
 
 def copied(tree: Tree) -> Tree:

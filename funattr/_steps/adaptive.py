@@ -168,14 +168,11 @@ class _Rows:
         """The integral for some examples by themselves; None where that is not what it is among all."""
 
         def piece() -> Piece | None:
-            if self.alone is None:
-                self.alone = self.shown(rows[::-1])
-            fewer = self.some(rows) if self.alone else None
+            fewer = self.some(rows) if self.alone or self.shown(rows[::-1]) else None
             return None if fewer is None else integral(fewer.steps(on), on, len(rows))
 
         found = attempted(piece)
-        if found is None:
-            self.alone = False
+        self.alone = found is not None
         return found
 
     def some(self, rows: list[int]) -> Integrand | None:

@@ -12,7 +12,6 @@ from torch import Tensor
 from .._core.passes import Question, Unfused, forward, read, runs_fused, scores
 from .._steps.chunks import given_chunk
 from .._steps.draws import check_generator, drawn_by, normal_from
-from .._steps.fold import with_leaves
 from .._steps.matching import by_site, fit, matched, ranges
 from .._steps.path import ready
 from .._steps.points import along, at_input, score_at, together
@@ -20,7 +19,7 @@ from .._steps.progress import reported
 from .._steps.ways import Runner, Steps
 from .._steps.without import look
 from .._torch import tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, copied, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, copied, filled, tensors
 from .._words import check_count, check_real, check_size, complaint, kind_of
 from ._judged import attributions, check_shape, fitted, metric, resolved
 
@@ -212,14 +211,13 @@ def _dots(site: _Site, points: list[Any], shares: bool) -> Tensor:
 
 def _scores(run: Runner, q: Question, site: _Site, points: list[Tensor]) -> Iterator[Tensor]:
     """The scores at a chunk of points, with a leading dimension, in order."""
-    at = [k for k, leaf in enumerate(site.leaves) if isinstance(leaf, Tensor)]
     if at_input(q):
-        return along(run, q, score_at, points, at)
-    return run(partial(_score_with, q, tree_unflatten(site.leaves, site.spec), at), points, q.x)
+        return along(run, q, score_at, points, [k for k, leaf in enumerate(site.leaves) if isinstance(leaf, Tensor)])
+    return run(partial(_score_with, q, tree_unflatten(site.leaves, site.spec)), points, q.x)
 
 
-def _score_with(q: Question, values: list[Tree], at: list[int], part: list[Tensor], x: Tree) -> Tensor:
-    moved: list[Tree] = with_leaves(values, at, part)
+def _score_with(q: Question, values: list[Tree], part: list[Tensor], x: Tree) -> Tensor:
+    moved: list[Tree] = filled(values, part)
     return scores(q, forward(q, lambda i, value, shared: copied(moved[i]), x))  # a copy: the next operation may write to it
 
 
