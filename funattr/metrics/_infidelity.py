@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from .._core.passes import Question, Unfused, forward, read, runs_fused, scores
 from .._steps.chunks import given_chunk
 from .._steps.draws import check_generator, drawn_by, normal_from
-from .._steps.matching import by_site, fit, matched, ranges
+from .._steps.matching import at_sites, fit, ranges
 from .._steps.path import ready
 from .._steps.points import along, at_input, score_at, together
 from .._steps.progress import reported
@@ -115,6 +116,7 @@ class _Site(NamedTuple):
 
     leaves: list[Any]
     spec: Any
+    labels: list[str]  # what messages call the value that each is of
     phi: list[Tensor | None]
     base: list[Any]
 
@@ -124,23 +126,20 @@ def _site(q: Question, found: Tree, baselines: Any) -> _Site:
         look(q)  # that none of them depends on another
     values = read(q)
     known = ranges(baselines)
-    leaves: list[Any] = []
-    phi: list[Tensor | None] = []
+    leaves, spec = tree_flatten(values)
+    labels = [q.where(i) for i, value in enumerate(values) for _ in tree_flatten(value)[0]]
+    phi: list[Tensor | None] = [*chain.from_iterable(fitted(q, found, values))]
+    given = at_sites(baselines, q, values, "baselines")
     base: list[Tensor | None] = []
-    given = by_site(baselines, q.sites, "baselines")
-    for i, (value, each) in enumerate(zip(values, fitted(q, found, values))):
-        where, own = q.where(i), tree_flatten(value)[0]
-        leaves += own
-        phi += each
-        for leaf, one, at in zip(own, each, matched(given[i], value, "baselines", where)):
-            if one is None:
-                base.append(None)
-                continue
-            if leaf.is_complex():
-                raise complaint(TypeError, f"{where} is complex ({leaf.dtype}), and moves are of real numbers.")
-            check_shape(one, leaf, where, shared=False)
-            base.append(fit(leaf, at, known, where))
-    return _Site(leaves, tree_flatten(values)[1], phi, base)
+    for leaf, one, at, where in zip(leaves, phi, chain.from_iterable(given), labels):
+        if one is None:
+            base.append(None)
+            continue
+        if leaf.is_complex():
+            raise complaint(TypeError, f"{where} is complex ({leaf.dtype}), and moves are of real numbers.")
+        check_shape(one, leaf, where, shared=False)
+        base.append(fit(leaf, at, known, where))
+    return _Site(leaves, spec, labels, phi, base)
 
 
 def _moves(q: Question, site: _Site, perturb: Any, generator: torch.Generator | None) -> Callable[[], list[Any]]:
@@ -166,15 +165,13 @@ def _moves(q: Question, site: _Site, perturb: Any, generator: torch.Generator | 
 
 def _perturbed(q: Question, site: _Site, perturb: Any, generator: torch.Generator | None) -> list[Any]:
     values = tree_unflatten(site.leaves, site.spec)
-    given = by_site(perturb(q.sites.build(copied(values)), generator), q.sites, "what perturb returned")
+    given = at_sites(perturb(q.sites.build(copied(values)), generator), q, values, "what perturb returned")
     moved: list[Any] = []
-    for i, value in enumerate(values):
-        for own, leaf in zip(matched(given[i], value, "what perturb returned", q.where(i)), tree_flatten(value)[0]):
-            if isinstance(leaf, Tensor) and (not isinstance(own, Tensor) or own.shape != leaf.shape):
-                got = list(own.shape) if isinstance(own, Tensor) else kind_of(own)
-                text = f"perturb returned {got} for {q.where(i)} {list(leaf.shape)}: it must keep shapes."
-                raise complaint(ValueError, text)
-            moved.append(own.to(leaf) if isinstance(leaf, Tensor) else leaf)
+    for own, leaf, where in zip(chain.from_iterable(given), site.leaves, site.labels):
+        if isinstance(leaf, Tensor) and (not isinstance(own, Tensor) or own.shape != leaf.shape):
+            got = list(own.shape) if isinstance(own, Tensor) else kind_of(own)
+            raise complaint(ValueError, f"perturb returned {got} for {where} {list(leaf.shape)}: it must keep shapes.")
+        moved.append(own.to(leaf) if isinstance(leaf, Tensor) else leaf)
     return moved
 
 
