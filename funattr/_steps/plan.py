@@ -121,14 +121,10 @@ def plan_for(
 ) -> Plan:
     """The plan for `steps` steps, each with every row of the baselines."""
     given = [matched(base, value, "baselines", q.where(i)) for i, (base, value) in enumerate(zip(features.baselines, values))]
-    leaves = [leaf if one is not None else None for one, leaf in _flat(ids, values)]
-    rows = rows_in([base for each in given for base in each], leaves)
+    pairs = [pair for each, value in zip(ids, values) for pair in zip(each, tree_flatten(value)[0])]
+    rows = rows_in([base for each in given for base in each], [None if one is None else leaf for one, leaf in pairs])
     runs = steps if rows is None else steps * rows
     return Plan(runs, rows, chunk or _at_once(q, tensors(values), runs), chunk is not None, ids, values, which, gone)
-
-
-def _flat(ids: list[list[Tensor | None]], values: list[Tree]) -> list[tuple[Tensor | None, Any]]:
-    return [pair for each, value in zip(ids, values) for pair in zip(each, tree_flatten(value)[0])]
 
 
 def _at_once(q: Question, found: list[Tensor], steps: int) -> int:

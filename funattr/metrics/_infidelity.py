@@ -91,7 +91,9 @@ def infidelity(
     check_count(n_samples, "n_samples")
     check_generator(generator)
     given_chunk(chunk_size)
-    _check_perturb(perturb)
+    if perturb is not None and not callable(perturb):
+        check_real(perturb, "perturb", "None, a standard deviation, or a callable (value, generator) -> moved value")
+        check_size(perturb, "perturb, a standard deviation,")
     target = resolved(model, x, target)
     found = attributions(explained, model, x, layer, target)
     with torch.set_grad_enabled(create_graph):
@@ -102,13 +104,6 @@ def infidelity(
         dots, scored = _sampled(q, site, _moves(q, site, perturb, generator), n_samples, multiply_by_inputs, chunk_size)
         square = _mean_square(dots[1:], scored[0] - scored[1:], normalize)
     return square.to(torch.promote_types(scored.dtype, tensors(found)[0].dtype))
-
-
-def _check_perturb(perturb: Any) -> None:
-    if perturb is None or callable(perturb):
-        return
-    check_real(perturb, "perturb", "None, a standard deviation, or a callable (value, generator) -> moved value")
-    check_size(perturb, "perturb, a standard deviation,")
 
 
 class _Site(NamedTuple):

@@ -119,16 +119,12 @@ def fitted(q: Question, found: Tree, values: list[Tree]) -> list[list[Tensor | N
     """The attribution of each leaf of the value at each site, whose entries broadcast to it; None for a leaf without one."""
     each = at_sites(found, q, values, "explained")
     for i, (entries, value) in enumerate(zip(each, values)):
-        shapes = [list(t.shape) for t in tensors(value)]
+        shapes = ", ".join(str(list(t.shape)) for t in tensors(value))
         for t in entries:
             if isinstance(t, Tensor) and t.shape[0] != q.size:
                 text = f"the attributions {list(t.shape)} have no row for each of the {q.size} examples of x"
-                raise complaint(ValueError, f"{text}; {q.where(i)} has {_listed(shapes)}.")
+                raise complaint(ValueError, f"{text}; {q.where(i)} has {shapes}.")
     return [[t if isinstance(t, Tensor) else None for t in entries] for entries in each]
-
-
-def _listed(shapes: list[list[int]]) -> str:
-    return ", ".join(map(str, shapes))
 
 
 def check_shape(t: Tensor, leaf: Tensor, where: str, *, shared: bool) -> None:
