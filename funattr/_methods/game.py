@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .._core.door import method, opening
-from .._steps.coalitions import Opened, check_coalitions, check_per_player, coalition_scores, opened, spread_over
+from .._steps.coalitions import check_coalitions, check_per_player, coalition_scores, opened, spread_over
+from .._steps.plan import Opened
 from .._types import ChunkSize, Layer, Model, Target, Tree
 from .._words import door
 

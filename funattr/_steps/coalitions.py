@@ -4,38 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._core.kernels import in_plain_forms
-from .._core.passes import Question
 from .._torch import tracing
 from .._types import ChunkSize, Layer, Model, Target, Tree, floats_of, tensors
 from .._words import complaint, kind_of
 from .chunks import given_chunk
 from .path import ready
-from .plan import Features, Gone, Plan, as_numbers, features_of, identified, plan_for
+from .plan import Opened, as_numbers, features_of, identified
 from .without import check_features, hollow, look, restored, scored
-
-
-class Opened(NamedTuple):
-    """A game that is ready to be played: a question, its features, the player of each, and how many there are.
-
-    It keeps no value at the sites: each play runs what lies before them, once per chunk.
-    """
-
-    q: Question
-    features: Features
-    values: list[Tree]  # at the sites, without their data
-    ids: list[list[Tensor | None]]  # the player of each feature, for each leaf of each value
-    players: int
-    chunk: int | None
-
-    def plan(self, steps: int, which: Callable[[Tensor], Tensor], gone: Gone) -> Plan:
-        """A plan for steps of one's own."""
-        return plan_for(self.q, self.features, self.values, self.ids, steps, self.chunk, which, gone)
 
 
 def opened(
