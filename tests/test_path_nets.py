@@ -15,6 +15,7 @@ import funattr as fa
 from funattr import conductance, gradient_shap, integrated_gradients, internal_influence
 
 from .close import close
+from .reference import gauss
 from .test_path import PATHS, built, one_after_another
 
 
@@ -242,3 +243,82 @@ def test_layers_that_see_what_the_data_sends_them() -> None:
     with pytest.raises(ValueError, match="a layer around it"):
         gradient_shap(model, x, layer="experts.0", target=1, baselines=-x, n_samples=8)
     conductance(model, x, layer="gate", target=1)
+
+
+class Looks(nn.Module):
+    """Asks for the graph of what it computes, and goes by it."""
+
+    def __init__(self, goes: Any) -> None:
+        super().__init__()
+        self.a, self.fc, self.goes = nn.Linear(6, 6), nn.Linear(6, 5), goes
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fc(torch.tanh(self.goes(self.a(x))))
+
+
+def hooked_where_it_can_be(h: Tensor) -> Tensor:
+    h = 1 * h
+    if h.requires_grad:
+        h.register_hook(lambda g: 3 * g)
+    return h
+
+
+LOOKS = {
+    "requires_grad": lambda h: 3 * h if h.requires_grad else h,
+    "is_leaf": lambda h: h if h.is_leaf else 3 * h,
+    "grad_fn": lambda h: h if h.grad_fn is None else 3 * h,
+    "register_hook": hooked_where_it_can_be,
+}
+
+
+@pytest.mark.parametrize("method", [*PATHS, fa.noise_tunnel(fa.gradient, n_samples=3)])
+@pytest.mark.parametrize("layer", [None, "a"])
+@pytest.mark.parametrize("looks", LOOKS)
+@pytest.mark.filterwarnings("ignore:the steps run one after another")
+def test_each_step_finds_the_graph_that_it_has_by_itself(looks: str, layer: str | None, method: Any) -> None:
+    torch.manual_seed(0)
+    model, x = Looks(LOOKS[looks]).double().eval(), torch.randn(4, 6).double()
+    plain = Looks(lambda h: (3 * h - (2 * h).detach()) if looks == "register_hook" else 3 * h).double().eval()
+    plain.load_state_dict(model.state_dict())
+    options: dict[str, Any] = {"n_steps": 4} if method in PATHS else {}
+
+    def found(net: nn.Module) -> Tensor:
+        torch.manual_seed(1)
+        return method(net, x, layer=layer, target=1, **options)  # type: ignore[no-any-return]
+
+    close(found(model), found(plain), 1e-12)
+
+
+class Centred(nn.Module):
+    """Rows meet in a mean without a gradient, for steps on both sides of a middle one that one's; vmap cannot run it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.fc = nn.Linear(6, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.fc(torch.tanh(Exp.apply(h - h.mean(0).detach())))  # type: ignore[no-untyped-call, no-any-return]
+
+
+@pytest.mark.parametrize("n_steps", [3, 4, 5])
+@pytest.mark.filterwarnings("ignore:the steps run one after another")
+def test_steps_on_both_sides_of_their_middle_do_not_hide_that_rows_meet(n_steps: int) -> None:
+    torch.manual_seed(0)
+    model, x = Centred().double().eval(), torch.randn(3, 6).double()
+    start = torch.randn_like(x)  # such that the mean moves along the path
+
+    def slope(at: Tensor) -> Tensor:
+        at = at.requires_grad_()
+        return torch.autograd.grad(model(at)[:, 1].sum(), at)[0]
+
+    mean = torch.stack([w * slope(start + a * (x - start)) for a, w in gauss(n_steps)]).sum(0)
+    options: dict[str, Any] = {"target": 1, "baselines": start}
+    for chunk_size in (None, 3, 4):
+        along = {**options, "n_steps": n_steps, "chunk_size": chunk_size}
+        close(internal_influence(model, x, **along), mean)
+        close(integrated_gradients(model, x, **along), mean * (x - start))
+    if n_steps == 3:
+        fine = torch.stack([w * slope(start + a * (x - start)) for a, w in gauss(100)]).sum(0) * (x - start)
+        found = integrated_gradients(model, x, **options, rtol=1e-6, n_steps=600)
+        assert float((found - fine).abs().max()) <= 1e-5 * float(fine.abs().sum())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._torch import below_vmap, is_mapped, only_vmap_runs, tracing, without_modes
+from .._torch import below_vmap, is_mapped, only_vmap_runs, plain_data, tracing, without_modes
 from .._types import map_tensors
+from .._words import complaint
 from .where import Bound
 from .written import WRITES, Own
 
@@ -159,7 +161,8 @@ def plain_batch_norm(
 class Folded(TorchFunctionMode):
     """Without it, vmap takes the plain form of attention, which holds every weight, or runs it sample by sample.
 
-    It also lets models write what vmap maps over into what they made themselves in this pass: `out += shortcut`.
+    It also lets models write what vmap maps over into what they made themselves in this pass: `out += shortcut`. And it tells
+    those that look for a graph, which is recorded below vmap, of the one that each step has by itself.
     """
 
     def __init__(self) -> None:
@@ -170,6 +173,8 @@ class Folded(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in WRITES:
             self.own.written(*args, *kwargs.values())
+        if func in _LOOKS and is_mapped(args[0]) and only_vmap_runs() and not _ours(sys._getframe(1)):
+            return _looked(func, args[0])
         return self.own.met(func, self.run(func, args, kwargs), (*args, *kwargs.values()))
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -185,6 +190,23 @@ class Folded(TorchFunctionMode):
             with self:  # a mode is off while it handles a call, and the attention is inside this one
                 return attention_body(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+#: What a model can ask of the graph of a tensor: without hooks, and with.
+_ASKS = {Tensor.requires_grad.__get__, Tensor.is_leaf.__get__}  # type: ignore[attr-defined]  # a property, to mypy a bool
+_LOOKS = {*_ASKS, Tensor.grad_fn.__get__, Tensor.register_hook}  # type: ignore[union-attr]  # likewise
+
+
+def _ours(frame: FrameType) -> bool:
+    """Whether a rule asks, and not the model."""
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == __name__.partition(".")[0]
+
+
+def _looked(func: Any, value: Tensor) -> Any:
+    """What is to be known of the graph of a tensor that vmap maps over, below it; a hook would be given all steps at once."""
+    if func in _ASKS:
+        return func(plain_data(value))
+    raise complaint(RuntimeError, "the model looks at the graph of a tensor, or has a hook on its gradient, which vmap hides")
 
 
 def _folded(

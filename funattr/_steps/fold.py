@@ -55,17 +55,17 @@ def folded(
     """`f` at points of some leaves of the input ``[c, N, ...]``, all in one batch, and where the batch is in each tensor.
 
     Where these `dims` are not known, they are shown: a batch of blocks is exact where each block gives what it gives by itself.
-    One in the middle of three or more is run to see it: what rows before or after it, their number, or row numbers that the
-    model holds do to it would show there. None where something does.
+    One inside of four or more is run to see it: what rows before or after it, their number, or row numbers that the model
+    holds do to it would show there. Not the one in the middle, which may be the mean of all. None where something does.
     """
     found = attempted(lambda: f(*stacked(q, points, at)))
     if found is None or drawn():
         return None
     count = points[0].shape[0]
     if dims is None:
-        middle = count // 2
-        alone = tensors(f(q, with_leaves(q.x, at, [t[middle] for t in points])))
-        dims = [_shown(q, own, t, middle, count) for own, t in zip(alone, tensors(found))]
+        inside = count // 3
+        alone = tensors(f(q, with_leaves(q.x, at, [t[inside] for t in points])))
+        dims = [_shown(q, own, t, inside, count) for own, t in zip(alone, tensors(found))]
     dims = [dim for dim, _ in zip(dims, tensors(found))]
     return None if -1 in dims else (filled(found, [_blocks(t, dim, count) for t, dim in zip(tensors(found), dims)]), dims)
 

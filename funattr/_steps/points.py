@@ -112,7 +112,7 @@ def _along(run: Runner, q: Question, f: Inner, points: list[Tensor], where: list
         run.folds[f] = found[1]
         return found[0]
 
-    few = count < 3 and run.folds is not None  # too few to show anything
+    few = count < 4 and run.folds is not None  # too few to show anything
     asked = None if few and f not in (run.folds or ()) else in_one_batch
     yield from run.chunk(lambda part, x: f(q, with_leaves(x, where, part)), points, q.x, folded=asked, few=few)
 
