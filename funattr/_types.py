@@ -161,6 +161,11 @@ def filled(tree: Tree, new: Iterable[Any]) -> Tree:
     return map_tensors(lambda t: next(rest), tree)
 
 
+def leaf_of(t: Tensor) -> Tensor:
+    """A copy that somebody may ask for a gradient; `t` itself where it has none."""
+    return t.detach().clone().requires_grad_() if t.is_floating_point() else t
+
+
 def copied(tree: Tree) -> Tree:
     """A copy that somebody else may change in place."""
     return map_tensors(torch.clone, tree)

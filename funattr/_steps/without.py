@@ -19,7 +19,7 @@ from .._core.rows import Every, Row, alone, shares
 from .._core.score import predicted, score_of, the_tensor
 from .._core.written import with_own_mapped
 from .._torch import any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
-from .._types import Tree, as_it_is, copied, map_tensors, tensors
+from .._types import Tree, as_it_is, copied, floats_of, leaf_of, map_tensors, tensors
 from .._words import complaint
 from .chunks import chunks
 from .fold import all_at_site, taken
@@ -43,18 +43,16 @@ def look(q: Question) -> list[Tree]:
     leaves: list[Tensor] = []
     joint = len(values) > 1 and not tracing() and not transforms_active()
 
-    def leaf_of(t: Tensor) -> Tensor:
-        if not t.is_floating_point():
-            return t
-        leaves.append(t.detach().clone().requires_grad_())
-        return leaves[-1].clone()
-
     def put(i: int, value: Tree, shared: bool) -> Tree:
         values[i] = hollow(value)
         if joint and leaves and connected(value, leaves):
             text = f"layer {q.label(i)} depends on another of the layers, and they cannot be replaced together"
             raise complaint(ValueError, f"{text}: choose layers side by side, or ask for each on its own.")
-        return map_tensors(leaf_of, value) if joint else value
+        if not joint:
+            return value
+        made = map_tensors(leaf_of, value)
+        leaves.extend(floats_of(made))
+        return copied(made)
 
     with torch.enable_grad() if joint else as_it_is:
         forward(q._replace(sites=q.sites.first(), neuron=None), put, early=True)

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._core.kernels import plain_attention
+from .secants import Rule
 from .tape import Lift
-
-Rule = Callable[..., Any]
 
 
 def taken_apart(body: Callable[..., Any]) -> Rule:
