@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._core.kernels import in_plain_forms
 from .._core.passes import Point, Question, forward, kept, question, read
-from .._core.rows import Every, Row, alone, own_row, shares
+from .._core.rows import Every, alone, own_row, shares
 from .._core.score import predicted, score_of
 from .._types import ChunkSize, Layer, Model, Target, Tree, broadcasts, floats_of, map_tensors
 from .._words import complaint
@@ -42,10 +42,8 @@ def explained(
 
 def for_each(q: Question, f: Callable[[Question], list[Tree]]) -> Tree:
     """``f(q)``, a tree for each site, in the caller's structure; for one of several targets, its own of what all find."""
-    if not isinstance(q.target, Row):
-        return q.sites.build(f(q))
     if not shares(q.target):
-        return q.sites.build(f(q._replace(target=q.target.plain)))
+        return q.sites.build(f(q._replace(target=alone(q.target))))
     count = len(q.sites.sites)
 
     def every(targets: Every) -> list[list[Tree]]:

@@ -15,7 +15,7 @@ from .._core.chance import drawn
 from .._core.kernels import Folded
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, runs_fused, scores
 from .._core.real import in_single
-from .._core.rows import Every, Row, alone, shares
+from .._core.rows import Every, alone, shares
 from .._core.score import predicted, score_of, the_tensor
 from .._core.written import with_own_mapped
 from .._torch import any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
@@ -112,9 +112,9 @@ def scored(q: Question, features: Features, make: Callable[[list[Tree]], Plan] |
     The plan is made from the values at the sites, which the first pass sees, or made before. "argmax" is what is predicted
     at the first step.
     """
-    if isinstance(q.target, Row):
-        return _of_row(q, features, make) if shares(q.target) else scored(q._replace(target=alone(q.target)), features, make)
-    plan, (found,) = _scored(q, features, make)
+    if shares(q.target):
+        return _of_row(q, features, make)
+    plan, (found,) = _scored(q._replace(target=alone(q.target)), features, make)
     return plan, found
 
 
