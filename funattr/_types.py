@@ -81,6 +81,7 @@ class About(NamedTuple):
     baselines: Literal["x", "several", "site", "path"] = "x"  #: what its `baselines` are: see `BASELINES`
     rows: bool = False  #: whether several targets, one call for each, share its passes; somebody else's method has not said
     spare: Literal["", "no mask", "yes"] = ""  #: where places that hold nothing change what it finds
+    front: bool = False  #: whether it takes dimension 1 for channels, and what follows for places, whatever is asked
     mean: Callable[..., Any] | None = None  #: the same averaged over baselines, where that takes less than a call for each
 
 
@@ -173,7 +174,7 @@ def copied(tree: Tree) -> Tree:
 
 def batch_size(x: Tree) -> int:
     """The number of examples: the first dimension of the first tensor of `x`."""
-    found = tensors(x)
+    found = (x,) if isinstance(x, Tensor) else tensors(x)
     if not found:
         raise complaint(TypeError, "x holds no tensor: pass a tensor, or a tuple or dict with at least one.")
     if found[0].dim() == 0:

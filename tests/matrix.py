@@ -56,7 +56,7 @@ def more_sites(net: Net, attention: str) -> dict[str, Site]:
     ran: dict[str, list[bool]] = {}
     asked = {site.layer for site in net.sites.values() if isinstance(site.layer, str)}
     handles = [
-        module.register_forward_hook(lambda m, _, output, name=name: ran.setdefault(name, []).append(bool(leaves(output))))  # type: ignore[misc]
+        module.register_forward_hook(lambda m, _, output, name=name: ran.setdefault(name, []).append(bool(leaves(output))))
         for name, module in model.named_modules()
         if name and name not in asked
     ]

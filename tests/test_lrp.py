@@ -346,6 +346,75 @@ def test_own_rules_and_which_is_narrowest() -> None:
     close(half, fa.lrp(LAST, ROWS, target=0, rules=R.epsilon(0.1)) / 2, 1e-12)
 
 
+#: A function that a rule may be for, and calls that stand for it, of a tensor ``[3, 5]``.
+OF_FUNCTIONS: list[tuple[Any, list[Callable[[Tensor], Tensor]]]] = [
+    (torch.add, [lambda t: t + t.tanh(), lambda t: t.clone().add_(t.tanh()), lambda t: 1 + t, lambda t: torch.add(t, t.sin())]),
+    (torch.Tensor.add_, [lambda t: t + t.tanh()]),
+    (torch.sub, [lambda t: t - 1, lambda t: torch.subtract(t, t.tanh()), lambda t: t.clone().sub_(2)]),
+    (torch.multiply, [lambda t: t * 2, lambda t: 2 * t, lambda t: t.clone().mul_(3.0), lambda t: torch.mul(t, t)]),
+    (torch.true_divide, [lambda t: t / 2, lambda t: t.div(3), lambda t: 2 / t]),
+    (torch.mm, [lambda t: t @ FIRST.weight, lambda t: torch.matmul(t, FIRST.weight), lambda t: t.T @ t[:, :1].expand(3, 5)]),
+    (torch.einsum, [lambda t: torch.einsum("ij,jk->ik", t, FIRST.weight), lambda t: torch.einsum("ij,ij->ij", t, t)]),
+    (torch.absolute, [abs, torch.abs, lambda t: t.clone().abs_()]),
+    (torch.maximum, [lambda t: torch.maximum(t, t.tanh()), lambda t: torch.maximum(t, FIRST.bias)]),
+    (F.max_pool1d, [lambda t: F.max_pool1d(t, 2), lambda t: torch.max_pool1d(t, 2), nn.MaxPool1d(2)]),
+    (F.adaptive_avg_pool1d, [nn.AdaptiveAvgPool1d(1), lambda t: F.adaptive_avg_pool1d(t, 2)]),
+    (
+        F.dropout,
+        [nn.Dropout().eval(), lambda t: F.dropout(t.clone(), 0.5, False, True), lambda t: torch.dropout(t, 0.5, False)],
+    ),
+    (F.normalize, [F.normalize, lambda t: F.normalize(t, dim=0)]),
+    (F.scaled_dot_product_attention, [lambda t: F.scaled_dot_product_attention(t[None], t[None], t[None])]),
+    (torch.cat, [lambda t: torch.cat([t, t.tanh()]), lambda t: torch.concat((t, FIRST.weight))]),
+    (torch.where, [lambda t: torch.where(t > 0, t, 0.1 * t), lambda t: t.where(t > 0, FIRST.bias)]),
+    (torch.addcmul, [lambda t: torch.addcmul(t, t, t), lambda t: t.addcmul(t, t, value=2.0)]),
+    (torch.amax, [lambda t: t.amax(1)]),
+    (torch.cumsum, [lambda t: t.cumsum(1)]),
+]
+
+
+@pytest.mark.parametrize(("key", "calls"), OF_FUNCTIONS, ids=[key.__name__ for key, _ in OF_FUNCTIONS])
+def test_a_rule_of_a_function_holds_in_every_spelling(key: Any, calls: list[Callable[[Tensor], Tensor]]) -> None:
+    """Linear or not, taken apart or not; in what varies all gradients are tripled."""
+
+    def triple(op: R.Operation, gradient: Tensor) -> tuple[Tensor, ...]:
+        close(op.function(*op.inputs), op.output, 1e-12)
+        return torch.func.vjp(op.function, *op.inputs)[1](3 * gradient)  # type: ignore[no-any-return, no-untyped-call]  # torch has no types for it
+
+    ready = {key: R.attn_lrp()["product"]}
+    for f in calls:
+        model: Callable[[Tensor], Tensor] = lambda t, f=f: f(FIRST(t)).exp().sum().expand(3)  # type: ignore[misc]  # noqa: E731
+        plain = fa.gradient(model, ROWS)
+        close(fa.under({key: triple})(fa.gradient)(model, ROWS), 3 * plain, 1e-12)
+        kept = fa.absorbed(model, ROWS, rules=ready)
+        total = fa.under(ready)(fa.input_x_gradient)(model, ROWS).sum() + torch.stack([*kept.values()]).sum()
+        close(total, model(ROWS).detach().sum(), 1e-9)
+    both = {**R.guided(), torch.relu: lambda op, g: 5 * g}
+    close(fa.under(both)(fa.gradient)(lambda t: F.relu(t).sum(1), ROWS), torch.full_like(ROWS, 5.0), 0)
+
+
+@pytest.mark.full
+def test_a_rule_of_a_function_compiles() -> None:
+    """Where it is a named one, also of what Dynamo shows as a function of Python, such as ``2 - x``."""
+
+    def model(t: Tensor) -> Tensor:
+        return LAST(F.max_pool1d(2 - FIRST(t).repeat(1, 2), 2) + t)
+
+    for key in (torch.add, torch.rsub, F.max_pool1d):
+        rules = {**R.epsilon_plus(), key: R.epsilon(0.1)["linear"]}
+        found = fa.lrp(model, ROWS, target=1, rules=rules)
+        assert (found - fa.lrp(model, ROWS, target=1)).abs().max() > 1e-3
+        call = torch.compile(lambda x, r=rules: fa.lrp(model, x, target=1, rules=r), backend="aot_eager", fullgraph=True)
+        close(call(ROWS), found)
+    torch._dynamo.reset()
+
+
+def test_a_rule_of_what_returns_several_is_refused() -> None:
+    for key, f in ((torch.max, lambda t: t.max(1)[0]), (torch.chunk, lambda t: t.chunk(5, 1)[0].sum(1))):
+        with pytest.raises(ValueError, match=f"a rule for {key.__name__} cannot be"):
+            fa.under({key: lambda op, g: g})(fa.gradient)(f, ROWS)
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
@@ -447,10 +516,10 @@ def test_what_no_mode_sees_is_named() -> None:
 
         @staticmethod
         def backward(ctx: Any, gradient: Tensor) -> Tensor:
-            return 3 * ctx.saved_tensors[0] ** 2 * gradient  # type: ignore[no-any-return]  # torch has no types for ctx
+            return 3 * ctx.saved_tensors[0] ** 2 * gradient
 
     def model(t: Tensor) -> Tensor:
-        return LAST(Cube.apply(FIRST(t)) * FIRST(t))  # type: ignore[no-any-return, no-untyped-call]  # nor for apply
+        return LAST(Cube.apply(FIRST(t)) * FIRST(t))  # type: ignore[no-untyped-call]  # nor for apply
 
     with pytest.warns(UserWarning, match="the autograd.Function Cube"):
         found = fa.lrp(model, ROWS, target=1, rules=R.epsilon(1e-12))
@@ -478,7 +547,7 @@ def test_what_other_embeddings_keep() -> None:
     head = nn.Linear(3, 2).double()
 
     def model(numbers: Tensor, ids: Tensor) -> Tensor:
-        return head(torch.tanh(one(ids[:, 0]) * two(ids[:, 1]) + two(ids[:, 1])) + numbers)  # type: ignore[no-any-return]  # a module's result
+        return head(torch.tanh(one(ids[:, 0]) * two(ids[:, 1]) + two(ids[:, 1])) + numbers)
 
     x = (torch.randn(4, 3, dtype=torch.float64), torch.randint(0, 5, (4, 2)))
     for layer in (one, fa.output_of(two, call=0)):

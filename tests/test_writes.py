@@ -16,7 +16,7 @@ import funattr as fa
 from .breadth import breadth
 from .close import close
 from .cost import cost
-from .reference import path_at_site
+from .reference import gauss, path_at_site
 
 
 class Residual(nn.Module):
@@ -349,12 +349,52 @@ def test_a_mapped_number_that_fills_places() -> None:
     close(found, 4 * model.b.weight[1, [0, 2]].sum().detach() * x.sum())
 
 
-@pytest.mark.parametrize("net", [Turned, ThroughAView])
-def test_several_targets_of_what_is_written_through_views(net: Callable[[], nn.Module]) -> None:
-    """Their passes are mapped over the targets, too."""
+@pytest.mark.skipif(not hasattr(torch.utils, "swap_tensors"), reason="torch 2.0 runs them one after another")
+@pytest.mark.parametrize("net", [ThroughAView, MadeBefore, Residual])
+def test_several_targets_of_what_is_written(net: Callable[[], nn.Module]) -> None:
+    """Mapped over the targets too, the steps would run one after another: the targets share them, and nobody is warned."""
     model, x = built(net)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = fa.each_target(fa.integrated_gradients, [0, 2])(model, x, layer="shortcut", n_steps=4)
-    for k, each in zip((0, 2), found):
-        close(each, path_at_site(model, x, "shortcut", partial(fa.score, target=k), 4))
+    for chunk_size in (None, 1, 2):
+        found = fa.each_target(fa.integrated_gradients, [0, 2], chunk_size=chunk_size)(model, x, layer="shortcut", n_steps=4)
+        for k, each in zip((0, 2), found):
+            close(each, path_at_site(model, x, "shortcut", partial(fa.score, target=k), 4))
+    groups = torch.arange(8)[:, None, None]
+    ablated = fa.each_target(fa.feature_ablation, [0, 2])(model, x, layer="shortcut", feature_mask=groups)
+    close(ablated[1], fa.feature_ablation(model, x, layer="shortcut", target=2, feature_mask=groups, chunk_size=1))
+
+
+@pytest.mark.skipif(not hasattr(torch.utils, "swap_tensors"), reason="torch 2.0 runs them one after another")
+@pytest.mark.parametrize("write", [sliced, scattered, *THROUGH_VIEWS])
+def test_derivatives_of_what_is_written(write: Callable[..., Tensor]) -> None:
+    """With `create_graph`, all steps at once as well: the values, and the derivative of a function of them, are a loop's."""
+    torch.manual_seed(0)
+    a, last, x = nn.Linear(3, 4).double(), nn.Linear(4, 2).double(), torch.randn(2, 3, 3, dtype=torch.float64)
+
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = a
+
+        def forward(self, x: Tensor) -> Any:
+            v = self.a(x)
+            y = torch.ones(v.shape, dtype=v.dtype)
+            for t in range(v.shape[1]):
+                y = write(y, torch.tanh(v[:, t]), t)
+            return last(torch.sin(y).sum(1))
+
+    def rest(v: Tensor) -> Tensor:
+        y = torch.ones(v.shape, dtype=v.dtype)
+        for t in range(v.shape[1]):
+            y = write(y, torch.tanh(v[:, t]), t)
+        return last(torch.sin(y).sum(1))[:, 1].sum()
+
+    model, point = Loop(), x.clone().requires_grad_()
+    found = fa.integrated_gradients(model, point, layer="a", target=1, n_steps=3, create_graph=True)
+    (derivative,) = torch.autograd.grad(found.square().sum(), point)
+    value, start, total = a(point), a(torch.zeros_like(point)), torch.zeros(())
+    for node, weight in gauss(3):
+        at = start + node * (value - start)
+        total = total + weight * torch.autograd.grad(rest(at), at, create_graph=True)[0]
+    wanted = total * (value - start)
+    close(found, wanted)
+    close(derivative, torch.autograd.grad(wanted.square().sum(), point)[0])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._core.door import method
 from .._torch import tracing
-from .._types import About, Method, Model, Tree, innermost
+from .._types import About, Layer, Method, Model, Tree, innermost
 from .._words import complaint
 
 
@@ -75,6 +75,7 @@ def combined(
         draws=any(part.draws for part in known),
         rows=all(part.rows for part in known),
         spare=max(part.spare for part in known),
+        front=any(part.front for part in known),
         generators=tuple(g for part in known for g in part.generators),
         baselines=next((part.baselines for part in known if "baselines" in (part.accepts or ())), "x"),
     )._replace(**says)
@@ -103,7 +104,7 @@ def _signature(
     return inspect.Signature(sorted((p for p in parameters.values() if p.name not in without), key=lambda p: p.kind))
 
 
-def then(f: Callable[[Tree, int, Tree], Tree], method: Any, name: str) -> Any:
+def then(f: Callable[[Tree, int, Tree], Tree], method: Any, name: str, **says: Any) -> Any:
     """``f(found, leading, x)`` of what `method` finds, as a method; or at once, of a tensor of attributions."""
     if isinstance(method, Tensor):
         return f(method, 0, method)
@@ -113,7 +114,7 @@ def then(f: Callable[[Tree, int, Tree], Tree], method: Any, name: str) -> Any:
     def made(model: Model, x: Tree, **options: Any) -> Tree:
         return f(method(model, x, **options), leading, x)
 
-    return combined(made, f"{name}({name_of(method)})", method)
+    return combined(made, f"{name}({name_of(method)})", method, **says)
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -122,13 +123,13 @@ def name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def per_layer(f: Callable[[Any], Tree], layer: Any, found: Any = None) -> Tree:
-    """`f` of what was found at each layer, in the structure in which the layers are named."""
+def per_layer(f: Callable[[Any, Layer], Tree], layer: Any, found: Any = None) -> Tree:
+    """`f` of what was found at each layer, and of the layer, in the structure in which the layers are named."""
     if isinstance(layer, dict):
         return {name: per_layer(f, part, None if found is None else found[name]) for name, part in layer.items()}
     if isinstance(layer, (list, tuple)):
         return type(layer)([per_layer(f, part, None if found is None else found[i]) for i, part in enumerate(layer)])
-    return f(found)
+    return f(found, layer)
 
 
 def check_method(function: Any) -> None:

@@ -45,9 +45,9 @@ def multiply(method: Explains, other: Explains) -> Method:
         a, b = method(model, x, **chosen(method, options)), other(model, x, **chosen(other, options))
         layer = options.get("layer")
         if mine.layered and not others.layered:
-            return per_layer(lambda part: times(part, b), layer, a)
+            return per_layer(lambda part, _: times(part, b), layer, a)
         if others.layered and not mine.layered:
-            return per_layer(lambda part: times(a, part), layer, b)
+            return per_layer(lambda part, _: times(a, part), layer, b)
         return times(a, b)
 
     def times(a: Tree, b: Tree) -> Tree:

@@ -33,8 +33,8 @@ def by_examples(method: Explains, examples: Tree) -> Method:
 
     Raises:
         ValueError: a negative number; when called, another number of rows or of scores, channels that are counted from the
-            front, or examples of several sizes under a method to which places count (`occlusion`, `score_cam`, `lime` of
-            features without a mask).
+            front (as `score_cam` and `interpolate` do), or examples of several sizes under a method to which places count
+            (`occlusion`, `lime` of features without a mask).
         TypeError: not a method, or `examples` does not hold integers.
 
     Example:

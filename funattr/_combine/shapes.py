@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from .._core.channels import channel_of, check_channel_dim
+from .._core.gradient import with_places
+from .._core.passes import question
 from .._torch import tree_flatten
-from .._types import Model, Tree, attributable, map_floats, tensors
+from .._types import Layer, Model, Tree, map_floats, tensors
 from .._words import check_choice, complaint, door
 from .dress import about, check_method, combined, name_of, per_layer, then
 
@@ -51,7 +54,7 @@ def sum_channels(method: Any, channel_dim: int = 1) -> Any:
     def summed(found: Tree, leading: int, x: Tree) -> Tree:
         return map_floats(lambda t: t.sum(channel_of(t, channel_dim, leading), keepdim=True), found)
 
-    return then(summed, method, "sum_channels")
+    return then(summed, method, "sum_channels", **({"front": True} if channel_dim >= 0 else {}))
 
 
 @door
@@ -59,8 +62,8 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
     """A method's maps at the spatial size of the input; or one tensor of maps at a given size.
 
     ``interpolate(a)(model, x, ...)`` is ``a(model, x, ...)`` ``[N, C, *s]`` at the size ``[N, C, *S]`` of `x`; for several
-    inputs, one map for each, and None for one without as many spatial dimensions (a table beside an image); for several
-    layers, each layer's.
+    inputs, one map for each, and None for one without as many spatial dimensions (a table beside an image), or of which the
+    layer sees nothing (another image; in eager mode, for a compiler cannot look); for several layers, each layer's.
 
     Args:
         method: a method, or a tensor of attributions ``[N, C, *s]``.
@@ -90,34 +93,34 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
     told, name = about(method), name_of(method)
 
     def upsampled(model: Model, x: Tree, **options: Any) -> Tree:
-        def for_inputs(attribution: Tree) -> Tree:
-            return _for_inputs(attribution, x, told.leading, size, mode, name)
+        def for_inputs(attribution: Tree, layer: Layer) -> Tree:
+            if len(maps := tensors(attribution)) > 1:
+                return _for_each_input(attribution, x, told.leading, size, mode, name)
+            asked = partial(question, model, x, layer if told.layered else None, None)
+            seen = iter(with_places(x, maps[0].dim() - told.leading, asked))
+            return map_floats(lambda leaf: _at_size(maps[0], leaf, told.leading, size, mode) if next(seen) else None, x)
 
         return per_layer(for_inputs, options.get("layer") if told.layered else None, method(model, x, **options))
 
-    return combined(upsampled, f"interpolate({name})", method)
+    return combined(upsampled, f"interpolate({name})", method, front=True)
 
 
-def _for_inputs(attribution: Tree, x: Tree, leading: int, size: Any, mode: str, name: str) -> Tree:
-    """What the method of that `name` found at a layer, for each input at its size, or all at a given one."""
+def _at_size(found: Tensor, leaf: Tensor, leading: int, size: Any, mode: str) -> Tensor:
+    """Maps at the size of an input, or at a given one."""
+    # Targets: to each map, as many examples more.
+    maps = resized(found.flatten(0, leading), _spatial(leaf if size is None else size), mode)
+    return maps.reshape(found.shape[: leading + 1] + maps.shape[1:])
 
-    def for_input(leaf: Tensor, found: Tensor) -> Tensor:
-        # Targets: to each map, as many examples more.
-        maps = resized(found.flatten(0, leading), _spatial(leaf if size is None else size), mode)
-        return maps.reshape(found.shape[: leading + 1] + maps.shape[1:])
 
-    maps = tensors(attribution)
-    if len(maps) == 1:  # for every input that has such places: a table beside an image has none
-        places = [maps[0].dim() - leading] if size is None else []
-        fits = {leaf.dim() for leaf in tensors(x) if attributable(leaf)} & {*places}
-        return map_floats(lambda leaf: None if fits and leaf.dim() not in fits else for_input(leaf, maps[0]), x)
+def _for_each_input(attribution: Tree, x: Tree, leading: int, size: Any, mode: str, name: str) -> Tree:
+    """What the method of that `name` found for each input."""
     if tree_flatten(attribution)[1] != tree_flatten(x)[1]:
         text = (
-            f"{name} gives {len(maps)} maps, and x has {len(tensors(x))} inputs: choose a layer whose value is one tensor, "
-            f"with the spatial dimensions of the input."
+            f"{name} gives {len(tensors(attribution))} maps, and x has {len(tensors(x))} inputs: choose a layer whose value is "
+            f"one tensor, with the spatial dimensions of the input."
         )
         raise complaint(ValueError, text)
-    return map_floats(for_input, x, attribution)
+    return map_floats(lambda leaf, found: _at_size(found, leaf, leading, size, mode), x, attribution)
 
 
 def _spatial(size: Any) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from .._steps.chunks import chunk_for, chunks, fitting, given_chunk
 from .._steps.draws import Rewound
 from .._steps.points import together
 from .._steps.progress import reported
-from .._steps.ways import Runner
+from .._steps.ways import OneByOne, Runner, at_once_or_not
 from .._torch import any_batch, tracing, transforms_active
 from .._types import ChunkSize, Explains, Method, Model, Target, Tree, map_tensors, tensors
 from .._words import complaint, door, is_int, kind_of
@@ -76,12 +76,11 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         mapped = classes is not None and options.get("rtol") is None  # with which each target takes nodes of its own
         size = chunk or (_at_once(method, len(targets), model, x, options.get("layer")) if mapped else 1)
         at_once = size >= len(targets) or not known or tracing() or transforms_active() or any_batch()
+        shares = not (transforms_active() or any_batch()) if not tracing() else known and not has_steps(method)
+        parts = None
         if classes is not None and mapped and at_once:
-            parts = _in_chunks(explain, classes.to(device_of(x)), size)
-        else:
-            shares = not (transforms_active() or any_batch()) if not tracing() else known and not has_steps(method)
-            parts = _one_by_one(explain, list(each), known, shares, size, noise)
-        return together(torch.cat, parts)
+            parts, size = _in_chunks(explain, classes.to(device_of(x)), size, known and shares), chunk or 1
+        return together(torch.cat, parts or _one_by_one(explain, list(each), known, shares, size, noise))
 
     leading = about(method).leading + 1
     return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], errors=True, leading=leading)
@@ -145,13 +144,18 @@ def _at_once(method: Explains, count: int, model: Model, x: Tree, layer: Any) ->
     return max(1, min(count, ROOM // max(size, 1)))
 
 
-def _in_chunks(explain: Callable[[Target], Tree], classes: Tensor, size: int) -> list[Tree]:
+def _in_chunks(explain: Callable[[Target], Tree], classes: Tensor, size: int, shares: bool) -> list[Tree] | None:
+    """The classes mapped over; None where the steps of each would run one after another, and not if all share their passes."""
     run = Runner()
-    return [
-        part
-        for first, last in reported(chunks(len(classes), size))
-        for part in run_steps(run, explain, list(classes[first:last].unbind()))
-    ]
+    try:
+        with at_once_or_not(shares and not tracing()):
+            return [
+                part
+                for first, last in reported(chunks(len(classes), size))
+                for part in run_steps(run, explain, list(classes[first:last].unbind()))
+            ]
+    except OneByOne:
+        return None
 
 
 def _told(targets: Sequence[Target] | Tensor, model: Model) -> tuple[Sequence[Target] | Tensor, Tensor | None]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._torch import (
     below_vmap,
+    grad_of_sum,
     is_mapped,
     is_view,
     make_leaf,
@@ -39,16 +40,24 @@ class Recorded(NamedTuple):
 
 def found_by(q: Question, recorded: Recorded) -> Found:
     """The values, and the gradients of the score there, or of each of several in turn."""
+    if len(recorded.scores) == 1:
+        return _slopes_of(q, recorded, 0)
     found = list(slopes_of(q, recorded, range(len(recorded.scores))))
     return found[0][0], [slope for _, slopes in found for slope in slopes]
 
 
 def slopes_of(q: Question, recorded: Recorded, rows: range) -> Iterator[Found]:
     """The same for some of the scores, one by one; the graph goes with the last of all."""
+    return (_slopes_of(q, recorded, k) for k in rows)
+
+
+def _slopes_of(q: Question, recorded: Recorded, k: int) -> Found:
     values, leaves, scores, anchor, mended = recorded
-    for k in rows:
-        backward = partial(_backward, q, leaves=leaves, keep=k + 1 < len(scores) or q.create_graph, mended=mended)
-        yield _placed(q, values, backward(scores[k]) if anchor is None else below_vmap(backward, scores[k]))
+    keep = k + 1 < len(scores) or q.create_graph
+    if anchor is None:
+        return _placed(q, values, _backward(q, scores[k], leaves, keep, mended))
+    backward = partial(_backward, q, leaves=leaves, keep=keep, mended=mended)
+    return _placed(q, values, below_vmap(backward, scores[k]))
 
 
 def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None:
@@ -79,8 +88,10 @@ def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None
 
 def _placed(q: Question, values: list[Tree], slopes: Iterable[Tensor]) -> Found:
     """The values, constants unless they are to be differentiated, and slopes in the places of their floating-point tensors."""
-    rest = iter(slopes)
     constant = values if q.create_graph else [map_tensors(torch.detach, value) for value in values]
+    if len(values) == 1 and isinstance(values[0], Tensor):
+        return constant, list(slopes)
+    rest = iter(slopes)
     return constant, [map_floats(lambda leaf: next(rest), value) for value in values]
 
 
@@ -94,15 +105,14 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool, 
             raise complaint(ValueError, text)
         mend(q.bound, found, leaves, mended)
         try:
-            ones = None if found.numel() == 1 else torch.ones_like(found)
-            graph = {"retain_graph": keep, "create_graph": q.create_graph}
-            slopes = torch.autograd.grad(found, leaves, ones, allow_unused=True, **graph)
+            slopes = grad_of_sum(found, leaves, keep, q.create_graph)
         except RuntimeError as error:
             if "heckpoint" not in str(error) or ".grad()" not in str(error):
                 raise
             text = "the model runs a part of itself again in the backward pass with torch.utils.checkpoint(use_reentrant=True)"
             raise complaint(ValueError, f"{text}, which gives no gradients of values: pass use_reentrant=False.") from error
-    if all(slope is None for slope in slopes):
+    missed = [slope is None for slope in slopes]
+    if all(missed):
         where = ", ".join("the input" if site is None else f"layer {site.label}" for site in q.sites.sites)
         raise complaint(
             ValueError,

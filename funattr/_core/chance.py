@@ -67,7 +67,7 @@ class Chance:
         elif self.drew and self.after is not None:
             _set(self.generators, self.after)
 
-    def same(self, run: Callable[[], T]) -> T:
+    def same(self, run: Callable[..., T], *args: Any) -> T:
         """What a pass gives, with the draws of the first that drew."""
         before = _get(self.generators)
         if self.start is None or not (self.drew or self.apart):
@@ -76,7 +76,7 @@ class Chance:
             _set(self.generators, self.start)
         found, whole = None, False
         try:
-            found = run()
+            found = run(*args)
             whole = found is not None  # not stopped at a site
         finally:
             self._ended(before, whole)
@@ -104,9 +104,9 @@ def drawn() -> bool:
     return _here.chance is not None and _here.chance.drew
 
 
-def with_same_draws(run: Callable[[], T]) -> T:
-    """``run()``, a pass of the model."""
-    return run() if _here.chance is None else _here.chance.same(run)
+def with_same_draws(run: Callable[..., T], *args: Any) -> T:
+    """``run(*args)``, a pass of the model."""
+    return run(*args) if _here.chance is None else _here.chance.same(run, *args)
 
 
 def chance_of(modules: Sequence[nn.Module], model: Any, x: Tree, apart: bool, training: bool) -> Chance | Any:

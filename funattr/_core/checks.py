@@ -19,7 +19,7 @@ from .._torch import (
     transforms_active,
     without_transforms,
 )
-from .._types import Tree, as_it_is, batch_size, tensors
+from .._types import Tree, batch_size, tensors
 from .._words import complaint, kind_of
 
 
@@ -44,13 +44,13 @@ def check_flags(flags: list[str], given: Mapping[str, Any]) -> None:
             raise complaint(TypeError, f"{name} must be True or False, got {kind_of(given[name])}.")
 
 
-def check_input(x: Tree) -> None:
-    """Refuse what is not a batch of tensors, or not finite."""
+def check_input(x: Tree, reads: bool) -> None:
+    """Refuse what is not a batch of tensors, or not finite where it `reads` them."""
     found = tensors(x)
     for value in found:
         check_dense(value, "x")
     check_structure(x)
-    if may_read():
+    if reads:
         for value in found:
             if (value.is_floating_point() or value.is_complex()) and is_plain(value) and not is_finite(value):
                 raise complaint(ValueError, f"x {list(value.shape)} holds NaN or inf: clean the input first.")
@@ -85,12 +85,12 @@ def check_dense(value: Tensor, what: str) -> None:
         raise complaint(TypeError, f"{what} is a sparse tensor ({value.layout}): {cure}.")
 
 
-def check_result(result: Tree) -> None:
-    """Refuse to return what is no attribution, or not finite."""
+def check_result(result: Tree, reads: bool) -> None:
+    """Refuse to return what is no attribution, or not finite where it `reads` them."""
     found = tensors(result)
     if not found:
         raise complaint(TypeError, f"the method returned {kind_of(result)}, expected attributions, one or more tensors.")
-    for value in found if may_read() else []:
+    for value in found if reads else ():
         if value.is_floating_point() and is_plain(value) and not is_finite(value):
             text = f"the attribution {list(value.shape)} holds NaN or inf: the model's gradient or value is not finite here."
             raise complaint(ValueError, f"{text} Look at the model's output and, in {value.dtype}, at its range.")
@@ -103,33 +103,42 @@ class _Met(threading.local):
 _met = _Met()
 
 
-def look_at_scores(begins: bool) -> None:
-    """Begin to keep the scores that a call meets, where they can be read; or let them go."""
-    _met.scores = [] if begins and may_read() else None
+def look_at_scores(reads: bool) -> None:
+    """Begin to keep the scores that a call meets, where it `reads` them; or let them go."""
+    _met.scores = [] if reads else None
 
 
 _FEW = 1 << 12
+_SOME = 4  # of which each is looked at as soon as all together
 
 
 def meet(scores: Tensor, at: str = "") -> Tensor:
     """Keep the scores of a pass, to be looked at with those of all others when the call ends: nobody waits for them here."""
-    if not tracing() and _met.scores is not None and is_plain(value := plain_data(scores)):
-        with without_transforms() if transforms_active() else as_it_is:
-            value = value.data
-            few = value.untyped_storage().nbytes() < _FEW  # else a view holds all classes
-            _met.scores.append((value if few else value.clone(), at))
+    if tracing() or (met := _met.scores) is None:
+        return scores
+    if transforms_active():
+        if is_plain(value := plain_data(scores)):
+            with without_transforms():
+                met.append((_own(value.data), at))
+    elif is_plain(scores):
+        met.append((_own(scores.data), at))
     return scores
+
+
+def _own(value: Tensor) -> Tensor:
+    return value if value.untyped_storage().nbytes() < _FEW else value.clone()  # a view holds all classes
 
 
 def check_scores(x: Tree) -> None:
     """Refuse to explain a score that is not finite: its gradient may well be, 0 where a constant NaN was put in its place."""
-    met = [value for value, _ in _met.scores or ()]
-    if len(met) == 1 and is_finite(met[0]):
+    scores = _met.scores
+    if not scores or (len(scores) < _SOME and all(is_finite(value) for value, _ in scores)):
         return
+    met = [value for value, _ in scores]
     many = {value.device for value in met} if len(met) > 1 else ()
     together = [torch.cat([value.flatten() for value in met if value.device == device]) for device in many] or met
     if not all(map(is_finite, together)):
-        value, at = next(each for each in _met.scores or () if not is_finite(each[0]))
+        value, at = next(each for each in scores if not is_finite(each[0]))
         first = int((~value.isfinite()).flatten().nonzero()[0])
         row = f" for example {first} of {size}" if value.shape == (size := batch_size(x),) else ""
         text = f"the model's score{at} holds NaN or inf ({value.flatten()[first].item()}{row}): there is nothing to explain"

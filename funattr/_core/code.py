@@ -36,7 +36,9 @@ class Words:
     def in_modules(self, modules: Sequence[nn.Module]) -> bool:
         """Whether the code of a module, or what it keeps, names one. Asked for in every call."""
         named, others = _looked_up(self, frozenset(map(type, modules)))
-        return named or any(type(module) in others and not self._keeps_none(module) for module in modules if others)
+        if named or not others:
+            return named
+        return any(type(module) in others and not self._keeps_none(module) for module in modules)
 
     def in_class(self, kind: type) -> bool:
         """Whether a method that a class does not have from torch names one; with a `rule`, of those that `forward` reaches."""

@@ -8,7 +8,7 @@ import inspect
 import threading
 from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ from .cures import in_words
 from .examples import regrouped, shown
 from .state import state_of, statistics_kept
 
+#: What looks at a result, where its data can be read.
+Check: TypeAlias = Callable[[Any, bool], None]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -58,29 +60,32 @@ class Entrance(NamedTuple):
             check_arguments(self.function, self.names, args, kwargs)
         check_flags(self.flags, kwargs)
 
-    def ready(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
+    def ready(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], reads: bool
+    ) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
         """The model and x, which is looked at, and the arguments with x made ready."""
         self.look(args, kwargs)
         x = args[1] if len(args) > 1 else kwargs["x"]
         if type(x) is not Tensor or x.is_inference():
             x = _ready(x)
             args, kwargs = ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
-        check_input(x)
+        check_input(x, reads)
         model = args[0] if args else kwargs["model"]
         return model, x, args, named(kwargs, model)
 
-    def run(self, check: Callable[[Any], None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(self, check: Check, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call, in whose course the model keeps its state, and what it returns, looked at."""
-        model, x, args, kwargs = self.ready(args, kwargs)
+        reads = may_read()
+        model, x, args, kwargs = self.ready(args, kwargs, reads)
         modules = modules_of(model)
         training = noisy_modules(modules)
         state = state_of(modules, model)
         chance = chance_of(modules, model, x, self.about.draws, bool(training))
         with mode_kept(training) if training else as_it_is, state or as_it_is, chance:
-            look_at_scores(True)
+            look_at_scores(reads)
             result = self.function(*args, **kwargs)
             check_scores(x)
-        check(result)
+        check(result, reads)
         if type(result) is not Tensor and any(is_dressed(t) for t in tensors(result)):
             return map_tensors(undressed, result)
         return result
@@ -109,7 +114,7 @@ def _inner(function: Callable[P, R], entrance: Entrance) -> Callable[P, R]:
     return inner
 
 
-def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[P, R]:
+def entered(function: Callable[P, R], check: Check) -> Callable[P, R]:
     """The door of `method` for what may return something else, which `check` looks at."""
     entrance = _entrance(function)
     inner = door(_inner(function, entrance))
@@ -152,7 +157,7 @@ def entered(function: Callable[P, R], check: Callable[[Any], None]) -> Callable[
 
 def opening(function: Callable[P, R]) -> Callable[P, R]:
     """The same for what takes a model and an input, and returns what to ask of them: no attribution."""
-    return entered(function, lambda result: None)
+    return entered(function, lambda result, reads: None)
 
 
 def undressed(value: Tensor) -> Tensor:

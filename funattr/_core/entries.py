@@ -17,7 +17,7 @@ def is_int(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def _check_range(index: int, size: int, what: str = "target") -> None:
+def check_range(index: int, size: int, what: str = "target") -> None:
     if not -size <= index < size:
         none = "; leave out what has no label: x[target >= 0]" if index == -100 else ""  # losses of torch ignore it
         raise complaint(ValueError, f"{what} {index} is out of range: there are {size} (0 to {size - 1}){none}.")
@@ -66,7 +66,7 @@ def _picked(out: Tensor, index: tuple[Any, ...], name: str) -> Tensor:
     picked, dim = out, 1
     for i in index:
         if is_int(i):
-            _check_range(i, picked.shape[dim], name)
+            check_range(i, picked.shape[dim], name)
             picked = picked.select(dim, int(i))
         elif isinstance(i, slice):
             picked = picked[(slice(None),) * dim + (i,)]
@@ -120,7 +120,7 @@ def one_of_each(out: Tensor, target: Any) -> Tensor:
             text = f"target holds {item}, but one value of the output {list(out.shape)} takes {out.dim() - 1} indices."
             raise complaint(ValueError, text)
         for i, size in zip(item, out.shape[1:]):
-            _check_range(i, size)
+            check_range(i, size)
     columns = [torch.tensor(column, device=out.device, dtype=torch.long) for column in zip(*items)]
     rows = [torch.arange(len(items), device=out.device)]
     return out[tuple(rows + columns)] if columns else out.reshape(out.shape[0])
@@ -140,7 +140,7 @@ def class_of_each(out: Tensor, target: Tensor) -> Tensor:
         known = plain_data(target)  # all classes that it is mapped over
         if known.numel() and is_plain(known):
             for extreme in torch.aminmax(known):
-                _check_range(int(extreme), classes)
+                check_range(int(extreme), classes)
     target = torch.where(target < 0, target + classes, target)
     if tracing() or any_batch():  # a gather under vmap would fix the batch size
         return out[torch.arange(out.shape[0], device=out.device), target.reshape(-1).expand(out.shape[0])]

@@ -178,9 +178,12 @@ def of_examples(method: Callable[..., Any], told: About, layouts: Tree, model: M
     bound, layer, grouped = bind(model), options.get("layer"), Grouped(layouts)
     if told.spare and not grouped.full and not (told.spare == "no mask" and options.get("feature_mask") is not None):
         raise complaint(ValueError, _UNEVEN)
+    if told.front:
+        raise complaint(ValueError, _FRONT)
     options = {name: _laid_option(grouped, told, name, value, x, layer) for name, value in options.items()}
     found = method(grouped.around(bound), over(Layout.laid, layouts, x), **options)
-    counted = options.get("channel_dim", 1) if "channel_dim" in (told.accepts or ()) else -1
+    told_so = {**getattr(method, "keywords", {}), **options}.get("channel_dim", 1)
+    counted = told_so if "channel_dim" in (told.accepts or ()) else -1
     if any(grouped.met.values()) and (counted >= 0 or told.at_input):
         raise complaint(ValueError, _FROM_THE_END)
     if options.get("return_error") or options.get("standard_errors"):
@@ -191,6 +194,10 @@ def of_examples(method: Callable[..., Any], told: About, layouts: Tree, model: M
 _FROM_THE_END = (
     "the value at the layer is [N, L, ...] to the method, where dimension 1 has the rows of an example: count channels from "
     "the end, channel_dim=-1 for nodes [R, C], -3 for tiles [R, C, H, W]."
+)
+_FRONT = (
+    "it takes dimension 1 for channels, where to the method are the rows of an example: put what changes the size or the "
+    "channels of maps around by_examples, as in interpolate(by_examples(grad_cam, ids)), or call it for each example alone."
 )
 _UNEVEN = (
     "what the method finds depends on how many places an example has, and these examples have not as many rows as each other: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,16 +15,18 @@ from .._torch import (
     saved_tensors_hooked,
     tracing,
     transforms_active,
+    tree_flatten,
+    tree_unflatten,
     unwrap_for_grad,
     without_modes,
 )
-from .._types import Layer, Model, Target, Tree, as_it_is, copied, floats_of, map_tensors, tensors
+from .._types import Layer, Model, Target, Tree, as_it_is, attributable, copied, floats_of, map_tensors, tensors
 from .._words import complaint
 from .backward import Recorded, dependent, depends, found_by, leaf_below, leaf_of, slopes_of, together
 from .checks import check_dense
 from .door import method
 from .norms import mended_traced
-from .passes import Found, Point, Question, each_score, forward, question
+from .passes import Found, Point, Question, each_score, forward, question, read
 from .real import check_attributable
 from .rows import Row, alone, same_input, shares
 from .state import times_put_back
@@ -116,6 +119,24 @@ def _complete(q: Question, point: Point | None, anchor: Tensor | None) -> Record
     return found
 
 
+def with_places(x: Tree, dims: int, asked: Callable[[], Question]) -> list[bool]:
+    """Which floating-point tensors of x a map with so many dimensions is of: those with as many, and of several of them those
+    that a gradient leads to from the sites of what is `asked`; all, where nothing tells."""
+    leaves, spec = tree_flatten(x)
+    floats = [i for i, leaf in enumerate(leaves) if attributable(leaf)]
+    fits = [leaves[i].dim() == dims for i in floats]
+    if sum(fits) > 1 and not (tracing() or transforms_active()):
+        with torch.enable_grad():
+            for i in floats:
+                leaves[i] = leaves[i].detach().clone().requires_grad_()
+            values = tensors(read(asked(), tree_unflatten(leaves, spec)))
+            ends = [value.sum() for value in values if value.requires_grad]
+            found = torch.autograd.grad(ends, [leaves[i] for i in floats], allow_unused=True) if ends else ()
+        seen = [fit and slope is not None for fit, slope in zip(fits, found)]
+        fits = seen if any(seen) else fits
+    return fits if any(fits) else [True] * len(floats)
+
+
 class Met(NamedTuple):
     """What the call for the first of several targets left for the others: the question, the pass, and slopes made ahead."""
 
@@ -192,10 +213,15 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
             return mapped
 
         def put(i: int, value: Tree, shared: bool) -> Tree:
-            check_attributable(value, q.label(i))
-            with without_modes() if type(value) is Tensor else as_it_is:  # a rule's mode has nothing to do with this
+            alone = type(value) is Tensor
+            if not (alone and value.is_floating_point()):
+                check_attributable(value, q.label(i))
+            with without_modes() if alone else as_it_is:  # a rule's mode has nothing to do with this
                 if not recorded:  # else it is on already, or the model itself has turned it off
                     torch.set_grad_enabled(True)
+                if point is None and alone:
+                    values[i] = value = placed(i, value, shared)
+                    return value.clone()
                 if point is None:
                     values[i] = value = map_tensors(lambda t: placed(i, t, shared) if t.is_floating_point() else t, value)
                     return copied(value)
@@ -211,7 +237,7 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
                 return copied(value) if anchor is None else value  # below vmap it is a sum, fresh already
 
         seen = forward(q, put, fresh=point is None or anchor is None)
-        if q.inner and not seen.recording and not whole:
+        if not whole and not seen.recording and q.inner:
             return None
-        flat = [leaf for part in leaves for leaf in part]
+        flat = leaves[0] if len(leaves) == 1 else [leaf for part in leaves for leaf in part]
         return Recorded(values, flat, each_score(q, seen), anchor, set())

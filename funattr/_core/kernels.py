@@ -162,12 +162,13 @@ class Folded(TorchFunctionMode):
     """Without it, vmap takes the plain form of attention, which holds every weight, or runs it sample by sample.
 
     It also lets models write what vmap maps over into what they made themselves in this pass: `out += shortcut`. And it tells
-    those that look for a graph, which is recorded below vmap, of the one that each step has by itself.
+    those that look for a graph, which is recorded below vmap, of the one that each step has by itself. With `plain`, attention
+    runs in plain operations: the fused kernels have no second derivative. `made`, a mode, counts what is made while asked to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, plain: bool = False, made: Any = None) -> None:
         super().__init__()
-        self.own = Own()
+        self.own, self.attention, self.made = Own(), plain_attention if plain else _folded, made
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -175,11 +176,14 @@ class Folded(TorchFunctionMode):
             self.own.written(*args, *kwargs.values())
         if func in _LOOKS and is_mapped(args[0]) and only_vmap_runs() and not _ours(sys._getframe(1)):
             return _looked(func, args[0])
+        if self.made is not None and self.made.counts:
+            with self.made:
+                return self.own.met(func, self.run(func, args, kwargs), (*args, *kwargs.values()))
         return self.own.met(func, self.run(func, args, kwargs), (*args, *kwargs.values()))
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is F.scaled_dot_product_attention and only_vmap_runs():
-            return _folded(*args, **kwargs)
+            return self.attention(*args, **kwargs)
         if func is F.batch_norm and only_vmap_runs():
             return _folded_norm(*args, **kwargs)
         if func in (torch.select_scatter, Tensor.select_scatter) and only_vmap_runs():

@@ -16,8 +16,8 @@ from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is,
 from .._words import complaint
 from .checks import meet
 from .kernels import Folded, PlainAttention
-from .rows import Row, each_of
-from .score import neuron_score, score_of, the_tensor
+from .rows import Every, Row
+from .score import entries_of, neuron_score, score_of, the_tensor
 from .sites import Sites, check_reached, not_reached, resolve
 from .state import observed
 from .tap import Run, Site, Stop
@@ -52,7 +52,11 @@ class Question(NamedTuple):
     @property
     def at_no_site(self) -> Question:
         """The same of the model's output alone."""
-        return self._replace(sites=self.sites._replace(sites=()))
+        return self.at()
+
+    def at(self, *sites: Site | None) -> Question:
+        """The same at some of the sites."""
+        return self._replace(sites=self.sites._replace(sites=sites))
 
 
 def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create_graph: bool = False) -> Question:
@@ -62,7 +66,8 @@ def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create
     if isinstance(target, Neuron):
         neuron = resolve(bound, target.layer).sites[0]
     every = [site for site in (*sites.sites, neuron) if site is not None]
-    bound = uncompiled(bound, [site.layer for site in every])
+    if every:
+        bound = uncompiled(bound, [site.layer for site in every])
     for site in every:
         if site.call is not None and site.call < 0:
             counted = partial(_counted, bound, x, (*sites.sites, neuron))
@@ -163,17 +168,23 @@ def _neuron_score(q: Question, value: Tree) -> Tensor:
 
 def each_score(q: Question, seen: Seen) -> list[Tensor]:
     """The scores of each target of this pass."""
-    return [scores(q if target is q.target else q._replace(target=target), seen) for target in each_of(q.target)]
+    if not isinstance(q.target, Every):
+        return [scores(q, seen)]
+    return [scores(q._replace(target=target), seen) for target in q.target.targets]
 
 
 def scores(q: Question, seen: Seen) -> Tensor:
     """The score of each example."""
     if seen.neuron is not None:
-        return meet(_one_for_each(q, seen.neuron))
-    if isinstance(seen.output, Tensor) and seen.output.dim() and not callable(q.target):
-        _one_for_each(q, the_tensor(seen.output, q.size))  # before the target does not fit because of it
-    with as_it_is if q.bound.rules is None or not callable(q.target) else q.bound.rules:
-        found = score_of(seen.output, q.target, q.size)
+        found = seen.neuron
+    elif callable(q.target):
+        with as_it_is if q.bound.rules is None else q.bound.rules:
+            found = score_of(seen.output, q.target, q.size)
+    else:
+        found = the_tensor(seen.output, q.size)
+        if isinstance(seen.output, Tensor) and seen.output.dim():
+            _one_for_each(q, found)  # before the target does not fit because of it
+        found = entries_of(found, q.target)
     return meet(_one_for_each(q, found))
 
 
@@ -254,11 +265,12 @@ def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False, *, fres
 
 def _kernels(create_graph: bool) -> AbstractContextManager[Any]:
     """Which form of an operation runs, where torch has several and not all will do."""
+    mapped = not tracing() and transforms_active()
+    if mapped and only_vmap_runs():
+        return Folded(create_graph)
     if create_graph:
         return PlainAttention()  # the fused form has no second derivative
-    if tracing() or not transforms_active():
-        return as_it_is
-    return Folded() if only_vmap_runs() else PlainAttention(only="cpu")  # no batching rule there: vmap would loop, and warn
+    return PlainAttention(only="cpu") if mapped else as_it_is  # no batching rule there: vmap would loop, and warn
 
 
 def _conditions(bound: Bound, sites: Sequence[Site], x: Tree) -> AbstractContextManager[Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._torch import tree_flatten
 from .._types import Neuron, Place, Target, Tree, attributable, tensors
 from .._words import complaint, door, kind_of
-from .entries import class_of_each, classes_of, entry, is_int, is_mask, is_one, one_of_each
+from .entries import check_range, class_of_each, classes_of, entry, is_int, is_mask, is_one, one_of_each
 from .real import is_number, real
 from .sites import place_of
 
@@ -82,7 +82,14 @@ def score_of(output: Any, target: Target, size: int | None = None) -> Tensor:
     """`score` without the door, of a batch of `size`."""
     if callable(target):
         return one_for_each(target(output), "the target")
-    out = the_tensor(output, size)
+    return entries_of(the_tensor(output, size), target)
+
+
+def entries_of(out: Tensor, target: Any) -> Tensor:
+    """The score of each example that a target, no callable, takes from `the_tensor` of an output."""
+    if out.dim() == 2 and is_int(target):
+        check_range(target, out.shape[1])
+        return out.select(1, int(target))
     if out.dim() == 0:
         raise complaint(ValueError, "the model's output is a 0-d tensor, expected one value (or row of values) per example.")
     if isinstance(target, (list, np.ndarray)):
@@ -129,7 +136,8 @@ def the_tensor(output: Any, size: int | None = None) -> Tensor:
 
     The score, or the classes, of one example may lack the batch dimension: a model that ends in ``squeeze()`` takes it away.
     """
-    found = _the_tensor(output)
+    found = output if isinstance(output, Tensor) else _the_tensor(output)
+    found = real(found, "the model's output is", "pass a callable target, such as lambda output: output[:, 3].abs()")
     return found[None] if size == 1 and (found.dim() == 0 or (found.dim() == 1 and found.shape[0] != 1)) else found
 
 
@@ -138,10 +146,8 @@ _NO_OUTPUT = (Tensor, numbers.Number, np.ndarray, str, bytes, type(None), torch.
 
 
 def _the_tensor(output: Any) -> Tensor:
-    found = [output]
-    if not isinstance(output, Tensor):
-        logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-        found = [logits] if isinstance(logits, Tensor) else []
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    found = [logits] if isinstance(logits, Tensor) else []
     if not found:
         plain = dataclasses.is_dataclass(output) and not isinstance(output, Mapping)
         parts = tree_flatten(vars(output) if plain else output)[0]
@@ -154,7 +160,7 @@ def _the_tensor(output: Any) -> Tensor:
             )
             raise complaint(ValueError, f"{text} per example, such as target=lambda output: {_picking(output)}.")
     if len(found) == 1:
-        return real(found[0], "the model's output is", "pass a callable target, such as lambda output: output[:, 3].abs()")
+        return found[0]
     text = f"the model's output is a {type(output).__name__} with {len(found) or 'no'} tensors: pass a callable target that"
     raise complaint(ValueError, f"{text} picks one value per example, such as target=lambda output: {_picking(output)}.")
 

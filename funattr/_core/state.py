@@ -174,6 +174,14 @@ class State:
                 self.told = True
                 GENERATORS[kind][1](generator, before)
 
+    def around(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
+        """A pass under `run`."""
+        self.ready()
+        try:
+            return call_tapped(call, args, kwargs, run)
+        finally:
+            self.back()
+
     def back(self) -> None:
         """After a pass: containers hold what they held."""
         for i, (module, size) in enumerate(self.modules):
@@ -228,18 +236,8 @@ def observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     """``call(*args, **kwargs)`` under `run`, after which all that the model keeps is as the call found it."""
     if tracing():
         return call_tapped(call, args, kwargs, run)
-    return with_same_draws(partial(_observed, call, args, kwargs, run))
-
-
-def _observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
     state = _kept.state
-    if state is None:
-        return call_tapped(call, args, kwargs, run)
-    state.ready()
-    try:
-        return call_tapped(call, args, kwargs, run)
-    finally:
-        state.back()
+    return with_same_draws(call_tapped if state is None else state.around, call, args, kwargs, run)
 
 
 def writes_parameters() -> bool:

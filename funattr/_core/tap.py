@@ -249,7 +249,7 @@ def put_hooks_back(layer: nn.Module, before: tuple[dict[Any, Any], dict[Any, Any
 
 def touched(layer: nn.Module) -> bool:
     """Whether somebody gave this one layer a forward of its own, or hooks around it: then it may do anything."""
-    return bool("forward" in layer.__dict__ or hooked(layer))
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in layer.__dict__)
 
 
 def hooked(layer: nn.Module) -> bool:

@@ -197,10 +197,13 @@ def uncompiled(bound: Bound, layers: Iterable[nn.Module] | None = None) -> Bound
 
 def all_modules(root: nn.Module | None) -> list[nn.Module]:
     """``list(root.modules())``, several times faster: it is asked for in every call. A shared module may come twice."""
-    modules = [] if root is None else [root]
-    for module in modules:  # grows
+    modules: list[nn.Module] = []
+    todo = [] if root is None else [root]
+    while todo:
+        module = todo.pop()
+        modules.append(module)
         if module._modules:
-            modules.extend(child for child in module._modules.values() if child is not None)
+            todo += [child for child in module._modules.values() if child is not None][::-1]
     return modules
 
 

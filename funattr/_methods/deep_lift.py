@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -83,25 +84,23 @@ def deep_lift(
     return for_each(asked(model, x, layer, target, create_graph), found)
 
 
-def attributed(task: Task, reference: Tree, multiply: bool, func: Attribution | None) -> tuple[list[Tree], Tensor | None]:
+def attributed(
+    task: Task, reference: Tree, multiply: bool, func: Attribution | None, alike: bool = True
+) -> tuple[list[Tree], Tensor | None]:
     """What the multipliers make of the differences, site by site; and what that misses of the difference of the scores."""
-    values, base, multipliers, gap = lifted(task, reference)
-    if not multiply and func is None:
-        return multipliers, gap
-
-    def attribution(value: Tensor, reference: Tensor, m: Tensor) -> Tensor:
-        return m * (value - reference) if func is None else _own(func, m, value, reference.expand_as(value))
-
+    values, base, multipliers, products, gap = lifted(task, reference, alike)
+    if func is None:
+        return products if multiply else multipliers, gap
     again = len(multipliers) // len(values)  # the multipliers for each target
-    return [map_floats(attribution, v, b, m) for v, b, m in zip(values * again, base * again, multipliers)], gap
+    return [map_floats(partial(_own, func), *part) for part in zip(values * again, base * again, multipliers)], gap
 
 
-def _own(func: Any, m: Tensor, value: Tensor, reference: Tensor) -> Tensor:
+def _own(func: Any, value: Tensor, reference: Tensor, m: Tensor) -> Tensor:
     """What the caller's function makes of the multipliers."""
     if not callable(func):
         text = f"attribution_func must be a function of (multipliers, value, baseline_value), got {kind_of(func)}."
         raise complaint(TypeError, text)
-    found: Any = func(m, value, reference)
+    found: Any = func(m, value, reference.expand_as(value))
     if not isinstance(found, Tensor):
         raise complaint(TypeError, f"attribution_func returned {kind_of(found)}, expected a tensor.")
     if found.shape[:1] != value.shape[:1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from .._combine.shapes import resized
 from .._core.channels import channel_of, check_rows
 from .._core.checks import may_read
 from .._core.door import method
+from .._core.gradient import with_places
 from .._core.passes import Question, read
 from .._core.real import check_attributable, in_single
 from .._core.rows import once, own_row, shares
@@ -78,29 +80,30 @@ def score_cam(
     def cams(q: Question) -> Tree:
         values = read(q, once=False)
         _check(values, q.bound, q.x, layer)
-        return q.sites.build(map_floats(lambda v: _score_cam(q, v, channel_of(v, channel_dim), chunk_size), values))
+        at = [partial(_score_cam, q.at(site), channel_dim, chunk_size) for site in q.sites.sites]
+        return q.sites.build(list(map(map_floats, at, values)))
 
     return asked(cams, model, x, layer, target, create_graph)
 
 
-says(score_cam, spare="yes")
+says(score_cam, front=True)
 
 
-def _score_cam(q: Question, value: Tensor, channel: int, chunk_size: ChunkSize) -> Tensor:
+def _score_cam(q: Question, channel_dim: int, chunk_size: ChunkSize, value: Tensor) -> Tensor:
     _check_one_row_each(value, q.size)
-    maps, inputs = value.movedim(channel, 1), input_floats(q)
-    # An input without such places, as a table beside an image, is seen whole.
-    fits = {maps.dim()} & {leaf.dim() for leaf in inputs} or {leaf.dim() for leaf in inputs}
+    maps, inputs = value.movedim(channel_of(value, channel_dim), 1), input_floats(q)
+    # An input without such places, as a table beside an image, or that the layer does not see, is seen whole.
+    fits = with_places(q.x, maps.dim(), lambda: q)
     scores: list[Tensor] = []
     steps = Steps(q.at_no_site, inputs)
     run = steps.runner(chunk_size)
     for a, b in reported(steps.parts(maps.shape[1], chunk_size)):
-        seen = [_masked(maps[:, a:b], leaf) if leaf.dim() in fits else leaf.expand(b - a, *leaf.shape) for leaf in inputs]
+        seen = [_masked(maps[:, a:b], t) if fit else t.expand(b - a, *t.shape) for t, fit in zip(inputs, fits)]
         scores += along(run, q, score_at, seen)
     wide = in_single(maps)
     weights = torch.cat(scores).to(wide.dtype).softmax(0).t()
     mean = (weights.reshape(weights.shape + (1,) * (maps.dim() - 2)) * wide).sum(1, keepdim=True)
-    return mean.to(value.dtype).movedim(1, channel)
+    return mean.to(value.dtype).movedim(1, channel_dim)
 
 
 def _masked(maps: Tensor, leaf: Tensor) -> Tensor:
@@ -143,7 +146,7 @@ def ablation_cam(
 
     Returns:
         ``[N, 1, *S]``: signed, the channel dimension kept with size 1, in the unit of the value. It obeys no sum rule. The cost
-        is a forward pass through what lies after the layer for each channel.
+        is a forward pass through what lies after the layer for each channel. Of a value ``[N, C]`` it is ``[N, 1]``, no map.
 
     Raises:
         ValueError: there is no such layer, it does not run, the target does not fit, or a score is 0.
@@ -233,6 +236,7 @@ def eigen_cam(model: Model, x: Tree, *, layer: Layer, channel_dim: int = 1, crea
     Returns:
         ``[N, 1, *S]``, the channel dimension kept with size 1, in the unit of the value. The law: no other direction has a
         projection with a larger sum of squares. What has several such directions has no derivative.
+        Of a value ``[N, C]``, which has no places, it is ``[N, 1]``: one number for each example, and no map.
 
     Raises:
         ValueError: there is no such layer, it does not run, or the value has no channels.

@@ -128,7 +128,8 @@ def _in_one_batch(task: Task, samples: Tree, count: int, multiply: bool) -> list
     q = task.q
     points = [t.expand(count, *t.shape) for t in tensors(q.x)]
     reference = map_tensors(lambda t: t.repeat_interleave(q.size, 0), samples)
-    found, gap = attributed(task._replace(q=stacked(q, points, list(range(len(points))))[0]), reference, multiply, None)
+    whole = task._replace(q=stacked(q, points, list(range(len(points))))[0])
+    found, gap = attributed(whole, reference, multiply, None, alike=count == 1)
     tell(task.notes, gap)
     mean: list[Tree] = map_tensors(lambda t: t.unflatten(0, (count, q.size)).mean(0), found)
     return mean

@@ -6,7 +6,7 @@ from .._combine.elementwise import at_input, multiply, relu
 from .._combine.shapes import MODES, interpolate
 from .._core.door import method
 from .._methods.cam import grad_cam
-from .._types import Layer, Method, Model, Target, Tree
+from .._types import Layer, Method, Model, Target, Tree, says
 from .relevance import guided_backprop
 
 
@@ -52,3 +52,6 @@ def guided_grad_cam(
     """
     explain = _READY[mode] if isinstance(mode, str) and mode in _READY else _guided_grad_cam(mode)
     return explain(model, x, layer=layer, target=target, create_graph=create_graph)
+
+
+says(guided_grad_cam, front=True)

@@ -62,7 +62,16 @@ _ORDERS = {
 _ORDER = {name: order.split() for order, names in _ORDERS.items() for name in names.split()}
 _ALONE = ["input"]
 #: In-place operators, by what they are the in-place version of.
-_OPERATORS = {"mul": ["__imul__"], "div": ["__itruediv__", "__idiv__"], "pow": ["__ipow__"]}
+_OPERATORS = {**{name: [f"__i{name}__"] for name in ("add", "sub", "mul", "pow")}, "div": ["__itruediv__", "__idiv__"]}
+#: Names of one operation: the first is what rules call it.
+_SAME = """
+    mul multiply __mul__ __rmul__; div divide true_divide __truediv__ __div__ __rdiv__ __rtruediv__; pow __pow__ __rpow__;
+    matmul mm bmm __matmul__; abs absolute; add __add__ __radd__ __iadd__; sub subtract __sub__ __isub__; neg negative __neg__;
+    clamp clip; sigmoid expit; trunc fix; asin arcsin; acos arccos; atan arctan; asinh arcsinh; acosh arccosh; atanh arctanh;
+    where Tensor.where; atan2 arctan2; outer ger; remainder __mod__; floor_divide __floordiv__; logsigmoid log_sigmoid;
+    cat concat concatenate; rsub __rsub__
+"""
+_CALLED = {other: names.split()[0] for names in _SAME.split(";") for other in names.split()}
 _SPACES = (torch, Tensor, F, torch.special, torch.linalg, torch.fft, *operation_spaces, operator)
 
 
@@ -89,6 +98,11 @@ def spelled(name: str) -> list[tuple[Any, Any, bool]]:
                 twin = plain if _is_function(plain) else next(getattr(other, name) for other in _SPACES if hasattr(other, name))
                 found.append((in_place, twin, True))
     return found
+
+
+def called(name: str) -> str:
+    """The one name of an operation that has several."""
+    return _CALLED.get(name, name)
 
 
 def functions(names: str) -> set[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._core.where import all_modules
 from .._torch import tracing, vmapped_over
 from .._types import ChunkSize, Tree, tensors
 from .._words import check_count, complaint
@@ -81,7 +82,7 @@ def cached(root: nn.Module | None, like: list[torch.Tensor], times: int = 1) -> 
 def _widest(root: nn.Module, numbers: int) -> int:
     """About how many numbers the widest value holds that layers make of so many: as if they ran in the order of their names."""
     most = numbers
-    for module in root.modules():
+    for module in dict.fromkeys(all_modules(root)):
         into, out, dims = _LAYERS.get(type(module), ("", "", 0))
         if out:
             numbers = numbers // max(getattr(module, into), 1) * getattr(module, out)  # a lazy layer has 0 until it runs

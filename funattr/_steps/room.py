@@ -40,14 +40,15 @@ def shows_room(q: Question, like: Tree, shares: bool) -> bool | None:
     """
     if tracing() or any_batch() or (taken.alone and not transforms_active()):
         return False
-    small = 4 * widened(q, tensors(like)) <= SMALL
-    if rows_alone(q) or (small and _makes_little(q, tensors(like))):
+    found = tensors(like)
+    small = 4 * widened(q, found) <= SMALL
+    if rows_alone(q) or (small and _makes_little(q, found)):
         return not small
-    if not shares or not q.inner or _relates_places(q, tensors(like)) > ROOM:
+    if not shares or not q.inner or _relates_places(q, found) > ROOM:
         return True
     root = q.bound.root
     early = root is not None and min(weights_before(root, site.layer) for site in q.inner) <= LITTLE
-    return True if early and (_expands(q) or _meets_own(q, tensors(like))) else None
+    return True if early and (_expands(q) or _meets_own(q, found)) else None
 
 
 def _relates_places(q: Question, found: list[Tensor]) -> int:

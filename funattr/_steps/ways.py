@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -36,12 +37,28 @@ def each(
     """``function(step, *shared)`` for every step of `mapped` (its tensors' leading dimension), `chunk` steps at once.
 
     Yields results with a leading dimension, in order: as many steps as fit, so count them by that dimension. Take what
-    is needed from one result before asking for the next, and memory does not grow with the number of steps. `function`
-    returns tensors, in any structure; what else that holds (None, say) comes as it is.
+    is needed from one before asking for the next, and memory does not grow. What is no tensor in a result comes as it is.
     """
     run = Runner() if run is None else run
     for start, stop in reported(chunks(tensors(mapped)[0].shape[0], chunk)):
         yield from run(function, _part(mapped, start, stop), *shared)
+
+
+class OneByOne(BaseException):
+    """The steps would run one after another. A BaseException: nobody else is to catch it."""
+
+
+_around = threading.local()
+
+
+@contextlib.contextmanager
+def at_once_or_not(shares: bool) -> Iterator[None]:
+    """Inside, what would run its steps one after another is `OneByOne`, if what maps over them `shares` their passes else."""
+    _around.shares = shares
+    try:
+        yield
+    finally:
+        _around.shares = False
 
 
 #: More steps than there are.
@@ -144,6 +161,8 @@ class Runner:
         if found is not None:
             yield found
             return
+        if self.cause and not few and getattr(_around, "shares", False):
+            raise OneByOne
         for step in slices(part):
             result = function(step, *shared)
             if not few:

@@ -24,6 +24,7 @@ from .tensors import (
     base_of,
     edge_of,
     forward_class,
+    grad_of_sum,
     is_dressed,
     is_plain,
     is_view,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,6 +28,25 @@ def alone_in_memory(value: torch.Tensor) -> bool:
 def forward_class(node: Any) -> Any:
     """The torch.autograd.Function that a node of the graph is the backward pass of."""
     return type(node)._forward_cls
+
+
+#: What torch.autograd.grad hands its arguments to once it has looked at them, in Python, for as long as a small net's backward
+#: pass takes; before torch 2.3, the engine itself.
+_run_backward: Any = getattr(torch.autograd.graph, "_engine_run_backward", None)
+_run_backward = _run_backward or torch.autograd.Variable._execution_engine.run_backward
+
+
+def grad_of_sum(
+    value: torch.Tensor, leaves: Sequence[torch.Tensor], keep: bool, create_graph: bool
+) -> Sequence[torch.Tensor | None]:
+    """``torch.autograd.grad(value.sum(), leaves, keep, create_graph, allow_unused=True)`` of a float that requires grad."""
+    ones = torch.ones_like(value)
+    if torch.overrides.has_torch_function((value, *leaves)):  # a subclass, or a mode, has its say
+        return torch.autograd.grad(value, leaves, ones, keep, create_graph, allow_unused=True)
+    found: tuple[torch.Tensor | None, ...] = _run_backward(
+        (value,), (ones,), keep, create_graph, tuple(leaves), True, accumulate_grad=False
+    )
+    return found
 
 
 def saved_input(node: Any) -> torch.Tensor | None:

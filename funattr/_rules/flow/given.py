@@ -11,12 +11,15 @@ from ..._habits import did_you_mean
 from ..._torch import tracing
 from ..._types import Tree, map_tensors
 from ..._words import complaint
-from ..lift.table import ENTRIES, LINEAR, OPENED
+from ..lift.table import BARE, ENTRIES
+from ..spelled import called
 from .facts import Rules
 from .flows import nothing
 
 #: The kinds that keys of a dict of rules name.
 KINDS = ("relu", "activation", "linear", "convolution", "first", "product", "softmax", "normalization")
+#: What operations are called that a rule can be for by their function.
+BY_FUNCTION = {name for entry in (*ENTRIES.values(), *BARE.values()) for name in (entry.name, called(entry.name))}
 
 
 def prepared(rules: Any) -> Rules:
@@ -35,7 +38,7 @@ def prepared(rules: Any) -> Rules:
             raise complaint(TypeError, f"{text}: a function of the operation and the gradient of its output.")
         if isinstance(key, str) and key not in KINDS:
             raise complaint(ValueError, f"there is no kind of operation {key!r}. {did_you_mean(key, KINDS)}")
-        if not isinstance(key, str) and key not in ENTRIES and key not in LINEAR and key not in OPENED:
+        if not isinstance(key, str) and key not in ENTRIES and key not in BARE:
             text = f"{getattr(key, '__name__', repr(key))} is no operation of torch that a rule can be for"
             raise complaint(ValueError, f"{text}: use a function such as torch.tanh, or one of {', '.join(map(repr, KINDS))}.")
     return _by_name(rules)
@@ -47,7 +50,7 @@ def _by_name(rules: Any) -> Rules:
         if isinstance(key, str):
             kinds[key] = rule
         else:
-            named[ENTRIES[key].name if key in ENTRIES else key.__name__] = rule
+            named[called((ENTRIES.get(key) or BARE[key]).name)] = rule
     return Rules(kinds, named)
 
 

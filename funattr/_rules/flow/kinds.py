@@ -50,7 +50,7 @@ def binary(mode: Ruled, func: Any, x: Any, y: Any = None, *rest: Any, **kwargs: 
 def larger(mode: Ruled, func: Any, x: Any, y: Any = None, *rest: Any, **kwargs: Any) -> Any:
     """A maximum: of two that vary, the winner takes all."""
     both = mode.varies(x) and mode.varies(y)
-    return func(x, y, *rest, **kwargs) if both else binary(mode, func, x, y, *rest, **kwargs)
+    return (other if both else binary)(mode, func, x, y, *rest, **kwargs)
 
 
 def power(mode: Ruled, func: Any, x: Any, exponent: Any) -> Any:
@@ -72,6 +72,8 @@ def product(mode: Ruled, func: Any, x: Any, y: Any) -> Any:
 
 def _multiple(mode: Ruled, func: Any, z: Tensor, x: Any, y: Any) -> Tensor:
     """A multiple of what varies, if anything does."""
+    if mode.rules.of(mode.name) is not None:
+        return other(mode, func, x, y)  # type: ignore[no-any-return]  # one tensor, as z is
     live = next((t for t in (x, y) if mode.varies(t)), None)
     if live is not None:
         mode.know(z, live, activated=mode.facts[live].activated)
@@ -202,27 +204,17 @@ def softmax(mode: Ruled, func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Any
 
 def unmet(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
     """An operation that is not linear, and of a kind that no rule is for; it may have one by its name."""
-    y, live = func(*args, **kwargs), [t for t in (*args, *kwargs.values()) if mode.varies(t)]
-    met = mode.rules.of(mode.name)
-    if not live or not isinstance(y, Tensor) or met is None:
-        if live:
-            mode.unmet.append(mode.name)
-        return y
-    given = tuple(t for t in args if isinstance(t, Tensor))
-
-    def again(*tensors: Tensor) -> Any:
-        filled = iter(tensors)
-        return func(*[next(filled) if isinstance(t, Tensor) else t for t in args], **kwargs)
-
-    return mode.know(mode.ruled(met, Operation(mode.name, again, given, y)), *live)
+    if mode.rules.of(mode.name) is None and any(map(mode.varies, (*args, *kwargs.values()))):
+        mode.unmet.append(mode.name)
+    return other(mode, func, *args, **kwargs)
 
 
 def apart(body: Any) -> Any:
     """A handler that runs `body` in the operation's place, with the mode watching."""
 
     def handler(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
-        if not any(map(mode.varies, (*args, *kwargs.values()))):
-            return func(*args, **kwargs)
+        if not any(map(mode.varies, (*args, *kwargs.values()))) or mode.rules.of(mode.name) is not None:
+            return other(mode, func, *args, **kwargs)
         with mode:
             return body(*args, **kwargs)
 
@@ -231,6 +223,8 @@ def apart(body: Any) -> Any:
 
 def recurrent(body: Any) -> Any:
     def handler(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
+        if mode.rules.of(mode.name) is not None:
+            return other(mode, func, *args, **kwargs)
         with mode:
             return body(*args, **kwargs)
 

@@ -126,11 +126,11 @@ def bilinear(mode: Ruled, func: Any, x: Tensor, y: Tensor, *rest: Any, **kwargs:
         return function(x, y, b)
 
     if mode.varies(x) and mode.varies(y):
-        return product_of(mode, "matmul", lambda s, t: func(s, t, *rest, **kwargs), x, y, function(x, y))
+        return product_of(mode, mode.name, lambda s, t: func(s, t, *rest, **kwargs), x, y, function(x, y))
     if mode.varies(x):
-        flat = x.dim() == y.dim() == 2 and mode.name in ("matmul", "mm")
-        return run(mode, "matmul", "linear", function, (x, y), torch.mul if flat else None)
-    return run(mode, "matmul", "linear", turned, (y, x)) if mode.varies(y) else function(x, y)
+        flat = x.dim() == y.dim() == 2 and mode.name == "matmul"
+        return run(mode, mode.name, "linear", function, (x, y), torch.mul if flat else None)
+    return run(mode, mode.name, "linear", turned, (y, x)) if mode.varies(y) else function(x, y)
 
 
 def addmm(mode: Ruled, func: Any, bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:

@@ -13,31 +13,18 @@ from torch.overrides import TorchFunctionMode
 from ..._core.kernels import unruled
 from ..._torch import base_of, tracing
 from ..._types import tensors
-from ..lift.dispatch import GRADIENTS, apply
+from ..lift.dispatch import GRADIENTS, apply, known
 from ..lift.hidden import custom
 from ..lift.origins import among
 from ..lift.table import ENTRIES, NAMES, SHAPES
 from ..lift.table import PLAIN as LEFT
 from ..relu import ReluRule, in_place
-from ..spelled import Entry
+from ..spelled import Entry, called
 from .facts import UNKNOWN, Event, Fact, Facts, Rules, Traced
-from .operation import Flow, Operation, Scale, own
+from .operation import Flow, Operation, Scale, own, whole
 
 #: What keeps the places of a tensor's elements, and is linear where but one of its tensors varies.
-_SUMS = {
-    "add",
-    "sub",
-    "subtract",
-    "rsub",
-    "__add__",
-    "__radd__",
-    "__sub__",
-    "__rsub__",
-    "neg",
-    "negative",
-    "positive",
-    "__neg__",
-}
+_SUMS = {"add", "sub", "rsub", "neg", "positive"}
 
 
 #: ``f(z) / z`` is the derivative, also at 0.
@@ -118,7 +105,8 @@ class Ruled(TorchFunctionMode):
         kwargs = kwargs or {}
         if type(func) is MethodWrapperType:
             return self._attribute(func, args, kwargs)
-        if "relu" in self.rules.kinds:
+        own = self._own(func) if self.rules.named else None
+        if own is None and "relu" in self.rules.kinds:
             relu = self.relus.seen(func, args, kwargs)
             if relu is not None:
                 return relu[0]
@@ -128,8 +116,8 @@ class Ruled(TorchFunctionMode):
         else:
             facts = [self._before(func, t) for t in given]
             idle = not any(fact.varies or fact.ids for fact in facts) and func not in GRADIENTS
-            left = idle or (self.events is None and (func in LEFT or self._left(func, args, kwargs)))
-        found = func(*args, **kwargs) if left else apply(self, func, args, kwargs)
+            left = idle or (own is None and self.events is None and (func in LEFT or self._left(func, args, kwargs)))
+        found = func(*args, **kwargs) if left else apply(self, func, args, kwargs, own)
         if left and idle:
             return found
         for y in (found,) if isinstance(found, Tensor) else among((found,)):
@@ -139,6 +127,11 @@ class Ruled(TorchFunctionMode):
             fact = self.result(func, (), {"": None}, facts, given[0])
             self._wrote(given[0], fact._replace(activated=left and func not in LEFT))
         return found
+
+    def _own(self, func: Any) -> Entry | None:
+        """An operation that has a rule by its function, in whatever spelling."""
+        entry = known(func)
+        return None if entry is None or called(entry.name) not in self.rules.named else entry
 
     def _attribute(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An attribute, such as x.T."""
@@ -163,7 +156,7 @@ class Ruled(TorchFunctionMode):
         entry = ENTRIES.get(func) if args else None
         if entry is None or entry.name not in _ACTIVATIONS or not in_place(func, entry, args, kwargs):
             return False
-        met = self.rules.of(entry.name, "activation")
+        met = self.rules.of(called(entry.name), "activation")
         self.fired += [] if met is None else [met[0]]
         return met is None or _keeps(met[1], entry.name)
 
@@ -178,7 +171,7 @@ class Ruled(TorchFunctionMode):
         fact = Fact(True, first=all(fact.first for fact in live))
         if func in SHAPES and len(live) == 1:
             return fact._replace(activated=live[0].activated)
-        return self.elementwise(y, func, args, fact) if name in _SUMS and not kwargs else fact
+        return self.elementwise(y, func, args, fact) if called(name) in _SUMS and not kwargs else fact
 
     def elementwise(self, y: Tensor, func: Any, args: Any, fact: Fact) -> Fact:
         """`fact` of an elementwise function of all that varies among `args`, with the one tensor that it is a function of."""
@@ -196,7 +189,7 @@ class Ruled(TorchFunctionMode):
     # What dispatch asks for.
 
     def rule_of(self, entry: Entry) -> Callable[..., Any]:
-        self.name = entry.name
+        self.name = called(entry.name)
         return self.table.get(entry.name, other)
 
     def probed(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -283,9 +276,12 @@ def _same(t: Tensor) -> Tensor:
 
 
 def other(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
-    """An operation whose gradient is its own, whatever the rules. In place, what was written is known by this alone."""
-    found = func(*args, **kwargs)
-    facts = [mode.facts[t] for t in _given(args, kwargs)]
+    """An operation with its own gradient, or that of a rule by its function. In place, this alone knows what was written."""
+    given = _given(args, kwargs)
+    met = mode.rules.of(mode.name) if any(map(mode.varies, given)) else None
+    found, facts = func(*args, **kwargs), [mode.facts[t] for t in given]
+    if met is not None:
+        found = mode.ruled(met, whole(mode.name, func, args, kwargs, found, mode.varies))
     for y in among((found,)):
         if mode.facts[y] is UNKNOWN:
             mode.facts[y] = mode.result(func, args, kwargs, facts, y)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._torch import base_of, current_grad_level, tracing, transforms_active
+from ..._torch import base_of, current_grad_level, tracing, transforms_active, tree_flatten, tree_unflatten
 from ..._words import complaint
 from .hold import flowing, handed, hold
 
@@ -156,3 +156,22 @@ def checked(name: str, found: Any, inputs: Sequence[Tensor]) -> list[Tensor | No
             text = f"the rule for {name} returned {got} for an input {list(t.shape)}"
             raise complaint(ValueError, f"{text}: a gradient has the shape of its input.")
     return parts
+
+
+def whole(name: str, func: Any, args: Any, kwargs: Any, y: Any, varies: Callable[[Any], bool]) -> Operation:
+    """An operation as one of all its tensors, those that vary first."""
+    if not isinstance(y, Tensor):
+        text = f"a rule for {name} cannot be: it returns {type(y).__name__}, and a rule is given the gradient of one tensor"
+        raise complaint(ValueError, f"{text}. Give one to an operation that uses what it returns.")
+    leaves, spec = tree_flatten((args, kwargs))
+    floats = [i for i, t in enumerate(leaves) if isinstance(t, Tensor) and t.is_floating_point()]
+    places = sorted(floats, key=lambda i: not varies(leaves[i]))
+
+    def again(*inputs: Tensor) -> Any:
+        filled = list(leaves)
+        for i, t in zip(places, inputs):
+            filled[i] = t
+        args, kwargs = tree_unflatten(filled, spec)
+        return func(*args, **kwargs)
+
+    return Operation(name, again, tuple(leaves[i] for i in places), y)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..._core.checks import may_read, meet
 from ..._core.score import one_for_each, predicted, score_of
 from ..._torch import is_plain, tracing
-from ..._types import Neuron, Target, Tree, floats_of, tensors
+from ..._types import Neuron, Target, Tree, tensors
 from ..._words import warn
 from .origins import Origins
 from .tape import Tape
@@ -39,34 +39,32 @@ def cuts_graph(origins: Origins, root: nn.Module | None) -> bool:
     return all(id(t()) in buffers for t in origins.around.values())
 
 
-def gap(
-    targets: Sequence[Target], ends: tuple[Tape, Tape], values: list[Tree], base: list[Tree], multipliers: list[Tree]
-) -> Tensor | None:
+def gap(targets: Sequence[Target], ends: tuple[Tape, Tape], products: list[Tree]) -> Tensor | None:
     """By how much the sum misses the difference of the scores, that difference, and the size of the scores: over the batch,
     whose rows may meet, for each target. Not compiled, where nobody reads it, nor without data."""
     if tracing() or not all(tape.end and not tape.end[-1].is_meta for tape in ends):
         return None
-    found, count = [], len(multipliers) // len(targets)
-    for k, target in enumerate(targets):
-        own = [tape.end[k - len(targets)] for tape in ends]
-        found.append(_gap(target, own, values, base, multipliers[k * count : (k + 1) * count]))
-    return torch.stack(found)
-
-
-def _gap(target: Target, found: list[Tensor], values: list[Tree], base: list[Tree], multipliers: list[Tree]) -> Tensor:
+    found, count = [], len(products) // len(targets)
     with torch.no_grad():
-        if callable(target) or isinstance(target, Neuron):
-            scores = [one_for_each(end, "the target") for end in found]
-        else:
-            pick = predicted(found[0]) if isinstance(target, str) else target
-            # One class is what the pass at x was asked for, and checked.
-            scores = [end[:, pick] if type(pick) is int and end.dim() == 2 else score_of(end, pick) for end in found]
-        meet(scores[1], " at the baseline")  # of x they have been met
-        rise = scores[0] - scores[1]
-        off = rise.sum()
-        for v, v0, m in zip(floats_of(values), floats_of(base), tensors(multipliers)):  # integers have no multiplier
-            off = off - (m * (v - v0)).sum()
-        return torch.stack([off.abs(), rise.abs().sum(), torch.cat(scores).abs().sum()])
+        for k, target in enumerate(targets):
+            own = [tape.end[k - len(targets)] for tape in ends]
+            found += _gap(target, own, products[k * count : (k + 1) * count])
+        return torch.stack(found).reshape(-1, 3)
+
+
+def _gap(target: Target, found: list[Tensor], products: list[Tree]) -> list[Tensor]:
+    if callable(target) or isinstance(target, Neuron):
+        scores = [one_for_each(end, "the target") for end in found]
+    else:
+        pick = predicted(found[0]) if isinstance(target, str) else target
+        # One class is what the pass at x was asked for, and checked.
+        scores = [end.select(1, pick) if type(pick) is int and end.dim() == 2 else score_of(end, pick) for end in found]
+    meet(scores[1], " at the baseline")  # of x they have been met
+    rise = scores[0] - scores[1]
+    off = rise.sum()
+    for product in tensors(products):  # integers have none
+        off = off - product.sum()
+    return [off.abs(), rise.abs().sum(), torch.cat(scores).abs().sum()]
 
 
 def tell(notes: Notes, missed: Tensor | None) -> None:

@@ -14,34 +14,38 @@ from ..._torch import interrupted, tracing, tree_flatten, tree_unflatten, withou
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, exported, placed
 from .origins import constant
-from .table import ENTRIES, LINEAR, LINEAR_NAMES, OPENED, PLAIN, RULES, SHAPES, WEIGHED
+from .table import BARE, ENTRIES, NAMED, OPENED, PLAIN, SHAPES, WEIGHED
 from .tape import Lift, Met
 
 # Python functions that torch wraps: Dynamo finds them by identity only, and takes them for missing in a dictionary.
-_WRAPPED = [(func, entry) for func, entry in ENTRIES.items() if getattr(func, "__module__", "") == "torch._tensor"]
+_WRAPPED = [(func, entry) for func, entry in (BARE | ENTRIES).items() if getattr(func, "__module__", "") == "torch._tensor"]
 
 
 GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
 
 
-def apply(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
-    """The operation `func`, as its rule has it."""
+def apply(lift: Any, func: Any, args: Any, kwargs: Any, own: Entry | None = None) -> Any:
+    """The operation `func`, as its rule has it; `own` is its entry where that is not the table's."""
     if func in GRADIENTS:  # under the rules it would give multipliers, and other values
         raise complaint(
             ValueError,
             "the model differentiates itself (torch.autograd), and rules would change what it finds: use "
             "integrated_gradients for such a model.",
         )
-    if not tracing() and (func in PLAIN or (func in WEIGHED and type(lift) is Lift and len(args) > 1 and constant(args[1]))):
+    if (
+        own is None
+        and not tracing()
+        and (func in PLAIN or (func in WEIGHED and type(lift) is Lift and len(args) > 1 and constant(args[1])))
+    ):
         return _linear(lift, func, args, kwargs)
     if func in SWITCHED:
         at = SWITCHED[func]
         in_place = kwargs.get("inplace") or (len(args) > at and args[at])
         args, kwargs = args[:at], {name: value for name, value in kwargs.items() if name != "inplace"}
         x = args[0] if args else kwargs.pop("input")
-        y = _seen(lift, func, (_kept(lift, x) if in_place else x, *args[1:]), kwargs)
+        y = _seen(lift, func, (_kept(lift, x) if in_place else x, *args[1:]), kwargs, own)
         return lift.written(x, y) if in_place else y
-    return _seen(lift, func, args, kwargs)
+    return _seen(lift, func, args, kwargs, own)
 
 
 def _kept(lift: Any, x: Tensor, others: Any = ()) -> Tensor:
@@ -51,23 +55,25 @@ def _kept(lift: Any, x: Tensor, others: Any = ()) -> Tensor:
     return lift.copied(x) if (lift.baseline is None or learned) and torch.is_grad_enabled() else x
 
 
-def _entry(func: Any) -> Entry | None:
+def known(func: Any) -> Entry | None:
+    """What the table knows of a function; its rule is None where it keeps its gradient."""
     if tracing():
-        for known, entry in _WRAPPED:
-            if func is known:
+        for other, entry in _WRAPPED:
+            if func is other:
                 return entry
-        return ENTRIES.get(func)
-    return exported(RULES, func) if isinstance(func, EXPORTED) else ENTRIES.get(func)
+    elif isinstance(func, EXPORTED):
+        return exported(NAMED, func)
+    return ENTRIES.get(func) or BARE.get(func)
 
 
-def _seen(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
-    entry = _entry(func)
-    if entry is not None and (tracing() or not _complex(args)):
+def _seen(lift: Any, func: Any, args: Any, kwargs: Any, own: Entry | None) -> Any:
+    entry = known(func) if own is None else own
+    if entry is not None and (own or entry.rule is not None) and (tracing() or not _complex(args)):
         return _ruled(lift, entry, args, kwargs)
     if func in OPENED:
         with lift:
             return OPENED[func](*args, **kwargs)
-    if tracing() or isinstance(func, MethodWrapperType) or func in LINEAR or _is_linear(func):  # a method wrapper: attributes
+    if tracing() or isinstance(func, MethodWrapperType) or (entry is not None and entry.rule is None):  # a wrapper: attributes
         return _linear(lift, func, args, kwargs)
     return _unknown(lift, func, args, kwargs) if isinstance(lift, Lift) else lift.unknown(func, args, kwargs)
 
@@ -85,10 +91,6 @@ def _linear(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
         return lift.probed(func, args, kwargs)
     found = func(*args, **kwargs)
     return lift.scale(found, args[0]) if lift.scales and func in SHAPES else found
-
-
-def _is_linear(func: Any) -> bool:
-    return isinstance(func, EXPORTED) and func.__name__.split(".")[0] in LINEAR_NAMES
 
 
 def _ruled(lift: Any, entry: Entry, args: Any, kwargs: Any) -> Any:

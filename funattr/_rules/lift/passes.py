@@ -20,7 +20,7 @@ from ..._core.where import Bound, transparent
 from ..._steps.baselines import full_batch
 from ..._steps.twins import OneRow, same_rows
 from ..._torch import depth, tracing, transforms_active, without_modes
-from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, floats_of, leaf_of, map_tensors, tensors
+from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, floats_of, leaf_of, map_floats, map_tensors, tensors
 from ..._words import complaint
 from .complete import Notes, cuts_graph, gap
 from .dispatch import apply
@@ -73,13 +73,15 @@ class Lifted(NamedTuple):
     values: list[Tree]
     base: list[Tree]
     multipliers: list[Tree]
+    products: list[Tree]  # m (v - v0)
     gap: Tensor | None
 
 
-def lifted(task: Task, reference: Tree) -> Lifted:
+def lifted(task: Task, reference: Tree, alike: bool = True) -> Lifted:
+    """`alike` says that rows of the reference may be the same, which is looked for."""
     reference = full_batch(reference, task.q.x)
     try:
-        return against(task, reference)
+        return against(task, reference, alike=alike)
     except OutOfStep:
         if tracing():
             raise complaint(ValueError, _PATHS) from None
@@ -91,8 +93,8 @@ def lifted(task: Task, reference: Tree) -> Lifted:
         raise complaint(ValueError, _PATHS) from None
 
 
-def against(task: Task, reference: Tree, learns: bool = False) -> Lifted:
-    tape, base = same_rows(1 if learns else task.q.size, partial(_recorded, task, reference, learns))
+def against(task: Task, reference: Tree, learns: bool = False, alike: bool = True) -> Lifted:
+    tape, base = same_rows(task.q.size if alike and not learns else 1, partial(_recorded, task, reference, learns))
     own = same_rows(1, partial(_recorded, task, task.q.x, False)) if task.q.create_graph else None
     here = Tape()
     values, multipliers = replayed(task, here, tape, None if own is None else own[0])
@@ -100,7 +102,10 @@ def against(task: Task, reference: Tree, learns: bool = False) -> Lifted:
     for value, other in zip(values, base):
         if any(not fits(a.shape, b.shape) for a, b in zip(tensors(value), tensors(other))):
             raise OutOfStep
-    return Lifted(values, base, multipliers, gap(task.targets, (here, tape), values, base, multipliers))
+    again = len(multipliers) // len(values)  # the multipliers for each target
+    parts = zip(values * again, base * again, multipliers)
+    products = [map_floats(lambda v, v0, m: m * (v - v0), *part) for part in parts]
+    return Lifted(values, base, multipliers, products, gap(task.targets, (here, tape), products))
 
 
 def _recorded(task: Task, x: Tree, learns: bool, one_row: OneRow) -> tuple[Tape, list[Tree]]:
@@ -131,18 +136,20 @@ def _recorded(task: Task, x: Tree, learns: bool, one_row: OneRow) -> tuple[Tape,
     with torch.set_grad_enabled(recording):
         seen = forward(q._replace(bound=q.bound.under(lift), target=_ending(q, active, tape)), put, x)
         if q.neuron is None:
-            with lift:
-                _keep_ends(task, tape, seen.output)
+            _keep_ends(task, tape, seen.output, lift)
     return tape, found
 
 
-def _keep_ends(task: Task, tape: Tape, output: Any) -> None:
-    """Keep what the score of each target is taken of, or the score that it makes."""
+def _keep_ends(task: Task, tape: Tape, output: Any, lift: Lift) -> None:
+    """Keep what the score of each target is taken of, or the score that it makes under `lift`."""
     whole = None
     for target in task.targets:
-        if not callable(target) and whole is None:
-            whole = _end(the_tensor(output, task.q.size))
-        tape.end.append(_end(target(output)) if callable(target) else whole)
+        if callable(target):
+            with lift:
+                tape.end.append(_end(target(output)))
+            continue
+        whole = _end(the_tensor(output, task.q.size)) if whole is None else whole
+        tape.end.append(whole)
 
 
 def _end(value: Any) -> Tensor:
@@ -206,7 +213,7 @@ class _Replay:
             sites = q.inner if q.neuron is None else [*q.inner, q.neuron]
             output = call_tapped(q.bound.call, args, kwargs, Run(sites, self._mark))
         if self.task.pick is None and q.neuron is None:
-            _keep_ends(self.task, self.here, output)
+            _keep_ends(self.task, self.here, output, self.lift)
             self._look(the_tensor(output, q.size))
         return output
 

@@ -138,7 +138,10 @@ _LINEAR = """
     bincount searchsorted bucketize unique unique_consecutive backward register_hook retain_grad
     slice alias lift_fresh lift_fresh_copy _to_copy _unsafe_view sym_size _assert_tensor_metadata
 """
-LINEAR_NAMES = {*_LINEAR.split()}
+#: The same without a rule, names that say "in place" first: of a function that has two, the other holds.
+_LEFT: dict[str, Any] = dict.fromkeys(sorted(_LINEAR.split(), key=lambda name: not name.endswith("_")))
+#: By the names that exported operations have.
+NAMED = {**_LEFT, **RULES}
 
 #: Operations of one argument with an autograd.Function of torch's own: of these the rules leave nothing but slopes.
 _UNARY = [*NAMES["exact"], *NAMES["smooth"]]
@@ -162,7 +165,7 @@ _found: dict[Any, Entry] = {
         "Tensor.unflatten",
     ),
 }
-_linear = functions(_LINEAR) - set(_found)
+_linear = {func: entry for func, entry in by_function(_LEFT).items() if func not in _found}
 
 #: Python functions that have a rule as a whole; into the others the mode looks. (Not into these, because Dynamo shows a
 #: mode F.silu, and not the function of the same name that it calls.)
@@ -174,16 +177,18 @@ _whole = {
     *(getattr(F, n, None) for n in ["glu", "mse_loss", "cross_entropy", *_UNARY]),
 }
 #: F.relu calls torch.relu or torch.relu_, F.multi_head_attention_forward much more.
-OPENED = {**opened(torch.functional, set(_found) | _linear), **opened(F, _whole)}
+OPENED = {**opened(torch.functional, {*_found, *_linear}), **opened(F, _whole)}
 #: function -> its rule, and how that calls it.
 ENTRIES = {func: entry for func, entry in _found.items() if func not in OPENED}
-LINEAR = _linear - set(OPENED)
+LINEAR = {func: entry for func, entry in _linear.items() if func not in OPENED}
+#: Functions without a rule of the table, which may be given one by their name.
+BARE = {**{func: Entry(None, func, False, ["input"], func.__name__) for func in OPENED}, **LINEAR}
 #: The same numbers in another shape.
 SHAPES = functions("""
     view view_as reshape flatten unflatten squeeze unsqueeze expand expand_as permute transpose movedim broadcast_to clone
     contiguous to type type_as float double half bfloat16
 """)
 #: Left alone at once.
-PLAIN = LINEAR - set(SWITCHED)
+PLAIN = set(LINEAR) - set(SWITCHED)
 #: Left alone at once where their second argument is a parameter.
 WEIGHED = {func for name in ("linear", *NAMES["convolution"]) for func, _, in_place in spelled(name) if not in_place}
