@@ -83,17 +83,12 @@ def derivative(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return torch.zeros_like(x) if d is None else d
 
 
-def unary(kind: float, swapped: bool = False) -> Rule:
-    """The rescale rule (Shrikumar et al. 2017) for an elementwise function of its first (or, swapped, second) argument."""
+def unary(kind: float) -> Rule:
+    """The rescale rule (Shrikumar et al. 2017) for an elementwise function of its first argument."""
 
-    def rule(lift: Lift, func: Any, *args: Any, **kwargs: Any) -> Any:
-        x, rest = (args[1], args[:1]) if swapped else (args[0], args[1:])
-
-        def f(t: Tensor) -> Tensor:
-            return func(*rest, t, **kwargs) if swapped else func(t, *rest, **kwargs)  # type: ignore[no-any-return]  # an operation of torch, given as any callable
-
+    def rule(lift: Lift, func: Any, x: Any, *rest: Any, **kwargs: Any) -> Any:
         alone = not any(isinstance(other, Tensor) for other in (*rest, *kwargs.values()))
-        return rescaled(lift, f, x, kind, alone)
+        return rescaled(lift, lambda t: func(t, *rest, **kwargs), x, kind, alone)
 
     return rule
 
