@@ -174,7 +174,7 @@ def ablation_cam(
         return (part * v).sum(channel_of(v, channel_dim), keepdim=True).to(v.dtype)
 
     def at(layer: Layer) -> Tree:
-        wanted = target if row is None else row.every
+        wanted: Any = target if row is None else row.every
         value, every = once(target, lambda: asked(_value_and_scores, model, x, layer, wanted, create_graph))
         score = every[0 if row is None else row.index]
         if may_read() and is_plain(score) and bool((score == 0).any()):
