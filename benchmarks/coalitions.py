@@ -39,7 +39,7 @@ class At(nn.Module):
 
         handle = self.layer.register_forward_hook(keep)
         try:
-            return self.model(self.x.expand(len(present), -1, -1, -1))  # type: ignore[no-any-return]  # a module's result
+            return self.model(self.x.expand(len(present), -1, -1, -1))
         finally:
             handle.remove()
 

@@ -26,8 +26,8 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import funattr as fa  # noqa: E402
-from tests.exported import NETS, Cell, cells  # noqa: E402
+import funattr as fa  # noqa: E402  after the path
+from tests.exported import NETS, Cell, cells  # noqa: E402  after the path
 
 FORMATS = {
     "any": "program",

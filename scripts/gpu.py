@@ -38,22 +38,22 @@ WHEELS = unpacked_wheels(Path(__file__).parent, Path(_unpacked.name))
 sys.path.insert(0, str(ROOT))
 
 with contextlib.suppress(ImportError):
-    import numpy  # noqa: F401  # missing, it is named below
+    import numpy  # noqa: F401  missing, it is named below
 if "numpy" not in sys.modules:
     raise SystemExit(f"funattr imports numpy, which is not here: put its wheel into {Path(__file__).parent}, or install it")
 
-import torch  # noqa: E402  # after the wheels, which may hold what it looks for
-from torch import Tensor  # noqa: E402
+import torch  # noqa: E402  after the wheels, which may hold what it looks for
+from torch import Tensor  # noqa: E402  after the path
 
-import benchmarks.measure as bench  # noqa: E402
-import funattr as fa  # noqa: E402
-from benchmarks import by_hand, report  # noqa: E402
-from benchmarks.calls import TARGET, mask_for  # noqa: E402
-from benchmarks.cases import Case, cases  # noqa: E402
-from benchmarks.cost import cost  # noqa: E402
-from benchmarks.rivals import missing, versions  # noqa: E402
-from benchmarks.settings import Setting, settings  # noqa: E402
-from benchmarks.tables import HEAD, by_model, duration, markdown, row  # noqa: E402
+import benchmarks.measure as bench  # noqa: E402  after the path
+import funattr as fa  # noqa: E402  after the path
+from benchmarks import by_hand, report  # noqa: E402  after the path
+from benchmarks.calls import TARGET, mask_for  # noqa: E402  after the path
+from benchmarks.cases import Case, cases  # noqa: E402  after the path
+from benchmarks.cost import cost  # noqa: E402  after the path
+from benchmarks.rivals import missing, versions  # noqa: E402  after the path
+from benchmarks.settings import Setting, settings  # noqa: E402  after the path
+from benchmarks.tables import HEAD, by_model, duration, markdown, row  # noqa: E402  after the path
 
 # Right in every precision.
 

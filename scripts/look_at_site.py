@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the driver of the tests, where this is run as a script
 
 import funattr as fa  # noqa: E402  after the path
-from tests.chromium import Tab, browser, find  # noqa: E402
+from tests.chromium import Tab, browser, find  # noqa: E402  after the path
 
 WIDTHS = (390, 1280, 1366, 1440)
 BUILT = ROOT / "docs" / "_build" / "html"

@@ -29,8 +29,8 @@ import transformers
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.matrix import REASONS, ROWS, SEQUENTIAL, UNMET, Question, more_sites, more_targets, tolerance  # noqa: E402
-from tests.matrix_nets import NETS, Net  # noqa: E402
+from tests.matrix import REASONS, ROWS, SEQUENTIAL, UNMET, Question, more_sites, more_targets, tolerance  # noqa: E402  after the path
+from tests.matrix_nets import NETS, Net  # noqa: E402  after the path
 
 COALITIONS, RELEVANCE = "Coalitions and windows", "Relevance"
 FAMILIES = {

@@ -303,7 +303,7 @@ NETS = [
     *(
         Net(
             f"{name} on ids",
-            lambda _, cell=cell: Words(cell),  # type: ignore[misc]
+            lambda _, cell=cell: Words(cell),  # type: ignore[misc]  # a lambda with a default has no type for mypy
             ids,
             {
                 "embeddings": Site("embedding", cuts=True),

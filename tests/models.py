@@ -83,8 +83,8 @@ class Residual(nn.Module):
         self.layer2 = Block(6, spelling)
         self.fc = nn.Linear(6, 5)
         for bn in (self.layer1.bn1, self.layer1.bn2, self.layer2.bn1, self.layer2.bn2):
-            nn.init.normal_(bn.running_mean, 0.0, 0.3)  # type: ignore[arg-type]
-            nn.init.uniform_(bn.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+            nn.init.normal_(bn.running_mean, 0.0, 0.3)  # type: ignore[arg-type]  # these norms keep statistics
+            nn.init.uniform_(bn.running_var, 0.5, 2.0)  # type: ignore[arg-type]  # these norms keep statistics
 
     def forward(self, x: Tensor) -> Tensor:
         # tanh: second derivatives must not vanish

@@ -39,7 +39,7 @@ def state(model: torch.nn.Module) -> Any:
             sorted(module.__dict__),
             dict(module._forward_hooks),
             dict(module._forward_pre_hooks),
-            dict(module._forward_pre_hooks_with_kwargs),  # type: ignore[call-overload]
+            dict(module._forward_pre_hooks_with_kwargs),
             module.training,
             [(p.requires_grad, p.grad, p._version, p.sum().item()) for p in module.parameters(recurse=False)],
             [(b._version, b.sum().item()) for b in module.buffers(recurse=False)],

@@ -202,7 +202,7 @@ class AnyOperation(TorchDispatchMode):
     """The k-th operation that reaches a kernel raises: the model's, the method's or the backward pass's."""
 
     def __init__(self, countdown: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # not typed there
         self.countdown = countdown
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -272,12 +272,12 @@ def through(job: Job) -> Job:
     """The job on the model inside `Failing`, whose layers have a longer name."""
 
     def run(model: nn.Module, x: Tensor) -> Any:
-        options = dict(job.run.args[1])  # type: ignore[attr-defined]
+        options = dict(job.run.args[1])  # type: ignore[attr-defined]  # a partial, in the table of jobs
         layer = options["layer"]
         options["layer"] = (
             fa.input_of("inner.layer2") if isinstance(layer, type(fa.input_of("a"))) else layer and f"inner.{layer}"
         )
-        return call(job.run.args[0], options, model, x)  # type: ignore[attr-defined]
+        return call(job.run.args[0], options, model, x)  # type: ignore[attr-defined]  # a partial, in the table of jobs
 
     return Job(job.name, run)
 

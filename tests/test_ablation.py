@@ -161,7 +161,7 @@ class Shortcut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out, identity = self.a(x), torch.tanh(self.b(x))
         out += identity
-        return self.head(torch.tanh(out))  # type: ignore[no-any-return]
+        return self.head(torch.tanh(out))
 
 
 class Decides(nn.Module):
@@ -173,7 +173,7 @@ class Decides(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.a(x)
-        return (h * 2 if h.sum() > 0 else h).sum(1)  # type: ignore[no-any-return]
+        return (h * 2 if h.sum() > 0 else h).sum(1)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, None])
@@ -203,7 +203,7 @@ def test_layers_inside_a_transform_of_the_models_own() -> None:
             self.a = nn.Linear(6, 6)
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.func.grad(lambda x: (torch.tanh(self.a(x)) ** 2).sum())(x).sum(1)  # type: ignore[no-any-return]
+            return torch.func.grad(lambda x: (torch.tanh(self.a(x)) ** 2).sum())(x).sum(1)
 
     model, x = Slope().double(), torch.randn(4, 6, dtype=torch.float64)
     for layer in (None, "a"):
@@ -230,7 +230,7 @@ def test_tokens_with_a_baseline_id(dtype: torch.dtype) -> None:
     called = functools.partial(lambda m, ids: m(ids.long()), model)
     found = feature_ablation(called, ids, baselines=3, target=TARGET)
     assert found.dtype == torch.float64
-    close(found, looped(called, ids, None, reference.pick(TARGET), 3))  # type: ignore[arg-type]
+    close(found, looped(called, ids, None, reference.pick(TARGET), 3))
     tensor = torch.full((1, 7), 3)
     assert torch.equal(feature_ablation(called, ids, baselines=tensor, target=TARGET), found)
     assert torch.equal(feature_ablation(called, ids, baselines=tensor.double(), target=TARGET), found)
@@ -243,7 +243,7 @@ def test_bound_arguments_are_never_expanded() -> None:
     called = functools.partial(model, mask=mask)
     for chunk_size in (1, 4, None):
         found = feature_ablation(called, ids, target=TARGET, chunk_size=chunk_size)
-        close(found, looped(called, ids, None, reference.pick(TARGET)))  # type: ignore[arg-type]
+        close(found, looped(called, ids, None, reference.pick(TARGET)))
     seven = torch.randn(7, 7, dtype=torch.float64)  # an adjacency, whatever the batch
 
     def graph(x: Tensor, adjacency: Tensor) -> Tensor:
@@ -253,7 +253,7 @@ def test_bound_arguments_are_never_expanded() -> None:
     x = torch.randn(7, 7, dtype=torch.float64)
     close(
         feature_ablation(functools.partial(graph, adjacency=seven), x, chunk_size=3),
-        looped(functools.partial(graph, adjacency=seven), x, None, lambda y: y),  # type: ignore[arg-type]
+        looped(functools.partial(graph, adjacency=seven), x, None, lambda y: y),
     )
 
 
@@ -330,7 +330,7 @@ class Sides(nn.Module):
         self.a, self.b, self.c = nn.Linear(4, 3), nn.Linear(4, 2), nn.Linear(3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.c(torch.tanh(self.a(x))) * self.b(x)).sum(1)  # type: ignore[no-any-return]
+        return (self.c(torch.tanh(self.a(x))) * self.b(x)).sum(1)
 
 
 def test_several_layers_are_one_joint_site() -> None:

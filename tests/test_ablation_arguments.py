@@ -99,12 +99,12 @@ def test_neurons(site: Any) -> None:
         for layer in ("fc2", fa.output_of("act1", call=-1)):
             at = model.fc2 if layer == "fc2" else model.act1
             kept: list[Tensor] = []
-            with at.register_forward_hook(lambda m, a, out, kept=kept: kept.append(out)):  # type: ignore[union-attr]
+            with at.register_forward_hook(lambda m, a, out, kept=kept: kept.append(out)):
 
                 def score(_: Any, kept: list[Tensor] = kept, index: Any = index) -> Tensor:
                     value = kept[-1]
                     if callable(index):
-                        return index(value)  # type: ignore[no-any-return]
+                        return index(value)
                     return value[:, 3] if index == 3 else value[:, 1:4].sum(1)
 
                 expected = looped(model, x, site, score)
@@ -148,7 +148,7 @@ class Attends(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y, _ = self.attention(x, x, x, need_weights=False)
-        return self.head(torch.tanh(x + y).mean(1))  # type: ignore[no-any-return]
+        return self.head(torch.tanh(x + y).mean(1))
 
 
 def test_one_tensor_stands_for_a_structure_with_one_tensor() -> None:
@@ -254,7 +254,7 @@ def test_a_layer_without_tensors() -> None:
             self.names = Names()
 
         def forward(self, x: Tensor) -> Tensor:
-            return x.sum(1) * self.names(x)[0]  # type: ignore[no-any-return]
+            return x.sum(1) * self.names(x)[0]
 
     class Names(nn.Module):
         def forward(self, x: Tensor) -> tuple[int, ...]:

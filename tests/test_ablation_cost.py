@@ -21,11 +21,11 @@ from .models import CASES, double
 from .test_ablation import tensors
 
 
-class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Counted(TorchDispatchMode):
     """FLOPs, and the most bytes that lived at once."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # not typed there
         self.flops = self.live = self.peak = 0
         self.known: set[int] = set()
 

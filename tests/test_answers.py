@@ -93,7 +93,7 @@ def test_against_and_contrast_are_differences() -> None:
     logits = NET(IDS)["logits"]
     other = (ANSWER + 1) % V
     for of in ("log_prob", "logit"):
-        found = torch.stack([target(logits) for target in fa.tokens(ANSWER, of=of, against=other)])  # type: ignore[arg-type]
+        found = torch.stack([target(logits) for target in fa.tokens(ANSWER, of=of, against=other)])
         expected = [a(logits) - b(logits) for a, b in zip(fa.tokens(ANSWER), fa.tokens(other))]
         close(found, torch.stack(expected))
     close(torch.stack([t(logits) for t in fa.tokens(ANSWER, against=other[0])])[:, :1], found[:, :1])
@@ -201,7 +201,7 @@ def test_transforms() -> None:
             self.net = NET
 
         def forward(self, ids: Tensor) -> Tensor:
-            return self.net(ids)["logits"]  # type: ignore[no-any-return]
+            return self.net(ids)["logits"]
 
     model = Logits()
 

@@ -51,7 +51,7 @@ def test_a_name_inside_comes_before_one_of_the_wrapper() -> None:
             self.module, self.head = nn.Sequential(nn.Linear(3, 3), nn.Tanh()), nn.Linear(3, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.module(x))  # type: ignore[no-any-return]
+            return self.head(self.module(x))
 
     net, x = Odd(), torch.randn(2, 3)
     wrapped = nn.DataParallel(net)
@@ -123,7 +123,7 @@ class Quantised(Base):
 
     def __new__(cls, value: Any, scale: Any, bits: Any) -> Quantised:
         bits = bits if isinstance(bits, Tensor) else torch.tensor(bits, dtype=torch.int)
-        return super().__new__(cls, value, scale, bits)  # type: ignore[return-value]
+        return super().__new__(cls, value, scale, bits)
 
 
 class Quantise(nn.Module):
@@ -138,7 +138,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q = self.q(self.a(x))
-        return self.b(q.value * q.scale)  # type: ignore[no-any-return]
+        return self.b(q.value * q.scale)
 
 
 @pytest.mark.parametrize("method", [fa.gradient, fa.input_x_gradient, fa.integrated_gradients, fa.deep_lift])
@@ -161,7 +161,7 @@ def test_a_packed_sequence() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             packed = pack_padded_sequence(x, torch.tensor([4, 6, 2]), batch_first=True, enforce_sorted=False)
-            return self.head(self.rnn(packed)[1][0][-1])  # type: ignore[no-any-return]
+            return self.head(self.rnn(packed)[1][0][-1])
 
     model, x = Tagger().double().eval(), torch.randn(3, 6, 3).double()
     packed = pack_padded_sequence(x, torch.tensor([4, 6, 2]), batch_first=True, enforce_sorted=False)
@@ -199,7 +199,7 @@ class Patient(nn.Module):
 
     def forward(self, image: Tensor, table: Tensor) -> Tensor:
         h = torch.relu(self.conv(image)).mean((2, 3))
-        return self.head(torch.cat([h, torch.relu(self.table(table))], 1))  # type: ignore[no-any-return]
+        return self.head(torch.cat([h, torch.relu(self.table(table))], 1))
 
 
 def test_maps_of_the_picture_and_none_of_the_table() -> None:
@@ -226,7 +226,7 @@ def test_a_model_that_takes_one_dict_is_to_be_wrapped() -> None:
     linear, x = nn.Linear(4, 3), torch.randn(2, 4)
 
     def model(batch: dict[str, Tensor]) -> Tensor:
-        return linear(batch["cont"])  # type: ignore[no-any-return]
+        return linear(batch["cont"])
 
     with pytest.raises(TypeError, match=r"wrap a model that takes them as one argument: lambda \*\*x: model\(x\)"):
         fa.gradient(model, {"cont": x}, target=1)
@@ -236,7 +236,7 @@ def test_a_model_that_takes_one_dict_is_to_be_wrapped() -> None:
 
 def test_a_type_error_of_the_model_is_its_own() -> None:
     def model(x: Tensor) -> Tensor:
-        return x + None  # type: ignore[operator]
+        return x + None
 
     with pytest.raises(TypeError, match="unsupported operand"):
         fa.gradient(model, torch.randn(2, 3), target=1)

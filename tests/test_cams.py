@@ -5,7 +5,9 @@ Those made of value and gradient are in the table of methods with their formulas
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,7 +118,7 @@ def test_score_cam_in_one_and_three_dimensions_and_on_several_inputs() -> None:
     close(fa.score_cam(volume, x, layer="1", target=2), expected.detach())
 
     def both(a: Tensor, b: Tensor) -> Tensor:
-        return net(a + 2 * b)  # type: ignore[no-any-return]
+        return net(a + 2 * b)
 
     net, a, b = Conv().double().eval(), image(), image()
     close(
@@ -133,7 +135,7 @@ def test_ablation_cam_by_the_papers_formula(target: Any) -> None:
 
     def score(value: Tensor) -> Tensor:
         if not isinstance(target, (int, Tensor)):
-            return fa.activation(lambda v: rest(v, x), value, layer=net.layer2.conv1)[:, 1, 2, 2]  # type: ignore[no-any-return]
+            return fa.activation(lambda v: rest(v, x), value, layer=net.layer2.conv1)[:, 1, 2, 2]
         return fa.score(rest(value, x), target)
 
     whole, expected = score(value), torch.zeros_like(value[:, :1])
@@ -214,7 +216,7 @@ def test_what_they_cost() -> None:
     after = cost(lambda: fa.split(net, "layer4").rest(torch.zeros(1, 512, 2, 2), x)).flops - forward
     gradient = cost(lambda: fa.gradient(net, x, layer="layer4", target=1)).flops
     for cam in GRADIENT_CAMS:
-        assert cost(lambda cam=cam: cam(net, x, layer="layer4", target=1)).flops == gradient  # type: ignore[misc]
+        assert cost(lambda cam=cam: cam(net, x, layer="layer4", target=1)).flops == gradient  # type: ignore[misc]  # a lambda with a default has no type for mypy
     assert cost(lambda: fa.score_cam(net, x, layer="layer1", target=1)).flops == 65 * forward
     # The value, the score, and 512 channels in chunks that share what lies before the layer.
     assert after == 0
@@ -311,7 +313,7 @@ def test_the_grad_cam_package(ours: Any, theirs: str) -> None:
 def test_eigen_cam_of_values_that_are_not_finite() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LogSigmoid(), nn.Flatten(), nn.Linear(64, 5))
     with torch.no_grad():
-        model[0].bias.fill_(torch.nan)  # type: ignore[union-attr, operator]
+        model[0].bias.fill_(torch.nan)
     with pytest.raises(ValueError, match=r"eigen_cam.*holds NaN or inf"):
         fa.eigen_cam(model, torch.randn(2, 3, 6, 6), layer="1")
 
@@ -333,3 +335,41 @@ def test_steps_in_time_first_are_refused_where_sizes_do_not_tell(cam: Any, steps
     with pytest.raises(ValueError, match=r"with steps in time first, and the 2 examples second|without a row for each"):
         cam(TimeFirst(), torch.randn(2, steps, 3), layer="steps", **options)
     assert cam(TimeFirst(), torch.randn(2, 2, 3), layer="first", **options).shape == (2, 2, 1)
+
+
+def flat() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).double()
+
+
+@pytest.mark.parametrize("cam", [*CAMS, fa.eigen_cam], ids=lambda cam: cam.__name__)
+def test_behind_the_pooling_there_is_no_map(cam: Any) -> None:
+    """A value without places ``[N, C]`` has one number for each example, and whatever makes a map of that says what to do."""
+    net, x = flat(), image()
+    what: dict[str, Any] = {} if cam is fa.eigen_cam else {"target": 1}
+    wanted = "choose a layer whose value is [N, C, *spatial]"
+    for combined in (fa.interpolate(cam), fa.noise_tunnel(fa.interpolate(fa.relu(cam), mode="bilinear"), n_samples=2)):
+        with pytest.raises(ValueError, match=re.escape(wanted)):
+            combined(net, x, layer="3", **what)
+        assert combined(net, x, layer="1", **what).shape == (3, 1, 8, 8)
+    if cam is fa.score_cam:  # its masks are maps of the input's size
+        with pytest.raises(ValueError, match=re.escape(wanted)):
+            cam(net, x, layer="3", **what)
+    else:
+        assert cam(net, x, layer="3", **what).shape == (3, 1)
+
+
+def test_one_number_is_not_drawn_as_a_map(tmp_path: Path) -> None:
+    viz: Any = pytest.importorskip("funattr.viz")
+    net, x = flat(), torch.rand(3, 3, 8, 8, dtype=torch.float64)
+    one = fa.grad_cam(net, x, layer="3", target=1)
+    draws: list[Callable[[], Any]] = [
+        lambda: viz.show(x, {"grad_cam": one}),
+        lambda: viz.page(x, {"grad_cam": one}, out=tmp_path / "page.html"),
+        lambda: viz.overlay(one[0], x[0]),
+        lambda: viz.blend(one[0], x[0]),
+    ]
+    for draw in draws:
+        with pytest.raises(ValueError, match="choose a layer whose value has a height and a width"):
+            draw()
+    with pytest.raises(ValueError, match=re.escape("choose a layer whose value is [N, C, *spatial]")):
+        fa.guided_grad_cam(net, x, layer="3", target=1)

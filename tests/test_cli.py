@@ -79,10 +79,10 @@ def test_what_is_drawn_is_what_the_methods_give(here: Path, capsys: pytest.Captu
     path: Any = {"n_steps": 7, "quadrature": "riemann_middle"}
     expected = {
         "grad_cam at blocks.0": fa.grad_cam(model, x, layer="blocks.0", target=1),
-        "integrated_gradients": fa.integrated_gradients(model, x, target=1, **path),  # type: ignore[arg-type]
+        "integrated_gradients": fa.integrated_gradients(model, x, target=1, **path),
         "deep_lift": fa.deep_lift(model, x, target=1),
         "deep_lift_shap": fa.deep_lift_shap(model, x, baselines=shades, target=1),
-        "conductance": fa.conductance(model, x, target=1, **path),  # type: ignore[arg-type]
+        "conductance": fa.conductance(model, x, target=1, **path),
         "guided_grad_cam at blocks.0": fa.guided_grad_cam(model, x, layer="blocks.0", target=1),
         "saliency": fa.saliency(model, x, target=1),
     }
@@ -181,7 +181,7 @@ def test_layers_and_numbers_as_they_are(here: Path, capsys: pytest.CaptureFixtur
     assert set(stored) == {"input", "input_x_gradient", "grad_cam"}
     torch.testing.assert_close(stored["input_x_gradient"], fa.input_x_gradient(model, pixels(), layer=layer, target=0))
     torch.testing.assert_close(stored["grad_cam"], fa.grad_cam(model, pixels(), layer=layer, target=0))
-    with safe_open("a.safetensors", "pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open("a.safetensors", "pt") as file:
         facts = json.loads(file.metadata()["facts"])["explained"][0]
     assert facts["methods"]["grad_cam"]["layer"] == "relu@1"
     assert facts["target"]["class"] == 0

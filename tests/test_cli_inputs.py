@@ -129,7 +129,7 @@ def picture(name: str) -> torch.Tensor:
 
 
 def check_cams(found: list[dict[str, Any]], files: list[str]) -> None:
-    import nets  # type: ignore[import-not-found]
+    import nets  # type: ignore[import-not-found]  # the test wrote it
 
     model = nets.build().eval()
     for each, file in zip(found, files, strict=True):
@@ -221,7 +221,7 @@ def test_a_model_of_both_gets_what_is_there(here: Path, piped: Any, capsys: pyte
 
 
 def test_a_text_from_standard_input(here: Path, piped: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """And not a hyphen."""
+    """What is piped in is explained, and not the hyphen: `-` was a text of three tokens, with exit status 0."""
     piped(b"a good film\n")
     (found,) = facts(capsys, "explain - --model texts:build")
     assert found["tokens"] == ["a", "good", "film"]
@@ -237,7 +237,7 @@ def test_a_file_of_lines(through: str, here: Path, piped: Any, capsys: pytest.Ca
     found = facts(capsys, f"explain {'reviews.txt' if through == 'file' else '-'} --lines --model texts:build")
     assert [each["input"] for each in found] == ["line 1", "line 3"]
     assert [each["tokens"] for each in found] == [["a", "good", "film"], ["a", "bad", "film"]]
-    import texts  # type: ignore[import-not-found]
+    import texts  # type: ignore[import-not-found]  # the test wrote it
 
     model = texts.build().eval()
     for each, ids in zip(found, ([[1, 2, 4]], [[1, 3, 4]])):

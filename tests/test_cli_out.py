@@ -61,7 +61,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def expected(name: str = "a.png") -> tuple[Any, Tensor, dict[str, Tensor]]:
-    import net  # type: ignore[import-not-found]
+    import net  # type: ignore[import-not-found]  # the test wrote it
 
     x = torch.from_numpy(np.array(Image.open(name))).permute(2, 0, 1)[None].float() / 255
     model = net.build()
@@ -111,7 +111,7 @@ def test_numbers_carry_the_facts(here: Path) -> None:
         np.testing.assert_array_equal(stored["input"], x.numpy())
         for name, value in values.items():
             np.testing.assert_allclose(stored[name], value.numpy(), rtol=1e-6)
-    with safe_open("a.safetensors", "np") as file:  # type: ignore[no-untyped-call]
+    with safe_open("a.safetensors", "np") as file:
         check_facts(json.loads(file.metadata()["facts"]), maps=False)
 
 
@@ -280,7 +280,7 @@ def crop(box: tuple[int, int, int, int], size: int) -> Any:
 @pytest.mark.parametrize("box", [(0, 0, 100, 80), (20, 10, 80, 70), (0, 30, 100, 50)])
 def test_which_part_of_a_picture_is_seen(box: tuple[int, int, int, int]) -> None:
     image = ramps((100, 80))
-    seen = as_seen(Source(nn.Identity(), "", crop(box, 14), channels=3, how="cropped"), image, None)  # type: ignore[arg-type]
+    seen = as_seen(Source(nn.Identity(), "", crop(box, 14), channels=3, how="cropped"), image, None)  # type: ignore[arg-type]  # without options nothing is asked of them
     assert seen is not None
     rows, columns = seen[0, 1, :, 0] * 255 / 2, seen[0, 0, 0] * 255 / 2
     edges = [float(columns[0]), float(rows[0]), float(columns[-1]) + 1, float(rows[-1]) + 1]
@@ -300,4 +300,4 @@ OTHERS: dict[str, Any] = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_moves_otherwise_is_not_guessed(name: str) -> None:
     source = Source(nn.Identity(), "", OTHERS[name], channels=3, how="otherwise")
-    assert as_seen(source, ramps((40, 30)), None) is None  # type: ignore[arg-type]
+    assert as_seen(source, ramps((40, 30)), None) is None  # type: ignore[arg-type]  # likewise

@@ -86,7 +86,7 @@ def ready(name: str) -> Tensor:
 
 
 def model() -> Any:
-    import net  # type: ignore[import-not-found]
+    import net  # type: ignore[import-not-found]  # the test wrote it
 
     return net.build().eval()
 
@@ -192,6 +192,49 @@ def test_arguments_of_one_of_several(here: Path) -> None:
     for _, found in fa.dataset.load("maps"):
         assert found["grad_cam"].shape == (1, 4, 4)
         assert found["integrated_gradients"].shape == (3, 4, 4)
+
+
+MY_DATA = """
+import torch
+
+
+def dataset():
+    return torch.utils.data.TensorDataset(torch.ones(2, 3, 4, 4))
+"""
+
+
+@pytest.mark.parametrize("data", ["as in the help", "a folder of pictures", "a folder of Parquet files"])
+def test_the_example_of_the_help_runs(data: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With each kind of data that its line names: a folder of pictures crashed there, as a Parquet file without a footer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pytest.raises(SystemExit):
+        run("run --help")
+    (example,) = re.findall(r"^job\.toml:\n((?:  .+\n)+)", capsys.readouterr().out, re.M)
+    lines = [re.split(r" {3,}", line.strip()) for line in example.splitlines()]
+    (told,) = [line[1] for line in lines if line[0].startswith("data = ")]
+    assert "a folder of Parquet files or of pictures" in told
+    Path("my_net.py").write_text(NET)
+    Path("my_data.py").write_text(MY_DATA)
+    Path("rows").mkdir()
+    pixels = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(96, np.float32)), 48)
+    pq.write_table(pa.table({"id": ["a", "b"], "x": pixels}), "rows/part.parquet")
+    folder, more = {
+        "as in the help": ("my_data:dataset", ""),
+        "a folder of pictures": ("png/", ""),
+        "a folder of Parquet files": ("rows/", 'transform = "net:to_picture"\n'),
+    }[data]
+    Path("net.py").write_text(NET + "\n\ndef to_picture(row):\n    return torch.as_tensor(row['x']).reshape(3, 4, 4)\n")
+    text = "\n".join(line[0] for line in lines).replace("my_data:dataset", folder).replace('"layer4"', '"features"')
+    Path("job.toml").write_text(text.replace("[arguments]", f"progress = false\n{more}[arguments]"))
+    status = run("run job.toml")
+    assert status == (1 if "pictures" in data else 0), capsys.readouterr()  # one of the pictures is cut short
+    assert [name for name, _ in fa.dataset.load("attributions")] == {
+        "as in the help": [0, 1], "a folder of pictures": GOOD, "a folder of Parquet files": ["a", "b"],
+    }[data]  # fmt: skip
+    for name in ("my_net", "my_data"):
+        sys.modules.pop(name, None)
 
 
 WRONG = {

@@ -204,7 +204,7 @@ def plain_noise(inner: Attribution) -> Attribution:
 
 def plain_mean(inner: Attribution) -> Attribution:
     def mean(net: Any, x: Tensor, *, baselines: Tensor, **options: Any) -> Tensor:
-        return sum(inner(net, x, baselines=b[None], **options) for b in baselines) / len(baselines)  # type: ignore[return-value]
+        return sum(inner(net, x, baselines=b[None], **options) for b in baselines) / len(baselines)  # type: ignore[return-value]  # sum begins at 0, an int to mypy
 
     return mean
 

@@ -196,7 +196,7 @@ def test_compiled_path_methods_twice_in_one_graph_and_with_another_number_of_ste
 
 def test_compiled_with_other_hooks_on_the_layer() -> None:
     model, x = double(CASES[2])
-    handle = model.layer1.register_forward_hook(lambda module, args, output: output * 2)  # type: ignore[union-attr,operator]
+    handle = model.layer1.register_forward_hook(lambda module, args, output: output * 2)
     eager = fa.input_x_gradient(model, x, layer="layer1", target=TARGET)
     compiled = torch.compile(fa.input_x_gradient, fullgraph=True, backend="aot_eager")
     close(compiled(model, x, layer="layer1", target=TARGET), eager)

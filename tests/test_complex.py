@@ -24,7 +24,7 @@ class Fourier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.spectrum(x.to(torch.complex128) @ self.weight)
-        return self.head(torch.tanh(self.power(z.real**2 + z.imag**3)))  # type: ignore[no-any-return]
+        return self.head(torch.tanh(self.power(z.real**2 + z.imag**3)))
 
 
 MODEL = Fourier().eval()
@@ -80,7 +80,7 @@ def test_complex_numbers_beside_real_ones_at_a_layer_are_held() -> None:
             self.block = Block()
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.block(x, torch.polar(torch.ones(3), torch.arange(3.0)).to(torch.complex128))  # type: ignore[no-any-return]
+            return self.block(x, torch.polar(torch.ones(3), torch.arange(3.0)).to(torch.complex128))
 
     class Block(nn.Module):
         def forward(self, h: Tensor, table: Tensor) -> Tensor:
@@ -97,7 +97,10 @@ def test_complex_numbers_beside_real_ones_at_a_layer_are_held() -> None:
 @pytest.mark.parametrize("method", [fa.integrated_gradients, fa.deep_lift])
 def test_a_real_layer_of_a_complex_input_starts_from_its_baseline(method: Any) -> None:
     for x, start in ((COMPLEX, 0 * COMPLEX), ((REAL, COMPLEX), (0 * REAL, 0 * COMPLEX))):
-        model: Any = lambda x, z=0: MODEL(x + z)  # noqa: E731
+
+        def model(x: Any, z: Any = 0) -> Any:
+            return MODEL(x + z)
+
         values = [model(*given) if isinstance(given, tuple) else model(given) for given in (x, start)]
         found = method(model, x, layer=MODEL.power, target=1)
         torch.testing.assert_close(found.sum(1), (values[0] - values[1])[:, 1].detach(), rtol=0, atol=1e-8)

@@ -147,7 +147,7 @@ def test_the_way_of_a_call(figures: ModuleType, tiny: pathlib.Path, monkeypatch:
     assert figures.way(lambda: first(2), tiny) == (3, 3, 8)
     before = sys.getprofile()
     with pytest.raises(TypeError):
-        figures.way(lambda: first("2"), tiny)  # type: ignore[arg-type]
+        figures.way(lambda: first("2"), tiny)  # type: ignore[arg-type]  # wrong on purpose
     assert sys.getprofile() is before
 
 

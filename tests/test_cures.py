@@ -84,7 +84,7 @@ CALLS: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any]]] = 
         {"layer": model.conv},
     ),
     "internal_batch_size": (
-        lambda: ig(model, x, target=1, internal_batch_size=16),  # type: ignore[call-overload]
+        lambda: ig(model, x, target=1, internal_batch_size=16),  # type: ignore[call-overload]  # wrong on purpose
         lambda: ig(model, x, target=1, chunk_size=16),
         {},
     ),
@@ -335,10 +335,10 @@ def test_a_name_of_captums_for_several_functions(name: str) -> None:
 def test_names_of_captums_pictures() -> None:
     pytest.importorskip("matplotlib")
     for name in ("visualization", "visualize_image_attr", "visualize_image_attr_multiple"):
-        line = line_of(told(lambda name=name: getattr(fa, name)))  # type: ignore[misc]
+        line = line_of(told(lambda name=name: getattr(fa, name)))  # type: ignore[misc]  # a lambda with a default has no type for mypy
         given = attributions[0].sum(0) if "overlay" in line else attributions.sum(1)
         assert run(line, attributions=given, x=x[0].sigmoid() if "overlay" in line else x.sigmoid()) is not None
-    line = line_of(told(lambda: fa.visualize_text))  # type: ignore[attr-defined]
+    line = line_of(told(lambda: fa.visualize_text))  # type: ignore[attr-defined]  # not there, on purpose
     assert run(line, words=["a", "b"], attributions=torch.tensor([0.5, -1.0])) is not None
 
 
@@ -357,11 +357,11 @@ def test_an_argument_that_there_is_for_something_else(name: str) -> None:
 
 
 def test_a_name_that_has_no_like() -> None:
-    assert run(line_of(told(lambda: fa.FeaturePermutation))).shape == x.shape  # type: ignore[attr-defined]
+    assert run(line_of(told(lambda: fa.FeaturePermutation))).shape == x.shape  # type: ignore[attr-defined]  # not there, on purpose
 
 
 def test_other_names() -> None:
-    assert "Did you mean 'saliency'?" in told(lambda: fa.saliancy)  # type: ignore[attr-defined]
-    assert "dir(funattr)" in told(lambda: fa.xyzzy)  # type: ignore[attr-defined]
+    assert "Did you mean 'saliency'?" in told(lambda: fa.saliancy)  # type: ignore[attr-defined]  # not there, on purpose
+    assert "dir(funattr)" in told(lambda: fa.xyzzy)  # type: ignore[attr-defined]  # not there, on purpose
     assert not hasattr(fa, "__wrapped__")
     assert getattr(fa, "Lime", None) is None

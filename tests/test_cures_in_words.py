@@ -151,7 +151,7 @@ def test_one_example_without_its_batch_dimension() -> None:
     one = torch.randn(3, dtype=torch.float64)
     for net, example in ((linear, one), (image, x[0])):
         for target in (1, None, "argmax"):
-            message = told(lambda net=net, example=example, target=target: fa.saliency(net, example, target=target))  # type: ignore[misc]
+            message = told(lambda net=net, example=example, target=target: fa.saliency(net, example, target=target))  # type: ignore[misc]  # a lambda with a default has no type for mypy
             assert "pass x[None]" in message
         assert fa.saliency(net, example[None], target=1).shape == example[None].shape
 

@@ -254,7 +254,7 @@ def test_methods_that_draw_run_in_batches(name: str, tmp_path: Path) -> None:
         return method(model, x) if name == "targets" else method(model, x, target=1)
 
     if hasattr(method, "about"):
-        counted.about = method.about  # type: ignore[attr-defined]
+        counted.about = method.about  # type: ignore[attr-defined]  # what a method says of itself is an attribute of a function
     run(tmp_path, IMAGES, counted, batch_size=8)
     assert sizes == [8, 1, 8, 1, 8, 7]
 

@@ -30,7 +30,7 @@ def test_deep_lift_shap_is_the_mean(layer: Any, chunk_size: int | None) -> None:
     def by_hand(model: Any, x: Tensor, *, baselines: Any, layer: Any, target: Any) -> Any:
         return deep_lift(model, x, baselines=baselines, layer=layer, target=target)
 
-    found = mean_over_baselines(by_hand)(model, x, baselines=references, layer=layer, target=target)  # type: ignore[arg-type]
+    found = mean_over_baselines(by_hand)(model, x, baselines=references, layer=layer, target=target)
     torch.testing.assert_close(tensor(found), torch.stack(each).mean(0))
 
 

@@ -133,6 +133,6 @@ def test_the_result_can_be_differentiated(layer: Any) -> None:
         points = [[x, x0], [x, x0]]
         points[0][i], points[1][i] = start + 1e-6 * step, start - 1e-6 * step
         wanted = (f(*points[0], create_graph=False) - f(*points[1], create_graph=False)) / 2e-6
-        torch.testing.assert_close((leaves[i].grad * step).sum(), wanted, rtol=1e-5, atol=1e-7)  # type: ignore[operator]
+        torch.testing.assert_close((leaves[i].grad * step).sum(), wanted, rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(slopes[i], leaves[i].grad)
-    assert all(p.grad is not None for p in model.head.parameters())  # type: ignore[union-attr]
+    assert all(p.grad is not None for p in model.head.parameters())

@@ -73,7 +73,7 @@ def test_differentiable_in_the_parameters() -> None:
 
     found = torch.func.grad(prior)(parameters)
     with plain_attention():
-        value = model.embed(x)  # type: ignore[operator]
+        value = model.embed(x)
         rest = fa.split(model, "embed").rest
         slope = torch.autograd.grad(reference.pick(TARGET)(rest(value, x)).sum(), value, create_graph=True)[0]
         expected = gradients(slope.square().sum(), list(parameters.values()))

@@ -77,10 +77,10 @@ class Anything(nn.Module):
         if x.is_floating_point():
             x = self.conv1(x)
             for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-                x = layer(x)  # type: ignore[operator]
+                x = layer(x)
             x = x.mean((2, 3))
         else:
-            x = self.bert.embeddings(x).mean(1)  # type: ignore[operator]
+            x = self.bert.embeddings(x).mean(1)
         for block in self.blocks:
             x = block(x)
         return self.fc2(F.relu(self.fc1(x)))

@@ -58,7 +58,7 @@ def test_without_a_check_of_globals_arguments_are_still_checked() -> None:
     torch._dynamo.reset()
     model, x = net(), torch.randn(3, 3, 8, 8).double()
     options = {"guard_filter_fn": torch.compiler.skip_guard_on_globals_unsafe}
-    compiled = torch.compile(fa.integrated_gradients, fullgraph=True, backend="aot_eager", options=options)  # type: ignore[arg-type]
+    compiled = torch.compile(fa.integrated_gradients, fullgraph=True, backend="aot_eager", options=options)  # type: ignore[arg-type]  # torch types options without functions
     for batch, target, n_steps in ((x, 1, 4), (x[:2], 1, 4), (x, 3, 4), (x, 3, 6)):
         expected = fa.integrated_gradients(model, batch, target=target, n_steps=n_steps)
         torch.testing.assert_close(compiled(model, batch, target=target, n_steps=n_steps), expected)

@@ -168,8 +168,8 @@ TABLE: list[Row] = [
         ValueError,
         ["ran 3 times", "call=-4"],
     ),
-    ("call of a wrong type", lambda: fa.output_of("inner", call="last"), TypeError, ["output_of(call='last')", "integer"]),  # type: ignore[arg-type]
-    ("selector of a wrong type", lambda: fa.input_of(3), TypeError, ["input_of()", "got int 3"]),  # type: ignore[arg-type]
+    ("call of a wrong type", lambda: fa.output_of("inner", call="last"), TypeError, ["output_of(call='last')", "integer"]),
+    ("selector of a wrong type", lambda: fa.input_of(3), TypeError, ["input_of()", "got int 3"]),
     (
         "integers at the layer",
         lambda: fa.gradient(text, ids, layer=fa.input_of("embedding"), target=1),

@@ -124,7 +124,7 @@ TABLE: list[Row] = [
         ["mode='bilinaer'", "Did you mean 'bilinear'"],
     ),
     ("unknown mode", lambda: fa.interpolate(fa.grad_cam, mode="zzz"), ValueError, ["interpolate(mode='zzz')", "'nearest'"]),
-    ("mode of a wrong type", lambda: fa.interpolate(fa.grad_cam, mode=["nearest"]), ValueError, ["['nearest']"]),  # type: ignore[arg-type]
+    ("mode of a wrong type", lambda: fa.interpolate(fa.grad_cam, mode=["nearest"]), ValueError, ["['nearest']"]),
     (
         "mode for other dimensions",
         lambda: fa.guided_grad_cam(conv, image, layer="conv1", target=1, mode="linear"),

@@ -87,8 +87,8 @@ TABLE: list[Row] = [
         ValueError,
         ["1 values for the 4 examples", "must be the batch"],
     ),
-    ("neuron index", lambda: fa.neuron("fc1", 1.5), TypeError, ["neuron()", "float 1.5"]),  # type: ignore[arg-type]
-    ("neuron layer", lambda: fa.neuron(3, 1), TypeError, ["neuron()", "int 3"]),  # type: ignore[arg-type]
+    ("neuron index", lambda: fa.neuron("fc1", 1.5), TypeError, ["neuron()", "float 1.5"]),
+    ("neuron layer", lambda: fa.neuron(3, 1), TypeError, ["neuron()", "int 3"]),
     (
         "neuron of a nested value",
         lambda: fa.gradient(Recurrent(), torch.randn(2, 3, 4), target=fa.neuron("lstm", 1)),

@@ -82,7 +82,7 @@ def score_of(target: Any, n: int) -> Score:
     if isinstance(target, str):
         return lambda out: out.gather(1, out.argmax(1, keepdim=True))[:, 0]
     if callable(target):
-        return target  # type: ignore[no-any-return]
+        return target
     if type(target).__name__ == "Neuron":
         if isinstance(target.index, tuple):
             return lambda out: out[:, target.index[0]].sum(1)
@@ -100,7 +100,7 @@ def by_hand(asked: Asked) -> list[Tensor]:
     model, score = net.model, score_of(options.get("target"), n)
     if isinstance(options.get("target"), str):
         best = called(model, x, {}).argmax(1)  # at x, all along a path
-        score = lambda out: out.gather(1, best[:, None])[:, 0]  # noqa: E731
+        score = lambda out: out.gather(1, best[:, None])[:, 0]  # noqa: E731  as score_of gives one
     q = Loop(model, x, options.get("layer"), score)
     if name == "activation":
         return loops.value(q)

@@ -26,7 +26,7 @@ class Net(nn.Module):
         self.inner, self.head = inner, nn.Linear(5, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.inner(x))  # type: ignore[no-any-return]  # a module returns Any
+        return self.head(self.inner(x))
 
 
 class Sharded(nn.Module):
@@ -78,7 +78,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "parallel and compiled": lambda: wrapped(lambda m: nn.DataParallel(compiled(m))),
     "sharded": lambda: wrapped(Sharded),
     "sharded and compiled": lambda: compiled(wrapped(lambda m: Sharded(compiled(m)))),
-    "checkpointed": lambda: wrapped(checkpoint_wrapper),  # type: ignore[no-untyped-call]  # torch does not annotate it
+    "checkpointed": lambda: wrapped(checkpoint_wrapper),
     "compiled twice": lambda: compiled(wrapped(compiled)),
     "whole in place": lambda: in_place(lambda net: net),
     "child in place": lambda: in_place(lambda net: net.inner),
@@ -123,12 +123,12 @@ def test_rules_and_steps_see_what_is_inside(kind: str, name: str) -> None:
 
 def test_all_else_is_compiled_as_before() -> None:
     """In other threads too, once no call is inside; whatever ended them, and in whatever order."""
-    stance = torch._dynamo.eval_frame._stance  # type: ignore[attr-defined]  # private: torch tells it no other way
+    stance = torch._dynamo.eval_frame._stance
     ran: list[Any] = []
 
     class Fails(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            ran.append(torch._dynamo.eval_frame._stance.stance)  # type: ignore[attr-defined]  # the same
+            ran.append(torch._dynamo.eval_frame._stance.stance)
             first.set() if threading.current_thread() is other else first.wait()
             last.wait() if threading.current_thread() is other else None
             if threading.current_thread() is not other:
@@ -145,7 +145,7 @@ def test_all_else_is_compiled_as_before() -> None:
     last.set()
     other.join()
     assert ran == ["force_eager", "force_eager"]
-    assert torch._dynamo.eval_frame._stance is stance  # type: ignore[attr-defined]  # the same
+    assert torch._dynamo.eval_frame._stance is stance
     calls: list[int] = []
 
     def backend(graph: Any, inputs: Any) -> Any:

@@ -273,7 +273,7 @@ def test_the_model_is_left_as_found(fails: bool) -> None:
     for p, grad in zip(model.parameters(), grads):
         assert p.requires_grad
         assert (p.grad is None) == (grad is None)
-        assert grad is None or torch.equal(p.grad, grad)  # type: ignore[arg-type]
+        assert grad is None or torch.equal(p.grad, grad)  # type: ignore[arg-type]  # both are there, or neither
     assert torch.equal(x, before)
 
 
@@ -420,7 +420,7 @@ def test_the_table() -> None:
     ("call", "kind", "words"),
     [
         (lambda: fa.layers(lambda x: x, table()), ValueError, r"layers\(\): the layers of a plain function.*functools.partial"),
-        (lambda: fa.layers(3, table()), TypeError, "model must be an nn.Module or a callable, got int 3"),  # type: ignore[arg-type]
+        (lambda: fa.layers(3, table()), TypeError, "model must be an nn.Module or a callable, got int 3"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: fa.layers(Mlp(), [1.0]), TypeError, r"x must be a tensor.*got list: pass .*tuple\(x\)"),
         (lambda: fa.layers(Mlp(), ()), TypeError, "x holds no tensor"),
         (lambda: fa.layers(Mlp(), torch.tensor(1.0)), ValueError, "0-d tensor, expected the batch first"),

@@ -173,9 +173,9 @@ def test_what_is_lost_is_said_once_with_its_name(name: str) -> None:
     act, cause = CUT[name]
     model, x, base = Net(act).double().eval(), torch.randn(4, 6).double(), torch.randn(4, 6).double()
     for layer in (None, "a"):  # all goes through both
-        (text,) = said(lambda layer=layer: fa.deep_lift(model, x, baselines=base, target=1, layer=layer))  # type: ignore[misc]
+        (text,) = said(lambda layer=layer: fa.deep_lift(model, x, baselines=base, target=1, layer=layer))  # type: ignore[misc]  # a lambda with a default has no type for mypy
         assert cause in text
-        assert said(lambda layer=layer: fa.deep_lift_shap(model, x, baselines=base, target=1, layer=layer))  # type: ignore[misc]
+        assert said(lambda layer=layer: fa.deep_lift_shap(model, x, baselines=base, target=1, layer=layer))  # type: ignore[misc]  # a lambda with a default has no type for mypy
 
 
 def test_nothing_is_said_where_a_layer_does_not_cut_the_graph() -> None:
@@ -253,7 +253,10 @@ def test_a_model_that_differentiates_itself() -> None:
     x = torch.randn(2, 3).double()
     with pytest.raises(ValueError, match="differentiates itself"):
         fa.deep_lift(forces, x)
-    curved = lambda x: torch.func.vmap(torch.func.grad(lambda z: net(z)[0]))(x)[:, 0] + net(x)[:, 0]  # noqa: E731
+
+    def curved(x: Tensor) -> Tensor:
+        return torch.func.vmap(torch.func.grad(lambda z: net(z)[0]))(x)[:, 0] + net(x)[:, 0]
+
     assert any("torch.func" in text for text in said(lambda: fa.deep_lift(curved, x)))
 
 

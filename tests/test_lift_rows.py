@@ -56,7 +56,7 @@ def numpy_written(h: Tensor) -> Tensor:
     return h
 
 
-@torch.jit.script  # type: ignore[no-untyped-call]
+@torch.jit.script
 def scripted(h: Tensor) -> Tensor:
     h[0] = 1.0
     return h

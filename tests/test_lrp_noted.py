@@ -56,7 +56,10 @@ def test_batch_norm_after_a_transposed_convolution_of_groups(rules: dict[Any, An
     scale = norm.weight / torch.sqrt(torch.ones(6).double() + norm.eps)
     weight = (layer.weight.reshape(2, 2, 3, 3, 3) * scale.reshape(2, 1, 3, 1, 1)).reshape(layer.weight.shape)
     bias = (layer.bias - norm.running_mean) * scale + norm.bias
-    by_hand = lambda x: head(F.conv_transpose2d(x, weight, bias, stride=2, groups=2).relu().mean((2, 3)))  # noqa: E731
+
+    def by_hand(x: torch.Tensor) -> torch.Tensor:
+        return head(F.conv_transpose2d(x, weight, bias, stride=2, groups=2).relu().mean((2, 3)))
+
     found = fa.lrp(lambda x: head(norm(layer(x)).relu().mean((2, 3))), x, target=1, rules=rules)
     close(found, fa.lrp(by_hand, x, target=1, rules=rules), 1e-11)
 
@@ -94,7 +97,7 @@ WRITES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("rules", [R.epsilon(0.1), R.alpha_beta(), R.gamma()])
+@pytest.mark.parametrize("rules", [R.epsilon(0.1), R.alpha_beta(), R.gamma(), {"linear": R.epsilon(0.0)["linear"]}])
 @pytest.mark.parametrize("write", WRITES)
 def test_rules_hold_before_and_after_what_is_written_in_place(write: str, rules: dict[Any, Any]) -> None:
     """Of three dimensions a linear layer's output is a view, whose place in the graph is another one once it is written to."""

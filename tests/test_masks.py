@@ -86,15 +86,15 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], Any]]] = [
     (ValueError, r"no dimensions after", lambda: masks.grid(torch.zeros(2, 3), 2)),
     (ValueError, r"side=0", lambda: masks.grid((4, 4), 0)),
     (ValueError, r"side=\(1, 2, 3\)", lambda: masks.grid((4, 4), (1, 2, 3))),
-    (TypeError, r"side must be", lambda: masks.grid((4, 4), (1.0, 2.0))),  # type: ignore[arg-type]
-    (TypeError, r"like must be a tensor", lambda: masks.channels([1, 2])),  # type: ignore[arg-type]
+    (TypeError, r"side must be", lambda: masks.grid((4, 4), (1.0, 2.0))),  # type: ignore[arg-type]  # wrong on purpose
+    (TypeError, r"like must be a tensor", lambda: masks.channels([1, 2])),  # type: ignore[arg-type]  # wrong on purpose
     (ValueError, r"dim=0 is no dimension", lambda: masks.channels(torch.zeros(2, 3), 0)),
     (TypeError, r"tokens must be", lambda: masks.words("a film")),
-    (TypeError, r"tokens must be", lambda: masks.words([1.0])),  # type: ignore[list-item]
+    (TypeError, r"tokens must be", lambda: masks.words([1.0])),  # type: ignore[list-item]  # wrong on purpose
     (TypeError, r"floating-point", lambda: masks.superpixels(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))),
     (ValueError, r"pictures\[None\]", lambda: masks.superpixels(torch.zeros(3, 8, 8))),
     (ValueError, r"count must be at least 1", lambda: masks.superpixels(torch.zeros(1, 3, 8, 8), 0)),
-    (TypeError, r"count must be an int", lambda: masks.superpixels(torch.zeros(1, 3, 8, 8), 2.5)),  # type: ignore[arg-type]
+    (TypeError, r"count must be an int", lambda: masks.superpixels(torch.zeros(1, 3, 8, 8), 2.5)),  # type: ignore[arg-type]  # wrong on purpose
 ]
 
 

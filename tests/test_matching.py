@@ -26,7 +26,7 @@ class Named(nn.Module):
         self.embed, self.a, self.b, self.head = nn.Embedding(9, 4), nn.Linear(3, 4), nn.Linear(5, 4), nn.Linear(4, 2)
 
     def forward(self, a: Tensor, b: Tensor, ids: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.a(a) * self.b(b) + self.embed(ids).mean(1)))  # type: ignore[no-any-return]
+        return self.head(torch.tanh(self.a(a) * self.b(b) + self.embed(ids).mean(1)))
 
 
 @pytest.fixture

@@ -207,7 +207,7 @@ class Halved(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a, rest = self.halves(x.sin())
-        return self.head(a * rest["b"])  # type: ignore[no-any-return]
+        return self.head(a * rest["b"])
 
 
 @pytest.mark.parametrize("kind", ["tuple", "dict", "ids", "output tuple", "layers"])

@@ -242,7 +242,7 @@ class Tied(nn.Module):
         self.second.weight = self.first.weight
 
     def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
-        return self.second(torch.tanh(self.first(x)) * self.scale + shift)  # type: ignore[no-any-return]
+        return self.second(torch.tanh(self.first(x)) * self.scale + shift)
 
 
 def test_tied_and_own_parameters_and_what_is_bound() -> None:

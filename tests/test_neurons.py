@@ -223,8 +223,8 @@ def by_hand(index: Any) -> Callable[[Any], Tensor]:
 
     def score(value: Any) -> Tensor:
         if callable(index):
-            return index(value)  # type: ignore[no-any-return]
-        return value[(slice(None),) + reference.as_tuple(index)].reshape(len(value), -1).sum(1)  # type: ignore[no-any-return]
+            return index(value)
+        return value[(slice(None),) + reference.as_tuple(index)].reshape(len(value), -1).sum(1)
 
     return score
 
@@ -238,7 +238,7 @@ class Hard(NamedTuple):
 
 def last(value: Any) -> Tensor:
     """A neuron of an LSTM: of its output, times one of its last hidden state."""
-    return value[0][:, -1, 2] * value[1][0][0, :, 1]  # type: ignore[no-any-return]
+    return value[0][:, -1, 2] * value[1][0][0, :, 1]
 
 
 place = fa.output_of
@@ -268,7 +268,7 @@ def in_module(model: nn.Module, site: Any) -> Any:
     if site is None:
         return None
     found = site if isinstance(site, Place) else Place(site, False, None)
-    return Place(model.get_submodule(found.layer), found.inputs, found.call)  # type: ignore[arg-type]
+    return Place(model.get_submodule(found.layer), found.inputs, found.call)  # type: ignore[arg-type]  # a name here
 
 
 @pytest.mark.filterwarnings("ignore:the steps run one after another")  # an LSTM
@@ -310,7 +310,7 @@ def guided(method: Any) -> Callable[[Any, nn.Module, Tensor, Tensor, Tensor], Te
 
 
 def guided_cam(plain: Any, tail: nn.Module, x: Tensor, v: Tensor, v0: Tensor) -> Tensor:
-    cam = ca.LayerGradCam(tail, tail[0]).attribute(v, INDEX, attribute_to_layer_input=True, relu_attributions=True)  # type: ignore[index]
+    cam = ca.LayerGradCam(tail, tail[0]).attribute(v, INDEX, attribute_to_layer_input=True, relu_attributions=True)
     fine = ca.NeuronGuidedBackprop(plain, plain.net.layer2.bn2).attribute(x, INDEX)
     return fine * ca.LayerAttribution.interpolate(cam, (8, 8))
 

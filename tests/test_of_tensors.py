@@ -32,7 +32,7 @@ def test_by_hand() -> None:
 
 def test_what_they_refuse() -> None:
     with pytest.raises(TypeError, match=r"sum_channels.*method such as fa\.gradient, got list"):
-        fa.sum_channels([torch.ones(2, 2)])  # type: ignore[call-overload]
+        fa.sum_channels([torch.ones(2, 2)])  # type: ignore[call-overload]  # wrong on purpose
     with pytest.raises(ValueError, match="0-d tensor"):
         fa.normalize(torch.tensor(1.0))
 

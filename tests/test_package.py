@@ -290,7 +290,7 @@ def test_methods_read_well() -> None:
 
 def test_each_method_has_its_own_compile_cache() -> None:
     methods = [fa.gradient, fa.saliency, fa.grad_cam, fa.relu(fa.gradient), fa.relu(fa.saliency)]
-    codes: list[Any] = [method.__code__ for method in methods]  # type: ignore[attr-defined]
+    codes: list[Any] = [method.__code__ for method in methods]  # type: ignore[attr-defined]  # methods are plain functions, typed by a protocol
     assert len({id(code) for code in codes}) == len(codes)
 
 

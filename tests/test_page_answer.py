@@ -74,8 +74,8 @@ def test_the_file_loads_nothing_and_no_string_leaves_its_place() -> None:
 
 WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "one string": (lambda: viz.answer("abc", ["b"], [[1.0]]), TypeError, r"columns is one string, .*pass \['abc'\]"),
-    "no list": (lambda: viz.answer(["a"], 3, [[1.0]]), TypeError, "answer must be a list of strings, got int"),  # type: ignore[arg-type]
-    "ids": (lambda: viz.answer(["a"], [3], [[1.0]]), TypeError, "answer holds 3, a int, .*tokenizer.decode"),  # type: ignore[list-item]
+    "no list": (lambda: viz.answer(["a"], 3, [[1.0]]), TypeError, "answer must be a list of strings, got int"),  # type: ignore[arg-type]  # wrong on purpose
+    "ids": (lambda: viz.answer(["a"], [3], [[1.0]]), TypeError, "answer holds 3, a int, .*tokenizer.decode"),  # type: ignore[list-item]  # wrong on purpose
     "no columns": (lambda: viz.answer([], ["b"], [[1.0]]), ValueError, "columns is empty"),
     "no answer": (lambda: viz.answer(["a"], [], [[1.0]]), ValueError, "answer is empty"),
     "no method": (lambda: viz.answer(["a"], ["b"], {}), ValueError, "attributions is empty"),
@@ -100,7 +100,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         r"log_probs has the shape \[2\], expected \[1\]",
     ),
-    "log_probs of words": (lambda: viz.answer(["a"], ["b"], [[1.0]], log_probs=["x"]), TypeError, "log_probs must be numbers"),  # type: ignore[list-item]
+    "log_probs of words": (lambda: viz.answer(["a"], ["b"], [[1.0]], log_probs=["x"]), TypeError, "log_probs must be numbers"),  # type: ignore[list-item]  # wrong on purpose
     "probability 0": (lambda: viz.answer(["a"], ["b"], [[1.0]], log_probs=[-np.inf]), ValueError, "a token of probability 0"),
     "a name": (lambda: viz.answer(["a"], ["b"], [[1.0]], out="a.txt"), ValueError, "choose a name that ends in .html"),
 }

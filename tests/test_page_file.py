@@ -229,7 +229,7 @@ def test_no_matplotlib_is_needed() -> None:
 
 
 ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "no dict": (lambda: viz.page(IMAGES, SIGNED), TypeError, "must be a dict of method name -> attribution, got Tensor: pass"),  # type: ignore[arg-type]
+    "no dict": (lambda: viz.page(IMAGES, SIGNED), TypeError, "must be a dict of method name -> attribution, got Tensor: pass"),  # type: ignore[arg-type]  # wrong on purpose
     "no method": (lambda: viz.page(IMAGES, {}), ValueError, "attributions is empty"),
     "no target": (lambda: viz.page(IMAGES, {"a": {}}), ValueError, "has a method without targets"),
     "examples": (

@@ -28,7 +28,7 @@ def assert_same(found: Any, expected: Any, dtype: torch.dtype) -> None:
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param  # type: ignore[no-any-return]
+    return request.param
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,7 @@ class Shortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.first(x))
-        return self.head(torch.tanh(h + self.body(self.norm(h))))  # type: ignore[no-any-return]
+        return self.head(torch.tanh(h + self.body(self.norm(h))))
 
 
 def test_the_input_of_a_layer_beside_a_shortcut() -> None:
@@ -143,7 +143,7 @@ def test_the_input_of_a_layer_beside_a_shortcut() -> None:
     h, h0 = torch.tanh(net.first(x)).detach(), torch.tanh(net.first(x0)).detach()
 
     def rest(value: Tensor) -> Tensor:
-        return net.head(torch.tanh(h + net.body(net.norm(value))))[:, 1].sum()  # type: ignore[no-any-return]
+        return net.head(torch.tanh(h + net.body(net.norm(value))))[:, 1].sum()
 
     expected = torch.func.grad(rest)(h)
     assert_same(fa.gradient(net, x, layer=place, target=1), expected, torch.float64)
@@ -174,7 +174,7 @@ class Attention(nn.Module):
         self.attention, self.head = Weighs(), nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.attention(x)[0]).mean(1))  # type: ignore[no-any-return]
+        return self.head(torch.tanh(self.attention(x)[0]).mean(1))
 
 
 def test_an_output_that_the_layer_itself_has_used() -> None:

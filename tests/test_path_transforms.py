@@ -115,7 +115,7 @@ def test_the_floor(net: type[nn.Module], shape: tuple[int, ...], layers: tuple[s
             conductance: (n + 2) * prefix + n * (rest + back),
         }
         for method, least in floor.items():
-            assert cost(lambda method=method, options=options: method(model, x, **options)).flops <= 1.05 * least  # type: ignore[misc]
+            assert cost(lambda method=method, options=options: method(model, x, **options)).flops <= 1.05 * least  # type: ignore[misc]  # a lambda with a default has no type for mypy
     with torch.no_grad():
         whole = cost(lambda: model(x)).flops
     both = cost(lambda: fa.gradient(model, x, target=1)).flops
@@ -128,8 +128,8 @@ def test_memory_is_flat_in_the_number_of_steps(layer: str | None) -> None:
     model, x = Residual().eval(), torch.randn(4, 3, 16, 16)
     options: dict[str, Any] = {"layer": layer, "target": 1, "chunk_size": 4}
     for method in PATHS:  # conductance holds the values of a window of eight nodes, and needs as many to hold them all
-        few, many = (cost(lambda n=n, m=method: m(model, x, n_steps=n, **options)).peak for n in (16, 48))  # type: ignore[misc]
+        few, many = (cost(lambda n=n, m=method: m(model, x, n_steps=n, **options)).peak for n in (16, 48))  # type: ignore[misc]  # a lambda with a default has no type for mypy
         assert many <= 1.01 * few
     shap = partial(gradient_shap, model, x, baselines=x[:2], stdevs=0.1, **options)
-    few, many = (cost(lambda n=n: shap(n_samples=n)).peak for n in (8, 32))  # type: ignore[misc]
+    few, many = (cost(lambda n=n: shap(n_samples=n)).peak for n in (8, 32))  # type: ignore[misc]  # a lambda with a default has no type for mypy
     assert many <= 1.01 * few

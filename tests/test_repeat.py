@@ -243,9 +243,9 @@ def test_each_target_is_a_stack_of_calls(row: Row) -> None:
             [torch.tensor([1, 2, 3, 4]), torch.tensor([0, 0, 1, 1])],
             [(2,), "argmax", lambda out: out[:, 1], fa.neuron("fc", 2)],
         ):
-            stack = torch.stack([row.method(model, x, target=target, **options) for target in targets])  # type: ignore[union-attr]
+            stack = torch.stack([row.method(model, x, target=target, **options) for target in targets])
             for chunk_size in (None, 1, 2):
-                close(fa.each_target(row.method, targets, chunk_size=chunk_size)(model, x, **options), stack)  # type: ignore[arg-type]
+                close(fa.each_target(row.method, targets, chunk_size=chunk_size)(model, x, **options), stack)
 
 
 def test_each_target_of_nested_values() -> None:
@@ -268,8 +268,8 @@ def test_a_hundred_classes_of_a_resnet_cost_one_forward_pass() -> None:
     model, x = ResNet18().eval(), torch.randn(2, 3, 64, 64)
     forward = cost(lambda: model(x)).flops
     for layer in ("layer4", "layer3"):
-        backward = cost(lambda layer=layer: fa.grad_cam(model, x, layer=layer, target=1)).flops - forward  # type: ignore[misc]
-        found = cost(lambda layer=layer: fa.each_target(fa.grad_cam, range(100))(model, x, layer=layer))  # type: ignore[misc]
+        backward = cost(lambda layer=layer: fa.grad_cam(model, x, layer=layer, target=1)).flops - forward  # type: ignore[misc]  # a lambda with a default has no type for mypy
+        found = cost(lambda layer=layer: fa.each_target(fa.grad_cam, range(100))(model, x, layer=layer))  # type: ignore[misc]  # a lambda with a default has no type for mypy
         assert found.flops == forward + 100 * backward
         values = fa.activation(model, x, layer=layer).nbytes
         assert found.peak < 4 * 100 * values + 2 * cost(lambda: model(x)).peak

@@ -282,7 +282,7 @@ def test_joint_sites() -> None:
             (fa.deep_lift_shap, lift, {"baselines": (torch.full((2, 3, 6, 6), 0.2), torch.full((2, 6), 0.2))}),
             (fa.feature_ablation, loss, ablated),
         ):
-            found = method(model, x, layer=layers, target=TARGET, **options)  # type: ignore[operator]
+            found = method(model, x, layer=layers, target=TARGET, **options)
             close(found, expected)
             assert structure(found, lambda part: isinstance(part, Tensor)) == structure(layers, is_site)
     close(sum(part.flatten(1).sum(1) for part in lift), gain)  # the reference is complete over both
@@ -348,7 +348,7 @@ def test_combinators_of_joint_sites() -> None:
         (fa.deep_lift_shap, lift_by_hand, {"layer": call["layer"]}),
     ):
         starts_of_all = values_at(model, *several)
-        one_by_one = [by_hand(model, ends, [s[i : i + 1] for s in starts_of_all]) for i in range(3)]  # type: ignore[operator]
+        one_by_one = [by_hand(model, ends, [s[i : i + 1] for s in starts_of_all]) for i in range(3)]
         found = averaged(model, x, baselines=several, target=TARGET, **options)
         close(found, [torch.stack(same).mean(0) for same in zip(*one_by_one)])
 
@@ -396,7 +396,7 @@ def test_two_layers_cost_one_pass(method: Any) -> None:
     late = cost(lambda: method(model, x, layer="layer2", target=1, **options)).flops
     assert late < one
     for layers in (["stem", "layer2"], {"late": "layer2", "early": ["stem", "layer1"]}):
-        assert cost(lambda layers=layers: method(model, x, layer=layers, target=1, **options)).flops == one  # type: ignore[misc]
+        assert cost(lambda layers=layers: method(model, x, layer=layers, target=1, **options)).flops == one  # type: ignore[misc]  # a lambda with a default has no type for mypy
 
 
 def test_a_joint_path_runs_each_branch_once() -> None:

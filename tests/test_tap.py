@@ -31,8 +31,7 @@ TARGET = torch.tensor([1, 4, 0, 2])
 
 def hooks(model: nn.Module) -> int:
     return sum(
-        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._forward_pre_hooks_with_kwargs)  # type: ignore[arg-type]
-        for m in model.modules()
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._forward_pre_hooks_with_kwargs) for m in model.modules()
     )
 
 

@@ -113,7 +113,7 @@ def test_padding_changes_nothing(name: str, side: str, attention: str) -> None:
 
                 handle = module.register_forward_hook(hook)
                 try:
-                    return kept, model(input_ids=own)  # type: ignore[return-value]
+                    return kept, model(input_ids=own)  # type: ignore[return-value]  # a module's call is Any
                 finally:
                     handle.remove()
 
@@ -311,7 +311,7 @@ def test_a_cache_beside_the_value_is_left_alone(layer: Any) -> None:
     groups = torch.arange(5).reshape(1, 5, 1)
     for mask in ({"last_hidden_state": groups}, {"last_hidden_state": groups, cache: None}):
         found = fa.feature_ablation(model, x, layer=layer, target=(4, 7), feature_mask=mask)
-        whole = value.last_hidden_state @ model.lm_head.weight[7]  # type: ignore[operator]
+        whole = value.last_hidden_state @ model.lm_head.weight[7]
         assert not found.last_hidden_state[:, :4].any()
         torch.testing.assert_close(found.last_hidden_state[:, 4], whole[:, 4, None].expand(2, 16).detach())
     with pytest.raises(ValueError, match="give feature_mask the same structure"):

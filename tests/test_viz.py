@@ -404,7 +404,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "scale": (lambda: viz.show(GREY, {"a": SIGNED}, scale="row"), ValueError, r"'grid' \(one for all\), 'method'.*got 'row'"),
     "a page": (lambda: viz.show(GREY, {"a": SIGNED}, out="maps.html"), ValueError, r"'maps.html' names a page.*call page\(\)"),
     "titles": (lambda: viz.show(GREY, {"a": SIGNED}, titles=["x"]), ValueError, "1 entries for 2 images: pass one title per"),
-    "no dict": (lambda: viz.show(GREY, SIGNED), TypeError, "must be a dict of method name -> maps, got Tensor: pass"),  # type: ignore[arg-type]
+    "no dict": (lambda: viz.show(GREY, SIGNED), TypeError, "must be a dict of method name -> maps, got Tensor: pass"),  # type: ignore[arg-type]  # wrong on purpose
     "no method": (lambda: viz.show(GREY, {}), ValueError, "attributions is empty, expected at least one method"),
     "complex": (lambda: viz.overlay(torch.ones(2, 2) * 1j), TypeError, "real numbers, got ndarray of complex64"),
     "None": (lambda: viz.overlay(None), TypeError, "attribution must be a tensor or an array of real numbers, got NoneType"),

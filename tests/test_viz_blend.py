@@ -191,7 +191,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a name": (lambda: viz.blend(SMALL, PHOTO, out="map.txt"), ValueError, "'map.txt' does not name a picture"),
     "no name": (lambda: viz.blend(SMALL, PHOTO, out="map"), ValueError, "'map' does not name a picture"),
     "brightness": (lambda: viz.blend(SMALL, PHOTO, brightness=(1, 0)), ValueError, r"brightness=\(1, 0\): black must be"),
-    "three": (lambda: viz.blend(SMALL, PHOTO, brightness=(1, 0, 2)), TypeError, "a pair of numbers"),  # type: ignore[arg-type]
+    "three": (lambda: viz.blend(SMALL, PHOTO, brightness=(1, 0, 2)), TypeError, "a pair of numbers"),  # type: ignore[arg-type]  # wrong on purpose
     "a word": (lambda: viz.show(PHOTO[:1], {"a": SMALL[None]}, brightness="row"), ValueError, "must be 'grid'.*got 'row'"),
     "columns": (lambda: viz.show(PHOTO[:1], {"a": SMALL[None]}, columns=0), ValueError, "columns must be how many.*got 0"),
     "two maps": (lambda: viz.blend(np.ones((2, 3, 4, 4)), PHOTO), ValueError, r"holds 2 examples, expected one"),

@@ -108,12 +108,12 @@ def test_a_strip_shows_each_map_on_its_scale() -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "no dict": (lambda: viz.curves([(FRACTIONS, SCORES)]), TypeError, "dict of method name"),  # type: ignore[arg-type]
+    "no dict": (lambda: viz.curves([(FRACTIONS, SCORES)]), TypeError, "dict of method name"),  # type: ignore[arg-type]  # wrong on purpose
     "no curves": (lambda: viz.curves({}), ValueError, "empty"),
     "an area": (lambda: viz.curves({"a": SCORES}), TypeError, r"fa\.metrics\.curve"),
     "sizes": (lambda: viz.curves({"a": (FRACTIONS[:2], SCORES)}), ValueError, r"\[2\] and scores \[3, 3\]"),
     "nan": (lambda: viz.curves({"a": (FRACTIONS, SCORES / 0)}), ValueError, "NaN or inf"),
-    "a flat table": (lambda: viz.table({"a": torch.ones(3)}), TypeError, "dict of dicts"),  # type: ignore[dict-item]
+    "a flat table": (lambda: viz.table({"a": torch.ones(3)}), TypeError, "dict of dicts"),  # type: ignore[dict-item]  # wrong on purpose
     "an empty table": (lambda: viz.table({}), ValueError, "empty"),
     "other metrics": (lambda: viz.table({"a": {"x": 1}, "b": {"y": 1}}), ValueError, "'b' has the metrics y, expected x"),
     "a curve in it": (lambda: viz.table({"a": {"x": (FRACTIONS, SCORES)}}), TypeError, r"viz\.curves"),
@@ -122,7 +122,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a page": (lambda: viz.table(TABLE, out="t.html"), ValueError, "names a page"),
     "no page": (lambda: viz.table_page(TABLE, out="t.png"), ValueError, "ends in .html"),
     "examples": (lambda: viz.table_page({"a": {"x": [1.0, 2.0]}}, examples=["one"]), ValueError, "1 names for 2"),
-    "no strip": (lambda: viz.strip(torch.rand(1, 4, 4), torch.rand(1, 4, 4), []), TypeError, "dict of layer"),  # type: ignore[arg-type]
+    "no strip": (lambda: viz.strip(torch.rand(1, 4, 4), torch.rand(1, 4, 4), []), TypeError, "dict of layer"),  # type: ignore[arg-type]  # wrong on purpose
     "no similarity": (
         lambda: viz.strip(torch.rand(1, 4, 4), torch.rand(1, 4, 4), {"fc": torch.rand(1, 4, 4)}, similarities={}),
         ValueError,

@@ -228,7 +228,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "choose": (lambda: viz.volume(VOLUMES, HEAT, choose="best"), ValueError, "must be 'even' or 'largest', got 'best'"),
     "no slices": (lambda: viz.volume(VOLUMES, HEAT, slices=0), ValueError, "slices must be at least 1.*got 0"),
     "which": (lambda: viz.volume(VOLUMES, HEAT, slices=[8]), ValueError, r"slices=\[8\]: there is no slice 8, the axis has 8"),
-    "a word": (lambda: viz.volume(VOLUMES, HEAT, slices="all"), TypeError, "how many to show.*got 'all'"),  # type: ignore[arg-type]
+    "a word": (lambda: viz.volume(VOLUMES, HEAT, slices="all"), TypeError, "how many to show.*got 'all'"),  # type: ignore[arg-type]  # wrong on purpose
 }
 
 

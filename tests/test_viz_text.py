@@ -169,9 +169,9 @@ def test_files(suffix: str, tmp_path: Path) -> None:
 
 ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a string": (lambda: viz.text("a film", [1.0, 2.0]), TypeError, r"tokens is one string.*or tokens\.split\(\)"),
-    "ids": (lambda: viz.text([101, 102], [1.0, 2.0]), TypeError, r"holds 101, a int.*convert_ids_to_tokens"),  # type: ignore[list-item]
-    "nested ids": (lambda: viz.text([[101]], [[1.0]]), TypeError, r"holds 101, a int, in a sentence"),  # type: ignore[list-item]
-    "a tensor": (lambda: viz.text(torch.ones(3), [1.0]), TypeError, r"must be a list of tokens.*got Tensor"),  # type: ignore[arg-type]
+    "ids": (lambda: viz.text([101, 102], [1.0, 2.0]), TypeError, r"holds 101, a int.*convert_ids_to_tokens"),  # type: ignore[list-item]  # wrong on purpose
+    "nested ids": (lambda: viz.text([[101]], [[1.0]]), TypeError, r"holds 101, a int, in a sentence"),  # type: ignore[list-item]  # wrong on purpose
+    "a tensor": (lambda: viz.text(torch.ones(3), [1.0]), TypeError, r"must be a list of tokens.*got Tensor"),  # type: ignore[arg-type]  # wrong on purpose
     "mixed": (lambda: viz.text([["a"], "b"], [[1.0], [1.0]]), TypeError, "holds 'b', a str"),
     "no tokens": (lambda: viz.text([], []), ValueError, "tokens is empty"),
     "an empty sentence": (lambda: viz.text([["a"], []], [[1.0], []]), ValueError, "has a sentence without tokens"),

@@ -29,7 +29,7 @@ class PartScripted(nn.Module):
         self.head = nn.Linear(5, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.head(self.body(x)))  # type: ignore[no-any-return]
+        return torch.relu(self.head(self.body(x)))
 
 
 class Frozen(nn.Module):
@@ -41,7 +41,7 @@ class Frozen(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.inner(x)  # type: ignore[no-any-return]
+        return self.inner(x)
 
 
 class Detached(nn.Module):
@@ -78,7 +78,7 @@ class Checkpointed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = checkpoint(self.act, self.first(x), use_reentrant=self.reentrant)
-        return self.head(h)  # type: ignore[no-any-return]
+        return self.head(h)
 
 
 attention = nn.Sequential(nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True)).eval()

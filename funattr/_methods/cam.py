@@ -72,6 +72,7 @@ def grad_cam(
     Returns:
         ``[N, 1, *S]``: signed, the channel dimension kept with size 1, in units of the score. It obeys no sum rule.
         `interpolate` brings it to the size of the input.
+        Of a value ``[N, C]``, which has no places, it is ``[N, 1]``: one number for each example, and no map.
 
     Raises:
         ValueError: there is no such layer, it does not run, the target does not fit, or the score has no graph.
@@ -115,6 +116,7 @@ def grad_cam_plus_plus(
 
     Returns:
         ``[N, 1, *S]``: signed, the channel dimension kept with size 1, in units of the score. It obeys no sum rule.
+        Of a value ``[N, C]``, which has no places, it is ``[N, 1]``: one number for each example, and no map.
 
     Raises:
         ValueError: there is no such layer, it does not run, the target does not fit, or the score has no graph.
@@ -159,6 +161,7 @@ def xgrad_cam(
     Returns:
         ``[N, 1, *S]``: signed, the channel dimension kept with size 1, in units of the score. The law: it sums to what
         `input_x_gradient` does (so to the score, where that is linear in the value), but for channels that sum to 0.
+        Of a value ``[N, C]``, which has no places, it is ``[N, 1]``: one number for each example, and no map.
 
     Raises:
         ValueError: there is no such layer, it does not run, the target does not fit, or the score has no graph.
@@ -203,6 +206,7 @@ def hires_cam(
     Returns:
         ``[N, 1, *S]``: signed, the channel dimension kept with size 1, in units of the score. The law: where the score is
         linear in the value (and has no bias) it sums to the score.
+        Of a value ``[N, C]``, which has no places, it is ``[N, 1]``: one number for each example, and no map.
 
     Raises:
         ValueError: there is no such layer, it does not run, the target does not fit, or the score has no graph.
@@ -243,6 +247,7 @@ def layer_cam(
 
     Returns:
         ``[N, 1, *S]``: signed, the channel dimension kept with size 1, in units of the score. It obeys no sum rule.
+        Of a value ``[N, C]``, which has no places, it is ``[N, 1]``: one number for each example, and no map.
 
     Raises:
         ValueError: there is no such layer, it does not run, the target does not fit, or the score has no graph.

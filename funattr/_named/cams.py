@@ -151,7 +151,7 @@ def ablation_cam(
 
     Returns:
         ``[N, 1, *S]``: signed, the channel dimension kept with size 1, in the unit of the value. It obeys no sum rule. The cost
-        is a forward pass through what lies after the layer for each channel.
+        is a forward pass through what lies after the layer for each channel. Of a value ``[N, C]`` it is ``[N, 1]``, no map.
 
     Raises:
         ValueError: there is no such layer, it does not run, the target does not fit, or a score is 0.
@@ -253,6 +253,7 @@ def eigen_cam(model: Model, x: Tree, *, layer: Layer, channel_dim: int = 1, crea
     Returns:
         ``[N, 1, *S]``, the channel dimension kept with size 1, in the unit of the value. The law: no other direction has a
         projection with a larger sum of squares. What has several such directions has no derivative.
+        Of a value ``[N, C]``, which has no places, it is ``[N, 1]``: one number for each example, and no map.
 
     Raises:
         ValueError: there is no such layer, it does not run, or the value has no channels.

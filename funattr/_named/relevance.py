@@ -13,7 +13,7 @@ from .._core.passes import forward, kept, question
 from .._core.rows import Row
 from .._core.where import Bound, bind, transparent
 from .._methods.gradient import gradient, input_x_gradient
-from .._rules.flow.given import apart_from_zero, prepared
+from .._rules.flow.given import BY_FUNCTION, apart_from_zero, prepared
 from .._rules.flow.keeping import deconv, guided
 from .._rules.flow.kinds import TABLE
 from .._rules.flow.mode import Ruled
@@ -101,8 +101,9 @@ def tell(bound: Bound, x: Tree, target: Any, fired: list[Any], unmet: list[str],
             text += ": the result is that without rules."
         raise complaint(ValueError, text)
     if unmet and "activation" in kinds:
-        names = ", ".join(sorted(set(unmet)))
-        warn(f"operations without a rule keep their gradient: {names}. Give them one, by their function.")
+        names, beyond = (", ".join(sorted(some)) for some in (set(unmet), set(unmet) - BY_FUNCTION))
+        cure = f"Take integrated_gradients: no rule can be for {beyond}." if beyond else "Give them one, by their function."
+        warn(f"operations without a rule keep their gradient: {names}. {cure}")
 
 
 _GUIDED = under(guided())(gradient)

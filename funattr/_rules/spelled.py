@@ -124,6 +124,15 @@ def exported(rules: Mapping[str, Any], func: Any) -> Entry | None:
 EXPORTED = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
 
 
+def counterpart(func: Any) -> Any:
+    """The function of torch that an operation of an exported graph is; any other as it is."""
+    if not isinstance(func, EXPORTED):
+        return func
+    name = func.__name__.split(".")[0]
+    name = "to" if name == "_to_copy" else name
+    return getattr(Tensor, name, None) or getattr(torch, name, func)
+
+
 def _is_function(value: Any) -> bool:
     return callable(value) and not isinstance(value, (type, ModuleType))
 

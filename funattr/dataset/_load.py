@@ -23,7 +23,7 @@ class Results:
         for path in parts:
             with reading(path) as file:
                 self.about = self.about or about_of(file)
-                self.parts.append((file.read_row_group(0, ["id"]).column("id")[0].as_py(), path))
+                self.parts.append((_order(file.read_row_group(0, ["id"]).column("id")[0].as_py()), path))
                 self.length += file.metadata.num_rows
         self.parts.sort()
 
@@ -54,17 +54,22 @@ class Results:
             while waiting and (not heads or waiting[-1][0] <= heads[0][0]):
                 rows = _rows(waiting.pop()[1])
                 identity, found = next(rows)
-                heapq.heappush(heads, (identity, len(waiting), found, rows))
-            identity, number, found, rows = heads[0]
+                heapq.heappush(heads, (_order(identity), len(waiting), found, rows))
+            (_, identity), number, found, rows = heads[0]
             following = next(rows, None)
             if following is None:
                 heapq.heappop(heads)
             else:
-                heapq.heapreplace(heads, (following[0], number, following[1], rows))
+                heapq.heapreplace(heads, (_order(following[0]), number, following[1], rows))
             if identity == last:
                 raise ValueError(f"load(): two results have the id {identity!r}: load folders with different ids.")
             last = identity
             yield identity, found
+
+
+def _order(identity: Id) -> tuple[bool, Id]:
+    """Numbers before names, where folders have both."""
+    return isinstance(identity, str), identity
 
 
 def _ids_in(path: Path) -> list[Id]:

@@ -133,6 +133,8 @@ def _channels_last(value: Any, name: str, channel_dim: int, lone: bool) -> Array
             cure = "there is nothing to draw"
         elif not lone and array.ndim == 2:
             cure = f"a single map needs its batch dimension, {name}[None]"
+            if array.shape[1] == 1:
+                cure += "; one number for each example is no map: choose a layer whose value has a height and a width"
         raise ValueError(f"{name} has the shape {shape_of(value)}, expected {', '.join(shapes[:-1])} or {shapes[-1]}: {cure}.")
     without_channels = array.ndim == (2 if lone else 3)
     if without_channels:

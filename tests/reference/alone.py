@@ -42,7 +42,7 @@ class Alone:
         self.whole, self.output = recorded(model, x, site, bound=bound | fixed)
         bounds = [row(bound, i) | fixed for i in range(self.size)]
         self.asked = [
-            Asked(model, row(x, i), site, lambda output, i=i: pick(output, i).reshape(1), bounds[i])  # type: ignore[misc]
+            Asked(model, row(x, i), site, lambda output, i=i: pick(output, i).reshape(1), bounds[i])  # type: ignore[misc]  # a lambda with a default has no type for mypy
             for i in range(self.size)
         ]
 

@@ -37,7 +37,7 @@ class Tape(TorchDispatchMode):
     """Notes, in order, the operations through which a result depends on `starts`: values 0, 1, ..."""
 
     def __init__(self, starts: Leaves) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # not typed there
         self.steps: list[Step] = []
         self.values = {id(t): i for i, t in enumerate(starts)}  # the tensor -> the value that it holds now
         self.count = len(starts)

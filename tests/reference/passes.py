@@ -46,7 +46,7 @@ def as_tuple(index: Any) -> tuple[Any, ...]:
 def logits(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
-    return output["logits"] if isinstance(output, dict) else output.logits  # type: ignore[no-any-return]
+    return output["logits"] if isinstance(output, dict) else output.logits
 
 
 def pick(target: Tensor) -> Score:

@@ -18,6 +18,8 @@ from .flows import nothing
 
 #: The kinds that keys of a dict of rules name.
 KINDS = ("relu", "activation", "linear", "convolution", "first", "product", "softmax", "normalization")
+#: What operations are called that a rule can be for by their function.
+BY_FUNCTION = {name for entry in (*ENTRIES.values(), *BARE.values()) for name in (entry.name, called(entry.name))}
 
 
 def prepared(rules: Any) -> Rules:

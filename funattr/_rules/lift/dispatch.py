@@ -12,7 +12,7 @@ from ..._core.checks import may_read
 from ..._core.real import is_number
 from ..._torch import interrupted, tracing, tree_flatten, tree_unflatten, without_modes
 from ..._words import complaint
-from ..spelled import EXPORTED, SWITCHED, Entry, exported, placed
+from ..spelled import EXPORTED, SWITCHED, Entry, counterpart, exported, placed
 from .origins import constant
 from .table import BARE, ENTRIES, NAMED, OPENED, PLAIN, SHAPES, WEIGHED
 from .tape import Lift, Met
@@ -90,7 +90,7 @@ def _linear(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
     if lift.events is not None:
         return lift.probed(func, args, kwargs)
     found = func(*args, **kwargs)
-    return lift.scale(found, args[0]) if lift.scales and func in SHAPES else found
+    return lift.scale(found, args[0]) if lift.scales and counterpart(func) in SHAPES else found
 
 
 def _ruled(lift: Any, entry: Entry, args: Any, kwargs: Any) -> Any:

@@ -136,7 +136,7 @@ _LINEAR = """
     rand randint bernoulli normal is_tensor result_type promote_types finfo can_cast squeeze_ unsqueeze_ is_pinned
     pin_memory share_memory_ is_shared is_inference unsafe_chunk unsafe_split constant_pad_nd count_nonzero isin
     bincount searchsorted bucketize unique unique_consecutive backward register_hook retain_grad
-    slice alias lift_fresh lift_fresh_copy _to_copy _unsafe_view sym_size _assert_tensor_metadata
+    slice alias lift_fresh lift_fresh_copy _to_copy _unsafe_view sym_size _assert_tensor_metadata mT mH numpy_T matrix_H
 """
 #: The same without a rule, names that say "in place" first: of a function that has two, the other holds.
 _LEFT: dict[str, Any] = dict.fromkeys(sorted(_LINEAR.split(), key=lambda name: not name.endswith("_")))
@@ -158,8 +158,8 @@ _found: dict[Any, Entry] = {
     ),
     # Dynamo cannot call this one from inside a mode.
     Tensor.unflatten: Entry(
-        lambda lift, _, x, *args, **kwargs: torch.unflatten(x, *args, **kwargs),
-        Tensor.unflatten,
+        lambda lift, unflatten, x, *args, **kwargs: unflatten(x, *args, **kwargs),
+        torch.unflatten,
         False,
         ["input"],
         "Tensor.unflatten",

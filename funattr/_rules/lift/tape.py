@@ -21,7 +21,7 @@ from ..._core.checks import may_read
 from ..._core.kernels import unruled
 from ..._torch import depth, tracing, transforms_active, without_modes
 from ..._types import attributable, broadcasts
-from ..spelled import Entry, functions
+from ..spelled import Entry, counterpart, functions
 from .origins import Origins, among, constant, sources
 
 
@@ -101,24 +101,24 @@ class Lift(TorchFunctionMode):
             return func(*args, **kwargs)
         if type(func) is MethodWrapperType:  # an attribute
             return func(*args, **kwargs)
-        replays = self.baseline is not None
+        replays, known = self.baseline is not None, counterpart(func)
         beside = self.origins.beside
         # Before something is written to them. (While a baseline is recorded another mode may be on, which sees what is read.)
         given = [
             (t, replays and t.requires_grad and (not beside or self.origins.is_live(t)))
-            for t in sources(func, (*args, *kwargs.values()))
+            for t in sources(known, (*args, *kwargs.values()))
         ]
-        if func in _ADDS:
-            self.added(func, given)
+        if known in _ADDS:
+            self.added(known, given)
         found = self.rules(self, func, args, kwargs)
         if not (replays and self.origins.goes_on(given, found)):
             with without_modes():
-                self.origins.note(func, given, among((found,)), replays)
+                self.origins.note(known, given, among((found,)), replays)
         return found
 
     @property
     def name(self) -> str:
-        return getattr(self.entry.plain, "__name__", "").strip("_") if self.entry is not None else ""
+        return getattr(self.entry.plain, "__name__", "").split(".")[0].strip("_") if self.entry is not None else ""
 
     def rule_of(self, entry: Entry) -> Callable[..., Any]:
         rule: Callable[..., Any] = entry.rule
