@@ -168,18 +168,17 @@ def ablation_cam(
     """
 
     row = target if isinstance(target, Row) and shares(target) else None
+    wanted: Any = target if row is None else row.every
 
     def cam(score: Tensor, v: Tensor, lost: Tensor) -> Tensor:
         part = lost / score.reshape(-1, *[1] * (v.dim() - 1))
         return (part * v).sum(channel_of(v, channel_dim), keepdim=True).to(v.dtype)
 
     def at(layer: Layer) -> Tree:
-        wanted: Any = target if row is None else row.every
         value, every = once(target, lambda: asked(_value_and_scores, model, x, layer, wanted, create_graph))
         score = every[0 if row is None else row.index]
         if may_read() and is_plain(score) and bool((score == 0).any()):
-            text = "the score of an example is 0, and no channel has a share in it: explain a probability."
-            raise complaint(ValueError, text)
+            raise complaint(ValueError, "the score of an example is 0, and no channel has a share in it: explain a probability.")
         _check(value, model, x, layer)
         mask = _channel_numbers(value, channel_dim, score.shape[0])
         options: dict[str, Any] = {"target": target, "chunk_size": chunk_size, "create_graph": create_graph}
@@ -190,10 +189,10 @@ def ablation_cam(
 
 def _value_and_scores(q: Question) -> tuple[Tree, list[Tensor]]:
     """The value at the site, and the scores of each target, from one pass."""
-    values: list[Tree] = [None]
+    values: list[Tree] = []
 
     def keep(i: int, value: Tree, shared: bool) -> Tree:
-        values[i] = copied(value)
+        values.append(copied(value))
         return value
 
     scores = each_score(q, forward(q, keep))
