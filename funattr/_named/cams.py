@@ -14,7 +14,7 @@ from .._core.channels import channel_of, check_rows
 from .._core.checks import may_read
 from .._core.door import method
 from .._core.gradient import with_places
-from .._core.passes import Question, each_score, forward, read
+from .._core.passes import Question, read
 from .._core.real import check_attributable, in_single
 from .._core.rows import Row, once, shares
 from .._core.where import Bound
@@ -22,11 +22,11 @@ from .._methods.ablation import feature_ablation
 from .._methods.cam import check_batch_first
 from .._methods.gradient import activation
 from .._steps.path import asked
-from .._steps.points import along, input_floats, score_at
+from .._steps.points import along, input_floats, score_at, value_and_scores
 from .._steps.progress import reported
 from .._steps.ways import Steps
 from .._torch import is_plain, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, batch_size, copied, map_floats, says, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, batch_size, map_floats, says, tensors
 from .._words import complaint
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -170,7 +170,7 @@ def ablation_cam(
         return (part * v).sum(channel_of(v, channel_dim), keepdim=True).to(v.dtype)
 
     def at(layer: Layer) -> Tree:
-        value, every = once(target, lambda: asked(_value_and_scores, model, x, layer, wanted, create_graph))
+        value, every = once(target, lambda: asked(value_and_scores, model, x, layer, wanted, create_graph))
         score = every[0 if row is None else row.index]
         if may_read() and is_plain(score) and bool((score == 0).any()):
             raise complaint(ValueError, "the score of an example is 0, and no channel has a share in it: explain a probability.")
@@ -180,18 +180,6 @@ def ablation_cam(
         return map_floats(partial(cam, score), value, feature_ablation(model, x, layer=layer, feature_mask=mask, **options))
 
     return _each(at, layer)
-
-
-def _value_and_scores(q: Question) -> tuple[Tree, list[Tensor]]:
-    """The value at the site, and the scores of each target, from one pass."""
-    values: list[Tree] = []
-
-    def keep(i: int, value: Tree, shared: bool) -> Tree:
-        values.append(copied(value))
-        return value
-
-    scores = each_score(q, forward(q, keep))
-    return values[0], scores
 
 
 def _each(at: Callable[[Layer], Tree], layer: Layer) -> Tree:

@@ -83,6 +83,18 @@ def scores_at(q: Question, x: Tree) -> list[Tensor]:
     return each_score(q, forward(q, kept))
 
 
+def value_and_scores(q: Question) -> tuple[Tree, list[Tensor]]:
+    """The value at the site, and the scores of each target, from one pass."""
+    values: list[Tree] = []
+
+    def keep(i: int, value: Tree, shared: bool) -> Tree:
+        values.append(copied(value))
+        return value
+
+    scores = each_score(q, forward(q, keep))
+    return values[0], scores
+
+
 def along(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int] | None = None) -> Iterator[Tree]:
     """`f` at points of the input: results with a leading dimension, in order, whose sizes sum to c.
 
