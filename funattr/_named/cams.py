@@ -173,7 +173,8 @@ def ablation_cam(
         value, every = once(target, lambda: asked(value_and_scores, model, x, layer, wanted, create_graph))
         score = every[0 if row is None else row.index]
         if may_read() and is_plain(score) and bool((score == 0).any()):
-            raise complaint(ValueError, "the score of an example is 0, and no channel has a share in it: explain a probability.")
+            text = "the score of an example is 0, and no channel has a share in it: explain a probability."
+            raise complaint(ValueError, text)
         _check(value, model, x, layer)
         mask = _channel_numbers(value, channel_dim, score.shape[0])
         options: dict[str, Any] = {"target": target, "chunk_size": chunk_size, "create_graph": create_graph}
