@@ -280,9 +280,8 @@ class Question:
         like = self.x if self.place is None else fa.activation(self.called, self.x, layer=self.site.layer)
         return tree_map(one_window, like)
 
-    def conserved(self, relevance: Leaves) -> tuple[Tensor, Tensor]:
+    def conserved(self, relevance: Leaves, rules: Any) -> tuple[Tensor, Tensor]:
         """Relevance, with what operations absorbed, and the score: of each example, or of all where they share a tensor."""
-        rules = fa.rules.epsilon()
         kept = fa.absorbed(self.called, self.x, layer=self.site.layer, target=self.target, rules=rules)
         rest, score = sum(kept.values(), torch.zeros(())), torch.stack(self.loops.plain_scores).detach()
         if None in self.loops.dims:
@@ -313,7 +312,7 @@ class Question:
         flat = leaves(found)
         assert not any(t.requires_grad for t in flat)
         if row.name == "lrp":
-            return [self.conserved(flat)]
+            return [self.conserved(flat, fa.rules.epsilon())]
         expected = self.expected(row)
         assert len(flat) == len(expected), f"{len(flat)} attributions, expected {len(expected)}"
         pairs = list(zip(flat, expected))

@@ -189,6 +189,26 @@ def test_several_sites_equal_each_alone() -> None:
             close(found, fa.lrp(NET, X, layer=site, target=1, rules=rules), 1e-12)
 
 
+@pytest.mark.parametrize("rules", [R.epsilon(0.25), R.gamma()])
+def test_what_a_batch_norm_takes_may_be_used_beside_it(rules: dict[Any, Any]) -> None:
+    """The norm is merged into the operation, whose output goes on elsewhere under its own rule: before the norm, or after."""
+    before, norm, head = nn.Conv2d(2, 4, 3).double(), NET[1], nn.Linear(4, 3).double()
+
+    def model(x: Tensor, order: str) -> Tensor:
+        y = before(x)
+        other = y.mean((2, 3)) if order == "first" else y
+        z = norm(before(x) if order == "twice" else y).relu().mean((2, 3))
+        return head(z + (other if order == "first" else y.mean((2, 3))))  # type: ignore[no-any-return]  # a module's result
+
+    score = model(X, "twice")[:, 1].detach()
+    expected = fa.lrp(lambda x: model(x, "twice"), X, target=1, rules=rules)
+    for order in ("first", "last"):
+        found = fa.lrp(lambda x, o=order: model(x, o), X, target=1, rules=rules)
+        close(found, expected, 1e-12)
+        kept = fa.absorbed(lambda x, o=order: model(x, o), X, target=1, rules=rules)
+        close(found.flatten(1).sum(1) + sum(kept.values()), score, 1e-12)
+
+
 def test_no_rules_and_rules_of_zero() -> None:
     assert torch.equal(fa.under({})(fa.saliency)(NET, X, target=1), fa.saliency(NET, X, target=1))
     # Batch norm is a part of the operation before it, and the gradient is that of both.
@@ -474,14 +494,19 @@ def test_tokens_count_where_they_are_looked_up() -> None:
 def test_flops() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    def flops(method: Callable[..., Any], x: Tensor = X, **options: Any) -> int:
+    def flops(method: Callable[..., Any], x: Tensor = X, model: Any = NET, **options: Any) -> int:
         with FlopCounterMode(display=False) as counter:
-            method(NET, x, target=1, **options)
+            method(model, x, target=1, **options)
         return counter.get_total_flops()
 
     base = flops(fa.input_x_gradient)
-    for rules in (R.epsilon(), R.attn_lrp(), R.cp_lrp(), R.guided()):
+    for rules in (R.epsilon(), R.attn_lrp(), R.cp_lrp(), R.guided(), R.deconv()):
         assert flops(fa.lrp, rules=rules) <= 1.0 * base
+    tokens, attention = torch.randn(2, 5, 8, dtype=torch.float64), lambda t: plain(F.layer_norm(t, (8,))).flatten(1)
+    base = flops(fa.input_x_gradient, tokens, model=attention)
+    for rules in (R.epsilon(), R.attn_lrp(), R.cp_lrp(), R.frozen()):
+        assert flops(fa.lrp, tokens, model=attention, rules=rules) <= 1.0 * base
+    base = flops(fa.input_x_gradient)
     assert flops(fa.lrp, rules=R.zplus()) <= 3.0 * base
     for rules in (R.alpha_beta(), R.gamma(), {**R.epsilon(), **R.zbox(LOW, HIGH)}):
         assert flops(fa.lrp, rules=rules) <= 4.5 * base

@@ -98,7 +98,7 @@ WRITES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("rules", [R.epsilon(0.1), R.alpha_beta(), R.gamma()])
+@pytest.mark.parametrize("rules", [R.epsilon(0.1), R.alpha_beta(), R.gamma(), {"linear": R.epsilon(0.0)["linear"]}])
 @pytest.mark.parametrize("write", WRITES)
 def test_rules_hold_before_and_after_what_is_written_in_place(write: str, rules: dict[Any, Any]) -> None:
     """Of three dimensions a linear layer's output is a view, whose place in the graph is another one once it is written to."""

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import funattr as fa
+
 from .breadth import breadth
-from .matrix import GAMES, ROWS, SEQUENTIAL, Question, tolerance
+from .matrix import GAMES, ROWS, SEQUENTIAL, Question, relative, tolerance
 from .matrix_nets import NETS, Net
 from .methods import Row
+from .reference import leaves
 
 
 def cases() -> list[tuple[Net, str, str]]:
@@ -49,6 +53,30 @@ def test_every_method(net: Net, attention: str, kind: str) -> None:
 def test_coalitions_windows_and_relevance(net: Net) -> None:
     for kind in net.sites:
         check(net, net.attention[0], kind, [row for row in ROWS if row.name in GAMES])
+
+
+#: One of each kind.
+RULES: dict[str, Any] = {
+    "attn_lrp": fa.rules.attn_lrp(),
+    "cp_lrp": fa.rules.cp_lrp(),
+    "epsilon_plus_flat": fa.rules.epsilon_plus_flat(),
+    "alpha_beta": fa.rules.alpha_beta(),
+    "gamma": fa.rules.gamma(),
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("net", NETS, ids=[net.name for net in NETS])
+def test_relevance_and_what_is_absorbed_are_the_score(net: Net) -> None:
+    """Under every kind of set at two places, and under one at all. No operation is without a rule: a warning fails."""
+    for i, kind in enumerate(net.sites):
+        question = Question(net, net.attention[0], kind)
+        if question.integers and question.place is None:
+            continue
+        for name, rules in RULES.items() if i < 2 else [("attn_lrp", RULES["attn_lrp"])]:
+            relevance = fa.lrp(question.called, question.x, layer=question.site.layer, target=question.target, rules=rules)
+            total, score = question.conserved(leaves(relevance), rules)
+            assert relative(total, score, float(score.abs().max())) < 1e-9, (kind, name)
 
 
 def check(net: Net, attention: str, kind: str, rows: Sequence[Row]) -> None:

@@ -107,10 +107,10 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool, 
         try:
             slopes = grad_of_sum(found, leaves, keep, q.create_graph)
         except RuntimeError as error:
-            text = _of_checkpoints(q, str(error))
-            if text is None:
+            told = _of_checkpoints(q, str(error))
+            if told is None:
                 raise
-            raise complaint(ValueError, f"the model runs a part of itself again in the backward pass {text}.") from error
+            raise complaint(ValueError, f"the model runs a part of itself again in the backward pass {told}.") from error
     missed = [slope is None for slope in slopes]
     if all(missed):
         where = ", ".join("the input" if site is None else f"layer {site.label}" for site in q.sites.sites)

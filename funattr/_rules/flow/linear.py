@@ -26,11 +26,15 @@ class Linear(NamedTuple):
 
     def merged(self, mode: Ruled, x: Tensor, norm: Any, scale: Tensor, mean: Tensor, shift: Tensor | None) -> Tensor:
         """The batch norm of this operation's output x, by the rule for both as one operation."""
-        if self.scale is not None:
+        plain = self.op.output
+        if self.scale is not None and self.scale.used:  # what else uses it does so under its own rule: the norm gets another
+            plain = self.op.function(*self.op.inputs)
+        elif self.scale is not None:
             self.scale.handle.remove()
+            self.scale.gone = True
         met = mode.rules.of(self.op.name, *self.kinds)
         source, weight, *rest = self.op.inputs
-        y = norm(self.op.output)  # its gradient goes past the rule that was
+        y = norm(plain)  # its gradient goes past the rule that was
         bias = ((rest[0] - mean) if rest else -mean) * scale
         inputs = source, self.widened(weight, scale), bias if shift is None else bias + shift
         found = mode.ruled(met, self.op._replace(inputs=inputs, output=y))

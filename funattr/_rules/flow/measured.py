@@ -12,7 +12,7 @@ from ..._torch import base_of, tree_flatten, tree_unflatten
 from ..lift.origins import among
 from ..spelled import Entry
 from .facts import UNKNOWN, Event, Fact, Rules, spot
-from .mode import Ruled, Table
+from .mode import Ruled, Table, other
 
 
 class Measured(Ruled):
@@ -67,17 +67,19 @@ class Measured(Ruled):
         def alias(t: Any) -> Any:
             if not (isinstance(t, Tensor) and self.varies(t)):
                 return t
-            found = t.view_as(t)
             root, made = self.rooted(t)
-            fact = self.facts[t]._replace(root=root, made=made)
-            self.facts[found] = fact
-            if fact.linear is not None and fact.linear.output is t:
-                self.facts[found] = fact._replace(linear=fact.linear._replace(output=found))
-            inputs.append(found)
-            return found
+            inputs.append(self.stands(t, t.view_as(t), root=root, made=made))
+            return inputs[-1]
 
         leaves, spec = tree_flatten((args, kwargs))
         return inputs, tree_unflatten([alias(t) for t in leaves], spec)
+
+    def stands(self, t: Tensor, found: Tensor, **facts: Any) -> Tensor:
+        """`found`, which goes on in the place of `t`: what is known of that is known of it, and `facts`."""
+        fact = self.facts[t]._replace(**facts)
+        linear = fact.linear if fact.linear is None or fact.linear.output is not t else fact.linear._replace(output=found)
+        self.facts[found] = fact._replace(linear=linear)
+        return found
 
     def came(self, name: str, inputs: list[Tensor], found: Any) -> None:
         live = [t for t in among((found,)) if self.facts[t] is UNKNOWN or self.varies(t)]  # not what a rule has made a constant
@@ -91,6 +93,10 @@ def _measured(handler: Callable[..., Any], mode: Measured, func: Any, *args: Any
     name, fired, noted = mode.name, len(mode.fired), len(mode.events)
     mode.inputs, rest = mode.taken(args, kwargs)
     found = handler(mode, func, *rest[0], **rest[1])
+    if handler is not other and isinstance(found, Tensor) and base_of(found) is not None:
+        found = mode.stands(
+            found, found.clone()
+        )  # it is a view only because of how it is made: writing leaves the place of one
     if len(mode.events) == noted:  # else what it is made of was met by itself
         mode.came(mode.fired[-1] if len(mode.fired) > fired else name, mode.inputs, found)
     return found

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..._core.kernels import unruled
-from ..._torch import base_of, tracing
+from ..._torch import base_of, tracing, tree_flatten, tree_unflatten
 from ..._types import tensors
 from ..lift.dispatch import GRADIENTS, apply, known
 from ..lift.hidden import custom
@@ -25,14 +25,12 @@ from .operation import Flow, Operation, Scale, own, whole
 
 #: What keeps the places of a tensor's elements, and is linear where but one of its tensors varies.
 _SUMS = {"add", "sub", "rsub", "neg", "positive"}
-
-
 #: ``f(z) / z`` is the derivative, also at 0.
 _PROPORTIONAL = {"relu", "leaky_relu", "prelu", "abs", "absolute"}
 _ACTIVATIONS = {*NAMES["exact"], *NAMES["smooth"], *NAMES["clamp"]}
 _LOOKS_UP = {*NAMES["indexed"], "embedding", "embedding_bag"}
 #: What may come between a linear operation and the batch norm that is merged into it.
-_BEFORE_NORMS = {"batch_norm", "dim", "size", "__get__"}
+_BEFORE_NORMS = {"batch_norm", "dim", "size", "numel", "stride", "is_contiguous", "register_hook", "__get__"}
 
 
 Table: TypeAlias = "dict[str, Callable[..., Any]]"
@@ -54,6 +52,7 @@ class Ruled(TorchFunctionMode):
         self.fired = fired  # the kinds of rules that met something
         self.unmet = unmet  # operations without one, which are not linear
         self.name = ""
+        self.late: list[tuple[Tensor, Tensor]] = []
         self.scale: Scale | None = None  # of the rule that was put last
         self.relus = ReluRule(self._relu, [])  # knows one in every spelling
 
@@ -110,28 +109,40 @@ class Ruled(TorchFunctionMode):
             relu = self.relus.seen(func, args, kwargs)
             if relu is not None:
                 return relu[0]
-        given = _given(args, kwargs)
+        given = among((*args, *kwargs.values()))
         if tracing():
             facts, left = [self.facts[t] for t in given], False
         else:
             facts = [self._before(func, t) for t in given]
+            if self.late:
+                return self._again(func, types, args, kwargs)
             idle = not any(fact.varies or fact.ids for fact in facts) and func not in GRADIENTS
             left = idle or (own is None and self.events is None and (func in LEFT or self._left(func, args, kwargs)))
         found = func(*args, **kwargs) if left else apply(self, func, args, kwargs, own)
-        if left and idle:
-            return found
+        if not (left and idle):
+            self._note(func, args, kwargs, found, given, facts, left)
+        return found
+
+    def _note(self, func: Any, args: Any, kwargs: Any, found: Any, given: list[Tensor], facts: list[Fact], left: bool) -> None:
+        """What follows of the results, and of what was written to."""
         for y in (found,) if isinstance(found, Tensor) else among((found,)):
             if self.facts[y] is UNKNOWN:  # else its handler knew more
                 self.facts[y] = self.result(func, args, kwargs, facts, y)
         if given and (found is given[0] or func is Tensor.__setitem__) and self.facts[given[0]] is facts[0]:  # not yet noted
             fact = self.result(func, (), {"": None}, facts, given[0])
             self._wrote(given[0], fact._replace(activated=left and func not in LEFT))
-        return found
 
     def _own(self, func: Any) -> Entry | None:
         """An operation that has a rule by its function, in whatever spelling."""
         entry = known(func)
         return None if entry is None or called(entry.name) not in self.rules.named else entry
+
+    def _again(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """The operation, of what stands for tensors that it uses late."""
+        late, self.late = self.late, []
+        leaves, spec = tree_flatten((args, kwargs))
+        args, kwargs = tree_unflatten([next((new for old, new in late if old is t), t) for t in leaves], spec)
+        return self.__torch_function__(func, types, args, kwargs)
 
     def _attribute(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An attribute, such as x.T."""
@@ -148,7 +159,10 @@ class Ruled(TorchFunctionMode):
             self.unmet.append(name)
             self.facts[t] = fact = Fact(varies=True)
         if fact.linear is not None and fact.linear.scale and getattr(func, "__name__", "") not in _BEFORE_NORMS:
-            fact.linear.scale.settled()
+            instead = fact.linear.scale.use(t)
+            if instead is not None:
+                self.facts[instead] = fact._replace(linear=None)
+                self.late.append((t, instead))
         return fact
 
     def _left(self, func: Any, args: Any, kwargs: Any) -> bool:
@@ -261,23 +275,13 @@ def _keeps(rule: Any, name: str) -> bool:
     return isinstance(rule, Flow) and (rule.name == "gradient" or (rule.name == "activation" and name in _PROPORTIONAL))
 
 
-def _given(args: Any, kwargs: Any) -> list[Tensor]:
-    found = []
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (tuple, list)):
-            found += among(value)
-    return found
-
-
 def _same(t: Tensor) -> Tensor:
     return t
 
 
 def other(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
     """An operation with its own gradient, or that of a rule by its function. In place, this alone knows what was written."""
-    given = _given(args, kwargs)
+    given = among((*args, *kwargs.values()))
     met = mode.rules.of(mode.name) if any(map(mode.varies, given)) else None
     found, facts = func(*args, **kwargs), [mode.facts[t] for t in given]
     if met is not None:

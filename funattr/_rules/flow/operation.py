@@ -116,6 +116,16 @@ class Scale:
         self.rule, self.at = rule, op._replace(inputs=(), output=op.output.detach())
         self.factor: Tensor | None = None
         self.handle = place.register_hook(self)
+        self.used = False  # by something else than a batch norm that is merged
+        self.gone = False  # taken away by one, before anything else used the output
+
+    def use(self, t: Tensor) -> Tensor | None:
+        """Something else than a batch norm that is merged uses the output `t`: what stands for it, where a norm came first."""
+        self.used = True
+        if self.gone:
+            return self.rule.put(self.at._replace(output=t))
+        self.settled()
+        return None
 
     def settled(self) -> Tensor:
         if self.factor is None:

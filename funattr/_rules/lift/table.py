@@ -158,8 +158,8 @@ _found: dict[Any, Entry] = {
     ),
     # Dynamo cannot call this one from inside a mode.
     Tensor.unflatten: Entry(
-        lambda lift, _, x, *args, **kwargs: torch.unflatten(x, *args, **kwargs),
-        Tensor.unflatten,
+        lambda lift, unflatten, x, *args, **kwargs: unflatten(x, *args, **kwargs),
+        torch.unflatten,
         False,
         ["input"],
         "Tensor.unflatten",

@@ -1,0 +1,139 @@
+"""Relevance under what goes around a method: transforms of attention, threads, neurons, combinators, exported programs."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funattr as fa
+from funattr import rules as R
+
+from .breadth import breadth
+from .close import close
+from .test_lrp import NET, SETS, X
+
+torch.manual_seed(0)
+TOKENS = torch.randn(2, 5, 8, dtype=torch.float64)
+OF_ATTENTION = {"attn_lrp": R.attn_lrp(), "cp_lrp": R.cp_lrp(), "frozen": R.frozen(), "epsilon": R.epsilon(0.1)}
+
+
+class Encoder(nn.Module):
+    """A layer of attention with a gate after it, which runs fused where nothing has to be seen inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, activation="gelu", batch_first=True)
+        self.gate, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, t: Tensor) -> Tensor:
+        h = self.layer(t)
+        out: Tensor = self.head((h * nn.functional.silu(self.gate(h))).mean(1))
+        return out
+
+
+ENCODER = Encoder().double().eval()
+
+
+@pytest.mark.parametrize("name", breadth(OF_ATTENTION, lambda name: name == "attn_lrp"))
+def test_transforms_of_attention(name: str) -> None:
+    def method(x: Tensor, target: int = 1, **options: Any) -> Tensor:
+        found: Tensor = fa.lrp(ENCODER, x, target=target, rules=OF_ATTENTION[name], **options)
+        return found
+
+    found = method(TOKENS)
+    close(torch.func.vmap(lambda x: method(x[None])[0])(TOKENS), found, 1e-10)
+    close(torch.cat([method(x[None]) for x in TOKENS]), found, 1e-10)
+    rows = fa.each_target(fa.lrp, [2, 1])(ENCODER, TOKENS, rules=OF_ATTENTION[name])
+    close(rows, torch.stack([method(TOKENS, 2), found]), 1e-10)
+    sites = [None, "layer.norm1", "layer.linear1"]
+    for site, part in zip(sites, method(TOKENS, layer=sites)):
+        close(part, method(TOKENS, layer=site), 1e-12)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", OF_ATTENTION)
+def test_attention_compiled(name: str) -> None:
+    def method(x: Tensor) -> Tensor:
+        found: Tensor = fa.lrp(ENCODER, x, target=1, rules=OF_ATTENTION[name])
+        return found
+
+    close(torch.compile(method, backend="aot_eager", fullgraph=True)(TOKENS), method(TOKENS), 1e-10)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", breadth(OF_ATTENTION, lambda name: name == "attn_lrp"))
+def test_the_derivative_of_attention_is_that_of_the_relevance(name: str) -> None:
+    way, weight = torch.randn_like(TOKENS), torch.randn_like(TOKENS)
+
+    def total(x: Tensor, **options: Any) -> Tensor:
+        return (fa.lrp(ENCODER, x, target=1, rules=OF_ATTENTION[name], **options) * weight).sum()
+
+    x = TOKENS.clone().requires_grad_()
+    total(x, create_graph=True).backward()
+    assert x.grad is not None
+    slope = (total(TOKENS + 1e-6 * way) - total(TOKENS - 1e-6 * way)) / 2e-6
+    assert abs((x.grad * way).sum() - slope) < 1e-6 * abs(slope)
+
+
+def test_other_threads_see_no_rule() -> None:
+    """Each its own, all at once, and a plain gradient among them."""
+    asked: dict[str, Callable[[], Any]] = {
+        name: functools.partial(fa.lrp, NET, X, target=1, rules=rules) for name, rules in SETS.items()
+    }
+    asked["gradient"] = functools.partial(fa.gradient, NET, X, target=1)
+    alone, found = {name: call() for name, call in asked.items()}, {}
+    together = threading.Barrier(len(asked))
+
+    def run(name: str) -> None:
+        together.wait()
+        found[name] = [asked[name]() for _ in range(3)]
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, several in found.items():
+        assert all(torch.equal(t, alone[name]) for t in several)
+    assert len(found) == len(asked)
+
+
+@pytest.mark.parametrize("name", breadth(SETS, lambda name: name in ("epsilon", "epsilon_plus_flat")))
+def test_of_a_neuron_it_is_that_of_the_model_up_to_there(name: str) -> None:
+    """And what is absorbed up to there is the rest of the neuron's value."""
+    rules = SETS[name]
+    for layer, index, cut in (("3", (2, 1, 0), NET[:4]), ("7", (4,), NET[:8])):
+        target = fa.neuron(layer, index)
+        found, kept = fa.lrp(NET, X, target=target, rules=rules), fa.absorbed(NET, X, target=target, rules=rules)
+        close(found, fa.lrp(cut, X, target=index, rules=rules), 1e-12)
+        at = (slice(None), *index)
+        close(found.flatten(1).sum(1) + sum(kept.values()), cut(X).detach()[at], 1e-9)
+
+
+@pytest.mark.parametrize("name", breadth(SETS, lambda name: name in ("epsilon_plus_flat", "gamma")))
+def test_combinators_take_it(name: str) -> None:
+    rules, found = SETS[name], fa.lrp(NET, X, target=1, rules=SETS[name])
+    large = fa.interpolate(fa.relu(fa.lrp), size=(9, 9), mode="bilinear")(NET, X, layer="0", target=1, rules=rules)
+    at_layer = fa.lrp(NET, X, layer="0", target=1, rules=rules)
+    close(large, nn.functional.interpolate(at_layer.relu(), (9, 9), mode="bilinear", align_corners=False), 1e-12)
+    still = fa.noise_tunnel(fa.lrp, n_samples=2, stdevs=0.0)(NET, X, target=1, rules=rules)
+    close(still, found, 1e-12)
+    generator = torch.Generator().manual_seed(4)
+    smooth = fa.noise_tunnel(fa.lrp, n_samples=3, stdevs=0.1, generator=generator)(NET, X, target=1, rules=rules)
+    ruled = fa.noise_tunnel(fa.under(rules)(fa.input_x_gradient), n_samples=3, stdevs=0.1, generator=generator.manual_seed(4))
+    close(smooth, ruled(NET, X, target=1), 1e-12)
+    seen: list[Tensor] = []
+
+    def net(x: Tensor) -> Tensor:
+        seen.append(x.detach())
+        out: Tensor = NET(x)
+        return out
+
+    fa.noise_tunnel(fa.gradient, n_samples=3, stdevs=0.1, generator=generator.manual_seed(4), chunk_size=1)(net, X, target=1)
+    close(smooth, torch.stack([fa.lrp(NET, x, target=1, rules=rules) for x in seen[-3:]]).mean(0), 1e-10)
