@@ -130,8 +130,8 @@ def around(f: Any) -> Iterator[Any]:
 
 
 def matters(value: Any) -> bool:
-    """Whether a function goes on from a value: counts, and what a list or a table is told of passes, are for its caller to see. What
-    is None may be to be made.
+    """Whether a function goes on from a value: counts, and what a list or a table is told of passes, are for its caller to see.
+    What is None may be to be made.
     """
     if isinstance(value, tuple):
         return any(matters(item) for item in value if item is not None)
