@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, overload
 
@@ -154,6 +154,17 @@ def map_tensors(f: Callable[[Tensor], Any], tree: Tree) -> Tree:
         return [f(leaf) for leaf in tree]
     leaves, spec = tree_flatten(tree)
     return tree_unflatten([f(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
+
+
+def filled(tree: Tree, new: Iterable[Any]) -> Tree:
+    """`tree` with others in the place of its tensors, in order."""
+    rest = iter(new)
+    return map_tensors(lambda t: next(rest), tree)
+
+
+def leaf_of(t: Tensor) -> Tensor:
+    """A copy that somebody may ask for a gradient; `t` itself where it has none."""
+    return t.detach().clone().requires_grad_() if t.is_floating_point() else t
 
 
 def copied(tree: Tree) -> Tree:

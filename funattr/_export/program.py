@@ -17,8 +17,7 @@ from .._core.passes import forward, kept, question
 from .._core.state import statistics_kept
 from .._core.where import bind
 from .._steps.fold import same
-from .._torch import tree_flatten, tree_unflatten
-from .._types import Explains, Model, Tree, batch_size, map_tensors, tensors
+from .._types import Explains, Model, Tree, batch_size, filled, map_tensors, tensors
 from .._words import complaint, door, kind_of
 from .reasons import Refused, check_draws, drawing, reason
 from .trace import Way, tidied, traced
@@ -172,23 +171,15 @@ def _rounding(model: Model, x: Tree) -> float:
 def _inputs(method: Explains, model: Model, x: Tree, arguments: Mapping[str, Any]) -> Inputs:
     size, own = batch_size(x), method.keywords if isinstance(method, partial) else {}
     given = {name: value for name, value in {**own, **arguments}.items() if _has_rows(method, name, value, size)}
-    leaves, spec = tree_flatten([map_tensors(_plain, x), *(map_tensors(_plain, _as_tensor(value)) for value in given.values())])
-    where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    values = [leaves[i] for i in where]
+    whole = map_tensors(_plain, [x, *map(_as_tensor, given.values())])
+    values = tensors(whole)
     sized = [t.shape[:1] == (size,) for t in values]
-
-    def filled(new: Sequence[Tensor]) -> list[Any]:
-        every = list(leaves)
-        for i, t in zip(where, new):
-            every[i] = t
-        whole: list[Any] = tree_unflatten(every, spec)
-        return whole
 
     def run(first: Tree, *rest: Any) -> Tree:
         return method(model, first, **{**arguments, **dict(zip(given, rest))})
 
     names = [name for key, value in {"x": x, **given}.items() for name in _names(key, value)]
-    return Inputs(names, values, sized, filled, run, isinstance(x, Mapping))
+    return Inputs(names, values, sized, partial(filled, whole), run, isinstance(x, Mapping))
 
 
 def _plain(value: Tensor) -> Tensor:

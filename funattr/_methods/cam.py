@@ -7,7 +7,7 @@ The papers end with a ReLU and with a picture of the size of the input. Both are
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,9 +22,17 @@ from .._core.where import Bound
 from .._types import Layer, Model, Target, Tree, batch_size, map_floats, map_tensors, tensors
 from .._words import complaint
 
+#: ``w(v, g, c)``: the weights of a value at the site, with its gradient, whose channels are in dimension c.
+Weights: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
 
-def _mapped(cam: Callable[[Tensor, Tensor], Tensor], *asked: Any) -> Tree:
-    """The map of each value at the site, and its gradient."""
+
+def _mapped(w: Weights, channel_dim: int, *asked: Any) -> Tree:
+    """The map of each value at the site: its channels, weighted and summed."""
+
+    def cam(v: Tensor, g: Tensor) -> Tensor:
+        c = channel_of(v, channel_dim)
+        return (w(v, g, c) * v).sum(c, keepdim=True)
+
     values, slopes = at_site(*asked)
     check_batch_first(values, *asked[:3])
     found = map_floats(cam, values, slopes)
@@ -87,12 +95,8 @@ def grad_cam(
     References:
         Selvaraju et al., "Grad-CAM", 2016, https://arxiv.org/abs/1610.02391
     """
-
-    def cam(v: Tensor, g: Tensor) -> Tensor:
-        c = channel_of(v, channel_dim)
-        return (mean_over_space(g, c) * v).sum(c, keepdim=True)
-
-    return mean_over_places(model, layer, _mapped(cam, model, x, layer, target, create_graph))
+    found = _mapped(lambda v, g, c: mean_over_space(g, c), channel_dim, model, x, layer, target, create_graph)
+    return mean_over_places(model, layer, found)
 
 
 @method
@@ -132,13 +136,11 @@ def grad_cam_plus_plus(
         Chattopadhyay et al., "Grad-CAM++", 2017, https://arxiv.org/abs/1710.11063
     """
 
-    def cam(v: Tensor, g: Tensor) -> Tensor:
-        c = channel_of(v, channel_dim)
+    def w(v: Tensor, g: Tensor, c: int) -> Tensor:
         below = 2 + g * over_space(v, c)  # a = 1 / below: the formula less g^2, which is 0 in half precision
-        weight = over_space(g.relu() / torch.where(below == 0, 1, below), c)
-        return (weight * v).sum(c, keepdim=True)
+        return over_space(g.relu() / torch.where(below == 0, 1, below), c)
 
-    return _mapped(cam, model, x, layer, target, create_graph)
+    return _mapped(w, channel_dim, model, x, layer, target, create_graph)
 
 
 @method
@@ -177,13 +179,11 @@ def xgrad_cam(
         Fu et al., "Axiom-based Grad-CAM", 2020, https://arxiv.org/abs/2008.02312
     """
 
-    def cam(v: Tensor, g: Tensor) -> Tensor:
-        c = channel_of(v, channel_dim)
+    def w(v: Tensor, g: Tensor, c: int) -> Tensor:
         total = over_space(v, c)
-        weight = torch.where(total == 0, 0, over_space(g * v, c) / torch.where(total == 0, 1, total))
-        return (weight * v).sum(c, keepdim=True)
+        return torch.where(total == 0, 0, over_space(g * v, c) / torch.where(total == 0, 1, total))
 
-    return _mapped(cam, model, x, layer, target, create_graph)
+    return _mapped(w, channel_dim, model, x, layer, target, create_graph)
 
 
 @method
@@ -221,11 +221,7 @@ def hires_cam(
     References:
         Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations", 2020, https://arxiv.org/abs/2011.08891
     """
-
-    def cam(v: Tensor, g: Tensor) -> Tensor:
-        return (g * v).sum(channel_of(v, channel_dim), keepdim=True)
-
-    return _mapped(cam, model, x, layer, target, create_graph)
+    return _mapped(lambda v, g, c: g, channel_dim, model, x, layer, target, create_graph)
 
 
 @method
@@ -262,8 +258,4 @@ def layer_cam(
     References:
         Jiang et al., "LayerCAM", 2021, https://doi.org/10.1109/TIP.2021.3089943
     """
-
-    def cam(v: Tensor, g: Tensor) -> Tensor:
-        return (g.relu() * v).sum(channel_of(v, channel_dim), keepdim=True)
-
-    return _mapped(cam, model, x, layer, target, create_graph)
+    return _mapped(lambda v, g, c: g.relu(), channel_dim, model, x, layer, target, create_graph)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .._core.door import method, opening
-from .._steps.coalitions import Opened, check_coalitions, check_per_player, coalition_scores, opened, spread_over
+from .._steps.coalitions import check_coalitions, check_per_player, coalition_scores, opened, spread_over
+from .._steps.plan import Opened
 from .._types import ChunkSize, Layer, Model, Target, Tree
 from .._words import door
 
@@ -104,5 +105,4 @@ def game(
 
 @method
 def _played(model: Model, x: Tree, *, play: Opened, coalitions: Tensor) -> Tensor:
-    with torch.set_grad_enabled(play.q.create_graph):
-        return coalition_scores(play._replace(q=play.q._replace(x=x)), coalitions)
+    return coalition_scores(play._replace(q=play.q._replace(x=x)), coalitions)

@@ -131,11 +131,9 @@ class Draws:
         """Noise ``[samples, ...]`` for each tensor, sample after sample."""
         if not any(stdevs):
             return [t.new_zeros(1).expand(samples, *t.shape) for t in like]
-        drawn = [[self._normal(t) * stdev for t, stdev in zip(like, stdevs)] for _ in range(samples)]
+        normal = partial(drawn_by, torch.randn, self.generator)
+        drawn = [[normal(t.device, t.shape, dtype=t.dtype) * s for t, s in zip(like, stdevs)] for _ in range(samples)]
         return [torch.stack(same) for same in zip(*drawn)]
-
-    def _normal(self, like: Tensor) -> Tensor:
-        return drawn_by(torch.randn, self.generator, like.device, like.shape, dtype=like.dtype)
 
 
 def _in_the_input(q: Question, samples: Tree, draws: Draws, stdevs: Any, multiply: bool, chunk_size: ChunkSize) -> list[Tree]:

@@ -11,7 +11,7 @@ from .._core.door import method
 from .._core.kernels import in_plain_forms
 from .._core.passes import Question, question
 from .._steps.chunks import given_chunk
-from .._steps.plan import Features, Plan, features_of, plan_for
+from .._steps.plan import Features, Opened, Plan, features_of
 from .._steps.windows import Slides, inside, mean_over, slides_of, table_of
 from .._steps.without import lost
 from .._torch import tree_flatten, tree_unflatten
@@ -97,7 +97,8 @@ def _plan(q: Question, features: Features, values: list[Tree], slides: list[list
     def which(steps: Tensor) -> Tensor:
         return table.to(steps.device).index_select(0, steps)
 
-    return plan_for(q, features, values, ids, len(table) if q.size else 1, chunk, which, inside)
+    game = Opened(q, features, values, ids, len(table) - 1, chunk)
+    return game.plan(len(table) if q.size else 1, which, inside)
 
 
 def _restored(q: Question, plan: Plan, slides: list[list[Slides | None]], losses: Tensor) -> Tree:

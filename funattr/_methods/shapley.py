@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from .._core.door import method
-from .._steps.coalitions import Opened, opened, spread_over
+from .._steps.coalitions import opened, spread_over
 from .._steps.draws import check_generator, uniform_from
 from .._steps.pairs import draw_pairs
+from .._steps.plan import Opened
 from .._steps.shares import Found, of_all, of_nobody, of_orders, of_pairs
 from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
 from .._words import check_choice, check_count, complaint

@@ -18,7 +18,7 @@ from .._rules.flow.kinds import TABLE
 from .._rules.flow.measured import Measured
 from .._rules.flow.sets import epsilon_plus
 from .._torch import without_modes
-from .._types import Layer, Model, Target, Tree, map_tensors
+from .._types import Layer, Model, Target, Tree, copied, leaf_of, map_tensors
 from .relevance import tell
 
 
@@ -76,7 +76,7 @@ def absorbed(
         check_attributable(value, q.label(i))
         torch.set_grad_enabled(True)
         with without_modes():  # the rules' mode has nothing to do with this
-            return map_tensors(lambda t: t.detach().clone().requires_grad_().clone() if t.is_floating_point() else t, value)
+            return copied(map_tensors(leaf_of, value))
 
     with torch.no_grad():  # up to the site
         found = scores(q, forward(q, put))

@@ -107,19 +107,14 @@ def _score_cam(q: Question, channel_dim: int, chunk_size: ChunkSize, value: Tens
 
 
 def _masked(maps: Tensor, leaf: Tensor) -> Tensor:
-    """``[c, N, ...]``: the input under each map."""
-    return (_masks(maps, leaf) * leaf.unsqueeze(1)).movedim(1, 0)
-
-
-def _masks(maps: Tensor, leaf: Tensor) -> Tensor:
-    """``[N, c, 1, *S]``: maps at the size of an input, from 0 to 1."""
+    """``[c, N, ...]``: the input under each map, which is brought to its size and to the range from 0 to 1."""
     small, maps = maps, resized(maps, leaf.shape[2:], _MODES.get(leaf.dim() - 2, "nearest"))
     flat = maps.flatten(2)
     low, high = flat.amin(2, keepdim=True), flat.amax(2, keepdim=True)
     masks = (flat - low) / torch.where(high > low, high - low, 1)
     varies = small.flatten(2).amax(2, keepdim=True) > small.flatten(2).amin(2, keepdim=True)
     masks = torch.where(varies, masks, 0)  # of one value, interpolation makes several, by rounding
-    return masks.reshape(maps.shape).unsqueeze(2).to(leaf.dtype)
+    return (masks.reshape(maps.shape).unsqueeze(2).to(leaf.dtype) * leaf.unsqueeze(1)).movedim(1, 0)
 
 
 @method

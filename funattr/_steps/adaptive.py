@@ -124,8 +124,6 @@ def _halve(run: _Rows, on: Interval, rows: list[int], pieces: list[Piece], held:
 
 def _total(pieces: list[Piece], held: list[dict[Interval, _Held]]) -> list[Tensor]:
     """The sum over the intervals of each example."""
-    if all(len(each) == 1 for each in held):
-        return pieces[0].parts
     total = [t.new_zeros(len(held), *t.shape[1:]) for t in pieces[-1].parts]
     of: dict[int, list[tuple[int, int]]] = {}
     for i, each in enumerate(held):
@@ -164,22 +162,17 @@ class _Rows:
                 raise complaint(
                     ValueError, f"{text} is for each: choose a layer with the batch first, or one example at a time."
                 )
-        if len(rows) == self.size:
-            return piece._replace(parts=parts)
         return piece._replace(parts=[t[rows] for t in parts], errors=[piece.errors[i] for i in rows])
 
     def by_themselves(self, on: Interval, rows: list[int]) -> Piece | None:
         """The integral for some examples by themselves; None where that is not what it is among all."""
 
         def piece() -> Piece | None:
-            if self.alone is None:
-                self.alone = self.shown(rows[::-1])
-            fewer = self.some(rows) if self.alone else None
+            fewer = self.some(rows) if self.alone or self.shown(rows[::-1]) else None
             return None if fewer is None else integral(fewer.steps(on), on, len(rows))
 
         found = attempted(piece)
-        if found is None:
-            self.alone = False
+        self.alone = found is not None
         return found
 
     def some(self, rows: list[int]) -> Integrand | None:

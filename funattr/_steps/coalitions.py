@@ -4,38 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._core.kernels import in_plain_forms
-from .._core.passes import Question
 from .._torch import tracing
 from .._types import ChunkSize, Layer, Model, Target, Tree, floats_of, tensors
 from .._words import complaint, kind_of
 from .chunks import given_chunk
 from .path import ready
-from .plan import Features, Gone, Plan, as_numbers, features_of, identified, plan_for
+from .plan import Opened, as_numbers, features_of, identified
 from .without import check_features, hollow, look, restored, scored
-
-
-class Opened(NamedTuple):
-    """A game that is ready to be played: a question, its features, the player of each, and how many there are.
-
-    It keeps no value at the sites: each play runs what lies before them, once per chunk.
-    """
-
-    q: Question
-    features: Features
-    values: list[Tree]  # at the sites, without their data
-    ids: list[list[Tensor | None]]  # the player of each feature, for each leaf of each value
-    players: int
-    chunk: int | None
-
-    def plan(self, steps: int, which: Callable[[Tensor], Tensor], gone: Gone) -> Plan:
-        """A plan for steps of one's own."""
-        return plan_for(self.q, self.features, self.values, self.ids, steps, self.chunk, which, gone)
 
 
 def opened(
@@ -48,8 +29,8 @@ def opened(
     chunk_size: ChunkSize,
     create_graph: bool,
 ) -> Opened:
-    """Open a game: at most one look at the value at the site, and a pass for "argmax". Call it, and play, with gradients
-    recorded or not as `create_graph` says."""
+    """Open a game: at most one look at the value at the site, and a pass for "argmax". Call it with gradients recorded or not
+    as `create_graph` says."""
     chunk = given_chunk(chunk_size)
     q = ready(model, x, layer, target, create_graph)
     features = features_of(q, baselines, feature_mask)
@@ -82,7 +63,8 @@ def scores_of(game: Opened, steps: int, which: Callable[[Tensor], Tensor], *, ea
         return found[0].new_zeros(0, game.q.size)
     q = game.q._replace(bound=in_plain_forms(game.q.bound))
     gone = partial(_absent_each, q.size) if each else _absent
-    return scored(q, game.features, game.plan(steps, which, gone))[1]
+    with torch.set_grad_enabled(q.create_graph):
+        return scored(q, game.features, game.plan(steps, which, gone))[1]
 
 
 def spread_over(game: Opened, per_player: Tensor) -> Tree:

@@ -72,10 +72,11 @@ def uniform_from(generator: torch.Generator | None, device: torch.device, cure: 
     if tracing():
         raise complaint(ValueError, f"{text} traced: {cure}.")
     where = generator.device if generator is not None else torch.device("cpu") if device.type == "meta" else device
+    wide = torch.float32 if where.type == "mps" else torch.float64
 
     def uniform(*shape: int) -> Tensor:
         try:
-            drawn = drawn_by(torch.rand, generator, where, shape, dtype=_wide(where))
+            drawn = drawn_by(torch.rand, generator, where, shape, dtype=wide)
         except RuntimeError as error:
             if not transforms_active():
                 raise
@@ -85,10 +86,6 @@ def uniform_from(generator: torch.Generator | None, device: torch.device, cure: 
         return drawn.cpu().double()
 
     return uniform
-
-
-def _wide(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class Rewound:

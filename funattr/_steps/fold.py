@@ -28,7 +28,7 @@ from .._torch import (
     tree_unflatten,
     without_transforms,
 )
-from .._types import Neuron, Target, Tree, as_it_is, attributable, map_tensors, tensors
+from .._types import Neuron, Target, Tree, as_it_is, attributable, filled, map_tensors, tensors
 from .._words import complaint
 
 T = TypeVar("T")
@@ -67,8 +67,7 @@ def folded(
         alone = tensors(f(q, with_leaves(q.x, at, [t[inside] for t in points])))
         dims = [_shown(q, own, t, inside, count) for own, t in zip(alone, tensors(found))]
     dims = [dim for dim, _ in zip(dims, tensors(found))]
-    rest = iter(dims)
-    return None if -1 in dims else (map_tensors(lambda t: _blocks(t, next(rest), count), found), dims)
+    return None if -1 in dims else (filled(found, [_blocks(t, dim, count) for t, dim in zip(tensors(found), dims)]), dims)
 
 
 def attempted(run: Callable[[], T]) -> T | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_dense, may_read
+from .._core.passes import Question
 from .._core.sites import Sites
 from .._torch import is_plain, tree_flatten, tree_unflatten
 from .._types import Tree, attributable, broadcasts, floats_of, tensors
@@ -101,6 +102,12 @@ def by_site(given: Tree, sites: Sites, what: str) -> list[Tree]:
     if sites.spec is None:
         return [given]
     return matched(given, tree_unflatten(list(range(len(sites.sites))), sites.spec), what, "layer", deep=True)
+
+
+def at_sites(given: Tree, q: Question, values: Sequence[Tree], what: str) -> list[list[Any]]:
+    """What `given` says for each leaf of the value at each site."""
+    each = zip(by_site(given, q.sites, what), values)
+    return [matched(own, value, what, q.where(i)) for i, (own, value) in enumerate(each)]
 
 
 def check_compares(baselines: Sequence[Any], what: str) -> None:

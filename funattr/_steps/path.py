@@ -10,13 +10,13 @@ from torch import Tensor
 
 from .._core.kernels import in_plain_forms
 from .._core.passes import Point, Question, forward, kept, question, read
-from .._core.rows import Every, Row, alone, own_row, shares
+from .._core.rows import Every, alone, own_row, shares
 from .._core.score import predicted, score_of
-from .._types import ChunkSize, Layer, Model, Target, Tree, broadcasts, floats_of, map_tensors, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, broadcasts, floats_of, map_tensors
 from .._words import complaint
 from .baselines import full_batch, references
 from .mean import Sum
-from .points import along, at_points, input_floats, slope_at, times_way, towards, width, with_floats
+from .points import along, at_points, input_floats, slope_at, steps_of, times_way, towards, width, with_floats
 from .progress import reported
 from .quadrature import Rule
 from .twins import OneRow, same_rows
@@ -42,10 +42,8 @@ def explained(
 
 def for_each(q: Question, f: Callable[[Question], list[Tree]]) -> Tree:
     """``f(q)``, a tree for each site, in the caller's structure; for one of several targets, its own of what all find."""
-    if not isinstance(q.target, Row):
-        return q.sites.build(f(q))
     if not shares(q.target):
-        return q.sites.build(f(q._replace(target=q.target.plain)))
+        return q.sites.build(f(q._replace(target=alone(q.target))))
     count = len(q.sites.sites)
 
     def every(targets: Every) -> list[list[Tree]]:
@@ -114,16 +112,11 @@ def slope_along(path: Path, rule: Rule, chunk_size: ChunkSize, *, whole_way: boo
     for a, b in reported(path.steps.parts(len(rule.nodes), chunk_size)):
         weights = rule.weights[a:b]
         for ends, slopes in path.slopes(run, rule.nodes[a:b]):
-            end, weights = ends, _added(total, slopes, weights)
+            count = steps_of(slopes)
+            total.add(slopes, weights[:count])
+            end, weights = ends, weights[count:]
     slope: list[Tree] = total.total()
     return times_way(slope, end, path.start) if whole_way else slope
-
-
-def _added(total: Sum, slopes: list[Tree], weights: Tensor) -> Tensor:
-    """The weights that are left for the steps to come."""
-    count = tensors(slopes)[0].shape[0]
-    total.add(slopes, weights[:count])
-    return weights[count:]
 
 
 def at_baseline(q: Question, reference: Tree) -> list[Tree]:

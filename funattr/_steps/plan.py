@@ -66,6 +66,32 @@ class Plan(NamedTuple):
         return [self.which(torch.div(numbers, self.rows, rounding_mode="floor")), numbers % self.rows]
 
 
+class Opened(NamedTuple):
+    """A game that is ready to be played: a question, its features, the player of each, and how many there are. To an ablation,
+    each group of features is a player.
+
+    It keeps no value at the sites: each play runs what lies before them, once per chunk.
+    """
+
+    q: Question
+    features: Features
+    values: list[Tree]  # at the sites, without their data
+    ids: list[list[Tensor | None]]  # the player of each feature, for each leaf of each value
+    players: int
+    chunk: int | None
+
+    def plan(self, steps: int, which: Callable[[Tensor], Tensor], gone: Gone) -> Plan:
+        """The plan for `steps` steps, each with every row of the baselines."""
+        q, values, ids = self.q, self.values, self.ids
+        bases = zip(self.features.baselines, values)
+        given = [matched(base, value, "baselines", q.where(i)) for i, (base, value) in enumerate(bases)]
+        pairs = [pair for each, value in zip(ids, values) for pair in zip(each, tree_flatten(value)[0])]
+        rows = rows_in([base for each in given for base in each], [None if one is None else leaf for one, leaf in pairs])
+        runs = steps if rows is None else steps * rows
+        at_once = self.chunk or _at_once(q, tensors(values), runs)
+        return Plan(runs, rows, at_once, self.chunk is not None, ids, values, which, gone)
+
+
 def features_of(q: Question, baselines: Any, feature_mask: Any) -> Features:
     """What the caller says of the features, matched to the sites."""
     masks, groups = None, 0
@@ -81,7 +107,8 @@ def planned(q: Question, features: Features, chunk: int | None, values: list[Tre
     if features.masks is None and groups > MANY and not tracing():
         text = f"{groups:,} features are ablated one by one, with a forward pass for each: group them with feature_mask"
         warn(f"{text} (squares of a picture, spans of a text), or take a method that uses gradients.")
-    return plan_for(q, features, values, ids, groups + 1 if q.size else 1, chunk, as_numbers, _its_group)
+    game = Opened(q, features, values, ids, groups, chunk)
+    return game.plan(groups + 1 if q.size else 1, as_numbers, _its_group)
 
 
 def as_numbers(numbers: Tensor) -> Tensor:
@@ -107,28 +134,6 @@ def identified(q: Question, features: Features, values: list[Tree]) -> tuple[lis
         ):
             raise complaint(TypeError, f"{q.where(i)} holds no tensor to ablate.")
     return ids, groups
-
-
-def plan_for(
-    q: Question,
-    features: Features,
-    values: list[Tree],
-    ids: list[list[Tensor | None]],
-    steps: int,
-    chunk: int | None,
-    which: Callable[[Tensor], Tensor],
-    gone: Gone,
-) -> Plan:
-    """The plan for `steps` steps, each with every row of the baselines."""
-    given = [matched(base, value, "baselines", q.where(i)) for i, (base, value) in enumerate(zip(features.baselines, values))]
-    leaves = [leaf if one is not None else None for one, leaf in _flat(ids, values)]
-    rows = rows_in([base for each in given for base in each], leaves)
-    runs = steps if rows is None else steps * rows
-    return Plan(runs, rows, chunk or _at_once(q, tensors(values), runs), chunk is not None, ids, values, which, gone)
-
-
-def _flat(ids: list[list[Tensor | None]], values: list[Tree]) -> list[tuple[Tensor | None, Any]]:
-    return [pair for each, value in zip(ids, values) for pair in zip(each, tree_flatten(value)[0])]
 
 
 def _at_once(q: Question, found: list[Tensor], steps: int) -> int:

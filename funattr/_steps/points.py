@@ -14,7 +14,7 @@ from .._core.passes import Point, Question, each_score, forward, kept, read
 from .._core.real import check_attributable, in_single
 from .._core.rows import each_of
 from .._torch import tracing, transforms_active
-from .._types import Tree, floats_of, map_floats, map_tensors, tensors
+from .._types import Tree, filled, floats_of, map_floats, map_tensors, tensors
 from .fold import Inner, all_at_site, floats_in, folded, rows_alone, taken, with_leaves
 from .mean import check_rows
 from .ways import Runner, slices
@@ -137,8 +137,7 @@ def at_steps(found: Tree, steps: Any) -> Tree:
 
 def together(f: Callable[[list[Tensor]], Any], found: Sequence[Tree]) -> Tree:
     """`f` of the tensors that stand in the same place."""
-    rest = iter([f(list(same)) for same in zip(*map(tensors, found))])
-    return map_tensors(lambda t: next(rest), found[0])
+    return filled(found[0], [f(list(same)) for same in zip(*map(tensors, found))])
 
 
 def at_points(run: Runner, q: Question, steps: Tree, point: Callable[[Tree], Point]) -> Iterator[tuple[list[Tree], list[Tree]]]:

@@ -85,26 +85,23 @@ def gausslegendre(n: int) -> tuple[list[float], list[float]]:
     return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()
 
 
-def riemann_left(n: int) -> tuple[list[float], list[float]]:
-    return [i / n for i in range(n)], [1 / n] * n
+def riemann(at: float, n: int) -> tuple[list[float], list[float]]:
+    """A node in each of n cells, at this part of it."""
+    return [(i + at) / n for i in range(n)], [1 / n] * n
 
 
-def riemann_right(n: int) -> tuple[list[float], list[float]]:
-    return [(i + 1) / n for i in range(n)], [1 / n] * n
-
-
-def riemann_middle(n: int) -> tuple[list[float], list[float]]:
-    return [(i + 0.5) / n for i in range(n)], [1 / n] * n
-
-
-def riemann_trapezoid(n: int) -> tuple[list[float], list[float]]:
+def trapezoid(n: int) -> tuple[list[float], list[float]]:
     if n == 1:
-        return riemann_middle(n)
+        return riemann(0.5, n)
     cell = 1 / (n - 1)
     return [i * cell for i in range(n)], [cell / 2, *[cell] * (n - 2), cell / 2]
 
 
-RULES = {f.__name__: f for f in (gausslegendre, riemann_left, riemann_right, riemann_middle, riemann_trapezoid)}
+RULES: dict[str, Callable[[int], tuple[list[float], list[float]]]] = {
+    "gausslegendre": gausslegendre,
+    **{f"riemann_{name}": functools.partial(riemann, at) for name, at in (("left", 0), ("right", 1), ("middle", 0.5))},
+    "riemann_trapezoid": trapezoid,
+}
 
 
 def _numbers(given: Any) -> Tensor:

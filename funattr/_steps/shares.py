@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from .._core.real import in_double
-from .coalitions import Opened, scores_of
+from .coalitions import scores_of
 from .fits import least_squares
 from .pairs import Pairs
+from .plan import Opened
 
 
 class Found(NamedTuple):

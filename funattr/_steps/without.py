@@ -16,11 +16,11 @@ from .._core.entries import is_int
 from .._core.kernels import Folded
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, runs_fused, scores
 from .._core.real import in_single
-from .._core.rows import Every, Row, alone, shares
+from .._core.rows import Every, alone, shares
 from .._core.score import predicted, score_of, the_tensor
 from .._core.written import with_own_mapped
 from .._torch import any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
-from .._types import Tree, as_it_is, copied, map_tensors, tensors
+from .._types import Tree, as_it_is, copied, floats_of, leaf_of, map_tensors, tensors
 from .._words import complaint
 from .chunks import chunks
 from .fold import all_at_site, taken
@@ -44,18 +44,16 @@ def look(q: Question) -> list[Tree]:
     leaves: list[Tensor] = []
     joint = len(values) > 1 and not tracing() and not transforms_active()
 
-    def leaf_of(t: Tensor) -> Tensor:
-        if not t.is_floating_point():
-            return t
-        leaves.append(t.detach().clone().requires_grad_())
-        return leaves[-1].clone()
-
     def put(i: int, value: Tree, shared: bool) -> Tree:
         values[i] = hollow(value)
         if joint and leaves and connected(value, leaves):
             text = f"layer {q.label(i)} depends on another of the layers, and they cannot be replaced together"
             raise complaint(ValueError, f"{text}: choose layers side by side, or ask for each on its own.")
-        return map_tensors(leaf_of, value) if joint else value
+        if not joint:
+            return value
+        made = map_tensors(leaf_of, value)
+        leaves.extend(floats_of(made))
+        return copied(made)
 
     with torch.enable_grad() if joint else as_it_is:
         forward(q._replace(sites=q.sites.first(), neuron=None), put, early=True)
@@ -115,9 +113,9 @@ def scored(q: Question, features: Features, make: Callable[[list[Tree]], Plan] |
     The plan is made from the values at the sites, which the first pass sees, or made before. "argmax" is what is predicted
     at the first step.
     """
-    if isinstance(q.target, Row):
-        return _of_row(q, features, make) if shares(q.target) else scored(q._replace(target=alone(q.target)), features, make)
-    plan, (found,) = _scored(q, features, make)
+    if shares(q.target):
+        return _of_row(q, features, make)
+    plan, (found,) = _scored(q._replace(target=alone(q.target)), features, make)
     return plan, found
 
 

@@ -104,8 +104,6 @@ def largest_first(a: Tensor) -> Tensor:
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    if not a.shape[1]:
-        return a.new_zeros(a.shape[0])
     a, b = a / sizes(a), b / sizes(b)
     size = a.norm(dim=1) * b.norm(dim=1)
     return ((a * b).sum(1) / torch.where(size == 0, 1.0, size)).clamp(-1, 1)

@@ -88,15 +88,14 @@ def curve(
     check_count(steps, "steps")
     check_choice(kind, "kind", KINDS)
     how = ordered(explained, model, x, layer, target, baselines, feature_mask, chunk_size, create_graph)
-    return _curve(how, steps, kind, create_graph)
+    return _curve(how, steps, kind)
 
 
-def _curve(how: Ordered, steps: int, kind: str, create_graph: bool) -> Curve:
+def _curve(how: Ordered, steps: int, kind: str) -> Curve:
     units = how.game.players
     count = min(steps, units)
     counts = [(2 * j * units + count) // (2 * count) for j in range(count + 1)]
-    with torch.set_grad_enabled(create_graph):
-        scores = how.scores(counts, kind)
+    scores = how.scores(counts, kind)
     return Curve(torch.tensor(counts, dtype=torch.float64).div(units).to(scores), scores)
 
 
@@ -159,7 +158,7 @@ def deletion(
     """
     check_count(steps, "steps")
     how = ordered(explained, model, x, layer, target, baselines, feature_mask, chunk_size, create_graph)
-    return _area(_curve(how, steps, "deletion", create_graph))
+    return _area(_curve(how, steps, "deletion"))
 
 
 @metric
@@ -216,4 +215,4 @@ def insertion(
     """
     check_count(steps, "steps")
     how = ordered(explained, model, x, layer, target, baselines, feature_mask, chunk_size, create_graph)
-    return _area(_curve(how, steps, "insertion", create_graph))
+    return _area(_curve(how, steps, "insertion"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -12,15 +13,14 @@ from torch import Tensor
 from .._core.passes import Question, Unfused, forward, read, runs_fused, scores
 from .._steps.chunks import given_chunk
 from .._steps.draws import check_generator, drawn_by, normal_from
-from .._steps.fold import with_leaves
-from .._steps.matching import by_site, fit, matched, ranges
+from .._steps.matching import at_sites, fit, ranges
 from .._steps.path import ready
 from .._steps.points import along, at_input, score_at, together
 from .._steps.progress import reported
 from .._steps.ways import Runner, Steps
 from .._steps.without import look
 from .._torch import tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, copied, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, copied, filled, tensors
 from .._words import check_count, check_real, check_size, complaint, kind_of
 from ._judged import attributions, check_shape, fitted, metric, resolved
 
@@ -91,7 +91,9 @@ def infidelity(
     check_count(n_samples, "n_samples")
     check_generator(generator)
     given_chunk(chunk_size)
-    _check_perturb(perturb)
+    if perturb is not None and not callable(perturb):
+        check_real(perturb, "perturb", "None, a standard deviation, or a callable (value, generator) -> moved value")
+        check_size(perturb, "perturb, a standard deviation,")
     target = resolved(model, x, target)
     found = attributions(explained, model, x, layer, target)
     with torch.set_grad_enabled(create_graph):
@@ -104,18 +106,12 @@ def infidelity(
     return square.to(torch.promote_types(scored.dtype, tensors(found)[0].dtype))
 
 
-def _check_perturb(perturb: Any) -> None:
-    if perturb is None or callable(perturb):
-        return
-    check_real(perturb, "perturb", "None, a standard deviation, or a callable (value, generator) -> moved value")
-    check_size(perturb, "perturb, a standard deviation,")
-
-
 class _Site(NamedTuple):
     """The leaves of the values at all sites, in one row."""
 
     leaves: list[Any]
     spec: Any
+    labels: list[str]  # what messages call the value that each is of
     phi: list[Tensor | None]
     base: list[Any]
 
@@ -125,23 +121,20 @@ def _site(q: Question, found: Tree, baselines: Any) -> _Site:
         look(q)  # that none of them depends on another
     values = read(q)
     known = ranges(baselines)
-    leaves: list[Any] = []
-    phi: list[Tensor | None] = []
+    leaves, spec = tree_flatten(values)
+    labels = [q.where(i) for i, value in enumerate(values) for _ in tree_flatten(value)[0]]
+    phi: list[Tensor | None] = [*chain.from_iterable(fitted(q, found, values))]
+    given = at_sites(baselines, q, values, "baselines")
     base: list[Tensor | None] = []
-    given = by_site(baselines, q.sites, "baselines")
-    for i, (value, each) in enumerate(zip(values, fitted(q, found, values))):
-        where, own = q.where(i), tree_flatten(value)[0]
-        leaves += own
-        phi += each
-        for leaf, one, at in zip(own, each, matched(given[i], value, "baselines", where)):
-            if one is None:
-                base.append(None)
-                continue
-            if leaf.is_complex():
-                raise complaint(TypeError, f"{where} is complex ({leaf.dtype}), and moves are of real numbers.")
-            check_shape(one, leaf, where, shared=False)
-            base.append(fit(leaf, at, known, where))
-    return _Site(leaves, tree_flatten(values)[1], phi, base)
+    for leaf, one, at, where in zip(leaves, phi, chain.from_iterable(given), labels):
+        if one is None:
+            base.append(None)
+            continue
+        if leaf.is_complex():
+            raise complaint(TypeError, f"{where} is complex ({leaf.dtype}), and moves are of real numbers.")
+        check_shape(one, leaf, where, shared=False)
+        base.append(fit(leaf, at, known, where))
+    return _Site(leaves, spec, labels, phi, base)
 
 
 def _moves(q: Question, site: _Site, perturb: Any, generator: torch.Generator | None) -> Callable[[], list[Any]]:
@@ -167,15 +160,13 @@ def _moves(q: Question, site: _Site, perturb: Any, generator: torch.Generator | 
 
 def _perturbed(q: Question, site: _Site, perturb: Any, generator: torch.Generator | None) -> list[Any]:
     values = tree_unflatten(site.leaves, site.spec)
-    given = by_site(perturb(q.sites.build(copied(values)), generator), q.sites, "what perturb returned")
+    given = at_sites(perturb(q.sites.build(copied(values)), generator), q, values, "what perturb returned")
     moved: list[Any] = []
-    for i, value in enumerate(values):
-        for own, leaf in zip(matched(given[i], value, "what perturb returned", q.where(i)), tree_flatten(value)[0]):
-            if isinstance(leaf, Tensor) and (not isinstance(own, Tensor) or own.shape != leaf.shape):
-                got = list(own.shape) if isinstance(own, Tensor) else kind_of(own)
-                text = f"perturb returned {got} for {q.where(i)} {list(leaf.shape)}: it must keep shapes."
-                raise complaint(ValueError, text)
-            moved.append(own.to(leaf) if isinstance(leaf, Tensor) else leaf)
+    for own, leaf, where in zip(chain.from_iterable(given), site.leaves, site.labels):
+        if isinstance(leaf, Tensor) and (not isinstance(own, Tensor) or own.shape != leaf.shape):
+            got = list(own.shape) if isinstance(own, Tensor) else kind_of(own)
+            raise complaint(ValueError, f"perturb returned {got} for {where} {list(leaf.shape)}: it must keep shapes.")
+        moved.append(own.to(leaf) if isinstance(leaf, Tensor) else leaf)
     return moved
 
 
@@ -212,14 +203,13 @@ def _dots(site: _Site, points: list[Any], shares: bool) -> Tensor:
 
 def _scores(run: Runner, q: Question, site: _Site, points: list[Tensor]) -> Iterator[Tensor]:
     """The scores at a chunk of points, with a leading dimension, in order."""
-    at = [k for k, leaf in enumerate(site.leaves) if isinstance(leaf, Tensor)]
     if at_input(q):
-        return along(run, q, score_at, points, at)
-    return run(partial(_score_with, q, tree_unflatten(site.leaves, site.spec), at), points, q.x)
+        return along(run, q, score_at, points, [k for k, leaf in enumerate(site.leaves) if isinstance(leaf, Tensor)])
+    return run(partial(_score_with, q, tree_unflatten(site.leaves, site.spec)), points, q.x)
 
 
-def _score_with(q: Question, values: list[Tree], at: list[int], part: list[Tensor], x: Tree) -> Tensor:
-    moved: list[Tree] = with_leaves(values, at, part)
+def _score_with(q: Question, values: list[Tree], part: list[Tensor], x: Tree) -> Tensor:
+    moved: list[Tree] = filled(values, part)
     return scores(q, forward(q, lambda i, value, shared: copied(moved[i]), x))  # a copy: the next operation may write to it
 
 

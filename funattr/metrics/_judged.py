@@ -15,7 +15,7 @@ from .._core.checks import is_finite, may_read
 from .._core.door import entered
 from .._core.passes import Question
 from .._habits import refusal
-from .._steps.matching import by_site, matched
+from .._steps.matching import at_sites
 from .._steps.path import ready
 from .._torch import is_plain
 from .._types import Layer, Model, Target, Tree, broadcasts, map_tensors, tensors
@@ -117,21 +117,14 @@ def check_explains(explain: Any) -> None:
 
 def fitted(q: Question, found: Tree, values: list[Tree]) -> list[list[Tensor | None]]:
     """The attribution of each leaf of the value at each site, whose entries broadcast to it; None for a leaf without one."""
-    each = [
-        matched(one, value, "explained", q.where(i))
-        for i, (one, value) in enumerate(zip(by_site(found, q.sites, "explained"), values))
-    ]
+    each = at_sites(found, q, values, "explained")
     for i, (entries, value) in enumerate(zip(each, values)):
-        shapes = [list(t.shape) for t in tensors(value)]
+        shapes = ", ".join(str(list(t.shape)) for t in tensors(value))
         for t in entries:
             if isinstance(t, Tensor) and t.shape[0] != q.size:
                 text = f"the attributions {list(t.shape)} have no row for each of the {q.size} examples of x"
-                raise complaint(ValueError, f"{text}; {q.where(i)} has {_listed(shapes)}.")
+                raise complaint(ValueError, f"{text}; {q.where(i)} has {shapes}.")
     return [[t if isinstance(t, Tensor) else None for t in entries] for entries in each]
-
-
-def _listed(shapes: list[list[int]]) -> str:
-    return ", ".join(map(str, shapes))
 
 
 def check_shape(t: Tensor, leaf: Tensor, where: str, *, shared: bool) -> None:

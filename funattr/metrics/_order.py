@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._steps.coalitions import Opened, opened, scores_of
-from .._steps.plan import one_each
+from .._steps.coalitions import opened, scores_of
+from .._steps.plan import Opened, one_each
 from .._torch import tree_flatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, tensors
 from .._words import complaint

@@ -74,7 +74,9 @@ def sensitivity_max(
     check_count(n_samples, "n_samples")
     check_generator(generator)
     together = given_chunk(chunk_size)
-    _check_ball(radius, norm)
+    check_size(radius, "radius")
+    if isinstance(norm, bool) or norm not in (1, 2, math.inf):
+        raise complaint(ValueError, f"norm must be 1, 2 or math.inf, got {kind_of(norm)}.")
     options = options_for(method, layer, resolved(model, x, target))
     told = about(method)
     if layer is None and not floats_of(x):
@@ -117,9 +119,3 @@ def _rows_of_each(found: Tree, here: Tensor) -> Tensor:
         text = f"the method returned {list(here.shape)} numbers for x and {list(each.shape[1:])} for a moved one"
         raise complaint(ValueError, f"{text}: they cannot be compared. Choose a layer around what depends on the data.")
     return each
-
-
-def _check_ball(radius: Any, norm: Any) -> None:
-    check_size(radius, "radius")
-    if isinstance(norm, bool) or norm not in (1, 2, math.inf):
-        raise complaint(ValueError, f"norm must be 1, 2 or math.inf, got {kind_of(norm)}.")

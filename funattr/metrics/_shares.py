@@ -70,7 +70,7 @@ def comprehensiveness(
     """
     _check_fractions(fractions)
     how = ordered(explained, model, x, layer, target, baselines, feature_mask, chunk_size, create_graph)
-    return _lost(how, "deletion", fractions, create_graph)
+    return _lost(how, "deletion", fractions)
 
 
 @metric
@@ -127,14 +127,14 @@ def sufficiency(
     """
     _check_fractions(fractions)
     how = ordered(explained, model, x, layer, target, baselines, feature_mask, chunk_size, create_graph)
-    return _lost(how, "insertion", fractions, create_graph)
+    return _lost(how, "insertion", fractions)
 
 
-def _lost(how: Ordered, kind: str, fractions: Sequence[float], create_graph: bool) -> Tensor:
+def _lost(how: Ordered, kind: str, fractions: Sequence[float]) -> Tensor:
     units = how.game.players
     # Of the exact product: 0.07 of 100 is 7, and 7.000000000000001 to a computer.
     counts = [math.ceil(q * units - 1e-9) for q in fractions]
-    with torch.set_grad_enabled(create_graph):
+    with torch.set_grad_enabled(how.game.q.create_graph):
         found = how.scores([0 if kind == "deletion" else units, *counts], kind)
         wide = in_single(found)
         return (wide[0] - wide[1:]).mean(0).to(found.dtype)

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._core.kernels import plain_attention
+from .secants import Rule
 from .tape import Lift
-
-Rule = Callable[..., Any]
 
 
 def taken_apart(body: Callable[..., Any]) -> Rule:
@@ -86,16 +85,16 @@ def glu(x: Tensor, dim: int = -1) -> Tensor:
     return a * b.sigmoid()
 
 
-def addmm(bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    return beta * bias + alpha * torch.matmul(x, y)
+def added(product: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """addmm and the like: a bias, and a product of two."""
+
+    def body(bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+        return beta * bias + alpha * product(x, y)
+
+    return body
 
 
-def addbmm(bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    return beta * bias + alpha * torch.matmul(x, y).sum(0)
-
-
-def addr(bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    return beta * bias + alpha * (x.unsqueeze(1) * y)
+addmm = added(torch.matmul)
 
 
 def addcmul(x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
@@ -169,31 +168,22 @@ def products(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype:
     return y.unsqueeze(dim) if keepdim and dim is not None else y
 
 
+#: Those that are called here as torch calls them.
+_OWN: tuple[Callable[..., Any], ...] = (
+    *(norm, cosine_similarity, pairwise_distance, glu, addcmul, addcdiv, lerp),
+    *(mse_loss, cross_entropy, binary_cross_entropy_with_logits, float_power),
+)
 COMPOUND: dict[str, Callable[..., Any]] = {
-    "norm": norm,
-    "linalg_norm": norm,
-    "vector_norm": norm,
-    "linalg_vector_norm": norm,
-    "cosine_similarity": cosine_similarity,
-    "pairwise_distance": pairwise_distance,
+    **{body.__name__: body for body in _OWN},
+    **dict.fromkeys(("linalg_norm", "vector_norm", "linalg_vector_norm"), norm),
     "cdist": distances,
     "var": variance,
     "std": deviation,
     "var_mean": variance_mean,
     "std_mean": deviation_mean,
-    "glu": glu,
-    "addmm": addmm,
-    "baddbmm": addmm,
-    "addmv": addmm,
-    "addbmm": addbmm,
-    "addr": addr,
-    "addcmul": addcmul,
-    "addcdiv": addcdiv,
-    "lerp": lerp,
-    "mse_loss": mse_loss,
-    "cross_entropy": cross_entropy,
-    "binary_cross_entropy_with_logits": binary_cross_entropy_with_logits,
-    "float_power": float_power,
+    **dict.fromkeys(("addmm", "baddbmm", "addmv"), addmm),
+    "addbmm": added(lambda x, y: torch.matmul(x, y).sum(0)),
+    "addr": added(lambda x, y: x.unsqueeze(1) * y),
     "prod": products,
     "scaled_dot_product_attention": plain_attention,
 }

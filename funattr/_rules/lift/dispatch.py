@@ -95,9 +95,7 @@ def _linear(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _ruled(lift: Any, entry: Entry, args: Any, kwargs: Any) -> Any:
     args, kwargs = placed(entry.order, args, kwargs) if kwargs else (args, kwargs)
-    out = kwargs.get("out")
-    if "out" in kwargs:
-        kwargs = {name: value for name, value in kwargs.items() if name != "out"}
+    out = kwargs.pop("out", None)  # of a copy, where there is any
     x = args[0]
     if not tracing():
         lift.entry = entry

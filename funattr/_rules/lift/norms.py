@@ -107,10 +107,4 @@ def batch_norm(lift: Lift, func: Any, *args: Any) -> Tensor:
     return _affine(lift, normalised(lift, x, [0, *range(2, x.dim())], eps), *_per_channel(x, weight, bias))
 
 
-NORMS: dict[str, Rule] = {
-    "layer_norm": layer_norm,
-    "rms_norm": rms_norm,
-    "group_norm": group_norm,
-    "instance_norm": instance_norm,
-    "batch_norm": batch_norm,
-}
+NORMS: dict[str, Rule] = {rule.__name__: rule for rule in (layer_norm, rms_norm, group_norm, instance_norm, batch_norm)}

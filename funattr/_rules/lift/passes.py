@@ -20,7 +20,7 @@ from ..._core.where import Bound, transparent
 from ..._steps.baselines import full_batch
 from ..._steps.twins import OneRow, same_rows
 from ..._torch import depth, tracing, transforms_active, without_modes
-from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, floats_of, map_floats, map_tensors, tensors
+from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, floats_of, leaf_of, map_floats, map_tensors, tensors
 from ..._words import complaint
 from .complete import Notes, cuts_graph, gap
 from .dispatch import apply
@@ -94,8 +94,8 @@ def lifted(task: Task, reference: Tree, alike: bool = True) -> Lifted:
 
 
 def against(task: Task, reference: Tree, learns: bool = False, alike: bool = True) -> Lifted:
-    tape, base = recorded(task, reference, task.q.size if alike and not learns else 1, learns)
-    own = recorded(task, task.q.x, 1) if task.q.create_graph else None
+    tape, base = same_rows(task.q.size if alike and not learns else 1, partial(_recorded, task, reference, learns))
+    own = same_rows(1, partial(_recorded, task, task.q.x, False)) if task.q.create_graph else None
     here = Tape()
     values, multipliers = replayed(task, here, tape, None if own is None else own[0])
     values = values if own is None else own[1]  # the first ones' graph has the rules in it
@@ -108,13 +108,10 @@ def against(task: Task, reference: Tree, learns: bool = False, alike: bool = Tru
     return Lifted(values, base, multipliers, products, gap(task.targets, (here, tape), products))
 
 
-def recorded(task: Task, x: Tree, alike: int, learns: bool = False) -> tuple[Tape, list[Tree]]:
-    """A plain pass: its tape from the sites on, and the values at the sites; of one row where all `alike` rows are the same.
-    Where it `learns`, from leaves at the sites, as the pass at x does."""
-    return same_rows(alike, lambda one_row: _recorded(task, x, one_row, learns))
+def _recorded(task: Task, x: Tree, learns: bool, one_row: OneRow) -> tuple[Tape, list[Tree]]:
+    """A plain pass: its tape from the sites on, and the values at the sites; of one row where all are the same. Where it
+    `learns`, from leaves at the sites, as the pass at x does."""
 
-
-def _recorded(task: Task, x: Tree, one_row: OneRow, learns: bool) -> tuple[Tape, list[Tree]]:
     def keep(t: Tensor) -> Tensor:
         row = one_row(t)
         kept = (t if row is None else row).clone()
@@ -130,7 +127,7 @@ def _recorded(task: Task, x: Tree, one_row: OneRow, learns: bool) -> tuple[Tape,
         active.append(True)
         if learns:
             torch.set_grad_enabled(True)
-            return map_tensors(_leaf, value)
+            return map_tensors(leaf_of, value)
         return value
 
     # Dynamo does not tell nn.TransformerEncoderLayer of a mode, and it would run fused where no gradient is asked for.
@@ -141,10 +138,6 @@ def _recorded(task: Task, x: Tree, one_row: OneRow, learns: bool) -> tuple[Tape,
         if q.neuron is None:
             _keep_ends(task, tape, seen.output, lift)
     return tape, found
-
-
-def _leaf(t: Tensor) -> Tensor:
-    return t.detach().clone().requires_grad_() if t.is_floating_point() else t
 
 
 def _keep_ends(task: Task, tape: Tape, output: Any, lift: Lift) -> None:
