@@ -301,7 +301,7 @@ def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def fused_with(*given: Tensor, **options: Any) -> Tensor:
+def fused_with(*given: Any, **options: Any) -> Tensor:
     return F.scaled_dot_product_attention(*given, **options)
 
 
@@ -342,12 +342,13 @@ def test_any_form_of_attention(rules: dict[Any, Any]) -> None:
 def test_attention_that_stays_whole_is_that_of_its_parts(kind: str) -> None:
     """Half of what flows goes to the value, a quarter to query and key; what does not vary takes nothing from them."""
     added = torch.randn(5, 5, dtype=torch.float64)
-    options: dict[str, Any] = {
+    kinds: dict[str, dict[str, Any]] = {
         "causal": {"is_causal": True},
         "scale": {"scale": 0.3},
         "mask": {"attn_mask": added > -1},
         "added": {"attn_mask": added},
-    }.get(kind, {})
+    }
+    options = kinds.get(kind, {})
 
     def model(t: Tensor, f: Callable[..., Tensor]) -> Tensor:
         q, k, v = heads(t)

@@ -94,7 +94,7 @@ class Ruled(TorchFunctionMode):
 
     def know(self, y: Tensor, *given: Any, **facts: Any) -> Tensor:
         """`y`, of which is known what follows from what it was made of, and `facts`."""
-        live = [fact for t in given if isinstance(t, Tensor) and (fact := self.facts[t]).varies]
+        live = [fact for fact in [self.facts[t] for t in given if isinstance(t, Tensor)] if fact.varies]
         found = Fact(bool(live), first=bool(live) and all(fact.first for fact in live))
         self.facts[y] = found._replace(**facts) if facts else found
         return y
