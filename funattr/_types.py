@@ -115,7 +115,7 @@ def tensors(tree: Tree) -> list[Tensor]:
 
 def _is_flat(tree: Tree) -> bool:
     """Whether it is a list of tensors: what most structures inside are, and walking through one takes a while."""
-    return type(tree) is list and all(isinstance(leaf, Tensor) for leaf in tree)
+    return type(tree) is list and len([leaf for leaf in tree if isinstance(leaf, Tensor)]) == len(tree)
 
 
 def attributable(leaf: object) -> bool:

@@ -8,12 +8,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._core.channels import channel_of, check_channel_dim
+from .._core.channels import channel_of
 from .._core.gradient import with_places
 from .._core.passes import question
 from .._torch import tree_flatten
 from .._types import Layer, Model, Tree, map_floats, tensors
-from .._words import check_choice, complaint, door
+from .._words import check_choice, check_int, complaint, door
 from .dress import about, check_method, combined, name_of, per_layer, then
 
 #: F.interpolate's modes, and the numbers of spatial dimensions they are for.
@@ -49,7 +49,7 @@ def sum_channels(method: Any, channel_dim: int = 1) -> Any:
         >>> fa.sum_channels(fa.gradient)(lambda x: (x**2).sum((1, 2)), torch.tensor([[[1.0, 3.0], [-2.0, 0.5]]]))
         tensor([[[-2.,  7.]]])
     """
-    check_channel_dim(channel_dim)
+    check_int(channel_dim, "channel_dim", "an integer")
 
     def summed(found: Tree, leading: int, x: Tree) -> Tree:
         return map_floats(lambda t: t.sum(channel_of(t, channel_dim, leading), keepdim=True), found)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .._words import complaint, kind_of
+from .._words import check_int, complaint
 
 
 def channel_of(value: Tensor, channel_dim: int, leading: int = 0) -> int:
     """The channel dimension, counted from the front; `channel_dim` does not count dimensions before the batch."""
-    check_channel_dim(channel_dim)
+    check_int(channel_dim, "channel_dim", "an integer")
     shape = list(value.shape[leading:])
     if len(shape) < 2:
         raise complaint(ValueError, f"the value {shape} has no channel dimension: choose a layer whose value is [N, C, ...].")
@@ -35,11 +35,6 @@ def check_rows(values: Sequence[Tensor], size: int) -> None:
     if values and not any(map(has_rows, values)):
         text = f"the layer gives a tensor {list(values[0].shape)} without a row for each of the {size} examples"
         raise complaint(ValueError, f"{text}: choose a layer whose value has the batch first.")
-
-
-def check_channel_dim(channel_dim: int) -> None:
-    if not isinstance(channel_dim, int) or isinstance(channel_dim, bool):
-        raise complaint(TypeError, f"channel_dim must be an integer, got {kind_of(channel_dim)}.")
 
 
 def over_space(value: Tensor, channel: int) -> Tensor:

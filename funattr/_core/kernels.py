@@ -176,9 +176,6 @@ class Folded(TorchFunctionMode):
             self.own.written(*args, *kwargs.values())
         if func in _LOOKS and is_mapped(args[0]) and only_vmap_runs() and not _ours(sys._getframe(1)):
             return _looked(func, args[0])
-        if self.made is not None and self.made.counts:
-            with self.made:
-                return self.own.met(func, self.run(func, args, kwargs), (*args, *kwargs.values()))
         return self.own.met(func, self.run(func, args, kwargs), (*args, *kwargs.values()))
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -193,7 +190,10 @@ class Folded(TorchFunctionMode):
         if func is F.multi_head_attention_forward and only_vmap_runs():
             with self:  # a mode is off while it handles a call, and the attention is inside this one
                 return attention_body(*args, **kwargs)
-        return func(*args, **kwargs)
+        if self.made is None or not self.made.counts:
+            return func(*args, **kwargs)
+        with self.made:
+            return func(*args, **kwargs)
 
 
 #: What a model can ask of the graph of a tensor: without hooks, and with.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._torch import is_plain, is_wrapped, plain_data, tracing
 from .._types import as_it_is
-from .._words import complaint, kind_of
+from .._words import check_int, complaint, kind_of
 
 
 def whole_numbers(given: Any, name: str, cure: str) -> Tensor:
@@ -67,8 +67,7 @@ class Labels:
 
 def labels_of(answer_ids: Any, ignore_index: Any, shift: Any, name: str = "answer_ids") -> Labels:
     """The labels, checked."""
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise complaint(TypeError, f"ignore_index must be an integer, got {kind_of(ignore_index)}.")
+    check_int(ignore_index, "ignore_index", "an integer")
     if isinstance(shift, bool) or shift not in (0, 1):
         text = "1 where logits predict the next token, 0 where they stand at their own (masked models, shifted labels)"
         raise complaint(ValueError, f"shift must be 0 or 1: {text}; got {kind_of(shift)}.")

@@ -163,7 +163,9 @@ def sees_nothing_inside(module: nn.Module) -> bool:
 
 def _is_compiled(module: nn.Module) -> bool:
     in_place = getattr(module, "_compiled_call_impl", None) is not None
-    return in_place or "_orig_mod" in module._modules or compiled_from(getattr(module, "forward", None)) is not None
+    forward = getattr(module, "forward", None)
+    # A bound method takes its time to say what it does not have.
+    return in_place or "_orig_mod" in module._modules or compiled_from(getattr(forward, "__func__", forward)) is not None
 
 
 def unseen_modules(root: nn.Module, opaque: Callable[[nn.Module], bool] = sees_nothing_inside) -> set[nn.Module]:

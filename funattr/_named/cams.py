@@ -16,13 +16,13 @@ from .._core.door import method
 from .._core.gradient import with_places
 from .._core.passes import Question, read
 from .._core.real import check_attributable, in_single
-from .._core.rows import once, own_row, shares
+from .._core.rows import Row, once, shares
 from .._core.where import Bound
 from .._methods.ablation import feature_ablation
 from .._methods.cam import check_batch_first
 from .._methods.gradient import activation
 from .._steps.path import asked
-from .._steps.points import along, input_floats, score_at, scores_at
+from .._steps.points import along, input_floats, score_at, value_and_scores
 from .._steps.progress import reported
 from .._steps.ways import Steps
 from .._torch import is_plain, tree_flatten, tree_unflatten
@@ -162,23 +162,23 @@ def ablation_cam(
         Desai and Ramaswamy, "Ablation-CAM", 2020, https://doi.org/10.1109/WACV45572.2020.9093360
     """
 
-    def scored(target: Any) -> Any:
-        return asked(lambda q: scores_at(q, q.x), model, x, None, target, create_graph)
+    row = target if isinstance(target, Row) and shares(target) else None
+    wanted: Any = target if row is None else row.every
 
-    score: Tensor = own_row(target, scored) if shares(target) else scored(target)[0]
-    if may_read() and is_plain(score) and bool((score == 0).any()):
-        raise complaint(ValueError, "the score of an example is 0, and no channel has a share in it: explain a probability.")
-
-    def cam(v: Tensor, lost: Tensor) -> Tensor:
-        shares = lost / score.reshape(-1, *[1] * (v.dim() - 1))
-        return (shares * v).sum(channel_of(v, channel_dim), keepdim=True).to(v.dtype)
+    def cam(score: Tensor, v: Tensor, lost: Tensor) -> Tensor:
+        part = lost / score.reshape(-1, *[1] * (v.dim() - 1))
+        return (part * v).sum(channel_of(v, channel_dim), keepdim=True).to(v.dtype)
 
     def at(layer: Layer) -> Tree:
-        value = once(target, lambda: activation(model, x, layer=layer, create_graph=create_graph))
+        value, every = once(target, lambda: asked(value_and_scores, model, x, layer, wanted, create_graph))
+        score = every[0 if row is None else row.index]
+        if may_read() and is_plain(score) and bool((score == 0).any()):
+            text = "the score of an example is 0, and no channel has a share in it: explain a probability."
+            raise complaint(ValueError, text)
         _check(value, model, x, layer)
         mask = _channel_numbers(value, channel_dim, score.shape[0])
         options: dict[str, Any] = {"target": target, "chunk_size": chunk_size, "create_graph": create_graph}
-        return map_floats(cam, value, feature_ablation(model, x, layer=layer, feature_mask=mask, **options))
+        return map_floats(partial(cam, score), value, feature_ablation(model, x, layer=layer, feature_mask=mask, **options))
 
     return _each(at, layer)
 
