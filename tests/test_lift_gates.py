@@ -360,3 +360,26 @@ def test_a_cast_parameter_under_vmap(cast: Callable[[Tensor, Tensor], Tensor]) -
     model, x, bases = Routed().eval(), torch.randn(3, 6), torch.randn(5, 6)
     found = fa.deep_lift_shap(model, x, baselines=bases, target=1, chunk_size=5)
     torch.testing.assert_close(found.sum(1), (model(x)[:, 1] - model(bases)[:, 1].mean()).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "meet",
+    [torch.mul, torch.add, torch.div, torch.maximum, lambda h, g: (h[:, :, None] @ g[:, None])[:, 0]],
+)
+def test_what_goes_around_a_layer_has_its_own_share(meet: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """A layer has what it has beside the other branch in one joint site, and both sum to the difference of the scores."""
+    torch.manual_seed(0)
+
+    class Meet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.g, self.b = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.b(torch.tanh(meet(torch.tanh(self.a(x)), torch.sigmoid(self.g(x)))))
+
+    model, x, x0 = Meet().double(), torch.randn(3, 4, dtype=torch.float64), torch.randn(1, 4, dtype=torch.float64)
+    alone = fa.deep_lift(model, x, layer="a", target=1, baselines=x0)
+    both = fa.deep_lift(model, x, layer=["a", "g"], target=1, baselines=x0)
+    torch.testing.assert_close(alone, both[0])
+    torch.testing.assert_close(both[0].sum(1) + both[1].sum(1), (model(x) - model(x0))[:, 1].detach())
