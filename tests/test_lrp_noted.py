@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 from typing import Any
 
@@ -148,3 +149,32 @@ class Again(nn.Module):
 def test_parts_that_run_again_in_the_backward_pass_are_refused_in_words() -> None:
     with pytest.raises(ValueError, match=r"^lrp\(.*where rules cannot be: turn that off \(use_checkpoint=False"):
         fa.lrp(Again(), torch.randn(2, 6), target=1)
+
+
+LINEAR = {
+    "unfold": lambda h: F.unfold(h, 2),
+    "fold": lambda h: F.fold(h.flatten(2), 4, 2, stride=2),
+    "fftshift": lambda h: torch.fft.fftshift(h, dim=(1, 2)),
+    "hfft": lambda h: torch.fft.hfft(h),
+    "atleast_3d": lambda h: torch.atleast_3d(h.flatten(1)),
+    "column_stack": lambda h: torch.column_stack([h, h]),
+    "block_diag": lambda h: torch.stack([torch.block_diag(*part) for part in h]),
+    "slice_scatter": lambda h: torch.zeros_like(h).slice_scatter(h[:, :1], 1, 0, 1),
+    "hsplit": lambda h: torch.hsplit(h, 2)[0],
+    "as_strided": lambda h: h.as_strided((2, 4), (16, 3)),
+    "affine_grid": lambda h: F.affine_grid(h.flatten(1)[:, :6].view(2, 2, 3), [2, 1, 3, 3], align_corners=False),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_what_is_linear_needs_no_rule(name: str) -> None:
+    """Nobody is told that it keeps its gradient, which is its rule."""
+    x = torch.randn(2, 4, 2, 2).double()
+
+    def model(x: Tensor) -> Tensor:
+        return LINEAR[name](torch.tanh(x)).flatten(1).sum(1)  # type: ignore[no-any-return, no-untyped-call]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fa.lrp(model, x, rules=R.attn_lrp())
+    torch.testing.assert_close(found.flatten(1).sum(1), model(x))
