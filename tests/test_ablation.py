@@ -190,7 +190,7 @@ def test_what_vmap_cannot_run_goes_one_after_another(layer: Any, mask: Any) -> N
     model, x = Decides().double(), torch.randn(4, 6, dtype=torch.float64)
     expected = looped(model, x, layer, lambda y: y)
     with pytest.warns(UserWarning, match="one after another") as caught:
-        close(feature_ablation(model, x, layer=layer, feature_mask=mask, chunk_size=3), expected)
+        close(feature_ablation(model, x, layer=layer, feature_mask=mask, chunk_size=4), expected)
     assert len(caught) == 1
     assert not transforms_active()
     close(feature_ablation(model, x, layer=layer, feature_mask=mask, chunk_size=1), expected)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import funattr as fa
 from funattr import rules as R
@@ -107,3 +108,43 @@ def test_rules_hold_before_and_after_what_is_written_in_place(write: str, rules:
     close(found, expected, 1e-12)
     kept = fa.absorbed(models[0], x, target=1, rules=rules)
     close(found.sum((1, 2)) + sum(kept.values()), models[0](x)[:, 1].detach(), 1e-9)
+
+
+class Spectrum(nn.Module):
+    """A filter among the frequencies, and products of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(6, 6), nn.Linear(4, 3)
+        self.filter = nn.Parameter(torch.randn(4, dtype=torch.complex128))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.fft.rfft(self.fc(x)) * self.filter
+        return self.head((z * z.flip(1)).real + torch.fft.irfft(z, 4) + z.abs())  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:operations without a rule:UserWarning")
+def test_what_complex_numbers_absorb_is_real() -> None:
+    torch.manual_seed(0)
+    model, x = Spectrum(), torch.randn(3, 6).double()
+    model.fc.double(), model.head.double()
+    for rules in (R.epsilon(1e-3), R.epsilon_plus()):
+        kept = fa.absorbed(model, x, target=1, rules=rules)
+        assert not any(t.is_complex() for t in kept.values())
+        total = torch.stack([fa.lrp(model, x, target=1, rules=rules).sum(1), *kept.values()]).sum(0)
+        torch.testing.assert_close(total, model(x)[:, 1].detach(), rtol=0, atol=1e-9)
+
+
+class Again(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = checkpoint(lambda h: torch.tanh(h * h.flip(1)), self.fc(x), use_reentrant=False)
+        return self.head(h)  # type: ignore[no-any-return]
+
+
+def test_parts_that_run_again_in_the_backward_pass_are_refused_in_words() -> None:
+    with pytest.raises(ValueError, match=r"^lrp\(.*where rules cannot be: turn that off \(use_checkpoint=False"):
+        fa.lrp(Again(), torch.randn(2, 6), target=1)
