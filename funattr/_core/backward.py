@@ -24,6 +24,7 @@ from .._torch import (
 )
 from .._types import Tree, map_floats, map_tensors, tensors
 from .._words import complaint
+from .graphs import keep_written
 from .norms import mend
 from .passes import Found, Question
 
@@ -82,6 +83,7 @@ def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None
         return None
     if all(slope is None for slope in slopes):
         return None
+    keep_written(q.create_graph, slopes)
     zeros = [leaf.new_zeros(len(found), *leaf.shape) if slope is None else slope for leaf, slope in zip(leaves, slopes)]
     return [_placed(q, values, [slope[k] for slope in zeros]) for k in range(len(found))]
 
@@ -111,6 +113,7 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool, 
             if told is None:
                 raise
             raise complaint(ValueError, f"the model runs a part of itself again in the backward pass {told}.") from error
+    keep_written(q.create_graph, slopes)
     missed = [slope is None for slope in slopes]
     if all(missed):
         where = ", ".join("the input" if site is None else f"layer {site.label}" for site in q.sites.sites)

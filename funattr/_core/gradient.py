@@ -25,11 +25,11 @@ from .._words import complaint
 from .backward import Recorded, dependent, depends, found_by, leaf_below, leaf_of, slopes_of, together
 from .checks import check_dense
 from .door import method
+from .graphs import times_put_back
 from .norms import mended_traced
 from .passes import Found, Point, Question, each_score, forward, question, read
 from .real import check_attributable
 from .rows import Row, alone, same_input, shares
-from .state import times_put_back
 from .traced import traced_gradients, traced_row
 from .where import all_modules
 

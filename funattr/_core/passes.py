@@ -15,6 +15,7 @@ from .._torch import only_vmap_runs, tracing, transforms_active, tree_flatten
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, tensors
 from .._words import complaint
 from .checks import meet
+from .graphs import keep_written
 from .kernels import Folded, PlainAttention
 from .rows import Every, Row
 from .score import entries_of, neuron_score, score_of, the_tensor
@@ -145,6 +146,7 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
     run = Run(sites, visit, early or bool(last))  # which `visit` must not hold: a circle keeps what the pass left
     output = watched(q.bound, x, run, q.create_graph, fresh=fresh and None in q.sites.sites)
     check_reached(q.bound, run)
+    keep_written(q.create_graph, [*tensors(output), *neuron])
     return Seen(output, neuron[0] if neuron else None, recording if neuron else torch.is_grad_enabled())
 
 
@@ -180,6 +182,7 @@ def scores(q: Question, seen: Seen) -> Tensor:
     elif callable(q.target):
         with as_it_is if q.bound.rules is None else q.bound.rules:
             found = score_of(seen.output, q.target, q.size)
+        keep_written(q.create_graph, [found])  # of an output, perhaps, in which nobody else finds tensors
     else:
         found = the_tensor(seen.output, q.size)
         if isinstance(seen.output, Tensor) and seen.output.dim():
@@ -215,10 +218,10 @@ def read(q: Question, x: Tree = None, *, once: bool = True) -> list[Tree]:
 
     if once:
         q = q._replace(sites=q.sites.first())
-    if q.inner:
-        forward(q, keep, x, early=True)
-    else:
-        values = [copied(q.x if x is None else x) for _ in values]
+    if not q.inner:
+        return [copied(q.x if x is None else x) for _ in values]
+    forward(q, keep, x, early=True)
+    keep_written(q.create_graph, tensors(values))
     return values
 
 

@@ -53,6 +53,7 @@ class State:
         self.parameters: list[tuple[Tensor, Tensor]] = []  # of models that write to them: where they lie, and a copy
         self.lent: list[tuple[dict[str, Any], dict[str, Any]]] = []  # attributes of parameters of others' kinds
         self.lying: set[int] = set()  # where these lie in memory
+        self.unseen = False  # whether the model may write where torch does not count it, as through .data
         self.times = 0  # how often a tensor was put back
 
     def note(self, value: Any, depth: int = 0) -> None:
@@ -137,14 +138,14 @@ class State:
                         self.parameters.append((where, _copied(weight).detach()))
 
     def __enter__(self) -> None:
-        _kept.state = self
+        kept.state = self
 
     def __exit__(self, *exception: object) -> None:
         # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
         try:
             self.ready()
         finally:
-            _kept.state = None
+            kept.state = None
             self.ready()
 
     def ready(self) -> None:
@@ -153,7 +154,7 @@ class State:
             if t.data_ptr() != where.data_ptr() or t.shape != where.shape:  # t.data = another, or resized
                 t.data = where
         for key, (t, version, before) in self.tensors.items():
-            if times_written(t) != version:
+            if self.rewritten(t, version, before):
                 with as_it_is if is_wrapped(t) else without_transforms():
                     t.data.copy_(before.detach())  # through .data: a graph that the result pins may have saved it
                     if t.grad_fn is not None and not before.requires_grad and not is_view(t):
@@ -173,6 +174,12 @@ class State:
                     warn(f"{DRAWS}. It has a generator of its own, which is put back: every call starts from what is there.")
                 self.told = True
                 GENERATORS[kind][1](generator, before)
+
+    def rewritten(self, t: Tensor, version: int, before: Tensor) -> bool:
+        if times_written(t) != version or not (self.unseen and is_plain(t) and not is_wrapped(t)):
+            return times_written(t) != version
+        with beside_traces(), without_transforms():
+            return not torch.equal(t, before)
 
     def around(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
         """A pass under `run`."""
@@ -225,20 +232,15 @@ class _Kept(threading.local):
     state: State | None = None
 
 
-_kept = _Kept()
+kept = _Kept()
 
 
 def observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
     """``call(*args, **kwargs)`` under `run`, after which all that the model keeps is as the call found it."""
     if tracing():
         return call_tapped(call, args, kwargs, run)
-    state = _kept.state
+    state = kept.state
     return with_same_draws(call_tapped if state is None else state.around, call, args, kwargs, run)
-
-
-def writes_parameters() -> bool:
-    """Whether the model may write to its parameters: in a transform of torch.func, it would write the transform's tensors."""
-    return _kept.state is not None and bool(_kept.state.parameters)
 
 
 def _may_write(names: set[str]) -> bool:
@@ -253,11 +255,6 @@ _HOOKING = Words(rule=lambda names: any(name.startswith("register_forward") for 
 _TURNING = Words(rule=lambda names: bool(names & {"eval", "train", "requires_grad", "requires_grad_"}))
 
 
-def times_put_back() -> int:
-    """How often tensors that passes of this call wrote to were put back: graphs of passes before may have saved them."""
-    return 0 if _kept.state is None else _kept.state.times
-
-
 def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
     """What the modules, and what is bound to them, can keep of a pass: a block in which that is put back. None if nothing."""
     keeping = [module for module in modules if not _QUIET.get(type(module)) or hooked(module)]
@@ -265,6 +262,7 @@ def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
         return None
     writing = [module for module in modules if _WRITING.in_class(type(module))]
     state = State()
+    state.unseen = bool(writing)
     for module in keeping:
         state.note_module(module)
     for module in writing:

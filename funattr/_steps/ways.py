@@ -19,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from .._core.chance import drawn
 from .._core.cures import raised_by_model
+from .._core.graphs import writes_parameters
 from .._core.passes import Question
-from .._core.state import writes_parameters
 from .._core.written import Place, with_own_mapped
 from .._torch import any_batch, must_rise, quiet, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Tree, map_tensors, tensors

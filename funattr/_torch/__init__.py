@@ -22,6 +22,7 @@ from .tensors import (
     Memory,
     alone_in_memory,
     base_of,
+    copy_saved,
     edge_of,
     forward_class,
     grad_of_sum,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +58,37 @@ def saved_input(node: Any) -> torch.Tensor | None:
         return None
     data = saved.data
     return data if isinstance(data, torch.Tensor) else None
+
+
+@functools.lru_cache(1024)
+def _saves(kind: Any) -> tuple[str, ...]:
+    return tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
+
+
+def _saved_by(node: Any) -> Iterator[Any]:
+    """What a node of the graph has saved, but for what hooks have packed, and what a backward pass has let go."""
+    kind: Any = type(node)
+    for name in _saves(kind):
+        with contextlib.suppress(RuntimeError):  # of lists, torch says that they are gone
+            found = getattr(node, name)
+            for saved in found if isinstance(found, tuple) else (found,):
+                if saved is not None and getattr(saved, "unpack_hook", None) is None:
+                    yield saved
+
+
+def copy_saved(found: Iterable[torch.Tensor], copies: Callable[[torch.Tensor], bool]) -> None:
+    """Have the graph that `found` come from keep copies of what it has saved and `copies` is true of."""
+    todo = [t.grad_fn for t in found if t.grad_fn is not None]
+    met = set(todo)
+    for node in todo:  # which grows
+        for saved in _saved_by(node):
+            data = getattr(saved, "data", copies)  # where torch does not show it, it hands it to the hook alone
+            if data is copies or (isinstance(data, torch.Tensor) and copies(data)):
+                with contextlib.suppress(RuntimeError):  # where there are hooks already, of an earlier pass, say
+                    saved.register_hooks(lambda t: t.clone() if copies(t) else t, lambda t: t)
+        new = {other for other, _ in node.next_functions if other is not None} - met
+        met |= new
+        todo += new
 
 
 def times_written(value: torch.Tensor) -> int:
