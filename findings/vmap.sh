@@ -72,3 +72,12 @@ for name, error in found.items():
     print(f"{name}: off by {error:.0%}")
 sys.exit(0 if [error > 0.1 for error in found.values()] == [True, False, False, True, False, True, False, False] else 1)
 PY
+# Seen on 29 November 2026 (torch 2.13.0+cpu):
+#   gradient of select_scatter's source, back through vmap: off by 200%
+#   the same, mapped over: off by 0%
+#   value of select_scatter: off by 0%
+#   index_fill, the value mapped over: off by 98%
+#   index_fill, both mapped over: off by 0%
+#   gradient of a write to a transposed view: off by 78%
+#   value of that: off by 0%
+#   gradient of a write to a plain view: off by 0%

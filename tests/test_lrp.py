@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 from funattr import rules as R
+from funattr._core.kernels import plain_attention
 
 from .breadth import breadth
 from .close import close
@@ -300,6 +301,10 @@ def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
+def fused_with(*given: Any, **options: Any) -> Tensor:
+    return F.scaled_dot_product_attention(*given, **options)
+
+
 def plain(t: Tensor) -> Tensor:
     q, k, v = heads(t)
     return joined((q @ k.transpose(-2, -1) / math.sqrt(4)).softmax(-1) @ v)
@@ -331,6 +336,35 @@ def test_any_form_of_attention(rules: dict[Any, Any]) -> None:
     found, kept = fa.lrp(layer, tokens, target=(3, 2), rules=rules), fa.absorbed(layer, tokens, target=(3, 2), rules=rules)
     score = layer(tokens)[:, 3, 2].detach()
     assert ((found.flatten(1).sum(1) + sum(kept.values()) - score).abs() < 1e-9).all()
+
+
+@pytest.mark.parametrize("kind", ["causal", "scale", "mask", "added", "added that varies", "query alone"])
+def test_attention_that_stays_whole_is_that_of_its_parts(kind: str) -> None:
+    """Half of what flows goes to the value, a quarter to query and key; what does not vary takes nothing from them."""
+    added = torch.randn(5, 5, dtype=torch.float64)
+    kinds: dict[str, dict[str, Any]] = {
+        "causal": {"is_causal": True},
+        "scale": {"scale": 0.3},
+        "mask": {"attn_mask": added > -1},
+        "added": {"attn_mask": added},
+    }
+    options = kinds.get(kind, {})
+
+    def model(t: Tensor, f: Callable[..., Tensor]) -> Tensor:
+        q, k, v = heads(t)
+        if kind == "query alone":
+            k, v = added[:4, :4].expand(2, 2, 4, 4), torch.tanh(added[:4, :4]).expand(2, 2, 4, 4)
+        if kind == "added that varies":
+            options["attn_mask"] = q @ k.transpose(-2, -1)
+        out = joined(f(q, k, v, **options) * q.sigmoid()) + t
+        return out.flatten(1)  # type: ignore[no-any-return]  # a module's result
+
+    tokens = torch.randn(2, 5, 8, dtype=torch.float64)
+    for rules in (R.attn_lrp(), R.epsilon(), R.cp_lrp(), {"product": R.attn_lrp()["product"]}):
+        found, parts = (
+            fa.lrp(lambda t, f=f: model(t, f), tokens, target=11, rules=rules) for f in (fused_with, plain_attention)
+        )
+        close(found, parts, 1e-12)
 
 
 def test_a_cut_softmax_hands_nothing_on_and_statistics_neither() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import funattr as fa
 from funattr import rules as R
@@ -107,3 +109,72 @@ def test_rules_hold_before_and_after_what_is_written_in_place(write: str, rules:
     close(found, expected, 1e-12)
     kept = fa.absorbed(models[0], x, target=1, rules=rules)
     close(found.sum((1, 2)) + sum(kept.values()), models[0](x)[:, 1].detach(), 1e-9)
+
+
+class Spectrum(nn.Module):
+    """A filter among the frequencies, and products of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(6, 6), nn.Linear(4, 3)
+        self.filter = nn.Parameter(torch.randn(4, dtype=torch.complex128))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.fft.rfft(self.fc(x)) * self.filter
+        return self.head((z * z.flip(1)).real + torch.fft.irfft(z, 4) + z.abs())  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:operations without a rule:UserWarning")
+def test_what_complex_numbers_absorb_is_real() -> None:
+    torch.manual_seed(0)
+    model, x = Spectrum(), torch.randn(3, 6).double()
+    model.fc.double(), model.head.double()
+    for rules in (R.epsilon(1e-3), R.epsilon_plus()):
+        kept = fa.absorbed(model, x, target=1, rules=rules)
+        assert not any(t.is_complex() for t in kept.values())
+        total = torch.stack([fa.lrp(model, x, target=1, rules=rules).sum(1), *kept.values()]).sum(0)
+        torch.testing.assert_close(total, model(x)[:, 1].detach(), rtol=0, atol=1e-9)
+
+
+class Again(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = checkpoint(lambda h: torch.tanh(h * h.flip(1)), self.fc(x), use_reentrant=False)
+        return self.head(h)  # type: ignore[no-any-return]
+
+
+def test_parts_that_run_again_in_the_backward_pass_are_refused_in_words() -> None:
+    with pytest.raises(ValueError, match=r"^lrp\(.*where rules cannot be: turn that off \(use_checkpoint=False"):
+        fa.lrp(Again(), torch.randn(2, 6), target=1)
+
+
+LINEAR = {
+    "unfold": lambda h: F.unfold(h, 2),
+    "fold": lambda h: F.fold(h.flatten(2), 4, 2, stride=2),
+    "fftshift": lambda h: torch.fft.fftshift(h, dim=(1, 2)),
+    "hfft": lambda h: torch.fft.hfft(h),
+    "atleast_3d": lambda h: torch.atleast_3d(h.flatten(1)),
+    "column_stack": lambda h: torch.column_stack([h, h]),
+    "block_diag": lambda h: torch.stack([torch.block_diag(*part) for part in h]),
+    "slice_scatter": lambda h: torch.zeros_like(h).slice_scatter(h[:, :1], 1, 0, 1),
+    "hsplit": lambda h: torch.hsplit(h, 2)[0],
+    "as_strided": lambda h: h.as_strided((2, 4), (16, 3)),
+    "affine_grid": lambda h: F.affine_grid(h.flatten(1)[:, :6].view(2, 2, 3), [2, 1, 3, 3], align_corners=False),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_what_is_linear_needs_no_rule(name: str) -> None:
+    """Nobody is told that it keeps its gradient, which is its rule."""
+    x = torch.randn(2, 4, 2, 2).double()
+
+    def model(x: Tensor) -> Tensor:
+        return LINEAR[name](torch.tanh(x)).flatten(1).sum(1)  # type: ignore[no-any-return, no-untyped-call]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fa.lrp(model, x, rules=R.attn_lrp())
+    torch.testing.assert_close(found.flatten(1).sum(1), model(x))

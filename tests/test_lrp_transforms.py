@@ -81,6 +81,19 @@ def test_the_derivative_of_attention_is_that_of_the_relevance(name: str) -> None
     assert abs((x.grad * way).sum() - slope) < 1e-6 * abs(slope)
 
 
+@pytest.mark.parametrize("name", breadth(["attention", "convolutions"], lambda name: name == "convolutions"))
+def test_an_exported_program_is_as_the_model(name: str) -> None:
+    """Its operations are torch's by other names: the same rules meet them."""
+    model, x = (ENCODER, TOKENS) if name == "attention" else (NET, X)
+    program: Any = torch.export.export(model, (x,)).module()
+    for rules in (*OF_ATTENTION.values(), *SETS.values()):
+        if name == "convolutions" and not {"linear", "activation"} & set(rules):
+            continue
+        found, kept = fa.lrp(program, x, target=1, rules=rules), fa.absorbed(program, x, target=1, rules=rules)
+        close(found, fa.lrp(model, x, target=1, rules=rules), 1e-12)
+        close(found.flatten(1).sum(1) + sum(kept.values()), model(x)[:, 1].detach(), 1e-9)
+
+
 def test_other_threads_see_no_rule() -> None:
     """Each its own, all at once, and a plain gradient among them."""
     asked: dict[str, Callable[[], Any]] = {

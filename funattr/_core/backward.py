@@ -107,10 +107,10 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool, 
         try:
             slopes = grad_of_sum(found, leaves, keep, q.create_graph)
         except RuntimeError as error:
-            if "heckpoint" not in str(error) or ".grad()" not in str(error):
+            told = _of_checkpoints(q, str(error))
+            if told is None:
                 raise
-            text = "the model runs a part of itself again in the backward pass with torch.utils.checkpoint(use_reentrant=True)"
-            raise complaint(ValueError, f"{text}, which gives no gradients of values: pass use_reentrant=False.") from error
+            raise complaint(ValueError, f"the model runs a part of itself again in the backward pass {told}.") from error
     missed = [slope is None for slope in slopes]
     if all(missed):
         where = ", ".join("the input" if site is None else f"layer {site.label}" for site in q.sites.sites)
@@ -120,6 +120,16 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool, 
             f"graph in between (torch.no_grad, detach, an integer or numpy step). Remove the cut, or choose a later layer.",
         )
     return [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes)]
+
+
+def _of_checkpoints(q: Question, error: str) -> str | None:
+    """Why a backward pass fails that runs parts of the model again, and what to do."""
+    if "heckpoint" not in error:
+        return None
+    if ".grad()" in error:
+        return "with torch.utils.checkpoint(use_reentrant=True), which gives no gradients of values: pass use_reentrant=False"
+    off = "turn that off (use_checkpoint=False, model.gradient_checkpointing_disable(), or whatever turned it on)"
+    return None if q.bound.rules is None else f"(torch.utils.checkpoint), where rules cannot be: {off}"
 
 
 def _goes_through(scores: Tensor, name: str) -> bool:

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import must_rise
-from .._types import Tree, as_arguments, as_it_is, tensors
+from .._types import Tree, as_arguments, tensors
 from .._words import complaint
-from .code import modules_of
-from .state import state_of
+from .state import left_as_found
 from .where import all_modules, bind, weights
 
 
@@ -77,7 +76,7 @@ def raised_by_model(error: BaseException) -> bool:
 def _runs(model: Any, x: Tree) -> bool:
     """Whether the model takes x; it is left as found."""
     args, kwargs = as_arguments(x)
-    with torch.no_grad(), state_of(modules_of(model), model) or as_it_is:
+    with torch.no_grad(), left_as_found(model):
         try:
             model(*args, **kwargs)
         except (ValueError, TypeError, RuntimeError, IndexError):

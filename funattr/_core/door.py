@@ -30,7 +30,8 @@ from .classes import named
 from .code import modules_of
 from .cures import in_words
 from .examples import regrouped, shown
-from .state import state_of, statistics_kept
+from .holders import statistics_kept
+from .state import state_of
 
 #: What looks at a result, where its data can be read.
 Check: TypeAlias = Callable[[Any, bool], None]

@@ -12,12 +12,11 @@ from torch import Tensor
 from .._torch import tracing, transforms_active, tree_flatten, without_modes
 from .._types import About, Layer, Model, Neuron, Tree, as_arguments, as_it_is, attributable, map_tensors, tensors
 from .._words import complaint, kind_of, warn
-from .code import modules_of
 from .labels import whole_numbers
 from .rows import alone
 from .score import score_of
 from .sites import resolve
-from .state import state_of
+from .state import left_as_found
 from .tap import Site
 from .where import Bound, bind
 
@@ -262,7 +261,7 @@ def shown(error: Exception, model: Any = None, x: Any = None, *_: Any, target: A
     if not (attributable(x) and 1 < count < len(x)) or len(x) % count or isinstance(target, Neuron) or transforms_active():
         return None
     bound, leaf = bind(model), x.detach().clone().requires_grad_()
-    with torch.enable_grad(), state_of(modules_of(model), model) or as_it_is:
+    with torch.enable_grad(), left_as_found(model):
         score = score_of(bound(leaf.clone()), alone(target))
         if not score.requires_grad:
             return None

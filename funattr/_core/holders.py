@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import dis
+import functools
 import operator
 import sys
 import types
-from collections import deque
-from collections.abc import Iterator, MutableMapping, MutableSet
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, MutableMapping, MutableSet
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-#: What a pass can change in a class; all else there is code, or says what the class is.
-_DATA = (int, float, complex, list, dict, set, deque, tuple, np.ndarray, Tensor)
-_NAMES: dict[type, tuple[str, ...]] = {}
+from .where import own_buffers, own_weights
+
+#: What a pass can change in place; all else in a class, but for numbers and tuples, is code, or says what the class is.
+_DATA = (list, dict, set, deque, np.ndarray, Tensor)
+_SHARED: dict[type, tuple[Attributes, ...]] = {}
+#: What says something of a pass, and code.
+_RECORDS = (bool, int, float, complex, str, bytes, type, types.ModuleType, types.BuiltinFunctionType, torch.Size)
 LIBRARIES = {"torch", *sys.stdlib_module_names}
 _KINDS: dict[type, bool] = {}
 #: Elements of an array that is copied in each call: a table of counts, and no data set.
 LARGEST = 1 << 20
+
+
+class Space:
+    """A dictionary, whose items are attributes."""
+
+    def __init__(self, items: dict[str, Any]) -> None:
+        self.__dict__ = items
 
 
 class Attributes(MutableMapping[str, Any]):
@@ -51,20 +66,98 @@ def slots_of(value: Any) -> Attributes | None:
     return Attributes(value, names) if names else None
 
 
-def shared_by(kind: type) -> Attributes | None:
-    """What a class itself holds that a pass can change; None if nothing."""
-    if kind not in _NAMES:
-        _NAMES[kind] = tuple(
+def switches_of(modules: Iterable[Any]) -> Iterator[Attributes]:
+    """The mode of each module, and whether its parameters have gradients."""
+    for module in modules:
+        yield Attributes(module, ("training",))
+        yield from (Attributes(p, ("requires_grad",)) for p in own_weights(module).values() if p is not None)
+
+
+def shared_by(kind: type) -> tuple[Attributes, ...]:
+    """What a class itself, and the file of its functions, hold that a pass can change."""
+    if kind not in _SHARED:
+        own = [
             name
             for name, value in vars(kind).items()
-            if isinstance(value, _DATA) and not isinstance(value, bool) and not name.startswith("__")
-        )
-    return Attributes(kind, _NAMES[kind]) if _NAMES[kind] else None
+            if isinstance(value, (*_DATA, int, float, complex, tuple)) and not isinstance(value, bool) and name[:2] != "__"
+        ]
+        functions = [f for f in vars(kind).values() if isinstance(f, types.FunctionType)]
+        _SHARED[kind] = (Attributes(kind, tuple(own)), *_of_files(functions))
+        _SHARED[kind] = tuple(held for held in _SHARED[kind] if held.names)
+    return _SHARED[kind]
+
+
+def computes(value: Any) -> bool:
+    """Whether what an ordered dictionary holds is made when it is asked for, as that of transformers makes layers."""
+    return isinstance(value, OrderedDict) and type(value).__getitem__ is not OrderedDict.__getitem__
+
+
+def _of_files(functions: list[types.FunctionType]) -> Iterator[Attributes]:
+    """Of each, what it names of its file and can change, with the functions that it calls there."""
+    met = set(functions)
+    for f in functions:  # which grows
+        read, written = _globals(f.__code__)
+        named = {name: f.__globals__.get(name) for name in read}
+        names = [name for name in written if matters(f.__globals__.get(name))]
+        names += [name for name, value in named.items() if isinstance(value, (np.ndarray, Tensor))]
+        yield Attributes(Space(f.__globals__), tuple(names))
+        new = {g for g in named.values() if isinstance(g, types.FunctionType) and g.__globals__ is f.__globals__} - met
+        met |= new
+        functions += new
+
+
+def around(f: Any) -> Iterator[Any]:
+    """What holds what the code of a function can change, or goes on from: what is bound to it, what is around it, its defaults,
+    what it names of its file. Nothing of a function of torch, or of the standard library."""
+    if isinstance(f, functools.partial):
+        if f.func is not torch.func.functional_call:  # which binds parameters, and puts them back itself
+            yield (*f.args, f.func, *f.keywords.values())
+        return
+    if isinstance(f, types.MethodType):
+        yield (f.__self__, f.__func__)
+        return
+    if (f.__module__ or "").partition(".")[0] in LIBRARIES:
+        return
+    for cell in f.__closure__ or ():
+        with contextlib.suppress(ValueError):  # one that nothing was put into yet
+            yield Attributes(cell, ("cell_contents",)) if matters(cell.cell_contents) else ()
+    defaults = (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values())
+    yield tuple(value for value in defaults if matters(value))
+    read, written = _globals(f.__code__)
+    yield Attributes(Space(f.__globals__), tuple(name for name in written if matters(f.__globals__.get(name))))
+    values = map(f.__globals__.get, read)
+    yield tuple(v for v in values if matters(v) and getattr(v, "__globals__", f.__globals__) is f.__globals__)
+
+
+def matters(value: Any) -> bool:
+    """Whether a function goes on from a value: counts, and what a list or a table is told of passes, are for its caller to see.
+    What is None may be to be made.
+    """
+    if isinstance(value, tuple):
+        return any(matters(item) for item in value if item is not None)
+    return not isinstance(value, (*_RECORDS, list, dict, set, deque))
+
+
+@functools.lru_cache(1024)
+def _globals(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of its file that a code reads, and those that it writes to."""
+    read, written = set(), set()
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            read.add(step.argval)
+        elif step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+            written.add(step.argval)
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            more = _globals(inner)
+            read.update(more[0])
+            written.update(more[1])
+    return tuple(sorted(read)), tuple(sorted(written))
 
 
 def rebind(holder: Any, before: Any) -> None:
     """Make `holder` hold what it held `before`, and write nothing where it does."""
-    if isinstance(holder, MutableMapping):
+    if type(holder) is dict or isinstance(holder, MutableMapping):
         if len(holder) != len(before) or not all(map(operator.is_, holder.values(), before.values())):
             for name in [name for name in holder if name not in before]:
                 del holder[name]
@@ -85,3 +178,18 @@ def of_library(kind: type) -> bool:
         known = all(base.__module__.partition(".")[0] in LIBRARIES for base in kind.__mro__)
         _KINDS[kind] = known and kind is not types.SimpleNamespace
     return _KINDS[kind]
+
+
+@contextlib.contextmanager
+def statistics_kept(training: list[Any]) -> Iterator[None]:
+    """Keep the running statistics of modules in train mode."""
+    kept = [(buffer, buffer.clone()) for module in training for buffer in own_buffers(module).values() if buffer is not None]
+
+    def put_back() -> None:
+        for buffer, before in kept:
+            buffer.data.copy_(before)  # through .data: a graph that the result pins may have saved the buffer
+
+    with contextlib.ExitStack() as twice:  # an exception from outside (Ctrl-C, a timeout) may cut the first one short
+        twice.callback(put_back)
+        twice.callback(put_back)
+        yield

@@ -21,19 +21,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import beside_traces, is_plain, is_view, is_wrapped, times_written, tracing, without_transforms
+from .._torch import beside_traces, is_plain, is_view, is_wrapped, times_written, tracing, transforms_active, without_transforms
 from .._types import as_it_is
 from .._words import warn
 from .chance import DRAWS, GENERATORS, generator_kind, same_state, with_same_draws
-from .code import Words
-from .holders import LARGEST, of_library, rebind, shared_by, slots_of
+from .code import Words, modules_of
+from .holders import LARGEST, around, computes, of_library, rebind, shared_by, slots_of, statistics_kept, switches_of
 from .tap import Run, call_tapped, hooked, hooks_of, put_hooks_back
-from .where import built, own_layers, own_weights
+from .where import built, filled_weights, own_buffers, own_layers, own_weights
 
 #: What every module has; the rest of its attributes is its own.
 _COMMON = frozenset(vars(nn.Module()))
 _CONSTANT = (str, bytes, int, float, complex, type(None), enum.Enum, type, torch.dtype, torch.device, torch.Size)
-_NO_STATE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, torch.jit.ScriptModule)
+_NO_STATE = (types.BuiltinFunctionType, types.ModuleType, torch.jit.ScriptModule)
 _DEEP = 6  # a model that refers to its trainer is not followed to the data
 
 
@@ -57,7 +57,7 @@ class State:
 
     def note(self, value: Any, depth: int = 0) -> None:
         """Keep `value`, something that a model holds or that is bound to it."""
-        if isinstance(value, _CONSTANT) or id(value) in self.met or depth > _DEEP:
+        if isinstance(value, _CONSTANT) or id(value) in self.met or depth > _DEEP or computes(value):
             return
         self.met.add(id(value))
         if isinstance(value, Tensor):
@@ -69,11 +69,9 @@ class State:
         elif isinstance(value, np.ndarray):
             if value.size <= LARGEST and value.flags.writeable and value.dtype != object:
                 self.arrays.append((value, value.copy()))
-        elif isinstance(value, partial):
-            if value.func is not torch.func.functional_call:  # which binds parameters, and puts them back itself
-                self.note_items((*value.args, value.func, *value.keywords.values()), depth)
-        elif isinstance(value, types.MethodType):
-            self.note(value.__self__, depth)
+        elif isinstance(value, (partial, types.MethodType, types.FunctionType)):
+            for held in around(value):
+                self.note_items(held, depth)
         elif (kind := generator_kind(value)) is not None:
             self.draws.append((value, kind, GENERATORS[kind][0](value)))
         elif not (isinstance(value, _NO_STATE) or of_library(type(value))):  # such as the state of FSDP, a logger, a thread
@@ -83,17 +81,19 @@ class State:
             self.note_class(type(value), depth)
 
     def note_tensor(self, t: Tensor) -> None:
+        if is_wrapped(t) and not transforms_active():  # of a transform that is over: nobody can go on from it
+            return
         if t.layout is torch.strided and not (self.lying and t.data_ptr() in self.lying):  # else a weight
             self.tensors[id(t)] = t, times_written(t), _copied(t)
             with beside_traces(), without_transforms():
                 self.lies += [(t, t.detach())] if is_plain(t) and not is_wrapped(t) else []
 
     def note_class(self, kind: type, depth: int) -> None:
-        """Keep what classes of others hold for all their objects."""
+        """Keep what classes of others, and their files, hold for all their objects."""
         for base in kind.__mro__:
             if id(base) not in self.met and not of_library(base):
                 self.met.add(id(base))
-                if (held := shared_by(base)) is not None:
+                for held in shared_by(base):
                     self.note_items(held, depth)
 
     def note_items(self, items: Any, depth: int) -> None:
@@ -114,22 +114,22 @@ class State:
         self.hooks.append((module, hooks_of(module)))
         self.holders += [(held, dict(held)) for held in (module.__dict__, own_layers(module))]
         self.note_class(type(module), depth)
-        for weight in _weights(module):
+        for weight in filled_weights(module):
             if nn.Parameter in type(weight).__mro__[1:]:  # quantised, by another library
                 self.lent.append((vars(weight), dict(vars(weight))))
                 self.lying.add(weight.data_ptr())
         for name, value in list(module.__dict__.items()):
             if name not in _COMMON:
                 self.note(value, depth + 1)
-        if module._buffers:
-            self.note_items(module._buffers, depth)
+        if (buffers := own_buffers(module)) or _BUFFERING.in_class(type(module)):
+            self.note_items(buffers, depth)
 
     def note_parameters(self, module: nn.Module) -> None:
         """Keep all that is learned in `module`, which may write to it."""
         for child in module.modules():
             own = own_weights(child)
             self.holders.append((own, dict(own)))
-            for weight in _weights(child):
+            for weight in filled_weights(child):
                 if id(weight) not in self.met:
                     self.met.add(id(weight))
                     with beside_traces(), without_transforms():
@@ -150,7 +150,7 @@ class State:
     def ready(self) -> None:
         """Before a pass, and in the end: tensors hold what they held; no graph of the pass before needs what it wrote."""
         for t, where in self.lies:
-            if t.data_ptr() != where.data_ptr():  # t.data = another
+            if t.data_ptr() != where.data_ptr() or t.shape != where.shape:  # t.data = another, or resized
                 t.data = where
         for key, (t, version, before) in self.tensors.items():
             if times_written(t) != version:
@@ -201,15 +201,11 @@ class State:
     def found_later(self, i: int) -> None:
         module = self.modules[i][0]
         self.modules[i] = module, built(module)
-        own = module.__dict__, own_layers(module)
-        self.holders = [(h, dict(h) if h is own[0] or h is own[1] else before) for h, before in self.holders]
+        own = module.__dict__, own_layers(module), own_buffers(module)
+        self.holders = [(h, dict(h) if any(h is held for held in own) else before) for h, before in self.holders]
         for child in module.modules():
             if id(child) not in self.met:
                 self.note_module(child)
-
-
-def _weights(module: nn.Module) -> list[nn.Parameter]:
-    return [weight for weight in own_weights(module).values() if weight is not None and not nn.parameter.is_lazy(weight)]
 
 
 def _copied(t: Tensor) -> Tensor:
@@ -252,6 +248,9 @@ def _may_write(names: set[str]) -> bool:
 
 
 _WRITING = Words(rule=_may_write)
+_BUFFERING = Words("register_buffer")
+_HOOKING = Words(rule=lambda names: any(name.startswith("register_forward") for name in names))
+_TURNING = Words(rule=lambda names: bool(names & {"eval", "train", "requires_grad", "requires_grad_"}))
 
 
 def times_put_back() -> int:
@@ -270,6 +269,10 @@ def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
         state.note_module(module)
     for module in writing:
         state.note_parameters(module)
+    if keeping and _HOOKING.in_modules(modules):
+        state.hooks += [(module, hooks_of(module)) for module in modules]
+    if keeping and _TURNING.in_modules(modules):
+        state.holders += [(held, dict(held)) for held in switches_of(modules)]
     if not isinstance(model, nn.Module):
         state.note(model)
     for module in modules:
@@ -279,20 +282,19 @@ def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
     return state if state.holders or state.tensors or state.arrays or state.draws else None
 
 
+@contextlib.contextmanager
+def left_as_found(model: Any) -> Iterator[None]:
+    """For passes by themselves, to see what comes of them."""
+    modules = modules_of(model)
+    training = [module for module in modules if getattr(module, "training", False)]
+    state = state_of(modules, model)
+    with statistics_kept(training), state or as_it_is:
+        try:
+            yield
+        finally:
+            if state is not None:
+                state.back()
+
+
 #: Whether modules of a kind keep nothing, but for what hooks write to them.
 _QUIET: dict[type, bool] = {}
-
-
-@contextlib.contextmanager
-def statistics_kept(training: list[nn.Module]) -> Iterator[None]:
-    """Keep the running statistics of modules in train mode."""
-    kept = [(buffer, buffer.clone()) for module in training for buffer in module._buffers.values() if buffer is not None]
-
-    def put_back() -> None:
-        for buffer, before in kept:
-            buffer.data.copy_(before)  # through .data: a graph that the result pins may have saved the buffer
-
-    with contextlib.ExitStack() as twice:  # an exception from outside (Ctrl-C, a timeout) may cut the first one short
-        twice.callback(put_back)
-        twice.callback(put_back)
-        yield

@@ -237,6 +237,16 @@ def own_weights(module: nn.Module) -> dict[str, nn.Parameter | None]:
     return module._parameters
 
 
+def filled_weights(module: nn.Module) -> list[nn.Parameter]:
+    """Those that have a size already."""
+    return [weight for weight in own_weights(module).values() if weight is not None and not is_lazy(weight)]
+
+
+def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """The container of a module's own buffers."""
+    return module._buffers
+
+
 def own_layers(module: nn.Module) -> dict[str, nn.Module | None]:
     """The container of a module's own layers."""
     return module._modules

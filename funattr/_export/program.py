@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .._combine.dress import about, check_method, name_of
 from .._core.door import opening
+from .._core.holders import statistics_kept
 from .._core.passes import forward, kept, question
-from .._core.state import statistics_kept
 from .._core.where import bind
 from .._steps.fold import same
 from .._types import Explains, Model, Tree, batch_size, filled, map_tensors, tensors

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .._core.checks import check_structure
+from .._core.holders import statistics_kept
 from .._core.passes import watched
-from .._core.state import statistics_kept
 from .._core.tap import Run, Site
 from .._core.where import bind, sees_nothing_inside, uncompiled, unseen_modules
 from .._types import Model, Tree, batch_size, tensors

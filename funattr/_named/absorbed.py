@@ -107,4 +107,5 @@ def _amounts(score: Tensor, events: list[Event]) -> Iterator[tuple[str, Tensor, 
 
 def _flows(value: Tensor, gradient: Tensor) -> Tensor:
     """The relevance at a value; none where no gradient is, though the value be infinite (a mask)."""
-    return torch.where(gradient == 0, torch.zeros_like(gradient), value * gradient)
+    flow = torch.where(gradient == 0, torch.zeros_like(gradient), value * gradient.conj())
+    return flow.real if flow.is_complex() else flow  # of a complex value, what its two parts have

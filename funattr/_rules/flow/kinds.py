@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._torch import tracing, transforms_active
 from ..lift.compound import COMPOUND
 from ..lift.recurrent import RECURRENT
 from ..lift.table import NAMES
-from .flows import CUT, NORMALIZATION
+from .flows import CUT, HALF, NORMALIZATION, PLAIN
 from .hold import hold
 from .linear import addmm, bilinear, convolution, einsum, linear, product_of
 from .mode import Ruled, Table, other
@@ -221,6 +222,30 @@ def apart(body: Any) -> Any:
     return handler
 
 
+_taken_apart = apart(COMPOUND["scaled_dot_product_attention"])
+
+
+def attention(mode: Ruled, func: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **kwargs: Any) -> Any:
+    """Taken apart; as it is where its products are halved and its softmax has its own gradient: then what flows is that of the
+    whole, half to the value, and a quarter to query and key."""
+    met, soft = mode.rules.of("matmul", "product"), mode.rules.of("softmax", "softmax")
+    halves = met is not None and met[1] is HALF and (soft is None or soft[1] is PLAIN) and not mode.rules.named
+    once = mode.events is None and not (tracing() or transforms_active())
+    if not (halves and once and all(map(mode.varies, (q, k, v))) and not any(map(mode.varies, (*rest, *kwargs.values())))):
+        return _taken_apart(mode, func, q, k, v, *rest, **kwargs)
+    given = [t.view_as(t) if t.requires_grad else t for t in (q, k)]
+    for t in given:
+        if t.requires_grad:
+            t.register_hook(_halved)
+    y = func(*given, v, *rest, **kwargs)
+    mode.fired += [kind for kind, _ in filter(None, (soft,))]
+    return mode.know(mode.ruled(met, Operation(mode.name, func, (*given, v), y)), q, k, v)
+
+
+def _halved(gradient: Tensor) -> Tensor:
+    return gradient * 0.5
+
+
 def recurrent(body: Any) -> Any:
     def handler(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
         if mode.rules.of(mode.name) is not None:
@@ -249,6 +274,7 @@ TABLE: Table = {
     **{name: handler for group, handler in _GROUPS.items() for name in NAMES[group]},
     **{name: apart(body) for name, body in COMPOUND.items()},
     **{name: recurrent(body) for name, body in RECURRENT.items()},
+    "scaled_dot_product_attention": attention,
     **dict.fromkeys(("norm", "linalg_norm", "vector_norm", "linalg_vector_norm", "var", "std"), statistic),
     "var_mean": statistic_and_mean(torch.var),
     "std_mean": statistic_and_mean(torch.std),

@@ -83,7 +83,7 @@ class Measured(Ruled):
 
     def came(self, name: str, inputs: list[Tensor], found: Any) -> None:
         live = [t for t in among((found,)) if self.facts[t] is UNKNOWN or self.varies(t)]  # not what a rule has made a constant
-        outputs = [t for t in live if t.requires_grad and t.is_floating_point()]
+        outputs = [t for t in live if t.requires_grad and (t.is_floating_point() or t.is_complex())]
         if inputs and outputs:
             inputs = [t for t in inputs if t.requires_grad]
             self.events.append(Event(name, [spot(t) for t in inputs], [spot(t) for t in outputs]))

@@ -52,6 +52,7 @@ class Ruled(TorchFunctionMode):
         self.fired = fired  # the kinds of rules that met something
         self.unmet = unmet  # operations without one, which are not linear
         self.name = ""
+        self.count = 0  # of operations met
         self.late: list[tuple[Tensor, Tensor]] = []
         self.scale: Scale | None = None  # of the rule that was put last
         self.relus = ReluRule(self._relu, [])  # knows one in every spelling
@@ -93,9 +94,9 @@ class Ruled(TorchFunctionMode):
 
     def know(self, y: Tensor, *given: Any, **facts: Any) -> Tensor:
         """`y`, of which is known what follows from what it was made of, and `facts`."""
-        live = [self.facts[t] for t in among(given) if self.facts[t].varies]
-        first = bool(live) and all(fact.first for fact in live)
-        self.facts[y] = Fact(**({"varies": bool(live), "first": first} | facts))
+        live = [fact for fact in [self.facts[t] for t in given if isinstance(t, Tensor)] if fact.varies]
+        found = Fact(bool(live), first=bool(live) and all(fact.first for fact in live))
+        self.facts[y] = found._replace(**facts) if facts else found
         return y
 
     # The mode.
@@ -118,7 +119,11 @@ class Ruled(TorchFunctionMode):
                 return self._again(func, types, args, kwargs)
             idle = not any(fact.varies or fact.ids for fact in facts) and func not in GRADIENTS
             left = idle or (own is None and self.events is None and (func in LEFT or self._left(func, args, kwargs)))
+        self.count = count = self.count + 1
         found = func(*args, **kwargs) if left else apply(self, func, args, kwargs, own)
+        if self.count != count:  # taken apart, before this mode: what it noted nothing of does not vary
+            for y in among((found,)):
+                self.facts[y] = self.facts[y]._replace()
         if not (left and idle):
             self._note(func, args, kwargs, found, given, facts, left)
         return found

@@ -134,7 +134,10 @@ class Scale:
         return self.factor
 
     def __call__(self, gradient: Tensor) -> Tensor:
-        return (gradient.reshape(self.at.output.shape) * self.settled()).reshape(gradient.shape)
+        factor = self.settled()
+        if not factor.dim() or factor.shape == gradient.shape:
+            return gradient * factor
+        return (gradient.reshape(self.at.output.shape) * factor).reshape(gradient.shape)
 
 
 def own(rule: Callable[[Operation, Tensor], Any], op: Operation) -> Tensor:

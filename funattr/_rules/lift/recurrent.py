@@ -85,7 +85,7 @@ def _layer(step: Step, one_state: bool) -> Callable[..., Any]:
         if isinstance(states, Tensor) and not states.is_floating_point():  # the lengths
             raise complaint(
                 ValueError,
-                "the model gives a packed sequence to a recurrent layer, and DeepLIFT cannot take that apart: pass padded "
+                "the model gives a packed sequence to a recurrent layer, and no rule can take that apart: pass padded "
                 "sequences, without pack_padded_sequence.",
             )
         return _layers(step, x, (states,) if one_state else tuple(states), *rest)

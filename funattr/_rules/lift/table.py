@@ -121,8 +121,8 @@ _LINEAR = """
     mean nansum cumsum diff view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze expand expand_as
     permute transpose t swapaxes swapdims movedim moveaxis adjoint contiguous clone detach requires_grad_ to type
     type_as float double half bfloat16 cpu cuda cat concat concatenate stack hstack vstack dstack split split_with_sizes
-    chunk tensor_split unbind unfold fold narrow select copy_ fill_ zero_ roll flip fliplr flipud rot90 repeat tile
-    broadcast_to broadcast_tensors meshgrid tril
+    chunk tensor_split unbind unfold fold im2col col2im narrow select copy_ fill_ zero_ roll flip fliplr flipud rot90 repeat
+    tile broadcast_to broadcast_tensors meshgrid tril
     triu diag diagonal diag_embed trace pad dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
     feature_alpha_dropout avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle embedding embedding_bag one_hot nll_loss
@@ -136,6 +136,8 @@ _LINEAR = """
     rand randint bernoulli normal is_tensor result_type promote_types finfo can_cast squeeze_ unsqueeze_ is_pinned
     pin_memory share_memory_ is_shared is_inference unsafe_chunk unsafe_split constant_pad_nd count_nonzero isin
     bincount searchsorted bucketize unique unique_consecutive backward register_hook retain_grad
+    hfft ihfft fftshift ifftshift atleast_1d atleast_2d atleast_3d column_stack row_stack hsplit vsplit dsplit block_diag
+    slice_scatter diagonal_scatter as_strided narrow_copy resolve_neg affine_grid_generator
     slice alias lift_fresh lift_fresh_copy _to_copy _unsafe_view sym_size _assert_tensor_metadata mT mH numpy_T matrix_H
 """
 #: The same without a rule, names that say "in place" first: of a function that has two, the other holds.

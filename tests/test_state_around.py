@@ -1,0 +1,158 @@
+"""State that is in no attribute of a model: in functions around it, in files, in layers of torch, and after an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funattr as fa
+
+from .reference import gauss
+from .test_state import Counter, D, Keeps, Object, as_found, input_for, made
+
+ONES = torch.ones(D, dtype=torch.float64)
+row: Tensor | None = None
+passes: list[int] = []
+
+
+def start() -> None:
+    """As before the first pass."""
+    global row
+    row = None
+    passes.clear()
+
+
+def in_a_closure(net: Keeps) -> Callable[[Tensor], Tensor]:
+    seen, factor = ONES.clone(), None
+
+    def call(x: Tensor) -> Tensor:
+        nonlocal factor
+        factor = ONES if factor is None else 0.5 * factor
+        seen.add_(x.detach().mean(0))
+        passes.append(len(x))
+        return net.head(torch.tanh(net.before(x) * factor + seen.clone()))  # type: ignore[no-any-return]
+
+    return call
+
+
+def in_defaults(net: Keeps) -> Callable[[Tensor], Tensor]:
+    def call(x: Tensor, store: Object = Object(), *, more: Object = Object()) -> Tensor:  # noqa: B008  (it is about these)
+        store.rows = torch.cat([store.rows, x.detach()[:1]])
+        more.rows = torch.cat([more.rows, 0.5 * more.rows])
+        passes.append(len(x))
+        return net.head(torch.tanh(net.before(x) * more.rows.sum() + store.rows.sum(0)))  # type: ignore[no-any-return]
+
+    return call
+
+
+def times(x: Tensor) -> Tensor:
+    global row
+    row = ONES if row is None else 0.5 * row
+    passes.append(len(x))
+    return x * row
+
+
+def in_the_file(net: Keeps) -> Callable[[Tensor], Tensor]:
+    return lambda x: net.head(torch.tanh(net.before(times(x))))
+
+
+class InItsFile(Keeps):
+    def kept(self, h: Tensor) -> Tensor:
+        return times(h)
+
+
+@pytest.mark.parametrize("make", [in_a_closure, in_defaults, in_the_file, lambda net: net])
+@pytest.mark.filterwarnings("ignore:the steps run one after another")
+def test_what_functions_and_files_hold(make: Callable[[Keeps], Callable[[Tensor], Tensor]]) -> None:
+    net = made(InItsFile)
+    x = input_for(net)
+    expected = torch.zeros_like(x)
+    for a, w in gauss(4):
+        start()
+        at = (a * x).requires_grad_()
+        expected += w * torch.autograd.grad(make(net)(at)[:, 1].sum(), at)[0] * x
+    start()
+    call = make(net)
+    for chunk_size in (None, 1, 3):
+        torch.testing.assert_close(fa.integrated_gradients(call, x, target=1, n_steps=4, chunk_size=chunk_size), expected)
+        assert row is None
+        assert passes  # what a caller writes down stays
+    torch.testing.assert_close(fa.feature_ablation(call, x, target=1, baselines=x), torch.zeros_like(x))
+
+
+class Registers(Keeps):
+    """A buffer that the first pass makes, of what it has."""
+
+    def kept(self, h: Tensor) -> Tensor:
+        if "row" not in self._buffers:
+            self.register_buffer("row", h.detach().mean(0))
+        return h * self.row
+
+
+class Grows(Keeps):
+    """A tensor that is resized in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = torch.ones(2)
+
+    def kept(self, h: Tensor) -> Tensor:
+        self.seen.resize_(len(self.seen) + 1).fill_(1.0)
+        return h * self.seen.sum()
+
+
+class HooksItsLayers(Keeps):
+    def kept(self, h: Tensor) -> Tensor:
+        self.head.register_forward_hook(lambda module, args, output: 2 * output)
+        return h
+
+
+class Turns(Keeps):
+    """A mode, and what is learned, as a pass leaves them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.Dropout(0.0)
+
+    def kept(self, h: Tensor) -> Tensor:
+        factor = 2 if self.norm.training else 1
+        self.norm.train()
+        self.head.weight.requires_grad_(False)
+        return h * factor
+
+
+@pytest.mark.parametrize("kind", [Registers, Grows, HooksItsLayers, Turns])
+@pytest.mark.filterwarnings("ignore:the steps run one after another")
+def test_what_modules_of_torch_hold(kind: type[Keeps]) -> None:
+    model = made(kind)
+    x = input_for(model)
+
+    def slope(at: Tensor) -> Tensor:
+        at = at.clone().requires_grad_()
+        return torch.autograd.grad(as_found(model, at).sum(), at)[0]
+
+    expected = sum(w * slope(a * x) * x for a, w in gauss(4))
+    for chunk_size in (None, 1, 3):
+        torch.testing.assert_close(fa.integrated_gradients(model, x, target=1, n_steps=4, chunk_size=chunk_size), expected)
+    fa.deep_lift(model, x, target=1)
+    assert "row" not in model._buffers
+    assert not model.head._forward_hooks
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(module.training for module in model.modules())
+    assert tuple(getattr(model, "seen", torch.ones(2)).shape) == (2,)
+
+
+def test_what_a_cure_is_tried_on_is_left_as_found() -> None:
+    """After an error the model runs on what x might be made into."""
+    counter = made(Counter)
+    x = input_for(counter)
+    with pytest.raises(ValueError, match=r"pass x.double\(\)"):
+        fa.gradient(counter, x.float(), target=1)
+    assert counter.steps == 0
+    normed = nn.Sequential(nn.Linear(D, D), nn.BatchNorm1d(D)).double()
+    with pytest.warns(UserWarning, match="train mode"), pytest.raises(ValueError, match=r"pass x.double\(\)"):
+        fa.gradient(normed, x.float(), target=1)
+    assert normed[1].num_batches_tracked == 0
