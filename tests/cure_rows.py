@@ -1224,6 +1224,10 @@ class TimeIds(nn.Module):
         return self.head(torch.tanh(self.turned(self.embed(ids).movedim(1, 0))).sum(0))
 
 
+def of_the_first(model: Any, given: Any, **options: Any) -> Any:
+    return fa.gradient(model, given, **options)[0], None
+
+
 def quiet(call: Any) -> Any:
     """Of a call that warns of something else besides."""
     with warnings.catch_warnings():
@@ -1232,6 +1236,26 @@ def quiet(call: Any) -> Any:
 
 
 MORE = [
+    Cure(
+        "metrics/_sensitivity.py",
+        "Choose a layer around what depends on the data",
+        lambda: M.sensitivity_max(fa.gradient, Expert(), x, layer="inner", target=1, radius=5.0),
+        lambda: M.sensitivity_max(fa.gradient, Expert(), x, layer="before", target=1, radius=5.0),
+    ),
+    Cure(
+        "_methods/shapley.py",
+        "or take sampling='permutation'",
+        lambda: F.shapley(lambda v: v.sum(1), torch.ones(1, 20001), sampling="kernel"),
+        lambda: F.shapley(
+            lambda v: v.sum(1), torch.ones(1, 20001), sampling="kernel", feature_mask=torch.arange(20001) // 8000
+        ),
+    ),
+    Cure(
+        "metrics/_order.py",
+        "give groups to what has some",
+        lambda: M.deletion(of_the_first, two, (x, x), feature_mask=(None, side)),
+        lambda: M.deletion(of_the_first, two, (x, x), feature_mask=(side, None)),
+    ),
     Cure(
         "_core/cures.py",
         "pass copy.deepcopy(model)",

@@ -374,6 +374,7 @@ def test_the_transcript_is_true(capsys: pytest.CaptureFixture[str]) -> None:
             path.name for path in folder.iterdir()
         }
         assert len(list((folder / "maps").iterdir())) == 20
+    again, page = (re.sub(r"\b\d+\.\d+\.\d+[.\w+]*", "VERSION", text) for text in (again, page))
     number = re.compile(r"[-+]?\d+\.\d+(?:e-?\d+)?|-?\d+e-\d+")
     assert number.sub("#", again) == number.sub("#", page)
     for now, then in zip(number.findall(again), number.findall(page)):

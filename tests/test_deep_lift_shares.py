@@ -20,8 +20,6 @@ COMPOSED = {
     *("cosine_similarity", "similarity by name", "pairwise_distance", "cdist"),
     *("where of two", "choice by name", "clamp(y, 1)"),
 }
-#: Shared as the product that they are from the other side: see test_lift_quotients.py.
-QUOTIENTS = {"x / y", "x /= y", "torch.div", "true_divide", "addcdiv", "quotients by name"}
 #: For which the reference has no kernel: rows in which one place takes all, products of many, norms, choices, `out=`.
 NO_KERNEL = {
     *("F.relu6 in place", "F.selu in place", "Tensor.square_", "torch.exp(out=)", "torch.mul(out=)"),
@@ -55,7 +53,7 @@ def asked(name: str) -> tuple[Weighed, tuple[Tensor, Tensor], tuple[Tensor, Tens
     return Weighed(OPS[name]).double().eval(), (h, g), (h0, g0)
 
 
-@pytest.mark.parametrize("name", [name for name in OPS if name not in COMPOSED | QUOTIENTS])
+@pytest.mark.parametrize("name", [name for name in OPS if name not in COMPOSED])
 @pytest.mark.filterwarnings("ignore:The operator 'aten::")
 def test_two_operands_share_as_two_players(name: str) -> None:
     """The Shapley value of a game in which h comes, g comes, or both: what each brings, in the mean over who comes first."""

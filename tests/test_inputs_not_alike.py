@@ -63,6 +63,11 @@ class Net(nn.Module):
         return self.call(self, *args, **kwargs)
 
 
+class Spectrum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft2(x)
+
+
 def picture_and_table() -> Made:
     def call(m: Any, image: Tensor, table: Tensor) -> Any:
         h = torch.tanh(m.conv(image)).mean((2, 3))
@@ -307,6 +312,25 @@ def test_maps_of_pictures_are_of_those_that_the_layer_sees() -> None:
     named: Any = fa.interpolate(fa.grad_cam, size=(3, 3))(model, {"small": x[0], "large": x[1]}, layer="one", target=1)
     close(named["small"], found[0])
     assert named["large"] is None
+    each: Any = fa.each_target(fa.interpolate(fa.grad_cam), [0, 1])(model, x, layer="one")  # mapped over
+    close(each[0][1], found[0])
+    assert each[1] is None
+    noisy: Any = fa.noise_tunnel(fa.interpolate(fa.grad_cam), n_samples=3, stdevs=0.0)(model, x, layer="one", target=1)
+    close(noisy[0], found[0])
+    assert noisy[1] is None
+
+
+def test_maps_of_pictures_at_a_layer_of_complex_numbers() -> None:
+    torch.manual_seed(0)
+    model, x, _ = two_pictures()
+    model.one = nn.Sequential(model.one, Spectrum())
+
+    def size(model: Any, x: Any, *, layer: Any, target: Any = None) -> Tensor:
+        return fa.split(model, layer).value_at(x).abs()  # type: ignore[return-value, union-attr]  # of one tensor
+
+    found: Any = fa.interpolate(size)(lambda small, large: model.one(small).real, x, layer=model.one)
+    close(found[0], F.interpolate(model.one(x[0]).abs().detach(), (3, 3)))
+    assert found[1] is None
 
 
 def test_score_cam_sees_the_other_picture_whole() -> None:
@@ -314,6 +338,7 @@ def test_score_cam_sees_the_other_picture_whole() -> None:
     model, x, _ = two_pictures()
     alone = fa.score_cam(functools.partial(model, large=x[1]), x[0], layer="one", target=1)
     close(fa.score_cam(model, x, layer="one", target=1), alone)
+    close(fa.each_target(fa.score_cam, [1, 1])(model, x, layer="one"), torch.stack([alone, alone]))  # mapped over
 
 
 def test_maps_of_films_and_of_sounds() -> None:

@@ -190,11 +190,15 @@ def depends(value: Tree, leaves: Sequence[Tensor], anchor: Tensor | None) -> boo
 
 def connected(value: Tree, leaves: Sequence[Tensor]) -> bool:
     """Whether a graph leads from `value` back to one of the leaves."""
+    return any(reached(value, leaves))
+
+
+def reached(value: Tree, leaves: Sequence[Tensor]) -> list[bool]:
+    """To which of the leaves a graph leads back from `value`."""
     with without_modes():  # a rule's mode has nothing to do with this
-        ends = [t.sum() for t in tensors(value) if t.requires_grad]
-        return bool(ends) and any(
-            g is not None for g in torch.autograd.grad(ends, leaves, allow_unused=True, retain_graph=True)
-        )
+        ends = [t.sum().real for t in tensors(value) if t.requires_grad]
+        found = torch.autograd.grad(ends, leaves, allow_unused=True, retain_graph=True) if ends else [None] * len(leaves)
+        return [slope is not None for slope in found]
 
 
 def dependent() -> Exception:

@@ -22,7 +22,7 @@ from .._torch import (
 )
 from .._types import Layer, Model, Target, Tree, as_it_is, attributable, copied, floats_of, map_tensors, tensors
 from .._words import complaint
-from .backward import Recorded, dependent, depends, found_by, leaf_below, leaf_of, slopes_of, together
+from .backward import Recorded, dependent, depends, found_by, leaf_below, leaf_of, reached, slopes_of, together
 from .checks import check_dense
 from .door import method
 from .graphs import times_put_back
@@ -125,14 +125,13 @@ def with_places(x: Tree, dims: int, asked: Callable[[], Question]) -> list[bool]
     leaves, spec = tree_flatten(x)
     floats = [i for i, leaf in enumerate(leaves) if attributable(leaf)]
     fits = [leaves[i].dim() == dims for i in floats]
-    if sum(fits) > 1 and not (tracing() or transforms_active()):
-        with torch.enable_grad():
+    if sum(fits) > 1 and not tracing():
+        in_level = transforms_active()
+        with torch.no_grad(), grad_level() if in_level else as_it_is, torch.enable_grad():
             for i in floats:
-                leaves[i] = leaves[i].detach().clone().requires_grad_()
-            values = tensors(read(asked(), tree_unflatten(leaves, spec)))
-            ends = [value.sum() for value in values if value.requires_grad]
-            found = torch.autograd.grad(ends, [leaves[i] for i in floats], allow_unused=True) if ends else ()
-        seen = [fit and slope is not None for fit, slope in zip(fits, found)]
+                leaves[i] = leaf_of(leaves[i], True, in_level, False)
+            found = reached(read(asked(), tree_unflatten(leaves, spec)), [leaves[i] for i in floats])
+        seen = [fit and there for fit, there in zip(fits, found)]
         fits = seen if any(seen) else fits
     return fits if any(fits) else [True] * len(floats)
 

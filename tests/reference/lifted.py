@@ -30,7 +30,7 @@ class Step(NamedTuple):
     outputs: Leaves
     taken: list[int | None]
     given: list[int]
-    scale: int | None  # which factor is a reciprocal
+    scale: int | None  # which factor is the reciprocal of a scale: one number for many of the other's
 
 
 class Tape(TorchDispatchMode):
@@ -60,7 +60,7 @@ class Tape(TorchDispatchMode):
         given = list(range(self.count, self.count + len(found)))
         scale = None
         if func is aten.mul.Tensor and None not in taken[:2]:
-            scale = next((i for i in (1, 0) if taken[i] in self.reciprocals), None)
+            scale = next((i for i in (0, 1) if taken[i] in self.reciprocals and _spreads(leaves[i], leaves[1 - i])), None)
         inverts = func in RECIPROCAL or (func is aten.pow.Tensor_Scalar and args[1] < 0)
         if inverts or (scale is None and self.reciprocals & set(taken) and func in SHAPES | {aten.mul.Tensor}):
             self.reciprocals.update(given)
@@ -73,6 +73,11 @@ class Tape(TorchDispatchMode):
 
 def is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _spreads(y: Any, x: Tensor) -> bool:
+    sizes = zip(reversed(y.shape), reversed(y.stride()), reversed(x.shape))
+    return y.dim() < x.dim() or any(other > 1 and (size == 1 or step == 0) for size, step, other in sizes)
 
 
 def _quotient(x: Tensor, y: Any) -> Tensor:
@@ -180,14 +185,13 @@ def largest(x: Tensor, x0: Tensor, i: Tensor, i0: Tensor, g: Tensor) -> Tensor:
 
 
 def by_scale(step: Step, other: Step, g: Tensor) -> Leaves:
-    """Of ``a r``: with s = 1 / r, that is ``z s = a``, and halves of that product's factors are each other's slopes; where s
-    has two signs, all is s's."""
+    """Of ``a r``: with s = 1 / r, that is ``z s = a``, and halves of that product's factors are each other's slopes."""
     assert step.scale is not None
     (a, r), (a0, r0) = ([s.inputs[1 - step.scale], s.inputs[step.scale]] for s in (step, other))
     s, s0 = 1 / r, 1 / r0
-    middle = (s.abs() + s0.abs()) / 2
-    in_a = g / middle * (s * s0 > 0) * s.sign()
-    in_s = -g / middle * (a * r * s0.sign() + a0 * r0 * s.sign()) / 2
+    middle = (s + s0) / 2
+    in_a = g / middle
+    in_s = -g / middle * (a * r + a0 * r0) / 2
     found = [in_a.sum_to_size(a.shape), (in_s * -s * s0).sum_to_size(r.shape)]  # ds = - s s0 dr
     return found if step.scale == 1 else found[::-1]
 

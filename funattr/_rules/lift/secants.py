@@ -8,6 +8,7 @@ exactly ``y - y0``: then completeness holds for any composition, however adjacen
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -192,43 +193,62 @@ _CLAMP_MAX = (torch.clamp_max, Tensor.clamp_max)
 
 
 def product(lift: Lift, func: Any, x: Any, y: Any) -> Any:
-    """Half of each other's; but with a reciprocal it is a quotient, and so are its shares."""
+    """Half of each other's; but with the reciprocal of a scale it is a quotient by that, and so are its shares."""
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or lift.constant(x) or lift.constant(y):
         return lift.scale(func(x, y), x, y)
     if lift.is_scale(y):
-        return elementwise(lift, func, _times_reciprocal, x, y)
+        return elementwise(lift, func, partial(_times_scale, _spread(y, x)), x, y)
     if lift.is_scale(x):
-        return elementwise(lift, func, lambda a, a0, b, b0: _times_reciprocal(b, b0, a, a0)[::-1], x, y)
+        spread = _spread(x, y)
+        return elementwise(lift, func, lambda a, a0, b, b0: _times_scale(spread, b, b0, a, a0)[::-1], x, y)
     return elementwise(lift, func, lambda a, a0, b, b0: ((b + b0) / 2, (a + a0) / 2), x, y)
 
 
-def _times_reciprocal(a: Tensor, a0: Tensor, r: Tensor, r0: Tensor) -> tuple[Tensor, Tensor]:
-    """``d(a r) = da (p r + q r0) + dr (p a0 + q a)`` with p + q = 1, and as of ``a / b``, below, for b = 1 / r: p : q is
-    |r0| : |r|. Halves would be as complete, and of no use where r is 1000 at one end and 1 at the other, as the norm of zeros
-    has it."""
-    size, size0 = r.abs(), r0.abs()
-    none = size + size0 == 0
-    whole = torch.where(none, 1.0, size + size0)
-    p, q = torch.where(none, 0.5, size0 / whole), torch.where(none, 0.5, size / whole)
+def _times_scale(spread: bool, a: Tensor, a0: Tensor, r: Tensor, r0: Tensor) -> tuple[Tensor, Tensor]:
+    """``d(a r) = da (p r + q r0) + dr (p a0 + q a)`` with p + q = 1: halves. But as of a scale, ``a / s`` with s = 1 / r,
+    below, p : q is |r0| : |r|: halves would be as complete, and of no use where r is 1000 at one end and 1 at the other, as
+    the norm of zeros has it."""
+    fair, size, size0 = _fair(spread, r, r0), r.abs(), r0.abs()
+    whole = torch.where(fair, size + size0, 1.0)
+    p, q = torch.where(fair, size0 / whole, 0.5), torch.where(fair, size / whole, 0.5)
     return p * r + q * r0, p * a0 + q * a
 
 
+def _fair(spread: bool, s: Tensor, s0: Tensor) -> Tensor:
+    """Where a product with a scale, or with its reciprocal, is shared as of a scale: where it is one number for many, and for
+    one where it is far from what it was: a cosine next to a vector of zeros, a correlation with a constant.
+
+    Elsewhere shares are Shapley's, as of all that has two operands; but these have ``1 / s0`` in them, and no bound where that
+    is 0. No continuous rule is both: 100 is where what is shared out may be 50 times the quotients."""
+    size, size0 = s.abs(), s0.abs()
+    far = torch.maximum(size, size0) > 100 * torch.minimum(size, size0)
+    return far | (s * s0 > 0) if spread else far
+
+
+def _spread(y: Tensor, x: Tensor) -> bool:
+    """Whether `y` is a scale of `x`: one number for many of its elements."""
+    sizes = zip(y.shape[::-1], y.stride()[::-1], x.shape[::-1])
+    return y.dim() < x.dim() or any(other > 1 and (size == 1 or step == 0) for size, step, other in sizes)
+
+
 def quotient(lift: Lift, func: Any, x: Any, y: Any, **kwargs: Any) -> Any:
-    """z = x / y is ``z y = x``, a product, of which halves are each other's: ``dz (y + y0) / 2 + dy (z + z0) / 2 = dx``."""
+    """d(x/y) = dx (1/y + 1/y0) / 2 - dy (x + x0) / 2 / (y y0), each one's share in the mean over who comes first. Where y is a
+    scale of x, z = x / y is ``z y = x``, a product: ``dz (y + y0) / 2 + dy (z + z0) / 2 = dx``; so where y is far from y0."""
     if kwargs.get("rounding_mode") is not None:
         return binary(EXACT)(lift, func, x, y, **kwargs)
     if not isinstance(y, Tensor) or lift.constant(y):
         return func(x, y)
     if not isinstance(x, Tensor):
         return lift.scale(rescaled(lift, lambda t: func(x, t), y, RELATIVE), y, force=True)
-    return elementwise(lift, func, _over, x, y)
+    return elementwise(lift, func, partial(_over, _spread(y, x)), x, y)
 
 
-def _over(a: Tensor, a0: Tensor, b: Tensor, b0: Tensor) -> tuple[Tensor, Tensor]:
-    """The slopes of that, with b's sizes, so that they hold for signs that differ: what they share out is then at most twice
-    ``|a / b| + |a0 / b0|``. The mean over who comes first (Shapley's) has ``1 / b0`` in it, and no bound where that is 0."""
-    s, s0, whole = b.sign(), b0.sign(), b.abs() + b0.abs()
-    return (s + s0) / whole, -(a / b * s0 + a0 / b0 * s) / whole
+def _over(spread: bool, a: Tensor, a0: Tensor, b: Tensor, b0: Tensor) -> tuple[Tensor, Tensor]:
+    """The slopes of that. As a product, with b's sizes, so that they hold for signs that differ: what they share out is then at
+    most twice ``|a / b| + |a0 / b0|``."""
+    fair, halves = _fair(spread, b, b0), ((1 / b + 1 / b0) / 2, -(a + a0) / 2 / (b * b0))
+    s, s0, whole = b.sign(), b0.sign(), torch.where(fair, b.abs() + b0.abs(), 1.0)
+    return torch.where(fair, (s + s0) / whole, halves[0]), torch.where(fair, -(a / b * s0 + a0 / b0 * s) / whole, halves[1])
 
 
 def reciprocal(lift: Lift, func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
