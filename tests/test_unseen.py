@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import funattr as fa
 
@@ -125,3 +126,24 @@ def test_what_is_written_through_a_view_is_absorbed(name: str, layer: Any) -> No
     kept = fa.absorbed(net, x, layer=layer, target=0, rules=fa.rules.epsilon())
     relevance = fa.lrp(net, x, layer=layer, target=0, rules=fa.rules.epsilon())
     close(relevance.sum(1) + sum(kept.values()), net(x)[:, 0])
+
+
+class Checkpointed(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(checkpoint(lambda h: self.does(self.first(h)).sin(), x, use_reentrant=True))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("method", [fa.gradient, fa.lrp, lifted])
+def test_layers_in_a_checkpoint_are_refused_with_the_cure(method: Any) -> None:
+    with pytest.raises(ValueError, match=r"no gradient .* torch.utils.checkpoint without use_reentrant=False"):
+        method(Checkpointed(after(lambda h: h)), torch.randn(3, D).double(), layer="first", target=0)
+
+
+def test_a_norm_that_rules_hold_constant_is_refused_with_the_cure() -> None:
+    with pytest.raises(ValueError, match="the rules hold it constant: take integrated_gradients") as met:
+        fa.lrp(lambda x: torch.linalg.norm(x, dim=1)[:, None], torch.randn(3, D), target=0)
+    assert "use_reentrant" in str(met.value)
+    with pytest.raises(ValueError, match="no gradient") as met:
+        fa.gradient(lambda x: x.detach(), torch.randn(3, D), target=0)
+    assert "norm leads" not in str(met.value)

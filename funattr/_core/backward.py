@@ -120,9 +120,13 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool, 
         raise complaint(
             ValueError,
             f"the score has no gradient with respect to {where}: the target does not depend on it, or the model cuts the "
-            f"graph in between (torch.no_grad, detach, an integer or numpy step). Remove the cut, or choose a later layer.",
+            f"graph in between ({_CUTS}). Remove the cut, or choose a later layer.{'' if q.bound.rules is None else _HELD}",
         )
     return [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes)]
+
+
+_CUTS = "torch.no_grad, detach, an integer or numpy step, torch.utils.checkpoint without use_reentrant=False"
+_HELD = " Where nothing but a norm leads there, the rules hold it constant: take integrated_gradients."
 
 
 def _of_checkpoints(q: Question, error: str) -> str | None:
