@@ -32,8 +32,6 @@ _ACTIVATIONS = {*NAMES["exact"], *NAMES["smooth"], *NAMES["clamp"]}
 _LOOKS_UP = {*NAMES["indexed"], "embedding", "embedding_bag"}
 #: What may come between a linear operation and the batch norm that is merged into it.
 _BEFORE_NORMS = {"batch_norm", "dim", "size", "numel", "stride", "is_contiguous", "register_hook", "__get__"}
-
-
 Table: TypeAlias = "dict[str, Callable[..., Any]]"
 
 
@@ -155,7 +153,9 @@ class Ruled(TorchFunctionMode):
         """An attribute, such as x.T."""
         found = unruled(func, args, kwargs)
         if isinstance(found, Tensor) and args and found is not args[0]:
-            self.facts[found] = self._before(func, args[0])._replace(root=None, made=None, linear=None)
+            fact = self._before(None, args[0])  # what is written to x.T is written to x, which a rule may look at later
+            found = unruled(func, (self.late.pop()[1],), kwargs) if self.late else found
+            self.facts[found] = fact._replace(root=None, made=None, linear=None)
         return found
 
     def _before(self, func: Any, t: Tensor) -> Fact:
