@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import torch
@@ -211,7 +212,7 @@ class Runner:
     def warn(self) -> None:
         """Say, once, that the steps run one after another: a step has, so vmap was to blame."""
         if self.cause is not None:
-            cause = " ".join(self.cause.split())[:300]
+            cause = shorten(self.cause, 300, placeholder=" ...")
             self.cause = None
             warn(f"the steps run one after another, which is slower: torch.func.vmap cannot run this model ({cause})")
 
