@@ -237,7 +237,7 @@ def test_a_model_that_takes_one_dict_is_to_be_wrapped() -> None:
 def test_inputs_that_a_model_does_not_name_so_are_told_with_its_own_names() -> None:
     linear, x = nn.Linear(4, 3), torch.randn(2, 4)
     for wrong in ({"image": x}, (x, x)):
-        with pytest.raises(TypeError, match=r"the model does not take x so \(.*\): its arguments are \(input\)\."):
+        with pytest.raises(TypeError, match=r"the model does not take x so \(.*\): it takes \(input\), a tuple"):
             fa.gradient(linear, wrong, target=1)
     assert fa.gradient(linear, {"input": x}, target=1)["input"].shape == x.shape
 

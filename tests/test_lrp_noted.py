@@ -121,7 +121,7 @@ class Spectrum(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = torch.fft.rfft(self.fc(x)) * self.filter
-        return self.head((z * z.flip(1)).real + torch.fft.irfft(z, 4) + z.abs())  # type: ignore[no-any-return]
+        return self.head((z * z.flip(1)).real + torch.fft.irfft(z, 4) + z.abs())  # type: ignore[no-any-return]  # a module returns any
 
 
 @pytest.mark.filterwarnings("ignore:operations without a rule:UserWarning")
@@ -143,7 +143,7 @@ class Again(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = checkpoint(lambda h: torch.tanh(h * h.flip(1)), self.fc(x), use_reentrant=False)
-        return self.head(h)  # type: ignore[no-any-return]
+        return self.head(h)  # type: ignore[no-any-return]  # a module returns any
 
 
 def test_parts_that_run_again_in_the_backward_pass_are_refused_in_words() -> None:
@@ -172,7 +172,7 @@ def test_what_is_linear_needs_no_rule(name: str) -> None:
     x = torch.randn(2, 4, 2, 2).double()
 
     def model(x: Tensor) -> Tensor:
-        return LINEAR[name](torch.tanh(x)).flatten(1).sum(1)  # type: ignore[no-any-return, no-untyped-call]
+        return LINEAR[name](torch.tanh(x)).flatten(1).sum(1)  # type: ignore[no-any-return, no-untyped-call]  # torch's own, of no type
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")

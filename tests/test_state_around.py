@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +35,7 @@ def in_a_closure(net: Keeps) -> Callable[[Tensor], Tensor]:
         factor = ONES if factor is None else 0.5 * factor
         seen.add_(x.detach().mean(0))
         passes.append(len(x))
-        return net.head(torch.tanh(net.before(x) * factor + seen.clone()))  # type: ignore[no-any-return]
+        return net.head(torch.tanh(net.before(x) * factor + seen.clone()))  # type: ignore[no-any-return]  # a module returns any
 
     return call
 
@@ -43,7 +45,7 @@ def in_defaults(net: Keeps) -> Callable[[Tensor], Tensor]:
         store.rows = torch.cat([store.rows, x.detach()[:1]])
         more.rows = torch.cat([more.rows, 0.5 * more.rows])
         passes.append(len(x))
-        return net.head(torch.tanh(net.before(x) * more.rows.sum() + store.rows.sum(0)))  # type: ignore[no-any-return]
+        return net.head(torch.tanh(net.before(x) * more.rows.sum() + store.rows.sum(0)))  # type: ignore[no-any-return]  # a module returns any
 
     return call
 
@@ -156,3 +158,37 @@ def test_what_a_cure_is_tried_on_is_left_as_found() -> None:
     with pytest.warns(UserWarning, match="train mode"), pytest.raises(ValueError, match=r"pass x.double\(\)"):
         fa.gradient(normed, x.float(), target=1)
     assert normed[1].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_what_a_transform_differentiates_may_be_around_a_function(bound: bool) -> None:
+    net = made(Keeps).head
+
+    def model(x: Tensor, s: Tensor) -> Tensor:
+        return net(torch.tanh(s * x))  # type: ignore[no-any-return]  # a module returns any
+
+    def size(s: Tensor) -> Tensor:
+        call: Any = partial(model, s=s) if bound else lambda x: model(x, s)
+        return fa.gradient(call, torch.ones(2, D, dtype=torch.float64), target=1, create_graph=True).square().sum()  # type: ignore[no-any-return, union-attr]  # of one tensor
+
+    s = ONES.clone().requires_grad_()
+    expected = torch.autograd.grad(size(s), s)[0]
+    torch.testing.assert_close(torch.func.grad(size)(ONES), expected)
+    torch.testing.assert_close(torch.func.jacrev(size)(ONES), expected)
+
+
+class Busy:
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("outside of a request")
+
+
+busy = Busy()
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_what_cannot_be_looked_at_is_left_alone() -> None:
+    net = made(Keeps).head
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    x = torch.ones(2, D, dtype=torch.float64)
+    found = fa.gradient(lambda x: net(x) if busy is not None and nested.numel() else x, x, target=1)
+    torch.testing.assert_close(found, net.weight[1].detach().expand(2, D))

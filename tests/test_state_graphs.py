@@ -91,7 +91,7 @@ class ByHand(torch.autograd.Function):
 
 class InAFunction(InPlace):
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.tanh(ByHand.apply(self.before(x), self.kept())) ** 2)  # type: ignore[no-untyped-call]
+        return self.head(torch.tanh(ByHand.apply(self.before(x), self.kept())) ** 2)  # type: ignore[no-untyped-call]  # torch says no type
 
 
 KINDS = [InPlace, InAList, ThroughData, OtherData, OfNumpy, ItsParameters, InAFunction]

@@ -33,7 +33,7 @@ def keep_written(create_graph: bool, found: Iterable[Tensor | None]) -> None:
 def _written(state: State) -> list[tuple[int, int]]:
     """Where in memory what a pass wrote lies that is going to be put back."""
     found = [t for t, where in state.lies if t.data_ptr() != where.data_ptr()]
-    found += [t for t, version, before in state.tensors.values() if is_plain(t) and state.rewritten(t, version, before)]
+    found += [t for t, version, before, _ in state.tensors.values() if is_plain(t) and state.rewritten(t, version, before)]
     found += [where for where, before in state.parameters if not torch.equal(where, before)]
     memory = [t.untyped_storage() for t in map(plain_data, found)]
     arrays = [array for array, before in state.arrays if array.tobytes() != before.tobytes()]

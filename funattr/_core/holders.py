@@ -23,6 +23,7 @@ _DATA = (list, dict, set, deque, np.ndarray, Tensor)
 _SHARED: dict[type, tuple[Attributes, ...]] = {}
 #: What says something of a pass, and code.
 _RECORDS = (bool, int, float, complex, str, bytes, type, types.ModuleType, types.BuiltinFunctionType, torch.Size)
+_CODE = (types.FunctionType, types.MethodType)
 LIBRARIES = {"torch", *sys.stdlib_module_names}
 _KINDS: dict[type, bool] = {}
 #: Elements of an array that is copied in each call: a table of counts, and no data set.
@@ -126,7 +127,12 @@ def around(f: Any) -> Iterator[Any]:
     read, written = _globals(f.__code__)
     yield Attributes(Space(f.__globals__), tuple(name for name in written if matters(f.__globals__.get(name))))
     values = map(f.__globals__.get, read)
-    yield tuple(v for v in values if matters(v) and getattr(v, "__globals__", f.__globals__) is f.__globals__)
+    yield tuple(v for v in values if matters(v) and _file_of(v, f) is f.__globals__)
+
+
+def _file_of(value: Any, f: Any) -> Any:
+    """The file of a function; of all else, which may not like to be asked, that of `f`."""
+    return getattr(value, "__globals__", f.__globals__) if isinstance(value, _CODE) else f.__globals__
 
 
 def matters(value: Any) -> bool:

@@ -261,11 +261,9 @@ def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False, *, fres
         except TypeError as error:
             if tracing() or hasattr(error, "complaint") or (names := unfit(bound.call, args, kwargs)) is None:
                 raise
-            text = f"the model does not take x so ({error}): its arguments are {names}. A tuple is passed by position and a"
-            text += (
-                f" dict by keyword; wrap a model that takes them as one argument: lambda {'**' if kwargs else '*'}x: model(x)."
-            )
-            raise complaint(TypeError, text) from error
+            text = f"the model does not take x so ({error}): it takes {names}, a tuple by position and a dict by keyword"
+            told = f"{text}; wrap a model that takes them as one argument: lambda {'**' if kwargs else '*'}x: model(x)."
+            raise complaint(TypeError, told) from error
 
 
 def _kernels(create_graph: bool) -> AbstractContextManager[Any]:

@@ -42,7 +42,7 @@ class State:
 
     def __init__(self) -> None:
         self.holders: list[tuple[Any, Any]] = []
-        self.tensors: dict[int, tuple[Tensor, int, Tensor]] = {}
+        self.tensors: dict[int, tuple[Tensor, int, Tensor, bool]] = {}  # and whether gradients were asked for
         self.lies: list[tuple[Tensor, Tensor]] = []  # plain ones, and where they lie
         self.modules: list[tuple[nn.Module, tuple[int, int]]] = []
         self.hooks: list[tuple[nn.Module, Any]] = []
@@ -85,9 +85,9 @@ class State:
         if is_wrapped(t) and not transforms_active():  # of a transform that is over: nobody can go on from it
             return
         if t.layout is torch.strided and not (self.lying and t.data_ptr() in self.lying):  # else a weight
-            self.tensors[id(t)] = t, times_written(t), _copied(t)
+            self.tensors[id(t)] = t, times_written(t), _copied(t), t.requires_grad
             with beside_traces(), without_transforms():
-                self.lies += [(t, t.detach())] if is_plain(t) and not is_wrapped(t) else []
+                self.lies += [(t, t.detach())] if is_plain(t) and not (is_wrapped(t) or t.is_nested) else []
 
     def note_class(self, kind: type, depth: int) -> None:
         """Keep what classes of others, and their files, hold for all their objects."""
@@ -135,7 +135,7 @@ class State:
                     self.met.add(id(weight))
                     with beside_traces(), without_transforms():
                         self.lies.append((weight, where := weight.detach()))
-                        self.parameters.append((where, _copied(weight).detach()))
+                        self.parameters.append((where, _copied(weight)))
 
     def __enter__(self) -> None:
         kept.state = self
@@ -153,13 +153,13 @@ class State:
         for t, where in self.lies:
             if t.data_ptr() != where.data_ptr() or t.shape != where.shape:  # t.data = another, or resized
                 t.data = where
-        for key, (t, version, before) in self.tensors.items():
+        for key, (t, version, before, learned) in self.tensors.items():
             if self.rewritten(t, version, before):
                 with as_it_is if is_wrapped(t) else without_transforms():
-                    t.data.copy_(before.detach())  # through .data: a graph that the result pins may have saved it
-                    if t.grad_fn is not None and not before.requires_grad and not is_view(t):
+                    t.data.copy_(before)  # through .data: a graph that the result pins may have saved it
+                    if t.grad_fn is not None and not learned and not is_view(t):
                         t.detach_()  # what was written came with a graph
-                self.tensors[key] = t, times_written(t), before
+                self.tensors[key] = t, times_written(t), before, learned
                 self.times += 1
         for where, before in self.parameters:
             with beside_traces():
@@ -217,8 +217,7 @@ class State:
 
 def _copied(t: Tensor) -> Tensor:
     with as_it_is if is_wrapped(t) else without_transforms():  # a copy must outlive the transform that runs
-        kept = t.detach().clone()
-        return kept.requires_grad_() if t.requires_grad else kept
+        return t.detach().clone()
 
 
 def _written_from_outside(module: nn.Module) -> bool:

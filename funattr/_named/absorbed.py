@@ -18,7 +18,7 @@ from .._rules.flow.kinds import TABLE
 from .._rules.flow.measured import Measured
 from .._rules.flow.sets import epsilon_plus
 from .._torch import without_modes
-from .._types import Layer, Model, Target, Tree, copied, leaf_of, map_tensors
+from .._types import Layer, Model, Target, Tree, copied, leaf_of, map_tensors, tensors
 from .relevance import tell
 
 
@@ -67,6 +67,7 @@ def absorbed(
     fired: list[Any] = []
     unmet: list[str] = []
     events: list[Event] = []
+    leaves: list[Tensor] = []
     mode = Measured(ready, TABLE, fired, unmet, events)
     q = question(
         bound.ruled(mode), apart_from_zero(x) if getattr(ready.kinds.get("first"), "shares", False) else x, layer, target
@@ -76,7 +77,9 @@ def absorbed(
         check_attributable(value, q.label(i))
         torch.set_grad_enabled(True)
         with without_modes():  # the rules' mode has nothing to do with this
-            return copied(map_tensors(leaf_of, value))
+            value = map_tensors(leaf_of, value)
+            leaves.extend(t for t in tensors(value) if t.requires_grad)
+            return copied(value)
 
     with torch.no_grad():  # up to the site
         found = scores(q, forward(q, put))
@@ -84,7 +87,7 @@ def absorbed(
     total: dict[str, Tensor] = {}
     flown: dict[str, Tensor] = {}
     for n in range(q.size):
-        for name, amount, size in _amounts(found[n], events):
+        for name, amount, size in _amounts(found[n], events, leaves):
             for sums, value in ((total, amount), (flown, size)):
                 sums.setdefault(name, found.new_zeros(q.size, dtype=value.dtype))[n] += value
     rounding = 100 * torch.finfo(found.dtype).eps
@@ -92,10 +95,12 @@ def absorbed(
     return kept or {name: found.detach().new_zeros(q.size) for name in fired}  # nothing after the site keeps anything
 
 
-def _amounts(score: Tensor, events: list[Event]) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _amounts(score: Tensor, events: list[Event], leaves: list[Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
     """What comes out of each operation that the score depends on, less what goes in, and how much flows at all."""
     places = [spot.place for event in events for spot in (*event.outputs, *event.inputs)]
-    slopes = iter(torch.autograd.grad(score, places, allow_unused=True, retain_graph=True) if places else ())
+    # As far back as the leaves: where a value was written through a view, torch is wrong about what it need not compute.
+    ends = [*places, *leaves]
+    slopes = iter(torch.autograd.grad(score, ends, allow_unused=True, retain_graph=True) if places else ())
     for event in events:
         out = [_flows(spot.value, g) for spot in event.outputs if (g := next(slopes)) is not None]
         into = [_flows(spot.value, g) for spot in event.inputs if (g := next(slopes)) is not None]

@@ -11,7 +11,6 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from textwrap import shorten
 from typing import Any, NamedTuple
 
 import torch
@@ -212,7 +211,7 @@ class Runner:
     def warn(self) -> None:
         """Say, once, that the steps run one after another: a step has, so vmap was to blame."""
         if self.cause is not None:
-            cause = shorten(self.cause, 300, placeholder=" ...")
+            cause = " ".join(self.cause.split())[:300]
             self.cause = None
             warn(f"the steps run one after another, which is slower: torch.func.vmap cannot run this model ({cause})")
 

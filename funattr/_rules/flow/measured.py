@@ -25,7 +25,7 @@ class Measured(Ruled):
 
     def source(self, t: Tensor) -> Tensor:
         """`t`, which an operation takes that was given something made of it."""
-        found = t.view_as(t)
+        found = _alias(t)
         self.facts[found] = self.facts[t]
         self.inputs.append(found)
         return found
@@ -68,7 +68,7 @@ class Measured(Ruled):
             if not (isinstance(t, Tensor) and self.varies(t)):
                 return t
             root, made = self.rooted(t)
-            inputs.append(self.stands(t, t.view_as(t), root=root, made=made))
+            inputs.append(self.stands(t, _alias(t), root=root, made=made))
             return inputs[-1]
 
         leaves, spec = tree_flatten((args, kwargs))
@@ -100,3 +100,9 @@ def _measured(handler: Callable[..., Any], mode: Measured, func: Any, *args: Any
     if len(mode.events) == noted:  # else what it is made of was met by itself
         mode.came(mode.fired[-1] if len(mode.fired) > fired else name, mode.inputs, found)
     return found
+
+
+def _alias(t: Tensor) -> Tensor:
+    """`t` with a place of its own in the graph; what an autograd.Function has returned a view of gives its views none."""
+    found = t.view_as(t)
+    return found if found.grad_fn is not None or not t.requires_grad else t.clone()

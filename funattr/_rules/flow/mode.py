@@ -22,6 +22,7 @@ from ..relu import ReluRule, in_place
 from ..spelled import Entry, called
 from .facts import UNKNOWN, Event, Fact, Facts, Rules, Traced
 from .operation import Flow, Operation, Scale, own, whole
+from .unseen import Unseen
 
 #: What keeps the places of a tensor's elements, and is linear where but one of its tensors varies.
 _SUMS = {"add", "sub", "rsub", "neg", "positive"}
@@ -47,7 +48,7 @@ class Ruled(TorchFunctionMode):
         super().__init__()
         self.rules = rules
         self.table = table
-        self.facts = Facts()
+        self.facts, self.unseen = Facts(), Unseen("activation" in rules.kinds)
         # The caller's lists: an attribute could not be read after the mode exits in a compiled function.
         self.fired = fired  # the kinds of rules that met something
         self.unmet = unmet  # operations without one, which are not linear
@@ -61,6 +62,7 @@ class Ruled(TorchFunctionMode):
         """A new pass: nothing is known but that the model's x varies."""
         self.facts = Traced() if tracing() else Facts()
         self.relus.signs.clear()
+        self.unseen.begin()
         for t in tensors((args, kwargs)):
             self.facts[t] = Fact(varies=t.is_floating_point() or t.is_complex(), ids=not t.is_floating_point(), first=True)
 
@@ -102,7 +104,7 @@ class Ruled(TorchFunctionMode):
     # The mode.
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        args, kwargs = self.unseen.met(self.facts, func, args), kwargs or {}
         if type(func) is MethodWrapperType:
             return self._attribute(func, args, kwargs)
         own = self._own(func) if self.rules.named else None

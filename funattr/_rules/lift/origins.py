@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
+from types import MethodWrapperType
 from typing import Any
 
 from torch import Tensor, nn
@@ -111,7 +112,8 @@ class Origins:
             dead = [t for t in results if not t.requires_grad]
             self.cut.update((id(t), t) for t in dead)
             if live and dead:
-                self.cuts.append(getattr(func, "__name__", repr(func)))
+                named = func.__self__ if type(func) is MethodWrapperType else func  # of an attribute, x.data, its own name
+                self.cuts.append(getattr(named, "__name__", repr(func)))
         elif others:
             self.beside.update((id(t), weakref.ref(t)) for t in results if t.requires_grad)
         else:

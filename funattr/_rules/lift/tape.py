@@ -99,8 +99,8 @@ class Lift(TorchFunctionMode):
         if depth() > self.level:
             self.inside = True
             return func(*args, **kwargs)
-        if type(func) is MethodWrapperType:  # an attribute
-            return func(*args, **kwargs)
+        if type(func) is MethodWrapperType:
+            return self._attribute(func, args)
         replays, known = self.baseline is not None, counterpart(func)
         beside = self.origins.beside
         # Before something is written to them. (While a baseline is recorded another mode may be on, which sees what is read.)
@@ -114,6 +114,14 @@ class Lift(TorchFunctionMode):
         if not (replays and self.origins.goes_on(given, found)):
             with without_modes():
                 self.origins.note(known, given, among((found,)), replays)
+        return found
+
+    def _attribute(self, func: Any, args: Any) -> Any:
+        """An attribute; x.data comes from x as what is detached does."""
+        found = func(*args)
+        if self.baseline is not None and isinstance(found, Tensor) and found is not args[0]:
+            with without_modes():
+                self.origins.note(func, [(args[0], self.origins.is_live(args[0]))], [found], True)
         return found
 
     @property
