@@ -140,7 +140,7 @@ def _put_right(line: Line, key: str, value: Any, names: Sequence[str], args: Seq
     said = _elsewhere(line, key, value) or (ELSEWHERE.get(new) if new not in names else None)
     if said is not None:
         return said
-    hint = "" if new in names else did_you_mean(key, names, f"It takes {', '.join(names)}", 0.65)
+    hint = "" if new in names else did_you_mean(key, names, f"It takes {', '.join(names) or 'nothing else'}", 0.65)
     new = hint.split("'")[1] if hint.startswith("Did") else new
     if new in names:
         options[new] = written(value, new)

@@ -746,6 +746,12 @@ METHODS = [
         lambda: [F.deep_lift(mlp, x, layer=name, target=1) for name in ("fc1", "fc2")],
     ),
     Cure(
+        "_core/backward.py",
+        "turn that off (use_checkpoint=False",
+        lambda: F.lrp(Checkpointed(False), x, target=1),
+        lambda: F.lrp(nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 5)), x, target=1),
+    ),
+    Cure(
         "_rules/lift/passes.py",
         "turn that off (use_checkpoint=False",
         lambda: F.deep_lift(Checkpointed(False), x, target=1),
@@ -1341,6 +1347,12 @@ MORE = [
         "Use one of {}.",
         lambda: F.interpolate(fa.grad_cam, mode="zzz"),
         lambda: F.interpolate(fa.grad_cam, mode="nearest")(conv, image, layer="conv1", target=1),
+    ),
+    Cure(
+        "_habits.py",
+        "nothing else",
+        lambda: F.relu(fa.grad_cam, layer="conv1"),
+        lambda: F.relu(fa.grad_cam)(conv, image, layer="conv1", target=1),
     ),
     Cure("_habits.py", "{}. Write {}", lambda: F.Saliency, lambda: F.saliency(mlp, x, target=1)),
     Cure(

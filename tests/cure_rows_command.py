@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import runpy
 import shlex
 import sys
 import tempfile
@@ -96,6 +97,7 @@ def folder() -> Iterator[None]:
         Path("unnamed.py").write_text(NETS.replace("classes =", "kinds ="))
         Path("texts.py").write_text(TEXTS)
         Path("names.txt").write_text("round\nangular\n")
+        torch.save(runpy.run_path("nets.py")["build"]().state_dict(), "weights.pt")
         Path("pictures").mkdir()
         for i, name in enumerate(("a.png", "pictures/b.png", "pictures/c.png")):
             pixels = np.random.RandomState(i).randint(0, 256, (8, 10, 3), dtype=np.uint8)
@@ -134,6 +136,7 @@ def row(file: str, words: str, wrong: str, *cured: str) -> Cure:
 PICTURE = "explain a.png --model nets:build --out o.json"
 TEXT = "explain 'a good film' --model texts:build --out o.json"
 COMMAND = [
+    row("checkpoint.py", "give one, or a .safetensors", f"{PICTURE} --checkpoint a.png", f"{PICTURE} --checkpoint weights.pt"),
     row(
         "explain.py",
         "name a picture, a folder of them",

@@ -234,6 +234,21 @@ def test_a_model_that_takes_one_dict_is_to_be_wrapped() -> None:
     torch.testing.assert_close(found["cont"], linear.weight[1].detach().expand(2, 4))
 
 
+def test_inputs_that_a_model_does_not_name_so_are_told_with_its_own_names() -> None:
+    linear, x = nn.Linear(4, 3), torch.randn(2, 4)
+    for wrong in ({"image": x}, (x, x)):
+        with pytest.raises(TypeError, match=r"the model does not take x so \(.*\): it takes \(input\), a tuple"):
+            fa.gradient(linear, wrong, target=1)
+    assert fa.gradient(linear, {"input": x}, target=1)["input"].shape == x.shape
+
+
+def test_words_of_torch_are_not_cut_in_the_middle_of_one() -> None:
+    conv, picture = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2)), torch.randn(1, 3, 64, 64)
+    conv(picture)
+    with pytest.raises(ValueError, match=r"to have 3 channels, but got 64 channels instead\), and takes"):
+        fa.gradient(conv, picture.movedim(1, -1), target=1)
+
+
 def test_a_type_error_of_the_model_is_its_own() -> None:
     def model(x: Tensor) -> Tensor:
         return x + None

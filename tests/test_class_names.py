@@ -121,6 +121,12 @@ def test_a_model_without_names() -> None:
     assert "the only name is 'argmax'" in refused(lambda: fa.score(net()(x), "golden retriever"))
 
 
+@pytest.mark.parametrize("model", [net(), known])
+def test_a_misspelled_argmax(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"'argmx'.* Did you mean 'argmax'\?"):
+        fa.saliency(model, x, target="argmx")
+
+
 def test_of_transformers() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(

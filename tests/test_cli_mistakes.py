@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import funattr as fa
 from funattr.__main__ import main
@@ -56,7 +57,10 @@ MISTAKES: dict[str, str] = {
     "the model has no head.weight; conv1.weight is [4, 1, 3, 3] in the file and [4, 3, 3, 3] in the model.",
     f"{NET} --checkpoint number.pt": "holds no state_dict (names with tensors), but int",
     f"{NET} --checkpoint bad.safetensors": "cannot read the checkpoint 'bad.safetensors': SafetensorError",
-    f"{NET} --checkpoint my_net.py": "cannot read the checkpoint 'my_net.py': |holds more than tensors",
+    **{
+        f"{NET} --checkpoint {name}": f"the checkpoint '{name}' is no file that torch.save wrote, or not all of it"
+        for name in ("my_net.py", "cat.png", "empty.pt", "other_ending.pt", "half.pt")
+    },
     # what is explained, and how
     f"{NET} --target 3": "--target must be from 0 to 2, the classes of the model, got 3",
     f"{NET} --target cat": "--target 'cat' is a name, and the model's classes have none: give their names with --labels",
@@ -114,6 +118,10 @@ def mistaken(here: Path) -> None:
         {"conv1.weight": torch.zeros(4, 1, 3, 3), "conv1.bias": torch.zeros(4), "head.weight": torch.zeros(1)}, "other.pt"
     )
     torch.save(3, "number.pt")
+    Path("empty.pt").touch()
+    Path("half.pt").write_bytes(Path("whole.pt").read_bytes()[:900])
+    save_file({"fc.bias": torch.zeros(3)}, "other_ending.safetensors")
+    Path("other_ending.safetensors").rename("other_ending.pt")
     Path("bad.safetensors").write_bytes(b"nothing of the kind")
     Path("names.txt").write_text("square\ntwice\ntwice\n")
     Path("bad.json").write_text("{")

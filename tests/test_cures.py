@@ -267,6 +267,12 @@ def test_what_is_neither_known_nor_near_is_told_with_all_that_there_is() -> None
     torch.testing.assert_close(run(line_of(message)), fa.saliency(model, x, target=1))
 
 
+def test_a_combinator_that_takes_nothing_else_says_so() -> None:
+    anything: Any = fa
+    message = told(lambda: anything.relu(fa.grad_cam, layer="conv"))
+    assert "there is no argument 'layer'. It takes nothing else. Write fa.relu(fa.grad_cam)" in message
+
+
 def test_of_compiled_methods_too() -> None:
     compiled: Any = torch.compile(fa.relu(fa.gradient), backend="eager")
     with pytest.raises(Exception, match="traget"):

@@ -473,6 +473,7 @@ def test_a_rule_of_what_returns_several_is_refused() -> None:
     ("call", "kind", "words"),
     [
         (lambda: fa.under(R.epsilon), TypeError, "call it, fa.rules.epsilon()"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: fa.under(fa.saliency), TypeError, "got function: such as fa.rules.epsilon()"),  # type: ignore[arg-type]  # likewise
         (lambda: fa.under([1]), TypeError, "must be a dict"),  # type: ignore[arg-type]  # likewise
         (lambda: fa.under({"linear": 3}), TypeError, "must be callable"),  # type: ignore[dict-item]  # likewise
         (lambda: fa.under({"convolutions": print}), ValueError, "Did you mean 'convolution'?"),

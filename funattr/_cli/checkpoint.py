@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,13 +62,26 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
         raise
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # each format has errors of its own
+        if path.suffix == ".safetensors":
+            raise mistake(f"cannot read the checkpoint {str(path)!r}: {one_line(error)}") from error
+        if not _of_torch(path):
+            raise mistake(
+                f"the checkpoint {str(path)!r} is no file that torch.save wrote, or not all of it: give one, or a "
+                f".safetensors by that ending."
+            ) from error
+        if not isinstance(error, pickle.UnpicklingError):
+            raise mistake(f"cannot read the checkpoint {str(path)!r}: {one_line(error)}") from error
         raise mistake(
             f"the checkpoint {str(path)!r} holds more than tensors, and loading it could run code: save the weights alone, "
             f"torch.save(model.state_dict(), {path.name!r})."
         ) from error
-    except Exception as error:  # each format has errors of its own
-        raise mistake(f"cannot read the checkpoint {str(path)!r}: {one_line(error)}") from error
+
+
+def _of_torch(path: Path) -> bool:
+    """Whether torch.save can have written it: an archive, or a pickle as older versions did."""
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
 
 
 def _inside(found: Any, file: str) -> dict[str, Any]:

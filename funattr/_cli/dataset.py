@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import funattr as fa
@@ -173,7 +174,7 @@ def _failures(out: str) -> int:
     """Name the examples that have no result, and why; the exit status."""
     failed = fa.dataset.failed(out)
     for row in failed[:_TOLD]:
-        print(f"funattr: not explained: {row['id']}: {' '.join(row['message'].split())[:300]}", file=sys.stderr)
+        print(f"funattr: not explained: {row['id']}: {shorten(row['message'], 300, placeholder=' ...')}", file=sys.stderr)
     if len(failed) > _TOLD:
         print(f"funattr: and {len(failed) - _TOLD} more: fa.dataset.failed({out!r}) in Python has all of them", file=sys.stderr)
     if failed:

@@ -54,9 +54,8 @@ def _number(wanted: str, names: dict[int, str]) -> int:
         text = (
             f"target={wanted!r} is a name, and the model does not say those of its classes (config.id2label, or a list classes)"
         )
-        raise complaint(
-            ValueError, f"{text}: give the number, such as labels.index({wanted!r}), or 'argmax', the predicted one."
-        )
+        number = f"give the number, such as labels.index({wanted!r}), or 'argmax', the predicted one."
+        raise complaint(ValueError, f"{text}: {did_you_mean(wanted, ['argmax'], number, 0.7)}")
     low = wanted.casefold()
     for same in (wanted.__eq__, lambda name: name.casefold() == low, lambda name: low in _synonyms(name)):
         found = [number for number, name in names.items() if same(name)]
@@ -67,7 +66,7 @@ def _number(wanted: str, names: dict[int, str]) -> int:
             return found[0]
     if wanted.lstrip("-").isdecimal():
         raise complaint(ValueError, f"target={wanted!r} is a text, and no class is called so: pass target={int(wanted)}.")
-    known = [*names.values(), *(part for name in names.values() for part in name.split(", "))]
+    known = ["argmax", *names.values(), *(part for name in names.values() for part in name.split(", "))]
     every = ", ".join(map(repr, [*names.values()][:8])) + ", ..." * (len(names) > 8)
     raise complaint(ValueError, f"the model has no class {wanted!r}. {did_you_mean(wanted, known, f'It has {every}.')}")
 

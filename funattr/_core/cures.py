@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import os
 from collections.abc import Callable, Iterator, Mapping
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +38,7 @@ def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, **__: 
     ours = hasattr(error, "complaint") or isinstance(error, TypeError) or must_rise(error) or raised_by_model(error)
     if ours or not tensors(x) or any(t.is_meta for t in tensors(x)) or _runs(model, x):
         return error
-    root, said = bind(model).root, " ".join(str(error).split())[:120]
+    root, said = bind(model).root, shorten(str(error), 200, placeholder=" ...")
     if any(weight.is_meta for weight in weights(root)):
         device = tensors(x)[0].device.type
         text = f"weights of the model are on the meta device, and hold no numbers ({said})"

@@ -22,7 +22,7 @@ from .score import entries_of, neuron_score, score_of, the_tensor
 from .sites import Sites, check_reached, not_reached, resolve
 from .state import observed
 from .tap import Run, Site, Stop
-from .where import Bound, all_modules, bind, takes, uncompiled
+from .where import Bound, all_modules, bind, uncompiled, unfit
 
 
 class Question(NamedTuple):
@@ -259,10 +259,10 @@ def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False, *, fres
         try:
             return observed(bound.call, args, kwargs, run)
         except TypeError as error:
-            if tracing() or hasattr(error, "complaint") or takes(bound.call, args, kwargs):
+            if tracing() or hasattr(error, "complaint") or (names := unfit(bound.call, args, kwargs)) is None:
                 raise
-            text = "a tuple is passed by position and a dict by keyword; wrap a model that takes them as one argument:"
-            told = f"the model does not take x so ({error}): {text} lambda {'**' if kwargs else '*'}x: model(x)."
+            text = f"the model does not take x so ({error}): it takes {names}, a tuple by position and a dict by keyword"
+            told = f"{text}; wrap a model that takes them as one argument: lambda {'**' if kwargs else '*'}x: model(x)."
             raise complaint(TypeError, told) from error
 
 

@@ -272,14 +272,14 @@ def transparent(bound: Bound) -> Bound:
     return found
 
 
-def takes(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether these arguments fit the signature of the model, as far as that is known."""
+def unfit(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    """What the model calls its arguments, where these do not fit its signature, as far as that is known."""
     try:
         known = inspect.signature(call.forward if isinstance(call, nn.Module) else call)
     except (TypeError, ValueError):
-        return True
+        return None
     try:
         known.bind(*args, **kwargs)
     except TypeError:
-        return False
-    return True
+        return f"({', '.join(known.parameters)})"
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,7 +140,7 @@ def _check(program: torch.export.ExportedProgram, inputs: Inputs, model: Model, 
             expected = tensors(inputs.call(values))
         except Exception as error:
             if values is not inputs.values:
-                text = " ".join(str(error).split())[:120]
+                text = shorten(str(error), 200, placeholder=" ...")
                 raise Refused(f"the model does not take a batch of {size} ({text}): pass dynamic_batch=False.") from error
             raise
         found = tensors(inputs.run(run, values))

@@ -47,6 +47,8 @@ def score_cam(
 
     ``sum_c w_c v_c`` with ``w = softmax_c F(x * m_c)``, for the value ``v`` ``[N, C, *S]`` at the layer and the masks ``m_c``:
     ``v_c`` brought to the size of x (linearly) and to the range from 0 to 1 (a channel of one value: to 0).
+    Of several inputs, one without as many spatial dimensions, or of which the layer sees nothing (in eager mode, for a compiler
+    cannot look), is seen whole: compiled, bind another picture to the model with `functools.partial`.
 
     Args:
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.

@@ -54,11 +54,11 @@ _around = threading.local()
 @contextlib.contextmanager
 def at_once_or_not(shares: bool) -> Iterator[None]:
     """Inside, what would run its steps one after another is `OneByOne`, if what maps over them `shares` their passes else."""
-    _around.shares = shares
+    before, _around.shares = getattr(_around, "shares", False), shares
     try:
         yield
     finally:
-        _around.shares = False
+        _around.shares = before
 
 
 #: More steps than there are.

@@ -26,8 +26,8 @@ def prepared(rules: Any) -> Rules:
     """The caller's rules by kind and by torch's names for operations."""
     if tracing():  # Dynamo sees what has been called before, or fails in its own words
         return _by_name(rules)
-    if callable(rules) and not isinstance(rules, Mapping):
-        name = getattr(rules, "__name__", type(rules).__name__)
+    name = getattr(rules, "__qualname__", ".")
+    if "." not in name and rules.__module__.startswith(__package__):  # a function of fa.rules
         raise complaint(TypeError, f"rules must be a dict, got the function {name}: call it, fa.rules.{name}().")
     if not isinstance(rules, Mapping):
         text = f"rules must be a dict of an operation and its rule, got {type(rules).__name__}"
