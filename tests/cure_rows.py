@@ -226,6 +226,12 @@ CORE = [
     ),
     Cure(
         "_core/backward.py",
+        "rules hold it constant: take integrated_gradients",
+        lambda: fa.lrp(lambda v: v.norm(dim=1, keepdim=True), x, target=0),
+        lambda: fa.integrated_gradients(lambda v: v.norm(dim=1, keepdim=True), x, target=0, baselines=0.1),
+    ),
+    Cure(
+        "_core/backward.py",
         "Remove the cut, or choose a later layer",
         lambda: F.gradient(Detached(), x, layer="body", target=1),
         lambda: F.gradient(Detached(), x, layer="head", target=1),
