@@ -137,6 +137,18 @@ def check_cams(found: list[dict[str, Any]], files: list[str]) -> None:
         torch.testing.assert_close(torch.tensor(each["methods"]["grad_cam"]["map"]), cam, rtol=1e-5, atol=1e-7)
 
 
+def test_a_class_that_is_not_the_predicted_one_is_told_as_such(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of several inputs there is one line each: it named the class asked for alone, as if that were what the model says."""
+    assert main(shlex.split(f"explain a.png pictures/b.png {NET} --target 0 --no-check --out one.json")) == 0
+    assert main(shlex.split(f"explain a.png pictures/b.png {NET} --target 1 --no-check --out two.json")) == 0
+    said = capsys.readouterr().out.splitlines()
+    for name in ("a.png", "b.png"):
+        lines = [line for line in said if line.startswith(f"{name}: ")]
+        assert len(lines) == 2
+        assert sum("; explained: " in line for line in lines) == 1  # one of the two classes is the predicted one
+        assert len({line.split(": ", 1)[1].split(";")[0] for line in lines}) == 1  # which comes first
+
+
 FILES = ["pictures/b.png", "pictures/c.png", "pictures/more/d.png"]
 
 

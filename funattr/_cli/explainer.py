@@ -60,7 +60,7 @@ class Explainer:
             self._judge(each)
         if not self.alone:
             cut = f", {len(given.tokens)} tokens of {given.whole}" if given.whole and given.tokens else ""
-            print(f"{given.name}: {chosen.explained.told()}{cut}", flush=True)
+            print(f"{given.name}: {chosen.told()}{cut}", flush=True)
         self._say_later()
         self.count += 1
         if self.folder is None:

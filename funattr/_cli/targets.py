@@ -52,6 +52,12 @@ class Chosen(NamedTuple):
             return self.predicted.titled()
         return f"{self.predicted.titled()}\nexplained: {self.explained.titled()}"
 
+    def told(self) -> str:
+        """The same at length, on one line."""
+        if self.explained == self.predicted:
+            return self.predicted.told()
+        return f"{self.predicted.told()}; explained: {self.explained.told()}"
+
 
 def choose(source: Source, x: Any, wanted: str) -> Chosen:
     """Run the model, and find the class that is wanted in its output.
