@@ -46,6 +46,16 @@ def test_a_picture_says_so_with_the_cure() -> None:
     assert found[0].filename == __file__
 
 
+@pytest.mark.parametrize("method", [fa.shapley, fa.lime])
+def test_games_say_so_before_they_draw(method: Any) -> None:
+    """The default draws 245,762 coalitions of 12,288 players, which takes minutes before the first pass."""
+    options = {"sampling": "permutation", "n_samples": 24_576} if method is fa.shapley else {"n_samples": 8}
+    with pytest.raises(Enough), pytest.warns(UserWarning, match=r"12,288 features .* feature_mask") as caught:
+        method(counted(0), torch.zeros(1, 3, 64, 64), **options)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
 def test_two_inputs_count_together() -> None:
     x = torch.zeros(1, 6_000)
     assert told(x) == []

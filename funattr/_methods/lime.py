@@ -12,7 +12,7 @@ from .._core.real import in_double
 from .._steps.coalitions import opened, scores_of, spread_over
 from .._steps.draws import check_generator, uniform_from
 from .._steps.fits import lasso
-from .._steps.plan import Opened
+from .._steps.plan import Opened, tell_of_many
 from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
 from .._words import check_count, check_size, complaint
 
@@ -88,6 +88,7 @@ def lime(
             raise complaint(ValueError, "n_samples=1 is the full coalition alone: n_samples must be at least 2.")
     with torch.no_grad():
         game = opened(model, x, layer, target, baselines, feature_mask, chunk_size, False)
+        tell_of_many(game.features, game.players)
         count = 20 * game.players + 2 if n_samples is None else n_samples
         return spread_over(game, _slopes(game, count, float(alpha), float(kernel_width), generator))
 

@@ -10,7 +10,7 @@ from .._core.door import method
 from .._steps.coalitions import opened, spread_over
 from .._steps.draws import check_generator, uniform_from
 from .._steps.pairs import draw_pairs
-from .._steps.plan import Opened
+from .._steps.plan import Opened, tell_of_many
 from .._steps.shares import Found, of_all, of_nobody, of_orders, of_pairs
 from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
 from .._words import check_choice, check_count, complaint
@@ -95,6 +95,7 @@ def shapley(
         check_count(n_samples, "n_samples")
     with torch.set_grad_enabled(create_graph):
         game = opened(model, x, layer, target, baselines, feature_mask, chunk_size, create_graph)
+        tell_of_many(game.features, game.players)
         found = _found(game, _budget(game.players, n_samples, sampling, standard_errors), sampling, generator)
         values = spread_over(game, found.values)
         return (values, spread_over(game, found.errors)) if standard_errors else values

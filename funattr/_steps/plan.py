@@ -104,11 +104,16 @@ def features_of(q: Question, baselines: Any, feature_mask: Any) -> Features:
 def planned(q: Question, features: Features, chunk: int | None, values: list[Tree]) -> Plan:
     """The plan for values of these shapes: nothing replaced, then each group on its own."""
     ids, groups = identified(q, features, values)
+    tell_of_many(features, groups)
+    game = Opened(q, features, values, ids, groups, chunk)
+    return game.plan(groups + 1 if q.size else 1, as_numbers, _its_group)
+
+
+def tell_of_many(features: Features, groups: int) -> None:
+    """Warn of a call that may take hours, before it does anything for them."""
     if features.masks is None and groups > MANY and not tracing():
         text = f"{groups:,} features are ablated one by one, with a forward pass for each: group them with feature_mask"
         warn(f"{text} (squares of a picture, spans of a text), or take a method that uses gradients.")
-    game = Opened(q, features, values, ids, groups, chunk)
-    return game.plan(groups + 1 if q.size else 1, as_numbers, _its_group)
 
 
 def as_numbers(numbers: Tensor) -> Tensor:
