@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from array import array
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -509,3 +510,31 @@ def test_a_model_that_keeps_nothing_costs_nothing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Tensor, "clone", counted)
     fa.grad_cam(model, torch.randn(2, 3, 8, 8), layer="1", target=1)
     assert not [shape for shape in clones if shape == (4,)]
+
+
+class InARow(Keeps):
+    """A count in numbers that are no tensor, and how many of them there are."""
+
+    def __init__(self, row: Any) -> None:
+        super().__init__()
+        self.row = row
+
+    def kept(self, h: Tensor) -> Tensor:
+        self.row[0] += 1
+        if isinstance(self.row, (array, bytearray)):
+            self.row.append(1)
+        return h * float(self.row[0]) / len(self.row)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: array("d", [1.0]), lambda: bytearray([1]), lambda: np.array([1.0], dtype=object)],
+    ids=["array", "bytes", "objects"],
+)
+def test_numbers_in_a_row(make: Callable[[], Any]) -> None:
+    torch.manual_seed(0)
+    model, x = InARow(make()), torch.randn(N, D)
+    found = fa.feature_ablation(model, x, target=1, baselines=0.0)
+    expected = [as_found(model, x) - as_found(model, x.index_fill(1, torch.tensor([i]), 0.0)) for i in range(D)]
+    torch.testing.assert_close(found, torch.stack(expected, 1).detach())
+    assert list(model.row) == list(make())

@@ -8,6 +8,7 @@ import functools
 import operator
 import sys
 import types
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, MutableMapping, MutableSet
 from typing import Any
@@ -18,8 +19,10 @@ from torch import Tensor
 
 from .where import own_buffers, own_weights
 
+#: Numbers in a row, which hold no objects.
+NUMBERS = (bytearray, array)
 #: What a pass can change in place; all else in a class, but for numbers and tuples, is code, or says what the class is.
-_DATA = (list, dict, set, deque, np.ndarray, Tensor)
+_DATA = (list, dict, set, deque, np.ndarray, Tensor, *NUMBERS)
 _SHARED: dict[type, tuple[Attributes, ...]] = {}
 #: What says something of a pass, and code.
 _RECORDS = (bool, int, float, complex, str, bytes, type, types.ModuleType, types.BuiltinFunctionType, torch.Size)
@@ -173,6 +176,8 @@ def rebind(holder: Any, before: Any) -> None:
     elif isinstance(holder, MutableSet):
         holder &= before
         holder |= before
+    elif isinstance(holder, NUMBERS):
+        holder[:] = before
     elif len(holder) != len(before) or not all(map(operator.is_, holder, before)):
         holder.clear()
         holder.extend(before)

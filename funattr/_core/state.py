@@ -26,7 +26,7 @@ from .._types import as_it_is
 from .._words import warn
 from .chance import DRAWS, GENERATORS, generator_kind, same_state, with_same_draws
 from .code import Words, modules_of
-from .holders import LARGEST, around, computes, of_library, rebind, shared_by, slots_of, statistics_kept, switches_of
+from .holders import LARGEST, NUMBERS, around, computes, of_library, rebind, shared_by, slots_of, statistics_kept, switches_of
 from .tap import Run, call_tapped, hooked, hooks_of, put_hooks_back
 from .where import built, filled_weights, own_buffers, own_layers, own_weights
 
@@ -67,8 +67,10 @@ class State:
             self.note_module(value, depth)
         elif isinstance(value, (tuple, list, deque, set, dict)):
             self.note_items(value, depth)
+        elif isinstance(value, NUMBERS):
+            self.holders += [(value, value[:])] if len(value) <= LARGEST else []
         elif isinstance(value, np.ndarray):
-            if value.size <= LARGEST and value.flags.writeable and value.dtype != object:
+            if value.size <= LARGEST and value.flags.writeable:
                 self.arrays.append((value, value.copy()))
         elif isinstance(value, (partial, types.MethodType, types.FunctionType)):
             for held in around(value):
