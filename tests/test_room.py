@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -159,6 +160,40 @@ def test_no_pass_runs_twice_to_see_how_much_it_makes(layer: str | None) -> None:
     for chunk_size in (1, 8, None):
         found = cost(lambda: fa.feature_ablation(model, x, layer=layer, feature_mask=groups(x, 12), chunk_size=chunk_size))  # noqa: B023  called before the loop goes on
         assert found.flops <= 13.3 * forward
+
+
+class Picture(nn.Module):
+    """A late layer with many channels and few places, which no operation relates to each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.head = nn.Conv2d(3, 256, 5), nn.Conv2d(256, 512, 1), nn.Linear(512, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.last(torch.relu(self.first(x)))).mean((2, 3)))
+
+
+class Tokens(nn.Module):
+    """An early layer, and a table that meets its rows: baselines share the pass at x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.code, self.table, self.head = nn.Linear(4, 8), nn.Parameter(torch.randn(1, 64, 8)), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.code(x) + self.table
+        return self.head(torch.softmax(h @ h.transpose(1, 2), -1) @ torch.tanh(h)).mean(1)
+
+
+def test_steps_that_share_a_pass_share_it_where_nobody_says_how_many_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step alone, to show how much it makes, took what lies before the layer, or the pass at x, once more."""
+    monkeypatch.setattr("funattr._steps.room.ROOM", 1 << 28)
+    model, x, mask = Picture().eval(), torch.randn(8, 3, 6, 6), torch.arange(512).reshape(-1, 1, 1) // 64
+    late = partial(fa.feature_ablation, model, x, layer="last", target=1, feature_mask=mask)
+    assert cost(late).flops == cost(partial(late, chunk_size=9)).flops
+    net, tokens, references = Tokens().eval(), torch.randn(64, 64, 4), torch.randn(4, 64, 4)
+    early = partial(fa.deep_lift_shap, net, tokens, layer="code", target=1, baselines=references)
+    assert cost(early).flops == cost(partial(early, chunk_size=4)).flops
 
 
 def test_who_shows_how_much_it_makes(monkeypatch: pytest.MonkeyPatch) -> None:

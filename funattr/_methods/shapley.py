@@ -95,8 +95,9 @@ def shapley(
         check_count(n_samples, "n_samples")
     with torch.set_grad_enabled(create_graph):
         game = opened(model, x, layer, target, baselines, feature_mask, chunk_size, create_graph)
+        budget = _budget(game.players, n_samples, sampling, standard_errors)
         tell_of_many(game.features, game.players)
-        found = _found(game, _budget(game.players, n_samples, sampling, standard_errors), sampling, generator)
+        found = _found(game, budget, sampling, generator)
         values = spread_over(game, found.values)
         return (values, spread_over(game, found.errors)) if standard_errors else values
 

@@ -89,7 +89,7 @@ def _averaged(
     if len(q.sites.sites) > 1 and not tracing() and not transforms_active():
         look(q)  # whether one feeds another: the passes cannot tell under vmap
     samples, count = distribution(x, baselines, ids=bool(q.inner))
-    steps = Steps(q, x, shares=bool(q.inner))
+    steps = Steps(q, x, shares=bool(q.inner), own=False)
     size = steps.parts(count, chunk_size)[0][1]
     if func is None and len(q.sites.sites) < 2 and size == count and _pays(q, count) and not q.create_graph:
         return _in_one_batch(task, samples, count, multiply)

@@ -31,12 +31,18 @@ _EXPANDS = Words(
     *("grid_sample", "broadcast_to"),
     also=(nn.Upsample, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
 )
+#: Without one of these a model hardly relates each place to all others, or to words: matrices are transposed to be multiplied.
+_RELATES = Words(
+    *("attention", "softmax", "matmul", "bmm", "einsum", "transpose", "permute", "swapaxes", "mT", "tensordot"),
+    also=(nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.Embedding),
+)
 
 
-def shows_room(q: Question, like: Tree, shares: bool) -> bool | None:
+def shows_room(q: Question, like: Tree, shares: bool, own: bool = True) -> bool | None:
     """Whether a step like this, alone, is to show how many there is room for; None: the first chunk may, which may be too much.
 
-    Where steps share the part of the model before a site, one alone costs that part once more.
+    Where steps share the part of the model before a site, one alone costs that part once more; where their passes are not
+    their `own`, a pass.
     """
     if tracing() or any_batch() or (taken.alone and not transforms_active()):
         return False
@@ -44,11 +50,13 @@ def shows_room(q: Question, like: Tree, shares: bool) -> bool | None:
     small = 4 * widened(q, found) <= SMALL
     if rows_alone(q) or (small and _makes_little(q, found)):
         return not small
-    if not shares or not q.inner or _relates_places(q, found) > ROOM:
+    if own and (not shares or not q.inner):
         return True
     root = q.bound.root
-    early = root is not None and min(weights_before(root, site.layer) for site in q.inner) <= LITTLE
-    return True if early and (_expands(q) or _meets_own(q, found)) else None
+    early = own and root is not None and min(weights_before(root, site.layer) for site in q.inner) <= LITTLE
+    if _relates_places(q, found) > ROOM and (early or _names(_RELATES, q)):
+        return True
+    return True if early and (_names(_EXPANDS, q) or _meets_own(q, found)) else None
 
 
 def _relates_places(q: Question, found: list[Tensor]) -> int:
@@ -58,13 +66,13 @@ def _relates_places(q: Question, found: list[Tensor]) -> int:
     return max([0, *(32 * n * many * max(8 * many, words) for n, many in places)])
 
 
-def _expands(q: Question) -> bool:
+def _names(words: Words, q: Question) -> bool:
     root = q.bound.root
-    return _EXPANDS.in_function(q.bound.call) if root is None else _EXPANDS.in_modules(all_modules(root))
+    return words.in_function(q.bound.call) if root is None else words.in_modules(all_modules(root))
 
 
 def _makes_little(q: Question, found: list[Tensor]) -> bool:
-    return _relates_places(q, found) <= ROOM >> 4 and not (_meets_own(q, found) or _expands(q))
+    return _relates_places(q, found) <= ROOM >> 4 and not (_meets_own(q, found) or _names(_EXPANDS, q))
 
 
 def _meets_own(q: Question, found: list[Tensor]) -> bool:

@@ -80,10 +80,9 @@ class Runner:
         self.unsure = False  # whether so many are too much is still to be seen
         self.room = 0
 
-    def within(self, q: Question, like: Tree, shares: bool) -> Runner:
+    def within(self, q: Question, like: Tree, shares: bool, own: bool = True) -> Runner:
         """Run no more steps like this at once than there is room for, however many a chunk has."""
-        shows = shows_room(q, like, shares)
-        if shows is not False:
+        if (shows := shows_room(q, like, shares, own)) is not False:
             self.unsure, self.room = True, room_on(tensors(like))
         self.most = 1 if shows else _ALL
         return self
@@ -229,6 +228,7 @@ class Steps(NamedTuple):
     like: Tree  # what one holds, `times` over
     times: int = 1
     shares: bool = False  # what lies before a site; otherwise they are inputs
+    own: bool = True  # passes; otherwise all share one, whatever they do to it
 
     def parts(self, count: int, chunk_size: ChunkSize) -> list[tuple[int, int]]:
         """So many of them in chunks."""
@@ -238,7 +238,7 @@ class Steps(NamedTuple):
     def runner(self, chunk_size: ChunkSize, run: Runner | None = None) -> Runner:
         """What runs chunks of them, and may have run something else before."""
         run = Runner() if run is None else run
-        return run if given_chunk(chunk_size) is not None else run.within(self.q, self.like, self.shares)
+        return run if given_chunk(chunk_size) is not None else run.within(self.q, self.like, self.shares, self.own)
 
 
 def slices(part: Tree) -> Iterator[Tree]:
