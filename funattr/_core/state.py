@@ -178,7 +178,8 @@ class State:
                 GENERATORS[kind][1](generator, before)
 
     def rewritten(self, t: Tensor, version: int, before: Tensor) -> bool:
-        if times_written(t) != version or not (self.unseen and is_plain(t) and not is_wrapped(t)):
+        reads = self.unseen and is_plain(t) and is_plain(before) and not is_wrapped(t)  # a copy made under export has no data
+        if times_written(t) != version or not reads:
             return times_written(t) != version
         with beside_traces(), without_transforms():
             return not torch.equal(t, before)
