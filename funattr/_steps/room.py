@@ -54,7 +54,7 @@ def shows_room(q: Question, like: Tree, shares: bool, own: bool = True) -> bool 
         return True
     root = q.bound.root
     early = own and root is not None and min(weights_before(root, site.layer) for site in q.inner) <= LITTLE
-    if _relates_places(q, found) > ROOM and (early or _names(_RELATES, q)):
+    if _relates_places(q, found) > ROOM and (early or not own or _names(_RELATES, q)):
         return True
     return True if early and (_names(_EXPANDS, q) or _meets_own(q, found)) else None
 
