@@ -94,9 +94,8 @@ def _measured(handler: Callable[..., Any], mode: Measured, func: Any, *args: Any
     mode.inputs, rest = mode.taken(args, kwargs)
     found = handler(mode, func, *rest[0], **rest[1])
     if handler is not other and isinstance(found, Tensor) and base_of(found) is not None:
-        found = mode.stands(
-            found, found.clone()
-        )  # it is a view only because of how it is made: writing leaves the place of one
+        # It is a view only because of how it is made, and writing to it would leave the place that was noted.
+        found = mode.stands(found, found.clone())
     if len(mode.events) == noted:  # else what it is made of was met by itself
         mode.came(mode.fired[-1] if len(mode.fired) > fired else name, mode.inputs, found)
     return found
