@@ -90,3 +90,14 @@ def test_a_quotient_is_a_product_from_the_other_side(spelled: Callable[[Tensor, 
         close(of_b, -(b - base) * (z + z0) / (b + base))
     else:
         close(of_b, z - z0)
+
+
+@pytest.mark.parametrize("b0", [1e-9, -1e-9, 0.5, -1e-3])
+@pytest.mark.parametrize("spelled", SPELLED)
+def test_a_quotient_by_one_number_for_many_is_bounded(spelled: Callable[[Tensor, Tensor], Tensor], b0: float) -> None:
+    """Whatever the sign that the number had."""
+    a, b = torch.tensor([[0.7, -0.2, 0.4]]).double(), torch.tensor([[2.0]]).double()
+    a0, base = torch.tensor([[0.2, 0.1, 0.0]]).double(), torch.tensor([[b0]]).double()
+    of_a, of_b = fa.deep_lift(lambda a, b: spelled(a, b).sum(1), (a, b), baselines=(a0, base))
+    close(of_a.sum() + of_b.sum(), (a / b - a0 / base).sum(), 1e-9 * max(1.0, 1 / abs(b0)))
+    assert of_a.abs().le(2 * ((a / b).abs() + (a0 / base).abs())).all()

@@ -136,6 +136,21 @@ def test_what_complex_numbers_absorb_is_real() -> None:
         torch.testing.assert_close(total, model(x)[:, 1].detach(), rtol=0, atol=1e-9)
 
 
+def test_what_a_complex_constant_brings() -> None:
+    """Its real and its imaginary part times their gradients: a sum with the relevance does not tell one from another."""
+    torch.manual_seed(0)
+    head, x = nn.Linear(6, 3, bias=False).double(), torch.randn(3, 6).double()
+    shift = torch.randn(4, dtype=torch.complex128)
+
+    def model(x: Tensor, shift: Tensor = shift) -> Tensor:
+        return head(torch.fft.irfft(torch.fft.rfft(x) + shift, 6))  # type: ignore[no-any-return]  # a module returns any
+
+    parts = torch.view_as_real(shift).requires_grad_()
+    scores = model(x, torch.view_as_complex(parts))[:, 1]
+    expected = [(parts * torch.autograd.grad(score, parts, retain_graph=True)[0]).sum().detach() for score in scores]
+    close(fa.absorbed(model, x, target=1, rules=R.epsilon(1e-12))["add"], torch.stack(expected), 1e-9)
+
+
 class Again(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -193,7 +193,9 @@ def test_steps_that_share_a_pass_share_it_where_nobody_says_how_many_run_at_once
     assert cost(late).flops == cost(partial(late, chunk_size=9)).flops
     net, tokens, references = Tokens().eval(), torch.randn(64, 64, 4), torch.randn(4, 64, 4)
     early = partial(fa.deep_lift_shap, net, tokens, layer="code", target=1, baselines=references)
-    assert cost(early).flops == cost(partial(early, chunk_size=4)).flops
+    for layer in ("code", None):
+        shared = partial(early, layer=layer)
+        assert cost(shared).flops == cost(partial(shared, chunk_size=4)).flops
 
 
 def test_who_shows_how_much_it_makes(monkeypatch: pytest.MonkeyPatch) -> None:
