@@ -15,6 +15,7 @@ from torch import Tensor
 
 import funattr as fa
 
+from .breadth import full
 from .test_dataset import BAD, GOOD, IMAGES, Broken, N, check, flat_table, images, loop, nested_table, net, parts
 
 ray = pytest.importorskip("ray", reason="the engine 'ray' needs Ray: pip install ray[data]")
@@ -45,6 +46,7 @@ def killed_once(model: Any, x: Tensor, target: Any = None) -> Any:
     return fa.grad_cam(model, x, layer="1", target=target)
 
 
+@full
 def test_a_data_set_goes_on_with_the_other_engine(tmp_path: Path) -> None:
     """Begun here, on some; done by Ray, on the rest; and found done here."""
     fa.dataset.run(fa.grad_cam, net, images(), tmp_path, layer="1", shard=(0, 2))
@@ -79,6 +81,7 @@ def test_tables_and_streams(tmp_path: Path) -> None:
     check(tmp_path / "stream", [a for _, a in fa.dataset.load(tmp_path / "here")])
 
 
+@full
 def test_an_actor_that_is_killed(tmp_path: Path) -> None:
     run(tmp_path, images(), killed_once, workers=2)
     check(tmp_path, loop(fa.grad_cam, layer="1"))

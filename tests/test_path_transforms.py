@@ -76,7 +76,7 @@ def test_compiled(index: int, layer: str, method: Any) -> None:
         assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("layer", [None, "conv1"])
+@pytest.mark.parametrize("layer", breadth([None, "conv1"], lambda layer: layer is not None))
 def test_compiled_gradient_shap(layer: str | None) -> None:
     model, x = built(1)
     torch._dynamo.reset()
@@ -123,7 +123,7 @@ def test_the_floor(net: type[nn.Module], shape: tuple[int, ...], layers: tuple[s
     assert cost(lambda: integrated_gradients(model, x, target=1, n_steps=n)).flops <= 1.05 * n * both
 
 
-@pytest.mark.parametrize("layer", [None, "stem", "layer1", "layer2"])
+@pytest.mark.parametrize("layer", breadth([None, "stem", "layer1", "layer2"], lambda layer: layer in (None, "layer1")))
 def test_memory_is_flat_in_the_number_of_steps(layer: str | None) -> None:
     model, x = Residual().eval(), torch.randn(4, 3, 16, 16)
     options: dict[str, Any] = {"layer": layer, "target": 1, "chunk_size": 4}

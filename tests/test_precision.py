@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 
+from .breadth import full
 from .close import distance
 from .methods import METHODS, Row, drawn_alike, fits, row_id
 from .models import CASES, Residual, Text, double
@@ -258,6 +259,7 @@ def sharded(model: nn.Module) -> nn.Module | None:
     return copied
 
 
+@full
 @pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo")
 def test_two_processes() -> None:
     """Each process explains its rows with a shared model: every method gives what one process gives."""

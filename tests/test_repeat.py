@@ -17,6 +17,7 @@ from benchmarks.cost import cost
 from benchmarks.models import ResNet18
 
 from . import reference
+from .breadth import full
 from .close import close
 from .methods import METHODS, Row, row_id
 from .models import CASES, Residual, Text, double
@@ -308,6 +309,7 @@ def test_each_target_meets_the_same_noise() -> None:
         close(found[0], found[2])
 
 
+@full
 def test_compiled_and_vmapped() -> None:
     model, x = double(CASES[2])
     every = fa.each_target(fa.grad_cam, [0, 3], chunk_size=2)

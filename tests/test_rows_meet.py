@@ -128,9 +128,14 @@ TRACED = [name for name in ASKED if name != "frames"]
 SEVERAL = [row for row in METHODS if row.name in ("integrated_gradients", "conductance", "gradient_shap", "deep_lift_shap")]
 
 
-@pytest.mark.parametrize("row", SEVERAL, ids=lambda row: row.name)
+ONE_GRAPH = [(name, row) for name in ASKED if name != "frames" for row in SEVERAL]
+ALWAYS = (("nodes", "integrated_gradients"), ("centred", "gradient_shap"))
+
+
 @pytest.mark.parametrize(
-    "name", breadth([name for name in ASKED if name != "frames"], lambda name: name in ("centred", "nodes"))
+    ("name", "row"),
+    breadth(ONE_GRAPH, lambda case: (case[0], case[1].name) in ALWAYS, several=True),
+    ids=[f"{name}-{row.name}" for name, row in ONE_GRAPH],
 )
 def test_compiled(name: str, row: Row) -> None:
     case, build = ASKED[name]

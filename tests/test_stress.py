@@ -10,7 +10,7 @@ import pytest
 import funattr as fa
 
 from . import stress
-from .breadth import breadth
+from .breadth import breadth, full
 from .pairs import state
 
 
@@ -50,6 +50,7 @@ def test_a_fault_in_train_mode_keeps_the_running_statistics() -> None:
             assert [b.sum().item() for b in module.buffers(recurse=False)] == [total for _, total in entry[6]]
 
 
+@full
 def test_nothing_grows() -> None:
     figures = stress.growth(150)
     assert figures["bytes grown"] == 0

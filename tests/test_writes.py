@@ -154,8 +154,12 @@ def test_nothing_is_run_twice_and_nobody_warned(net: Callable[[], nn.Module]) ->
     assert spent <= 1.05 * (before + reference + n * (after + back))
 
 
-@pytest.mark.parametrize("net", [Residual, ByAnotherName, Statement])
-@pytest.mark.parametrize("method", [fa.integrated_gradients, fa.feature_ablation])
+WRITERS = [
+    (net, method) for net in (Residual, ByAnotherName, Statement) for method in (fa.integrated_gradients, fa.feature_ablation)
+]
+
+
+@pytest.mark.parametrize(("net", "method"), breadth(WRITERS, lambda case: case[0] is Residual, several=True))
 def test_one_graph(net: Callable[[], nn.Module], method: Any) -> None:
     model, x = built(net)
     options: dict[str, Any] = {"layer": "shortcut", "target": 2}
