@@ -169,7 +169,7 @@ MORE = [
         lambda: through(F.contrast(3, 4)),
     ),
     Cure(
-        "_export/reasons.py",
+        "_export/trace.py",
         "call model.eval() first",
         lambda: quiet(lambda: F.export(fa.gradient, dropping.train(), x, target=1)),
         lambda: F.export(fa.gradient, dropping.eval(), x, target=1),

@@ -245,13 +245,13 @@ STEPS = [
         lambda: F.export(fa.integrated_gradients, mlp, x, target=1, n_steps=2),
     ),
     Cure(
-        "_export/reasons.py",
+        "_export/trace.py",
         "export the method inside it, and draw outside",
         lambda: F.export(fa.noise_tunnel(fa.gradient), mlp, x, target=1),
         lambda: F.export(fa.gradient, mlp, x, target=1),
     ),
     Cure(
-        "_export/reasons.py",
+        "_export/trace.py",
         "write it with torch.where or a mask",
         lambda: F.export(fa.gradient, Branches(), x, target=1),
         lambda: F.export(fa.gradient, Chooses(), x, target=1),
@@ -278,13 +278,13 @@ STEPS = [
         lambda: F.layers(nn.Bilinear(6, 6, 2), (x, x)),
     ),
     Cure(
-        "masks/_grid.py",
+        "masks/_groups.py",
         "pass [N, C, *spatial], or sizes",
         lambda: F.masks.grid(x, 2),
         lambda: [F.masks.grid(image, 2), F.masks.grid((8, 8), 2)],
     ),
     Cure(
-        "masks/_grid.py",
+        "masks/_groups.py",
         "give one number of at least 1",
         lambda: F.masks.grid((8, 8), (2, 2, 2)),
         lambda: F.masks.grid((8, 8), (2, 2)),

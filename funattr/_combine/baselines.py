@@ -17,8 +17,7 @@ from .._steps.progress import Sum, reported
 from .._torch import tracing, tree_flatten, tree_unflatten
 from .._types import Explains, Method, Model, Tree, batch_size, map_tensors, tensors
 from .._words import complaint, door
-from .dress import about, chosen, combined, name_of
-from .repeat import as_one
+from .dress import about, as_one, chosen, combined, name_of
 from .targets import around_targets
 
 

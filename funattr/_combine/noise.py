@@ -38,8 +38,7 @@ from .._types import (
 )
 from .._words import check_choice, check_count, door
 from .baselines import at_layer, default_baselines
-from .dress import about, check_method, combined, generators_given, has_steps, name_of
-from .repeat import device_of, run_steps
+from .dress import about, check_method, combined, device_of, generators_given, has_steps, name_of, run_steps
 from .targets import around_targets
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
