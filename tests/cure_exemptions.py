@@ -30,7 +30,7 @@ NOT_RUN: dict[str, list[tuple[str, str]]] = {
     "no cure: a part of a sentence, a list of names, or what is expected": [
         ("__main__.py", "{} --help lists all."),
         ("__main__.py", " "),
-        ("_core/real.py", ", and {}"),
+        ("_core/checks.py", ", and {}"),
         ("_core/sites.py", "or -1 for the last) or None, got {}."),
         ("_core/where.py", "It has no named layers at all."),
         ("_habits.py", "It takes {}"),

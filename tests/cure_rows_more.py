@@ -254,7 +254,7 @@ MORE = [
         lambda: F.integrated_gradients(lambda v: torch.special.entr(both(v).sigmoid()), x, target=1, n_steps=4),
     ),
     Cure(
-        "_steps/mean.py",
+        "_steps/progress.py",
         "Choose a layer around it",
         lambda: F.conductance(Expert(), x, layer="inner", target=1, n_steps=4),
         lambda: F.conductance(Expert(), x, layer="before", target=1, n_steps=4),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import funattr as fa
-from funattr._steps.kronrod import kronrod
+from funattr._steps.quadrature import kronrod
 
 from .breadth import breadth, full
 from .close import close

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.labels import whole_numbers
-from .._core.real import in_single
-from .._types import Tree, map_floats
+from .._types import Tree, in_single, map_floats
 from .._words import check_int, complaint, door
 from .dress import then
 

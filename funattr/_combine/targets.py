@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.classes import numbered
-from .._core.rows import Every, Shared, own_row, reads_output
+from .._core.entries import numbered
+from .._core.score import Every, Shared, own_row, reads_output
 from .._core.split import split
 from .._steps.chunks import chunk_for, chunks, fitting, given_chunk
 from .._steps.draws import Rewound

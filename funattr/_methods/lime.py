@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from .._core.door import method
-from .._core.real import in_double
 from .._steps.coalitions import opened, scores_of, spread_over
 from .._steps.draws import check_generator, uniform_from
 from .._steps.fits import lasso
 from .._steps.plan import Opened, tell_of_many
-from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, in_double, says, tensors
 from .._words import check_count, check_size, complaint
 
 

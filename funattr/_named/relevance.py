@@ -10,7 +10,7 @@ import torch
 from .._combine.dress import check_method, combined, name_of
 from .._core.door import method
 from .._core.passes import forward, kept, question
-from .._core.rows import Row
+from .._core.score import Row
 from .._core.where import Bound, bind, transparent
 from .._methods.gradient import gradient, input_x_gradient
 from .._rules.flow.given import BY_FUNCTION, apart_from_zero, prepared

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.real import in_double
+from .._types import in_double
 from .coalitions import scores_of
 from .fits import least_squares
 from .pairs import Pairs
