@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -139,6 +140,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, Refused):
         return str(error)
     text = " ".join(str(error).split())
+    short = textwrap.shorten(text, 200, placeholder=" ...")
     at = _where(error.__traceback__)
     if type(error).__name__ in _LOOKED or any(said in text for said in _LOOKED_SAYING):
         return (
@@ -148,7 +150,7 @@ def reason(error: Exception) -> str:
     if hasattr(error, "complaint") and re.search(r"\bs\d+\b", text):  # a symbol for the size of the batch
         text = re.sub(r"\bs\d+\b", "any number of", text)
         return f"an argument is for the examples of x alone, and is no input of a program ({text}) Pass dynamic_batch=False."
-    return f"{at or 'somewhere'} it cannot be traced ({type(error).__name__}: {text[:200]})."
+    return f"{at or 'somewhere'} it cannot be traced ({type(error).__name__}: {short})."
 
 
 def _where(trace: TracebackType | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -209,8 +210,7 @@ class Runner:
     def warn(self) -> None:
         """Say, once, that the steps run one after another: a step has, so vmap was to blame."""
         if self.cause is not None:
-            cause = " ".join(self.cause.split())[:300]
-            self.cause = None
+            cause, self.cause = textwrap.shorten(self.cause, 300, placeholder=" ..."), None
             warn(f"the steps run one after another, which is slower: torch.func.vmap cannot run this model ({cause})")
 
 
