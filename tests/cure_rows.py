@@ -44,6 +44,20 @@ class Thrice(nn.Module):
         return self.out(self.inner(self.inner(x)).tanh())
 
 
+class Streaming(nn.Module):
+    """A memory of what has been seen, in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 5)
+        self.register_buffer("seen", torch.zeros(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.fc(x)
+        self.seen.mul_(0.9).add_(h.mean(0))
+        return h * (1 + self.seen)
+
+
 class Complex(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.complex(x, 2 * x)
@@ -169,6 +183,18 @@ CORE = [
         "call model.eval() first",
         lambda: F.guided_backprop(nn.Sequential(nn.BatchNorm1d(6), nn.ReLU()).train(), x, target=1, create_graph=True),
         lambda: F.guided_backprop(nn.Sequential(nn.BatchNorm1d(6), nn.ReLU()).eval(), x, target=1, create_graph=True),
+    ),
+    Cure(
+        "_core/gradient.py",
+        "and one with rules without create_graph=True",
+        lambda: F.lrp(Streaming().eval(), x, target=1, create_graph=True),
+        lambda: F.lrp(Streaming().eval(), x, target=1),
+    ),
+    Cure(
+        "_core/gradient.py",
+        "call the method outside of torch.func",
+        lambda: torch.func.grad(lambda x: F.saliency(Streaming().eval(), x, target=1).sum())(x),
+        lambda: F.saliency(Streaming().eval(), x, target=1),
     ),
     # layers
     Cure(

@@ -172,6 +172,14 @@ def hooks_backward(q: Question) -> bool:
     return any(getattr(module, name, None) for module in all_modules(q.bound.root) for name in hooks)
 
 
+_WRITES = {  # by whether part of the model is in train mode
+    True: "the model writes to its own buffers (batch norm in train mode?), which torch.func does not allow here: "
+    "call model.eval() first.",
+    False: "the model writes to its own tensors, also in eval mode, which torch.func does not allow here: "
+    "call the method outside of torch.func, and one with rules without create_graph=True.",
+}
+
+
 def _in_level(q: Question, point: Point | None) -> Found:
     """Under vmap or another torch.func transform: the same inside a grad level of its own."""
     with torch.set_grad_enabled(q.create_graph), grad_level() as level, torch.enable_grad():
@@ -181,8 +189,7 @@ def _in_level(q: Question, point: Point | None) -> Found:
         except RuntimeError as error:
             if "mutate a captured Tensor" not in str(error):
                 raise
-            text = "the model writes to its own buffers (batch norm in train mode?), which torch.func does not allow here"
-            raise complaint(ValueError, f"{text}: call model.eval() first.") from error
+            raise complaint(ValueError, _WRITES[any(module.training for module in all_modules(q.bound.root))]) from error
         assert recorded is not None
         values, slopes = map_tensors(lambda t: unwrap_for_grad(t, level), found_by(q, recorded))
     return values, slopes
