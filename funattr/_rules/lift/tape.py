@@ -91,7 +91,10 @@ class Lift(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not self.active:
-            return unruled(func, args, kwargs)
+            found = unruled(func, args, kwargs)
+            if self.baseline is not None and self.origins.of_outside(counterpart(func), (*args, *kwargs.values())):
+                self.origins.comes_in(among((found,)))
+            return found
         if tracing():
             found = self.rules(self, func, args, kwargs)
             self.origins.trace(sources(func, (*args, *kwargs.values())), args[0] if func is Tensor.__setitem__ else found)
