@@ -16,14 +16,14 @@ NOT_RUN: dict[str, list[tuple[str, str]]] = {
         ("dataset/_arrow.py", 'data sets need pyarrow: pip install "funattr[dataset]".'),
         ("dataset/_pictures.py", 'images need pillow: pip install "funattr[cli]".'),
         ("dataset/_ray.py", 'engine="ray" needs Ray: pip install "funattr[ray]".'),
-        ("masks/_superpixels.py", 'superpixels() needs scikit-image: pip install "funattr[superpixels]".'),
+        ("masks/_groups.py", 'superpixels() needs scikit-image: pip install "funattr[superpixels]".'),
         ("viz/_blend.py", 'writing pictures needs Pillow: pip install "funattr[viz]".'),
         ("viz/_colors.py", 'colour maps by name need matplotlib: pip install "funattr[viz]".'),
         ("viz/_draw.py", 'pictures need matplotlib: pip install "funattr[viz]".'),
         ("viz/_labels.py", 'pictures need matplotlib: pip install "funattr[viz]".'),
     ],
     "needs scikit-image, which is not in every environment": [
-        ("masks/_superpixels.py", "pass pictures[None]"),
+        ("masks/_groups.py", "pass pictures[None]"),
     ],
     "not run yet": [
         ("_steps/coalitions.py", "{} its own: choose a layer with the batch first."),

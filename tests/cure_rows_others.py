@@ -167,7 +167,9 @@ def shipped(method: Any = locked, **options: Any) -> Any:
 
 
 OTHERS = [
-    Cure("_core/real.py", ", and {}", lambda: said(text, ids, target=1), lambda: said(text, ids, layer="embedding", target=1)),
+    Cure(
+        "_core/checks.py", ", and {}", lambda: said(text, ids, target=1), lambda: said(text, ids, layer="embedding", target=1)
+    ),
     Cure("_habits.py", "It takes {}", lambda: said(target=1, zzz=0), lambda: said(target=1, layer="fc1", create_graph=True)),
     Cure(
         "_core/score.py",
@@ -218,13 +220,13 @@ OTHERS = [
         lambda: exported(Holds(), dynamic_batch=False),
     ),
     Cure(
-        "masks/_superpixels.py",
+        "masks/_groups.py",
         "pass pictures.float()",
         lambda: fa.masks.superpixels(picture, 3),
         lambda: fa.masks.superpixels(picture.float(), 3),
     ),
     Cure(
-        "masks/_superpixels.py",
+        "masks/_groups.py",
         "give four dimensions",
         lambda: fa.masks.superpixels(torch.zeros(16, 16), 3),
         lambda: fa.masks.superpixels(torch.zeros(0, 1, 16, 16), 3),

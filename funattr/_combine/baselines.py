@@ -9,18 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import may_read
-from .._core.real import check_attributable
-from .._core.rows import shares
+from .._core.checks import check_attributable, may_read
+from .._core.score import shares
 from .._steps.baselines import distribution, full_batch, references
 from .._steps.chunks import chunks
-from .._steps.mean import Sum
-from .._steps.progress import reported
+from .._steps.progress import Sum, reported
 from .._torch import tracing, tree_flatten, tree_unflatten
 from .._types import Explains, Method, Model, Tree, batch_size, map_tensors, tensors
 from .._words import complaint, door
-from .dress import about, chosen, combined, name_of
-from .repeat import as_one
+from .dress import about, as_one, chosen, combined, name_of
 from .targets import around_targets
 
 

@@ -24,7 +24,7 @@ from .._torch import (
 )
 from .._types import Tree, map_floats, map_tensors, tensors
 from .._words import complaint
-from .graphs import keep_written
+from .kept import keep_written
 from .norms import mend
 from .passes import Found, Question
 

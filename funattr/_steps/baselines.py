@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.real import check_attributable, is_number
+from .._core.checks import check_attributable
 from .._torch import tree_flatten, tree_unflatten
-from .._types import Tree
+from .._types import Tree, is_number
 from .._words import complaint
 from .matching import Ranges, check_compares, fit, matched, ranges
 

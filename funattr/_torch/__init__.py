@@ -32,8 +32,8 @@ from .tensors import (
     saved_input,
     swap_tensors,
     times_written,
+    tree_unflatten,
 )
-from .thread import interrupted, must_rise, operation_spaces, put_back, saved_tensors_hooked, surroundings, without_modes
 from .traces import (
     any_batch,
     as_written,
@@ -58,16 +58,22 @@ from .transforms import (
     current_grad_level,
     depth,
     grad_level,
+    interrupted,
     is_mapped,
     is_wrapped,
     make_leaf,
     mapped_without,
+    must_rise,
     only_vmap_runs,
+    operation_spaces,
     plain_data,
+    put_back,
     quiet,
+    saved_tensors_hooked,
+    surroundings,
     transforms_active,
     vmap_runs,
     vmapped_over,
+    without_modes,
     without_transforms,
 )
-from .trees import tree_unflatten

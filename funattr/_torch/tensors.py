@@ -1,9 +1,10 @@
-"""What a tensor is, and what autograd knows of it."""
+"""What a tensor is, and what autograd knows of it; and trees of them."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 
 # The memory of a tensor by a reference that does not hold it.
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._pytree import TreeSpec, tree_flatten
+from torch.utils._pytree import tree_unflatten as _tree_unflatten
 
 from .traces import observed_by_dispatch_mode, tracing
 from .transforms import is_wrapped
@@ -144,3 +147,30 @@ def is_dressed(value: Any) -> bool:
     kind = type(value)
     plain = kind in (torch.Tensor, torch.nn.Parameter)
     return not plain and kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+
+
+def tree_unflatten(leaves: Iterable[Any], spec: TreeSpec) -> Any:
+    """The leaves in their structure; in a plain tuple for a NamedTuple that refuses them, as a PackedSequence does None."""
+    leaves = list(leaves)
+    if tracing():
+        return _tree_unflatten(leaves, spec)
+    try:
+        return _tree_unflatten(leaves, spec)
+    except Exception:
+        return _built(iter(leaves), spec)
+
+
+def _built(leaves: Iterator[Any], spec: Any) -> Any:
+    if spec.is_leaf() if hasattr(spec, "is_leaf") else not spec.children_specs:  # torch 2.0 has no is_leaf
+        return next(leaves) if spec.num_leaves else _tree_unflatten([], spec)
+    children = spec.children() if hasattr(spec, "children") else spec.children_specs
+    parts = [_built(leaves, child) for child in children]
+    try:
+        return _tree_unflatten(parts, TreeSpec(spec.type, spec.context, [_LEAF] * len(parts)))
+    except Exception:
+        if spec.type is not namedtuple:
+            raise
+        return tuple(parts)
+
+
+_LEAF: Any = tree_flatten(0)[1]

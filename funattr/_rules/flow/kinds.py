@@ -14,10 +14,9 @@ from ..lift.compound import COMPOUND
 from ..lift.recurrent import RECURRENT
 from ..lift.table import NAMES
 from .flows import CUT, HALF, NORMALIZATION, PLAIN
-from .hold import hold
 from .linear import addmm, bilinear, convolution, einsum, linear, product_of
 from .mode import Ruled, Table, other
-from .operation import Operation, Pairs
+from .operation import Operation, Pairs, hold
 
 
 def _run(func: Any, rest: Any, kwargs: Any, x: Tensor) -> Any:

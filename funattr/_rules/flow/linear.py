@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ..lift import compound
 from .flows import GATE, PLAIN
-from .hold import flowing, hold
 from .mode import Ruled
-from .operation import Operation, Scale
+from .operation import Operation, Scale, flowing, hold
 
 
 class Linear(NamedTuple):

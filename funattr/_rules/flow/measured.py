@@ -11,7 +11,8 @@ from torch import Tensor
 from ..._torch import base_of, tree_flatten, tree_unflatten
 from ..lift.origins import among
 from ..spelled import Entry
-from .facts import UNKNOWN, Event, Fact, Rules, spot
+from .facts import UNKNOWN, Event, Fact, spot
+from .given import Rules
 from .mode import Ruled, Table, other
 
 

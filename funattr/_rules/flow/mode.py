@@ -20,9 +20,9 @@ from ..lift.table import ENTRIES, NAMES, SHAPES
 from ..lift.table import PLAIN as LEFT
 from ..relu import ReluRule, in_place
 from ..spelled import Entry, called
-from .facts import UNKNOWN, Event, Fact, Facts, Rules, Traced
+from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen
+from .given import Rules
 from .operation import Flow, Operation, Scale, own, whole
-from .unseen import Unseen
 
 #: What keeps the places of a tensor's elements, and is linear where but one of its tensors varies.
 _SUMS = {"add", "sub", "rsub", "neg", "positive"}

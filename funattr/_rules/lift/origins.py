@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..._core.real import is_number
+from ..._types import is_number
 from ..spelled import functions
 
 

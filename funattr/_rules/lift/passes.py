@@ -13,8 +13,7 @@ from torch import Tensor
 from ..._core.backward import connected
 from ..._core.gradient import gradients
 from ..._core.passes import Question, forward, question
-from ..._core.rows import Every, each_of
-from ..._core.score import neuron_score, one_for_each, score_of, the_tensor
+from ..._core.score import Every, each_of, neuron_score, one_for_each, score_of, the_tensor
 from ..._core.tap import Run, Stop, call_tapped
 from ..._core.where import Bound, transparent
 from ..._steps.baselines import full_batch
