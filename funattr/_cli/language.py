@@ -13,7 +13,7 @@ from typing import Any
 import funattr as fa
 
 from . import asked, gap, keep, rows, speaker
-from .how import STEPS
+from .how import QUADRATURES, STEPS
 from .libraries import is_known
 from .load import is_code
 from .pieces import words_of
@@ -202,8 +202,8 @@ def _table(row: rows.Row, columns: Sequence[str], totals: Sequence[float], argum
     if row.measured is not None:
         say("completeness", row.measured.line())
         if row.measured.relative > gap.LARGE:
-            rule = arguments.quadrature or "gausslegendre"
-            say("", gap.advice(row.name, arguments.n_steps or STEPS, rule, arguments.layer is not None))
+            steps, rule = arguments.n_steps or STEPS, arguments.quadrature or QUADRATURES[0]
+            say("", gap.advice(row.name, steps, rule, row.measured.relative, arguments.layer is not None))
     shown = [repr(text) for text in columns]
     wide = min(_WIDEST, max(map(len, shown)))
     for number, (text, total) in enumerate(zip(shown, totals)):
