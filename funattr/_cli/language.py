@@ -105,10 +105,7 @@ def run(arguments: argparse.Namespace, kind: str, wanted: Sequence[str], prompts
         texts = [every.texts[i] for i in row.columns]
         groups = _words(of, row.columns) if arguments.by == "word" else range(len(texts))
         columns = ["".join(text for text, word in zip(texts, groups) if word == g) for g in dict.fromkeys(groups)]
-        if kept is not None and list(kept.columns) != columns:
-            raise mistake(
-                f"{listed(wanted)} have values for different tokens at --layer {arguments.layer}: explain one at a time."
-            )
+        assert kept is None or list(kept.columns) == columns  # all are at one layer, or have all tokens
         found[name] = rows.joined(row.values, list(groups))
         kept = keep.Kept(exchange, of.log_probs, columns, of.filler, of.contrast, found)
         _table(row, columns, found[name].sum(0).tolist(), arguments)
