@@ -394,7 +394,7 @@ CORE = [
     ),
     Cure(
         "_core/score.py",
-        "pass a callable target that",
+        "tensors: pass a callable target that",
         lambda: said(lambda v: (v, 2 * v), target=1),
         lambda: said(lambda v: (v, 2 * v), target=lambda out: out[0][:, 1]),
     ),

@@ -172,7 +172,7 @@ STEPS = [
     ),
     Cure(
         "_steps/matching.py",
-        "give one for each",
+        "has the names {}, and {} {}: give one for each",
         lambda: F.gradient_shap(lambda a, b: two(a, b), {"a": x, "b": x}, baselines=0.0, stdevs={"a": 0.1, "c": 0.1}),
         lambda: F.gradient_shap(lambda a, b: two(a, b), {"a": x, "b": x}, baselines=0.0, stdevs={"a": 0.1, "b": 0.1}),
     ),
@@ -228,7 +228,7 @@ STEPS = [
     ),
     Cure(
         "_steps/matching.py",
-        "does not broadcast to {} {}: give ",
+        "baselines has the shape {}, which does not broadcast to {} {}: give ",
         lambda: ablated(baselines=torch.zeros(3, 6)),
         lambda: ablated(baselines=torch.zeros(1, 6)),
     ),

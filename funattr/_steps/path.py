@@ -64,7 +64,7 @@ def _settled(q: Question) -> Target:
         target: Target = q.target
         return target
     with torch.no_grad():
-        output = forward(q.at_no_site, kept).output
+        output = forward(q.at(), kept).output
     score_of(output, q.target, q.size)  # its checks
     return predicted(output, q.size)
 

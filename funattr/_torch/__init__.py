@@ -29,6 +29,7 @@ from .tensors import (
     is_dressed,
     is_plain,
     is_view,
+    nodes_before,
     saved_input,
     swap_tensors,
     times_written,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -54,6 +54,19 @@ def grad_of_sum(
     return found
 
 
+def nodes_before(nodes: Iterable[Any], ends: Container[Any] = ()) -> Iterator[Any]:
+    """The nodes of the graph that these are made of, these with them; the `ends` too, and nothing before those."""
+    todo = [node for node in dict.fromkeys(nodes) if node is not None]
+    met = {*todo, None}
+    for node in todo:  # which grows
+        yield node
+        if node not in ends:
+            for other, _ in node.next_functions:
+                if other not in met:
+                    met.add(other)
+                    todo.append(other)
+
+
 def saved_input(node: Any) -> torch.Tensor | None:
     """The input that a node of the graph has saved, to look at its layout; None where hooks pack it, or torch shows none."""
     saved = getattr(node, "_raw_saved_input", None)
@@ -81,17 +94,12 @@ def _saved_by(node: Any) -> Iterator[Any]:
 
 def copy_saved(found: Iterable[torch.Tensor], copies: Callable[[torch.Tensor], bool]) -> None:
     """Have the graph that `found` come from keep copies of what it has saved and `copies` is true of."""
-    todo = [t.grad_fn for t in found if t.grad_fn is not None]
-    met = set(todo)
-    for node in todo:  # which grows
+    for node in nodes_before([t.grad_fn for t in found]):
         for saved in _saved_by(node):
             data = getattr(saved, "data", copies)  # where torch does not show it, it hands it to the hook alone
             if data is copies or (isinstance(data, torch.Tensor) and copies(data)):
                 with contextlib.suppress(RuntimeError):  # where there are hooks already, of an earlier pass, say
                     saved.register_hooks(lambda t: t.clone() if copies(t) else t, lambda t: t)
-        new = {other for other, _ in node.next_functions if other is not None} - met
-        met |= new
-        todo += new
 
 
 def times_written(value: torch.Tensor) -> int:
