@@ -91,7 +91,7 @@ class Lift(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not self.active:
-            return unruled(func, args, kwargs)
+            return self._before(func, args, kwargs)
         if tracing():
             found = self.rules(self, func, args, kwargs)
             self.origins.trace(sources(func, (*args, *kwargs.values())), args[0] if func is Tensor.__setitem__ else found)
@@ -114,6 +114,13 @@ class Lift(TorchFunctionMode):
         if not (replays and self.origins.goes_on(given, found)):
             with without_modes():
                 self.origins.note(known, given, among((found,)), replays)
+        return found
+
+    def _before(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """An operation before the site."""
+        found = unruled(func, args, kwargs)
+        if self.baseline is not None and self.origins.of_outside(counterpart(func), (*args, *kwargs.values())):
+            self.origins.comes_in(among((found,)))
         return found
 
     def _attribute(self, func: Any, args: Any) -> Any:
