@@ -17,12 +17,11 @@ from .._core.kernels import Folded
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, runs_fused, scores
 from .._core.score import Every, alone, predicted, score_of, shares, the_tensor
 from .._core.written import with_own_mapped
-from .._torch import any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
+from .._torch import Late, any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
 from .._types import Tree, as_it_is, copied, floats_of, in_single, leaf_of, map_leaves, map_tensors, tensors
 from .._words import complaint
 from .chunks import Made, TooMuch, chunks
 from .fold import all_at_site, taken
-from .late import Late
 from .matching import check_fits, fit_rows, matched, picked
 from .plan import Features, Plan, spread
 from .points import along
