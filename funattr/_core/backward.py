@@ -19,6 +19,7 @@ from .._torch import (
     mapped_without,
     must_rise,
     nodes_before,
+    nodes_before,
     quiet,
     transforms_active,
     without_modes,
@@ -204,3 +205,21 @@ def dependent() -> Exception:
         "the layers depend on each other: a path runs at all of them jointly, and one that feeds another leaves it "
         "nothing to vary. Choose layers side by side, or call the method once for each.",
     )
+
+
+def further(results: Sequence[Sequence[Tensor]], given: Iterable[Tensor]) -> list[list[Tensor]]:
+    """The derivatives of each of some results, with respect to what was `given` and to the parameters in the graphs of all."""
+    leaves = [t for t in given if t.requires_grad]
+    nodes = nodes_before((t.grad_fn for each in results for t in each), {t.grad_fn for t in leaves})
+    variables = [getattr(node, "variable", None) for node in nodes]
+    leaves += [t for t in variables if t is not None and all(t is not leaf for leaf in leaves)]
+
+    def slopes(each: Sequence[Tensor]) -> list[Tensor]:
+        live = [t for t in each if t.requires_grad]
+        if not live or not leaves:
+            return [torch.zeros_like(leaf) for leaf in leaves]
+        weights = [torch.linspace(1, 2, t.numel(), dtype=t.dtype, device=t.device).reshape(t.shape) for t in live]
+        found = torch.autograd.grad(live, leaves, weights, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, found)]
+
+    return list(map(slopes, results))

@@ -14,6 +14,7 @@ from torch import Tensor
 from .._torch import (
     grad_level,
     is_mapped,
+    nodes_before,
     only_vmap_runs,
     saved_tensors_hooked,
     tracing,
@@ -180,6 +181,12 @@ _WRITES = {  # by whether part of the model is in train mode
 }
 
 
+_SCRIPTED = (
+    "the model runs scripted code, a part of whose further derivatives torch.func takes for constant: pass the model before it "
+    "was scripted, or leave out create_graph=True."
+)
+
+
 def _in_level(q: Question, point: Point | None) -> Found:
     """Under vmap or another torch.func transform: the same inside a grad level of its own."""
     with torch.set_grad_enabled(q.create_graph), grad_level() as level, torch.enable_grad():
@@ -191,6 +198,8 @@ def _in_level(q: Question, point: Point | None) -> Found:
                 raise
             raise complaint(ValueError, _WRITES[any(module.training for module in all_modules(q.bound.root))]) from error
         assert recorded is not None
+        if q.create_graph and any("torch::jit" in node.name() for node in nodes_before(t.grad_fn for t in recorded.scores)):
+            raise complaint(ValueError, _SCRIPTED)
         values, slopes = map_tensors(lambda t: unwrap_for_grad(t, level), found_by(q, recorded))
     return values, slopes
 

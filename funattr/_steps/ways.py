@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .._core.backward import further
 from .._core.chance import drawn
 from .._core.cures import raised_by_model
 from .._core.kept import writes_parameters
@@ -145,6 +146,8 @@ class Runner:
         """
         single = tensors(part)[0].shape[0] == 1  # vmap over one step costs more than the step
         while self.ways and not single:
+            if self.ways[0] is mapped_functional and transforms_active() and torch.is_grad_enabled():
+                break  # whether it leaves the graph that is asked for cannot be seen there
             try:
                 result = with_own_mapped(partial(self.ways[0], function, part, shared), self.places)
             except (RuntimeError, ValueError) as error:
@@ -187,13 +190,16 @@ class Runner:
 
     def is_as_alone(self, function: Callable[..., Tree], part: Tree, shared: Sequence[Any], result: Tree) -> bool:
         """Whether a step of several at once is what it is alone. It is looked at where the model draws, for the random numbers
-        may be others, and where it is functionalized: the gradient of what is written to a view may then be laid out wrong."""
+        may be others, and where it is functionalized: the gradient of what is written to a view may then be laid out wrong, and
+        what checkpoints and scripted code leave for a further derivative is taken for constant."""
         functional = self.ways[0] is mapped_functional
         if self.shown or not (functional or (drawn() and not transforms_active())):
             return True
         middle = tensors(part)[0].shape[0] // 2
         alone = tensors(function(map_tensors(lambda t: t[middle], part), *shared))
         self.shown = all(same(t[middle], own) for t, own in zip(tensors(result), alone))
+        if self.shown and functional and not transforms_active():
+            self.shown = all(map(same, *further([[t[middle] for t in tensors(result)], alone], tensors((part, shared)))))
         return self.shown
 
     def refuse(self, error: Exception) -> None:
@@ -216,7 +222,7 @@ class Runner:
 
 _OTHERS = {
     True: "its random numbers are others for each step there",
-    False: "what it writes to a view comes out otherwise there",
+    False: "what it writes to a view, or runs again or scripted, comes out otherwise there",
 }
 
 
