@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -70,26 +70,28 @@ class _Twins(TorchFunctionMode):
         if not kwargs and _passes(func):
             return func(*args)
         kwargs = kwargs or {}
-        where = _ALONE[func](*args, **kwargs) if func in _ALONE and args else []
-        writes = _writes(func)
-        written = bool(self.shared) and self._overwrites(func, args, kwargs)
+        kind = _kind(func)
+        where = kind.where(*args, **kwargs) if kind.where is not None and args else []
+        written = bool(self.shared) and self._overwrites(kind, args, kwargs)
         # Looking costs a pass over the data, and starting over all of the model's.
         given = list(args)
         for i in where:
-            given[i] = self.row(args[i], written or func in _COSTLY)
-        alike = bool(where) and not any(given[i] is None for i in where)
+            given[i] = one = self.row(args[i], written or kind.costly)
+            if one is None:
+                where = []
+                break
         if written:
-            if not alike or _memory(args[0]) in self.copies:
+            if not where or _memory(args[0]) in self.copies:
                 raise _Written
             func(*given, **kwargs)
             return self._share(args[0], written=1)
-        if alike and not writes:
+        if where and not kind.writes:
             found = func(*given, **kwargs)
             if isinstance(found, Tensor):
                 with without_modes():
-                    return self._share(found.expand(self.count, *found.shape[1:]))
+                    return self._share(found.expand(self.count, *_SAME[: found.dim() - 1]))
         found = func(*args, **kwargs)
-        if self.shared and _name(func) in _ALIASES and isinstance(found, Tensor) and self._is_shared(args[0]):
+        if self.shared and kind.aliases and isinstance(found, Tensor) and self._is_shared(args[0]):
             self._alias(found, args[0])
         return found
 
@@ -132,9 +134,9 @@ class _Twins(TorchFunctionMode):
         known = self.shared.get(_memory(t))
         return known is not None and not known.gone
 
-    def _overwrites(self, func: Any, args: Any, kwargs: Any) -> bool:
+    def _overwrites(self, kind: _Kind, args: Any, kwargs: Any) -> bool:
         """Whether the call writes to shared memory, or could do so out of our sight."""
-        if _writes(func) or _in_place(func, args, kwargs):
+        if kind.writes or kwargs.get("inplace") or (kind.where is _elementwise and any([arg is True for arg in args])):
             return self._is_shared(args[0])
         return "out" in kwargs and self._is_shared(kwargs["out"])
 
@@ -156,14 +158,29 @@ def _writes(func: Any) -> bool:
     return (name.endswith("_") and not name.endswith("__")) or name in _WRITES
 
 
+#: To `expand`: as it is.
+_SAME = (-1,) * 64
+
+
+class _Kind(NamedTuple):
+    """What is known of an operation."""
+
+    where: Where | None  # if it treats rows alone
+    costly: bool
+    writes: bool
+    aliases: bool
+
+
+@functools.cache
+def _kind(func: Any) -> _Kind:
+    return _Kind(_ALONE.get(func), func in _COSTLY, _writes(func), _name(func) in _ALIASES)
+
+
 @functools.cache
 def _passes(func: Any) -> bool:
     """Whether an operation, called without names, has nothing to do with rows that are the same."""
-    return func not in _ALONE and not _writes(func) and _name(func) not in _ALIASES
-
-
-def _in_place(func: Any, args: Any, kwargs: Any) -> bool:
-    return bool(kwargs.get("inplace")) or (_ALONE.get(func) is _elementwise and any(arg is True for arg in args))
+    kind = _kind(func)
+    return kind.where is None and not kind.writes and not kind.aliases
 
 
 def _alike(t: Tensor) -> bool:

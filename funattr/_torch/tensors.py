@@ -96,6 +96,11 @@ def times_written(value: torch.Tensor) -> int:
     return 0 if tracing() or value.is_inference() else value._version
 
 
+@functools.lru_cache(64)
+def _nothing(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.empty(0, dtype=dtype, device=device)
+
+
 class Memory:
     """The memory of a tensor, known for as long as it lives, and how often it was written to, also later. It is not held."""
 
@@ -104,7 +109,7 @@ class Memory:
         self._counter = value  # held where taking its data away would be seen
         if type(value) is torch.Tensor and not (value.is_inference() or observed_by_dispatch_mode()):
             self._counter = value.detach()
-            self._counter.data = value.new_empty(0)  # which counts on with the others
+            self._counter.data = _nothing(value.dtype, value.device)  # which counts on with the others
         self.noted = times_written(value)
 
     @property

@@ -41,8 +41,9 @@ def _standard(x: Tensor, dims: tuple[int, ...], eps: float, centred: bool) -> tu
 
 
 def _weighted(z: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    z = z if weight is None else z * weight
-    return z if bias is None else z + bias
+    if weight is None or bias is None:
+        return z if weight is None and bias is None else z + bias if weight is None else z * weight
+    return torch.addcmul(bias, z, weight)
 
 
 def _normed(

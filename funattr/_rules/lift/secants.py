@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..._core.checks import may_read
-from ..._torch import is_plain, tracing, transforms_active
+from ..._torch import grad_of_sum, is_plain, tracing, transforms_active
 from ..._types import attributable
 from .slopes import scaled, scaled2
 from .tape import Lift, Met
@@ -78,9 +78,7 @@ def derivative(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     with torch.enable_grad():
         x = x if again else x.detach().requires_grad_()
         y = f(x)
-        if not y.requires_grad:
-            return torch.zeros_like(x)
-        (d,) = torch.autograd.grad(y, x, torch.ones_like(y), create_graph=again, allow_unused=True)
+        d = grad_of_sum(y, [x], again, again)[0] if y.requires_grad else None
         return torch.zeros_like(x) if d is None else d
 
 
