@@ -30,6 +30,7 @@ from .tensors import (
     is_plain,
     is_view,
     saved_input,
+    slope_of_one,
     swap_tensors,
     times_written,
 )

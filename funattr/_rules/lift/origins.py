@@ -85,7 +85,7 @@ class Origins:
                 elif kind is nn.Parameter:
                     if not (some and t.is_floating_point()):
                         return False
-                elif kind not in _NO_TENSORS and not (kind in _ROWS and all([type(n) is int for n in t])):
+                elif kind not in _NO_TENSORS and not (kind in _ROWS and set(map(type, t)) <= {int}):
                     return False
         return some
 

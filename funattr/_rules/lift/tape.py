@@ -101,10 +101,13 @@ class Lift(TorchFunctionMode):
             return func(*args, **kwargs)
         if type(func) is MethodWrapperType:
             return self._attribute(func, args)
+        return self._seen(func, args, kwargs)
+
+    def _seen(self, func: Any, args: Any, kwargs: Any) -> Any:
         replays, every = self.baseline is not None, (*args, *kwargs.values())
         if self.origins.carry(every, replays):  # as most do: nothing to note, unless something is written to
             found = self.rules(self, func, args, kwargs)
-            if type(found) is Tensor and not any([found is t for t in every]) and (not replays or found.requires_grad):
+            if type(found) is Tensor and id(found) not in map(id, every) and (not replays or found.requires_grad):
                 return found
             given = [(t, replays and t.requires_grad) for t in sources(counterpart(func), every)]
         else:
@@ -119,9 +122,7 @@ class Lift(TorchFunctionMode):
         """What an operation takes, and whether that has a gradient, before something is written to it. (While a baseline is
         recorded another mode may be on, which sees what is read.)"""
         beside = self.origins.beside
-        given = [
-            (t, replays and t.requires_grad and (not beside or self.origins.is_live(t))) for t in sources(func, every)
-        ]
+        given = [(t, replays and t.requires_grad and (not beside or self.origins.is_live(t))) for t in sources(func, every)]
         if func in _ADDS:
             self.added(func, given)
         return given
