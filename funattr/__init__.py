@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING
 
 from ._combine.baselines import mean_over_baselines
 from ._combine.elementwise import absolute, at_input, multiply, normalize, relu
-from ._combine.examples import by_examples
-from ._combine.grouped import sum_groups
+from ._combine.grouped import by_examples, sum_groups
 from ._combine.noise import noise_tunnel
 from ._combine.shapes import interpolate, sum_channels
 from ._combine.targets import each_target
@@ -34,21 +33,18 @@ from ._core.sites import input_of, output_of
 from ._core.split import Split, split
 from ._export.program import export as export
 from ._inspect.layers import layers
-from ._methods.ablation import feature_ablation
+from ._methods.ablation import feature_ablation, occlusion
 from ._methods.cam import grad_cam, grad_cam_plus_plus, hires_cam, layer_cam, xgrad_cam
 from ._methods.deep_lift import deep_lift
 from ._methods.game import Game, game
 from ._methods.gradient import activation, gradient, input_x_gradient, saliency
 from ._methods.gradient_shap import gradient_shap
-from ._methods.lime import lime
-from ._methods.occlusion import occlusion
 from ._methods.path import conductance, convergence_delta, integrated_gradients, internal_influence
-from ._methods.shapley import shapley
+from ._methods.shapley import lime, shapley
 from ._named.absorbed import absorbed
 from ._named.cams import ablation_cam, eigen_cam, score_cam
 from ._named.deep_lift_shap import deep_lift_shap
-from ._named.guided_grad_cam import guided_grad_cam
-from ._named.relevance import deconvnet, guided_backprop, lrp, under
+from ._named.relevance import deconvnet, guided_backprop, guided_grad_cam, lrp, under
 from ._steps.progress import progress
 
 __version__ = "0.1.0.dev0"

@@ -17,7 +17,7 @@ from ._methods.game import Game as Game
 from ._core.split import Split as Split
 from ._named.absorbed import absorbed as absorbed
 from ._combine.elementwise import at_input as at_input
-from ._combine.examples import by_examples as by_examples
+from ._combine.grouped import by_examples as by_examples
 from ._core.answers import contrast as contrast
 from ._methods.path import convergence_delta as convergence_delta
 from ._combine.targets import each_target as each_target

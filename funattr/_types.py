@@ -123,6 +123,21 @@ def attributable(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 
+def is_number(leaf: object) -> bool:
+    """Whether a leaf holds real or complex numbers, which integers (ids, positions, masks) are not."""
+    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+
+
+def in_single(t: Tensor) -> Tensor:
+    """In single precision, of what has less: half would be too coarse for a sum."""
+    return t if t.element_size() >= 4 else t.float()
+
+
+def in_double(t: Tensor) -> Tensor:
+    """In the widest floating-point type that its device has."""
+    return t.float() if t.device.type == "mps" else t.double()
+
+
 def floats_of(tree: Tree) -> list[Tensor]:
     """The floating-point tensors in `tree`, in order."""
     return [leaf for leaf in tensors(tree) if leaf.is_floating_point()]
@@ -154,6 +169,12 @@ def map_tensors(f: Callable[[Tensor], Any], tree: Tree) -> Tree:
         return [f(leaf) for leaf in tree]
     leaves, spec = tree_flatten(tree)
     return tree_unflatten([f(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
+
+
+def map_leaves(f: Callable[..., Any], tree: Tree, *beside: Iterable[Any]) -> Tree:
+    """Apply `f` to every leaf of `tree`, whatever it is, and to what is given beside it for each, keeping the structure."""
+    leaves, spec = tree_flatten(tree)
+    return tree_unflatten([f(*same) for same in zip(leaves, *beside)], spec)
 
 
 def filled(tree: Tree, new: Iterable[Any]) -> Tree:

@@ -241,6 +241,10 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **contents: Any) -> Mod
 
 @pytest.fixture
 def torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in_torchvision(monkeypatch)
+
+
+def stand_in_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     def get_model(name: str, *, weights: Any = None, progress: bool = True) -> nn.Module:
         assert weights is None or isinstance(weights, TinyNet_Weights)
         if name == "offline":
@@ -259,6 +263,10 @@ def torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in_timm(monkeypatch)
+
+
+def stand_in_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     created: list[tuple[str, bool]] = []
 
     def create_model(model_name: str, pretrained: bool = False) -> nn.Module:
@@ -320,9 +328,15 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("models") / "bert"
+    make_bert(folder)
+    return str(folder)
+
+
+def make_bert(folder: Path) -> None:
+    """A classifier of texts, with its tokenizer."""
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
-    folder = tmp_path_factory.mktemp("models") / "bert"
     folder.mkdir()
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "bad", "good", "it", "was"]
     (folder / "words.txt").write_text("\n".join(vocabulary))
@@ -338,4 +352,3 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     BertTokenizer(str(folder / "words.txt")).save_pretrained(folder)
-    return str(folder)

@@ -44,6 +44,20 @@ class Thrice(nn.Module):
         return self.out(self.inner(self.inner(x)).tanh())
 
 
+class Streaming(nn.Module):
+    """A memory of what has been seen, in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 5)
+        self.register_buffer("seen", torch.zeros(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.fc(x)
+        self.seen.mul_(0.9).add_(h.mean(0))
+        return h * (1 + self.seen)
+
+
 class Complex(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.complex(x, 2 * x)
@@ -147,13 +161,13 @@ CORE = [
         lambda: F.input_x_gradient(lambda v: (v * 1e4 * v * 1e4).sum(1), x.float() + 3),  # its range, in another dtype
     ),
     Cure(
-        "_core/real.py",
+        "_core/checks.py",
         "choose a layer after the embedding",
         lambda: said(text, ids, target=1),
         lambda: said(text, ids, layer="embedding", target=1),
     ),
     Cure(
-        "_core/real.py",
+        "_core/checks.py",
         "pass torch.view_as_real(x)",
         lambda: said(lambda z: z.abs().sum(1), waves),
         lambda: said(lambda z: torch.view_as_complex(z).abs().sum(1), torch.view_as_real(waves)),
@@ -169,6 +183,18 @@ CORE = [
         "call model.eval() first",
         lambda: F.guided_backprop(nn.Sequential(nn.BatchNorm1d(6), nn.ReLU()).train(), x, target=1, create_graph=True),
         lambda: F.guided_backprop(nn.Sequential(nn.BatchNorm1d(6), nn.ReLU()).eval(), x, target=1, create_graph=True),
+    ),
+    Cure(
+        "_core/gradient.py",
+        "and one with rules without create_graph=True",
+        lambda: F.lrp(Streaming().eval(), x, target=1, create_graph=True),
+        lambda: F.lrp(Streaming().eval(), x, target=1),
+    ),
+    Cure(
+        "_core/gradient.py",
+        "call the method outside of torch.func",
+        lambda: torch.func.grad(lambda x: F.saliency(Streaming().eval(), x, target=1).sum())(x),
+        lambda: F.saliency(Streaming().eval(), x, target=1),
     ),
     # layers
     Cure(
@@ -265,13 +291,13 @@ CORE = [
         lambda: [F.integrated_gradients(mlp, x, layer=layer, target=1) for layer in ("fc1", "fc2")],
     ),
     Cure(
-        "_core/channels.py",
+        "_core/checks.py",
         "choose a layer whose value is [N, C, ...]",
         lambda: F.grad_cam(nn.Sequential(nn.Flatten(1), nn.Flatten(0)), torch.randn(4, 1), layer="1"),
         lambda: F.grad_cam(nn.Sequential(nn.Flatten(1), nn.Flatten(0)), torch.randn(4, 1), layer="0"),
     ),
     Cure(
-        "_core/channels.py",
+        "_core/checks.py",
         "choose a layer whose value has the batch first",
         lambda: F.grad_cam(steps, times, layer=fa.input_of("rnn"), target=1, channel_dim=-1),
         lambda: F.grad_cam(steps, times, layer="before", target=1, channel_dim=-1),
@@ -352,12 +378,12 @@ CORE = [
         lambda: F.score(mlp(x), 1),
     ),
     Cure(
-        "_core/classes.py",
+        "_core/entries.py",
         "give the number, such as labels.index({})",
         lambda: said(target="cat"),
         lambda: said(target=["cat", "dog"].index("cat")),
     ),
-    Cure("_core/classes.py", "pass target={}", lambda: said(named, target="3"), lambda: said(named, target=3)),
+    Cure("_core/entries.py", "pass target={}", lambda: said(named, target="3"), lambda: said(named, target=3)),
     Cure(
         "_core/score.py",
         "pass a callable index, value -> Tensor [N]",
@@ -368,7 +394,7 @@ CORE = [
     ),
     Cure(
         "_core/score.py",
-        "pass a callable target that",
+        "tensors: pass a callable target that",
         lambda: said(lambda v: (v, 2 * v), target=1),
         lambda: said(lambda v: (v, 2 * v), target=lambda out: out[0][:, 1]),
     ),

@@ -3,139 +3,120 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import os
-import runpy
-import shlex
-import sys
-import tempfile
+import importlib
+import json
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from funattr.__main__ import main
+import funattr as fa
 
+from .cure_command import PICTURE, TEXT, row, told
 from .cures import Cure
-from .test_cli_inputs import NETS, TEXTS
-
-MORE = """
-
-class Twice(Net):
-    def forward(self, x):
-        return self.head(self.features(self.features(x)[:, :3]).mean((2, 3)))
 
 
-class One(Net):
-    def forward(self, x):
-        return super().forward(x)[:, 0]
+def wide() -> None:
+    """One more picture, of another size."""
+    Image.fromarray(np.zeros((8, 14, 3), dtype=np.uint8)).save("pictures/d.png")
 
 
-class Flat(Net):
-    def __init__(self):
-        super().__init__()
-        self.features, self.head = nn.Flatten(), nn.Linear(240, 2)
-
-    def forward(self, x):
-        return self.head(self.features(x))
+def deep() -> None:
+    Image.fromarray(np.full((8, 10), 1000, dtype=np.uint16)).save("deep.png")
 
 
-class Pairs(Net):
-    def forward(self, x):
-        return x, x
+def shallow() -> None:
+    """The same with 8 bits."""
+    with Image.open("deep.png") as image:
+        Image.fromarray((np.array(image) // 256).astype(np.uint8)).convert("RGB").save("deep.png")
 
 
-class Same(Net):
-    classes = ["dog", "dog"]
+def game() -> None:
+    """What needs more than pictures, from Python."""
+    inside = torch.ones(1, 8, 10, dtype=torch.bool)
+    assert fa.metrics.pointing_game(torch.rand(1, 1, 8, 10), regions=inside).tolist() == [1]
 
 
-def seeded(kind):
-    torch.manual_seed(0)
-    return kind()
+def job(**more: str) -> None:
+    lines = {"method": "saliency", "data": "pictures", "out": "maps", **more}
+    Path("job.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items()))
 
 
-def twice():
-    return seeded(Twice)
+def superpixels(line: str) -> None:
+    """What comes next is that scikit-image is missing, where it is."""
+    found = told(line)
+    assert found.status == 0 or found.said == 'funattr: superpixels() needs scikit-image: pip install "funattr[superpixels]".\n'
 
 
-def one():
-    return seeded(One)
+def whole(line: str) -> None:
+    """The attributions are what they should be in sum."""
+    found = told(line)
+    assert "completeness" in found.answer
+    assert "large: " not in found.answer
+    assert (found.status, found.said) == (0, "")
 
 
-def flat():
-    return seeded(Flat)
+def followed(line: str) -> None:
+    """With the number of steps that it says."""
+    (steps,) = re.findall(r"--n-steps (\d+)", told(line).answer)
+    whole(line.replace("--n-steps 4", f"--n-steps {steps}"))
 
 
-def same():
-    return seeded(Same)
-
-
-class First(Pairs):
-    def forward(self, x):
-        return Net.forward(self, x)
-
-
-def first():
-    return seeded(First)
-
-
-def no_model():
-    return 3
-"""
+def window(model: Any, x: Any, *, size: int, target: Any = None, create_graph: bool = False) -> Any:
+    """The slopes without a frame: a method with an argument that the command has no option for, as none of ours is."""
+    found = torch.zeros_like(x)
+    found[..., size:-size, size:-size] = fa.gradient(model, x, target=target)[..., size:-size, size:-size]
+    return found
 
 
 @contextlib.contextmanager
-def folder() -> Iterator[None]:
-    """A folder with models, three pictures and a text, as the current one."""
-    before, path, known = os.getcwd(), [*sys.path], set(sys.modules)
-    with tempfile.TemporaryDirectory() as here:
-        os.chdir(here)
-        sys.path.insert(0, here)
-        Path("nets.py").write_text(NETS + MORE)
-        Path("unnamed.py").write_text(NETS.replace("classes =", "kinds ="))
-        Path("texts.py").write_text(TEXTS)
-        Path("names.txt").write_text("round\nangular\n")
-        torch.save(runpy.run_path("nets.py")["build"]().state_dict(), "weights.pt")
-        Path("pictures").mkdir()
-        for i, name in enumerate(("a.png", "pictures/b.png", "pictures/c.png")):
-            pixels = np.random.RandomState(i).randint(0, 256, (8, 10, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(name)
-        try:
-            yield
-        finally:
-            os.chdir(before)
-            sys.path[:] = path
-            for name in {"nets", "texts", "unnamed"} - known:
-                sys.modules.pop(name, None)
+def one_more() -> Iterator[None]:
+    """With that method among ours."""
+    methods = {"window": window, "__all__": [*fa.__all__, "window"]}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in methods.items():
+            patch.setattr(fa, name, value, raising=False)
+        yield
 
 
-def told(line: str) -> tuple[int, str]:
-    """The exit status of a command, and what it says besides its answer."""
-    with folder(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
-        torch.manual_seed(0)
-        status = main(shlex.split(line))
-    return int(status or 0), said.getvalue()
+def called() -> None:
+    assert window(net(), torch.rand(1, 3, 8, 10), size=2, target=1).shape == (1, 3, 8, 10)
 
 
-def says(line: str) -> None:
-    raise ValueError(told(line)[1])
+def exported() -> None:
+    x = torch.rand(2, 3, 8, 10)
+    program = fa.export(window, net(), x, size=2, target=1)
+    torch.testing.assert_close(program.module()(x), window(net(), x, size=2, target=1))
 
 
-def does(*lines: str) -> None:
-    for line in lines:
-        status, said = told(line)
-        assert (status, said) == (0, ""), f"{line}: {said}"
+def empty() -> None:
+    for file in Path().glob("*.py"):
+        file.unlink()
 
 
-def row(file: str, words: str, wrong: str, *cured: str) -> Cure:
-    return Cure(f"_cli/{file}", words, lambda: says(wrong), lambda: does(*cured))
+def moved() -> None:
+    shutil.move("pictures", "elsewhere")
 
 
-PICTURE = "explain a.png --model nets:build --out o.json"
-TEXT = "explain 'a good film' --model texts:build --out o.json"
-COMMAND = [
+def net() -> Any:
+    return importlib.import_module("nets").build()
+
+
+def stored() -> None:
+    """A run from Python, which notes nothing of pictures."""
+    data = [("b.png", torch.rand(3, 8, 10), None)]
+    fa.dataset.run(fa.grad_cam, net(), data, "maps", layer="features", target=1, progress=False)
+
+
+IG = "explain a.png --model nets:build --method ig --out o.json"
+RUN = "run pictures --model nets:build --out maps --quiet"
+COMMAND: list[Cure] = [
     row("checkpoint.py", "give one, or a .safetensors", f"{PICTURE} --checkpoint a.png", f"{PICTURE} --checkpoint weights.pt"),
     row(
         "explain.py",
@@ -190,7 +171,7 @@ COMMAND = [
     row(
         "evaluate.py", "name a picture, a text", "evaluate --model nets:build", "evaluate a.png --model nets:build --out o.json"
     ),
-    row("language.py", "leave {} out", f"{PICTURE} --generate 3", PICTURE),
+    row("language.py", "is none of transformers: leave {} out", f"{PICTURE} --generate 3", PICTURE),
     row(
         "sites.py",
         "say which, --layer {}@0",
@@ -249,4 +230,178 @@ COMMAND = [
         "evaluate 'a good film' --model texts:build --out o.json",
     ),
     row("texts.py", "write it after the options, in quotes", "explain ' ' --model texts:build", TEXT),
+    row("__main__.py", "did you mean --{}?", f"{PICTURE} --taget 0", f"{PICTURE} --target 0"),
+    row("__main__.py", "{} --help lists all.", f"{PICTURE} --colour red", "explain --help", PICTURE),
+    row(
+        "boxes.py",
+        "which writes a picture for each",
+        [wide, "explain pictures --model nets:build --out o.html"],
+        [wide, "explain pictures --model nets:build --out o.html --size 8"],
+        [wide, "explain pictures --model nets:build --out o.png"],
+        [wide, "explain pictures --model nets:build --out maps/"],
+    ),
+    row(
+        "dataset.py",
+        "must say {}, as in {} = {}; or give --{}",
+        [job, "run job.toml"],
+        [lambda: job(model="nets:build"), "run job.toml --quiet"],
+        [job, "run job.toml --quiet --model nets:build"],
+    ),
+    row(
+        "draw.py",
+        "choose another --layer, or --out with .npz",
+        "explain a.png --model nets:build --method saliency --layer head --out o.png",
+        "explain a.png --model nets:build --method saliency --layer features --out o.png",
+        "explain a.png --model nets:build --method saliency --layer head --out o.npz",
+    ),
+    row(
+        "evaluate.py",
+        "which the command has no option for: call it from Python",
+        "evaluate a.png --model nets:build --methods window",
+        [called],
+        within=one_more,
+    ),
+    row(
+        "explain.py",
+        "which the command has no option for: call it from Python",
+        f"{PICTURE} --method window",
+        [called],
+        within=one_more,
+    ),
+    row(
+        "export.py",
+        "which the command has no option for: call fa.export from Python",
+        "export --model nets:build --size 8 --method window --to o.pt2",
+        [exported],
+        within=one_more,
+    ),
+    row(
+        "evaluate.py",
+        "leave one of them out",
+        "evaluate a.png --model nets:build --methods grad_cam --metrics infidelity",
+        "evaluate a.png --model nets:build --methods ig --metrics infidelity",
+        "evaluate a.png --model nets:build --methods grad_cam --metrics deletion",
+    ),
+    row(
+        "evaluate.py",
+        "needs more than pictures: call fa.metrics.{} from Python",
+        "evaluate a.png --model nets:build --metrics pointing_game",
+        [game],
+    ),
+    row(
+        "evaluate.py",
+        "{} is compared on pictures only",
+        "evaluate 'a good film' --model texts:build --methods grad_cam,ig",
+        "evaluate 'a good film' --model texts:build --methods ig",
+    ),
+    row(
+        "evaluate.py",
+        "choose another method, or another --layer",
+        "evaluate a.png --model nets:seven --methods grad_cam --layer mix",
+        "evaluate a.png --model nets:seven --methods saliency",
+        "evaluate a.png --model nets:seven --methods grad_cam --layer features",
+    ),
+    row(
+        "export.py",
+        "make it first, or choose another",
+        "export a.png --model nets:build --method saliency --to nowhere/o.pt2",
+        [lambda: Path("nowhere").mkdir(), "export a.png --model nets:build --method saliency --to nowhere/o.pt2"],
+    ),
+    row(
+        "export.py",
+        "so there is no class to choose: leave --target out",
+        "export a.png --model nets:one --method saliency --target each --to o.pt2",
+        "export a.png --model nets:one --method saliency --to o.pt2",
+    ),
+    row(
+        "gap.py",
+        "choose the end of a block",
+        "explain a.png --model nets:skip --method conductance --layer block.inner --out o.json",
+        [lambda: whole("explain a.png --model nets:skip --method conductance --layer block --out o.json")],
+    ),
+    row(
+        "gap.py",
+        "take more steps, --n-steps {}{}",
+        f"{IG} --n-steps 4",
+        [lambda: followed(f"{IG} --n-steps 4")],
+    ),
+    row(
+        "groups.py",
+        "leave --layer out",
+        f"{PICTURE} --method ablation --groups superpixels --layer features",
+        [lambda: superpixels(f"{PICTURE} --method ablation --groups superpixels")],
+    ),
+    row(
+        "groups.py",
+        "occlusion slides over one tensor: choose another --layer",
+        "explain a.png --model nets:split --method occlusion --layer split --out o.json",
+        "explain a.png --model nets:split --method occlusion --layer features --out o.json",
+    ),
+    row(
+        "show.py",
+        "say with --pictures where they are",
+        [RUN, moved, "show maps --id b.png"],
+        [RUN, moved, "show maps --id b.png --pictures elsewhere --out o.png"],
+    ),
+    row(
+        "show.py",
+        "leave --pictures out, and the map is drawn alone",
+        [stored, "show maps --id b.png --pictures pictures"],
+        [stored, "show maps --id b.png --out o.png"],
+    ),
+    row(
+        "sites.py",
+        "{}: choose another --method",
+        "explain a.png --model nets:aside --method grad_cam --out o.json",
+        "explain a.png --model nets:aside --method saliency --out o.json",
+    ),
+    row(
+        "sites.py",
+        "name the layer after it with --layer",
+        "explain 'a good film' --model again:build --out o.json",
+        "explain 'a good film' --model again:build --layer mix --out o.json",
+    ),
+    row(
+        "targets.py",
+        "explain wants scores of classes",
+        "explain a.png --model nets:maps --out o.json",
+        "explain a.png --model nets:means --out o.json",
+    ),
+    row(
+        "_demo/command.py",
+        "make it first, or choose another",
+        "demo --index 17 --method saliency --out nowhere/o.png",
+        [lambda: Path("nowhere").mkdir(), "demo --index 17 --method saliency --out nowhere/o.png"],
+        "demo --index 17 --method saliency --out pictures/o.png",
+    ),
+    row(
+        "_demo/command.py",
+        "has no height and width to draw: choose one of {}",
+        "demo --index 17 --method grad_cam --layer fc",
+        "demo --index 17 --method grad_cam --layer conv2 --out o.png",
+    ),
+    row(
+        "_demo/command.py",
+        ": choose one of {}.",
+        "demo --index 17 --method zzz",
+        "demo --index 17 --method gradient --out o.png",
+    ),
+    row(
+        "dataset/_names.py",
+        "it is neither installed nor in the current folder",
+        [empty, "explain a.png --model nets:build --out o.json"],
+        PICTURE,
+    ),
+    row(
+        "dataset/_names.py",
+        ": choose one of {}.",
+        "explain a.png --model nets:zzz --out o.json",
+        PICTURE,
+    ),
+    row(
+        "dataset/_pictures.py",
+        "convert it to 8 bits first",
+        [deep, "explain deep.png --model nets:build --out o.json"],
+        [deep, shallow, "explain deep.png --model nets:build --out o.json"],
+    ),
 ]

@@ -158,7 +158,7 @@ METHODS = [
         lambda: F.noise_tunnel(fa.deep_lift_shap, n_samples=2)(scaled, ids, layer="a", baselines=ids[:2], target=1),
         lambda: F.noise_tunnel(fa.deep_lift, n_samples=2)(scaled, ids, layer="a", baselines=ids[:1], target=1),
     ),
-    Cure("_core/classes.py", "choose by number", lambda: said(named, target="cat"), lambda: said(named, target=2)),
+    Cure("_core/entries.py", "choose by number", lambda: said(named, target="cat"), lambda: said(named, target=2)),
     Cure(
         "_core/entries.py",
         "for masks of their own pass a callable",
@@ -166,13 +166,13 @@ METHODS = [
         lambda: said(maps, image, target=lambda output: (output[:, 3] * torch.ones(4, 6, 6)).sum((1, 2))),
     ),
     Cure(
-        "_core/real.py",
+        "_core/checks.py",
         "choose a layer where it is real",
         lambda: said(nn.Sequential(Complex(), Size()), layer="0", target=1),
         lambda: said(nn.Sequential(Complex(), Size()), layer="1", target=1),
     ),
     Cure(
-        "_core/real.py",
+        "_core/checks.py",
         "pass a callable one, such as",
         lambda: said(lambda v: v.to_sparse(), target=3),
         lambda: said(lambda v: v.to_sparse(), target=lambda output: output.to_dense()[:, 3]),

@@ -169,7 +169,7 @@ MORE = [
         lambda: through(F.contrast(3, 4)),
     ),
     Cure(
-        "_export/reasons.py",
+        "_export/trace.py",
         "call model.eval() first",
         lambda: quiet(lambda: F.export(fa.gradient, dropping.train(), x, target=1)),
         lambda: F.export(fa.gradient, dropping.eval(), x, target=1),
@@ -254,7 +254,7 @@ MORE = [
         lambda: F.integrated_gradients(lambda v: torch.special.entr(both(v).sigmoid()), x, target=1, n_steps=4),
     ),
     Cure(
-        "_steps/mean.py",
+        "_steps/progress.py",
         "Choose a layer around it",
         lambda: F.conductance(Expert(), x, layer="inner", target=1, n_steps=4),
         lambda: F.conductance(Expert(), x, layer="before", target=1, n_steps=4),

@@ -117,19 +117,19 @@ STEPS = [
         lambda: [F.feature_ablation(mlp, x, layer=name, target=1) for name in ("fc1", "fc2")],
     ),
     Cure(
-        "_steps/adaptive.py",
+        "_steps/quadrature.py",
         "pass rtol too, rtol=1e-2",
         lambda: path(return_error=True),
         lambda: F.integrated_gradients(both, x, target=1, return_error=True, rtol=1e-2),
     ),
     Cure(
-        "_steps/adaptive.py",
+        "_steps/quadrature.py",
         "leave quadrature={} out",
         lambda: path(rtol=1e-2, quadrature="riemann_left"),
         lambda: path(rtol=1e-2, n_steps=500),
     ),
     Cure(
-        "_steps/adaptive.py",
+        "_steps/quadrature.py",
         "pass n_steps={} or more",
         lambda: path(rtol=1e-2, n_steps=3),
         lambda: F.integrated_gradients(both, x, target=1, rtol=1e-2, n_steps=15),
@@ -141,7 +141,7 @@ STEPS = [
         lambda: [path(rtol=1e-2, n_steps=2000), path(rtol=1e-2, n_steps=2000, return_error=True)],
     ),
     Cure(
-        "_steps/adaptive.py",
+        "_steps/quadrature.py",
         "call it outside, or say how many nodes to take",
         lambda: torch.func.vmap(lambda v: F.integrated_gradients(mlp, v[None], target=1, rtol=1e-2))(x),
         lambda: [
@@ -172,7 +172,7 @@ STEPS = [
     ),
     Cure(
         "_steps/matching.py",
-        "give one for each",
+        "has the names {}, and {} {}: give one for each",
         lambda: F.gradient_shap(lambda a, b: two(a, b), {"a": x, "b": x}, baselines=0.0, stdevs={"a": 0.1, "c": 0.1}),
         lambda: F.gradient_shap(lambda a, b: two(a, b), {"a": x, "b": x}, baselines=0.0, stdevs={"a": 0.1, "b": 0.1}),
     ),
@@ -228,7 +228,7 @@ STEPS = [
     ),
     Cure(
         "_steps/matching.py",
-        "does not broadcast to {} {}: give ",
+        "baselines has the shape {}, which does not broadcast to {} {}: give ",
         lambda: ablated(baselines=torch.zeros(3, 6)),
         lambda: ablated(baselines=torch.zeros(1, 6)),
     ),
@@ -245,13 +245,13 @@ STEPS = [
         lambda: F.export(fa.integrated_gradients, mlp, x, target=1, n_steps=2),
     ),
     Cure(
-        "_export/reasons.py",
+        "_export/trace.py",
         "export the method inside it, and draw outside",
         lambda: F.export(fa.noise_tunnel(fa.gradient), mlp, x, target=1),
         lambda: F.export(fa.gradient, mlp, x, target=1),
     ),
     Cure(
-        "_export/reasons.py",
+        "_export/trace.py",
         "write it with torch.where or a mask",
         lambda: F.export(fa.gradient, Branches(), x, target=1),
         lambda: F.export(fa.gradient, Chooses(), x, target=1),
@@ -278,13 +278,13 @@ STEPS = [
         lambda: F.layers(nn.Bilinear(6, 6, 2), (x, x)),
     ),
     Cure(
-        "masks/_grid.py",
+        "masks/_groups.py",
         "pass [N, C, *spatial], or sizes",
         lambda: F.masks.grid(x, 2),
         lambda: [F.masks.grid(image, 2), F.masks.grid((8, 8), 2)],
     ),
     Cure(
-        "masks/_grid.py",
+        "masks/_groups.py",
         "give one number of at least 1",
         lambda: F.masks.grid((8, 8), (2, 2, 2)),
         lambda: F.masks.grid((8, 8), (2, 2)),

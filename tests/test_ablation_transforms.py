@@ -83,7 +83,7 @@ def test_vmapped_equals_looped(case: Case) -> None:
         close(in_one, [torch.stack(leaves) for leaves in zip(*[alone(*example) for example in zip(*parts)])])
 
 
-@pytest.mark.parametrize("site", [None, "fc1"])
+@pytest.mark.parametrize("site", breadth([None, "fc1"], lambda site: site is None))
 def test_compiled_with_a_mask(site: Any) -> None:
     model, x = double(CASES[0])
     counter = CompileCounterWithBackend("aot_eager")

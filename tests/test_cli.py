@@ -108,13 +108,15 @@ def test_what_is_drawn_is_what_the_methods_give(here: Path, capsys: pytest.Captu
 def test_a_large_gap_says_what_to_do(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = "explain cat.png --model my_net:build --method ig --target 2 --out a.npz"
     bad = told(run(capsys, f"{line} --n-steps 1 --quadrature riemann_left"))["completeness"]
-    assert re.search(r"large: take more steps, --n-steps 4, or another rule, --quadrature gausslegendre$", bad)
-    good = told(run(capsys, f"{line} --n-steps 300"))["completeness"]
-    assert "large" not in good
+    (steps,) = re.findall(r"large: take more steps, --n-steps (\d+), or fewer with --quadrature gausslegendre$", bad)
+    for cure in (f"--n-steps {steps} --quadrature riemann_left", "--n-steps 50 --quadrature gausslegendre"):
+        assert "large" not in told(run(capsys, f"{line} {cure}"))["completeness"]
     assert gap.Gap(1.0, 1.005).relative < gap.LARGE < gap.Gap(1.0, 1.02).relative
     assert gap.Gap(0.0, 0.0).relative == 0.0
     assert gap.Gap(0.1, 0.0).relative == float("inf")
-    assert "skip connection" in gap.advice("deep_lift", 50, "gausslegendre", True)
+    assert "skip connection" in gap.advice("deep_lift", 50, "gausslegendre", 0.02, True)
+    said = [gap.advice("ig", 50, "gausslegendre", share, False).split()[-1] for share in (0.011, 0.3, float("inf"))]
+    assert said == ["200", "3000", "100000"]
 
 
 @pytest.mark.parametrize(

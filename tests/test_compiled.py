@@ -27,10 +27,9 @@ COMPILED += [(case, row) for case in MIXING for row in METHODS if row.name == "i
 
 
 #: Of these, one of each kind runs always.
-ALWAYS = {
-    ("residual", name)
-    for name in ("grad_cam", "guided_backprop", "integrated_gradients", "gradient_shap", "relu(gradient)", "input_x_gradient")
-} | {("writes", "input_x_gradient")}
+ALWAYS = {("residual", name) for name in ("grad_cam", "guided_backprop", "integrated_gradients")} | {
+    ("writes", "input_x_gradient")
+}
 
 
 def always(pair: tuple[Case, Row]) -> bool:
@@ -74,7 +73,7 @@ def test_compiled_rules_meet_every_spelling_of_relu(spelling: str) -> None:
 AGAIN = [fa.guided_backprop, fa.deconvnet, fa.input_x_gradient, fa.guided_grad_cam, fa.integrated_gradients, fa.deep_lift]
 
 
-@pytest.mark.parametrize("method", breadth([*AGAIN, fa.feature_ablation], lambda m: m in (fa.guided_backprop, fa.deep_lift)))
+@pytest.mark.parametrize("method", breadth([*AGAIN, fa.feature_ablation], lambda m: m is fa.deep_lift))
 def test_compiled_results_can_be_differentiated(method: Any) -> None:
     """Second derivatives through a compiled method: where Dynamo's own autograd.Function goes wrong."""
     model, x = double(CASES[2])
@@ -172,7 +171,7 @@ KINDS: dict[str, Callable[[], tuple[Any, Any, dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", breadth(KINDS, lambda kind: kind in ("bound", "functional")))
+@pytest.mark.parametrize("kind", breadth(KINDS, lambda kind: kind == "functional"))
 def test_compiled_models_of_every_kind(kind: str) -> None:
     model, given, options = KINDS[kind]()
     for method in (fa.input_x_gradient, functools.partial(fa.integrated_gradients, n_steps=3)):

@@ -14,6 +14,8 @@ import pytest
 
 import funattr as fa
 
+from .breadth import full
+
 SCRIPT = pathlib.Path(fa.__file__).parents[1] / "scripts" / "core_figures.py"
 
 TREE = {
@@ -151,6 +153,7 @@ def test_the_way_of_a_call(figures: ModuleType, tiny: pathlib.Path, monkeypatch:
     assert sys.getprofile() is before
 
 
+@full
 def test_the_report(figures: ModuleType) -> None:
     tree = SCRIPT.parents[1]
     text = figures.report(tree)

@@ -57,6 +57,7 @@ def test_a_data_set_goes_on_with_the_other_engine(tmp_path: Path) -> None:
     assert set(BAD) | set(GOOD) == set(range(N))
 
 
+@full
 def test_rays_own_data(tmp_path: Path) -> None:
     table = nested_table()
     run(tmp_path / "from ray", ray.data.from_arrow(table))
@@ -96,6 +97,7 @@ def test_ray_reads_it(tmp_path: Path) -> None:
     torch.testing.assert_close(found, torch.stack(loop(fa.grad_cam, layer="1")).flatten(1))
 
 
+@full
 def test_errors_of_the_call(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no layer '9'"):
         run(tmp_path / "layer", images(), fa.saliency, target=1, layer="9")

@@ -281,6 +281,7 @@ def fatal(model: Any, x: Tensor, target: Any = None) -> Tensor:
     return x
 
 
+@full
 def test_workers_that_keep_dying_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("funattr.dataset._pool._DEATHS", 2)
     with pytest.raises(RuntimeError, match="2 workers died, the last with status 7"):

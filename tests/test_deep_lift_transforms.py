@@ -61,7 +61,7 @@ COMPILED = ["F.silu", "F.silu in place", "x ** 3", "x / y", "norm", "where", "ma
 COMPILED += ["clamp_max(y)", "cdist", "bilinear", "torch.norm", "products by name", "choice by name", "attention by name"]
 
 
-@pytest.mark.parametrize("name", breadth(COMPILED, lambda name: name in ("F.silu in place", "x / y", "choice by name")))
+@pytest.mark.parametrize("name", breadth(COMPILED, lambda name: name == "choice by name"))
 def test_compiled_operations(name: str) -> None:
     model = Around(OPS[name]).double()
     x = torch.randn(3, 5, dtype=torch.float64)

@@ -344,7 +344,7 @@ def test_costs_of_steps_and_groups() -> None:
 
 def test_outputs_of_a_vocabulary_limit_how_many_steps_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step shows how large the logits are; the result is what it was."""
-    monkeypatch.setattr("funattr._steps.room.ROOM", 1 << 20)  # 96 x 1,500 numbers are more than half of it
+    monkeypatch.setattr("funattr._steps.chunks.ROOM", 1 << 20)  # 96 x 1,500 numbers are more than half of it
     target, spans = fa.log_likelihood(LONG[:, -6:]), torch.arange(96)[None] // 8
     one = cost(lambda: by_hand(0, 6, rows=False)).peak
     calls: list[Callable[[], Any]] = [
@@ -355,7 +355,7 @@ def test_outputs_of_a_vocabulary_limit_how_many_steps_run_at_once(monkeypatch: p
     few = [call() for call in calls]
     for call in calls:
         assert cost(call).peak <= 1.5 * one
-    monkeypatch.setattr("funattr._steps.room.ROOM", 1 << 40)
+    monkeypatch.setattr("funattr._steps.chunks.ROOM", 1 << 40)
     for call, found in zip(calls, few):
         assert cost(call).peak > 1.5 * one
         close(found, call(), 1e-5)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import funattr as fa
-from funattr._core.state import _WRITING
+from funattr._core.kept import _WRITING
 
 
 def in_place(layer: nn.Linear) -> None:

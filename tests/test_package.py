@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ALONE = {"_methods"}
 #: What the core imports from elsewhere, and what one file may besides.
 ELSEWHERE = {*sys.stdlib_module_names, "torch", "numpy"}
-WHERE_INSTALLED = {"_steps/progress": {"tqdm"}, "masks/_superpixels": {"skimage"}}  # when a bar is shown; when asked for
+WHERE_INSTALLED = {"_steps/progress": {"tqdm"}, "masks/_groups": {"skimage"}}  # when a bar is shown; when asked for
 
 
 def test_every_file_is_in_a_wing() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 from funattr._core.passes import question
-from funattr._steps.room import shows_room
+from funattr._steps.chunks import shows_room
 from funattr._steps.ways import Runner, Steps
 
 from .breadth import breadth
@@ -24,7 +24,7 @@ ROOM = 1 << 22
 
 @pytest.fixture(autouse=True)
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("funattr._steps.room.ROOM", ROOM)
+    monkeypatch.setattr("funattr._steps.chunks.ROOM", ROOM)
 
 
 class Decoder(nn.Module):
@@ -187,7 +187,7 @@ class Tokens(nn.Module):
 
 def test_steps_that_share_a_pass_share_it_where_nobody_says_how_many_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step alone, to show how much it makes, took what lies before the layer, or the pass at x, once more."""
-    monkeypatch.setattr("funattr._steps.room.ROOM", 1 << 28)
+    monkeypatch.setattr("funattr._steps.chunks.ROOM", 1 << 28)
     model, x, mask = Picture().eval(), torch.randn(8, 3, 6, 6), torch.arange(512).reshape(-1, 1, 1) // 64
     late = partial(fa.feature_ablation, model, x, layer="last", target=1, feature_mask=mask)
     assert cost(late).flops == cost(partial(late, chunk_size=9)).flops
@@ -209,12 +209,12 @@ def test_who_shows_how_much_it_makes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shows_room(question(model, points, None, None), points, False) is True
     at_layer, value = question(model, points, "code", None), fa.activation(model, points, layer="code")
     assert shows_room(at_layer, value, False) is shows_room(at_layer, value, True) is True
-    monkeypatch.setattr("funattr._steps.room.ROOM", 1 << 25)
+    monkeypatch.setattr("funattr._steps.chunks.ROOM", 1 << 25)
     assert shows_room(at_layer, value, True) is None
 
 
 def test_a_chunk_that_makes_too_much_is_stopped_and_what_others_stop_goes_on_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("funattr._steps.room.ROOM", 1 << 25)
+    monkeypatch.setattr("funattr._steps.chunks.ROOM", 1 << 25)
     model, x = models()["distances"]
     q = question(model, x, "code", None)
     run = Steps(q, fa.activation(model, x, layer="code"), shares=True).runner(None)

@@ -44,8 +44,10 @@ def sites(row: Row, case: Case) -> list[Any]:
     return found + [site for site in case.layers if not (row.convolutional and site == fa.input_of("fc"))]
 
 
+#: At full size: each has a like among the others.
+FULL = ("gated", "rolled", "shares", "summed", "nodes, bound")
 CALLS = [
-    pytest.param(name, row, site, id=f"{name}-{row.name}-{i}", marks=full if name in ("gated", "rolled", "shares") else ())
+    pytest.param(name, row, site, id=f"{name}-{row.name}-{i}", marks=full if name in FULL else ())
     for name, (case, _) in ASKED.items()
     for row in METHODS
     if fits(row, case)
@@ -129,7 +131,7 @@ SEVERAL = [row for row in METHODS if row.name in ("integrated_gradients", "condu
 
 
 ONE_GRAPH = [(name, row) for name in ASKED if name != "frames" for row in SEVERAL]
-ALWAYS = (("nodes", "integrated_gradients"), ("centred", "gradient_shap"))
+ALWAYS = (("nodes", "integrated_gradients"),)
 
 
 @pytest.mark.parametrize(

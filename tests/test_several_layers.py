@@ -16,6 +16,7 @@ import funattr as fa
 from benchmarks.cost import cost
 
 from . import reference
+from .breadth import breadth
 from .close import close_and_not_zero as close
 from .methods import METHODS, Row
 from .models import CASES, Residual, Text, double
@@ -159,7 +160,10 @@ def test_interpolated_maps_of_several_layers(layers: Any) -> None:
         close(fa.interpolate(fa.grad_cam, mode=mode)(model, x, layer=layers, target=TARGET), expected)
 
 
-@pytest.mark.parametrize("layers", [["stem", "layer1"], ("layer1",), {"early": "stem", "late": ["layer2"]}])
+@pytest.mark.parametrize(
+    "layers",
+    breadth([["stem", "layer1"], ("layer1",), {"early": "stem", "late": ["layer2"]}], lambda layers: isinstance(layers, dict)),
+)
 def test_guided_grad_cam_of_several_layers(layers: Any) -> None:
     """Guided backpropagation, the same for each, times each layer's map; compiled too."""
     model, x = double(CASES[2])

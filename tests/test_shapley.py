@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import funattr as fa
-from funattr._steps.pairs import draw_pairs, rounded, shares_of
+from funattr._steps.shares import draw_pairs, rounded, shares_of
 
 from .breadth import full
 from .close import close

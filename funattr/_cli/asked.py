@@ -110,8 +110,6 @@ def ask(speaker: Speaker, prompt: str, arguments: argparse.Namespace) -> Asked:
 
 def answer_of(speaker: Speaker, text: str, option: str) -> Pieces:
     """What the model might have written, as ids, without the tokenizer's signs."""
-    if not text:
-        raise mistake(f"{option} is empty: write what the model answered, in quotes.")
     with answered(f"making {option} ready by its tokenizer failed"):
         found = tokenized(speaker.tokenizer, text, signs=False)
     if not found.ids:

@@ -119,8 +119,8 @@ class Explainer:
         if little:
             self.later.append(little)
         elif measured.relative > gap.LARGE:
-            rule = self.arguments.quadrature or QUADRATURES[0]
-            self.later.append(gap.advice(name, self.arguments.n_steps or STEPS, rule, self.places[name] is not None))
+            steps, rule = self.arguments.n_steps or STEPS, self.arguments.quadrature or QUADRATURES[0]
+            self.later.append(gap.advice(name, steps, rule, measured.relative, self.places[name] is not None))
         if self.alone:
             self._say_later()
         return measured

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import funattr as fa
 
 LARGE = 0.01  # of the difference that is explained
+_LEAST, _MOST = 4, 2000  # times as many steps
 
 
 class Gap(NamedTuple):
@@ -55,12 +57,17 @@ def little(measured: Gap, score: float) -> str:
     )
 
 
-def advice(name: str, n_steps: int, quadrature: str, at_layer: bool) -> str:
-    """What to do about a large gap."""
+def advice(name: str, n_steps: int, quadrature: str, relative: float, at_layer: bool) -> str:
+    """What to do about a gap that is large, `relative` to what is explained.
+
+    With kinks on the path it falls as one over the number of steps, whatever the rule. The number said is twice what this one
+    gap asks for, which may be small by chance. Rules that leave out an end of the path have a gap for that, too.
+    """
     passed = "what passes the layer by (a skip connection, an input used again) is not in the sum: choose the end of a block"
     if name in ("deep_lift", "deep_lift_shap"):
         what = "an operation of the model has no rule (a warning names it), so compare with --method integrated_gradients"
     else:
-        other = "riemann_middle" if quadrature == "gausslegendre" else "gausslegendre"
-        what = f"take more steps, --n-steps {4 * n_steps}, or another rule, --quadrature {other}"
+        times = max(_LEAST, math.ceil(min(2 * relative / LARGE, _MOST)))
+        fewer = ", or fewer with --quadrature gausslegendre" if quadrature in ("riemann_left", "riemann_right") else ""
+        what = f"take more steps, --n-steps {times * n_steps}{fewer}"
     return f"large: {what}" + (f"; or {passed}" if at_layer else "")

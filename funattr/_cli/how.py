@@ -103,8 +103,8 @@ def _padding(source: Source, x: Mapping[str, Any], where: Where | None) -> Any:
         return found
     other = next((token for token in nothing if bool((weight[token] != 0).any())), None)
     names = [tokenizer.convert_ids_to_tokens(token) for token in (nothing[0], other) if token is not None]
-    cure = f"the baseline has {names[1]}" if other is not None else "take a method without a baseline, such as input_x_gradient"
-    warn(f"the embedding of {names[0]} is all zeros, where the model jumps, and no path from it is complete: {cure}.")
+    then = f"the baseline has {names[1]}" if other is not None else "take a method without a baseline, such as input_x_gradient"
+    warn(f"the embedding of {names[0]} is all zeros, where the model jumps, and no path from it is complete: {then}.")
     return found if other is None else torch.where(kept, ids, other)
 
 

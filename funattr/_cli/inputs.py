@@ -55,14 +55,9 @@ def gather(source: Source, given: Sequence[str], options: argparse.Namespace) ->
     """What the user named, one by one: folders are gone through, and with ``--lines`` files line by line.
 
     Raises:
-        argparse.ArgumentError: there is nothing, or no such file.
+        argparse.ArgumentError: there is nothing in it, or no such file.
     """
-    items = [item for each in given for item in _items(source, each, getattr(options, "lines", False))]
-    if not items:
-        raise mistake(
-            "there is nothing to explain: name a picture, a folder of them, a text in quotes, or - for standard input."
-        )
-    return _told_apart(items)
+    return _told_apart([item for each in given for item in _items(source, each, getattr(options, "lines", False))])
 
 
 def _told_apart(items: Sequence[Item]) -> list[Item]:

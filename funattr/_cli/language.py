@@ -13,7 +13,7 @@ from typing import Any
 import funattr as fa
 
 from . import asked, gap, keep, rows, speaker
-from .how import STEPS
+from .how import QUADRATURES, STEPS
 from .libraries import is_known
 from .load import is_code
 from .pieces import words_of
@@ -105,10 +105,7 @@ def run(arguments: argparse.Namespace, kind: str, wanted: Sequence[str], prompts
         texts = [every.texts[i] for i in row.columns]
         groups = _words(of, row.columns) if arguments.by == "word" else range(len(texts))
         columns = ["".join(text for text, word in zip(texts, groups) if word == g) for g in dict.fromkeys(groups)]
-        if kept is not None and list(kept.columns) != columns:
-            raise mistake(
-                f"{listed(wanted)} have values for different tokens at --layer {arguments.layer}: explain one at a time."
-            )
+        assert kept is None or list(kept.columns) == columns  # all are at one layer, or have all tokens
         found[name] = rows.joined(row.values, list(groups))
         kept = keep.Kept(exchange, of.log_probs, columns, of.filler, of.contrast, found)
         _table(row, columns, found[name].sum(0).tolist(), arguments)
@@ -202,8 +199,8 @@ def _table(row: rows.Row, columns: Sequence[str], totals: Sequence[float], argum
     if row.measured is not None:
         say("completeness", row.measured.line())
         if row.measured.relative > gap.LARGE:
-            rule = arguments.quadrature or "gausslegendre"
-            say("", gap.advice(row.name, arguments.n_steps or STEPS, rule, arguments.layer is not None))
+            steps, rule = arguments.n_steps or STEPS, arguments.quadrature or QUADRATURES[0]
+            say("", gap.advice(row.name, steps, rule, row.measured.relative, arguments.layer is not None))
     shown = [repr(text) for text in columns]
     wide = min(_WIDEST, max(map(len, shown)))
     for number, (text, total) in enumerate(zip(shown, totals)):

@@ -9,18 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import may_read
-from .._core.real import check_attributable
-from .._core.rows import shares
+from .._core.checks import check_attributable, may_read
+from .._core.score import shares
 from .._steps.baselines import distribution, full_batch, references
 from .._steps.chunks import chunks
-from .._steps.mean import Sum
-from .._steps.progress import reported
+from .._steps.progress import Sum, reported
 from .._torch import tracing, tree_flatten, tree_unflatten
-from .._types import Explains, Method, Model, Tree, batch_size, map_tensors, tensors
+from .._types import Explains, Method, Model, Tree, batch_size, map_leaves, map_tensors, tensors
 from .._words import complaint, door
-from .dress import about, chosen, combined, name_of
-from .repeat import as_one
+from .dress import about, as_one, chosen, combined, name_of
 from .targets import around_targets
 
 
@@ -113,7 +110,5 @@ def _one_row_each(each: list[Tree], size: int) -> Tree:
 
 def one_of(samples: Tree, sample: list[Tensor], x: Tree) -> Tree:
     """One baseline in the structure of x, with batch 1; what has no baseline stays at x's value."""
-    leaves, spec = tree_flatten(samples)
     rest = iter(sample)
-    own = tree_flatten(x)[0]
-    return tree_unflatten([leaf if t is None else next(rest)[None] for t, leaf in zip(leaves, own)], spec)
+    return map_leaves(lambda t, own: own if t is None else next(rest)[None], samples, tree_flatten(x)[0])

@@ -1,9 +1,9 @@
-"""What every combinator is made with: what methods say of themselves, and dressing the result as a method."""
+"""What combinators share: a name, a signature and a door for the methods that they make, and running a method many times."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from .._core.door import method
+from .._steps.points import together
+from .._steps.ways import Runner
 from .._torch import tracing
-from .._types import About, Layer, Method, Model, Tree, innermost
+from .._types import About, Layer, Method, Model, Tree, innermost, map_tensors, tensors
 from .._words import complaint
 
 
@@ -135,3 +137,20 @@ def per_layer(f: Callable[[Any, Layer], Tree], layer: Any, found: Any = None) ->
 def check_method(function: Any) -> None:
     if not callable(function):
         raise complaint(TypeError, f"expected a method such as fa.gradient, got {type(function).__name__}.")
+
+
+def run_steps(run: Runner, function: Callable[[Any], Tree], steps: list[Any]) -> Iterator[Tree]:
+    """`function` at each of a chunk of steps (structures of tensors): results with a leading dimension."""
+    if len(steps) == 1:
+        yield as_one(function(steps[0]))
+    else:
+        yield from run(function, together(torch.stack, steps))
+
+
+def device_of(x: Tree) -> torch.device:
+    return next((t.device for t in tensors(x)), torch.device("cpu"))
+
+
+def as_one(found: Tree) -> Tree:
+    """A result with the leading dimension of a chunk of one."""
+    return map_tensors(lambda t: t[None], found)

@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 
 from .._core.passes import question
-from .._core.rows import shares
+from .._core.score import shares
 from .._core.split import split
 from .._core.where import bind, find
 from .._steps.chunks import chunk_for, chunks, given_chunk
 from .._steps.draws import Rewound, check_generator, normal_from
 from .._steps.fold import attempted, repeated, rows_alone
 from .._steps.matching import deviations
-from .._steps.mean import Sum
 from .._steps.points import with_floats
-from .._steps.progress import reported
+from .._steps.progress import Sum, reported
 from .._steps.ways import Runner, Steps, mapped
 from .._steps.without import look
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
@@ -39,8 +38,7 @@ from .._types import (
 )
 from .._words import check_choice, check_count, door
 from .baselines import at_layer, default_baselines
-from .dress import about, check_method, combined, generators_given, has_steps, name_of
-from .repeat import device_of, run_steps
+from .dress import about, check_method, combined, device_of, generators_given, has_steps, name_of, run_steps
 from .targets import around_targets
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._core.channels import channel_of
+from .._core.checks import channel_of
 from .._core.gradient import with_places
 from .._core.passes import question
 from .._torch import tree_flatten

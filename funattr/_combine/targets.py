@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.classes import numbered
-from .._core.rows import Every, Shared, own_row, reads_output
+from .._core.entries import numbered
+from .._core.score import Every, Shared, own_row, reads_output
 from .._core.split import split
 from .._steps.chunks import chunk_for, chunks, fitting, given_chunk
 from .._steps.draws import Rewound
@@ -21,8 +21,7 @@ from .._steps.ways import OneByOne, Runner, at_once_or_not
 from .._torch import any_batch, tracing, transforms_active
 from .._types import ChunkSize, Explains, Method, Model, Target, Tree, map_tensors, tensors
 from .._words import complaint, door, is_int, kind_of
-from .dress import about, check_method, combined, generators_given, has_steps, name_of
-from .repeat import as_one, device_of, run_steps
+from .dress import about, as_one, check_method, combined, device_of, generators_given, has_steps, name_of, run_steps
 
 
 @door

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._types import in_single
 from .._words import complaint, door, kind_of
 from .labels import Labels, check_range, extremes, kept_logits, labels_of, logits_of, readable, start_of, whole_numbers
-from .real import in_single
 
 #: What ids are given as.
 Ids: TypeAlias = "Tensor | Sequence[int] | Sequence[Sequence[int]] | np.ndarray[Any, Any]"

@@ -1,10 +1,11 @@
-"""What a method looks at: its arguments, its input, and what it is about to return."""
+"""What is looked at: the arguments of a method, its input, the values at sites (what has gradients and is real, which dimension
+holds channels), scores, and what it is about to return."""
 
 from __future__ import annotations
 
 import cmath
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from .._torch import (
     transforms_active,
     without_transforms,
 )
-from .._types import Tree, batch_size, tensors
-from .._words import complaint, kind_of
+from .._types import Tree, attributable, batch_size, tensors
+from .._words import check_int, complaint, kind_of
 
 
 def may_read() -> bool:
@@ -143,3 +144,71 @@ def check_scores(x: Tree) -> None:
         row = f" for example {first} of {size}" if value.shape == (size := batch_size(x),) else ""
         text = f"the model's score{at} holds NaN or inf ({value.flatten()[first].item()}{row}): there is nothing to explain"
         raise complaint(ValueError, f"{text}. Look at the model's output and, in {value.dtype}, at its range.")
+
+
+def check_attributable(value: Tree, label: str) -> None:
+    """Refuse a value without floating-point tensors, and an input with complex ones; `label` is "x", or a layer's."""
+    if attributable(value):
+        return
+    found, at_input = tensors(value), label == "x"
+    some, complexes = any(map(attributable, found)), [t for t in found if t.is_complex()]
+    where = "x" if at_input else f"the value at layer {label}"
+    if complexes and (at_input or not some):
+        cure = _VIEW if at_input else "choose a layer where it is real, or put torch.view_as_real(value) through one of its own"
+        text = f"{where} is complex ({_dtypes(complexes)}), and attributions are of real numbers: {cure}."
+    elif some:
+        return
+    else:
+        cure = f", and {_FLOATS}" if at_input else ""
+        text = f"{where} holds no floating-point tensor ({_dtypes(found) or 'no tensor at all'}){cure}."
+    raise complaint(TypeError, text)
+
+
+_FLOATS = "integers have no gradient: choose a layer after the embedding, layer='...'; of pictures, pass x.float()"
+_VIEW = (
+    "pass torch.view_as_real(x) to a model that begins with torch.view_as_complex, and sum over the last dimension; or bind "
+    "what is not to be explained with functools.partial"
+)
+
+
+def _dtypes(found: Sequence[Tensor]) -> str:
+    return ", ".join(sorted({str(t.dtype) for t in found}))
+
+
+def real(value: Tensor, what: str, cure: str) -> Tensor:
+    """`value`, which a score is made of: a complex number is none, and of a sparse or nested tensor entries cannot be taken."""
+    if value.is_nested or value.layout is not torch.strided:
+        kind, dense = ("nested", "to_padded_tensor(0.0)") if value.is_nested else (f"sparse ({value.layout})", "to_dense()")
+        text = f"{what} {kind}, of which a target cannot take entries"
+        raise complaint(ValueError, f"{text}: pass a callable one, such as lambda output: output.{dense}[:, 3].")
+    if value.is_complex():
+        raise complaint(ValueError, f"{what} complex ({value.dtype}), and a score is a real number: {cure}.")
+    return value
+
+
+def channel_of(value: Tensor, channel_dim: int, leading: int = 0) -> int:
+    """The channel dimension, counted from the front; `channel_dim` does not count dimensions before the batch."""
+    check_int(channel_dim, "channel_dim", "an integer")
+    shape = list(value.shape[leading:])
+    if len(shape) < 2:
+        raise complaint(ValueError, f"the value {shape} has no channel dimension: choose a layer whose value is [N, C, ...].")
+    if not -len(shape) <= channel_dim < len(shape):
+        raise complaint(ValueError, f"channel_dim={channel_dim} is out of range for the value {shape}.")
+    if channel_dim % len(shape) == 0:
+        raise complaint(ValueError, f"channel_dim={channel_dim} is the batch of the value {shape}: channels are another one.")
+    return leading + channel_dim % len(shape)
+
+
+def check_rows(values: Sequence[Tensor], size: int) -> None:
+    """Refuse a value of which no part has the batch first: of a sequence-first layer, a map mixes examples.
+
+    Several rows for each example (sentences of a document, windows of a picture) are each a map, where there are several
+    examples: of a single one, nothing tells such rows from steps in time.
+    """
+
+    def has_rows(value: Tensor) -> bool:
+        return value.shape[0] == size or (size > 1 and value.shape[0] % size == 0)
+
+    if values and not any(map(has_rows, values)):
+        text = f"the layer gives a tensor {list(values[0].shape)} without a row for each of the {size} examples"
+        raise complaint(ValueError, f"{text}: choose a layer whose value has the batch first.")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._torch import must_rise
 from .._types import Tree, as_arguments, tensors
 from .._words import complaint
-from .state import left_as_found
+from .kept import left_as_found
 from .where import all_modules, bind, weights
 
 

@@ -12,11 +12,10 @@ from torch import Tensor
 from .._torch import tracing, transforms_active, tree_flatten, without_modes
 from .._types import About, Layer, Model, Neuron, Tree, as_arguments, as_it_is, attributable, map_tensors, tensors
 from .._words import complaint, kind_of, warn
+from .kept import left_as_found
 from .labels import whole_numbers
-from .rows import alone
-from .score import score_of
+from .score import alone, score_of
 from .sites import resolve
-from .state import left_as_found
 from .tap import Site
 from .where import Bound, bind
 
@@ -105,15 +104,6 @@ class Grouped:
             return t if known is None else f(known, t)
 
         return map_tensors(of_one, value) if met else value
-
-
-def mean_over_places(model: Model, layer: Layer, found: Tree) -> Tree:
-    """What is linear in a mean over the places of a layer, for examples that have not as many of these as each other."""
-    bound = bind(model)
-    if bound.grouped is None:
-        return found
-    sites = resolve(bound, layer)
-    return sites.build([bound.grouped.mean(site, part) for site, part in zip(sites.sites, sites.flat(found))])
 
 
 def _rows_of(layout: Layout, t: Any) -> Any:

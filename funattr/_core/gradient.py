@@ -1,9 +1,12 @@
-"""Value and gradient at the sites, or at points put there: the only place of the gradient recipe."""
+"""Value and gradient at the sites, or at points put there: the only place of the gradient recipe. Eager it is one pass; while
+Dynamo traces, torch.func.vjp, which needs the value's shape before it has seen the value: a second prefix, which the compiler
+drops.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,17 +23,15 @@ from .._torch import (
     unwrap_for_grad,
     without_modes,
 )
-from .._types import Layer, Model, Target, Tree, as_it_is, attributable, copied, floats_of, map_tensors, tensors
+from .._types import Layer, Model, Target, Tree, as_it_is, attributable, copied, floats_of, map_floats, map_tensors, tensors
 from .._words import complaint
 from .backward import Recorded, dependent, depends, found_by, leaf_below, leaf_of, reached, slopes_of, together
-from .checks import check_dense
+from .checks import check_attributable, check_dense
 from .door import method
-from .graphs import times_put_back
+from .kept import times_put_back
 from .norms import mended_traced
 from .passes import Found, Point, Question, each_score, forward, question, read
-from .real import check_attributable
-from .rows import Row, alone, same_input, shares
-from .traced import traced_gradients, traced_row
+from .score import Row, alone, same_input, shares
 from .where import all_modules
 
 
@@ -90,10 +91,10 @@ def gradients(q: Question, point: Point | None = None, *, anchor: Tensor | None 
         if shares(q.target) and not own_level:
             return _of_row(q, point)
         if tracing() and q.bound.rules is None and point is None:
-            return traced_row(q._replace(bound=mended_traced(q.bound)), q.target)
+            return _traced_row(q._replace(bound=mended_traced(q.bound)), q.target)
         q = q._replace(target=alone(q.target))
     if tracing():
-        return traced_gradients(q._replace(bound=mended_traced(q.bound)), point)
+        return _traced(q._replace(bound=mended_traced(q.bound)), point)
     if own_level or transforms_active():
         # What mapped over the anchor may have given up: then another vmap runs here, or none.
         anchor = None if own_level or not only_vmap_runs() else anchor if is_mapped(anchor) else _anchor(q)
@@ -171,6 +172,14 @@ def hooks_backward(q: Question) -> bool:
     return any(getattr(module, name, None) for module in all_modules(q.bound.root) for name in hooks)
 
 
+_WRITES = {  # by whether part of the model is in train mode
+    True: "the model writes to its own buffers (batch norm in train mode?), which torch.func does not allow here: "
+    "call model.eval() first.",
+    False: "the model writes to its own tensors, also in eval mode, which torch.func does not allow here: "
+    "call the method outside of torch.func, and one with rules without create_graph=True.",
+}
+
+
 def _in_level(q: Question, point: Point | None) -> Found:
     """Under vmap or another torch.func transform: the same inside a grad level of its own."""
     with torch.set_grad_enabled(q.create_graph), grad_level() as level, torch.enable_grad():
@@ -180,8 +189,7 @@ def _in_level(q: Question, point: Point | None) -> Found:
         except RuntimeError as error:
             if "mutate a captured Tensor" not in str(error):
                 raise
-            text = "the model writes to its own buffers (batch norm in train mode?), which torch.func does not allow here"
-            raise complaint(ValueError, f"{text}: call model.eval() first.") from error
+            raise complaint(ValueError, _WRITES[any(module.training for module in all_modules(q.bound.root))]) from error
         assert recorded is not None
         values, slopes = map_tensors(lambda t: unwrap_for_grad(t, level), found_by(q, recorded))
     return values, slopes
@@ -240,3 +248,48 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
             return None
         flat = leaves[0] if len(leaves) == 1 else [leaf for part in leaves for leaf in part]
         return Recorded(values, flat, each_score(q, seen), anchor, set())
+
+
+# While Dynamo traces.
+
+
+def _traced(q: Question, point: Point | None) -> Found:
+    with torch.set_grad_enabled(q.create_graph):
+        shapes = read(q, once=False)
+        for i, value in enumerate(shapes):
+            check_attributable(value, q.label(i))
+        # torch.zeros, not zeros_like: that would depend on the first pass and keep it in the graph.
+        zeros = [[torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in floats_of(value)] for value in shapes]
+
+        def scored(zeros: list[list[Tensor]]) -> tuple[tuple[Tensor, ...], list[list[Tensor]]]:
+            values: list[Tree] = [None] * len(shapes)
+
+            def put(i: int, value: Tree, shared: bool) -> Tree:
+                at = iter(floats_of(value) if point is None else point(i, floats_of(value)))
+                shift = iter(zeros[i])
+                moved = map_tensors(lambda t: next(at) + next(shift) if t.is_floating_point() else t, value)
+                values[i] = moved if point is None else value
+                # A copy: a custom backward applied to the leaf itself is lost under compile (pytorch#193279).
+                return copied(moved)
+
+            found = each_score(q, forward(q, put))
+            # Of the values, tensors only: torch.func takes nothing else back, and a layer may give (output, None).
+            return tuple(score.sum() for score in found), [tensors(value) for value in values]
+
+        totals, back, *kept = torch.func.vjp(scored, zeros, has_aux=True)
+        each = [back(tuple(torch.full_like(t, float(i == k)) for i, t in enumerate(totals)))[0] for k in range(len(totals))]
+    leaf = iter([t for part in kept[0] for t in part])
+    values = [map_tensors(lambda t: next(leaf), value) for value in shapes]
+    found = [_filled(value, iter(part)) for slopes in each for value, part in zip(values, slopes)]
+    return (values, found) if q.create_graph else (map_tensors(torch.detach, values), map_tensors(torch.detach, found))
+
+
+def _traced_row(q: Question, row: Row) -> Found:
+    """The values and the gradients for one of several targets: the pass runs for the first, and goes back once for each."""
+    values, slopes = row.take(lambda: _traced(q._replace(target=row.every), None))
+    count = len(values)
+    return values, slopes[row.index * count : (row.index + 1) * count]
+
+
+def _filled(value: Tree, parts: Iterator[Any]) -> Tree:
+    return map_floats(lambda leaf: next(parts), value)

@@ -15,12 +15,10 @@ from .._torch import only_vmap_runs, tracing, transforms_active, tree_flatten
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, tensors
 from .._words import complaint
 from .checks import meet
-from .graphs import keep_written
+from .kept import keep_written, observed
 from .kernels import Folded, PlainAttention
-from .rows import Every, Row
-from .score import entries_of, neuron_score, score_of, the_tensor
+from .score import Every, Row, entries_of, neuron_score, score_of, the_tensor
 from .sites import Sites, check_reached, not_reached, resolve
-from .state import observed
 from .tap import Run, Site, Stop
 from .where import Bound, all_modules, bind, uncompiled, unfit
 
@@ -50,13 +48,8 @@ class Question(NamedTuple):
         """What messages call the value there."""
         return "x" if self.sites.sites[i] is None else f"the value at layer {self.label(i)}"
 
-    @property
-    def at_no_site(self) -> Question:
-        """The same of the model's output alone."""
-        return self.at()
-
     def at(self, *sites: Site | None) -> Question:
-        """The same at some of the sites."""
+        """The same at some of the sites; at none of them, of the model's output alone."""
         return self._replace(sites=self.sites._replace(sites=sites))
 
 

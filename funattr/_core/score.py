@@ -1,21 +1,22 @@
-"""What: the score that is explained, one number per example."""
+"""What: the score that is explained, one number per example; and several targets of one call, with passes that they share."""
 
 from __future__ import annotations
 
 import dataclasses
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import tree_flatten
-from .._types import Neuron, Place, Target, Tree, attributable, tensors
+from .._torch import tracing, transforms_active, tree_flatten
+from .._types import Neuron, Place, Target, Tree, attributable, is_number, tensors
 from .._words import complaint, door, kind_of
+from .checks import real
 from .entries import check_range, class_of_each, classes_of, entry, is_int, is_mask, is_one, one_of_each
-from .real import is_number, real
 from .sites import place_of
 
 
@@ -193,3 +194,96 @@ def one_for_each(picked: Any, what: str) -> Tensor:
     if picked.dim() != 1:
         raise complaint(ValueError, f"{what} returned a tensor {list(picked.shape)}, expected one value per example, [N].")
     return picked
+
+
+# Several targets of one call: passes that the calls for each of them share, and what these left.
+
+
+@dataclass(frozen=True, eq=False)
+class Every:
+    """Targets of one pass: their scores are a list, and what is found for them is a list that has each one's in turn."""
+
+    targets: tuple[Target, ...]
+
+
+@dataclass(eq=False)
+class Shared:
+    """What calls of a method leave for each other, one call for each target: in the order in which the first one made it."""
+
+    targets: tuple[Target, ...]
+    together: int = 1  # how many backward passes run at once
+    made: list[Any] = field(default_factory=list)
+
+    def row(self, index: int) -> Row:
+        """The target number `index`, for one call."""
+        return Row(self, index)
+
+
+@dataclass(eq=False)
+class Row:
+    """One of several targets: a callable of the output like others, and to what knows it the passes that all share."""
+
+    shared: Shared
+    index: int
+    met: int = 0
+
+    def __call__(self, output: Any) -> Tensor:
+        return score_of(output, self.plain)
+
+    @property
+    def plain(self) -> Target:
+        """The target alone."""
+        return self.shared.targets[self.index]
+
+    @property
+    def every(self) -> Every:
+        """All of them."""
+        return Every(self.shared.targets)
+
+    def take(self, make: Callable[[], Any]) -> Any:
+        """What the first call made here."""
+        made = self.shared.made
+        if self.met == len(made):
+            made.append(make())
+        self.met += 1
+        return made[self.met - 1]
+
+
+def reads_output(target: Target) -> bool:
+    """Whether a target is made of the output: a neuron is not, and the predicted class is one of its own for each call."""
+    return not isinstance(target, (Neuron, str))
+
+
+def own_row(target: Target, make: Callable[[Every], Sequence[Tree]]) -> Tree:
+    """The row's own of what is made for every target, once."""
+    assert isinstance(target, Row)
+    found: list[Any] = target.take(lambda: list(make(target.every)))
+    mine, found[target.index] = found[target.index], None
+    return mine
+
+
+def shares(target: Target) -> bool:
+    """Whether the target is one of several whose passes can be shared here: a transform's values die with it."""
+    return isinstance(target, Row) and not (tracing() or transforms_active())
+
+
+def once(target: Target, make: Callable[[], Any]) -> Any:
+    """What is the same for all targets, made for the first of several."""
+    return target.take(make) if isinstance(target, Row) and shares(target) else make()
+
+
+def alone(target: Target) -> Target:
+    """The target itself, where passes cannot be shared."""
+    return target.plain if isinstance(target, Row) else target
+
+
+def same_input(x: Tree, other: Tree) -> bool:
+    """Whether two calls ask about the same input: some method of one's own may not."""
+    some, others = tensors(x), tensors(other)
+    same = (a is b or (a.shape == b.shape and torch.equal(a, b)) for a, b in zip(some, others))
+    return len(some) == len(others) and all(same)
+
+
+def each_of(target: Target | Every) -> tuple[Target, ...]:
+    """The targets of one pass."""
+    return target.targets if isinstance(target, Every) else (target,)

@@ -8,12 +8,11 @@ graph needs it any longer. Torch's own layers keep nothing, but for what hooks a
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import threading
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 from typing import Any
 
@@ -21,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import beside_traces, is_plain, is_view, is_wrapped, times_written, tracing, transforms_active, without_transforms
+from .._torch import beside_traces, is_plain, is_view, is_wrapped, times_written, transforms_active, without_transforms
 from .._types import as_it_is
 from .._words import warn
-from .chance import DRAWS, GENERATORS, generator_kind, same_state, with_same_draws
-from .code import Words, modules_of
-from .holders import LARGEST, NUMBERS, around, computes, of_library, rebind, shared_by, slots_of, statistics_kept, switches_of
+from .chance import DRAWS, GENERATORS, generator_kind, same_state
+from .code import Words
+from .holders import LARGEST, NUMBERS, around, computes, of_library, rebind, shared_by, slots_of
 from .tap import Run, call_tapped, hooked, hooks_of, put_hooks_back
 from .where import built, filled_weights, own_buffers, own_layers, own_weights
 
@@ -35,6 +34,7 @@ _COMMON = frozenset(vars(nn.Module()))
 _CONSTANT = (str, bytes, int, float, complex, type(None), enum.Enum, type, torch.dtype, torch.device, torch.Size)
 _NO_STATE = (types.BuiltinFunctionType, types.ModuleType, torch.jit.ScriptModule)
 _DEEP = 6  # a model that refers to its trainer is not followed to the data
+_BUFFERING = Words("register_buffer")
 
 
 class State:
@@ -111,7 +111,7 @@ class State:
         self.met.add(id(module))
         if module.__dict__.get("max_norm") is not None:  # an attribute that is missing takes a module a while to miss
             self.note(module.weight, depth)
-        if isinstance(module, torch.jit.ScriptModule) or (of_library(type(module)) and not _written_from_outside(module)):
+        if isinstance(module, torch.jit.ScriptModule) or (of_library(type(module)) and not written_from_outside(module)):
             return
         self.modules.append((module, built(module)))
         self.hooks.append((module, hooks_of(module)))
@@ -223,11 +223,8 @@ def _copied(t: Tensor) -> Tensor:
         return t.detach().clone()
 
 
-def _written_from_outside(module: nn.Module) -> bool:
+def written_from_outside(module: nn.Module) -> bool:
     return hooked(module) or type(module).__module__.startswith("torch.nn.utils.")
-
-
-# One call.
 
 
 class _Kept(threading.local):
@@ -235,66 +232,3 @@ class _Kept(threading.local):
 
 
 kept = _Kept()
-
-
-def observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
-    """``call(*args, **kwargs)`` under `run`, after which all that the model keeps is as the call found it."""
-    if tracing():
-        return call_tapped(call, args, kwargs, run)
-    state = kept.state
-    return with_same_draws(call_tapped if state is None else state.around, call, args, kwargs, run)
-
-
-def _may_write(names: set[str]) -> bool:
-    unseen = names & {"no_grad", "detach", "set_grad_enabled", "inference_mode"}  # by autograd, which refuses it otherwise
-    in_place = any(name.endswith("_") and not name.endswith("__") for name in names)
-    return bool(names & {"data", "Parameter"}) or bool(unseen and in_place)
-
-
-_WRITING = Words(rule=_may_write)
-_BUFFERING = Words("register_buffer")
-_HOOKING = Words(rule=lambda names: any(name.startswith("register_forward") for name in names))
-_TURNING = Words(rule=lambda names: bool(names & {"eval", "train", "requires_grad", "requires_grad_"}))
-
-
-def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
-    """What the modules, and what is bound to them, can keep of a pass: a block in which that is put back. None if nothing."""
-    keeping = [module for module in modules if not _QUIET.get(type(module)) or hooked(module)]
-    if not keeping and isinstance(model, nn.Module):
-        return None
-    writing = [module for module in modules if _WRITING.in_class(type(module))]
-    state = State()
-    state.unseen = bool(writing)
-    for module in keeping:
-        state.note_module(module)
-    for module in writing:
-        state.note_parameters(module)
-    if keeping and _HOOKING.in_modules(modules):
-        state.hooks += [(module, hooks_of(module)) for module in modules]
-    if keeping and _TURNING.in_modules(modules):
-        state.holders += [(held, dict(held)) for held in switches_of(modules)]
-    if not isinstance(model, nn.Module):
-        state.note(model)
-    for module in modules:
-        kind = type(module)
-        if kind not in _QUIET:
-            _QUIET[kind] = of_library(kind) and not _written_from_outside(module) and not hasattr(module, "max_norm")
-    return state if state.holders or state.tensors or state.arrays or state.draws else None
-
-
-@contextlib.contextmanager
-def left_as_found(model: Any) -> Iterator[None]:
-    """For passes by themselves, to see what comes of them."""
-    modules = modules_of(model)
-    training = [module for module in modules if getattr(module, "training", False)]
-    state = state_of(modules, model)
-    with statistics_kept(training), state or as_it_is:
-        try:
-            yield
-        finally:
-            if state is not None:
-                state.back()
-
-
-#: Whether modules of a kind keep nothing, but for what hooks write to them.
-_QUIET: dict[type, bool] = {}

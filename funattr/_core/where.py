@@ -150,10 +150,10 @@ def _submodule(module: nn.Module, name: str) -> nn.Module | None:
 def _no_layer(root: nn.Module, name: str) -> str:
     if tracing():
         return f"{type(root).__name__} has no layer {name!r}."
-    names = [known for known, _ in root.named_modules() if known]
+    names = [one for one, _ in root.named_modules() if one]
     has = f"It has {', '.join(map(repr, names[:8]))}{', ...' if len(names) > 8 else ''}."
-    hint = did_you_mean(name, names, has if names else "It has no named layers at all.")
-    return f"{type(root).__name__} has no layer {name!r}. {hint}"
+    known = did_you_mean(name, names, has if names else "It has no named layers at all.")
+    return f"{type(root).__name__} has no layer {name!r}. {known}"
 
 
 def sees_nothing_inside(module: nn.Module) -> bool:

@@ -20,8 +20,7 @@ from .._core.where import bind
 from .._steps.fold import same
 from .._types import Explains, Model, Tree, batch_size, filled, map_tensors, tensors
 from .._words import complaint, door, kind_of
-from .reasons import Refused, check_draws, drawing, reason
-from .trace import Way, tidied, traced
+from .trace import Refused, Way, check_draws, drawing, reason, tidied, traced
 
 
 class Inputs(NamedTuple):

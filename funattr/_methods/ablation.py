@@ -1,4 +1,4 @@
-"""Replace features, and look at what the score loses."""
+"""Ablation: what the score loses without some features, in groups or in windows that slide."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .._core.door import method
 from .._core.kernels import in_plain_forms
-from .._core.passes import question
+from .._core.passes import Question, question
 from .._steps.chunks import given_chunk
-from .._steps.plan import features_of, planned
+from .._steps.plan import Features, Opened, Plan, features_of, planned
+from .._steps.windows import Slides, inside, mean_over, slides_of, table_of
 from .._steps.without import lost, restored
+from .._torch import tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, says
 
 
@@ -82,3 +85,101 @@ def feature_ablation(
 
 
 says(feature_ablation, baselines="site")
+
+
+@method
+def occlusion(
+    model: Model,
+    x: Tree,
+    *,
+    window: Any,
+    strides: Any = None,
+    layer: Layer = None,
+    target: Target = None,
+    baselines: Any = 0.0,
+    chunk_size: ChunkSize = None,
+    create_graph: bool = False,
+) -> Tree:
+    """What the score loses under a window that slides over x: the mean over the windows that cover a feature.
+
+    ``mean over windows w that cover i of F(x) - F(x with w at the baseline)``. What lies before the layer runs once per chunk.
+    Of several tensors, one window at a time, in one tensor. Integers are features too, unless there are floating-point tensors
+    beside them, and no window of their own for them.
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        window: its size in each dimension after the batch, channels too: ``(3, 4, 4)`` for images ``[N, 3, H, W]``, an int
+            where there is one dimension; of several tensors, the structure of the value with these, and None for one to hold.
+        strides: how far it moves in each dimension, at most its size: like `window`, an int for all dimensions, or None: 1. The
+            last window is cut at the edge.
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        baselines: what stands in for a feature, at the site: a number, a tensor that broadcasts to the value (batch 1 or
+            N), or the structure of the value. With a dimension in front, ``[B, 1, ...]`` or ``[B, N, ...]``, a tensor is a
+            distribution, over which the score is averaged: of references ``[B, ...]``, pass ``references[:, None]``.
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+            does not depend on it.
+        create_graph: True if the result is to be differentiated further; otherwise it is a constant.
+
+    Returns:
+        The structure and shapes of the value at the site, in the unit and dtype of the score; a tensor that is held has None.
+        The law: windows that tile are `feature_ablation` of these groups, and windows of ones that of every feature.
+
+    Raises:
+        ValueError: there is no such layer, it does not run, the target or the baselines do not fit, a window is larger than the
+            value, a stride than its window, or layers of a joint site depend on each other.
+        TypeError: an argument is of the wrong type, or `window` is missing.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> x = torch.tensor([[1.0, 2.0, 3.0]])
+        >>> fa.occlusion(lambda x: x.sum(1), x, window=2)
+        tensor([[3., 4., 5.]])
+
+    References:
+        Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2014, https://arxiv.org/abs/1311.2901
+    """
+    chunk = given_chunk(chunk_size)
+    with torch.set_grad_enabled(create_graph):
+        q = question(model, x, layer, target, create_graph)
+        q = q._replace(bound=in_plain_forms(q.bound))
+        features = features_of(q, baselines, None)
+        slides: list[list[Slides | None]] = []
+
+        def make(values: list[Tree]) -> Plan:
+            slides[:] = slides_of(q, window, strides, values)
+            return _plan(q, features, values, slides, chunk)
+
+        plan, losses = lost(q, features, make)
+        return _restored(q, plan, slides, losses)
+
+
+says(occlusion, baselines="site", spare="yes")
+
+
+def _plan(q: Question, features: Features, values: list[Tree], slides: list[list[Slides | None]], chunk: int | None) -> Plan:
+    numbers = iter(range(sum(map(len, slides))))
+    ids = [[None if one is None else torch.tensor(next(numbers)) for one in each] for each in slides]
+    table = table_of(slides)
+
+    def which(steps: Tensor) -> Tensor:
+        return table.to(steps.device).index_select(0, steps)
+
+    game = Opened(q, features, values, ids, len(table) - 1, chunk)
+    return game.plan(len(table) if q.size else 1, which, inside)
+
+
+def _restored(q: Question, plan: Plan, slides: list[list[Slides | None]], losses: Tensor) -> Tree:
+    """Each window's loss ``[windows, N]``, over the features that it covers, in the structure of the value."""
+    found, start = [], 0
+    for each, value in zip(slides, plan.values):
+        leaves, spec = tree_flatten(value)
+        for k, one in enumerate(each):
+            if one is not None:
+                part = losses[start : start + one.windows] if q.size else losses.new_zeros(one.windows, 0)
+                leaves[k], start = mean_over(one, part), start + one.windows
+            elif isinstance(leaves[k], Tensor):
+                leaves[k] = None
+        found.append(tree_unflatten(leaves, spec))
+    return q.sites.build(found)

@@ -12,18 +12,29 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._core.channels import channel_of, check_rows, mean_over_space, over_space
-from .._core.checks import may_read
+from .._core.checks import channel_of, check_rows, may_read
 from .._core.door import method
-from .._core.examples import mean_over_places
 from .._core.gradient import at_site
 from .._core.passes import question, read
-from .._core.where import Bound
+from .._core.sites import resolve
+from .._core.where import Bound, bind
 from .._types import Layer, Model, Target, Tree, batch_size, map_floats, map_tensors, tensors
 from .._words import complaint
 
 #: ``w(v, g, c)``: the weights of a value at the site, with its gradient, whose channels are in dimension c.
 Weights: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
+
+
+def over_space(value: Tensor, channel: int) -> Tensor:
+    """The sum over all dimensions but the batch and the channels, kept with size 1."""
+    space = [d for d in range(1, value.dim()) if d != channel]
+    return value.sum(space, keepdim=True) if space else value  # a sum over no dimension would be over all of them
+
+
+def mean_over_space(value: Tensor, channel: int) -> Tensor:
+    """The mean over the same dimensions."""
+    space = [d for d in range(1, value.dim()) if d != channel]
+    return value.mean(space, keepdim=True) if space else value
 
 
 def _mapped(w: Weights, channel_dim: int, *asked: Any) -> Tree:
@@ -58,6 +69,15 @@ def check_batch_first(values: Tree, model: Model | Bound, x: Tree, layer: Layer)
             if bool(moved[1:, 0].any()) and not bool(moved[:, 1:].any()):
                 text = f"the layer gives a tensor {list(v.shape)} with steps in time first, and the {size} examples second"
                 raise complaint(ValueError, f"{text}: choose a layer whose value has the batch first.")
+
+
+def mean_over_places(model: Model, layer: Layer, found: Tree) -> Tree:
+    """What is linear in a mean over the places of a layer, for examples that have not as many of these as each other."""
+    bound = bind(model)
+    if bound.grouped is None:
+        return found
+    sites = resolve(bound, layer)
+    return sites.build([bound.grouped.mean(site, part) for site, part in zip(sites.sites, sites.flat(found))])
 
 
 @method

@@ -17,7 +17,6 @@ from .._steps.baselines import distribution
 from .._steps.draws import check_generator, drawn_by
 from .._steps.fold import attempted, batch_dim, rows_alone, same
 from .._steps.matching import deviations
-from .._steps.mean import Sum
 from .._steps.path import explained
 from .._steps.points import (
     at_input,
@@ -32,7 +31,7 @@ from .._steps.points import (
     width,
     with_floats,
 )
-from .._steps.progress import reported
+from .._steps.progress import Sum, reported
 from .._steps.ways import Runner, Steps
 from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, floats_of, map_floats, map_tensors, says, tensors

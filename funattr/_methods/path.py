@@ -9,12 +9,12 @@ from torch import Tensor
 
 from .._core.door import method
 from .._core.passes import Question
-from .._steps.adaptive import Tolerance, flow_within, slope_within, told, tolerance
+from .._steps.adaptive import flow_within, slope_within, told
 from .._steps.baselines import full_batch, references
 from .._steps.flow import flow
 from .._steps.path import Path, asked, explained, input_path, site_path, slope_along
 from .._steps.points import at_input, score_at
-from .._steps.quadrature import Quadrature, rates_for, rule_for
+from .._steps.quadrature import Quadrature, Tolerance, rates_for, rule_for, tolerance
 from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
 from .._words import complaint, door, kind_of
 

@@ -1,19 +1,19 @@
-"""Shapley values: what each player adds, on average over all orders in which they could come in."""
+"""What features are worth to the score, from coalitions of them: Shapley values, and the weights of a linear model."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .._core.door import method
-from .._steps.coalitions import opened, spread_over
+from .._steps.coalitions import opened, scores_of, spread_over
 from .._steps.draws import check_generator, uniform_from
-from .._steps.pairs import draw_pairs
 from .._steps.plan import Opened, tell_of_many
-from .._steps.shares import Found, of_all, of_nobody, of_orders, of_pairs
-from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors
-from .._words import check_choice, check_count, complaint
+from .._steps.shares import Found, draw_pairs, lasso, of_all, of_nobody, of_orders, of_pairs
+from .._types import ChunkSize, Layer, Model, Target, Tree, in_double, says, tensors
+from .._words import check_choice, check_count, check_size, complaint
 
 _SAMPLINGS = ("leverage", "kernel", "permutation", "exact")
 #: The most players of whom all coalitions are asked, a million.
@@ -139,3 +139,93 @@ def _budget(m: int, n_samples: int | None, sampling: str, errors: bool) -> int |
         text = f"sampling={sampling!r} solves for {m:,} players at once, in a matrix of {m:,} x {m:,} numbers"
         raise complaint(ValueError, f"{text}: put features together with feature_mask, or take sampling='permutation'.")
     return budget
+
+
+@method
+def lime(
+    model: Model,
+    x: Tree,
+    *,
+    layer: Layer = None,
+    target: Target = None,
+    baselines: Any = 0.0,
+    feature_mask: Any = None,
+    n_samples: int | None = None,
+    alpha: float = 0.0,
+    kernel_width: float = 0.25,
+    generator: torch.Generator | None = None,
+    chunk_size: ChunkSize = None,
+) -> Tree:
+    """LIME: the slopes of a linear score of which features are there, fitted to random coalitions of them.
+
+    ``b`` of ``min over c, b of sum_s w_s (v(z_s) - c - z_s b)^2 / (2 sum_s w_s) + alpha |b|_1``, where ``v(z)`` is the score
+    with the groups in z at x and the others at the baseline (see `game`), and
+    ``w_s = exp(-(1 - sqrt(|z_s| / M))^2 / kernel_width^2)``. The first coalition is the full one; in the others each of the M
+    groups is in with probability 1/2, the same for all examples.
+
+    Args:
+        model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
+        x: the input, batch first: a tensor ``[N, ...]``, a tuple (positional inputs) or a dict (keyword inputs).
+        layer: where: None (the input), a dotted name, a module, `input_of`, `output_of`, or a list, tuple or dict of these.
+        target: what: None, a class, one class per example, an index, ``"argmax"``, a callable, or `neuron`. See `score`.
+        baselines: what stands in for a feature, at the site: a number, a tensor that broadcasts to the value (batch 1 or
+            N), or the structure of the value. With a dimension in front, ``[B, 1, ...]`` or ``[B, N, ...]``, a tensor is a
+            distribution, over which the score is averaged: of references ``[B, ...]``, pass ``references[:, None]``.
+        feature_mask: which features go together: an integer tensor of group ids that broadcasts to the value (batch 1, or
+            one mask per example), or the structure of the value; an id means the same group in all of its tensors, and None
+            in place of a tensor leaves that tensor out. None: every scalar feature on its own. Groups are in the order of
+            their ids.
+        n_samples: how many coalitions are drawn, the full one among them. None: ``20 M + 2``.
+        alpha: the weight of ``|b|_1``, which makes small slopes 0; in units of the score. 0: least squares, of least norm where
+            several are.
+        kernel_width: how fast coalitions count less the more of the groups they lack.
+        generator: where draws come from, or None for torch's global one. The same seed gives the same result.
+        chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
+            does not depend on it.
+
+    Returns:
+        The structure and shapes of the value at the site, in the unit and dtype of the score; each feature has its group's
+        number, and a tensor that is left out None. The law, with ``alpha=0``: a linear score ``w x`` gives
+        ``w * (x - baseline)``. It obeys no sum rule.
+
+    Raises:
+        ValueError: there is no such layer, it does not run, the target, the mask or the baselines do not fit, or `n_samples`,
+            `alpha` or `kernel_width` is too small.
+        TypeError: an argument is of the wrong type, or the mask does not hold integers.
+
+    Example:
+        >>> import torch, funattr as fa
+        >>> x = torch.tensor([[1.0, 2.0, 3.0]])
+        >>> fa.lime(lambda x: 2 * x.sum(1), x, n_samples=50).round(decimals=3)
+        tensor([[2., 4., 6.]])
+
+    References:
+        Ribeiro et al., "Why Should I Trust You?": Explaining the Predictions of Any Classifier, 2016,
+        https://arxiv.org/abs/1602.04938
+    """
+    check_generator(generator)
+    check_size(alpha, "alpha")
+    check_size(kernel_width, "kernel_width", zero=False)
+    if n_samples is not None:
+        check_count(n_samples, "n_samples")
+        if n_samples < 2:
+            raise complaint(ValueError, "n_samples=1 is the full coalition alone: n_samples must be at least 2.")
+    with torch.no_grad():
+        game = opened(model, x, layer, target, baselines, feature_mask, chunk_size, False)
+        tell_of_many(game.features, game.players)
+        count = 20 * game.players + 2 if n_samples is None else n_samples
+        return spread_over(game, _slopes(game, count, float(alpha), float(kernel_width), generator))
+
+
+says(lime, draws=True, baselines="site", spare="no mask")
+
+
+def _slopes(game: Opened, count: int, alpha: float, width: float, generator: torch.Generator | None) -> Tensor:
+    uniform = uniform_from(generator, tensors(game.q.x)[0].device)
+    kept = torch.cat([torch.ones(1, game.players, dtype=torch.bool), uniform(count - 1, game.players) < 0.5])
+    scores = scores_of(game, count if game.q.size else 1, lambda numbers: kept.to(numbers.device).index_select(0, numbers))
+    if not game.q.size:
+        return scores.new_zeros(game.players, 0)
+    there = kept.double().mean(1).sqrt() if game.players else torch.ones(count, dtype=torch.float64)
+    weights = torch.exp(-(((1 - there) / width) ** 2))
+    return lasso(kept, in_double(scores), weights, alpha).to(scores)

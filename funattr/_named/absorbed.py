@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import check_attributable
 from .._core.door import method
 from .._core.passes import forward, question, scores
-from .._core.real import check_attributable
 from .._core.where import bind, transparent
 from .._rules.flow.facts import Event
 from .._rules.flow.given import apart_from_zero, prepared

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .._combine.shapes import resized
-from .._core.channels import channel_of, check_rows
-from .._core.checks import may_read
+from .._core.checks import channel_of, check_attributable, check_rows, may_read
 from .._core.door import method
 from .._core.gradient import with_places
 from .._core.passes import Question, read
-from .._core.real import check_attributable, in_single
-from .._core.rows import Row, once, shares
+from .._core.score import Row, once, shares
 from .._core.where import Bound
 from .._methods.ablation import feature_ablation
 from .._methods.cam import check_batch_first
@@ -26,7 +24,7 @@ from .._steps.points import along, input_floats, score_at, value_and_scores
 from .._steps.progress import reported
 from .._steps.ways import Steps
 from .._torch import is_plain, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, batch_size, map_floats, says, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, batch_size, in_single, map_floats, says, tensors
 from .._words import complaint
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -97,7 +95,7 @@ def _score_cam(q: Question, channel_dim: int, chunk_size: ChunkSize, value: Tens
     # An input without such places, as a table beside an image, or that the layer does not see, is seen whole.
     fits = with_places(q.x, maps.dim(), lambda: q)
     scores: list[Tensor] = []
-    steps = Steps(q.at_no_site, inputs)
+    steps = Steps(q.at(), inputs)
     run = steps.runner(chunk_size)
     for a, b in reported(steps.parts(maps.shape[1], chunk_size)):
         seen = [_masked(maps[:, a:b], t) if fit else t.expand(b - a, *t.shape) for t, fit in zip(inputs, fits)]

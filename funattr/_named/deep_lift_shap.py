@@ -14,8 +14,8 @@ from .._rules.lift.complete import Notes, tell
 from .._rules.lift.passes import Task, asked, lifted
 from .._steps.baselines import distribution
 from .._steps.fold import rows_alone, stacked, taken
-from .._steps.mean import Sum
 from .._steps.path import for_each
+from .._steps.progress import Sum
 from .._steps.ways import Steps, each
 from .._steps.without import look
 from .._torch import tracing, transforms_active

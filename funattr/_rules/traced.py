@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from .._torch import show_assignment_to_modes, show_to_modes
-from .flow.hold import flowing, hold
+from .flow.operation import flowing, hold
 from .lift import slopes as slopes
 from .lift.table import ENTRIES
 from .relu import SPELLED, deconv_relu, guided_relu

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from .._core.passes import Question
-from .._torch import tracing, vmap_runs
 from .._types import ChunkSize, Tree, map_floats, map_tensors, tensors
-from .._words import check_count, check_real, complaint, warn
+from .._words import complaint, warn
 from .flow import flow_on
 from .fold import attempted, of_rows, rows_of, same
-from .kronrod import NODES, Interval, Piece, integral, nodes_on, squares
 from .path import Path, input_ends, points
 from .points import at_steps, input_floats, times_way, value_and_slope_at, with_floats
 from .progress import report
+from .quadrature import NODES, Interval, Piece, Tolerance, integral, nodes_on, squares
 from .ways import Runner, Steps
 
 
@@ -31,35 +30,6 @@ class Integrand(NamedTuple):
 
 #: What is integrated for some examples, from their part of where the path starts.
 Asks: TypeAlias = Callable[[Question, list[Tree]], Integrand]
-
-
-class Tolerance(NamedTuple):
-    """What the caller asks for: an error of at most `rtol` times the norm of an example's result, and the most nodes for it."""
-
-    rtol: float
-    most: int
-    tells: bool  # whether he asks for the error too
-
-
-def tolerance(rtol: float | None, return_error: bool, n_steps: int, quadrature: object) -> Tolerance | None:
-    """The arguments `rtol` and `return_error`, checked; None where no tolerance is asked for."""
-    if rtol is None:
-        if return_error:
-            raise complaint(ValueError, "return_error=True needs a tolerance: pass rtol too, rtol=1e-2 for one percent.")
-        return None
-    if tracing() or vmap_runs():
-        text = "rtol chooses the nodes by what the model gives, which torch.compile and torch.func.vmap cannot follow"
-        raise complaint(ValueError, f"{text}: call it outside, or say how many nodes to take, with n_steps and without rtol.")
-    check_real(rtol, "rtol")
-    if not 0 < rtol < math.inf:
-        raise complaint(ValueError, f"rtol must be above 0 and finite, got {rtol!r}: 1e-2 is one percent.")
-    if quadrature != "gausslegendre":
-        raise complaint(ValueError, f"rtol has a rule of its own, of Gauss and Kronrod: leave quadrature={quadrature!r} out.")
-    check_count(n_steps, "n_steps")
-    if n_steps < NODES:
-        text = f"n_steps is the most nodes allowed where there is rtol, and {NODES} are the fewest"
-        raise complaint(ValueError, f"{text}: pass n_steps={NODES} or more, got {n_steps}.")
-    return Tolerance(float(rtol), n_steps, return_error)
 
 
 #: No half of an interval counts for less than this part of the whole's error: what the whole has seen, a half may miss at

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from .._core.passes import Question
 from .._types import ChunkSize, Tree, map_floats, tensors
-from .kronrod import NODES, Interval, kronrod_rates, nodes_on
-from .mean import Sum
 from .path import input_ends, points
 from .points import along, at_steps, for_all, gathered, input_floats, steps_of, together, value_and_slope_at, value_at, width
-from .progress import reported
-from .quadrature import Rates
+from .progress import Sum, reported
+from .quadrature import NODES, Interval, Rates, kronrod_rates, nodes_on
 from .ways import Runner, Steps
 
 

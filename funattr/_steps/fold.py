@@ -15,8 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from .._core.chance import drawn
 from .._core.passes import Question
-from .._core.rows import Every
-from .._core.score import one_for_each
+from .._core.score import Every, one_for_each
 from .._core.tap import touched
 from .._core.where import Bound
 from .._torch import (

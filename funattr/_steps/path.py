@@ -10,14 +10,12 @@ from torch import Tensor
 
 from .._core.kernels import in_plain_forms
 from .._core.passes import Point, Question, forward, kept, question, read
-from .._core.rows import Every, alone, own_row, shares
-from .._core.score import predicted, score_of
+from .._core.score import Every, alone, own_row, predicted, score_of, shares
 from .._types import ChunkSize, Layer, Model, Target, Tree, broadcasts, floats_of, map_tensors
 from .._words import complaint
 from .baselines import full_batch, references
-from .mean import Sum
 from .points import along, at_points, input_floats, slope_at, steps_of, times_way, towards, width, with_floats
-from .progress import reported
+from .progress import Sum, reported
 from .quadrature import Rule
 from .twins import OneRow, same_rows
 from .ways import Runner, Steps
@@ -66,7 +64,7 @@ def _settled(q: Question) -> Target:
         target: Target = q.target
         return target
     with torch.no_grad():
-        output = forward(q.at_no_site, kept).output
+        output = forward(q.at(), kept).output
     score_of(output, q.target, q.size)  # its checks
     return predicted(output, q.size)
 

@@ -12,13 +12,11 @@ from torch import Tensor
 
 from .._core.checks import check_dense
 from .._core.passes import Question
-from .._core.real import is_number
 from .._torch import any_batch, beside_traces, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import Tree, as_it_is, tensors
+from .._types import Tree, as_it_is, is_number, tensors
 from .._words import complaint, is_int, kind_of, warn
-from .chunks import cached, fitting
+from .chunks import cached, fitting, widened
 from .matching import Ranges, by_site, check_compares, matched, ranges, rows_in
-from .room import widened
 
 #: Above this many passes, a warning. A table has fewer columns, and the smallest of pictures (3 x 32 x 32) fewer numbers; at a
 #: millisecond for each, which few models take less than, it is the point from where the answer does not come at once.

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import check_attributable
 from .._core.gradient import gradients, hooks_backward
 from .._core.passes import Point, Question, each_score, forward, kept, read
-from .._core.real import check_attributable, in_single
-from .._core.rows import each_of
+from .._core.score import each_of
 from .._torch import tracing, transforms_active
-from .._types import Tree, copied, filled, floats_of, map_floats, map_tensors, tensors
+from .._types import Tree, copied, filled, floats_of, in_single, map_floats, map_tensors, tensors
 from .fold import Inner, all_at_site, floats_in, folded, rows_alone, taken, with_leaves
-from .mean import check_rows
+from .progress import check_rows
 from .ways import Runner, slices
 
 
@@ -79,7 +79,7 @@ def score_at(q: Question, x: Tree) -> Tensor:
 
 def scores_at(q: Question, x: Tree) -> list[Tensor]:
     """The same, for each target."""
-    q = q.at_no_site._replace(x=x)
+    q = q.at()._replace(x=x)
     return each_score(q, forward(q, kept))
 
 

@@ -1,17 +1,18 @@
-"""What players are worth, from the scores of coalitions: exact sums, means over orders, and a fit to pairs; with errors."""
+"""What players are worth, from the scores of coalitions: which of these to ask, shares from their scores, and linear fits to
+them."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .._core.real import in_double
+from .._types import in_double
 from .coalitions import scores_of
-from .fits import least_squares
-from .pairs import Pairs
 from .plan import Opened
 
 
@@ -103,3 +104,169 @@ def _with_ends(numbers: Tensor, kept: Tensor) -> Tensor:
     """The coalitions of these numbers: none, all, and then those that are given."""
     kept = kept.to(numbers.device)
     return torch.where(numbers[:, None] < 2, numbers[:, None] == 1, kept)
+
+
+class Pairs(NamedTuple):
+    """K pairs, of each the coalition that is the smaller one, and what the fit makes of them."""
+
+    kept: Tensor  # [K, M] bool
+    weights: Tensor  # [K]: of the row of each
+    chances: Tensor  # [K]: that it was drawn
+
+
+def draw_pairs(players: int, count: int, sampling: str, uniform: Callable[..., Tensor]) -> Pairs:
+    """`count` pairs, sizes by their shares, those of a size without replacement.
+
+    The weight of a coalition of size s is ``1 / (C(M, s) s (M - s))``, the kernel of Shapley values, over its chance.
+    """
+    sizes = range(1, players // 2 + 1)
+    totals = [math.comb(players, s) // (2 if 2 * s == players else 1) for s in sizes]
+    count = min(count, sum(totals))
+    shares = shares_of(players, count, sampling, totals)
+    counts = rounded(shares, totals, float(uniform()))
+    rows: list[Tensor] = []
+    weights: list[float] = []
+    chances: list[float] = []
+    for s, number, share, total in zip(sizes, counts, shares, totals):
+        if number:
+            rows.append(of_size(players, s, number, total, uniform))
+            chance = share / total if total < 1 << 1000 else 0.0  # of such numbers there are no floats
+            # C(M, s) of the kernel is the number of coalitions of this size: twice that of pairs in the middle.
+            weights += [(0.5 if 2 * s == players else 1.0) / (s * (players - s) * share)] * number
+            chances += [chance] * number
+    wide = torch.float64
+    return Pairs(torch.cat(rows), torch.tensor(weights, dtype=wide), torch.tensor(chances, dtype=wide))
+
+
+def shares_of(players: int, count: int, sampling: str, totals: list[int]) -> list[float]:
+    """How many of `count` pairs are of each size, on average: equally many (leverage), or as many as the kernel weighs.
+
+    A size that has fewer is taken whole, and the rest goes to the others.
+    """
+    bases = [1.0 if sampling == "leverage" else 1 / (s * (players - s)) for s in range(1, players // 2 + 1)]
+    if players % 2 == 0:
+        bases[-1] /= 2
+    found, left, still = [0.0] * len(totals), count, set(range(len(totals)))
+    while still:
+        scale = left / sum(bases[i] for i in still)
+        whole = {i for i in still if bases[i] * scale >= totals[i]}
+        for i in whole or still:
+            found[i] = float(totals[i]) if whole else bases[i] * scale
+        left -= sum(totals[i] for i in whole)
+        still = still - whole if whole else set()
+    return found
+
+
+def rounded(shares: list[float], totals: list[int], offset: float) -> list[int]:
+    """Whole numbers whose means over offsets in [0, 1) are the shares, and whose sum is theirs."""
+    counts, before, cumulated = [], 0, 0.0
+    last = max((i for i, (share, total) in enumerate(zip(shares, totals)) if share < total), default=-1)
+    for i, (share, total) in enumerate(zip(shares, totals)):
+        if share >= total:
+            counts.append(total)
+            continue
+        cumulated += share
+        so_far = round(cumulated) if i == last else math.floor(cumulated + offset)
+        counts.append(min(total, so_far - before))
+        before = so_far
+    return counts
+
+
+def of_size(players: int, size: int, count: int, total: int, uniform: Callable[..., Tensor]) -> Tensor:
+    """`count` different coalitions of a size, of `total`, ``[count, M]``. In the middle, of a pair the one with player 0."""
+    middle = 2 * size == players
+    if 2 * count > total:
+        every = _all_of(players, size, middle)
+        return every if count == total else every[torch.argsort(uniform(total))[:count]]
+    found = torch.zeros(0, players, dtype=torch.bool)
+    while len(found) < count:  # never more than are missing, so that none is left out for what it is
+        drawn = uniform(count - len(found), players).argsort(1) < size
+        if middle:
+            drawn = drawn ^ ~drawn[:, :1]
+        found = torch.unique(torch.cat([found, drawn]), dim=0)
+    return found
+
+
+def _all_of(players: int, size: int, middle: bool) -> Tensor:
+    chosen = itertools.combinations(range(1, players), size - 1) if middle else itertools.combinations(range(players), size)
+    listed = list(chosen)
+    members = torch.tensor(listed, dtype=torch.long).reshape(len(listed), size - middle)
+    found = torch.zeros(len(members), players, dtype=torch.bool).scatter(1, members, True)
+    found[:, 0] |= middle
+    return found
+
+
+#: Numbers in the rows of a fit that are made at once.
+ROOM = 1 << 22
+
+
+def least_squares(rows: Callable[[int, int], Tensor], right: Tensor, width: int, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """The least squares solution of least norm ``[M, N]`` of ``A x = right``, and its standard errors.
+
+    ``A`` ``[K, M]`` comes in parts: ``rows(start, stop)``. By ``(A^T A)+``, and twice the same for what is left over, so that
+    no digits are lost. Errors are ``diag(A+ diag(drawn r^2 / (1 - h)) A+^T)``, squared, with the residuals r and the
+    leverages h.
+    """
+    step = max(1, ROOM // max(width, 1))
+    parts = [(a, min(a + step, len(right))) for a in range(0, len(right), step)]
+    inverse = _inverse(rows, parts, width)
+    found = right.new_zeros(width, right.shape[1])
+    for _ in range(3):
+        missed = torch.zeros_like(found)
+        for a, b in parts:
+            own = rows(a, b).to(right)
+            missed = missed + own.T @ (right[a:b] - own @ found)
+        found = found + inverse.to(right) @ missed
+    squares = torch.zeros_like(found)
+    for a, b in parts:
+        own = rows(a, b)
+        back = own @ inverse  # [k, M]
+        free = 1 - (back * own).sum(1)
+        shares = torch.where(free > 1e-9, drawn[a:b] / free, 0)[:, None].to(right)
+        left = (right[a:b] - own.to(right) @ found).square()
+        squares = squares + back.square().T.to(right) @ (shares * left)
+    return found, squares.sqrt()
+
+
+def _inverse(rows: Callable[[int, int], Tensor], parts: list[tuple[int, int]], width: int) -> Tensor:
+    """``(A^T A)+``: where A has few rows, and may be nearly singular, by its own singular values, which are not squared."""
+    if len(parts) == 1 and parts[0][1] <= 2 * width:
+        _, s, v = torch.linalg.svd(rows(*parts[0]), full_matrices=False)
+        least = 1e-13 * s.max()
+        found: Tensor = (v.T * torch.where(s > least, 1 / s.clamp(min=least).square(), 0)) @ v
+    else:
+        gram = torch.zeros(width, width, dtype=torch.float64)
+        for a, b in parts:
+            own = rows(a, b)
+            gram += own.T @ own
+        found = torch.linalg.pinv(gram, rtol=1e-12, hermitian=True)
+    return found
+
+
+def lasso(kept: Tensor, right: Tensor, weights: Tensor, alpha: float) -> Tensor:
+    """``b`` of ``min sum_s w_s (y_s - c - z_s b)^2 / (2 sum w) + alpha |b|_1``, ``[M, N]``.
+
+    For bool z ``[S, M]`` and y ``[S, N]``. Without `alpha` the least squares solution of least norm; else by coordinate
+    descent, until nothing moves.
+    """
+    share = (weights / weights.sum())[:, None]
+    z = kept.double()
+    z, y = z - (share * z).sum(0), right - (share.to(right) * right).sum(0)
+    roots = share.sqrt()
+    if not alpha:
+        return least_squares(lambda a, b: roots[a:b] * z[a:b], roots.to(y) * y, z.shape[1], torch.zeros(len(z)))[0]
+    gram, slope = (z.T @ (share * z)).to(y), z.T.to(y) @ (share.to(y) * y)
+    found = torch.zeros_like(slope)
+    for _ in range(SWEEPS):
+        before = found.clone()
+        for j in range(len(found)):
+            if kept[:, j].any() and not kept[:, j].all():
+                free = slope[j] - gram[j] @ found + gram[j, j] * found[j]
+                found[j] = torch.sign(free) * (free.abs() - alpha).clamp(min=0) / gram[j, j]
+        if found.is_meta or (found - before).abs().max() <= 1e-12 * max(1e-300, float(found.abs().max())):
+            break
+    return found
+
+
+#: Rounds of coordinate descent at most: it needs tens.
+SWEEPS = 10_000

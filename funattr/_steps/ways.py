@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,16 +20,15 @@ from torch.overrides import TorchFunctionMode
 
 from .._core.chance import drawn
 from .._core.cures import raised_by_model
-from .._core.graphs import writes_parameters
+from .._core.kept import writes_parameters
 from .._core.passes import Question
 from .._core.written import Place, with_own_mapped
 from .._torch import any_batch, must_rise, quiet, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Tree, map_tensors, tensors
 from .._words import complaint, warn
-from .chunks import chunk_for, chunks, given_chunk
+from .chunks import Made, TooMuch, chunk_for, chunks, given_chunk, room_on, shows_room
 from .fold import same
 from .progress import reported
-from .room import Made, TooMuch, room_on, shows_room
 
 
 def each(
@@ -210,8 +210,7 @@ class Runner:
     def warn(self) -> None:
         """Say, once, that the steps run one after another: a step has, so vmap was to blame."""
         if self.cause is not None:
-            cause = " ".join(self.cause.split())[:300]
-            self.cause = None
+            cause, self.cause = textwrap.shorten(self.cause, 300, placeholder=" ..."), None
             warn(f"the steps run one after another, which is slower: torch.func.vmap cannot run this model ({cause})")
 
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from .._core.passes import Question
-from .._core.real import in_double, is_number
 from .._torch import tree_flatten
-from .._types import Tree, tensors
+from .._types import Tree, in_double, is_number, tensors
 from .._words import complaint, is_int, kind_of
 from .matching import by_site, matched
 

@@ -1,16 +1,19 @@
-"""What a tensor is, and what autograd knows of it."""
+"""What a tensor is, and what autograd knows of it; and trees of them."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import namedtuple
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 # The memory of a tensor by a reference that does not hold it.
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._pytree import TreeSpec, tree_flatten
+from torch.utils._pytree import tree_unflatten as _tree_unflatten
 
 from .traces import observed_by_dispatch_mode, tracing
 from .transforms import is_wrapped
@@ -61,6 +64,19 @@ def slope_of_one(value: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor | None
     return found if isinstance(found, torch.Tensor) else None
 
 
+def nodes_before(nodes: Iterable[Any], ends: Container[Any] = ()) -> Iterator[Any]:
+    """The nodes of the graph that these are made of, these with them; the `ends` too, and nothing before those."""
+    todo = [node for node in dict.fromkeys(nodes) if node is not None]
+    met = {*todo, None}
+    for node in todo:  # which grows
+        yield node
+        if node not in ends:
+            for other, _ in node.next_functions:
+                if other not in met:
+                    met.add(other)
+                    todo.append(other)
+
+
 def saved_input(node: Any) -> torch.Tensor | None:
     """The input that a node of the graph has saved, to look at its layout; None where hooks pack it, or torch shows none."""
     saved = getattr(node, "_raw_saved_input", None)
@@ -88,17 +104,12 @@ def _saved_by(node: Any) -> Iterator[Any]:
 
 def copy_saved(found: Iterable[torch.Tensor], copies: Callable[[torch.Tensor], bool]) -> None:
     """Have the graph that `found` come from keep copies of what it has saved and `copies` is true of."""
-    todo = [t.grad_fn for t in found if t.grad_fn is not None]
-    met = set(todo)
-    for node in todo:  # which grows
+    for node in nodes_before([t.grad_fn for t in found]):
         for saved in _saved_by(node):
             data = getattr(saved, "data", copies)  # where torch does not show it, it hands it to the hook alone
             if data is copies or (isinstance(data, torch.Tensor) and copies(data)):
                 with contextlib.suppress(RuntimeError):  # where there are hooks already, of an earlier pass, say
                     saved.register_hooks(lambda t: t.clone() if copies(t) else t, lambda t: t)
-        new = {other for other, _ in node.next_functions if other is not None} - met
-        met |= new
-        todo += new
 
 
 def times_written(value: torch.Tensor) -> int:
@@ -159,3 +170,30 @@ def is_dressed(value: Any) -> bool:
     kind = type(value)
     plain = kind in (torch.Tensor, torch.nn.Parameter)
     return not plain and kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+
+
+def tree_unflatten(leaves: Iterable[Any], spec: TreeSpec) -> Any:
+    """The leaves in their structure; in a plain tuple for a NamedTuple that refuses them, as a PackedSequence does None."""
+    leaves = list(leaves)
+    if tracing():
+        return _tree_unflatten(leaves, spec)
+    try:
+        return _tree_unflatten(leaves, spec)
+    except Exception:
+        return _built(iter(leaves), spec)
+
+
+def _built(leaves: Iterator[Any], spec: Any) -> Any:
+    if spec.is_leaf() if hasattr(spec, "is_leaf") else not spec.children_specs:  # torch 2.0 has no is_leaf
+        return next(leaves) if spec.num_leaves else _tree_unflatten([], spec)
+    children = spec.children() if hasattr(spec, "children") else spec.children_specs
+    parts = [_built(leaves, child) for child in children]
+    try:
+        return _tree_unflatten(parts, TreeSpec(spec.type, spec.context, [_LEAF] * len(parts)))
+    except Exception:
+        if spec.type is not namedtuple:
+            raise
+        return tuple(parts)
+
+
+_LEAF: Any = tree_flatten(0)[1]

@@ -1,4 +1,5 @@
-"""The transforms of torch.func around what runs here: which they are, what they map over, and those entered by hand."""
+"""What a call finds in its thread: the transforms of torch.func that run, what they map over, and those entered by hand; modes,
+the grad mode and hooks, all to be left as they were; and errors from outside."""
 
 from __future__ import annotations
 
@@ -125,6 +126,33 @@ def below_vmap(function: Callable[..., Iterable[torch.Tensor]], *args: torch.Ten
     return [add_batch_dim(t, 0, level) for t in found]
 
 
+class Late:
+    """A vmap entered by hand, over steps that are mapped from where `enter` is called to the end of the pass: inside the model,
+    at a site. Over how many is only known once the value there is seen, and a pass to look at it first would run what lies
+    before the site a second time."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.level: int | None = None
+
+    def enter(self, steps: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The steps, as one; the first alone where a transform of the model's own runs, which would end before this one."""
+        self.size = 1 if transforms_active() else steps[0].shape[0]
+        if self.size == 1:
+            return [t[0] for t in steps]
+        level = self.level = _functorch._vmap_increment_nesting(self.size, "same")
+        return [add_batch_dim(t, 0, level) for t in steps]
+
+    def run(self, function: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:
+        """What `function`, which enters, returns, with a leading dimension for the steps."""
+        try:
+            found = function()
+            return [t[None] if self.level is None else _functorch._remove_batch_dim(t, self.level, self.size, 0) for t in found]
+        finally:
+            if self.level is not None:
+                _functorch._vmap_decrement_nesting()
+
+
 def is_wrapped(value: torch.Tensor) -> bool:
     """Whether a transform stands between us and the data of `value`."""
     return maybe_get_level(value) != -1
@@ -175,3 +203,69 @@ class _Quiet(AbstractContextManager[None]):
 
 
 quiet = _Quiet()
+
+
+#: Documented since torch 2.5.
+OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+
+
+#: Turns off function modes and subclasses: for looking at data without being seen, and for calling an operation plainly.
+without_modes = torch._C.DisableTorchFunction
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether `error` comes of torch's cleaning up after another (Ctrl-C in the middle of vmap) that asks to stop at once."""
+    if hasattr(error, "complaint"):  # ours; and it may have ended the pass by a Stop, which is no interruption
+        return False
+    before = error.__context__
+    while before is not None and isinstance(before, Exception):
+        before = before.__context__
+    return before is not None
+
+
+def must_rise(error: BaseException) -> bool:
+    """Whether nobody is to try another way after `error`: memory has run out, or somebody asks to stop."""
+    return isinstance(error, OutOfMemoryError) or interrupted(error)
+
+
+#: Where the Python functions of torch.nn.functional find the operations themselves.
+operation_spaces = (torch._C._nn, torch._VF)
+
+
+def surroundings() -> tuple[int, int, bool, str | None]:
+    """What a call must leave as it was in its thread: how many function modes there are and transforms, the grad mode, and
+    why hooks on saved tensors are refused, if they are."""
+    refused = torch._C._autograd._saved_tensors_hooks_get_disabled_error_message()
+    return torch._C._len_torch_function_stack(), depth(), torch.is_grad_enabled(), refused
+
+
+def put_back(before: tuple[int, int, bool, str | None]) -> None:
+    """Leave what was entered since. Torch's context managers are Python functions: an exception from outside (Ctrl-C, a
+    timeout) that comes just as one is being left would keep it entered, for all that the thread does from then on."""
+    modes, outer, grad, refused = before
+    if refused is None:
+        torch._C._autograd._saved_tensors_hooks_enable()
+    else:
+        torch._C._autograd._saved_tensors_hooks_disable(refused)
+    while torch._C._len_torch_function_stack() > modes:
+        torch._C._pop_torch_function_stack()
+    while (level := peek_interpreter_stack()) is not None and level.level() > outer:
+        _LEAVE[level.key()]()
+    torch.set_grad_enabled(grad)
+
+
+_LEAVE: dict[TransformType, Callable[[], Any]] = {
+    TransformType.Vmap: _functorch._vmap_decrement_nesting,
+    TransformType.Grad: _functorch._grad_decrement_nesting,
+    TransformType.Jvp: _functorch._jvp_decrement_nesting,
+    TransformType.Functionalize: _functorch._func_decrement_nesting,
+}
+
+
+def saved_tensors_hooked() -> bool:
+    """Whether hooks are on for what is saved for a backward pass: those of torch.utils.checkpoint, say."""
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks(""):
+            return False
+    except RuntimeError:
+        return True

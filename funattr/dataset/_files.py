@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import textwrap
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,10 +49,9 @@ def read_json(path: Path) -> Any:
 
 
 def damaged(path: Path, error: Exception) -> ValueError:
-    why = " ".join(str(error).split())
+    why = textwrap.shorten(str(error), 200, placeholder=" ...").rstrip(". ")
     return ValueError(
-        f"run(): the file {str(path)!r} is damaged ({why[:200].rstrip('. ')}): delete it and run again, which explains again "
-        "what was in it."
+        f"run(): the file {str(path)!r} is damaged ({why}): delete it and run again, which explains again what was in it."
     )
 
 

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.real import in_single
-from .._types import ChunkSize, Layer, Model, Target, Tree
+from .._types import ChunkSize, Layer, Model, Target, Tree, in_single
 from .._words import check_choice, check_count
 from ._judged import metric
 from ._order import KINDS, Ordered, ordered

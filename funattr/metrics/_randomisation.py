@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._combine.dress import about
-from .._combine.repeat import device_of
+from .._combine.dress import about, device_of
 from .._core.where import bind, find
 from .._steps.draws import Rewound, check_generator, drawn_by
 from .._types import Explains, Layer, Model, Target, Tree, innermost, tensors

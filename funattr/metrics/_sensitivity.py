@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from .._combine.baselines import default_baselines
-from .._combine.dress import about, has_steps
+from .._combine.dress import about, device_of, has_steps
 from .._combine.noise import at_noise, moved, sampled
-from .._combine.repeat import device_of
 from .._steps.chunks import given_chunk
 from .._steps.draws import Rewound, check_generator, drawn_by
 from .._types import ChunkSize, Explains, Layer, Model, Target, Tree, floats_of, innermost, tensors

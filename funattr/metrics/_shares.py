@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.real import in_single
-from .._types import ChunkSize, Layer, Model, Target, Tree
+from .._types import ChunkSize, Layer, Model, Target, Tree, in_single
 from .._words import check_real, complaint, kind_of
 from ._judged import metric
 from ._order import Ordered, ordered

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from .._rules.flow.first import flat, wsquare, zbox
-from .._rules.flow.keeping import attn_lrp, cp_lrp, deconv, frozen, guided
+from .._rules.flow.keeping import attn_lrp, cp_lrp, deconv, flat, frozen, guided, wsquare, zbox
 from .._rules.flow.operation import Operation
 from .._rules.flow.sets import (
     alpha_beta,

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ..._core.checks import may_read
 from ..._torch import tracing, transforms_active
-from .hold import hold
-from .operation import Flow, Operation, Pairs
+from .operation import Flow, Operation, Pairs, hold
 
 Rules = dict[Any, Callable[..., Any]]
 

@@ -13,7 +13,6 @@ from ..._types import Tree, map_tensors
 from ..._words import complaint
 from ..lift.table import BARE, ENTRIES
 from ..spelled import called
-from .facts import Rules
 from .flows import nothing
 
 #: The kinds that keys of a dict of rules name.
@@ -42,6 +41,20 @@ def prepared(rules: Any) -> Rules:
             text = f"{getattr(key, '__name__', repr(key))} is no operation of torch that a rule can be for"
             raise complaint(ValueError, f"{text}: use a function such as torch.tanh, or one of {', '.join(map(repr, KINDS))}.")
     return _by_name(rules)
+
+
+class Rules:
+    """A set of rules, by kind and by torch's names."""
+
+    def __init__(self, kinds: Mapping[str, Any], named: Mapping[str, Any]):
+        self.kinds = dict(kinds)
+        self.named = dict(named)
+
+    def of(self, name: str, *kinds: str) -> tuple[str, Any] | None:
+        """The narrowest rule for an operation of that name and of these kinds, the narrowest of which comes first."""
+        if name in self.named:
+            return name, self.named[name]
+        return next(((kind, self.kinds[kind]) for kind in kinds if kind in self.kinds), None)
 
 
 def _by_name(rules: Any) -> Rules:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..._core.kernels import unruled
-from ..._torch import base_of, tracing, tree_flatten, tree_unflatten
-from ..._types import tensors
+from ..._torch import base_of, tracing
+from ..._types import map_leaves, tensors
 from ..lift.dispatch import GRADIENTS, apply, known
 from ..lift.hidden import custom
 from ..lift.origins import among
@@ -20,9 +20,9 @@ from ..lift.table import ENTRIES, NAMES, SHAPES
 from ..lift.table import PLAIN as LEFT
 from ..relu import ReluRule, in_place
 from ..spelled import Entry, called
-from .facts import UNKNOWN, Event, Fact, Facts, Rules, Traced
+from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen
+from .given import Rules
 from .operation import Flow, Operation, Scale, own, whole
-from .unseen import Unseen
 
 #: What keeps the places of a tensor's elements, and is linear where but one of its tensors varies.
 _SUMS = {"add", "sub", "rsub", "neg", "positive"}
@@ -145,8 +145,7 @@ class Ruled(TorchFunctionMode):
     def _again(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """The operation, of what stands for tensors that it uses late."""
         late, self.late = self.late, []
-        leaves, spec = tree_flatten((args, kwargs))
-        args, kwargs = tree_unflatten([next((new for old, new in late if old is t), t) for t in leaves], spec)
+        args, kwargs = map_leaves(lambda t: next((new for old, new in late if old is t), t), (args, kwargs))
         return self.__torch_function__(func, types, args, kwargs)
 
     def _attribute(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ..._words import complaint, door
-from .first import boxed
 from .flows import (
     BASE,
     Rules,
@@ -15,6 +14,7 @@ from .flows import (
     flat_rule,
     gamma_rule,
 )
+from .keeping import boxed
 from .operation import Flow
 
 

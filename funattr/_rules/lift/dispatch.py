@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..._core.checks import may_read
-from ..._core.real import is_number
 from ..._torch import interrupted, tracing, tree_flatten, tree_unflatten, without_modes
+from ..._types import is_number
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, counterpart, exported, placed
 from .origins import constant

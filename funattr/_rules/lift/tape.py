@@ -91,7 +91,7 @@ class Lift(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not self.active:
-            return unruled(func, args, kwargs)
+            return self._before(func, args, kwargs)
         if tracing():
             found = self.rules(self, func, args, kwargs)
             self.origins.trace(sources(func, (*args, *kwargs.values())), args[0] if func is Tensor.__setitem__ else found)
@@ -126,6 +126,13 @@ class Lift(TorchFunctionMode):
         if func in _ADDS:
             self.added(func, given)
         return given
+
+    def _before(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """An operation before the site."""
+        found = unruled(func, args, kwargs)
+        if self.baseline is not None and self.origins.of_outside(counterpart(func), (*args, *kwargs.values())):
+            self.origins.comes_in(among((found,)))
+        return found
 
     def _attribute(self, func: Any, args: Any) -> Any:
         """An attribute; x.data comes from x as what is detached does."""

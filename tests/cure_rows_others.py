@@ -1,0 +1,264 @@
+"""The rows of `tests/cure_rows.py` for what is told beside a cure, for locks, other processes, and what is interrupted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+import funattr as fa
+from funattr.dataset._folder import notes_of
+
+from .cure_rows import F, mlp, said, text, two, x
+from .cures import Cure
+from .wrong import Checkpointed
+
+ids, viz = torch.randint(0, 20, (4, 7)), F.viz
+picture = torch.zeros(0, 3, 16, 16, dtype=torch.uint8)  # of none: superpixels() is asked, and needs no scikit-image
+checkpointed = Checkpointed(False).eval()
+by_batch = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5, track_running_stats=False)).eval()
+plain = nn.Sequential(checkpointed.first, checkpointed.act, checkpointed.head)
+HOLDS = "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); input()"
+now: dict[str, Any] = {"into": "", "left": 0}  # not in a method: what made a folder is known by what its method holds
+
+
+class Holds(nn.Module):
+    """Does something else where the batch is one of four."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + torch.arange(4.0)[:, None] * x if x.shape[0] == 4 else x).sum(1)
+
+
+def exported(model: Any = mlp, **options: Any) -> Any:
+    return F.export(fa.gradient, model, x, **options)
+
+
+def many(**options: Any) -> Any:
+    with mock.patch("funattr._steps.progress.MANY", 5):
+        return F.feature_ablation(mlp, x, target=1, **options)
+
+
+def watched() -> Any:
+    with fa.progress(lambda done, total: None):
+        return many()
+
+
+def folder(call: Callable[[str], Any]) -> Any:
+    with tempfile.TemporaryDirectory() as out:
+        return call(out)
+
+
+def run(out: str, method: Any = fa.saliency, model: Any = mlp, data: Any = x, **options: Any) -> Any:
+    options = {"target": 1, "progress": False, "strict": True} | options
+    return fa.dataset.run(method, model, data, out, **options)
+
+
+def beginning_another(model: Any, x: Tensor, target: Any = None) -> Tensor:
+    """A method that begins a run into the folder into which it is run."""
+    if now["into"]:
+        out, now["into"] = now["into"], ""
+        with pytest.raises(RuntimeError) as told:
+            run(out, beginning_another)
+        now["error"] = told.value
+    return x
+
+
+def while_running(out: str) -> None:
+    now["into"] = out
+    run(out, beginning_another)
+    raise now["error"]
+
+
+def held(out: str) -> None:
+    """A run into a folder into which another process writes."""
+    run(out, data=x[:2])
+    lock = [sys.executable, "-c", HOLDS, str(notes_of(Path(out)) / "lock")]
+    with subprocess.Popen(lock, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        try:
+            run(out, data=x[:2])
+        finally:
+            other.communicate(b"\n")
+
+
+def after(first: Callable[[str], Any], method: Any = fa.saliency) -> Callable[[str], Any]:
+    """A run into a folder, once what came before has ended."""
+
+    def call(out: str) -> None:
+        with pytest.raises(RuntimeError):
+            first(out)
+        assert sum(run(out, method)) == len(x)
+
+    return call
+
+
+def damaged(out: str) -> Any:
+    run(out)
+    part = next(Path(out).glob("part-*"))
+    part.write_bytes(part.read_bytes()[:50])
+    return run(out)
+
+
+def mended(out: str) -> None:
+    try:
+        damaged(out)
+    except ValueError:
+        next(Path(out).glob("part-*")).unlink()
+    assert run(out).explained == len(x)
+    assert len(fa.dataset.load(out)) == len(x)
+
+
+def ending(model: Any, x: Tensor, target: Any = None) -> Tensor:
+    """A method that is interrupted once, at its second call."""
+    now["left"] -= 1
+    if now["left"] == 0:
+        raise KeyboardInterrupt
+    return x
+
+
+def interrupted(out: str, calls: int = 2) -> Any:
+    now["left"] = calls
+    try:
+        return run(out, ending, batch_size=1, part_size=1)
+    except KeyboardInterrupt as error:
+        raise RuntimeError(str(error)) from error
+
+
+def gone_on(out: str) -> None:
+    with pytest.raises(RuntimeError):
+        interrupted(out)
+    assert tuple(interrupted(out, -1)) == (3, 0, 1)
+
+
+class Written(Dataset[str]):
+    """Examples as text."""
+
+    def __len__(self) -> int:
+        return len(x)
+
+    def __getitem__(self, place: int) -> str:
+        return json.dumps(x[place].tolist())
+
+
+def of_texts(**options: Any) -> Any:
+    return folder(lambda out: run(out, data=Written(), **options))
+
+
+def locked(model: Any, x: Tensor, target: Any = None, lock: Any = None) -> Tensor:
+    return x
+
+
+def shipped(method: Any = locked, **options: Any) -> Any:
+    return folder(lambda out: run(out, method, lambda: mlp, **options))
+
+
+OTHERS = [
+    Cure(
+        "_core/checks.py", ", and {}", lambda: said(text, ids, target=1), lambda: said(text, ids, layer="embedding", target=1)
+    ),
+    Cure("_habits.py", "It takes {}", lambda: said(target=1, zzz=0), lambda: said(target=1, layer="fc1", create_graph=True)),
+    Cure(
+        "_core/score.py",
+        "holds a tensor and a {}: pass a callable target that",
+        lambda: said(lambda v: (v, object()), target=1),
+        lambda: said(lambda v: (v, object()), target=lambda out: out[0][:, 1]),
+    ),
+    Cure(
+        "_steps/draws.py",
+        " of numpy",
+        lambda: F.gradient_shap(mlp, x, target=1, baselines=x, generator=np.random.default_rng(0)),
+        lambda: F.gradient_shap(mlp, x, target=1, baselines=x, generator=torch.Generator().manual_seed(0)),
+    ),
+    Cure(
+        "_steps/matching.py",
+        "must be a scalar or have the structure of x",
+        lambda: F.integrated_gradients(two, (x, x), baselines=(x,), n_steps=2),
+        lambda: [F.integrated_gradients(two, (x, x), baselines=one, n_steps=2) for one in (0.0, (0 * x, 0 * x))],
+    ),
+    Cure(
+        "viz/_arrays.py",
+        "there is nothing to draw",
+        lambda: viz.overlay(torch.ones(0, 4)),
+        lambda: viz.overlay(torch.ones(1, 4)),
+    ),
+    Cure(
+        "viz/_arrays.py",
+        "there is nothing to draw",
+        lambda: viz.volume(torch.rand(1, 0, 6, 6), torch.rand(1, 0, 6, 6)),
+        lambda: viz.volume(torch.rand(1, 2, 6, 6), torch.rand(1, 2, 6, 6)),
+    ),
+    Cure(
+        "_core/gradient.py",
+        "or whatever turned it on)",
+        lambda: F.integrated_gradients(checkpointed, x, layer="act", target=1, n_steps=2, create_graph=True),
+        lambda: F.integrated_gradients(plain, x, layer="1", target=1, n_steps=2, create_graph=True),
+    ),
+    Cure(
+        "_export/program.py",
+        "the model does not take a batch of {} ({}): pass dynamic_batch=False",
+        lambda: exported(by_batch, target=1),
+        lambda: exported(by_batch, target=1, dynamic_batch=False),
+    ),
+    Cure(
+        "_export/program.py",
+        "(its size, or rows of its own). Pass dynamic_batch=False",
+        lambda: exported(Holds()),
+        lambda: exported(Holds(), dynamic_batch=False),
+    ),
+    Cure(
+        "masks/_groups.py",
+        "pass pictures.float()",
+        lambda: fa.masks.superpixels(picture, 3),
+        lambda: fa.masks.superpixels(picture.float(), 3),
+    ),
+    Cure(
+        "masks/_groups.py",
+        "give four dimensions",
+        lambda: fa.masks.superpixels(torch.zeros(16, 16), 3),
+        lambda: fa.masks.superpixels(torch.zeros(0, 1, 16, 16), 3),
+    ),
+    Cure("_steps/progress.py", "watch them with fa.progress()", many, watched),
+    Cure("_steps/progress.py", "or ask for fewer", many, lambda: many(feature_mask=torch.tensor([0, 0, 0, 1, 1, 1]))),
+    Cure(
+        "dataset/_trees.py",
+        "or with transform=",
+        of_texts,
+        lambda: of_texts(transform=lambda text: torch.tensor(json.loads(text))),
+    ),
+    Cure(
+        "dataset/_folder.py",
+        "another run of this process",
+        lambda: folder(while_running),
+        lambda: folder(after(while_running, beginning_another)),
+    ),
+    Cure("dataset/_folder.py", "run(): another run writes into", lambda: folder(held), lambda: folder(after(held))),
+    Cure("dataset/_files.py", "which explains again what was in it", lambda: folder(damaged), lambda: folder(mended)),
+    Cure("dataset/_run.py", "examples are done; run it again", lambda: folder(interrupted), lambda: folder(gone_on)),
+    Cure(
+        "dataset/_run.py",
+        "give the function that makes it, not the {}",
+        lambda: folder(lambda out: run(out, workers=2)),
+        lambda: folder(lambda out: run(out, model=lambda: mlp, workers=2)),
+        slow=True,
+    ),
+    Cure(
+        "dataset/_ship.py",
+        "give them by name",
+        lambda: shipped(partial(locked, lock=threading.Lock()), workers=2),
+        lambda: [shipped(partial(locked, lock=threading.Lock()), workers=1, engine="local")],
+    ),
+]
