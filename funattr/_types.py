@@ -171,6 +171,12 @@ def map_tensors(f: Callable[[Tensor], Any], tree: Tree) -> Tree:
     return tree_unflatten([f(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
 
 
+def map_leaves(f: Callable[..., Any], tree: Tree, *beside: Iterable[Any]) -> Tree:
+    """Apply `f` to every leaf of `tree`, whatever it is, and to what is given beside it for each, keeping the structure."""
+    leaves, spec = tree_flatten(tree)
+    return tree_unflatten([f(*same) for same in zip(leaves, *beside)], spec)
+
+
 def filled(tree: Tree, new: Iterable[Any]) -> Tree:
     """`tree` with others in the place of its tensors, in order."""
     rest = iter(new)

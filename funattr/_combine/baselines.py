@@ -15,7 +15,7 @@ from .._steps.baselines import distribution, full_batch, references
 from .._steps.chunks import chunks
 from .._steps.progress import Sum, reported
 from .._torch import tracing, tree_flatten, tree_unflatten
-from .._types import Explains, Method, Model, Tree, batch_size, map_tensors, tensors
+from .._types import Explains, Method, Model, Tree, batch_size, map_leaves, map_tensors, tensors
 from .._words import complaint, door
 from .dress import about, as_one, chosen, combined, name_of
 from .targets import around_targets
@@ -110,7 +110,5 @@ def _one_row_each(each: list[Tree], size: int) -> Tree:
 
 def one_of(samples: Tree, sample: list[Tensor], x: Tree) -> Tree:
     """One baseline in the structure of x, with batch 1; what has no baseline stays at x's value."""
-    leaves, spec = tree_flatten(samples)
     rest = iter(sample)
-    own = tree_flatten(x)[0]
-    return tree_unflatten([leaf if t is None else next(rest)[None] for t, leaf in zip(leaves, own)], spec)
+    return map_leaves(lambda t, own: own if t is None else next(rest)[None], samples, tree_flatten(x)[0])

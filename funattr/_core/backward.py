@@ -18,6 +18,7 @@ from .._torch import (
     make_leaf,
     mapped_without,
     must_rise,
+    nodes_before,
     quiet,
     transforms_active,
     without_modes,
@@ -141,15 +142,7 @@ def _of_checkpoints(q: Question, error: str) -> str | None:
 
 def _goes_through(scores: Tensor, name: str) -> bool:
     """Whether a backward pass of that name is in the graph."""
-    todo, met = [scores.grad_fn], {scores.grad_fn}
-    for node in todo:  # which grows
-        if node is not None:
-            if node.name() == name:
-                return True
-            new = {other for other, _ in node.next_functions} - met
-            met |= new
-            todo += new
-    return False
+    return any(node.name() == name for node in nodes_before([scores.grad_fn]))
 
 
 # Leaves.

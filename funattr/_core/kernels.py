@@ -214,20 +214,9 @@ def _looked(func: Any, value: Tensor) -> Any:
 
 
 def _folded(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, dropout_p: Any = 0.0, is_causal: Any = False, **named: Any
 ) -> Any:
-    options: dict[str, Any] = {"dropout_p": dropout_p, "is_causal": is_causal}
-    if scale is not None:  # since torch 2.1
-        options["scale"] = scale
-    if enable_gqa:  # since torch 2.5
-        options["enable_gqa"] = True
+    options = {"dropout_p": dropout_p, "is_causal": is_causal, **named}
     if not any(map(is_mapped, (query, key, value, attn_mask))):
         with without_modes():  # modes outside would take it apart
             return F.scaled_dot_product_attention(query, key, value, attn_mask, **options)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .._torch import beside_traces, constant, saved_input, without_modes, without_transforms
+from .._torch import beside_traces, constant, nodes_before, saved_input, without_modes, without_transforms
 from .code import Words
 from .kernels import plain_batch_norm, unruled
 from .where import Bound, all_modules
@@ -28,14 +28,9 @@ def mend(bound: Bound, scores: Tensor, leaves: Sequence[Tensor], mended: set[Any
     are `mended` already, in a graph that several scores go through."""
     if scores.device.type != "cpu" or not kernel_errs() or not _may_norm(bound.root):
         return
-    met = {scores.grad_fn, *(leaf.grad_fn for leaf in leaves), None}
-    todo = [scores.grad_fn]
-    for node in todo:  # which grows
-        for other, _ in () if node is None else node.next_functions:
-            if other not in met:
-                met.add(other)
-                todo.append(other)
-        if _is_norm(type(node)) and node not in mended:
+    ends = {leaf.grad_fn for leaf in leaves}
+    for node in nodes_before([scores.grad_fn], ends):
+        if _is_norm(type(node)) and node not in mended and node not in ends:
             mended.add(node)
             _mend_one(node)
 

@@ -48,13 +48,8 @@ class Question(NamedTuple):
         """What messages call the value there."""
         return "x" if self.sites.sites[i] is None else f"the value at layer {self.label(i)}"
 
-    @property
-    def at_no_site(self) -> Question:
-        """The same of the model's output alone."""
-        return self.at()
-
     def at(self, *sites: Site | None) -> Question:
-        """The same at some of the sites."""
+        """The same at some of the sites; at none of them, of the model's output alone."""
         return self._replace(sites=self.sites._replace(sites=sites))
 
 

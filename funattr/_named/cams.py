@@ -95,7 +95,7 @@ def _score_cam(q: Question, channel_dim: int, chunk_size: ChunkSize, value: Tens
     # An input without such places, as a table beside an image, or that the layer does not see, is seen whole.
     fits = with_places(q.x, maps.dim(), lambda: q)
     scores: list[Tensor] = []
-    steps = Steps(q.at_no_site, inputs)
+    steps = Steps(q.at(), inputs)
     run = steps.runner(chunk_size)
     for a, b in reported(steps.parts(maps.shape[1], chunk_size)):
         seen = [_masked(maps[:, a:b], t) if fit else t.expand(b - a, *t.shape) for t, fit in zip(inputs, fits)]

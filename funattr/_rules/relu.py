@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,15 +94,11 @@ class ReluRule(TorchFunctionMode):
         placed_args, rest = placed(entry.order, args, kwargs) if kwargs else (args, kwargs)
         found = entry.rule(self, *placed_args, **rest)
         if found is None:
-            if entry.rule is _positive or entry.rule is _negative:
-                y = unruled(func, args, kwargs)
-                self._note(y, entry.rule is _positive, *placed_args)
-                return (y,)
-            if entry.rule is _cast and any(mask is placed_args[0] for mask, *_ in self.signs):
-                y = unruled(func, args, kwargs)
-                self.signs += [(y, *rest) for mask, *rest in self.signs if mask is placed_args[0]]
-                return (y,)
             return None
+        if isinstance(found, list):  # of what the result says, as a mask
+            y = unruled(func, args, kwargs)
+            self.signs += [(y, *said) for said in found]
+            return (y,)
         x, sure = found
         self.fired.append(True)
         if sure is not True:
@@ -115,10 +112,6 @@ class ReluRule(TorchFunctionMode):
             return target.copy_(self.rule(x, False))
         return self.rule(x, True)
 
-    def _note(self, mask: Tensor, positive: bool, x: Any, other: Any = 0) -> None:
-        if isinstance(x, Tensor) and not isinstance(other, Tensor) and other == 0:
-            self.signs.append((mask, x, positive, times_written(x)))
-
     def chosen(self, mask: Any, x: Any, positive: bool) -> bool:
         """Whether `mask` says where `x` is positive (or where it is not)."""
         return any(
@@ -131,8 +124,8 @@ def in_place(func: Any, entry: Entry, args: Any, kwargs: dict[str, Any]) -> bool
     return entry.in_place or bool(kwargs.get("inplace", args[at] if len(args) > at else False))
 
 
-# What a call is a ReLU of, and whether it is, which may be a tensor where data cannot be read; None where it is not. A function
-# of the mode and of the call's arguments.
+# What a call is a ReLU of, and whether it is, which may be a tensor where data cannot be read; None where it is not; of a mask,
+# a list. A function of the mode and of the call's arguments.
 
 
 def _zero(t: Any) -> Any:
@@ -198,16 +191,17 @@ def _masked(mode: ReluRule, x: Any, y: Any = None) -> Any:
     return None
 
 
-def _positive(mode: ReluRule, *args: Any, **kwargs: Any) -> None:
-    """A mask, to be noted."""
+# Of a mask, what it says, to be noted: of which tensor, whether where that is positive, and how often it was written to.
 
 
-def _negative(mode: ReluRule, *args: Any, **kwargs: Any) -> None:
-    """Likewise."""
+def _compared(positive: bool, mode: ReluRule, x: Any, other: Any = 0) -> Any:
+    zero = not isinstance(other, Tensor) and other == 0
+    return [(x, positive, times_written(x))] if zero and isinstance(x, Tensor) else None
 
 
-def _cast(mode: ReluRule, *args: Any, **kwargs: Any) -> None:
+def _cast(mode: ReluRule, mask: Any, *args: Any, **kwargs: Any) -> Any:
     """A mask in another dtype."""
+    return [said for known, *said in mode.signs if known is mask] or None
 
 
 KINDS: dict[str, Callable[..., Any]] = {
@@ -220,8 +214,8 @@ KINDS: dict[str, Callable[..., Any]] = {
     "where": _where,
     "masked_fill": _filled,
     **dict.fromkeys(("mul", "multiply", "__mul__", "__rmul__"), _masked),
-    **dict.fromkeys(("gt", "ge", "greater", "greater_equal", "__gt__", "__ge__"), _positive),
-    **dict.fromkeys(("lt", "le", "less", "less_equal", "__lt__", "__le__"), _negative),
+    **dict.fromkeys(("gt", "ge", "greater", "greater_equal", "__gt__", "__ge__"), partial(_compared, True)),
+    **dict.fromkeys(("lt", "le", "less", "less_equal", "__lt__", "__le__"), partial(_compared, False)),
     **dict.fromkeys(("to", "type", "type_as", "float", "double", "half", "bfloat16"), _cast),
 }
 #: function -> what it is, and how it is called.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from .._core.checks import check_attributable
 from .._torch import tree_flatten, tree_unflatten
-from .._types import Tree, is_number
+from .._types import Tree, is_number, map_leaves
 from .._words import complaint
 from .matching import Ranges, check_compares, fit, matched, ranges
 
@@ -23,12 +24,10 @@ def references(x: Tree, baselines: Any, *, ids: bool) -> Tree:
     """
     if type(x) is Tensor and type(baselines) in (int, float) and x.is_floating_point():  # as by default, and soon done
         return fit(x, baselines, {}, None).expand(1, *x.shape[1:])
-    leaves, spec = tree_flatten(x)
-    known = ranges(baselines)
-    return tree_unflatten([_reference(*pair, known) for pair in zip(leaves, _given(x, baselines, ids))], spec)
+    return map_leaves(partial(_reference, ranges(baselines)), x, _given(x, baselines, ids))
 
 
-def _reference(leaf: Any, given: Any, known: Ranges) -> Any:
+def _reference(known: Ranges, leaf: Any, given: Any) -> Any:
     if given is None:
         return leaf
     batched = isinstance(given, Tensor) and given.dim() == leaf.dim() and given.shape[0] == leaf.shape[0]
@@ -95,8 +94,6 @@ def _tokens(x: Tree, leaves: list[Any]) -> list[bool]:
 
 def full_batch(reference: Tree, x: Tree) -> Tree:
     """`reference` with one row for each example of `x`."""
-    leaves, spec = tree_flatten(reference)
-    others = tree_flatten(x)[0]
-    return tree_unflatten(
-        [a.expand(b.shape) if isinstance(a, Tensor) and a.shape != b.shape else a for a, b in zip(leaves, others)], spec
+    return map_leaves(
+        lambda a, b: a.expand(b.shape) if isinstance(a, Tensor) and a.shape != b.shape else a, reference, tree_flatten(x)[0]
     )

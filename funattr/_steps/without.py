@@ -17,12 +17,11 @@ from .._core.kernels import Folded
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, runs_fused, scores
 from .._core.score import Every, alone, predicted, score_of, shares, the_tensor
 from .._core.written import with_own_mapped
-from .._torch import any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
-from .._types import Tree, as_it_is, copied, floats_of, in_single, leaf_of, map_tensors, tensors
+from .._torch import Late, any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
+from .._types import Tree, as_it_is, copied, floats_of, in_single, leaf_of, map_leaves, map_tensors, tensors
 from .._words import complaint
 from .chunks import Made, TooMuch, chunks
 from .fold import all_at_site, taken
-from .late import Late
 from .matching import check_fits, fit_rows, matched, picked
 from .plan import Features, Plan, spread
 from .points import along
@@ -85,14 +84,10 @@ def check_features(q: Question, features: Features, plan: Plan) -> None:
 
 def restored(q: Question, plan: Plan, losses: Tensor) -> Tree:
     """Each group's loss ``[groups, N]`` at each of its features, in the structure of the value."""
-    found = []
-    for ids, value in zip(plan.ids, plan.values):
-        leaves, spec = tree_flatten(value)
-        found.append(tree_unflatten([_spread(losses, one, leaf) for one, leaf in zip(ids, leaves)], spec))
-    return q.sites.build(found)
+    return q.sites.build([map_leaves(partial(_spread, losses), value, ids) for value, ids in zip(plan.values, plan.ids)])
 
 
-def _spread(losses: Tensor, ids: Tensor | None, leaf: Any) -> Any:
+def _spread(losses: Tensor, leaf: Any, ids: Tensor | None) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
     return None if ids is None else spread(losses, ids.to(leaf.device), tuple(leaf.shape))

@@ -4,16 +4,9 @@ Seen to work on torch 2.0.1, 2.4.1, 2.13.0 and 2.14.1; what a version lacks is s
 the package uses documented names only.
 """
 
-# A vmap entered by hand, inside the model: over how many groups is only known once the value at the layer has been seen,
-# and a pass to look at it first would run what lies before the layer a second time.
-from torch._C._functorch import _add_batch_dim as add_batch_dim
-from torch._C._functorch import _remove_batch_dim as remove_batch_dim
-
 # Grad levels entered by hand: torch.func.grad wants its input before the call, but the leaf of an
 # attribution is only met inside the model, in the same forward pass.
 from torch._C._functorch import _unwrap_for_grad as unwrap_for_grad
-from torch._C._functorch import _vmap_decrement_nesting as leave_vmap
-from torch._C._functorch import _vmap_increment_nesting as enter_vmap
 
 # The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
 from torch.utils._pytree import TreeSpec, tree_flatten
@@ -29,7 +22,9 @@ from .tensors import (
     is_dressed,
     is_plain,
     is_view,
+    nodes_before,
     saved_input,
+    slope_of_one,
     swap_tensors,
     times_written,
     tree_unflatten,
@@ -54,6 +49,7 @@ from .traces import (
     writes,
 )
 from .transforms import (
+    Late,
     below_vmap,
     current_grad_level,
     depth,

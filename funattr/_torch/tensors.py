@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -54,6 +54,29 @@ def grad_of_sum(
     return found
 
 
+def slope_of_one(value: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor | None:
+    """The same of what one operation made of a leaf, without the engine, which takes longer than small ones; else None."""
+    node: Any = value.grad_fn
+    before: Sequence[Any] = () if node is None else node.next_functions
+    if len(before) != 1 or getattr(before[0][0], "variable", None) is not leaf:
+        return None
+    found = node(torch.ones_like(value))
+    return found if isinstance(found, torch.Tensor) else None
+
+
+def nodes_before(nodes: Iterable[Any], ends: Container[Any] = ()) -> Iterator[Any]:
+    """The nodes of the graph that these are made of, these with them; the `ends` too, and nothing before those."""
+    todo = [node for node in dict.fromkeys(nodes) if node is not None]
+    met = {*todo, None}
+    for node in todo:  # which grows
+        yield node
+        if node not in ends:
+            for other, _ in node.next_functions:
+                if other not in met:
+                    met.add(other)
+                    todo.append(other)
+
+
 def saved_input(node: Any) -> torch.Tensor | None:
     """The input that a node of the graph has saved, to look at its layout; None where hooks pack it, or torch shows none."""
     saved = getattr(node, "_raw_saved_input", None)
@@ -81,22 +104,22 @@ def _saved_by(node: Any) -> Iterator[Any]:
 
 def copy_saved(found: Iterable[torch.Tensor], copies: Callable[[torch.Tensor], bool]) -> None:
     """Have the graph that `found` come from keep copies of what it has saved and `copies` is true of."""
-    todo = [t.grad_fn for t in found if t.grad_fn is not None]
-    met = set(todo)
-    for node in todo:  # which grows
+    for node in nodes_before([t.grad_fn for t in found]):
         for saved in _saved_by(node):
             data = getattr(saved, "data", copies)  # where torch does not show it, it hands it to the hook alone
             if data is copies or (isinstance(data, torch.Tensor) and copies(data)):
                 with contextlib.suppress(RuntimeError):  # where there are hooks already, of an earlier pass, say
                     saved.register_hooks(lambda t: t.clone() if copies(t) else t, lambda t: t)
-        new = {other for other, _ in node.next_functions if other is not None} - met
-        met |= new
-        todo += new
 
 
 def times_written(value: torch.Tensor) -> int:
     """How often the memory of `value` was written to, as torch counts it; 0 where it does not."""
     return 0 if tracing() or value.is_inference() else value._version
+
+
+@functools.lru_cache(64)
+def _nothing(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.empty(0, dtype=dtype, device=device)
 
 
 class Memory:
@@ -107,7 +130,7 @@ class Memory:
         self._counter = value  # held where taking its data away would be seen
         if type(value) is torch.Tensor and not (value.is_inference() or observed_by_dispatch_mode()):
             self._counter = value.detach()
-            self._counter.data = value.new_empty(0)  # which counts on with the others
+            self._counter.data = _nothing(value.dtype, value.device)  # which counts on with the others
         self.noted = times_written(value)
 
     @property

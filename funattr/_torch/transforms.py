@@ -126,6 +126,33 @@ def below_vmap(function: Callable[..., Iterable[torch.Tensor]], *args: torch.Ten
     return [add_batch_dim(t, 0, level) for t in found]
 
 
+class Late:
+    """A vmap entered by hand, over steps that are mapped from where `enter` is called to the end of the pass: inside the model,
+    at a site. Over how many is only known once the value there is seen, and a pass to look at it first would run what lies
+    before the site a second time."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.level: int | None = None
+
+    def enter(self, steps: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The steps, as one; the first alone where a transform of the model's own runs, which would end before this one."""
+        self.size = 1 if transforms_active() else steps[0].shape[0]
+        if self.size == 1:
+            return [t[0] for t in steps]
+        level = self.level = _functorch._vmap_increment_nesting(self.size, "same")
+        return [add_batch_dim(t, 0, level) for t in steps]
+
+    def run(self, function: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:
+        """What `function`, which enters, returns, with a leading dimension for the steps."""
+        try:
+            found = function()
+            return [t[None] if self.level is None else _functorch._remove_batch_dim(t, self.level, self.size, 0) for t in found]
+        finally:
+            if self.level is not None:
+                _functorch._vmap_decrement_nesting()
+
+
 def is_wrapped(value: torch.Tensor) -> bool:
     """Whether a transform stands between us and the data of `value`."""
     return maybe_get_level(value) != -1

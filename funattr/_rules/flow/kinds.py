@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..._torch import tracing, transforms_active
 from ..lift.compound import COMPOUND
+from ..lift.origins import among
 from ..lift.recurrent import RECURRENT
 from ..lift.table import NAMES
 from .flows import CUT, HALF, NORMALIZATION, PLAIN
 from .linear import addmm, bilinear, convolution, einsum, linear, product_of
 from .mode import Ruled, Table, other
-from .operation import Operation, Pairs, hold
+from .operation import Flow, Operation, Pairs, hold
 
 
 def _run(func: Any, rest: Any, kwargs: Any, x: Tensor) -> Any:
@@ -115,15 +116,24 @@ def swapped(mode: Ruled, func: Any, x: Any, y: Any) -> Any:
     return quotient(mode, lambda a, b: func(b, a), y, x)
 
 
-def statistic(mode: Ruled, func: Any, x: Any, *rest: Any, **kwargs: Any) -> Any:
-    """What a normalisation divides by: constant, so that what it is made of no longer counts."""
-    function = partial(_run, func, rest, kwargs)
-    y = function(x)
-    met = mode.rules.of(mode.name, "normalization") if mode.varies(x) else None
-    if met is None:
-        return y
-    found = mode.ruled(met, Operation(mode.name, function, (x,), y))
-    return mode.fixed(found) if met[1] is NORMALIZATION else mode.know(found, x)
+def ending(kind: str, rule: Flow) -> Any:
+    """A handler of operations of one tensor, of a kind; under a rule that makes a constant of them, what these are made of no
+    longer counts."""
+
+    def handler(mode: Ruled, func: Any, x: Any, *rest: Any, **kwargs: Any) -> Any:
+        function = partial(_run, func, rest, kwargs)
+        y = function(x)
+        met = mode.rules.of(mode.name, kind) if mode.varies(x) else None
+        if met is None:
+            return y
+        found = mode.ruled(met, Operation(mode.name, function, (x,), y))
+        return mode.fixed(found) if met[1] is rule else mode.know(found, x)
+
+    return handler
+
+
+statistic = ending("normalization", NORMALIZATION)  # what a normalisation divides by
+softmax = ending("softmax", CUT)
 
 
 def statistic_and_mean(take: Any) -> Any:
@@ -192,16 +202,6 @@ def batch_norm(mode: Ruled, func: Any, x: Tensor, w: Any, b: Any, mean: Any, var
     return before.merged(mode, x, run, scale if w is None else w * scale, mean, b)
 
 
-def softmax(mode: Ruled, func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Any:
-    function = partial(_run, func, rest, kwargs)
-    y = function(x)
-    met = mode.rules.of(mode.name, "softmax") if mode.varies(x) else None
-    if met is None:
-        return y
-    found = mode.ruled(met, Operation(mode.name, function, (x,), y))
-    return mode.fixed(found) if met[1] is CUT else mode.know(found, x)
-
-
 def unmet(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
     """An operation that is not linear, and of a kind that no rule is for; it may have one by its name."""
     if mode.rules.of(mode.name) is None and any(map(mode.varies, (*args, *kwargs.values()))):
@@ -213,7 +213,7 @@ def apart(body: Any) -> Any:
     """A handler that runs `body` in the operation's place, with the mode watching."""
 
     def handler(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
-        if not any(map(mode.varies, (*args, *kwargs.values()))) or mode.rules.of(mode.name) is not None:
+        if mode.rules.of(mode.name) is not None or not any(map(mode.varies, among((*args, *kwargs.values())))):
             return other(mode, func, *args, **kwargs)
         with mode:
             return body(*args, **kwargs)
@@ -245,16 +245,6 @@ def _halved(gradient: Tensor) -> Tensor:
     return gradient * 0.5
 
 
-def recurrent(body: Any) -> Any:
-    def handler(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
-        if mode.rules.of(mode.name) is not None:
-            return other(mode, func, *args, **kwargs)
-        with mode:
-            return body(*args, **kwargs)
-
-    return handler
-
-
 _GROUPS = {
     **dict.fromkeys(("exact", "smooth", "relative", "clamp", "exponential"), activation),
     "reciprocal": statistic,
@@ -271,8 +261,7 @@ _GROUPS = {
 #: name -> what becomes of it; what is not here keeps its gradient: it is linear, or the winner takes all.
 TABLE: Table = {
     **{name: handler for group, handler in _GROUPS.items() for name in NAMES[group]},
-    **{name: apart(body) for name, body in COMPOUND.items()},
-    **{name: recurrent(body) for name, body in RECURRENT.items()},
+    **{name: apart(body) for name, body in {**COMPOUND, **RECURRENT}.items()},
     "scaled_dot_product_attention": attention,
     **dict.fromkeys(("norm", "linalg_norm", "vector_norm", "linalg_vector_norm", "var", "std"), statistic),
     "var_mean": statistic_and_mean(torch.var),

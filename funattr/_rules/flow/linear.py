@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..lift import compound
+from ..lift.linear import of_two, operands_of
 from .flows import GATE, PLAIN
 from .mode import Ruled
 from .operation import Operation, Scale, flowing, hold
@@ -42,16 +43,15 @@ class Linear(NamedTuple):
         return mode.know(found, source, first=False)
 
 
-def run(
-    mode: Ruled,
-    name: str,
-    kind: str,
-    function: Callable[..., Tensor],
-    inputs: tuple[Tensor, ...],
-    widened: Callable[[Tensor, Tensor], Tensor] | None = None,
+def of_one(
+    mode: Ruled, name: str, kind: str, function: Callable[..., Tensor], x: Tensor, y: Tensor, bias: Any, widened: Any = None
 ) -> Tensor:
-    """``function(x, weight[, bias])``, where x alone varies, under its rule."""
-    x = inputs[0]
+    """``function(x, y[, bias])`` under its rule, where x alone varies, and y is its weight, or the other way round."""
+    inputs = (x, y) if bias is None else (x, y, bias)
+    if not mode.varies(x):
+        if not mode.varies(y):
+            return function(*inputs)
+        return of_one(mode, name, kind, lambda y, x, *bias: function(x, y, *bias), y, x, bias)
     op = Operation(name, function, inputs, function(*inputs))
     kinds = ("first", kind) if mode.facts[x].first else (kind,)
     met = mode.rules.of(name, *kinds)
@@ -72,18 +72,11 @@ def product_of(mode: Ruled, name: str, func: Any, x: Tensor, y: Tensor, z: Tenso
 
 
 def linear(mode: Ruled, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    def turned(w: Tensor, x: Tensor, b: Tensor | None = None) -> Tensor:
-        return func(x, w, b)  # type: ignore[no-any-return]  # torch's functions are Any here
-
     if mode.varies(bias) or (mode.varies(x) and mode.varies(weight)):
         with mode:
             y = torch.matmul(x, weight.mT if weight.dim() > 1 else weight)
             return y if bias is None else y + bias
-    given = () if bias is None else (bias,)
-    if mode.varies(x):
-        flat = x.dim() == 2 and weight.dim() == 2
-        return run(mode, "linear", "linear", func, (x, weight, *given), _rows if flat else None)
-    return run(mode, "linear", "linear", turned, (weight, x, *given)) if mode.varies(weight) else func(x, weight, bias)
+    return of_one(mode, "linear", "linear", func, x, weight, bias, _rows if x.dim() == weight.dim() == 2 else None)
 
 
 def _rows(weight: Tensor, scale: Tensor) -> Tensor:
@@ -94,28 +87,19 @@ def convolution(mode: Ruled, func: Any, x: Tensor, weight: Tensor, bias: Any = N
     def function(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         return func(x, w, b, *rest, **kwargs)  # type: ignore[no-any-return]  # torch's functions are Any here
 
-    def turned(w: Tensor, x: Tensor, b: Tensor | None = None) -> Tensor:
-        return function(x, w, b)
-
     transposed = "transpose" in mode.name
     if mode.varies(x) and mode.varies(weight):
-        y = product_of(mode, mode.name, lambda s, t: func(s, t, None, *rest, **kwargs), x, weight, function(x, weight))
+        y = product_of(mode, mode.name, function, x, weight, function(x, weight))
         return y if bias is None else mode.know(y + bias.reshape(-1, *[1] * (weight.dim() - 2)), y)
-    given = () if bias is None else (bias,)
-    if mode.varies(x):
-        groups = kwargs.get("groups", rest[3] if len(rest) > 3 else 1)
-        batched = x.dim() == weight.dim()
+    groups = kwargs.get("groups", rest[3] if len(rest) > 3 else 1)
 
-        def widened(w: Tensor, scale: Tensor) -> Tensor:
-            if not transposed:
-                return w * scale.reshape(-1, *[1] * (w.dim() - 1))
-            parts = w.unflatten(0, (groups, -1)) * scale.reshape(groups, 1, -1, *[1] * (w.dim() - 2))
-            return parts.flatten(0, 1)  # type: ignore[no-any-return]  # torch's functions are Any here
+    def widened(w: Tensor, scale: Tensor) -> Tensor:
+        if not transposed:
+            return w * scale.reshape(-1, *[1] * (w.dim() - 1))
+        parts = w.unflatten(0, (groups, -1)) * scale.reshape(groups, 1, -1, *[1] * (w.dim() - 2))
+        return parts.flatten(0, 1)  # type: ignore[no-any-return]  # torch's functions are Any here
 
-        return run(mode, mode.name, "convolution", function, (x, weight, *given), widened if batched else None)
-    if mode.varies(weight):
-        return run(mode, mode.name, "convolution", turned, (weight, x, *given))
-    return function(x, weight, bias)
+    return of_one(mode, mode.name, "convolution", function, x, weight, bias, widened if x.dim() == weight.dim() else None)
 
 
 def bilinear(mode: Ruled, func: Any, x: Tensor, y: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
@@ -125,15 +109,10 @@ def bilinear(mode: Ruled, func: Any, x: Tensor, y: Tensor, *rest: Any, **kwargs:
         found: Tensor = func(x, y, *rest, **kwargs)
         return found if b is None else found + b
 
-    def turned(y: Tensor, x: Tensor, b: Tensor | None = None) -> Tensor:
-        return function(x, y, b)
-
     if mode.varies(x) and mode.varies(y):
-        return product_of(mode, mode.name, lambda s, t: func(s, t, *rest, **kwargs), x, y, function(x, y))
-    if mode.varies(x):
-        flat = x.dim() == y.dim() == 2 and mode.name == "matmul"
-        return run(mode, mode.name, "linear", function, (x, y), torch.mul if flat else None)
-    return run(mode, mode.name, "linear", turned, (y, x)) if mode.varies(y) else function(x, y)
+        return product_of(mode, mode.name, function, x, y, function(x, y))
+    flat = x.dim() == y.dim() == 2 and mode.name == "matmul"
+    return of_one(mode, mode.name, "linear", function, x, y, None, torch.mul if flat else None)
 
 
 def addmm(mode: Ruled, func: Any, bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
@@ -142,14 +121,8 @@ def addmm(mode: Ruled, func: Any, bias: Tensor, x: Tensor, y: Tensor, *, beta: f
             return alpha * torch.matmul(x, w)
         return func(b, x, w, beta=beta, alpha=alpha)  # type: ignore[no-any-return]  # torch's functions are Any here
 
-    def turned(w: Tensor, x: Tensor, b: Tensor | None = None) -> Tensor:
-        return function(x, w, b)
-
     if mode.varies(x) != mode.varies(y) and not mode.varies(bias) and beta == 1:
-        if mode.varies(y):
-            return run(mode, "addmm", "linear", turned, (y, x, bias))
-        flat = x.dim() == 2 and bias.dim() == 1
-        return run(mode, "addmm", "linear", function, (x, y, bias), torch.mul if flat else None)
+        return of_one(mode, "addmm", "linear", function, x, y, bias, torch.mul if x.dim() == 2 and bias.dim() == 1 else None)
     if not any(map(mode.varies, (bias, x, y))):
         return func(bias, x, y, beta=beta, alpha=alpha)  # type: ignore[no-any-return]  # likewise
     with mode:
@@ -157,18 +130,11 @@ def addmm(mode: Ruled, func: Any, bias: Tensor, x: Tensor, y: Tensor, *, beta: f
 
 
 def einsum(mode: Ruled, func: Any, equation: str, *operands: Any) -> Any:
-    operands = tuple(operands[0]) if operands and isinstance(operands[0], (list, tuple)) else operands
-    vary = [i for i, t in enumerate(operands) if mode.varies(t)]
-    if len(vary) > 2 or not isinstance(equation, str):
+    operands, vary = operands_of(operands, mode.varies)
+    unmet = len(vary) > 2 or not isinstance(equation, str)
+    if unmet:
         mode.unmet.append("einsum")
+    if unmet or not vary or len(operands) < 2:
         return func(equation, *operands)
-    if not vary or len(operands) < 2:
-        return func(equation, *operands)
-    second = vary[1] if len(vary) > 1 else next(i for i in range(len(operands)) if i != vary[0])
-
-    def pair(x: Tensor, y: Tensor) -> Tensor:
-        filled = list(operands)
-        filled[vary[0]], filled[second] = x, y
-        return func(equation, *filled)  # type: ignore[no-any-return]  # torch's functions are Any here
-
-    return bilinear(mode, pair, operands[vary[0]], operands[second])
+    first, second, *_ = dict.fromkeys([*vary, *range(len(operands))])
+    return bilinear(mode, of_two(func, equation, operands, first, second), operands[first], operands[second])

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..._torch import base_of, tree_flatten, tree_unflatten
+from ..._torch import base_of
+from ..._types import map_leaves
 from ..lift.origins import among
 from ..spelled import Entry
 from .facts import UNKNOWN, Event, Fact, spot
@@ -72,8 +73,7 @@ class Measured(Ruled):
             inputs.append(self.stands(t, _alias(t), root=root, made=made))
             return inputs[-1]
 
-        leaves, spec = tree_flatten((args, kwargs))
-        return inputs, tree_unflatten([alias(t) for t in leaves], spec)
+        return inputs, map_leaves(alias, (args, kwargs))
 
     def stands(self, t: Tensor, found: Tensor, **facts: Any) -> Tensor:
         """`found`, which goes on in the place of `t`: what is known of that is known of it, and `facts`."""

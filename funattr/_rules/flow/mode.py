@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..._core.kernels import unruled
-from ..._torch import base_of, tracing, tree_flatten, tree_unflatten
-from ..._types import tensors
+from ..._torch import base_of, tracing
+from ..._types import map_leaves, tensors
 from ..lift.dispatch import GRADIENTS, apply, known
 from ..lift.hidden import custom
 from ..lift.origins import among
@@ -74,9 +74,6 @@ class Ruled(TorchFunctionMode):
 
     def varies(self, t: Any) -> bool:
         return isinstance(t, Tensor) and self.facts[t].varies
-
-    def of(self, t: Any) -> Fact:
-        return self.facts[t] if isinstance(t, Tensor) else UNKNOWN
 
     def rooted(self, t: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The tensor that `t` is an elementwise function of, and that function."""
@@ -145,8 +142,7 @@ class Ruled(TorchFunctionMode):
     def _again(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """The operation, of what stands for tensors that it uses late."""
         late, self.late = self.late, []
-        leaves, spec = tree_flatten((args, kwargs))
-        args, kwargs = tree_unflatten([next((new for old, new in late if old is t), t) for t in leaves], spec)
+        args, kwargs = map_leaves(lambda t: next((new for old, new in late if old is t), t), (args, kwargs))
         return self.__torch_function__(func, types, args, kwargs)
 
     def _attribute(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from torch.autograd.function import BackwardCFunction
 
 from ..._core.tap import touched
 from ..._core.where import all_modules
-from ..._torch import forward_class, made_by_func
+from ..._torch import forward_class, made_by_func, nodes_before
 from ..._types import Tree, tensors
 from .table import ELEMENTWISE
 
@@ -30,30 +30,16 @@ def hidden(ends: Tree, starts: Iterable[Tensor], known: Iterable[str]) -> list[s
 
     `known` are operations without a rule, which are named already.
     """
-    first = {t.grad_fn for t in starts}
-    first.add(None)
-
-    def before(nodes: Iterable[Any]) -> list[Any]:
-        """All nodes of the graph back to the starts, which come with it."""
-        todo, met = list(nodes), set(nodes)
-        for node in todo:  # which grows
-            if node not in first:
-                for other, _ in node.next_functions:
-                    if other is not None and other not in met:
-                        met.add(other)
-                        todo.append(other)
-        return todo
-
-    found = [(name, node) for node in before({t.grad_fn for t in tensors(ends)} - {None}) if (name := _own(node))]
+    first = {t.grad_fn for t in starts} - {None}
+    found = [(name, node) for node in nodes_before((t.grad_fn for t in tensors(ends)), first) if (name := _own(node))]
     if not found:
         return []
     inputs, named = {id(t) for t in starts}, {flat(name) for name in known}
-    first.discard(None)
     return [
         name
         for name, node in found
         if not (name == _SCRIPTED and flat(node.name()) in named)
-        and any(other in first or id(getattr(other, "variable", None)) in inputs for other in before({node}))
+        and any(other in first or id(getattr(other, "variable", None)) in inputs for other in nodes_before([node], first))
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -91,17 +92,26 @@ def inverse(lift: Lift, func: Any, x: Tensor) -> Any:
 
 
 def einsum(lift: Lift, func: Any, equation: str, *operands: Any) -> Any:
-    operands = tuple(operands[0]) if operands and isinstance(operands[0], (list, tuple)) else operands
-    vary = [i for i, t in enumerate(operands) if lift.varies(t)]
-    if len(vary) < 2:
-        return func(equation, *operands)
+    operands, vary = operands_of(operands, lift.varies)
     if len(vary) > 2:
         lift.unknown.append("einsum of three tensors that vary")
+    if len(vary) != 2:
         return func(equation, *operands)
+    return bilinear(lift, of_two(func, equation, operands, *vary), *(operands[i] for i in vary))
+
+
+def operands_of(given: tuple[Any, ...], varies: Callable[[Any], bool]) -> tuple[tuple[Any, ...], list[int]]:
+    """The operands of einsum, which may come in a list, and which of them vary."""
+    operands = tuple(given[0]) if given and isinstance(given[0], (list, tuple)) else given
+    return operands, [i for i, t in enumerate(operands) if varies(t)]
+
+
+def of_two(func: Any, equation: Any, operands: Sequence[Any], first: int, second: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Einsum as a function of two of its operands."""
 
     def pair(x: Tensor, y: Tensor) -> Tensor:
         filled = list(operands)
-        filled[vary[0]], filled[vary[1]] = x, y
+        filled[first], filled[second] = x, y
         return func(equation, *filled)  # type: ignore[no-any-return]  # an operation of torch, given as any callable
 
-    return bilinear(lift, pair, operands[vary[0]], operands[vary[1]])
+    return pair

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from types import MethodWrapperType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from ..._torch import tracing, without_modes
 from ..._types import is_number
 from ..spelled import functions
 
@@ -18,7 +20,8 @@ class Origins:
 
     `fixed` are made of parameters and nothing else. `cut` come from the site, by operations without a gradient: `cuts` are
     their names. `around` says that something else was used, which may depend on the input around the site. `steps` are made of
-    masks, counts and the like alone, and of `numbers`: known by what made them, at the baseline as at x.
+    masks, counts and the like alone, and of `numbers`: known by what made them, at the baseline as at x. `outside` is the
+    input, where a site is further on, and what was made of it and not of the site.
     """
 
     def __init__(self) -> None:
@@ -32,6 +35,8 @@ class Origins:
         self.steps: dict[int, Tensor] = {}
         self.traced: list[Tensor] = []  # the same as `cut`, while Dynamo traces, which has no ids
         self.traced_steps: list[Tensor] = []
+        self.outside: dict[int, weakref.ref[Tensor]] = {}
+        self.traced_outside: list[Tensor] = []
         self.writes = False
 
     def is_step(self, t: Tensor) -> bool:
@@ -57,16 +62,66 @@ class Origins:
         made = self.beside.get(id(t))
         return made is None or made() is not t
 
+    def comes_in(self, made: Iterable[Tensor]) -> None:
+        """Notes the input, and what is made of it before the site. Where these require a gradient, it is not the site's."""
+        for t in made:
+            if tracing():
+                self.traced_outside.append(t)
+            else:
+                self.outside[id(t)] = weakref.ref(t)
+                if t.requires_grad:
+                    self.beside[id(t)] = weakref.ref(t)
+
+    def is_outside(self, t: Tensor) -> bool:
+        if tracing():
+            return any(t is other for other in self.traced_outside)
+        made = self.outside.get(id(t))
+        return made is not None and made() is t
+
+    def of_outside(self, func: Any, given: Iterable[Any]) -> bool:
+        """Whether an operation takes numbers from outside."""
+        return bool(self.outside or self.traced_outside) and any(map(self.is_outside, sources(func, given)))
+
     def trace(self, given: list[Tensor], found: Any) -> None:
         """What a call that Dynamo traces made of tensors."""
         dead = isinstance(found, Tensor) and not found.requires_grad
-        if dead and any(self.is_traced(t) or (t.requires_grad and not constant(t)) for t in given):
+        live = [t for t in given if t.requires_grad and not constant(t)]
+        if dead and not live and found.is_floating_point() and self._has_numbers(given):
+            self.traced_outside.append(found)
+        elif dead and (live or any(map(self.is_traced, given))):
             self.traced.append(found)
         elif dead and all(not t.is_floating_point() or any(t is other for other in self.traced_steps) for t in given):
             self.traced_steps.append(found)
 
+    def _has_numbers(self, given: Iterable[Tensor]) -> bool:
+        """Whether numbers from outside are among these: what a gate or an index from the site makes of them is one of them."""
+        numbers = (t for t in given if is_number(t) and self.is_outside(t))
+        return any(not (self.is_traced(t) or id(t) in self.cut or id(t) in self.steps) for t in numbers)
+
     def is_traced(self, t: Tensor) -> bool:
         return any(t is other for other in self.traced)
+
+    def carry(self, given: Iterable[Any], replays: bool) -> bool:
+        """Whether all of these tensors come from the site, or may do so, but for parameters after the first: a call that makes
+        a new one of them, with a gradient where the pass `replays`, leaves nothing to note."""
+        noted = self.fixed or self.numbers or self.steps or self.beside
+        some = False
+        with without_modes():
+            for t in given:
+                kind = type(t)
+                if kind is Tensor:
+                    if not t.is_floating_point() or (replays and not t.requires_grad) or (noted and self._is_noted(id(t))):
+                        return False
+                    some = True
+                elif kind is nn.Parameter:
+                    if not (some and t.is_floating_point()):
+                        return False
+                elif kind not in _NO_TENSORS and not (kind in _ROWS and set(map(type, t)) <= {int}):
+                    return False
+        return some
+
+    def _is_noted(self, key: int) -> bool:
+        return key in self.fixed or key in self.numbers or key in self.steps or key in self.beside
 
     def goes_on(self, given: list[tuple[Tensor, bool]], found: Any) -> bool:
         """Whether a call made of what has a gradient, and of parameters, what has one: as most do, and nothing to note."""
@@ -108,8 +163,11 @@ class Origins:
         others = [(t, live) for t, live in given if not self.is_fixed(t) and (live or id(t) not in self.made)]
         live = any(live for _, live in others)
         self.around.update((id(t), weakref.ref(t)) for t, live in others if not live and id(t) not in self.cut)
+        numbers = not live and self._has_numbers(t for t, _ in others)
+        if not live and any(self.is_outside(t) for t, _ in others):
+            self.comes_in(results)
         if live or any(id(t) in self.cut for t, _ in others):
-            dead = [t for t in results if not t.requires_grad]
+            dead = [t for t in results if not (t.requires_grad or (numbers and is_number(t)))]
             self.cut.update((id(t), t) for t in dead)
             if live and dead:
                 named = func.__self__ if type(func) is MethodWrapperType else func  # of an attribute, x.data, its own name
@@ -120,6 +178,8 @@ class Origins:
             self.made.update((id(t), t) for t in results)
 
 
+_NO_TENSORS = {int, float, bool, str, type(None)}
+_ROWS = {tuple, list, torch.Size}
 #: Of how many of its tensors an operation takes the numbers, where not of all: of none where it makes one like another.
 _TAKES = {
     **dict.fromkeys(functions("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty"), 0),

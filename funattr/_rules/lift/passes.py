@@ -186,7 +186,7 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
     inside = ["torch.func inside the model"] if lift.inside else []
     cuts = lift.origins.cuts
     task.notes.extend(unknown=lift.unknown, moved=lift.moved, suspects=lift.suspects, hidden=inside, cuts=cuts)
-    task.notes.claims = None in q.sites.sites or (own is None and cuts_graph(lift.origins, q.bound.root))
+    task.notes.claims = None in q.sites.sites or cuts_graph(lift.origins, q.bound.root)
     return found
 
 
@@ -208,6 +208,8 @@ class _Replay:
         self.starts.clear()
         if None in q.sites.sites:
             self._start((args, kwargs))
+        else:
+            self.lift.origins.comes_in(tensors((args, kwargs)))
         with self.lift, as_it_is if tracing() else _NothingRunsAgain():
             sites = q.inner if q.neuron is None else [*q.inner, q.neuron]
             output = call_tapped(q.bound.call, args, kwargs, Run(sites, self._mark))
