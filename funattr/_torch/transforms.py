@@ -205,6 +205,8 @@ class _Quiet(AbstractContextManager[None]):
 quiet = _Quiet()
 
 
+# What else a call finds in its thread, and must leave there; and errors from outside.
+
 #: Documented since torch 2.5.
 OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 
