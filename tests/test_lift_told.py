@@ -46,7 +46,7 @@ SAID: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "no rule": (lambda h: h.sort(1)[0], "sort is not linear and DeepLIFT has no rule"),
     "other indices": (lambda h: h.gather(1, h.argsort(1)) ** 2, "argsort|gather"),
     "straight through": (lambda h: h + (h.round() - h).detach(), r"cuts its graph \(detach\)"),
-    "a function": (lambda h: Swish.apply(h), "the autograd.Function Swish"),
+    "a function": (Swish.apply, "the autograd.Function Swish"),
     "vmap": (torch.func.vmap(torch.tanh), "do not reach into torch.func inside the model, with"),
 }
 QUIET: dict[str, Callable[[Tensor], Tensor]] = {

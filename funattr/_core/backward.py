@@ -19,7 +19,6 @@ from .._torch import (
     mapped_without,
     must_rise,
     nodes_before,
-    nodes_before,
     quiet,
     transforms_active,
     without_modes,
@@ -205,6 +204,18 @@ def dependent() -> Exception:
         "the layers depend on each other: a path runs at all of them jointly, and one that feeds another leaves it "
         "nothing to vary. Choose layers side by side, or call the method once for each.",
     )
+
+
+def check_scripted(q: Question, recorded: Recorded) -> None:
+    """Refuse scripted code in a grad level where the result is to be differentiated further."""
+    if q.create_graph and any("torch::jit" in node.name() for node in nodes_before(t.grad_fn for t in recorded.scores)):
+        raise complaint(ValueError, _SCRIPTED)
+
+
+_SCRIPTED = (
+    "the model runs scripted code, a part of whose further derivatives torch.func takes for constant: pass the model before it "
+    "was scripted, or leave out create_graph=True."
+)
 
 
 def further(results: Sequence[Sequence[Tensor]], given: Iterable[Tensor]) -> list[list[Tensor]]:

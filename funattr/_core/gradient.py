@@ -14,7 +14,6 @@ from torch import Tensor
 from .._torch import (
     grad_level,
     is_mapped,
-    nodes_before,
     only_vmap_runs,
     saved_tensors_hooked,
     tracing,
@@ -26,7 +25,7 @@ from .._torch import (
 )
 from .._types import Layer, Model, Target, Tree, as_it_is, attributable, copied, floats_of, map_floats, map_tensors, tensors
 from .._words import complaint
-from .backward import Recorded, dependent, depends, found_by, leaf_below, leaf_of, reached, slopes_of, together
+from .backward import Recorded, check_scripted, dependent, depends, found_by, leaf_below, leaf_of, reached, slopes_of, together
 from .checks import check_attributable, check_dense
 from .door import method
 from .kept import times_put_back
@@ -181,12 +180,6 @@ _WRITES = {  # by whether part of the model is in train mode
 }
 
 
-_SCRIPTED = (
-    "the model runs scripted code, a part of whose further derivatives torch.func takes for constant: pass the model before it "
-    "was scripted, or leave out create_graph=True."
-)
-
-
 def _in_level(q: Question, point: Point | None) -> Found:
     """Under vmap or another torch.func transform: the same inside a grad level of its own."""
     with torch.set_grad_enabled(q.create_graph), grad_level() as level, torch.enable_grad():
@@ -198,8 +191,7 @@ def _in_level(q: Question, point: Point | None) -> Found:
                 raise
             raise complaint(ValueError, _WRITES[any(module.training for module in all_modules(q.bound.root))]) from error
         assert recorded is not None
-        if q.create_graph and any("torch::jit" in node.name() for node in nodes_before(t.grad_fn for t in recorded.scores)):
-            raise complaint(ValueError, _SCRIPTED)
+        check_scripted(q, recorded)
         values, slopes = map_tensors(lambda t: unwrap_for_grad(t, level), found_by(q, recorded))
     return values, slopes
 

@@ -11,8 +11,7 @@ from .._core.door import method
 from .._core.passes import Question
 from .._steps.adaptive import flow_within, slope_within, told
 from .._steps.baselines import full_batch, references
-from .._steps.flow import flow
-from .._steps.path import Path, asked, explained, input_path, site_path, slope_along
+from .._steps.path import Path, asked, explained, flow, input_path, site_path, slope_along
 from .._steps.points import at_input, score_at
 from .._steps.quadrature import Quadrature, Tolerance, rates_for, rule_for, tolerance
 from .._types import ChunkSize, Layer, Model, Target, Tree, says, tensors

@@ -12,9 +12,8 @@ from torch import Tensor
 from .._core.passes import Question
 from .._types import ChunkSize, Tree, map_floats, map_tensors, tensors
 from .._words import complaint, warn
-from .flow import flow_on
 from .fold import attempted, of_rows, rows_of, same
-from .path import Path, input_ends, points
+from .path import Path, flow_on, input_ends, points
 from .points import at_steps, input_floats, times_way, value_and_slope_at, with_floats
 from .progress import report
 from .quadrature import NODES, Interval, Piece, Tolerance, integral, nodes_on, squares

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -67,31 +67,37 @@ class _Twins(TorchFunctionMode):
         self.intact = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not kwargs and _passes(func):
+        kind = _kind(func)
+        if kind.passes and not kwargs:
             return func(*args)
         kwargs = kwargs or {}
-        where = _ALONE[func](*args, **kwargs) if func in _ALONE and args else []
-        writes = _writes(func)
-        written = bool(self.shared) and self._overwrites(func, args, kwargs)
+        where = kind.where(*args, **kwargs) if kind.where is not None and args else []
+        written = bool(self.shared) and self._overwrites(kind, args, kwargs)
         # Looking costs a pass over the data, and starting over all of the model's.
-        given = list(args)
-        for i in where:
-            given[i] = self.row(args[i], written or func in _COSTLY)
-        alike = bool(where) and not any(given[i] is None for i in where)
+        given = self._one_of_each(args, where, written or kind.costly)
         if written:
-            if not alike or _memory(args[0]) in self.copies:
+            if given is None or _memory(args[0]) in self.copies:
                 raise _Written
             func(*given, **kwargs)
             return self._share(args[0], written=1)
-        if alike and not writes:
+        if given is not None and not kind.writes:
             found = func(*given, **kwargs)
             if isinstance(found, Tensor):
                 with without_modes():
-                    return self._share(found.expand(self.count, *found.shape[1:]))
+                    return self._share(found.expand(self.count, *[-1] * (found.dim() - 1)))
         found = func(*args, **kwargs)
-        if self.shared and _name(func) in _ALIASES and isinstance(found, Tensor) and self._is_shared(args[0]):
+        if self.shared and kind.aliases and isinstance(found, Tensor) and self._is_shared(args[0]):
             self._alias(found, args[0])
         return found
+
+    def _one_of_each(self, args: Any, where: list[int], looks: bool) -> list[Any] | None:
+        """The arguments, with one row of those that are treated alone, where all rows of each are the same."""
+        given = list(args)
+        for i in where:
+            given[i] = self.row(args[i], looks)
+            if given[i] is None:
+                return None
+        return given if where else None
 
     def _alias(self, found: Tensor, t: Tensor) -> None:
         """Note what may be a view of shared memory."""
@@ -121,7 +127,7 @@ class _Twins(TorchFunctionMode):
                 self.intact = self.intact and (known is None or known.as_noted)
                 self.copies.discard(place)
                 self.shared[place] = Memory(plain)
-            else:
+            elif written:
                 known.noted += min(written, times_written(plain))  # 0 where there are no versions
         return t
 
@@ -132,9 +138,9 @@ class _Twins(TorchFunctionMode):
         known = self.shared.get(_memory(t))
         return known is not None and not known.gone
 
-    def _overwrites(self, func: Any, args: Any, kwargs: Any) -> bool:
+    def _overwrites(self, kind: _Kind, args: Any, kwargs: Any) -> bool:
         """Whether the call writes to shared memory, or could do so out of our sight."""
-        if _writes(func) or _in_place(func, args, kwargs):
+        if kind.writes or kwargs.get("inplace") or (kind.where is _elementwise and any(arg is True for arg in args)):
             return self._is_shared(args[0])
         return "out" in kwargs and self._is_shared(kwargs["out"])
 
@@ -144,26 +150,23 @@ def _memory(t: Tensor) -> int:
         return plain_data(t).untyped_storage().data_ptr()
 
 
-def _name(func: Any) -> str:
-    return getattr(func, "__name__", "")
+class _Kind(NamedTuple):
+    """What is known of an operation."""
+
+    where: Where | None  # if it treats rows alone
+    costly: bool
+    writes: bool
+    aliases: bool
+    passes: bool  # called without names, it has nothing to do with rows that are the same
 
 
 @functools.cache
-def _writes(func: Any) -> bool:
-    name = _name(func)
+def _kind(func: Any) -> _Kind:
+    name, where = getattr(func, "__name__", ""), _ALONE.get(func)
+    writes, aliases = (name.endswith("_") and not name.endswith("__")) or name in _WRITES, name in _ALIASES
     if name == "__get__":  # of an attribute
-        return getattr(getattr(func, "__self__", None), "__name__", "") == "data"
-    return (name.endswith("_") and not name.endswith("__")) or name in _WRITES
-
-
-@functools.cache
-def _passes(func: Any) -> bool:
-    """Whether an operation, called without names, has nothing to do with rows that are the same."""
-    return func not in _ALONE and not _writes(func) and _name(func) not in _ALIASES
-
-
-def _in_place(func: Any, args: Any, kwargs: Any) -> bool:
-    return bool(kwargs.get("inplace")) or (_ALONE.get(func) is _elementwise and any(arg is True for arg in args))
+        writes = getattr(getattr(func, "__self__", None), "__name__", "") == "data"
+    return _Kind(where, func in _COSTLY, writes, aliases, where is None and not writes and not aliases)
 
 
 def _alike(t: Tensor) -> bool:

@@ -24,6 +24,7 @@ from .tensors import (
     is_view,
     nodes_before,
     saved_input,
+    slope_of_one,
     swap_tensors,
     times_written,
     tree_unflatten,
@@ -49,6 +50,7 @@ from .traces import (
 )
 from .transforms import (
     Late,
+    Surroundings,
     below_vmap,
     current_grad_level,
     depth,

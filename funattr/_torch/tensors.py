@@ -54,6 +54,16 @@ def grad_of_sum(
     return found
 
 
+def slope_of_one(value: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor | None:
+    """The same of what one operation made of a leaf, without the engine, which takes longer than small ones; else None."""
+    node: Any = value.grad_fn
+    before: Sequence[Any] = () if node is None else node.next_functions
+    if len(before) != 1 or getattr(before[0][0], "variable", None) is not leaf:
+        return None
+    found = node(torch.ones_like(value))
+    return found if isinstance(found, torch.Tensor) else None
+
+
 def nodes_before(nodes: Iterable[Any], ends: Container[Any] = ()) -> Iterator[Any]:
     """The nodes of the graph that these are made of, these with them; the `ends` too, and nothing before those."""
     todo = [node for node in dict.fromkeys(nodes) if node is not None]
@@ -107,6 +117,11 @@ def times_written(value: torch.Tensor) -> int:
     return 0 if tracing() or value.is_inference() else value._version
 
 
+@functools.lru_cache(64)
+def _nothing(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.empty(0, dtype=dtype, device=device)
+
+
 class Memory:
     """The memory of a tensor, known for as long as it lives, and how often it was written to, also later. It is not held."""
 
@@ -115,7 +130,7 @@ class Memory:
         self._counter = value  # held where taking its data away would be seen
         if type(value) is torch.Tensor and not (value.is_inference() or observed_by_dispatch_mode()):
             self._counter = value.detach()
-            self._counter.data = value.new_empty(0)  # which counts on with the others
+            self._counter.data = _nothing(value.dtype, value.device)  # which counts on with the others
         self.noted = times_written(value)
 
     @property
@@ -155,6 +170,9 @@ def is_dressed(value: Any) -> bool:
     kind = type(value)
     plain = kind in (torch.Tensor, torch.nn.Parameter)
     return not plain and kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+
+
+# Trees, in the one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
 
 
 def tree_unflatten(leaves: Iterable[Any], spec: TreeSpec) -> Any:

@@ -75,9 +75,6 @@ class Ruled(TorchFunctionMode):
     def varies(self, t: Any) -> bool:
         return isinstance(t, Tensor) and self.facts[t].varies
 
-    def of(self, t: Any) -> Fact:
-        return self.facts[t] if isinstance(t, Tensor) else UNKNOWN
-
     def rooted(self, t: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The tensor that `t` is an elementwise function of, and that function."""
         fact = self.facts[t]

@@ -45,11 +45,11 @@ def attention(
     with lift.constants():
         (q, q0), (k, k0), (v, v0) = met[:3]
         mask, mask0, moves = (causal, causal, False) if attn_mask is None else _masks(lift, attn_mask, met[3])
-        s, s0 = q @ k.mT * scale, q0 @ k0.mT * scale
+        s, s0 = (q @ k.mT).mul_(scale), (q0 @ k0.mT).mul_(scale)
         p, p0 = _logs(s, mask, moves), _logs(s0, mask0, moves)
         w, w0 = p.exp(), p0.exp()
-        mean = torch.maximum(w, w0) * falls(p, p0)
-        total = mean.sum(-1, keepdim=True).clamp_min(torch.finfo(mean.dtype).tiny)
+        mean = torch.maximum(w, w0).mul_(falls(p, p0))
+        total = mean.sum(-1, keepdim=True).clamp_min_(torch.finfo(mean.dtype).tiny)
         found = [*(torch.lerp(t, t0, 0.5) for t, t0 in ((q, q0), (k, k0), (v, v0), (w, w0))), mean, total]
         if moves:
             found.append(_bend(s, s0, mask, mask0))

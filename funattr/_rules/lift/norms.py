@@ -41,6 +41,8 @@ def _standard(x: Tensor, dims: tuple[int, ...], eps: float, centred: bool) -> tu
 
 
 def _weighted(z: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    if weight is not None and bias is not None:
+        return torch.addcmul(bias, z, weight)
     z = z if weight is None else z * weight
     return z if bias is None else z + bias
 

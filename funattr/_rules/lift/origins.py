@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from types import MethodWrapperType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..._torch import tracing
+from ..._torch import tracing, without_modes
 from ..._types import is_number
 from ..spelled import functions
 
@@ -100,6 +101,28 @@ class Origins:
     def is_traced(self, t: Tensor) -> bool:
         return any(t is other for other in self.traced)
 
+    def carry(self, given: Iterable[Any], replays: bool) -> bool:
+        """Whether all of these tensors come from the site, or may do so, but for parameters after the first: a call that makes
+        a new one of them, with a gradient where the pass `replays`, leaves nothing to note."""
+        noted = self.fixed or self.numbers or self.steps or self.beside
+        some = False
+        with without_modes():
+            for t in given:
+                kind = type(t)
+                if kind is Tensor:
+                    if not t.is_floating_point() or (replays and not t.requires_grad) or (noted and self._is_noted(id(t))):
+                        return False
+                    some = True
+                elif kind is nn.Parameter:
+                    if not (some and t.is_floating_point()):
+                        return False
+                elif kind not in _NO_TENSORS and not (kind in _ROWS and set(map(type, t)) <= {int}):
+                    return False
+        return some
+
+    def _is_noted(self, key: int) -> bool:
+        return key in self.fixed or key in self.numbers or key in self.steps or key in self.beside
+
     def goes_on(self, given: list[tuple[Tensor, bool]], found: Any) -> bool:
         """Whether a call made of what has a gradient, and of parameters, what has one: as most do, and nothing to note."""
         if type(found) is not Tensor or not found.requires_grad:
@@ -155,6 +178,8 @@ class Origins:
             self.made.update((id(t), t) for t in results)
 
 
+_NO_TENSORS = {int, float, bool, str, type(None)}
+_ROWS = {tuple, list, torch.Size}
 #: Of how many of its tensors an operation takes the numbers, where not of all: of none where it makes one like another.
 _TAKES = {
     **dict.fromkeys(functions("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty"), 0),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..._core.checks import may_read
-from ..._torch import is_plain, tracing, transforms_active
+from ..._torch import grad_of_sum, is_plain, slope_of_one, tracing, transforms_active
 from ..._types import attributable
 from .slopes import scaled, scaled2
 from .tape import Lift, Met
@@ -63,9 +63,7 @@ def _not_above(t: Tensor, bound: Tensor | float) -> Tensor:
     takes a fraction of torch's time on a CPU."""
     if t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64):
         values, most = t.numpy(), bound.numpy() if isinstance(bound, Tensor) else bound
-        above: Any = values > most
-        above |= values < -most
-        return torch.from_numpy(np.flatnonzero(~above))
+        return torch.from_numpy(np.flatnonzero(~(np.abs(values) > most)))
     return (~(t.abs() > bound)).flatten().nonzero().squeeze(1)
 
 
@@ -78,9 +76,9 @@ def derivative(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     with torch.enable_grad():
         x = x if again else x.detach().requires_grad_()
         y = f(x)
-        if not y.requires_grad:
-            return torch.zeros_like(x)
-        (d,) = torch.autograd.grad(y, x, torch.ones_like(y), create_graph=again, allow_unused=True)
+        d = slope_of_one(y, x) if y.requires_grad and not again else None
+        if d is None and y.requires_grad:
+            d = grad_of_sum(y, [x], again, again)[0]
         return torch.zeros_like(x) if d is None else d
 
 

@@ -106,7 +106,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, slopes: tuple[Tensor, ...], scale
 def _attention(scale: float, g: Tensor, shapes: Shapes, wanted: Wanted, *slopes: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, weights, mean, total, *bend = slopes
     (h,) = _row(g @ v.mT, shapes, wanted, mean, total, mean)
-    h = h * scale
+    h = h.mul_(scale)
     h = h * bend[0] if bend else h
     found = h @ k, h.mT @ q, weights.mT @ g
     return tuple([_reduced(t, shape) for t, shape in zip(found, shapes)])
@@ -125,8 +125,8 @@ def _norm(dims: tuple[int, ...], centred: bool, g: Tensor, shapes: Shapes, wante
     z, z0, scale, share, *weight = slopes
     g = g * weight[0] if weight else g
     mean = (g * (z + z0)).mean(dims, keepdim=True)
-    h = torch.addcmul(g, torch.lerp(z, z0, share), mean, value=-0.5) * scale
-    return (h - h.mean(dims, keepdim=True) if centred else h,)
+    h = torch.addcmul(g, torch.lerp(z, z0, share), mean, value=-0.5).mul_(scale)
+    return (h.sub_(h.mean(dims, keepdim=True)) if centred else h,)
 
 
 def picked(x: Tensor, index: Tensor, m: Tensor, value: Tensor) -> Tensor:

@@ -105,20 +105,31 @@ class Lift(TorchFunctionMode):
             return func(*args, **kwargs)
         if type(func) is MethodWrapperType:
             return self._attribute(func, args)
-        replays, known = self.baseline is not None, counterpart(func)
-        beside = self.origins.beside
-        # Before something is written to them. (While a baseline is recorded another mode may be on, which sees what is read.)
-        given = [
-            (t, replays and t.requires_grad and (not beside or self.origins.is_live(t)))
-            for t in sources(known, (*args, *kwargs.values()))
-        ]
-        if known in _ADDS:
-            self.added(known, given)
-        found = self.rules(self, func, args, kwargs)
+        return self._seen(func, args, kwargs)
+
+    def _seen(self, func: Any, args: Any, kwargs: Any) -> Any:
+        replays, every = self.baseline is not None, (*args, *kwargs.values())
+        if self.origins.carry(every, replays):  # as most do: nothing to note, unless something is written to
+            found = self.rules(self, func, args, kwargs)
+            if type(found) is Tensor and id(found) not in map(id, every) and (not replays or found.requires_grad):
+                return found
+            given = [(t, replays and t.requires_grad) for t in sources(counterpart(func), every)]
+        else:
+            given = self._given(counterpart(func), every, replays)
+            found = self.rules(self, func, args, kwargs)
         if not (replays and self.origins.goes_on(given, found)):
             with without_modes():
-                self.origins.note(known, given, among((found,)), replays)
+                self.origins.note(counterpart(func), given, among((found,)), replays)
         return found
+
+    def _given(self, func: Any, every: Sequence[Any], replays: bool) -> list[tuple[Tensor, bool]]:
+        """What an operation takes, and whether that has a gradient, before something is written to it. (While a baseline is
+        recorded another mode may be on, which sees what is read.)"""
+        beside = self.origins.beside
+        given = [(t, replays and t.requires_grad and (not beside or self.origins.is_live(t))) for t in sources(func, every)]
+        if func in _ADDS:
+            self.added(func, given)
+        return given
 
     def _before(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operation before the site."""
