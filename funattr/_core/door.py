@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .._habits import refusal
 from .._torch import (
+    Surroundings,
     is_dressed,
     put_back,
     surroundings,
@@ -30,7 +31,8 @@ from .cures import in_words
 from .entries import named
 from .examples import regrouped, shown
 from .holders import statistics_kept
-from .kept import chance_of, state_of
+from .kept import chance_of, here, state_of
+from .state import kept
 
 #: What looks at a result, where its data can be read.
 Check: TypeAlias = Callable[[Any, bool], None]
@@ -198,8 +200,8 @@ class _State(threading.local):
 _state = _State()
 
 
-def _leave(before: tuple[int, int, bool, str | None]) -> bool:
-    _state.inside = False
+def _leave(before: Surroundings) -> bool:
+    _state.inside, kept.state, here.chance = False, None, None
     look_at_scores(False)
     if surroundings() != before:
         put_back(before)
