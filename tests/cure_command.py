@@ -198,25 +198,29 @@ CODE = {"nets": NETS + MORE, "unnamed": NETS.replace("classes =", "kinds ="), "t
 def folder() -> Iterator[None]:
     """A folder with models, three pictures and a text, as the current one."""
     before, path, known = os.getcwd(), [*sys.path], set(sys.modules)
+    job.source_of.cache_clear()  # of another folder
     with tempfile.TemporaryDirectory() as here:
-        os.chdir(here)
-        sys.path.insert(0, here)
-        for name, code in CODE.items():
-            Path(f"{name}.py").write_text(code)
-        Path("names.txt").write_text("round\nangular\n")
-        torch.save(runpy.run_path("nets.py")["build"]().state_dict(), "weights.pt")
-        Path("pictures").mkdir()
-        for i, name in enumerate(("a.png", "pictures/b.png", "pictures/c.png")):
-            pixels = np.random.RandomState(i).randint(0, 256, (8, 10, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(name)
-        job.source_of.cache_clear()  # of another folder
         try:
+            os.chdir(here)
+            sys.path.insert(0, here)
+            _filled()
             yield
         finally:
             os.chdir(before)
             sys.path[:] = path
             for name in {*CODE} - known:
                 sys.modules.pop(name, None)
+
+
+def _filled() -> None:
+    for name, code in CODE.items():
+        Path(f"{name}.py").write_text(code)
+    Path("names.txt").write_text("round\nangular\n")
+    torch.save(runpy.run_path("nets.py")["build"]().state_dict(), "weights.pt")
+    Path("pictures").mkdir()
+    for i, name in enumerate(("a.png", "pictures/b.png", "pictures/c.png")):
+        pixels = np.random.RandomState(i).randint(0, 256, (8, 10, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(name)
 
 
 class Told(NamedTuple):

@@ -24,6 +24,7 @@ from funattr.dataset._folder import notes_of
 
 from .cure_rows import F, mlp, said, text, two, x
 from .cures import Cure
+from .models import Recurrent
 from .wrong import Checkpointed
 
 ids, viz = torch.randint(0, 20, (4, 7)), F.viz
@@ -106,6 +107,20 @@ def after(first: Callable[[str], Any], method: Any = fa.saliency) -> Callable[[s
     return call
 
 
+def by_order(layer: Any, found: Any, mask: Any) -> Any:
+    """Units of each example in its own order: of an LSTM's values, the states have the layers first."""
+    model = Recurrent().eval()
+    return F.metrics.deletion(found, model, torch.randn(2, 3, 4), layer=layer, target=1, feature_mask=mask, chunk_size=1)
+
+
+def of_two_lengths(out: str, **options: Any) -> None:
+    """Two runs into a folder, the second of which has an example more, of another length."""
+    rows = [(number, torch.ones(number + 2), None) for number in range(2)]
+    for count in (1, 2):
+        run(out, model=lambda: lambda v: v.square().sum(1), data=rows[:count], target=None, **options)
+    assert len(fa.dataset.load(out)) == 2
+
+
 def damaged(out: str) -> Any:
     run(out)
     part = next(Path(out).glob("part-*"))
@@ -167,6 +182,18 @@ def shipped(method: Any = locked, **options: Any) -> Any:
 
 
 OTHERS = [
+    Cure(
+        "_steps/coalitions.py",
+        "choose a layer with the batch first",
+        lambda: by_order("lstm", (torch.rand(2, 3, 6), (None, None)), (torch.arange(6), (0, 0))),
+        lambda: by_order(fa.input_of("lstm"), torch.rand(2, 3, 4), torch.arange(4)),
+    ),
+    Cure(
+        "dataset/_folder.py",
+        "run with varying=True, into another folder",
+        lambda: folder(of_two_lengths),
+        lambda: folder(partial(of_two_lengths, varying=True)),
+    ),
     Cure(
         "_core/checks.py", ", and {}", lambda: said(text, ids, target=1), lambda: said(text, ids, layer="embedding", target=1)
     ),

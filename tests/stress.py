@@ -26,6 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import funattr as fa
 from funattr._core import door, tap
+from funattr._core.chance import here
+from funattr._core.state import kept
 from funattr._torch import put_back, surroundings
 
 from .methods import METHODS, Row
@@ -102,11 +104,12 @@ def same(found: Any, expected: Any) -> bool:
 def clean(model: nn.Module) -> bool:
     """Nothing of ours is left: no hook, no tapped layer, no run or call of this thread that still counts as going on."""
     hooks = any(m._forward_hooks or m._forward_pre_hooks or m._forward_pre_hooks_with_kwargs for m in model.modules())
-    return not (hooks or tap._tapped or tap._frames.stack or door._state.inside)
+    running = tap._frames.stack or door._state.inside or kept.state or here.chance
+    return not (hooks or tap._tapped or running)
 
 
-#: No function mode, no transform, gradients on, hooks on saved tensors taken.
-AT_REST = (0, 0, True, None)
+#: No function mode, which are on, no transform, gradients on, hooks on saved tensors taken.
+AT_REST = (0, True, 0, True, None)
 
 
 def alone() -> bool:

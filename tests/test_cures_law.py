@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
 
 from .breadth import breadth
-from .cure_exemptions import NOT_RUN
 from .cure_rows import CORE
 from .cure_rows_command import COMMAND
 from .cure_rows_dataset import DATASET
+from .cure_rows_installed import INSTALLED
 from .cure_rows_language import LANGUAGE
 from .cure_rows_methods import METHODS
 from .cure_rows_more import MORE
@@ -20,41 +19,18 @@ from .cure_rows_steps import STEPS
 from .cure_rows_viz import VIZ
 from .cures import Cure, message_of, texts_of, texts_with_cures
 
-ROWS = [*CORE, *METHODS, *STEPS, *MORE, *VIZ, *DATASET, *OTHERS, *COMMAND, *LANGUAGE]
+ROWS = [*CORE, *METHODS, *STEPS, *MORE, *VIZ, *DATASET, *OTHERS, *COMMAND, *LANGUAGE, *INSTALLED]
 TEXTS = texts_with_cures()
-HELD = {text for row in ROWS for text in texts_of(TEXTS, row.file, row.words)}
-EXEMPT = [(file, words) for pairs in NOT_RUN.values() for file, words in pairs]
 
 
-def test_every_cure_is_run_or_says_why_not() -> None:
-    """In place of a new exemption, write a row."""
-    spared = {text for one in EXEMPT for text in texts_of(TEXTS, *one)}
-    loose = [text for text in TEXTS if text not in HELD | spared]
-    assert loose == [], "cures that nothing runs: give each a row in cure_rows*.py"
+def test_every_cure_is_run() -> None:
+    held = {text for row in ROWS for text in texts_of(TEXTS, row.file, row.words)}
+    assert [text for text in TEXTS if text not in held] == [], "cures that nothing runs: give each a row in cure_rows*.py"
 
 
-def test_exemptions_are_of_texts_that_nothing_runs() -> None:
-    """What has a row, or is gone, is taken off the list; and it does not grow."""
-    stale = [one for one in EXEMPT if HELD.issuperset(texts_of(TEXTS, *one))]
-    assert stale == []
-    assert len(EXEMPT) <= MOST
-
-
-#: How many texts may be exempt: lower it with each row.
-MOST = 22
-
-
-def test_exemptions_that_name_a_test_name_one_that_there_is() -> None:
-    for why in NOT_RUN:
-        if why.startswith("run by "):
-            file, _, name = why.removeprefix("run by ").partition("::")
-            tree = ast.parse((Path(__file__).parents[1] / file).read_text())
-            assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-
-
-def test_each_row_and_each_exemption_is_of_one_text() -> None:
+def test_each_row_is_of_one_text() -> None:
     """Words that several texts have would hold all of them to be run, where one is."""
-    named = [*((row.file, row.words) for row in ROWS), *EXEMPT]
+    named = [(row.file, row.words) for row in ROWS]
     assert [one for one in named if len({text.text for text in texts_of(TEXTS, *one)}) != 1] == []
 
 

@@ -480,7 +480,8 @@ def test_a_rule_of_what_returns_several_is_refused() -> None:
         (lambda: fa.under({math.sin: print}), ValueError, "no operation of torch"),
         (lambda: fa.lrp(lambda t: t.sum(1), ROWS, rules={"softmax": R.cp_lrp()["softmax"]}), ValueError, "no operation of the"),
         (lambda: R.alpha_beta(2.0, 2.0), ValueError, "alpha - beta must be 1"),
-        (lambda: R.epsilon(-1.0), ValueError, "must not be negative"),
+        (lambda: R.epsilon(-1.0), ValueError, "must be finite and not negative, got -1.0"),
+        (lambda: R.gamma(math.inf), ValueError, "gamma must be finite"),  # it was said to be negative
         (lambda: R.zbox(1.0, -1.0), ValueError, "low is 1.0 and high -1.0"),
         (
             lambda: fa.lrp(LAST, ROWS, target=0, rules={"linear": lambda op, g: g}),

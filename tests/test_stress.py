@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import funattr as fa
+from funattr._core.chance import Chance
+from funattr._core.state import State
 
 from . import stress
 from .breadth import breadth, full
@@ -37,6 +44,65 @@ def test_faults_leave_the_model_as_found(kind: str, stride: int, some: int) -> N
     assert figures["faults"] > 100
     given = ["calls", "faults", "tried again"] + (["never came", "mode left in the thread"] if kind == "outside" else [])
     assert {name: n for name, n in figures.items() if n and name not in given} == {}
+
+
+class Aside(TorchFunctionMode):
+    """A mode that changes nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+#: What torch keeps for a thread, entered and never left, as where Ctrl-C comes while a context manager of Python is entered.
+ENTERED: dict[str, Callable[[], Any]] = {
+    "modes off": lambda: torch._C.DisableTorchFunction().__enter__(),
+    "a mode": lambda: Aside().__enter__(),  # type: ignore[no-untyped-call]  # not typed there
+    "no gradients": lambda: torch.set_grad_enabled(False),
+    "no hooks": lambda: torch._C._autograd._saved_tensors_hooks_disable("for a test"),
+    "a transform": lambda: torch._C._functorch._grad_increment_nesting(),
+}
+
+
+@pytest.mark.parametrize("what", ENTERED)
+def test_what_an_interrupted_call_has_entered_is_left(what: str) -> None:
+    def cut_short(x: Tensor) -> Tensor:
+        ENTERED[what]()
+        raise KeyboardInterrupt
+
+    model, x = stress.subject()
+    expected = fa.guided_backprop(model, x, target=stress.TARGET)
+    with pytest.raises(KeyboardInterrupt):
+        fa.saliency(cut_short, x, target=0)
+    assert stress.alone()
+    assert stress.clean(model)
+    assert stress.same(fa.guided_backprop(model, x, target=stress.TARGET), expected)
+
+
+class Streaming(nn.Module):
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = self.seen + 1
+        return x * self.seen + torch.rand(3)
+
+
+@pytest.mark.parametrize("kind", [Chance, State])
+def test_what_an_interrupted_call_notes_in_its_thread_is_forgotten(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = kind.__enter__
+
+    def cut_short(self: Any) -> None:
+        entered(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kind, "__enter__", cut_short)
+    model = Streaming()
+    with pytest.raises(KeyboardInterrupt):
+        fa.saliency(model, torch.ones(2, 3), target=0)
+    assert stress.clean(model)
 
 
 def test_a_fault_in_train_mode_keeps_the_running_statistics() -> None:

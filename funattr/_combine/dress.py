@@ -139,6 +139,9 @@ def check_method(function: Any) -> None:
         raise complaint(TypeError, f"expected a method such as fa.gradient, got {type(function).__name__}.")
 
 
+# Running a method many times.
+
+
 def run_steps(run: Runner, function: Callable[[Any], Tree], steps: list[Any]) -> Iterator[Tree]:
     """`function` at each of a chunk of steps (structures of tensors): results with a leading dimension."""
     if len(steps) == 1:

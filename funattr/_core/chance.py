@@ -54,12 +54,12 @@ class Chance:
         self.after: list[Any] | None = None  # a whole pass
 
     def __enter__(self) -> None:
-        _here.chance = self
+        here.chance = self
         if self.apart:
             self.start = [_apart(g, state) for g, state in zip(self.generators, _get(self.generators))]
 
     def __exit__(self, *exception: object) -> None:
-        _here.chance = None
+        here.chance = None
         if self.drew and self.apart:
             for g in self.generators:
                 # The next call has draws of its own.
@@ -101,12 +101,12 @@ class Chance:
 
 def drawn() -> bool:
     """Whether the model has drawn in a pass of this call: of more rows, it would draw other numbers for each."""
-    return _here.chance is not None and _here.chance.drew
+    return here.chance is not None and here.chance.drew
 
 
 def with_same_draws(run: Callable[..., T], *args: Any) -> T:
     """``run(*args)``, a pass of the model."""
-    return run(*args) if _here.chance is None else _here.chance.same(run, *args)
+    return run(*args) if here.chance is None else here.chance.same(run, *args)
 
 
 def chance_of(modules: Sequence[nn.Module], model: Any, x: Tree, apart: bool, training: bool) -> Chance | Any:
@@ -146,7 +146,7 @@ class _Here(threading.local):
     chance: Chance | None = None
 
 
-_here = _Here()
+here = _Here()
 
 _WORDS = Words(
     *("rand", "drop", "bernoulli", "multinomial", "normal", "poisson", "sampl", "rrelu", "gumbel", "uniform", "exponential"),

@@ -146,6 +146,9 @@ def check_scores(x: Tree) -> None:
         raise complaint(ValueError, f"{text}. Look at the model's output and, in {value.dtype}, at its range.")
 
 
+# Values: what can be explained, and of what there are maps.
+
+
 def check_attributable(value: Tree, label: str) -> None:
     """Refuse a value without floating-point tensors, and an input with complex ones; `label` is "x", or a layer's."""
     if attributable(value):

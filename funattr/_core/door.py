@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .._habits import refusal
 from .._torch import (
+    Surroundings,
     is_dressed,
     put_back,
     surroundings,
@@ -24,7 +25,7 @@ from .._torch import (
 )
 from .._types import About, Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint, complete, door, warn
-from .chance import chance_of
+from .chance import chance_of, here
 from .checks import check_flags, check_input, check_result, check_scores, look_at_scores, may_read
 from .code import modules_of
 from .cures import in_words
@@ -32,6 +33,7 @@ from .entries import named
 from .examples import regrouped, shown
 from .holders import statistics_kept
 from .kept import state_of
+from .state import kept
 
 #: What looks at a result, where its data can be read.
 Check: TypeAlias = Callable[[Any, bool], None]
@@ -199,8 +201,8 @@ class _State(threading.local):
 _state = _State()
 
 
-def _leave(before: tuple[int, int, bool, str | None]) -> bool:
-    _state.inside = False
+def _leave(before: Surroundings) -> bool:
+    _state.inside, kept.state, here.chance = False, None, None
     look_at_scores(False)
     if surroundings() != before:
         put_back(before)

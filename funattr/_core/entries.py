@@ -151,6 +151,9 @@ def class_of_each(out: Tensor, target: Tensor) -> Tensor:
     return out.gather(1, target.reshape(-1, 1).expand(out.shape[0], 1)).squeeze(1)
 
 
+# Classes by the names that the model has for them.
+
+
 def named(arguments: dict[str, Any], model: Model) -> dict[str, Any]:
     """The arguments of a call, with the numbers of the classes that the target names."""
     target = arguments.get("target")

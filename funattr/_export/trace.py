@@ -108,6 +108,8 @@ def _put(root: nn.Module, name: str, value: Tensor) -> None:
         root.register_buffer(last, value.detach())
 
 
+# Why something is no program.
+
 #: What torch calls the errors of a trace that would have to look at data.
 _LOOKED = ("GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException")
 _LOOKED_SAYING = ("data-dependent", "trying to get a value out of", "trying to get value out of", "aten._local_scalar_dense")

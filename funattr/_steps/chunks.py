@@ -129,6 +129,8 @@ def given_chunk(chunk_size: ChunkSize) -> int | None:
     return len(range(chunk_size))  # Dynamo may have made a symbol of it: a number again
 
 
+# What a pass is seen to make, which the size of its input does not say.
+
 #: Bytes that the passes of one chunk may make; on a GPU, what an eighth of its free memory holds, if that is more.
 ROOM = 1 << 28
 #: Bytes of a step of which layers, which make some hundred times as much, cannot fill the room; nor can other code, unless it

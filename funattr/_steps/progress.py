@@ -143,6 +143,9 @@ class _PlainBar:
 _WIDTH = 30
 
 
+# Sums of the steps so far.
+
+
 class Sum:
     """A sum of trees over their leading dimension. What is no tensor stays as it first came."""
 

@@ -106,6 +106,9 @@ def _with_ends(numbers: Tensor, kept: Tensor) -> Tensor:
     return torch.where(numbers[:, None] < 2, numbers[:, None] == 1, kept)
 
 
+# Which coalitions to ask.
+
+
 class Pairs(NamedTuple):
     """K pairs, of each the coalition that is the smaller one, and what the fit makes of them."""
 
@@ -195,6 +198,8 @@ def _all_of(players: int, size: int, middle: bool) -> Tensor:
     found[:, 0] |= middle
     return found
 
+
+# Linear fits.
 
 #: Numbers in the rows of a fit that are made at once.
 ROOM = 1 << 22

@@ -50,6 +50,7 @@ from .traces import (
 )
 from .transforms import (
     Late,
+    Surroundings,
     below_vmap,
     current_grad_level,
     depth,

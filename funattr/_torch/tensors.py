@@ -172,6 +172,9 @@ def is_dressed(value: Any) -> bool:
     return not plain and kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
 
 
+# Trees, in the one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
+
+
 def tree_unflatten(leaves: Iterable[Any], spec: TreeSpec) -> Any:
     """The leaves in their structure; in a plain tuple for a NamedTuple that refuses them, as a PackedSequence does None."""
     leaves = list(leaves)

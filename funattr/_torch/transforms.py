@@ -205,12 +205,18 @@ class _Quiet(AbstractContextManager[None]):
 quiet = _Quiet()
 
 
+# What else a call finds in its thread, and must leave there; and errors from outside.
+
 #: Documented since torch 2.5.
 OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 
 
 #: Turns off function modes and subclasses: for looking at data without being seen, and for calling an operation plainly.
 without_modes = torch._C.DisableTorchFunction
+#: Left once more, in any thread, it turns them on: what it found when it was entered.
+_MODES_ON = without_modes()
+_MODES_ON.__enter__()
+_MODES_ON.__exit__(None, None, None)
 
 
 def interrupted(error: BaseException) -> bool:
@@ -232,17 +238,24 @@ def must_rise(error: BaseException) -> bool:
 operation_spaces = (torch._C._nn, torch._VF)
 
 
-def surroundings() -> tuple[int, int, bool, str | None]:
-    """What a call must leave as it was in its thread: how many function modes there are and transforms, the grad mode, and
-    why hooks on saved tensors are refused, if they are."""
+#: See `surroundings`.
+Surroundings = tuple[int, bool, int, bool, "str | None"]
+
+
+def surroundings() -> Surroundings:
+    """What a call must leave as it was in its thread: how many function modes there are, whether they are on, how many
+    transforms, the grad mode, and why hooks on saved tensors are refused, if they are."""
     refused = torch._C._autograd._saved_tensors_hooks_get_disabled_error_message()
-    return torch._C._len_torch_function_stack(), depth(), torch.is_grad_enabled(), refused
+    modes = torch._C._len_torch_function_stack(), torch._C._is_torch_function_enabled()
+    return (*modes, depth(), torch.is_grad_enabled(), refused)
 
 
-def put_back(before: tuple[int, int, bool, str | None]) -> None:
+def put_back(before: Surroundings) -> None:
     """Leave what was entered since. Torch's context managers are Python functions: an exception from outside (Ctrl-C, a
     timeout) that comes just as one is being left would keep it entered, for all that the thread does from then on."""
-    modes, outer, grad, refused = before
+    modes, on, outer, grad, refused = before
+    if on:
+        _MODES_ON.__exit__(None, None, None)
     if refused is None:
         torch._C._autograd._saved_tensors_hooks_enable()
     else:

@@ -63,7 +63,7 @@ def to_image(figure: Figure, *, dpi: float | None = None) -> Image:
         The PIL image, in RGB. The figure is left as it was.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: Pillow is not installed, which comes with matplotlib.
 
     Example:
         >>> import torch
@@ -74,7 +74,7 @@ def to_image(figure: Figure, *, dpi: float | None = None) -> Image:
     try:
         from PIL import Image
     except ModuleNotFoundError as error:
-        raise ImportError('pictures need matplotlib: pip install "funattr[viz]".') from error
+        raise ImportError('images need Pillow: pip install "funattr[viz]".') from error
     file = io.BytesIO()
     figure.savefig(file, dpi=max(figure.dpi, DPI) if dpi is None else dpi, format="png")
     return Image.open(file).convert("RGB")

@@ -79,6 +79,8 @@ class Event(NamedTuple):
     outputs: list[Spot]
 
 
+# What a model does behind the graph's back.
+
 _SETS: Any = Tensor.data.__set__  # type: ignore[attr-defined]  # a property of the class, to stubs a tensor
 _READS: set[Any] = {Tensor.numpy, Tensor.__array__}
 _WRITES = {*WRITES, _SETS, *(getattr(torch, name) for name in dir(torch) if name.endswith("_") and name[-2] != "_")}

@@ -121,6 +121,9 @@ def deconv() -> dict[Any, Any]:
     return {"relu": Rectified(deconv_relu, "deconv")}
 
 
+# Of the first layer alone.
+
+
 def flat() -> Rules:
     """At the first layer: every input of an operation gets the same share. To be merged into another set.
 

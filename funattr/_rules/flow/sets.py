@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..._words import complaint, door
+from ..._words import check_size, complaint, door
 from .flows import (
     BASE,
     Rules,
@@ -24,10 +24,7 @@ def _set(linear: Flow | None, convolution: Flow | None, first: Flow | None = Non
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise complaint(TypeError, f"{name} must be a number, got {type(value).__name__}.")
-    if not 0 <= value < float("inf"):
-        raise complaint(ValueError, f"{name} must not be negative, got {value}.")
+    check_size(value, name)
     return float(value)
 
 
