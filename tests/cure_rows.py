@@ -321,7 +321,7 @@ CORE = [
         lambda: F.grad_cam(steps, times[:, :3], layer="before", target=1, channel_dim=-1),
     ),
     Cure(
-        "_named/cams.py",
+        "_methods/ablation.py",
         "choose another",
         lambda: F.ablation_cam(steps, times, layer=fa.input_of("rnn"), target=1, channel_dim=-1),
         lambda: F.ablation_cam(steps, times, layer="before", target=1, channel_dim=-1),

@@ -100,7 +100,6 @@ def test_the_floor_is_the_formula(case: Case) -> None:
 #: Above 1.05x of the floor, how far, and why.
 ABOVE = {
     "two-layer MLP: deep_lift_shap, 1": (1.3, "all baselines in one batch, which costs less than vmap does"),
-    "two-layer CNN: ablation_cam, 3": (2.2, "the layer is read once more, for its channels"),
 }
 
 

@@ -223,12 +223,14 @@ def test_what_they_cost() -> None:
     assert cost(lambda: fa.ablation_cam(net, x, layer="layer4", target=1)).flops < 6 * forward
 
 
-def test_ablation_cam_takes_value_and_score_from_one_pass() -> None:
+def test_ablation_cam_takes_value_and_score_from_its_passes() -> None:
     ahead, behind = nn.Conv2d(1, 4, 3), nn.Linear(4 * 36, 2)
     net, x = nn.Sequential(ahead, nn.Flatten(), behind), torch.randn(2, 1, 8, 8)
     before, after = cost(lambda: ahead(x)).flops, cost(lambda: behind(torch.randn(2, 144))).flops
     found = cost(lambda: fa.ablation_cam(net, x, layer="0", target=1)).flops
-    assert found == 2 * before + (1 + 5) * after  # that pass, and all channels on and each off
+    assert found == before + 5 * after  # all channels on, and each off
+    each = fa.each_target(fa.ablation_cam, [0, lambda out: out[:, 1] ** 2])
+    assert cost(lambda: each(net, x, layer="0")).flops == found  # for all targets
 
 
 net: Any = Conv().double().eval()

@@ -8,15 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import channel_of, check_attributable
 from .._core.door import method
 from .._core.kernels import in_plain_forms
 from .._core.passes import Question, question
+from .._core.score import once
 from .._steps.chunks import given_chunk
 from .._steps.plan import Features, Opened, Plan, features_of, planned
 from .._steps.windows import Slides, inside, mean_over, slides_of, table_of
-from .._steps.without import lost, restored
+from .._steps.without import lost, restored, scored
 from .._torch import tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, says
+from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, copied, says
+from .._words import complaint
 
 
 @method
@@ -183,3 +186,40 @@ def _restored(q: Question, plan: Plan, slides: list[list[Slides | None]], losses
                 leaves[k] = None
         found.append(tree_unflatten(leaves, spec))
     return q.sites.build(found)
+
+
+def without_channels(q: Question, channel_dim: int, chunk: int | None) -> tuple[Tree, Tensor, Tree]:
+    """The value at a layer, the scores ``[N]``, and what each channel's loss is at its features: all from the same passes."""
+    met: list[Tree] = once(q.target, list)  # which the first of several targets sees
+
+    def make(values: list[Tree]) -> Plan:
+        if not met:
+            met.append(copied(values[0]))
+        check_attributable(values[0], q.label(0))
+        return planned(q, features_of(q, 0.0, _channel_numbers(values[0], channel_dim, q.size)), chunk, values)
+
+    q = q._replace(bound=in_plain_forms(q.bound))
+    plan, scores = scored(q, features_of(q, 0.0, None), make)
+    return met[0], scores[0], restored(q, plan, scores[:1] - scores[1:])
+
+
+def _channel_numbers(value: Tree, channel_dim: int, size: int) -> Tree:
+    """A feature mask with a group for each channel of each tensor."""
+    count = 0
+
+    def numbers(v: Tensor) -> Tensor:
+        nonlocal count
+        channel = channel_of(v, channel_dim)
+        check_one_row_each(v, size)
+        count += v.shape[channel]
+        ids = torch.arange(count - v.shape[channel], count, device=v.device)
+        return ids.reshape([-1 if d == channel else 1 for d in range(v.dim())])
+
+    leaves, spec = tree_flatten(value)
+    return tree_unflatten([numbers(leaf) if attributable(leaf) else None for leaf in leaves], spec)
+
+
+def check_one_row_each(value: Tensor, size: int) -> None:
+    if value.shape[0] != size:
+        text = f"the layer gives a tensor {list(value.shape)} without a row for each of the {size} examples: choose another."
+        raise complaint(ValueError, text)

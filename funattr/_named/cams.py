@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +12,18 @@ from .._combine.shapes import resized
 from .._core.checks import channel_of, check_attributable, check_rows, may_read
 from .._core.door import method
 from .._core.gradient import with_places
-from .._core.passes import Question, read
-from .._core.score import Row, once, shares
+from .._core.passes import Question, question, read
 from .._core.where import Bound
-from .._methods.ablation import feature_ablation
+from .._methods.ablation import check_one_row_each, without_channels
 from .._methods.cam import check_batch_first
 from .._methods.gradient import activation
+from .._steps.chunks import given_chunk
 from .._steps.path import asked
-from .._steps.points import along, input_floats, score_at, value_and_scores
+from .._steps.points import along, input_floats, score_at
 from .._steps.progress import reported
 from .._steps.ways import Steps
 from .._torch import is_plain, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, batch_size, in_single, map_floats, says, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, batch_size, in_single, map_floats, says, tensors
 from .._words import complaint
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -90,7 +89,7 @@ says(score_cam, front=True)
 
 
 def _score_cam(q: Question, channel_dim: int, chunk_size: ChunkSize, value: Tensor) -> Tensor:
-    _check_one_row_each(value, q.size)
+    check_one_row_each(value, q.size)
     maps, inputs = value.movedim(channel_of(value, channel_dim), 1), input_floats(q)
     # An input without such places, as a table beside an image, or that the layer does not see, is seen whole.
     fits = with_places(q.x, maps.dim(), lambda: q)
@@ -162,23 +161,20 @@ def ablation_cam(
         Desai and Ramaswamy, "Ablation-CAM", 2020, https://doi.org/10.1109/WACV45572.2020.9093360
     """
 
-    row = target if isinstance(target, Row) and shares(target) else None
-    wanted: Any = target if row is None else row.every
+    chunk = given_chunk(chunk_size)
 
     def cam(score: Tensor, v: Tensor, lost: Tensor) -> Tensor:
         part = lost / score.reshape(-1, *[1] * (v.dim() - 1))
         return (part * v).sum(channel_of(v, channel_dim), keepdim=True).to(v.dtype)
 
     def at(layer: Layer) -> Tree:
-        value, every = once(target, lambda: asked(value_and_scores, model, x, layer, wanted, create_graph))
-        score = every[0 if row is None else row.index]
-        if may_read() and is_plain(score) and bool((score == 0).any()):
-            text = "the score of an example is 0, and no channel has a share in it: explain a probability."
-            raise complaint(ValueError, text)
-        _check(value, model, x, layer)
-        mask = _channel_numbers(value, channel_dim, score.shape[0])
-        options: dict[str, Any] = {"target": target, "chunk_size": chunk_size, "create_graph": create_graph}
-        return map_floats(partial(cam, score), value, feature_ablation(model, x, layer=layer, feature_mask=mask, **options))
+        with torch.set_grad_enabled(create_graph):
+            value, scores, losses = without_channels(question(model, x, layer, target, create_graph), channel_dim, chunk)
+            if may_read() and is_plain(scores) and bool((scores == 0).any()):
+                text = "the score of an example is 0, and no channel has a share in it: explain a probability."
+                raise complaint(ValueError, text)
+            check_batch_first(value, model, x, layer)
+            return map_floats(partial(cam, scores), value, losses)
 
     return _each(at, layer)
 
@@ -189,28 +185,6 @@ def _each(at: Callable[[Layer], Tree], layer: Layer) -> Tree:
         return at(layer)
     layers, spec = tree_flatten(layer)
     return tree_unflatten([at(one) for one in layers], spec)
-
-
-def _channel_numbers(value: Tree, channel_dim: int, size: int) -> Tree:
-    """A feature mask with a group for each channel of each tensor."""
-    count = 0
-
-    def numbers(v: Tensor) -> Tensor:
-        nonlocal count
-        channel = channel_of(v, channel_dim)
-        _check_one_row_each(v, size)
-        count += v.shape[channel]
-        ids = torch.arange(count - v.shape[channel], count, device=v.device)
-        return ids.reshape([-1 if d == channel else 1 for d in range(v.dim())])
-
-    leaves, spec = tree_flatten(value)
-    return tree_unflatten([numbers(leaf) if attributable(leaf) else None for leaf in leaves], spec)
-
-
-def _check_one_row_each(value: Tensor, size: int) -> None:
-    if value.shape[0] != size:
-        text = f"the layer gives a tensor {list(value.shape)} without a row for each of the {size} examples: choose another."
-        raise complaint(ValueError, text)
 
 
 def _check(value: Tree, model: Model | Bound, x: Tree, layer: Layer) -> None:

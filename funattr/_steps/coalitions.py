@@ -15,8 +15,8 @@ from .._types import ChunkSize, Layer, Model, Target, Tree, floats_of, tensors
 from .._words import complaint, kind_of
 from .chunks import given_chunk
 from .path import ready
-from .plan import Opened, as_numbers, features_of, identified
-from .without import check_features, hollow, look, restored, scored
+from .plan import Opened, as_numbers, features_of, hollow, identified
+from .without import check_features, look, restored, scored
 
 
 def opened(

@@ -13,7 +13,7 @@ from torch import Tensor
 from .._core.checks import check_dense
 from .._core.passes import Question
 from .._torch import any_batch, beside_traces, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
-from .._types import Tree, as_it_is, is_number, tensors
+from .._types import Tree, as_it_is, is_number, map_tensors, tensors
 from .._words import complaint, is_int, kind_of, warn
 from .chunks import cached, fitting, widened
 from .matching import Ranges, by_site, check_compares, matched, ranges, rows_in
@@ -25,6 +25,11 @@ MANY = 10_000
 
 #: Examples that run at once on a CPU in any case, without gradients: half as many take as long for each, or longer.
 ROWS = 512
+
+
+def hollow(value: Tree) -> Tree:
+    """A value without its data: shapes, dtypes and devices."""
+    return map_tensors(lambda t: torch.zeros((), dtype=t.dtype, device=t.device).expand(t.shape), value)
 
 
 class Features(NamedTuple):
@@ -73,7 +78,7 @@ class Opened(NamedTuple):
 
     q: Question
     features: Features
-    values: list[Tree]  # at the sites, without their data
+    values: list[Tree]  # at the sites: their shapes are looked at
     ids: list[list[Tensor | None]]  # the player of each feature, for each leaf of each value
     players: int
     chunk: int | None
@@ -87,7 +92,7 @@ class Opened(NamedTuple):
         rows = rows_in([base for each in given for base in each], [None if one is None else leaf for one, leaf in pairs])
         runs = steps if rows is None else steps * rows
         at_once = self.chunk or _at_once(q, tensors(values), runs)
-        return Plan(runs, rows, at_once, self.chunk is not None, ids, values, which, gone)
+        return Plan(runs, rows, at_once, self.chunk is not None, ids, [hollow(value) for value in values], which, gone)
 
 
 def features_of(q: Question, baselines: Any, feature_mask: Any) -> Features:

@@ -14,7 +14,7 @@ from .._core.gradient import gradients, hooks_backward
 from .._core.passes import Point, Question, each_score, forward, kept, read
 from .._core.score import each_of
 from .._torch import tracing, transforms_active
-from .._types import Tree, copied, filled, floats_of, in_single, map_floats, map_tensors, tensors
+from .._types import Tree, filled, floats_of, in_single, map_floats, map_tensors, tensors
 from .fold import Inner, all_at_site, floats_in, folded, rows_alone, taken, with_leaves
 from .progress import check_rows
 from .ways import Runner, slices
@@ -81,18 +81,6 @@ def scores_at(q: Question, x: Tree) -> list[Tensor]:
     """The same, for each target."""
     q = q.at()._replace(x=x)
     return each_score(q, forward(q, kept))
-
-
-def value_and_scores(q: Question) -> tuple[Tree, list[Tensor]]:
-    """The value at the site, and the scores of each target, from one pass."""
-    values: list[Tree] = []
-
-    def keep(i: int, value: Tree, shared: bool) -> Tree:
-        values.append(copied(value))
-        return value
-
-    scores = each_score(q, forward(q, keep))
-    return values[0], scores
 
 
 def along(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int] | None = None) -> Iterator[Tree]:

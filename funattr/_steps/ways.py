@@ -18,10 +18,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+<<<<<<< HEAD
 from .._core.backward import further
 from .._core.chance import drawn
+=======
+>>>>>>> main
 from .._core.cures import raised_by_model
-from .._core.kept import writes_parameters
+from .._core.kept import drawn, writes_parameters
 from .._core.passes import Question
 from .._core.written import Place, with_own_mapped
 from .._torch import any_batch, must_rise, quiet, tracing, transforms_active, tree_flatten, tree_unflatten

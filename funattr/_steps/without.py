@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from .._core.backward import connected
-from .._core.chance import drawn
 from .._core.entries import is_int
+from .._core.kept import drawn
 from .._core.kernels import Folded
-from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, runs_fused, scores
+from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, read, runs_fused, scores
 from .._core.score import Every, alone, predicted, score_of, shares, the_tensor
 from .._core.written import with_own_mapped
 from .._torch import Late, any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
@@ -23,15 +23,10 @@ from .._words import complaint
 from .chunks import Made, TooMuch, chunks
 from .fold import all_at_site, taken
 from .matching import check_fits, fit_rows, matched, picked
-from .plan import Features, Plan, spread
+from .plan import Features, Plan, hollow, spread
 from .points import along
 from .progress import report
 from .ways import Runner, refused
-
-
-def hollow(value: Tree) -> Tree:
-    """A value without its data: shapes, dtypes and devices."""
-    return map_tensors(lambda t: torch.zeros((), dtype=t.dtype, device=t.device).expand(t.shape), value)
 
 
 def look(q: Question) -> list[Tree]:
@@ -188,7 +183,7 @@ def _outputs(q: Question, features: Features, make: Callable[[list[Tree]], Plan]
             yield plan, late
             del late
     else:
-        plan = make(look(q) if q.inner else [q.x for _ in q.sites.sites])
+        plan = make(_values(q))
         report(0, plan.runs)
     if not (start or plan.told or run.unsure):
         run.within(q, plan.values, True)
@@ -202,6 +197,13 @@ def _outputs(q: Question, features: Features, make: Callable[[list[Tree]], Plan]
         for each in found:
             yield plan, each
             del each
+
+
+def _values(q: Question) -> list[Tree]:
+    """What the plan is made from where no pass of the steps shows it: of joint sites, without the data."""
+    if not q.inner:
+        return [q.x for _ in q.sites.sites]
+    return read(q) if len(q.sites.sites) == 1 else look(q)
 
 
 def _output(q: Question, seen: Seen) -> list[Tensor]:
@@ -256,7 +258,7 @@ def _first(
 
     def put(i: int, value: Tree, shared: bool) -> Tree:
         with without_modes():  # which have nothing to do with this
-            plans[:] = [make([hollow(value)])]
+            plans[:] = [make([value])]
             step = late.enter(_first_part(run, q, plans[0], made))
             return without(q, features, plans[0], step, 0, value)
 
