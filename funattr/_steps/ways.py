@@ -18,11 +18,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-<<<<<<< HEAD
 from .._core.backward import further
-from .._core.chance import drawn
-=======
->>>>>>> main
 from .._core.cures import raised_by_model
 from .._core.kept import drawn, writes_parameters
 from .._core.passes import Question
