@@ -20,13 +20,22 @@ from .._torch import (
     transforms_active,
     without_transforms,
 )
-from .._types import Tree, attributable, batch_size, tensors
+from .._types import Tree, as_it_is, attributable, batch_size, tensors
 from .._words import check_int, complaint, kind_of
 
 
 def may_read() -> bool:
     """Whether checks may look at the data: not under a transform, nor while somebody traces."""
     return not (tracing() or transforms_active() or observed_by_dispatch_mode())
+
+
+def anywhere(flags: Tensor) -> bool:
+    """Whether a flag is set, for anything that transforms map it over; False where no data may be read."""
+    if tracing() or observed_by_dispatch_mode():
+        return False
+    flags = plain_data(flags)
+    with without_transforms() if transforms_active() else as_it_is:
+        return is_plain(flags) and bool(flags.any())
 
 
 def is_finite(value: Tensor) -> bool:

@@ -25,7 +25,7 @@ from .._torch import (
 )
 from .._types import Layer, Model, Target, Tree, as_it_is, attributable, copied, floats_of, map_floats, map_tensors, tensors
 from .._words import complaint
-from .backward import Recorded, dependent, depends, found_by, leaf_below, leaf_of, reached, slopes_of, together
+from .backward import Recorded, check_scripted, dependent, depends, found_by, leaf_below, leaf_of, reached, slopes_of, together
 from .checks import check_attributable, check_dense
 from .door import method
 from .kept import times_put_back
@@ -191,6 +191,7 @@ def _in_level(q: Question, point: Point | None) -> Found:
                 raise
             raise complaint(ValueError, _WRITES[any(module.training for module in all_modules(q.bound.root))]) from error
         assert recorded is not None
+        check_scripted(q, recorded)
         values, slopes = map_tensors(lambda t: unwrap_for_grad(t, level), found_by(q, recorded))
     return values, slopes
 

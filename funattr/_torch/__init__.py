@@ -55,6 +55,7 @@ from .transforms import (
     current_grad_level,
     depth,
     grad_level,
+    hooks_refused,
     interrupted,
     is_mapped,
     is_wrapped,

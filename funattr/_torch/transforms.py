@@ -275,6 +275,13 @@ _LEAVE: dict[TransformType, Callable[[], Any]] = {
 }
 
 
+@contextlib.contextmanager
+def hooks_refused(why: str) -> Iterator[None]:
+    """Inside, hooks on what is saved for a backward pass are an error; but for those that are on already, the caller's."""
+    with contextlib.nullcontext() if saved_tensors_hooked() else torch.autograd.graph.disable_saved_tensors_hooks(why):
+        yield
+
+
 def saved_tensors_hooked() -> bool:
     """Whether hooks are on for what is saved for a backward pass: those of torch.utils.checkpoint, say."""
     try:
