@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 from ..._core.kernels import unruled
 from ..._torch import base_of, tracing
 from ..._types import map_leaves, tensors
+from ..lift.complete import custom
 from ..lift.dispatch import GRADIENTS, apply, known
-from ..lift.hidden import custom
 from ..lift.origins import among
 from ..lift.table import ENTRIES, NAMES, SHAPES
 from ..lift.table import PLAIN as LEFT
