@@ -44,6 +44,10 @@ class Thrice(nn.Module):
         return self.out(self.inner(self.inner(x)).tanh())
 
 
+def inner_vmap(x: Tensor) -> Tensor:
+    return torch.func.vmap(mlp)(x)
+
+
 smooth = torch.jit.script(nn.Sequential(nn.Linear(x.shape[1], 4), nn.Tanh(), nn.Linear(4, 3)))
 
 
@@ -207,6 +211,12 @@ CORE = [
             for run in 4 * [smooth] + 2 * [torch.func.grad(lambda x: F.gradient(smooth, x, target=1, create_graph=True).sum())]
         ],
         lambda: torch.func.grad(lambda x: F.gradient(mlp, x, target=1, create_graph=True).sum())(x),
+    ),
+    Cure(
+        "_core/checks.py",
+        "choose a layer before or after it, or write that part of the model without torch.func",
+        lambda: F.gradient(inner_vmap, x, layer=mlp.fc1, target=1),
+        lambda: F.gradient(mlp, x, layer=mlp.fc1, target=1),
     ),
     # layers
     Cure(

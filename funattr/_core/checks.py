@@ -38,6 +38,20 @@ def anywhere(flags: Tensor) -> bool:
         return is_plain(flags) and bool(flags.any())
 
 
+def check_outside(label: str, inside: bool) -> None:
+    """Refuse a layer whose value is another one than that of the batch, or has no gradient outside."""
+    if inside:
+        raise complaint(ValueError, _INSIDE.format(label))
+
+
+#: Of a model that writes to a part of what came before the layer, or goes back there itself.
+UNRECORDED = ("created in no_grad mode", "to not have been used in the graph", "does not require grad")
+_INSIDE = (
+    "layer {} runs inside a transform of torch.func that the model makes itself (vmap, grad, jvp), where its value is not that "
+    "of the batch: choose a layer before or after it, or write that part of the model without torch.func."
+)
+
+
 def is_finite(value: Tensor) -> bool:
     """Whether there is neither NaN nor inf in `value`."""
     if value.numel() <= 8:  # faster than an operation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, MethodWrapperType
 from typing import Any, TypeAlias, TypeVar
 
@@ -16,10 +16,10 @@ from .._torch import (
     alone_in_memory,
     base_of,
     below_vmap,
-    hooks_refused,
     is_mapped,
     is_view,
     only_vmap_runs,
+    saved_tensors_hooked,
     swap_tensors,
     tracing,
     vmapped_over,
@@ -69,12 +69,19 @@ def with_own_mapped(run: Callable[[], T], places: set[Place]) -> T:
         while True:
             _mapped.places = (before or frozenset()) | places
             try:
-                with hooks_refused(_AGAIN) if torch.is_grad_enabled() and not tracing() else as_it_is:
+                with _hooks_refused(_AGAIN) if torch.is_grad_enabled() and not tracing() else as_it_is:
                     return run()
             except WrittenTo as error:
                 places.add(error.place)
     finally:
         _mapped.places = before
+
+
+@contextlib.contextmanager
+def _hooks_refused(why: str) -> Iterator[None]:
+    """Inside, hooks on what is saved for a backward pass are an error; but for those that are on already, the caller's."""
+    with contextlib.nullcontext() if saved_tensors_hooked() else torch.autograd.graph.disable_saved_tensors_hooks(why):
+        yield
 
 
 _AGAIN = "the model runs a part of itself again, or hooks on what is saved, for a further derivative"
