@@ -16,7 +16,7 @@ from ..._core.checks import may_read
 from ..._core.written import WRITES
 from ..._torch import edge_of, is_plain, nodes_before, plain_data, times_written, tracing
 from ..._words import warn
-from ..lift.hidden import custom
+from ..lift.complete import custom
 
 
 class Fact(NamedTuple):

@@ -13,7 +13,6 @@ from torch.overrides import TorchFunctionMode
 from ..._core.kernels import unruled
 from ..._torch import base_of, edge_of, tracing
 from ..._types import map_leaves, tensors
-from ..lift.complete import custom
 from ..lift.dispatch import GRADIENTS, apply, known
 from ..lift.origins import among
 from ..lift.table import ENTRIES, NAMES, SHAPES
