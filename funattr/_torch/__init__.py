@@ -60,6 +60,7 @@ from .transforms import (
     is_wrapped,
     make_leaf,
     mapped_without,
+    modes_around,
     must_rise,
     only_vmap_runs,
     operation_spaces,
