@@ -220,8 +220,8 @@ def test_a_linear_layer_is_folded(shape: tuple[int, ...], mapped: tuple[Any, ...
     with OperationNames() as seen, Folded():
         found = torch.func.vmap(F.linear, in_dims=mapped)(*parts) if any(d is not None for d in mapped) else F.linear(*parts)
     assert ("aten::addmm" in seen.names and not {"aten::mul", "aten::add"} & seen.names) or not plain
-    expected = [F.linear(*(t if dim is None else t.select(dim, i) for t, dim in zip(parts, mapped))) for i in range(6)]
-    expected = torch.stack(expected) if any(d is not None for d in mapped) else expected[0]
+    steps = [F.linear(*(t if dim is None else t.select(dim, i) for t, dim in zip(parts, mapped))) for i in range(6)]
+    expected = torch.stack(steps) if any(d is not None for d in mapped) else steps[0]
     torch.testing.assert_close(found, expected)
     gradients = torch.autograd.grad(found.square().sum(), parts)
     torch.testing.assert_close(gradients, torch.autograd.grad(expected.square().sum(), parts))
