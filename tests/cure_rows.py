@@ -44,6 +44,13 @@ class Thrice(nn.Module):
         return self.out(self.inner(self.inner(x)).tanh())
 
 
+def inner_vmap(x: Tensor) -> Tensor:
+    return torch.func.vmap(mlp)(x)
+
+
+smooth = torch.jit.script(nn.Sequential(nn.Linear(x.shape[1], 4), nn.Tanh(), nn.Linear(4, 3)))
+
+
 class Streaming(nn.Module):
     """A memory of what has been seen, in eval mode too."""
 
@@ -195,6 +202,21 @@ CORE = [
         "call the method outside of torch.func",
         lambda: torch.func.grad(lambda x: F.saliency(Streaming().eval(), x, target=1).sum())(x),
         lambda: F.saliency(Streaming().eval(), x, target=1),
+    ),
+    Cure(
+        "_core/backward.py",
+        "pass the model before it was scripted, or leave out create_graph=True",
+        lambda: [  # from the third run on it is compiled
+            run(x)
+            for run in 4 * [smooth] + 2 * [torch.func.grad(lambda x: F.gradient(smooth, x, target=1, create_graph=True).sum())]
+        ],
+        lambda: torch.func.grad(lambda x: F.gradient(mlp, x, target=1, create_graph=True).sum())(x),
+    ),
+    Cure(
+        "_core/checks.py",
+        "choose a layer before or after it, or write that part of the model without torch.func",
+        lambda: F.gradient(inner_vmap, x, layer=mlp.fc1, target=1),
+        lambda: F.gradient(mlp, x, layer=mlp.fc1, target=1),
     ),
     # layers
     Cure(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import json
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from PIL import Image
 
 import funattr as fa
 
-from .cure_command import PICTURE, TEXT, row, told
+from .cure_command import PICTURE, TEXT, does, row, says, told
 from .cures import Cure
 
 
@@ -108,10 +110,32 @@ def net() -> Any:
     return importlib.import_module("nets").build()
 
 
-def stored() -> None:
+@contextlib.contextmanager
+def piped(data: bytes | None) -> Iterator[None]:
+    """With this on standard input, or the picture."""
+    data = Path("a.png").read_bytes() if data is None else data
+    with pytest.MonkeyPatch.context() as patch, io.TextIOWrapper(io.BytesIO(data)) as stream:
+        patch.setattr("sys.stdin", stream)
+        yield
+
+
+def through_the_pipe() -> None:
+    does([PICTURE.replace("a.png", "-")], partial(piped, None))
+    does([TEXT.replace("'a good film'", "-")], partial(piped, b"a good film"))
+
+
+def several(model: Any, x: Any, target: Any = None, layer: Any = None) -> Any:
+    return {"a": x, "b": 2 * x}
+
+
+def read() -> None:
+    assert fa.dataset.load("maps")["b.png"] is not None
+
+
+def stored(method: Any = fa.grad_cam, layer: str = "features") -> None:
     """A run from Python, which notes nothing of pictures."""
     data = [("b.png", torch.rand(3, 8, 10), None)]
-    fa.dataset.run(fa.grad_cam, net(), data, "maps", layer="features", target=1, progress=False)
+    fa.dataset.run(method, net(), data, "maps", layer=layer, target=1, progress=False)
 
 
 IG = "explain a.png --model nets:build --method ig --out o.json"
@@ -230,6 +254,31 @@ COMMAND: list[Cure] = [
         "evaluate 'a good film' --model texts:build --out o.json",
     ),
     row("texts.py", "write it after the options, in quotes", "explain ' ' --model texts:build", TEXT),
+    row(
+        "checkpoint.py",
+        "save the weights alone",
+        [lambda: torch.save(net(), "whole.pt"), f"{PICTURE} --checkpoint whole.pt"],
+        [lambda: torch.save(net().state_dict(), "whole.pt"), f"{PICTURE} --checkpoint whole.pt"],
+    ),
+    row(
+        "gap.py",
+        "so compare with --method integrated_gradients",
+        "explain a.png --model nets:ruleless --method deep_lift --out o.json",
+        [lambda: whole("explain a.png --model nets:ruleless --method ig --n-steps 200 --out o.json")],
+    ),
+    Cure(
+        "_cli/inputs.py",
+        "pipe a text or a picture into the command",
+        lambda: says([PICTURE.replace("a.png", "-")], partial(piped, b"")),
+        through_the_pipe,
+    ),
+    row("show.py", "read them in Python", [lambda: stored(several), "show maps --id b.png"], [lambda: stored(several), read]),
+    row(
+        "show.py",
+        "read it in Python, fa.dataset.load",
+        [lambda: stored(fa.saliency, "head"), "show maps --id b.png"],
+        [lambda: stored(fa.saliency, "head"), read],
+    ),
     row("__main__.py", "did you mean --{}?", f"{PICTURE} --taget 0", f"{PICTURE} --target 0"),
     row("__main__.py", "{} --help lists all.", f"{PICTURE} --colour red", "explain --help", PICTURE),
     row(
@@ -346,8 +395,8 @@ COMMAND: list[Cure] = [
     row(
         "show.py",
         "leave --pictures out, and the map is drawn alone",
-        [stored, "show maps --id b.png --pictures pictures"],
-        [stored, "show maps --id b.png --out o.png"],
+        [lambda: stored(), "show maps --id b.png --pictures pictures"],
+        [lambda: stored(), "show maps --id b.png --out o.png"],
     ),
     row(
         "sites.py",

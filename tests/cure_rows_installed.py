@@ -42,7 +42,7 @@ def extras() -> dict[str, list[str]]:
         toml = importlib.import_module("tomllib")
     except ModuleNotFoundError:
         toml = importlib.import_module("tomli")
-    text = (Path(fa.__file__).parents[1] / "pyproject.toml").read_text()
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
     found: dict[str, list[str]] = toml.loads(text)["project"]["optional-dependencies"]
     return found
 

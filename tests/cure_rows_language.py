@@ -107,6 +107,33 @@ def with_tokenizer() -> None:
     transformers.AutoTokenizer.from_pretrained("models/llama").save_pretrained("mine")
 
 
+def own_tokenizer() -> None:
+    """Of as many tokens as the model has."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    copied("other")
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    words.train_from_iterator([], trainers.BpeTrainer(vocab_size=257, special_tokens=["<e>"], initial_alphabet=letters))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<e>").save_pretrained("mine")
+
+
+def merged() -> None:
+    """As merge_and_unload() leaves it: the adapter's part added to a weight, by hand, and all of it saved."""
+    copied("gpt2")
+    model = loaded("gpt2")
+    with torch.no_grad():
+        model.transformer.h[0].attn.c_attn.weight += torch.ones(32, 2) @ torch.ones(2, 96)
+    model.save_pretrained("mine")
+
+
+def with_head() -> None:
+    copied("gpt2")
+    loaded("headless").save_pretrained("mine")
+
+
 def wordless() -> None:
     """A tokenizer without a sign that could take the place of a word."""
     import transformers
@@ -195,6 +222,36 @@ LANGUAGE = [
             lambda: said("config.json", decoder_start_token_id=0),
             "explain 'The capital' --model mine --answer ' of' --out o.json",
         ],
+    ),
+    language(
+        "asked.py",
+        "so save the model's own there",
+        asked("'The capital' --answer ' of'", "other"),
+        [own_tokenizer, "explain 'The capital' --model mine --answer ' of' --out o.json"],
+    ),
+    language(
+        "language.py",
+        "model.merge_and_unload(), and save that",
+        asked("'The capital' --answer ' of'", "adapter"),
+        [merged, "explain 'The capital' --model mine --answer ' of' --out o.json"],
+    ),
+    language(
+        "language.py",
+        "save it as an AutoModelForCausalLM",
+        asked("'The capital' --answer ' of'", "headless"),
+        [with_head, "explain 'The capital' --model mine --answer ' of' --out o.json"],
+    ),
+    language(
+        "rows.py",
+        "shorten the prompt",
+        asked(f"'{'word ' * 80}' --answer b"),
+        asked(f"'{'word ' * 8}' --answer b"),
+    ),
+    language(
+        "rows.py",
+        "compare with another answer",
+        asked("'The capital' --answer ' of' --contrast ' of'"),
+        asked("'The capital' --answer ' of' --contrast ' is'"),
     ),
     language(
         "how.py",

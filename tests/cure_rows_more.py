@@ -149,7 +149,7 @@ MORE = [
         lambda: said(x=x.double().float(), target=1),
     ),
     Cure(
-        "_core/chance.py",
+        "_core/kept.py",
         "torch.manual_seed gives the same again; average calls",
         lambda: F.gradient(lambda v: v * torch.rand(4, 6), x, target=1),
         lambda: [torch.manual_seed(0), quiet(lambda: F.gradient(lambda v: v * torch.rand(4, 6), x, target=1))],

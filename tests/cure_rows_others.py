@@ -22,7 +22,8 @@ from torch.utils.data import Dataset
 import funattr as fa
 from funattr.dataset._folder import notes_of
 
-from .cure_rows import F, mlp, said, text, two, x
+from .cure_rows import F, answer, embedded, keep, language, likely, mlp, prompt, said, text, two, x
+from .cure_rows_more import Nodes, uneven
 from .cures import Cure
 from .models import Recurrent
 from .wrong import Checkpointed
@@ -31,6 +32,7 @@ ids, viz = torch.randint(0, 20, (4, 7)), F.viz
 picture = torch.zeros(0, 3, 16, 16, dtype=torch.uint8)  # of none: superpixels() is asked, and needs no scikit-image
 checkpointed = Checkpointed(False).eval()
 by_batch = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5, track_running_stats=False)).eval()
+weights = torch.rand(6)
 plain = nn.Sequential(checkpointed.first, checkpointed.act, checkpointed.head)
 HOLDS = "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); input()"
 now: dict[str, Any] = {"into": "", "left": 0}  # not in a method: what made a folder is known by what its method holds
@@ -105,6 +107,20 @@ def after(first: Callable[[str], Any], method: Any = fa.saliency) -> Callable[[s
         assert sum(run(out, method)) == len(x)
 
     return call
+
+
+def ruled(rule: Any) -> Any:
+    return F.under({torch.multiply: rule})(fa.gradient)(lambda v: v * weights, x, target=1)
+
+
+def one_by_one(**options: Any) -> Any:
+    with mock.patch("funattr._steps.plan.MANY", 3):
+        return F.feature_ablation(mlp, x, target=1, **options)
+
+
+def drawn(*rows: int) -> Any:
+    """With a distribution of so many rows for each input."""
+    return F.feature_ablation(two, (x, x), baselines=tuple(torch.zeros(count, 1, 6) for count in rows))
 
 
 def by_order(layer: Any, found: Any, mask: Any) -> Any:
@@ -182,6 +198,43 @@ def shipped(method: Any = locked, **options: Any) -> Any:
 
 
 OTHERS = [
+    Cure(
+        "_core/examples.py",
+        "count channels from the end",
+        lambda: F.by_examples(fa.grad_cam, uneven)(Nodes(), x, layer="act", target=1),
+        lambda: F.by_examples(fa.grad_cam, uneven)(Nodes(), x, layer="act", target=1, channel_dim=-1),
+    ),
+    Cure(
+        "_core/labels.py",
+        "let the answer end the input",
+        lambda: F.gradient(partial(language, logits_to_keep=2), prompt, target=likely(answer), **embedded),
+        lambda: F.gradient(partial(language, logits_to_keep=3), prompt, target=likely(answer), **embedded),
+    ),
+    Cure(
+        "_rules/flow/operation.py",
+        "return one for the first, or a tuple with one for each",
+        lambda: ruled(lambda operation, gradient: (gradient,) * 3),
+        lambda: [ruled(keep), ruled(lambda operation, gradient: (gradient, None))],
+    ),
+    Cure(
+        "_steps/matching.py",
+        "row b of each goes together, so give",
+        lambda: drawn(2, 3),
+        lambda: drawn(2, 2),
+    ),
+    Cure("_steps/plan.py", "group them with feature_mask", one_by_one, lambda: one_by_one(feature_mask=torch.arange(6) // 3)),
+    Cure(
+        "dataset/_parts.py",
+        "and return a tensor with the same N",
+        lambda: folder(lambda out: run(out, pool=lambda a: a[0])),
+        lambda: folder(lambda out: run(out, pool=lambda a: a[:, :1])),
+    ),
+    Cure(
+        "metrics/_agreement.py",
+        "so give 1 to {}",
+        lambda: F.metrics.agreement(x, x, kind="topk", k=7),
+        lambda: [F.metrics.agreement(x, x, kind="topk", k=k) for k in (1, 6)],
+    ),
     Cure(
         "_steps/coalitions.py",
         "choose a layer with the batch first",

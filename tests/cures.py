@@ -14,11 +14,12 @@ import funattr as fa
 ROOT = Path(fa.__file__).parent
 #: What a cure tells one to do.
 VERBS = (
-    "add|ask|average|bind|call|choose|clean|convert|delete|drop|explain|fill|give|have|install|keep|leave|load|look|make|name|pass|"
-    "pip|put|remove|replace|run|say|set|sum|take|train|turn|use|wait|watch|wrap|write"
+    "add|ask|average|bind|call|choose|clean|compare|convert|count|delete|drop|explain|fill|give|group(?= them)|have|install|"
+    "keep|leave|let|load|look|make|merge|name|pass|pip|pipe|put|read|remove|replace|return|run|save|say|set|shorten|sum|take|train|turn|"
+    "use|wait|watch|wrap|write"
 )
 #: Where a sentence or a clause begins with one: a noun is followed otherwise ("the sum of", "call must be", "add __add__").
-CURE = re.compile(rf"(?:^|[:;,.] |\bor |\band )(?:{VERBS})\b(?! (?:(?:is|are|of|must)\b|__)|\()", re.IGNORECASE)
+CURE = re.compile(rf"(?:^|[:;,.] |\bor |\band |\bso )(?:{VERBS})\b(?! (?:(?:is|are|of|must)\b|__)|\()", re.IGNORECASE)
 CURES = {"cure", "hint"}  # variables, and parts of names of functions
 #: What declares the command, whose texts are those of --help.
 DECLARES = {"add_argument", "add_argument_group", "add_command", "add_parser"}

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import funattr as fa
 from funattr._core import door, tap
-from funattr._core.chance import here
+from funattr._core.kept import here
 from funattr._core.state import kept
 from funattr._torch import put_back, surroundings
 

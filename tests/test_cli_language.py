@@ -153,6 +153,24 @@ def test_complete_methods_compare_with_the_prompt_without_its_content(
         torch.testing.assert_close(found["feature_ablation"][:, i], loss, rtol=1e-3, atol=1e-4)
 
 
+def test_a_prompt_that_hardly_counts(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No number of steps helps where the answer is as likely without the prompt: that is said, and no cure. The first token
+    of the answer is the same, and what comes next hangs on it."""
+    model, tokenizer = loaded(models / "gpt2")
+    for block in model.transformer.h:
+        block.attn.c_proj.weight.data.mul_(1e-4)
+    model.save_pretrained("mine")
+    tokenizer.save_pretrained("mine")
+    how = ["--method", "ig", "--n-steps", "1", "--quadrature", "riemann_left"]
+    said = explain(capsys, "The capital of France", "--model", "mine", "--answer", " of is", "--contrast", " of Paris", *how)
+    (place,) = [i for i, line in enumerate(said) if line.startswith("completeness")]
+    assert float(re.findall(r"\(([\d.]+)%\)", said[place])[0]) > 1
+    score = float(re.findall(r"log-odds (\S+)", "\n".join(said))[0])
+    known = re.findall(r"little to explain: the baseline alone has the score (\S+), the input (\S+);", said[place + 1])
+    assert [float(number) for number in known[0]] == pytest.approx([score, score], rel=1e-2)
+    assert not [line for line in said if "large: " in line]
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_model_writes_the_answer(name: str, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = models / name

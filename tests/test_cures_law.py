@@ -35,8 +35,10 @@ def test_each_row_is_of_one_text() -> None:
 
 
 def _is_quick(row: Cure) -> bool:
-    """No program is made, nothing compiled or drawn, and no process started; of pictures, the first."""
-    slow = row.file.startswith(("viz/", "_export/", "_rules/flow/operation", "_cli/export", "_cli/boxes", "_demo/"))
+    """No program is made, nothing compiled or drawn, no library imported and no process started; of pictures, the first."""
+    slow = row.file.startswith(
+        ("viz/", "_export/", "_rules/flow/operation", "_cli/boxes", "_cli/draw", "_cli/export", "_cli/show", "_demo/")
+    )
     return row == VIZ[0] or not (row.slow or slow)
 
 

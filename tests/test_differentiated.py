@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import funattr as fa
 
@@ -90,3 +91,52 @@ def test_constant_results_pin_no_graph() -> None:
     # A constant for torch.func.grad as well.
     slope = torch.func.grad(lambda x: fa.gradient(model, x, layer="layer1", target=1).square().sum())(x.detach())
     assert not slope.any()
+
+
+class Again(torch.nn.Module):
+    """A part that is run again in the backward pass, or scripted; or plain, with the same weights."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = torch.nn.Linear(5, 6).double(), torch.nn.Linear(6, 3).double()
+        inner = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Tanh()).double()
+        self.inner = torch.jit.script(inner) if how == "scripted" else inner
+        self.how = how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(self.first(x))
+        h = checkpoint(self.inner, h, use_reentrant=False) if self.how == "checkpointed" else self.inner(h)
+        return self.last(h) + 0
+
+
+RUN_AGAIN: dict[str, Any] = {
+    "integrated_gradients": fa.integrated_gradients,
+    "internal_influence": fa.internal_influence,
+    "conductance": fa.conductance,
+    "gradient_shap": lambda *args, **how: fa.gradient_shap(
+        *args, baselines=torch.zeros(1, 5).double(), generator=torch.Generator().manual_seed(0), **how
+    ),
+    "feature_ablation": fa.feature_ablation,
+    "shapley": lambda *args, **how: fa.shapley(*args, generator=torch.Generator().manual_seed(0), **how),
+    "noise_tunnel": fa.noise_tunnel(fa.integrated_gradients, n_samples=3, stdevs=0.0),
+    "each_target": lambda *args, target, **how: fa.each_target(fa.integrated_gradients, [0, target])(*args, **how),
+}
+
+
+@pytest.mark.parametrize("layer", [None, "first"])
+@pytest.mark.parametrize("how", ["checkpointed", "scripted"])
+@pytest.mark.parametrize("name", RUN_AGAIN)
+@pytest.mark.filterwarnings("ignore:the steps run one after another", "ignore:.*torch.jit:DeprecationWarning")
+def test_further_derivatives_of_what_runs_again_or_is_scripted(name: str, how: str, layer: Any) -> None:
+    """By x and by the parameters, as of the same model run plainly: at once, torch takes a part of these for constant."""
+    torch.manual_seed(1)
+    x, found = torch.randn(3, 5).double(), {}
+    for kind in ("plain", how):
+        model, leaf = Again(kind), x.clone().requires_grad_()
+        for _ in range(3):  # scripted code is another one from the third run on
+            model(x)
+        asked = {"n_steps": 5} if name in ("integrated_gradients", "internal_influence", "conductance", "each_target") else {}
+        result = RUN_AGAIN[name](model, leaf, layer=layer, target=1, create_graph=True, **asked)
+        found[kind] = gradients(result.square().sum(), [leaf, *model.parameters()])
+    close(found[how], found["plain"])

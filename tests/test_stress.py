@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import funattr as fa
-from funattr._core.chance import Chance
+from funattr._core.kept import Chance
 from funattr._core.state import State
 
 from . import stress

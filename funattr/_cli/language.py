@@ -198,7 +198,9 @@ def _table(row: rows.Row, columns: Sequence[str], totals: Sequence[float], argum
     say("method", f"{row.name} at {row.where}")
     if row.measured is not None:
         say("completeness", row.measured.line())
-        if row.measured.relative > gap.LARGE:
+        if row.little:
+            say("", row.little)
+        elif row.measured.relative > gap.LARGE:
             steps, rule = arguments.n_steps or STEPS, arguments.quadrature or QUADRATURES[0]
             say("", gap.advice(row.name, steps, rule, row.measured.relative, arguments.layer is not None))
     shown = [repr(text) for text in columns]

@@ -57,6 +57,8 @@ class Row(NamedTuple):
     values: Tensor  # [T, C]
     columns: Sequence[int]  # which tokens the columns are
     measured: gap.Gap | None
+    little: str = ""
+    """A word where there is nothing to explain."""
 
 
 def question(speaker: Speaker, asked: Asked, filler: int | None, arguments: argparse.Namespace) -> Question:
@@ -139,8 +141,8 @@ def explained(of: Question, name: str, arguments: argparse.Namespace) -> Row:
         values = removed.shared(values, removed.players(of.asked, False))
     elif takes_away(taken):  # each of a place's features has the value of all
         values = values / options["baselines"].shape[-1]
-    measured = _measured(of, values, options) if name in methods.COMPLETE else None
-    return Row(name, where, values, columns, measured)
+    told = _measured(of, values, options) if name in methods.COMPLETE else (None, "")
+    return Row(name, where, values, columns, *told)
 
 
 def _together(taken: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -253,7 +255,7 @@ def _no_tokens(what: str, value: Any) -> Exception:
     return mistake(f"{what} is {shape}, without a value per token: choose another --layer.")
 
 
-def _measured(of: Question, values: Tensor, options: Mapping[str, Any]) -> gap.Gap:
+def _measured(of: Question, values: Tensor, options: Mapping[str, Any]) -> tuple[gap.Gap, str]:
     """What the rows sum to, and what they should: the difference to the answer's score without the prompt's content."""
     import torch
 
@@ -262,7 +264,9 @@ def _measured(of: Question, values: Tensor, options: Mapping[str, Any]) -> gap.G
         return sum(float(target(output)) for target in of.targets)
 
     with torch.no_grad():
-        return gap.Gap(float(values.sum()), score(of.x) - score(options["baselines"]))
+        whole, without = score(of.x), score(options["baselines"])
+    measured = gap.Gap(float(values.sum()), whole - without)
+    return measured, gap.little(measured, whole)
 
 
 def joined(values: Tensor, groups: Sequence[int]) -> Tensor:

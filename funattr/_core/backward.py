@@ -204,3 +204,33 @@ def dependent() -> Exception:
         "the layers depend on each other: a path runs at all of them jointly, and one that feeds another leaves it "
         "nothing to vary. Choose layers side by side, or call the method once for each.",
     )
+
+
+def check_scripted(q: Question, recorded: Recorded) -> None:
+    """Refuse scripted code in a grad level where the result is to be differentiated further."""
+    if q.create_graph and any("torch::jit" in node.name() for node in nodes_before(t.grad_fn for t in recorded.scores)):
+        raise complaint(ValueError, _SCRIPTED)
+
+
+_SCRIPTED = (
+    "the model runs scripted code, a part of whose further derivatives torch.func takes for constant: pass the model before it "
+    "was scripted, or leave out create_graph=True."
+)
+
+
+def further(results: Sequence[Sequence[Tensor]], given: Iterable[Tensor]) -> list[list[Tensor]]:
+    """The derivatives of each of some results, with respect to what was `given` and to the parameters in the graphs of all."""
+    leaves = [t for t in given if t.requires_grad]
+    nodes = nodes_before((t.grad_fn for each in results for t in each), {t.grad_fn for t in leaves})
+    variables = [getattr(node, "variable", None) for node in nodes]
+    leaves += [t for t in variables if t is not None and all(t is not leaf for leaf in leaves)]
+
+    def slopes(each: Sequence[Tensor]) -> list[Tensor]:
+        live = [t for t in each if t.requires_grad]
+        if not live or not leaves:
+            return [torch.zeros_like(leaf) for leaf in leaves]
+        weights = [torch.linspace(1, 2, t.numel(), dtype=t.dtype, device=t.device).reshape(t.shape) for t in live]
+        found = torch.autograd.grad(live, leaves, weights, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, found)]
+
+    return list(map(slopes, results))

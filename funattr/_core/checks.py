@@ -20,13 +20,36 @@ from .._torch import (
     transforms_active,
     without_transforms,
 )
-from .._types import Tree, attributable, batch_size, tensors
+from .._types import Tree, as_it_is, attributable, batch_size, tensors
 from .._words import check_int, complaint, kind_of
 
 
 def may_read() -> bool:
     """Whether checks may look at the data: not under a transform, nor while somebody traces."""
     return not (tracing() or transforms_active() or observed_by_dispatch_mode())
+
+
+def anywhere(flags: Tensor) -> bool:
+    """Whether a flag is set, for anything that transforms map it over; False where no data may be read."""
+    if tracing() or observed_by_dispatch_mode():
+        return False
+    flags = plain_data(flags)
+    with without_transforms() if transforms_active() else as_it_is:
+        return is_plain(flags) and bool(flags.any())
+
+
+def check_outside(label: str, inside: bool) -> None:
+    """Refuse a layer whose value is another one than that of the batch, or has no gradient outside."""
+    if inside:
+        raise complaint(ValueError, _INSIDE.format(label))
+
+
+#: Of a model that writes to a part of what came before the layer, or goes back there itself.
+UNRECORDED = ("created in no_grad mode", "to not have been used in the graph", "does not require grad")
+_INSIDE = (
+    "layer {} runs inside a transform of torch.func that the model makes itself (vmap, grad, jvp), where its value is not that "
+    "of the batch: choose a layer before or after it, or write that part of the model without torch.func."
+)
 
 
 def is_finite(value: Tensor) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._torch import (
+    depth,
     grad_level,
     is_mapped,
     only_vmap_runs,
@@ -25,8 +26,8 @@ from .._torch import (
 )
 from .._types import Layer, Model, Target, Tree, as_it_is, attributable, copied, floats_of, map_floats, map_tensors, tensors
 from .._words import complaint
-from .backward import Recorded, dependent, depends, found_by, leaf_below, leaf_of, reached, slopes_of, together
-from .checks import check_attributable, check_dense
+from .backward import Recorded, check_scripted, dependent, depends, found_by, leaf_below, leaf_of, reached, slopes_of, together
+from .checks import UNRECORDED, check_attributable, check_dense, check_outside
 from .door import method
 from .kept import times_put_back
 from .norms import mended_traced
@@ -111,9 +112,9 @@ def _complete(q: Question, point: Point | None, anchor: Tensor | None) -> Record
     try:
         found = _recorded(q, point, whole, anchor)
     except RuntimeError as error:
-        if whole or "created in no_grad mode" not in str(error):
+        if whole or not any(text in str(error) for text in UNRECORDED):
             raise
-        found = None  # the model writes to a part of what came before the layer
+        found = None
     if found is None:  # or a no_grad block around the layer has closed since: record all of the pass
         found = _recorded(q, point, True, anchor)
     assert found is not None
@@ -191,6 +192,7 @@ def _in_level(q: Question, point: Point | None) -> Found:
                 raise
             raise complaint(ValueError, _WRITES[any(module.training for module in all_modules(q.bound.root))]) from error
         assert recorded is not None
+        check_scripted(q, recorded)
         values, slopes = map_tensors(lambda t: unwrap_for_grad(t, level), found_by(q, recorded))
     return values, slopes
 
@@ -207,7 +209,7 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
     """None where part of the pass, and not the `whole`, has been recorded, and too little."""
     values: list[Tree] = [None] * len(q.sites.sites)
     leaves: list[list[Tensor]] = [[] for _ in values]
-    in_level = transforms_active() and anchor is None
+    in_level, outer = transforms_active() and anchor is None, depth()
     with torch.set_grad_enabled(q.create_graph or whole) if not in_level else as_it_is:
         recorded, hooked = torch.is_grad_enabled(), point is not None and saved_tensors_hooked()
 
@@ -220,6 +222,7 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
             return mapped
 
         def put(i: int, value: Tree, shared: bool) -> Tree:
+            check_outside(q.label(i), depth() > outer)
             alone = type(value) is Tensor
             if not (alone and value.is_floating_point()):
                 check_attributable(value, q.label(i))

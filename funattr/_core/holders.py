@@ -1,4 +1,5 @@
-"""What holds the state of a model, as mappings, slots and what a class holds for all its objects too; and putting it back."""
+"""What holds the state of a model, as mappings, slots, generators and what a class holds for all its objects too; and putting
+it back."""
 
 from __future__ import annotations
 
@@ -6,11 +7,12 @@ import contextlib
 import dis
 import functools
 import operator
+import pickle
 import sys
 import types
 from array import array
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, MutableMapping, MutableSet
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, MutableSet
 from typing import Any
 
 import numpy as np
@@ -204,3 +206,28 @@ def statistics_kept(training: list[Any]) -> Iterator[None]:
         twice.callback(put_back)
         twice.callback(put_back)
         yield
+
+
+# Generators.
+
+#: What numbers are drawn from, by name, for numpy.random takes a while to import: how its state is read, and how it is set.
+GENERATORS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
+    f"{torch.Generator.__module__}.Generator": (lambda g: g.get_state(), lambda g, state: g.set_state(state)),
+    "numpy.random._generator.Generator": (
+        lambda g: g.bit_generator.state,
+        lambda g, state: setattr(g.bit_generator, "state", state),
+    ),
+    "numpy.random.mtrand.RandomState": (lambda g: g.get_state(legacy=False), lambda g, state: g.set_state(state)),
+    "random.Random": (lambda g: g.getstate(), lambda g, state: g.setstate(state)),
+}
+
+
+def generator_kind(value: Any) -> str | None:
+    """Which kind of generator a value is."""
+    names = (f"{base.__module__}.{base.__name__}" for base in type(value).__mro__)
+    return next((name for name in names if name in GENERATORS), None)
+
+
+def same_state(a: Any, b: Any) -> bool:
+    """Whether a generator has not been drawn from."""
+    return torch.equal(a, b) if isinstance(a, Tensor) else pickle.dumps(a) == pickle.dumps(b)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .._torch import only_vmap_runs, tracing, transforms_active, tree_flatten
-from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, tensors
+from .._torch import depth, mapped_below, only_vmap_runs, out_of_levels, tracing, transforms_active, tree_flatten
+from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint
-from .checks import meet
+from .checks import check_outside, meet
 from .kept import keep_written, observed
 from .kernels import Folded, PlainAttention
 from .score import Every, Row, entries_of, neuron_score, score_of, the_tensor
@@ -112,7 +112,7 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
     x = q.x if x is None else x
     where: list[int] = []
     neuron: list[Tensor] = []
-    recording = True
+    recording, level = True, 0 if tracing() else depth()
     grouped, follow = q.bound.grouped, getattr(q.bound.rules, "follow", None)
     last = [] if q.neuron is None or early else [q.neuron]
     sites = [*q.inner, *last]
@@ -123,7 +123,10 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
             where.append(i)
 
     def visit(k: int, value: Tree, shared: bool) -> Tree:
-        nonlocal recording
+        nonlocal recording, level
+        if level >= 0 and not tracing():
+            stopping(check_outside, sites[k].label, any(mapped_below(t, level) for t in tensors(value)))
+            level = -1  # what is put there may be mapped over
         if k < len(where):
             found: Tree = stopping(put, where[k], value if grouped is None else grouped.laid(sites[k], value), shared)
             found = found if grouped is None else grouped.taken(sites[k], found)
@@ -207,8 +210,11 @@ def read(q: Question, x: Tree = None, *, once: bool = True) -> list[Tree]:
 
     def keep(i: int, value: Tree, shared: bool) -> Tree:
         values[i] = copied(value)
+        if not tracing() and depth() > level:  # the model differentiates it itself, by torch.func
+            values[i] = map_tensors(lambda t: out_of_levels(t, level), values[i])
         return value
 
+    level = 0 if tracing() else depth()
     if once:
         q = q._replace(sites=q.sites.first())
     if not q.inner:

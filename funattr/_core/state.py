@@ -23,12 +23,24 @@ from torch import Tensor, nn
 from .._torch import beside_traces, is_plain, is_view, is_wrapped, times_written, transforms_active, without_transforms
 from .._types import as_it_is
 from .._words import warn
-from .chance import DRAWS, GENERATORS, generator_kind, same_state
 from .code import Words
-from .holders import LARGEST, NUMBERS, around, computes, of_library, rebind, shared_by, slots_of
+from .holders import (
+    GENERATORS,
+    LARGEST,
+    NUMBERS,
+    around,
+    computes,
+    generator_kind,
+    of_library,
+    rebind,
+    same_state,
+    shared_by,
+    slots_of,
+)
 from .tap import Run, call_tapped, hooked, hooks_of, put_hooks_back
 from .where import built, filled_weights, own_buffers, own_layers, own_weights
 
+DRAWS = "the model draws random numbers: all passes of a call have the same, and the attributions are of the function they make"
 #: What every module has; the rest of its attributes is its own.
 _COMMON = frozenset(vars(nn.Module()))
 _CONSTANT = (str, bytes, int, float, complex, type(None), enum.Enum, type, torch.dtype, torch.device, torch.Size)

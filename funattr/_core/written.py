@@ -5,13 +5,26 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, MethodWrapperType
 from typing import Any, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor
 
-from .._torch import alone_in_memory, base_of, below_vmap, is_mapped, is_view, only_vmap_runs, swap_tensors, vmapped_over
+from .._torch import (
+    alone_in_memory,
+    base_of,
+    below_vmap,
+    is_mapped,
+    is_view,
+    only_vmap_runs,
+    saved_tensors_hooked,
+    swap_tensors,
+    tracing,
+    vmapped_over,
+)
+from .._types import as_it_is
 
 T = TypeVar("T")
 #: A place in code: an instruction of it.
@@ -46,17 +59,32 @@ _mapped = _Mapped()
 
 
 def with_own_mapped(run: Callable[[], T], places: set[Place]) -> T:
-    """``run()``, something under vmap: anew where it is `WrittenTo`, and what is made in that place is mapped over then."""
+    """``run()``, something under vmap: anew where it is `WrittenTo`, and what is made in that place is mapped over then.
+
+    Where a graph of it is asked for, what would run parts of the model again for that (torch.utils.checkpoint) is refused: it
+    would do so when vmap is gone.
+    """
     before = _mapped.places
     try:
         while True:
             _mapped.places = (before or frozenset()) | places
             try:
-                return run()
+                with _hooks_refused(_AGAIN) if torch.is_grad_enabled() and not tracing() else as_it_is:
+                    return run()
             except WrittenTo as error:
                 places.add(error.place)
     finally:
         _mapped.places = before
+
+
+@contextlib.contextmanager
+def _hooks_refused(why: str) -> Iterator[None]:
+    """Inside, hooks on what is saved for a backward pass are an error; but for those that are on already, the caller's."""
+    with contextlib.nullcontext() if saved_tensors_hooked() else torch.autograd.graph.disable_saved_tensors_hooks(why):
+        yield
+
+
+_AGAIN = "the model runs a part of itself again, or hooks on what is saved, for a further derivative"
 
 
 class Own:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.chance import drawn
 from .._core.door import method
+from .._core.kept import drawn
 from .._core.passes import Point, Question
 from .._steps.baselines import distribution
 from .._steps.draws import check_generator, drawn_by

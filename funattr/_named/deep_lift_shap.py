@@ -5,13 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from .._combine.baselines import one_of
-from .._core.checks import may_read
 from .._core.door import method
 from .._core.passes import Question
 from .._core.where import weights
 from .._methods.deep_lift import Attribution, attributed, deep_lift
 from .._rules.lift.complete import Notes, tell
-from .._rules.lift.passes import Task, asked, lifted
+from .._rules.lift.passes import Task, asked
 from .._steps.baselines import distribution
 from .._steps.fold import rows_alone, stacked, taken
 from .._steps.path import for_each
@@ -100,8 +99,6 @@ def _averaged(
     total = Sum()
     for part in each(against, tensors(samples), chunk=size, run=steps.runner(chunk_size)):
         total.add(part)
-    if task.notes.suspects and may_read():  # under vmap there is no looking at the data: look at one baseline
-        lifted(task, one_of(samples, [t[0] for t in tensors(samples)], x))
     found: list[Tree]
     found, gap = total.total(count)
     tell(task.notes, gap)

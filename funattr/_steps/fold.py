@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .._core.chance import drawn
+from .._core.kept import drawn
 from .._core.passes import Question
 from .._core.score import Every, one_for_each
 from .._core.tap import touched

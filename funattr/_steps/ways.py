@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._core.chance import drawn
+from .._core.backward import further
 from .._core.cures import raised_by_model
-from .._core.kept import writes_parameters
+from .._core.kept import drawn, writes_parameters
 from .._core.passes import Question
 from .._core.written import Place, with_own_mapped
 from .._torch import any_batch, must_rise, quiet, tracing, transforms_active, tree_flatten, tree_unflatten
@@ -144,7 +144,8 @@ class Runner:
         `few` steps one after another nobody is warned.
         """
         single = tensors(part)[0].shape[0] == 1  # vmap over one step costs more than the step
-        while self.ways and not single:
+        unseen = transforms_active() and torch.is_grad_enabled()  # is the graph that is asked for
+        while self.ways and not (single or (unseen and self.ways[0] is mapped_functional)):
             try:
                 result = with_own_mapped(partial(self.ways[0], function, part, shared), self.places)
             except (RuntimeError, ValueError) as error:
@@ -155,7 +156,7 @@ class Runner:
                 if self.is_as_alone(function, part, shared, result):
                     yield result
                     return
-                self.give_up(_OTHERS[drawn()])
+                self.give_up(_OTHERS.format("draws" if drawn() else "writes to a view, or scripted,"))
         found = folded() if folded is not None and not single else None
         if found is not None:
             yield found
@@ -186,14 +187,16 @@ class Runner:
         return None
 
     def is_as_alone(self, function: Callable[..., Tree], part: Tree, shared: Sequence[Any], result: Tree) -> bool:
-        """Whether a step of several at once is what it is alone. It is looked at where the model draws, for the random numbers
-        may be others, and where it is functionalized: the gradient of what is written to a view may then be laid out wrong."""
+        """Whether a step of several at once is what it is alone. It is looked at where the model draws other random numbers, or
+        is functionalized: writes to views may be laid out wrong, and further derivatives of scripted code lose a part."""
         functional = self.ways[0] is mapped_functional
         if self.shown or not (functional or (drawn() and not transforms_active())):
             return True
         middle = tensors(part)[0].shape[0] // 2
         alone = tensors(function(map_tensors(lambda t: t[middle], part), *shared))
         self.shown = all(same(t[middle], own) for t, own in zip(tensors(result), alone))
+        if self.shown and functional:
+            self.shown = all(map(same, *further([[t[middle] for t in tensors(result)], alone], tensors((part, shared)))))
         return self.shown
 
     def refuse(self, error: Exception) -> None:
@@ -214,10 +217,7 @@ class Runner:
             warn(f"the steps run one after another, which is slower: torch.func.vmap cannot run this model ({cause})")
 
 
-_OTHERS = {
-    True: "its random numbers are others for each step there",
-    False: "what it writes to a view comes out otherwise there",
-}
+_OTHERS = "what it {} comes out otherwise there"
 
 
 class Steps(NamedTuple):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .._core.backward import connected
-from .._core.chance import drawn
 from .._core.entries import is_int
+from .._core.kept import drawn
 from .._core.kernels import Folded
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, read, runs_fused, scores
 from .._core.score import Every, alone, predicted, score_of, shares, the_tensor

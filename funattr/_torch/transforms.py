@@ -101,6 +101,18 @@ def _mapped_by(value: torch.Tensor) -> set[int]:
     return found
 
 
+def out_of_levels(value: torch.Tensor, level: int) -> torch.Tensor:
+    """`value` as it is after so many transforms; those inside of them have not mapped over it."""
+    while maybe_get_level(value) > level:
+        value = _functorch.get_unwrapped(value)
+    return value
+
+
+def mapped_below(value: torch.Tensor, level: int) -> bool:
+    """Whether a vmap maps over `value` that was entered after so many transforms."""
+    return any(mapped > level for mapped in _mapped_by(value))
+
+
 def is_mapped(value: torch.Tensor | None) -> bool:
     """Whether the vmap that runs now maps over `value`."""
     level = peek_interpreter_stack()

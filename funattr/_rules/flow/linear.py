@@ -131,10 +131,9 @@ def addmm(mode: Ruled, func: Any, bias: Tensor, x: Tensor, y: Tensor, *, beta: f
 
 def einsum(mode: Ruled, func: Any, equation: str, *operands: Any) -> Any:
     operands, vary = operands_of(operands, mode.varies)
-    unmet = len(vary) > 2 or not isinstance(equation, str)
-    if unmet:
+    if len(vary) > 2:
         mode.unmet.append("einsum")
-    if unmet or not vary or len(operands) < 2:
+    if len(vary) not in (1, 2) or len(operands) < 2:
         return func(equation, *operands)
     first, second, *_ = dict.fromkeys([*vary, *range(len(operands))])
     return bilinear(mode, of_two(func, equation, operands, first, second), operands[first], operands[second])

@@ -19,7 +19,7 @@ from ..lift.origins import among
 from ..lift.table import ENTRIES, NAMES, SHAPES
 from ..lift.table import PLAIN as LEFT
 from ..relu import ReluRule, in_place
-from ..spelled import Entry, called
+from ..spelled import Entry, called, named
 from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen
 from .given import Rules
 from .operation import Flow, Operation, Scale, own, whole
@@ -234,7 +234,7 @@ class Ruled(TorchFunctionMode):
         """An operation that the table does not have: its own gradient, and not known to be linear."""
         found = self.probed(func, args, kwargs)
         if any(map(self.varies, among((args, tuple(kwargs.values()))))) and any(t.is_floating_point() for t in among((found,))):
-            self.unmet.append(getattr(func, "__name__", repr(func)))
+            self.unmet.append(named(func, args))
         return found
 
     # Rules.

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..._core.checks import may_read, meet
+from ..._core.checks import meet
 from ..._core.score import one_for_each, predicted, score_of
-from ..._torch import is_plain, tracing
-from ..._types import Neuron, Target, Tree, tensors
+from ..._torch import is_plain, observed_by_dispatch_mode, plain_data, tracing, transforms_active, without_transforms
+from ..._types import Neuron, Target, Tree, as_it_is, tensors
 from ..._words import warn
 from .origins import Origins
 from .tape import Tape
@@ -21,11 +21,11 @@ class Notes:
 
     def __init__(self) -> None:
         self.unknown: list[str] = []  # operations that should have a rule and have none
-        self.suspects: list[str] = []  # the same, where the data could not be looked at
         self.moved: list[str] = []  # operations with masks or indices that are others at the baseline, around the site
         self.hidden: list[str] = []  # what the rules did not see
         self.cuts: list[str] = []  # operations that came from the site and had no gradient
         self.claims = True  # whether nothing goes around the sites
+        self.eps = 0.0  # of the coarsest numbers that the passes met
 
     def extend(self, **found: list[str]) -> None:
         for kind, names in found.items():
@@ -70,10 +70,15 @@ def _gap(target: Target, found: list[Tensor], products: list[Tree]) -> list[Tens
 def tell(notes: Notes, missed: Tensor | None) -> None:
     _known(notes)
     quiet = not notes.claims or notes.hidden or notes.moved or notes.unknown  # nothing is claimed, or it has been said why not
-    if missed is None or not is_plain(missed) or quiet or not may_read():
+    if missed is None or quiet or observed_by_dispatch_mode():
         return
-    eps = torch.finfo(missed.dtype).eps
-    for off, rise, size in missed.tolist():
+    parts = [plain_data(part) for part in missed.unbind(-1)]
+    if not all(map(is_plain, parts)):
+        return
+    eps = max(torch.finfo(missed.dtype).eps, notes.eps)
+    with without_transforms() if transforms_active() else as_it_is:
+        each = torch.stack(parts, -1).reshape(-1, 3).tolist()  # for all that transforms map it over
+    for off, rise, size in each:
         if off > max(100 * eps ** (2 / 3), 1e-6) * rise + 1000 * eps * size:  # more than rounding may do
             cuts = ", ".join(dict.fromkeys(notes.cuts))
             cause = (

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._core.checks import may_read
+from ..._core.checks import anywhere
 from ..._torch import interrupted, tracing, tree_flatten, tree_unflatten, without_modes
 from ..._types import is_number
 from ..._words import complaint
-from ..spelled import EXPORTED, SWITCHED, Entry, counterpart, exported, placed
+from ..spelled import EXPORTED, SWITCHED, Entry, counterpart, exported, named, placed
 from .origins import constant
 from .table import BARE, ENTRIES, NAMED, OPENED, PLAIN, SHAPES, WEIGHED
 from .tape import Lift, Met
@@ -111,14 +111,11 @@ def _unknown(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
     leaves, spec = tree_flatten((args, kwargs))
     where = [i for i, leaf in enumerate(leaves) if is_number(leaf)]
     places = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not is_number(leaf)]  # indices, say
-    name = getattr(func, "__name__", repr(func))
+    name = named(func, args)
     found = lift.meet(*(leaves[i] for i in where), *places, apart=name) if where else None
-    if found is not None:
-        if not may_read():
-            lift.suspects.append(name)
-        elif any(bool((own != base).any()) for own, base in found[len(where) :]) or not _straight(
-            func, leaves, spec, dict(zip(where, found))
-        ):
+    if found is not None and any(lift.origins.is_live(leaves[i]) for i in where):
+        others = any(anywhere(own != base) for own, base in found[len(where) :])
+        if others or not _straight(func, leaves, spec, dict(zip(where, found))):
             lift.unknown.append(name)
     return func(*args, **kwargs)
 
@@ -146,6 +143,6 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
         if not y.numel():
             return False
         scale = (y - y0).abs().max()
-        return not ((y + y0) / 2 - half).abs().max() <= 1e-3 * scale
+        return anywhere(~(((y + y0) / 2 - half).abs().max() <= 1e-3 * scale))
 
     return not any(bent(*values) for values in zip(*ends, middle))

@@ -38,12 +38,12 @@ def hidden(ends: Tree, starts: Iterable[Tensor], known: Iterable[str]) -> list[s
     return [
         name
         for name, node in found
-        if not (name == _SCRIPTED and flat(node.name()) in named)
+        if not (name == SCRIPTED and flat(node.name()) in named)
         and any(other in first or id(getattr(other, "variable", None)) in inputs for other in nodes_before([node], first))
     ]
 
 
-_SCRIPTED = "scripted code"
+SCRIPTED = "scripted code"
 
 
 @functools.cache
@@ -73,5 +73,5 @@ _RULED = {flat(name) for name in ELEMENTWISE}
 @functools.cache
 def _native(name: str) -> str | None:
     if "torch::jit" in name or flat(name) in _RULED:
-        return _SCRIPTED
+        return SCRIPTED
     return "an operation from C++" if "CppNode" in name else None

@@ -23,7 +23,7 @@ from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, floats_of, l
 from ..._words import complaint
 from .complete import Notes, cuts_graph, gap
 from .dispatch import apply
-from .hidden import hidden, only_torch
+from .hidden import SCRIPTED, hidden, only_torch
 from .tape import Lift, OutOfStep, Tape, fits
 
 _PATHS = (
@@ -185,7 +185,8 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
     lift = pass_.lift
     inside = ["torch.func inside the model"] if lift.inside else []
     cuts = lift.origins.cuts
-    task.notes.extend(unknown=lift.unknown, moved=lift.moved, suspects=lift.suspects, hidden=inside, cuts=cuts)
+    task.notes.extend(unknown=lift.unknown, moved=lift.moved, hidden=inside, cuts=cuts)
+    task.notes.eps = max(task.notes.eps, 0.0 if tracing() else tape.eps())
     task.notes.claims = None in q.sites.sites or cuts_graph(lift.origins, q.bound.root)
     return found
 
@@ -198,7 +199,7 @@ class _Replay:
         self.active: list[bool] = []
         self.starts: list[Tensor] = []
         self.lift = Lift(apply, here, self.active, tape, own)
-        self.looks = own is None and not tracing() and not only_torch(task.q.bound.root, task.pick)
+        self.looks = not tracing() and not only_torch(task.q.bound.root, task.pick)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         q = self.task.q
@@ -232,7 +233,8 @@ class _Replay:
 
     def _look(self, ends: Tree) -> None:
         if self.looks:
-            self.task.notes.extend(hidden=hidden(ends, self.starts, self.lift.unknown))
+            found = hidden(ends, self.starts, self.lift.unknown)
+            self.task.notes.extend(hidden=[name for name in found if not (self.lift.inside and name == SCRIPTED)])
 
     def _mark(self, i: int, value: Tree, shared: bool) -> Tree:
         if i == len(self.task.q.inner):  # the neuron

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..._core.checks import may_read
+from ..._core.checks import anywhere
 from ..._core.kernels import unruled
 from ..._torch import depth, tracing, transforms_active, without_modes
 from ..._types import attributable, broadcasts
@@ -49,6 +49,11 @@ class Tape:
         after a backward pass. On a tape of their own they put nothing else out of step.
         """
         return self if name is None else self.apart.setdefault(name, Tape(keep=self.keep))
+
+    def eps(self) -> float:
+        """Of the coarsest numbers on it."""
+        kinds = {t.dtype for entry in self.entries for t in entry}
+        return max((torch.finfo(kind).eps for kind in kinds if kind.is_floating_point), default=0.0)
 
     def rewind(self) -> None:
         self.position[0] = 0
@@ -82,7 +87,6 @@ class Lift(TorchFunctionMode):
         self.scales: list[Tensor] = []  # reciprocals
         self.entry: Entry | None = None  # the operation
         self.unknown: list[str] = []
-        self.suspects: list[str] = []
         self.moved: list[str] = []  # operations with masks or indices that differ, and do not come from the site
         self.level = 0 if tracing() else depth()
         self.infinite = False  # some value was met that is: a mask
@@ -191,9 +195,9 @@ class Lift(TorchFunctionMode):
     def _are_others(self, given: Sequence[Tensor]) -> bool:
         """Whether what the next operation is given was seen to be something else at the baseline."""
         base = self._at_baseline(given)
-        if base is None or not may_read():
+        if base is None or tracing():
             return False
-        return any(not fits(a.shape, b.shape) or bool((a != b).any()) for a, b in zip(given, base))
+        return any(not fits(a.shape, b.shape) or anywhere(a != b) for a, b in zip(given, base))
 
     def differ(self, *choices: Tensor) -> None:
         """Notes an operation whose masks or indices are others at the baseline: no slope follows them."""
@@ -213,7 +217,7 @@ class Lift(TorchFunctionMode):
         """What has no gradient: as it is at both ends if it comes from the site, otherwise as it is at x."""
         if self.follows(t):
             return met
-        if may_read() and not self.moved and bool((met.own != met.base).any()):
+        if not (tracing() or self.moved) and anywhere(met.own != met.base):
             self.moved.append(self.name)
         return Met(met.own, met.own)
 

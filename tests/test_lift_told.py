@@ -1,0 +1,127 @@
+"""What DeepLIFT has to say is said however it runs: plainly, with a graph, mapped over classes, examples or baselines."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funattr as fa
+
+
+class Swish(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        return g * s * (1 + x * (1 - s))
+
+
+class Net(nn.Module):
+    def __init__(self, does: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.does = nn.Linear(5, 6).double(), nn.Linear(6, 3).double(), does
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.does(self.first(x)))
+
+
+#: What a model does, and what is said of it.
+SAID: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "no rule": (lambda h: h.sort(1)[0], "sort is not linear and DeepLIFT has no rule"),
+    "other indices": (lambda h: h.gather(1, h.argsort(1)) ** 2, "argsort|gather"),
+    "straight through": (lambda h: h + (h.round() - h).detach(), r"cuts its graph \(detach\)"),
+    "a function": (Swish.apply, "the autograd.Function Swish"),
+    "vmap": (torch.func.vmap(torch.tanh), "do not reach into torch.func inside the model, with"),
+}
+QUIET: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "a gate": lambda h: h * (h > 0.1),
+    "a shift": lambda h: (h - h.amax(1, keepdim=True).detach()).softmax(1),
+    "a maximum": lambda h: h.max(1, keepdim=True)[0] * h,
+}
+
+
+def ways(model: Net, x: Tensor, layer: Any) -> dict[str, Callable[[], Any]]:
+    def mapped(row: Tensor) -> Tensor:
+        return fa.deep_lift(model, row[None], layer=layer, target=0)[0]
+
+    return {
+        "plain": lambda: fa.deep_lift(model, x, layer=layer, target=0),
+        "create_graph": lambda: fa.deep_lift(model, x, layer=layer, target=0, create_graph=True),
+        "each_target": lambda: fa.each_target(fa.deep_lift, [0, 1])(model, x, layer=layer),
+        "vmap": lambda: torch.func.vmap(mapped)(x),
+        "baselines": lambda: fa.deep_lift_shap(model, x, baselines=torch.stack([x[0] * 0, -x[0]]), layer=layer, target=0),
+        "noise": lambda: fa.noise_tunnel(fa.deep_lift, n_samples=2, stdevs=0.01)(model, x, layer=layer, target=0),
+    }
+
+
+def told(does: Callable[[Tensor], Tensor], way: str, layer: Any) -> list[str]:
+    torch.manual_seed(0)
+    model, x = Net(does), 3 * torch.randn(4, 5).double()
+    with warnings.catch_warnings(record=True) as met:
+        warnings.simplefilter("always")
+        ways(model, x, layer)[way]()
+    return [str(warning.message) for warning in met]
+
+
+WAYS = list(ways(Net(torch.tanh), torch.zeros(1, 5).double(), None))
+
+
+@pytest.mark.parametrize("layer", [None, "first"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", SAID)
+def test_it_is_said(name: str, way: str, layer: Any) -> None:
+    does, what = SAID[name]
+    found = told(does, way, layer)
+    assert found
+    assert all(re.search(what, text) for text in found), found
+
+
+@pytest.mark.parametrize("layer", [None, "first"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", QUIET)
+def test_nothing_is_said_where_sums_hold(name: str, way: str, layer: Any) -> None:
+    assert told(QUIET[name], way, layer) == []
+
+
+def test_around_the_layer_nothing_lacks_a_rule_with_a_graph_either() -> None:
+    class Around(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(x.sort(1)[0] @ self.first.weight.t() + torch.tanh(self.first(x)))
+
+    model, x = Around(torch.tanh), torch.randn(4, 5).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fa.deep_lift(model, x, layer="first", target=0)
+        fa.deep_lift(model, x.requires_grad_(), layer="first", target=0, create_graph=True)
+
+
+def test_rounding_of_coarse_numbers_is_no_cut() -> None:
+    """The score may be finer than what the model computes in."""
+
+    class Half(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x.bfloat16())
+            return self.last(h * (h > 0)).double()
+
+    torch.manual_seed(0)
+    model = Half(torch.tanh).bfloat16()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fa.deep_lift(model, torch.randn(4, 5).double(), target=0)

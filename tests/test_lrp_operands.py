@@ -1,0 +1,185 @@
+"""Rules where the operand that varies is not the first, where both do or none, and for norms under all their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import funattr as fa
+from funattr import rules as R
+
+from .close import close
+
+torch.manual_seed(0)
+FIRST, LAST = nn.Linear(5, 12).double(), nn.Linear(4, 3).double()
+ROWS = torch.randn(4, 5, dtype=torch.float64)
+LINES = torch.randn(1, 3, 7, dtype=torch.float64)
+COLUMNS = LINES.unfold(2, 4, 1).transpose(1, 2).flatten(2)[0]  # a row for each place of a kernel of 4
+HALF, BIAS = torch.randn(4, 12, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+SETS = {"epsilon": R.epsilon(0.1), "gamma": R.gamma(), "attn_lrp": R.attn_lrp(), "cp_lrp": R.cp_lrp()}
+Form = Callable[[Tensor], Tensor]
+
+
+def head(t: Tensor) -> Tensor:
+    return LAST(t.tanh())  # type: ignore[no-any-return]  # a module's result
+
+
+#: Each pair is one function, with what varies second, and first.
+WEIGHTS: dict[str, tuple[Form, Form]] = {
+    "linear": (lambda w: F.linear(HALF, w).T, lambda w: F.linear(w, HALF)),
+    "linear with a bias": (
+        lambda w: F.linear(HALF, w, torch.ones(4).double()).T,
+        lambda w: F.linear(w, HALF, torch.ones(4).double()),
+    ),
+    "matrix product": (lambda w: (HALF @ w.T).T, lambda w: w @ HALF.T),
+    "einsum": (lambda w: torch.einsum("ki,ni->nk", HALF, w), lambda w: torch.einsum("ni,ki->nk", w, HALF)),
+    "einsum of numbers": (lambda w: torch.einsum(HALF, [1, 2], w, [0, 2], [0, 1]), lambda w: w @ HALF.T),
+    "addmm": (lambda w: torch.addmm(BIAS[:, None], HALF, w.T).T, lambda w: torch.addmm(BIAS, w, HALF.T)),
+    "convolution": (lambda w: F.conv1d(LINES, w.reshape(4, 3, 4))[0], lambda w: F.linear(w, COLUMNS)),
+}
+
+
+@pytest.mark.parametrize("rules", SETS)
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_weight_that_varies_is_the_input(name: str, rules: str) -> None:
+    second, first = WEIGHTS[name]
+    found = fa.lrp(lambda x: head(second(FIRST(x))), ROWS, target=1, rules=SETS[rules])
+    close(found, fa.lrp(lambda x: head(first(FIRST(x))), ROWS, target=1, rules=SETS[rules]), 1e-12)
+    kept = fa.absorbed(lambda x: head(second(FIRST(x))), ROWS, target=1, rules=SETS[rules])
+    close(found.sum(1) + sum(kept.values()), head(second(FIRST(ROWS)))[:, 1].detach(), 1e-9)
+
+
+@pytest.mark.parametrize("bias", [None, torch.randn(4, dtype=torch.float64)])
+def test_a_convolution_with_what_is_made_of_x_too_is_a_product(bias: Tensor | None) -> None:
+    narrow = nn.Linear(5, 7).double()
+
+    def direct(x: Tensor) -> Tensor:
+        return head(F.conv1d(narrow(x)[None], FIRST(x).reshape(4, 4, 3), bias)[0].T)
+
+    def spelled(x: Tensor) -> Tensor:
+        columns = narrow(x).unfold(1, 3, 1).transpose(0, 1).flatten(1)
+        product = columns @ FIRST(x).T
+        return head(product if bias is None else product + bias)
+
+    def method(model: Form, rules: dict[Any, Any]) -> Tensor:
+        found: Tensor = fa.lrp(lambda x: model(x[0])[None, :, 1].sum(1), ROWS[None], rules=rules)
+        return found
+
+    for rules in (R.attn_lrp(), R.epsilon(0.1)):
+        close(method(direct, rules), method(spelled, rules), 1e-12)
+    score = direct(ROWS)[:, 1].sum()
+    free = {**R.attn_lrp(), "linear": R.epsilon(0.0)["linear"]}
+    kept = fa.absorbed(lambda x: direct(x[0])[None, :, 1].sum(1), ROWS[None], rules=free)
+    close(method(direct, free).sum() + sum(kept.values()).sum(), score.detach(), 1e-9)
+
+
+def test_of_what_does_not_vary_nothing_flows() -> None:
+    """Products, a convolution and a recurrent layer of constants, beside x: as they are."""
+    cell, gru = nn.GRUCell(3, 4).double(), nn.GRU(3, 4, batch_first=True).double()
+    lines = LINES[0].T
+
+    def beside() -> Tensor:
+        made = F.linear(HALF, HALF).sum(0) + torch.addmm(BIAS, HALF, HALF.T).sum(0) + torch.einsum("ki,li->kl", HALF, HALF)[0]
+        return made + F.conv1d(LINES, HALF.reshape(4, 3, 4))[0].sum(1) + cell(lines)[0] + gru(lines[None])[0][0, -1]
+
+    constant = beside().detach()
+    mix = nn.Linear(5, 4).double()
+    found = fa.lrp(lambda x: LAST(mix(x) * beside()), ROWS, target=0, rules=R.gamma())
+    close(found, fa.lrp(lambda x: LAST(mix(x) * constant), ROWS, target=0, rules=R.gamma()), 1e-12)
+
+
+def written(t: Tensor, dims: Any, centred: bool = True) -> Tensor:
+    c = t - t.mean(dims, keepdim=True) if centred else t
+    return c * torch.rsqrt(c.pow(2).mean(dims, keepdim=True) + 1e-5)
+
+
+def by_moments(t: Tensor, take: Any) -> Tensor:
+    spread, mean = take(t, -1, unbiased=False, keepdim=True)
+    return (t - mean) / (spread + 1e-5).sqrt() if take is torch.var_mean else (t - mean) / (spread * spread + 1e-5).sqrt()
+
+
+def parts(t: Tensor) -> Tensor:
+    return t.reshape(4, 4, 3)
+
+
+KEPT = nn.InstanceNorm1d(4, affine=True, track_running_stats=True).double().eval()
+NORMS: dict[str, tuple[Form, Form]] = {
+    "instance_norm": (
+        lambda t: nn.InstanceNorm1d(4)(t.reshape(4, 4, 3)).flatten(1),
+        lambda t: written(t.reshape(4, 4, 3), 2).flatten(1),
+    ),
+    "instance_norm of running statistics": (lambda t: KEPT(t.reshape(4, 4, 3)).flatten(1), lambda t: t / (1 + 1e-5) ** 0.5),
+    "var_mean": (lambda t: by_moments(t, torch.var_mean), lambda t: written(t, -1)),
+    "std_mean": (lambda t: by_moments(t, torch.std_mean), lambda t: written(t, -1)),
+}
+if hasattr(F, "rms_norm"):  # since torch 2.4
+    NORMS["rms_norm"] = (lambda t: F.rms_norm(t, (12,), eps=1e-5), lambda t: written(t, -1, centred=False))
+
+
+@pytest.mark.parametrize("rules", ["attn_lrp", "gamma"])
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_are_what_they_are_written_out(name: str, rules: str) -> None:
+    wide = nn.Linear(12, 3).double()
+    one, other = (
+        fa.lrp(lambda x, norm=norm: wide(norm(FIRST(x)).tanh()), ROWS, target=1, rules=SETS[rules]) for norm in NORMS[name]
+    )
+    close(one, other, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("of_two", "name"),
+    [
+        (lambda a, b: torch.atan2(a, b.exp()), "atan2"),
+        (lambda a, b: torch.div(a, b.exp(), rounding_mode="floor") + a, "div"),
+        (lambda a, b: torch.einsum("ni,ni,ni->ni", a, b, a.exp()), "einsum"),
+    ],
+)
+def test_what_no_rule_is_for_keeps_its_gradient_and_is_named(of_two: Callable[[Tensor, Tensor], Tensor], name: str) -> None:
+    wide = nn.Linear(6, 3).double()
+
+    def model(x: Tensor) -> Tensor:
+        return wide(of_two(*FIRST(x).chunk(2, 1)))  # type: ignore[no-any-return]  # a module's result
+
+    plain = {**R.attn_lrp(), "activation": lambda op, g: torch.func.vjp(op.function, *op.inputs)[1](g)[0]}
+    with pytest.warns(UserWarning, match=f"operations without a rule keep their gradient: {name}"):
+        found = fa.under(plain)(fa.gradient)(model, ROWS, target=1)
+    close(found, fa.gradient(model, ROWS, target=1), 1e-12)
+
+
+def test_an_activation_of_the_second_of_two() -> None:
+    """``f(z) / z`` of what varies."""
+    z = torch.tensor([[0.5, -2.0]], dtype=torch.float64)
+    given = torch.tensor([[1.5, 0.25]], dtype=torch.float64)
+    found = fa.under({"activation": R.attn_lrp()["activation"]})(fa.gradient)(lambda t: torch.atan2(given, t).sum(1), z)
+    close(found, torch.atan2(given, z) / z, 1e-12)
+
+
+def test_a_rule_for_relu_beside_others() -> None:
+    """In place and not; of one's own, and guided, which with the gradient for all else is guided backpropagation."""
+    for in_place in (False, True):
+        net = nn.Sequential(FIRST, nn.ReLU(in_place), nn.Linear(12, 6).double(), nn.ReLU(in_place), nn.Linear(6, 3).double())
+        plain = {"linear": R.epsilon(0.0)["linear"]}
+        for rules, method in ((R.guided(), fa.guided_backprop), (R.deconv(), fa.deconvnet)):
+            close(fa.under({**plain, **rules})(fa.gradient)(net, ROWS, target=1), method(net, ROWS, target=1), 1e-12)
+        straight = fa.under({**plain, "relu": lambda op, g: g})(fa.gradient)(net, ROWS[:1], target=1)
+        close(straight[0], net[4].weight[1] @ net[2].weight @ net[0].weight, 1e-12)
+
+
+def test_a_rule_for_a_cell_as_a_whole() -> None:
+    """It is given by its function; without one the cell is taken apart."""
+    cell, last = nn.GRUCell(5, 4).double(), LAST
+
+    def model(x: Tensor) -> Tensor:
+        return last(cell(x))  # type: ignore[no-any-return]  # a module's result
+
+    def whole(op: Any, g: Tensor) -> Any:
+        assert op.name == "gru_cell"
+        return torch.func.vjp(op.function, *op.inputs)[1](g)
+
+    found = fa.under({torch.gru_cell: whole})(fa.gradient)(model, ROWS, target=1)
+    close(found, fa.gradient(model, ROWS, target=1), 1e-12)
