@@ -241,11 +241,6 @@ def interrupted(error: BaseException) -> bool:
     return before is not None
 
 
-def modes_around() -> bool:
-    """Whether function modes are on in this thread, besides the one that handles a call."""
-    return torch._C._len_torch_function_stack() > 0
-
-
 def must_rise(error: BaseException) -> bool:
     """Whether nobody is to try another way after `error`: memory has run out, or somebody asks to stop."""
     return isinstance(error, OutOfMemoryError) or interrupted(error)
