@@ -355,7 +355,7 @@ METHODS = [
         lambda: F.deep_lift(nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 5)), x, target=1),
     ),
     Cure(
-        "_rules/lift/recurrent.py",
+        "_rules/lift/compound.py",
         "pass padded sequences",
         lambda: F.deep_lift(Packed(True), times, target=1),
         lambda: F.deep_lift(Packed(False), times, target=1),

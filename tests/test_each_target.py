@@ -215,6 +215,19 @@ def test_a_method_may_ask_something_else_for_each_target() -> None:
         assert torch.allclose(found[t, :, t, 0], (x[:, t, 0] + t) ** 2)
 
 
+def test_a_method_of_ones_own_may_call_its_target() -> None:
+    """What it is given in its place is called as it is, and `score` takes it."""
+    x, weight = torch.randn(2, 3, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+
+    def direct(model: Any, x: Tensor, *, target: Any = None) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        return torch.autograd.grad((target(model(leaf)) + fa.score(model(leaf), target)).sum(), leaf)[0]
+
+    found = fa.each_target(direct, [lambda out: out[:, 1], lambda out: out[:, 2] ** 2])(lambda x: x @ weight, x)
+    close(found[0], 2 * weight[:, 1].expand(2, 3))
+    close(found[1], 4 * (x @ weight)[:, 2:3] * weight[:, 2])
+
+
 def test_rows_of_a_model_that_writes_what_its_graph_needs() -> None:
     """Two passes for each row, and a buffer that is put back between them: their graphs are not used again."""
 

@@ -103,6 +103,14 @@ def test_a_layer_by_all_its_names(kind: str) -> None:
         fa.grad_cam(model, x, layer="inner.one", target=1)
 
 
+def test_a_container_that_holds_nothing_is_a_layer_too() -> None:
+    """An empty nn.Sequential, which is False as a list is: behind a wrapper that its name leaves out it was not found."""
+    net = Net(nn.Sequential(nn.Conv2d(3, 5, 3), nn.Sequential(), nn.AdaptiveAvgPool2d(1), nn.Flatten())).eval()
+    expected = fa.gradient(net, image(), layer="inner.1", target=1)
+    net.inner = Sharded(net.inner)
+    torch.testing.assert_close(fa.gradient(net, image(), layer="inner.1", target=1), expected)
+
+
 METHODS: dict[str, Callable[..., Any]] = {
     "guided_backprop": fa.guided_backprop,
     "deep_lift": fa.deep_lift,

@@ -104,20 +104,19 @@ def find(root: nn.Module | None, name: str, outer: nn.Module | None = None) -> n
             f"or bind extra arguments with functools.partial(model, ...) in place of a lambda.",
         )
     child = root._modules[name] if name in root._modules else None  # noqa: SIM401  (the dictionary of a ScriptModule has no get)
-    inner = root
-    while child is None:
-        child = _submodule(inner, name)
-        if child is None and outer is not None:
-            child = _submodule(outer, name)
-        if child is None:
-            inside = held_by(inner)
-            if inside is None:
-                child = _past_wrappers(root, name) or (None if outer is None else _past_wrappers(outer, name))
-                if child is None:
-                    raise complaint(ValueError, _no_layer(root, name))
-                break
-            inner = inside
-    return child
+    if child is not None:
+        return child
+    around = () if outer is None else (outer,)
+    inner: nn.Module | None = root
+    while inner is not None:
+        for module in (inner, *around):
+            if (child := _submodule(module, name)) is not None:
+                return child
+        inner = held_by(inner)
+    for module in (root, *around):
+        if (child := _past_wrappers(module, name)) is not None:  # not by its truth: of a container that is whether it holds any
+            return child
+    raise complaint(ValueError, _no_layer(root, name))
 
 
 _WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")

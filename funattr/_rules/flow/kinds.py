@@ -12,7 +12,6 @@ from torch import Tensor
 from ..._torch import tracing, transforms_active
 from ..lift.compound import COMPOUND
 from ..lift.origins import among
-from ..lift.recurrent import RECURRENT
 from ..lift.table import NAMES
 from .flows import CUT, HALF, NORMALIZATION, PLAIN
 from .linear import addmm, bilinear, convolution, einsum, linear, product_of
@@ -261,7 +260,7 @@ _GROUPS = {
 #: name -> what becomes of it; what is not here keeps its gradient: it is linear, or the winner takes all.
 TABLE: Table = {
     **{name: handler for group, handler in _GROUPS.items() for name in NAMES[group]},
-    **{name: apart(body) for name, body in {**COMPOUND, **RECURRENT}.items()},
+    **{name: apart(body) for name, body in COMPOUND.items()},
     "scaled_dot_product_attention": attention,
     **dict.fromkeys(("norm", "linalg_norm", "vector_norm", "linalg_vector_norm", "var", "std"), statistic),
     "var_mean": statistic_and_mean(torch.var),

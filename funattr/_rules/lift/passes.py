@@ -21,9 +21,8 @@ from ..._steps.twins import OneRow, same_rows
 from ..._torch import depth, tracing, transforms_active, without_modes
 from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, floats_of, leaf_of, map_floats, map_tensors, tensors
 from ..._words import complaint
-from .complete import Notes, cuts_graph, gap
+from .complete import SCRIPTED, Notes, cuts_graph, gap, hidden, only_torch
 from .dispatch import apply
-from .hidden import SCRIPTED, hidden, only_torch
 from .tape import Lift, OutOfStep, Tape, fits
 
 _PATHS = (

@@ -13,7 +13,6 @@ from .attention import attention
 from .compound import COMPOUND, taken_apart
 from .linear import bilinear, bilinear_layer, convolution, einsum, inverse, linear, matrix_product, solve
 from .norms import NORMS
-from .recurrent import RECURRENT
 from .rows import extremum, indexed, logsumexp, masked_fill, max_pool, softmax, where
 from .secants import (
     EXACT,
@@ -107,7 +106,7 @@ RULES: dict[str, Rule] = {
     "amax": extremum(1, True),
     "amin": extremum(-1, True),
     **NORMS,
-    **{name: taken_apart(body) for name, body in {**COMPOUND, **RECURRENT}.items()},
+    **{name: taken_apart(body) for name, body in COMPOUND.items()},
     "scaled_dot_product_attention": attention,
     **{f"max_pool{n}d": max_pool(n, False) for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": max_pool(n, True) for n in (1, 2, 3)},
