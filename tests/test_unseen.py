@@ -148,3 +148,51 @@ def test_a_norm_that_rules_hold_constant_is_refused_with_the_cure() -> None:
     with pytest.raises(ValueError, match="no gradient") as met:
         fa.gradient(lambda x: x.detach(), torch.randn(3, D), target=0)
     assert "norm leads" not in str(met.value)
+
+
+@torch.jit.script
+def scripted(h: Tensor) -> Tensor:
+    return h * torch.tanh(h)
+
+
+class Weighed(Net):
+    """What is made of parameters alone, in whatever way, is nothing unseen."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.nn.functional.normalize(self.first.weight, dim=1)
+        return self.last(torch.relu(self.does(x @ weight.t()) + self.first.bias.exp()[None]))
+
+
+@pytest.mark.parametrize("layer", [None, "first"])
+@pytest.mark.parametrize("runs", [0, 3])  # from the third on, scripted code is compiled
+@pytest.mark.parametrize("does", [scripted, torch.func.vmap(torch.tanh)], ids=["scripted", "vmap"])
+@pytest.mark.parametrize("method", [fa.lrp, fa.absorbed])
+def test_rules_say_what_they_do_not_see_and_go_on_after_it(method: Any, does: Any, runs: int, layer: Any) -> None:
+    torch.manual_seed(0)
+    model, x = Net(does), torch.randn(3, D).double()
+    for _ in range(runs):
+        model(x)
+    with pytest.warns(UserWarning, match="keep their gradient: code that no rule sees"):
+        found = method(model, x, layer=layer, target=0, rules=fa.rules.epsilon(0.5))
+    if method is fa.lrp and layer == "first":
+        h = model.first(x).detach().requires_grad_()
+        made = does(h)
+        (slope,) = torch.autograd.grad(made, h, relevance_after(model, made.detach()) / made.detach())
+        close(found, h.detach() * slope)
+
+
+def relevance_after(model: Net, made: Tensor) -> Tensor:
+    """The relevance of what the unseen code returned, by the epsilon rule in its letters."""
+    a = torch.relu(made)
+    z = a @ model.last.weight.t() + model.last.bias
+    z0 = z[:, :1]
+    relevance: Tensor = a * model.last.weight[:1] * z0 / (z0 + 0.5 * torch.where(z0 < 0, -1.0, 1.0))
+    return relevance.detach()
+
+
+@pytest.mark.parametrize("layer", [None, "last"])
+def test_what_is_made_of_parameters_is_seen(layer: Any) -> None:
+    model = Weighed(torch.tanh)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fa.lrp(model, torch.randn(3, D).double(), layer=layer, target=0)

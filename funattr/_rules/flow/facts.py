@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..._core.checks import may_read
 from ..._core.written import WRITES
-from ..._torch import edge_of, is_plain, plain_data, times_written, tracing
+from ..._torch import edge_of, is_plain, nodes_before, plain_data, times_written, tracing
 from ..._words import warn
+from ..lift.complete import custom
 
 
 class Fact(NamedTuple):
@@ -31,6 +32,17 @@ class Fact(NamedTuple):
 
 
 UNKNOWN = Fact()
+
+
+def made_unseen(t: Tensor, fact: Fact, starts: set[Any]) -> str | None:
+    """What to call what made `t`, where no mode was told: a function of somebody's own, by the mark that it leaves, or whatever
+    made what comes from the `starts` of all that varies, and is not known to; what is made of parameters does not."""
+    if t.grad_fn is None:
+        return None
+    name = custom(t.grad_fn)
+    if name is None and fact is UNKNOWN and not starts.isdisjoint(nodes_before([t.grad_fn], starts)):
+        return "code that no rule sees (scripted, from C++, inside torch.func)"
+    return name
 
 
 class Facts:

@@ -11,16 +11,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..._core.kernels import unruled
-from ..._torch import base_of, tracing
+from ..._torch import base_of, edge_of, tracing
 from ..._types import map_leaves, tensors
-from ..lift.complete import custom
 from ..lift.dispatch import GRADIENTS, apply, known
 from ..lift.origins import among
 from ..lift.table import ENTRIES, NAMES, SHAPES
 from ..lift.table import PLAIN as LEFT
 from ..relu import ReluRule, in_place
 from ..spelled import Entry, called, named
-from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen
+from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen, made_unseen
 from .given import Rules
 from .operation import Flow, Operation, Scale, own, whole
 
@@ -46,6 +45,7 @@ class Ruled(TorchFunctionMode):
         super().__init__()
         self.rules = rules
         self.table = table
+        self.starts: set[Any] = set()  # of the graph, where what varies begins
         self.facts, self.unseen = Facts(), Unseen("activation" in rules.kinds)
         # The caller's lists: an attribute could not be read after the mode exits in a compiled function.
         self.fired = fired  # the kinds of rules that met something
@@ -61,6 +61,7 @@ class Ruled(TorchFunctionMode):
         self.facts = Traced() if tracing() else Facts()
         self.relus.signs.clear()
         self.unseen.begin()
+        self.starts = {edge_of(t).node for t in tensors((args, kwargs)) if t.requires_grad and not tracing()}
         for t in tensors((args, kwargs)):
             self.facts[t] = Fact(varies=t.is_floating_point() or t.is_complex(), ids=not t.is_floating_point(), first=True)
 
@@ -69,6 +70,7 @@ class Ruled(TorchFunctionMode):
         for t, new in zip(tensors(value), tensors(other)):
             fact = self.facts[t]
             self.facts[new] = fact._replace(root=None, made=None, varies=fact.varies or new.requires_grad)
+            self.starts |= {edge_of(new).node} if new.requires_grad and not tracing() else set()
 
     # What is known.
 
@@ -157,7 +159,8 @@ class Ruled(TorchFunctionMode):
     def _before(self, func: Any, t: Tensor) -> Fact:
         """What is known of an argument. Makes a factor while its value is there, and notes what no mode is told of, by the
         mark that it left on its result."""
-        fact, name = self.facts[t], None if t.grad_fn is None else custom(t.grad_fn)
+        fact = self.facts[t]
+        name = made_unseen(t, fact, self.starts)
         if name is not None:
             self.unmet.append(name)
             self.facts[t] = fact = Fact(varies=True)
