@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import funattr as fa
 import funattr._steps.chunks
@@ -66,10 +67,13 @@ def test_what_a_cpu_caches() -> None:
             nn.Conv2d(1, 8, 3, padding=1, stride=2), nn.MaxPool2d(2), nn.Conv2d(8, 64, 1), nn.AvgPool2d((2, 1))
         ),
         "perceptron": nn.Sequential(nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 10)),
+        "attention": nn.Sequential(
+            *(nn.Linear(*sizes) for _ in range(4) for sizes in ((16, 48), (16, 16), (16, 64), (64, 16)))
+        ),
         "not a layer": nn.ReLU(),
         "lazy": nn.LazyLinear(7),
     }
-    widest = {"wide": 64 * 64, "halved": 64 * 4, "perceptron": 1024, "not a layer": 64, "lazy": 64}
+    widest = {"wide": 64 * 64, "halved": 64 * 4, "perceptron": 1024, "attention": 256, "not a layer": 64, "lazy": 64}
     for name, net in nets.items():
         found = cached(net, [torch.zeros(100, 1, 8, 8)])
         assert found == (1 << 23) // (4 * 100 * widest[name]), name
@@ -169,6 +173,18 @@ def test_steps_of_a_chunk_draw_the_same() -> None:
         assert not torch.equal(drawn[0], drawn[-1])  # chunks draw anew: else "the same" would say nothing
 
 
+class OperationNames(TorchDispatchMode):
+    """What runs below transforms."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name().partition(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
 def attention(mask: Tensor | None, causal: bool = False) -> Any:
     def model(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
@@ -190,6 +206,24 @@ def test_attention_is_folded(shape: tuple[int, ...], mapped: tuple[Any, ...], ki
         gradients = torch.autograd.grad(found.square().sum(), parts)
     expected = torch.stack([model(*(t[i] if dim == 0 else t for t, dim in zip(parts, mapped))) for i in range(6)])
     torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected.square().sum(), parts))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 5, 3)])
+@pytest.mark.parametrize("mapped", [(0, None, None), (1, None, None), (None, None, None), (0, 0, None), (0, None, 0)])
+def test_a_linear_layer_is_folded(shape: tuple[int, ...], mapped: tuple[Any, ...]) -> None:
+    parts = [
+        torch.randn(*t, requires_grad=True) if dim is None else torch.randn(6, *t).movedim(0, dim).requires_grad_()
+        for t, dim in zip((shape, (4, 3), (4,)), mapped)
+    ]
+    plain = mapped[0] is not None and mapped[1:] == (None, None)
+    with OperationNames() as seen, Folded():
+        found = torch.func.vmap(F.linear, in_dims=mapped)(*parts) if any(d is not None for d in mapped) else F.linear(*parts)
+    assert ("aten::addmm" in seen.names and not {"aten::mul", "aten::add"} & seen.names) or not plain
+    steps = [F.linear(*(t if dim is None else t.select(dim, i) for t, dim in zip(parts, mapped))) for i in range(6)]
+    expected = torch.stack(steps) if any(d is not None for d in mapped) else steps[0]
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(found.square().sum(), parts)
     torch.testing.assert_close(gradients, torch.autograd.grad(expected.square().sum(), parts))
 
 

@@ -5,8 +5,8 @@ drops.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -283,7 +283,8 @@ def _traced(q: Question, point: Point | None) -> Found:
         each = [back(tuple(torch.full_like(t, float(i == k)) for i, t in enumerate(totals)))[0] for k in range(len(totals))]
     leaf = iter([t for part in kept[0] for t in part])
     values = [map_tensors(lambda t: next(leaf), value) for value in shapes]
-    found = [_filled(value, iter(part)) for slopes in each for value, part in zip(values, slopes)]
+    parts = iter([t for slopes in each for part in slopes for t in part])
+    found = [map_floats(lambda leaf: next(parts), value) for _ in each for value in values]
     return (values, found) if q.create_graph else (map_tensors(torch.detach, values), map_tensors(torch.detach, found))
 
 
@@ -292,7 +293,3 @@ def _traced_row(q: Question, row: Row) -> Found:
     values, slopes = row.take(lambda: _traced(q._replace(target=row.every), None))
     count = len(values)
     return values, slopes[row.index * count : (row.index + 1) * count]
-
-
-def _filled(value: Tree, parts: Iterator[Any]) -> Tree:
-    return map_floats(lambda leaf: next(parts), value)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._torch import below_vmap, is_mapped, only_vmap_runs, plain_data, tracing, without_modes
+from .._torch import below_vmap, is_mapped, is_plain, modes_around, only_vmap_runs, plain_data, tracing, without_modes
 from .._types import map_tensors
 from .._words import complaint
 from .where import Bound
@@ -191,7 +191,8 @@ class Folded(TorchFunctionMode):
             with self:  # a mode is off while it handles a call, and the attention is inside this one
                 return attention_body(*args, **kwargs)
         if self.made is None or not self.made.counts:
-            return func(*args, **kwargs)
+            folds = func is F.linear and only_vmap_runs() and not modes_around()  # which below vmap would not see it
+            return _folded_linear(*args, **kwargs) if folds else func(*args, **kwargs)
         with self.made:
             return func(*args, **kwargs)
 
@@ -244,6 +245,14 @@ def _attention_of(maps: list[bool], options: dict[str, Any], *parts: Tensor) -> 
     with without_modes():
         found = F.scaled_dot_product_attention(query, key, value, mask, **options)
     return found.reshape(size, batch, *found.shape[1:]) if folds else found
+
+
+def _folded_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """A linear layer. Vmap's own rule adds the bias by itself, after it has multiplied it by one."""
+    if not (is_mapped(input) and is_plain(weight) and (bias is None or is_plain(bias))) or is_mapped(weight) or is_mapped(bias):
+        return F.linear(input, weight, bias)
+
+    return below_vmap(lambda whole: [F.linear(whole, weight, bias)], input)[0]
 
 
 def _scattered(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:

@@ -18,7 +18,7 @@ from .._steps.plan import Features, Opened, Plan, features_of, planned
 from .._steps.windows import Slides, inside, mean_over, slides_of, table_of
 from .._steps.without import lost, restored, scored
 from .._torch import tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, copied, says
+from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, copied, map_leaves, says
 from .._words import complaint
 
 
@@ -215,8 +215,7 @@ def _channel_numbers(value: Tree, channel_dim: int, size: int) -> Tree:
         ids = torch.arange(count - v.shape[channel], count, device=v.device)
         return ids.reshape([-1 if d == channel else 1 for d in range(v.dim())])
 
-    leaves, spec = tree_flatten(value)
-    return tree_unflatten([numbers(leaf) if attributable(leaf) else None for leaf in leaves], spec)
+    return map_leaves(lambda leaf: numbers(leaf) if attributable(leaf) else None, value)
 
 
 def check_one_row_each(value: Tensor, size: int) -> None:

@@ -22,8 +22,8 @@ from .._steps.path import asked
 from .._steps.points import along, input_floats, score_at
 from .._steps.progress import reported
 from .._steps.ways import Steps
-from .._torch import is_plain, tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, batch_size, in_single, map_floats, says, tensors
+from .._torch import is_plain
+from .._types import ChunkSize, Layer, Model, Target, Tree, batch_size, in_single, map_floats, map_leaves, says, tensors
 from .._words import complaint
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -183,8 +183,7 @@ def _each(at: Callable[[Layer], Tree], layer: Layer) -> Tree:
     """Each layer on its own, in the structure that they are selected in."""
     if not isinstance(layer, (list, tuple, dict)) or not layer:  # an empty one is refused there
         return at(layer)
-    layers, spec = tree_flatten(layer)
-    return tree_unflatten([at(one) for one in layers], spec)
+    return map_leaves(at, layer)
 
 
 def _check(value: Tree, model: Model | Bound, x: Tree, layer: Layer) -> None:

@@ -87,15 +87,22 @@ def cached(root: nn.Module | None, like: list[torch.Tensor], times: int = 1) -> 
 
 
 def _widest(root: nn.Module, numbers: int) -> int:
-    """About how many numbers the widest value holds that layers make of so many: as if they ran in the order of their names."""
-    most = numbers
+    """About how many numbers the widest value holds that layers make of so many: as if they ran in the order of their names.
+
+    Those that take a part of what there is, as of the queries, keys and values that one layer has made, leave the number of
+    places as it is; those that take more, after a `flatten`, leave fewer.
+    """
+    most = places = numbers
     for module in dict.fromkeys(all_modules(root)):
         into, out, dims = _LAYERS.get(type(module), ("", "", 0))
+        stride: Any = module.stride if dims else 1
+        step = stride**dims if isinstance(stride, int) else math.prod(stride)
         if out:
-            numbers = numbers // max(getattr(module, into), 1) * getattr(module, out)  # a lazy layer has 0 until it runs
-        if dims:
-            stride: Any = module.stride
-            numbers //= stride**dims if isinstance(stride, int) else math.prod(stride)
+            places = min(places, numbers // max(getattr(module, into), 1))  # a lazy layer has 0 until it runs
+            numbers = places // step * getattr(module, out)
+        else:
+            numbers //= step
+        places //= step
         most = max(most, numbers)
     return most
 

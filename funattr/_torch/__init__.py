@@ -41,6 +41,7 @@ from .traces import (
     fake_batch,
     made_by_func,
     may_be_compiled,
+    modes_around,
     observed_by_dispatch_mode,
     show_assignment_to_modes,
     show_to_modes,

@@ -83,6 +83,11 @@ def observed_by_dispatch_mode() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
+def modes_around() -> bool:
+    """Whether function modes are on in this thread, besides the one that handles a call."""
+    return torch._C._len_torch_function_stack() > 0
+
+
 def any_batch() -> bool:
     """Whether make_fx traces this thread with sizes that are symbols, for batches of any size.
 
