@@ -99,6 +99,17 @@ def test_flops(build: Callable[[], tuple[nn.Module, Tensor]], site: str) -> None
     assert min(found.values()) > 0.99  # a floor that is undercut was not one
 
 
+@pytest.mark.parametrize(("build", "site"), [(resnet, "layer4"), (vit, "blocks.1.down")])
+def test_every_target_from_the_same_passes(build: Callable[[], tuple[nn.Module, Tensor]], site: str) -> None:
+    model, x = build()
+    whole = cost(lambda: model(x)).flops / B
+    prefix = cost(lambda: fa.activation(model, x, layer=fa.output_of(site, call=0))).flops / B
+    back = cost(lambda: fa.gradient(model, x, layer=site, target=1)).flops / B - whole
+    each = fa.each_target(fa.integrated_gradients, range(3))
+    floor = (B + 1) * prefix + N * B * (whole - prefix + 3 * back)
+    assert 0.99 < cost(lambda: each(model, x, layer=site, n_steps=N)).flops / floor < 1.05
+
+
 @at_sites
 def test_memory_is_no_more_than_captums(build: Callable[[], tuple[nn.Module, Tensor]], site: str) -> None:
     model, x = build()
