@@ -32,6 +32,13 @@ class Swish(torch.autograd.Function):
         return g * s * (1 + x * (1 - s))
 
 
+def low_frequencies(h: Tensor) -> Tensor:
+    spectrum = torch.fft.rfft(h)
+    kept = torch.zeros(spectrum.shape, dtype=spectrum.dtype)
+    kept[:, :2] = spectrum[:, :2]
+    return torch.fft.irfft(kept, n=h.shape[1])
+
+
 class Net(nn.Module):
     def __init__(self, does: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -125,3 +132,11 @@ def test_rounding_of_coarse_numbers_is_no_cut() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fa.deep_lift(model, torch.randn(4, 5).double(), target=0)
+
+
+def test_what_is_written_to_complex_zeros_is_linear_at_many_baselines_too() -> None:
+    torch.manual_seed(0)
+    model, x = Net(low_frequencies), torch.randn(4, 5).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fa.deep_lift_shap(lambda x: model(x), x, baselines=torch.stack([x[0] * 0, -x[0]]), target=0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._core.checks import anywhere
-from ..._torch import interrupted, tracing, tree_flatten, tree_unflatten, without_modes
+from ..._torch import interrupted, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
 from ..._types import is_number
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, counterpart, exported, named, placed
@@ -124,9 +124,11 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
     """Whether the operation is half way between its two values where its inputs are half way."""
 
     def at(values: list[Tensor]) -> list[Tensor]:
-        filled = list(leaves)
-        for i, value in zip(met, values):
-            filled[i] = value.clone()
+        filled, copies = list(leaves), [value.clone() for value in values]
+        if transforms_active():  # what is written to is mapped over, where what is written is
+            copies[0] = copies[0] + sum(torch.zeros_like(t).abs().sum() for t in copies[1:])
+        for i, copy in zip(met, copies):
+            filled[i] = copy
         again, named = tree_unflatten(filled, spec)
         return [t for t in tree_flatten(func(*again, **named))[0] if is_number(t)]
 
