@@ -124,12 +124,14 @@ RUN_AGAIN: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("layer", [None, "first"])
+@pytest.mark.parametrize("layer", [None, "first", "last"])
 @pytest.mark.parametrize("how", ["checkpointed", "scripted"])
 @pytest.mark.parametrize("name", RUN_AGAIN)
 @pytest.mark.filterwarnings("ignore:the steps run one after another", "ignore:.*torch.jit:DeprecationWarning")
 def test_further_derivatives_of_what_runs_again_or_is_scripted(name: str, how: str, layer: Any) -> None:
     """By x and by the parameters, as of the same model run plainly: at once, torch takes a part of these for constant."""
+    if name == "internal_influence" and layer == "last":
+        pytest.skip("it is a constant")
     torch.manual_seed(1)
     x, found = torch.randn(3, 5).double(), {}
     for kind in ("plain", how):

@@ -196,3 +196,15 @@ def test_what_is_made_of_parameters_is_seen(layer: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fa.lrp(model, torch.randn(3, D).double(), layer=layer, target=0)
+
+
+def test_with_a_graph_nothing_is_said_of_what_rules_see() -> None:
+    model, x = Net(torch.tanh), torch.randn(3, D).double()
+
+    def similar(x: Tensor) -> Tensor:
+        z = torch.nn.functional.normalize(model(x), dim=1)
+        return z @ z.T
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fa.lrp(similar, x, target=lambda scores: scores.diagonal(), create_graph=True)

@@ -58,21 +58,26 @@ class _Mapped(threading.local):
 _mapped = _Mapped()
 
 
-def with_own_mapped(run: Callable[[], T], places: set[Place]) -> T:
+def with_own_mapped(run: Callable[[], T], places: set[Place], before_vmap: Callable[[], bool] = lambda: False) -> T:
     """``run()``, something under vmap: anew where it is `WrittenTo`, and what is made in that place is mapped over then.
 
     Where a graph of it is asked for, what would run parts of the model again for that (torch.utils.checkpoint) is refused: it
-    would do so when vmap is gone.
+    would do so when vmap is gone. `before_vmap` says that what was refused ran before the vmap began, and may.
     """
+    asked = torch.is_grad_enabled() and not tracing()
     before = _mapped.places
     try:
         while True:
             _mapped.places = (before or frozenset()) | places
             try:
-                with _hooks_refused(_AGAIN) if torch.is_grad_enabled() and not tracing() else as_it_is:
+                with _hooks_refused(_AGAIN) if asked else as_it_is:
                     return run()
             except WrittenTo as error:
                 places.add(error.place)
+            except RuntimeError as error:
+                if not (asked and _AGAIN in str(error) and before_vmap()):
+                    raise
+                asked = False
     finally:
         _mapped.places = before
 

@@ -268,7 +268,7 @@ def _first(
             return late.run(lambda: _output(q, forward(q, put)))
 
     try:
-        found = with_own_mapped(once, run.places)
+        found = with_own_mapped(once, run.places, lambda: late.level is None)
         run.shown_by(made, late.size)
         return plans[0], None if drawn() else found  # the runner looks whether all steps drew the same
     except TooMuch as error:

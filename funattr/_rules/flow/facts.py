@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..._core.checks import may_read
 from ..._core.written import WRITES
-from ..._torch import edge_of, is_plain, nodes_before, plain_data, times_written, tracing
+from ..._torch import edge_of, is_plain, nodes_before, plain_data, times_written, tracing, transforms_active
 from ..._words import warn
 from ..lift.complete import custom
 
@@ -40,7 +40,12 @@ def made_unseen(t: Tensor, fact: Fact, starts: set[Any]) -> str | None:
     if t.grad_fn is None:
         return None
     name = custom(t.grad_fn)
-    if name is None and fact is UNKNOWN and not starts.isdisjoint(nodes_before([t.grad_fn], starts)):
+    if (
+        name is None
+        and fact is UNKNOWN
+        and not transforms_active()
+        and not starts.isdisjoint(nodes_before([t.grad_fn], starts))
+    ):
         return "code that no rule sees (scripted, from C++, inside torch.func)"
     return name
 
