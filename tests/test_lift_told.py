@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import funattr as fa
 
+from .breadth import breadth
+
 
 class Swish(torch.autograd.Function):
     generate_vmap_rule = True
@@ -87,10 +89,11 @@ def told(does: Callable[[Tensor], Tensor], way: str, layer: Any) -> list[str]:
     return [str(warning.message) for warning in met]
 
 
+LAYERS = breadth([None, "first"], lambda layer: layer is not None)
 WAYS = list(ways(Net(torch.tanh), torch.zeros(1, 5).double(), None))
 
 
-@pytest.mark.parametrize("layer", [None, "first"])
+@pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", SAID)
 def test_it_is_said(name: str, way: str, layer: Any) -> None:
@@ -100,7 +103,7 @@ def test_it_is_said(name: str, way: str, layer: Any) -> None:
     assert all(re.search(what, text) for text in found), found
 
 
-@pytest.mark.parametrize("layer", [None, "first"])
+@pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", QUIET)
 def test_nothing_is_said_where_sums_hold(name: str, way: str, layer: Any) -> None:

@@ -61,8 +61,9 @@ class Ruled(TorchFunctionMode):
         self.facts = Traced() if tracing() else Facts()
         self.relus.signs.clear()
         self.unseen.begin()
-        self.starts = {edge_of(t).node for t in tensors((args, kwargs)) if t.requires_grad and not tracing()}
-        for t in tensors((args, kwargs)):
+        given = tensors((args, kwargs))
+        self.starts = {edge_of(t).node for t in given if t.requires_grad and not tracing()}
+        for t in given:
             self.facts[t] = Fact(varies=t.is_floating_point() or t.is_complex(), ids=not t.is_floating_point(), first=True)
 
     def follow(self, value: Any, other: Any) -> None:
