@@ -26,8 +26,8 @@ from .dispatch import apply
 from .tape import Lift, OutOfStep, Tape, fits
 
 _PATHS = (
-    "the model takes different paths at x and at the baseline (control flow that depends on the data), so there is nothing "
-    "to compare: use integrated_gradients for such a model."
+    "the model takes different paths at x and at the baseline (by control flow or sizes that depend on the data, or by what it "
+    "does in some passes only), so there is nothing to compare: use integrated_gradients for such a model."
 )
 _DEPENDENT = (
     "the layers depend on each other: the difference at one contains the difference at the other, and would count twice. "
