@@ -208,3 +208,24 @@ def test_with_a_graph_nothing_is_said_of_what_rules_see() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fa.lrp(similar, x, target=lambda scores: scores.diagonal(), create_graph=True)
+
+
+@torch.jit.script
+def scripted_relu(h: Tensor) -> Tensor:
+    return torch.relu(h * 2) + 1
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("method", [fa.guided_backprop, fa.deconvnet, fa.each_target(fa.guided_backprop, [0, 1])])
+@pytest.mark.parametrize("layer", [None, "first"])
+def test_a_relu_in_scripted_code_is_told(method: Any, layer: Any) -> None:
+    x = torch.randn(3, D).double()
+    asked = {} if "each_target" in method.__name__ else {"target": 1}
+    for _ in range(4):  # scripted code is another one from the third run on
+        with pytest.warns(UserWarning, match="a ReLU in code that no rule sees"):
+            method(Net(scripted_relu), x, layer=layer, **asked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        method(Net(lambda h: torch.relu(h * 2).clamp(min=0.5) + torch.relu(torch.ones(D).double())), x, layer=layer, **asked)
+        if layer is not None:
+            method(Net(scripted_relu), x, layer="last", **asked)  # it lies before

@@ -118,6 +118,7 @@ def _complete(q: Question, point: Point | None, anchor: Tensor | None) -> Record
     if found is None:  # or a no_grad block around the layer has closed since: record all of the pass
         found = _recorded(q, point, True, anchor)
     assert found is not None
+    q.bound.look(found.scores, found.leaves)
     return found
 
 
@@ -192,6 +193,7 @@ def _in_level(q: Question, point: Point | None) -> Found:
                 raise
             raise complaint(ValueError, _WRITES[any(module.training for module in all_modules(q.bound.root))]) from error
         assert recorded is not None
+        q.bound.look(recorded.scores, recorded.leaves)
         check_scripted(q, recorded)
         values, slopes = map_tensors(lambda t: unwrap_for_grad(t, level), found_by(q, recorded))
     return values, slopes

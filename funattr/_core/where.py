@@ -36,6 +36,11 @@ class Bound(NamedTuple):
 
         return self._replace(call=call)
 
+    def look(self, scores: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
+        """Lets rules look at the graph of a pass, for what they were not told of."""
+        if (look := getattr(self.rules, "look", None)) is not None:
+            look(scores, leaves)
+
     def ruled(self, mode: Any) -> Bound:
         """The same under rules for the backward pass. A mode that asks where values come from has `begin` and `follow`."""
         begin = getattr(mode, "begin", None)

@@ -78,7 +78,7 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
             # What the one pass that several targets share has met.
             fired: list[Any] = target.take(list) if isinstance(target, Row) else []
             unmet: list[str] = target.take(list) if isinstance(target, Row) else []
-            mode = Ruled(ready, TABLE, fired, unmet) if rectifies is None else ReluRule(rectifies, fired)
+            mode = Ruled(ready, TABLE, fired, unmet) if rectifies is None else ReluRule(rectifies, fired, unmet)
             bound = bound.ruled(mode)
             found = method(bound, apart_from_zero(x) if moves else x, **options)
             tell(bound, x, target, fired, unmet, ready.kinds)
@@ -93,6 +93,8 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
 
 def tell(bound: Bound, x: Tree, target: Any, fired: list[Any], unmet: list[str], kinds: Mapping[str, Any]) -> None:
     """Refuse rules that met nothing; name what has none, where rules are for all that a model does."""
+    if unmet and set(kinds) == {"relu"}:
+        warn("a ReLU in code that no rule sees (scripted, from C++) keeps its plain gradient.")
     if not fired and isinstance(target, Neuron):  # the pass may have ended at the neuron
         with torch.no_grad():
             forward(question(bound, x, [], None), kept)

@@ -7,7 +7,7 @@ hooks, works under vmap, and compiles into the one graph.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,16 @@ from torch.overrides import TorchFunctionMode
 
 from .._core.checks import may_read
 from .._core.kernels import unruled
-from .._torch import autograd_function, current_grad_level, is_view, times_written, tracing, transforms_active
+from .._torch import (
+    autograd_function,
+    current_grad_level,
+    edge_of,
+    is_view,
+    nodes_before,
+    times_written,
+    tracing,
+    transforms_active,
+)
 from .._words import complaint
 from .spelled import EXPORTED, SWITCHED, Entry, by_function, exported, placed
 
@@ -70,10 +79,11 @@ class ReluRule(TorchFunctionMode):
     `fired` is the caller's list: an attribute of the mode could not be read after it exits in a compiled function.
     """
 
-    def __init__(self, rule: Callable[[Tensor, bool], Tensor], fired: list[bool]):
+    def __init__(self, rule: Callable[[Tensor, bool], Tensor], fired: list[bool], unmet: list[str]):
         super().__init__()
         self.rule = rule
         self.fired = fired
+        self.unmet = unmet  # likewise: what the graph shows, and no mode was told of
         self.signs: list[tuple[Tensor, Tensor, bool, int]] = []  # masks, of what they say where it is positive, or where not
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -104,6 +114,12 @@ class ReluRule(TorchFunctionMode):
         if sure is not True:
             return (torch.where(sure, self.rule(x, False), unruled(func, args, kwargs)),)
         return (self._ruled(x, args[0] if args else x, in_place(func, entry, args, kwargs)),)
+
+    def look(self, scores: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
+        """Notes ReLUs between these that left torch's own backward pass: what this mode meets leaves another."""
+        ends = {edge_of(t).node for t in leaves}
+        names = {node.name() for node in nodes_before((t.grad_fn for t in scores), ends)}
+        self.unmet += [name for name in names if name.startswith("ReluBackward") or "torch::jit" in name]
 
     def _ruled(self, x: Tensor, target: Tensor, in_place: bool) -> Tensor:
         if not in_place:

@@ -54,7 +54,7 @@ class Ruled(TorchFunctionMode):
         self.count = 0  # of operations met
         self.late: list[tuple[Tensor, Tensor]] = []
         self.scale: Scale | None = None  # of the rule that was put last
-        self.relus = ReluRule(self._relu, [])  # knows one in every spelling
+        self.relus = ReluRule(self._relu, [], [])  # knows one in every spelling
 
     def begin(self, args: Any, kwargs: Any) -> None:
         """A new pass: nothing is known but that the model's x varies."""
