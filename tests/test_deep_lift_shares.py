@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from funattr import deep_lift
+from funattr._rules.lift.secants import derivative
 
 from .operations import OPS
 from .reference import Asked, loops
@@ -76,6 +77,27 @@ def test_every_place_gets_its_share(name: str) -> None:
     size = max(float(t.abs().max()) for t in wanted)
     for ours, theirs in zip(deep_lift(model, x, baselines=x0), wanted):
         torch.testing.assert_close(ours, theirs, rtol=0.0, atol=1e-9 * size)
+
+
+#: Where x is the baseline a slope is a derivative: of one operation, of several, of both its inputs, of nothing, by no graph.
+STEPS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "one": (torch.tanh, lambda x: 1 - torch.tanh(x) ** 2),
+    "one by a number": (lambda x: x * 3, lambda x: torch.full_like(x, 3)),
+    "two": (lambda x: torch.tanh(torch.sin(x)), lambda x: (1 - torch.tanh(torch.sin(x)) ** 2) * torch.cos(x)),
+    "a product with itself": (lambda x: x * x, lambda x: 2 * x),
+    "beside itself": (lambda x: x.sin() + x, lambda x: x.cos() + 1),
+    "itself": (lambda x: x, torch.ones_like),
+    "a constant": (torch.zeros_like, torch.zeros_like),
+    "detached": (lambda x: x.detach().exp(), torch.zeros_like),
+    "a step": (torch.sign, torch.zeros_like),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_derivative_where_there_is_no_step(name: str) -> None:
+    f, slope = STEPS[name]
+    for x in (torch.randn(5, 2, dtype=torch.float64), torch.randn(3, dtype=torch.float64, requires_grad=True)):
+        torch.testing.assert_close(derivative(f, x), slope(x), rtol=0.0, atol=1e-14)
 
 
 def test_the_lists_name_operations() -> None:

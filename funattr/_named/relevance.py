@@ -94,7 +94,7 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
 def tell(bound: Bound, x: Tree, target: Any, fired: list[Any], unmet: list[str], kinds: Mapping[str, Any]) -> None:
     """Refuse rules that met nothing; name what has none, where rules are for all that a model does."""
     if unmet and set(kinds) == {"relu"}:
-        warn("a ReLU in code that no rule sees (scripted, from C++) keeps its plain gradient.")
+        warn("the model runs code that no rule sees (scripted, from C++): a ReLU in there keeps its plain gradient.")
     if not fired and isinstance(target, Neuron):  # the pass may have ended at the neuron
         with torch.no_grad():
             forward(question(bound, x, [], None), kept)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._torch import operation_spaces
+from .._torch import operation_spaces, tracing
 
 
 class Entry(NamedTuple):
@@ -132,7 +132,8 @@ EXPORTED = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
 
 def counterpart(func: Any) -> Any:
     """The function of torch that an operation of an exported graph is; any other as it is."""
-    if not isinstance(func, EXPORTED):
+    # Of Dynamo's functions one kind can be asked about: it knows no name of an attribute such as x.mT.
+    if not isinstance(func, EXPORTED[1] if tracing() else EXPORTED):
         return func
     name = func.__name__.split(".")[0]
     name = "to" if name == "_to_copy" else name

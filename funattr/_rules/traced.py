@@ -4,7 +4,7 @@ Functions to keep whole: Dynamo's own form of an autograd.Function loses the sec
 2.13). The function is traced further down, where it has it, and where its grad level is known.
 
 Functions to show to modes: without it, a rule would not meet `torch.relu_` in a compiled model, nor `y[mask] = 0` with
-torch 2.14.
+torch 2.14; and what follows `a, b = h` or `h.T` would pass for a constant.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .._torch import show_assignment_to_modes, show_to_modes
+from .._torch import show_assignment_to_modes, show_parts_to_modes, show_to_modes
 from .flow.operation import flowing, hold
 from .lift import slopes as slopes
 from .lift.table import ENTRIES
@@ -25,3 +25,4 @@ for function in (guided_relu, deconv_relu, hold, flowing, *maps):
 known = {id(function) for space in (torch, F) for function in vars(space).values() if callable(function)}
 show_to_modes(function for function in {*SPELLED, *ENTRIES} if id(function) in known)
 show_assignment_to_modes()
+show_parts_to_modes()

@@ -44,6 +44,7 @@ from .traces import (
     modes_around,
     observed_by_dispatch_mode,
     show_assignment_to_modes,
+    show_parts_to_modes,
     show_to_modes,
     tracing,
     unlogged,

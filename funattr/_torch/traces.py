@@ -59,6 +59,44 @@ def show_assignment_to_modes() -> None:
     kind.mp_ass_subscript_impl = assigned
 
 
+def show_parts_to_modes() -> None:
+    """Have Dynamo hand to function modes, as eager calls do, what takes a tensor apart (`a, b = t`, a loop over its rows), and
+    its attributes (`t.T`, `t.imag`), some of which torch 2.14 shows by itself. Imports Dynamo."""
+    from torch._dynamo.variables.tensor import TensorVariable
+    from torch._dynamo.variables.torch_function import can_dispatch_torch_function
+
+    kind: Any = TensorVariable
+    getter = "var_getattr" if "var_getattr" in vars(kind) else "tp_getattro_impl"  # torch 2.13, 2.14
+    rows, plain = kind.unpack_var_sequence, getattr(kind, getter)
+    if hasattr(rows, "plain"):
+        return
+
+    def unpacked(self: Any, tx: Any, idxes: Any = None) -> Any:
+        if idxes is not None or not self.ndim or not can_dispatch_torch_function(tx, (self,), {}):
+            return rows(self, tx, idxes)
+        return self.call_method(tx, "unbind", [], {}).unpack_var_sequence(tx)
+
+    def attribute(self: Any, tx: Any, name: str) -> Any:
+        if name not in _ATTRIBUTES or not can_dispatch_torch_function(tx, (self,), {}):
+            return plain(self, tx, name)
+        return kind.build(tx, _ATTRIBUTES[name]).call_function(tx, [self], {})
+
+    unpacked.plain = rows  # type: ignore[attr-defined]  # so that it is known, and wrapped once
+    kind.unpack_var_sequence = unpacked
+    setattr(kind, getter, attribute)
+
+
+#: Functions that give the attributes of a tensor which are tensors.
+_ATTRIBUTES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "T": lambda t: t.permute(*reversed(range(t.ndim))),
+    "mT": lambda t: t.transpose(-2, -1),
+    "H": torch.adjoint,
+    "mH": torch.adjoint,
+    "real": torch.real,
+    "imag": torch.imag,
+}
+
+
 def autograd_function(kind: F) -> F:
     """For a torch.autograd.Function with a setup_context: `apply` binds the arguments of its forward by their names, at every
     call, which takes longer than a small operation. Here they come by position, all of them."""
@@ -83,9 +121,9 @@ def observed_by_dispatch_mode() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
-def modes_around() -> bool:
-    """Whether function modes are on in this thread, besides the one that handles a call."""
-    return torch._C._len_torch_function_stack() > 0
+def modes_around() -> int:
+    """How many function modes there are in this thread, besides the one that handles a call."""
+    return torch._C._len_torch_function_stack()
 
 
 def any_batch() -> bool:

@@ -21,6 +21,8 @@ from torch._C._functorch import _set_vmap_fallback_warning_enabled as set_vmap_f
 from torch._functorch import eager_transforms
 from torch._functorch.eager_transforms import enable_inplace_requires_grad
 
+from .traces import modes_around
+
 
 def transforms_active() -> bool:
     """Whether a torch.func transform (vmap, grad, jvp, ...) is running in this thread."""
@@ -258,7 +260,7 @@ def surroundings() -> Surroundings:
     """What a call must leave as it was in its thread: how many function modes there are, whether they are on, how many
     transforms, the grad mode, and why hooks on saved tensors are refused, if they are."""
     refused = torch._C._autograd._saved_tensors_hooks_get_disabled_error_message()
-    modes = torch._C._len_torch_function_stack(), torch._C._is_torch_function_enabled()
+    modes = modes_around(), torch._C._is_torch_function_enabled()
     return (*modes, depth(), torch.is_grad_enabled(), refused)
 
 
@@ -272,7 +274,7 @@ def put_back(before: Surroundings) -> None:
         torch._C._autograd._saved_tensors_hooks_enable()
     else:
         torch._C._autograd._saved_tensors_hooks_disable(refused)
-    while torch._C._len_torch_function_stack() > modes:
+    while modes_around() > modes:
         torch._C._pop_torch_function_stack()
     while (level := peek_interpreter_stack()) is not None and level.level() > outer:
         _LEAVE[level.key()]()

@@ -134,8 +134,7 @@ class Lift(TorchFunctionMode):
     def _before(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operation before the site."""
         found = unruled(func, args, kwargs)
-        named = func if tracing() else counterpart(func)  # Dynamo knows no name of an attribute such as x.mT
-        if self.baseline is not None and self.origins.of_outside(named, (*args, *kwargs.values())):
+        if self.baseline is not None and self.origins.of_outside(counterpart(func), (*args, *kwargs.values())):
             self.origins.comes_in(among((found,)))
         return found
 

@@ -1,0 +1,110 @@
+"""Rules compiled: whatever a model does between two layers, and by whatever spelling, the layers after it are met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funattr as fa
+from funattr import rules as R
+
+from .breadth import breadth
+from .close import close
+
+
+def first_second_third(h: Tensor) -> Tensor:
+    a, b, c = h
+    return torch.stack([c, a, b])
+
+
+def discounted(h: Tensor) -> Tensor:
+    total, found = h[0] * 0, []
+    for row in h:
+        total = total / 2 + row
+        found.append(total)
+    return torch.stack(found)
+
+
+def nested(h: Tensor) -> Tensor:
+    (a, b), c = h[:2], h[2]
+    return torch.stack([a, c, b])
+
+
+def by_sizes(h: Tensor) -> Tensor:
+    rows, width = h.shape
+    return h.view(rows, 2, width // 2).flip(1).reshape(rows, width)
+
+
+#: Of three rows of eight. Dynamo shows some of these to function modes only when it is told to.
+SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "T": lambda h: (h.T * 2).T,
+    "mT": lambda h: (h.mT * 2).mT,
+    "H": lambda h: (h.H * 2).H,
+    "mH": lambda h: (h.mH * 2).mH,
+    "mT of three": lambda h: h.reshape(3, 2, 4).mT.flatten(1),
+    "mH of complex": lambda h: torch.complex(h, 2 * h).mH.imag.mT,
+    "unpacked": first_second_third,
+    "nested": nested,
+    "a loop": discounted,
+    "a star": lambda h: torch.stack([*h]),
+    "a list": lambda h: torch.stack(list(h)[::-1]),
+    "a tuple": lambda h: torch.stack(tuple(h)),
+    "zip": lambda h: torch.stack([a + 2 * b for a, b in zip(h, h.roll(1, -1))]),
+    "enumerate": lambda h: torch.stack([row * (i + 1) for i, row in enumerate(h)]),
+    "map": lambda h: torch.stack(list(map(torch.tanh, h))),
+    "sum": lambda h: sum(h).expand(3, -1),  # type: ignore[attr-defined]  # of tensors, no int
+    "next": lambda h: h + next(iter(h)),
+    "sizes": by_sizes,
+    "chunks": lambda h: torch.cat(h.chunk(2, -1)[::-1], -1),
+    "unbind": lambda h: torch.stack(h.unbind()),
+    "a maximum": lambda h: h + h.max(-1, keepdim=True)[0],
+    "values": lambda h: h + h.max(-1, keepdim=True).values,
+    "real": lambda h: torch.complex(h, h).real * 2,
+    "transposed in place": lambda h: (h * 2).t_().t_(),
+}
+KINDS = {"few": {name: SPELLINGS[name] for name in ("T", "mT", "unpacked", "a loop")}, "all": SPELLINGS}
+
+
+class Many(nn.Module):
+    """All of them side by side, each between two layers: one graph to compile."""
+
+    def __init__(self, spellings: dict[str, Callable[[Tensor], Tensor]]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.spellings = spellings
+        self.site, self.after, self.last = nn.Linear(6, 8), nn.Linear(8, 5), nn.Linear(5 * len(spellings), 3)
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.site(x))
+        parts = [torch.relu(self.after(spelled(h))) for spelled in self.spellings.values()]
+        found: Tensor = self.last(torch.cat(parts, 1))
+        return found
+
+
+CALLS = [(kind, layer) for kind in KINDS for layer in (None, "site")]
+
+
+@pytest.mark.parametrize(("kind", "layer"), breadth(CALLS, lambda call: call == ("few", None), several=True))
+def test_what_takes_apart_or_turns(kind: str, layer: str | None) -> None:
+    model, x = Many(KINDS[kind]), torch.randn(3, 6, dtype=torch.float64)
+    methods: dict[str, Any] = {
+        "gamma": lambda x: fa.lrp(model, x, target=1, layer=layer, rules=R.gamma(0.25)),
+        "deep_lift": lambda x: fa.deep_lift(model, x, target=1, layer=layer, baselines=0.2),
+    }
+    for method in methods.values():
+        torch._dynamo.reset()
+        fast: Any = torch.compile(method, fullgraph=True, backend="aot_eager")
+        close(fast(x), method(x), 1e-10)
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_each_keeps_the_sum(name: str) -> None:
+    """What rules see of it: nothing is lost but what biases absorb."""
+    model, x = Many({name: SPELLINGS[name]}), torch.randn(3, 6, dtype=torch.float64)
+    found, kept = (method(model, x, target=1, rules=R.epsilon(1e-9)) for method in (fa.lrp, fa.absorbed))
+    close(found.sum() + sum(part.sum() for part in kept.values()), model(x)[:, 1].sum().detach(), 1e-6)
