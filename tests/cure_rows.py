@@ -65,6 +65,40 @@ class Streaming(nn.Module):
         return h * (1 + self.seen)
 
 
+class WithContext(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.exp()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        found: Tensor = gradient * ctx.saved_tensors[0].exp()
+        return found
+
+
+class WithSetup(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.exp()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    backward = WithContext.backward
+
+
+class Applied(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.function.apply(x)
+        return found
+
+
 class Complex(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.complex(x, 2 * x)
@@ -202,6 +236,18 @@ CORE = [
         "call the method outside of torch.func",
         lambda: torch.func.grad(lambda x: F.saliency(Streaming().eval(), x, target=1).sum())(x),
         lambda: F.saliency(Streaming().eval(), x, target=1),
+    ),
+    Cure(
+        "_core/gradient.py",
+        "give it a setup_context, and a forward without ctx",
+        lambda: F.guided_backprop(nn.Sequential(mlp, nn.ReLU(), Applied(WithContext)), x, target=1, create_graph=True),
+        lambda: F.guided_backprop(nn.Sequential(mlp, nn.ReLU(), Applied(WithSetup)), x, target=1, create_graph=True),
+    ),
+    Cure(
+        "_core/gradient.py",
+        "or run the method without create_graph=True, and outside of torch.func",
+        lambda: torch.func.grad(lambda x: F.saliency(nn.Sequential(mlp, Applied(WithContext)), x, target=1).sum())(x),
+        lambda: F.saliency(nn.Sequential(mlp, Applied(WithContext)), x, target=1),
     ),
     Cure(
         "_core/backward.py",

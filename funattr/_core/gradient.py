@@ -182,6 +182,12 @@ _WRITES = {  # by whether part of the model is in train mode
 }
 
 
+_NO_CONTEXT = (
+    "the model runs a torch.autograd.Function that torch.func does not take: give it a setup_context, and a "
+    "forward without ctx, or run the method without create_graph=True, and outside of torch.func."
+)
+
+
 def _in_level(q: Question, point: Point | None) -> Found:
     """Under vmap or another torch.func transform: the same inside a grad level of its own."""
     with torch.set_grad_enabled(q.create_graph), grad_level() as level, torch.enable_grad():
@@ -189,9 +195,11 @@ def _in_level(q: Question, point: Point | None) -> Found:
         try:
             recorded = _recorded(q, point, True, None)
         except RuntimeError as error:
-            if "mutate a captured Tensor" not in str(error):
+            writes = "mutate a captured Tensor" in str(error)
+            if not writes and "setup_context staticmethod" not in str(error):
                 raise
-            raise complaint(ValueError, _WRITES[any(module.training for module in all_modules(q.bound.root))]) from error
+            text = _WRITES[any(module.training for module in all_modules(q.bound.root))] if writes else _NO_CONTEXT
+            raise complaint(ValueError, text) from error
         assert recorded is not None
         q.bound.look(recorded.scores, recorded.leaves)
         check_scripted(q, recorded)
