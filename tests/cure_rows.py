@@ -238,6 +238,12 @@ CORE = [
         lambda: F.saliency(Streaming().eval(), x, target=1),
     ),
     Cure(
+        "_core/cures.py",
+        "give ids of its vocabulary",
+        lambda: F.integrated_gradients(text, ids, layer="embedding", target=1, baselines=99),
+        lambda: F.integrated_gradients(text, ids, layer="embedding", target=1, baselines=0),
+    ),
+    Cure(
         "_core/gradient.py",
         "give it a setup_context, and a forward without ctx",
         lambda: F.guided_backprop(nn.Sequential(mlp, nn.ReLU(), Applied(WithContext)), x, target=1, create_graph=True),

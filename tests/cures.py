@@ -123,6 +123,6 @@ def message_of(call: Callable[[], Any]) -> str:
         warnings.simplefilter("always")
         try:
             call()
-        except (TypeError, ValueError, AttributeError, RuntimeError, ImportError) as error:
+        except (TypeError, ValueError, AttributeError, RuntimeError, LookupError, ImportError) as error:
             return str(error)
     return "\n".join(str(one.message) for one in told)

@@ -30,15 +30,20 @@ class Cure(NamedTuple):
     x: Tree
 
 
-def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, **__: Any) -> Exception:
-    """`error`, or ours where its cause can be shown: a model made in inference mode, or an x that it takes once cured."""
+def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, baselines: Any = None, **__: Any) -> Exception:
+    """`error`, or ours where its cause can be shown: a model made in inference mode, an x that it takes once cured, ids in the
+    baselines that it does not know."""
     if str(error).startswith("Inference tensors cannot be saved"):
         text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
         return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
     ours = hasattr(error, "complaint") or isinstance(error, TypeError) or must_rise(error) or raised_by_model(error)
-    if ours or not tensors(x) or any(t.is_meta for t in tensors(x)) or _runs(model, x):
+    if ours or not tensors(x) or any(t.is_meta for t in tensors(x)):
         return error
     root, said = bind(model).root, shorten(str(error), 200, placeholder=" ...")
+    if _runs(model, x):
+        if not isinstance(error, IndexError) or not isinstance(x, Tensor) or _runs(model, _ids_of(baselines, x)):
+            return error
+        return complaint(IndexError, f"the model takes x, and not the baselines ({said}): give ids of its vocabulary.")
     if any(weight.is_meta for weight in weights(root)):
         device = tensors(x)[0].device.type
         text = f"weights of the model are on the meta device, and hold no numbers ({said})"
@@ -48,6 +53,13 @@ def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, **__: 
         return error
     text = f"the model does not take x {_told(x, cure.x)} ({said})"
     return complaint(Misfit, f"{text}, and takes {_told(cure.x, x)}: {'; '.join(cure.why)}, pass {cure.written}.")
+
+
+def _ids_of(baselines: Any, x: Tensor) -> Tensor:
+    """Baselines of ids as an x; x itself, where they are something else."""
+    if isinstance(baselines, Tensor):
+        return baselines if baselines.dim() == x.dim() else x
+    return torch.full_like(x, baselines) if isinstance(baselines, int) else x
 
 
 def _told(x: Tree, other: Tree) -> str:
