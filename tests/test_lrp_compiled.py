@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import funattr as fa
 from funattr import rules as R
 
 from .breadth import breadth
 from .close import close
+from .operations import OPS
+
+RELEASE = tuple(map(int, torch.__version__.split(".")[:2]))
 
 
 def first_second_third(h: Tensor) -> Tensor:
@@ -40,7 +46,7 @@ def by_sizes(h: Tensor) -> Tensor:
 
 
 #: Of three rows of eight. Dynamo shows some of these to function modes only when it is told to.
-SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
+SPELLINGS: dict[str, Callable[[Any], Any]] = {
     "T": lambda h: (h.T * 2).T,
     "mT": lambda h: (h.mT * 2).mT,
     "H": lambda h: (h.H * 2).H,
@@ -56,7 +62,7 @@ SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "zip": lambda h: torch.stack([a + 2 * b for a, b in zip(h, h.roll(1, -1))]),
     "enumerate": lambda h: torch.stack([row * (i + 1) for i, row in enumerate(h)]),
     "map": lambda h: torch.stack(list(map(torch.tanh, h))),
-    "sum": lambda h: sum(h).expand(3, -1),  # type: ignore[attr-defined]  # of tensors, no int
+    "sum": lambda h: sum(h).expand(3, -1),
     "next": lambda h: h + next(iter(h)),
     "sizes": by_sizes,
     "chunks": lambda h: torch.cat(h.chunk(2, -1)[::-1], -1),
@@ -65,14 +71,27 @@ SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "values": lambda h: h + h.max(-1, keepdim=True).values,
     "real": lambda h: torch.complex(h, h).real * 2,
     "transposed in place": lambda h: (h * 2).t_().t_(),
+    "the builtin abs": lambda h: abs(h - 0.3),
+    "abs of several": lambda h: torch.cat(list(map(abs, (h - 0.3).split(4, -1))), -1),
+    "math.prod": lambda h: math.prod([h, h.tanh(), 2]),
+    "math.prod from somewhere": lambda h: math.prod([h.tanh()], start=h),
+    "F.pad": lambda h: F.pad(h[:, 1:-1], (1, 1)),
+    "F.pad, circular": lambda h: F.pad(h[:, None, 1:-1], (1, 1), "circular").squeeze(1),
+    "nn.ZeroPad1d": lambda h: nn.ZeroPad1d(1)(h[:, 1:-1]),
+    "as_strided": lambda h: torch.as_strided(h * 2, (3, 8), (8, 1)),
+    "as_tensor": lambda h: torch.as_tensor(torch.as_tensor(h, dtype=torch.float32), dtype=torch.float64),
+    "of torch.nn's own": lambda h: torch._C._nn.silu(h),
 }
-KINDS = {"few": {name: SPELLINGS[name] for name in ("T", "mT", "unpacked", "a loop")}, "all": SPELLINGS}
+if RELEASE >= (2, 14):  # before, Dynamo does not trace it beside a mode
+    SPELLINGS["the builtin pow"] = lambda h: pow(h, 2) + pow(2.0, h)
+FEW = ("T", "mT", "unpacked", "a loop", "the builtin abs", "math.prod", "F.pad")
+KINDS = {"few": {name: SPELLINGS[name] for name in FEW}, "all": SPELLINGS}
 
 
 class Many(nn.Module):
     """All of them side by side, each between two layers: one graph to compile."""
 
-    def __init__(self, spellings: dict[str, Callable[[Tensor], Tensor]]) -> None:
+    def __init__(self, spellings: dict[str, Callable[[Any], Any]]) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.spellings = spellings
@@ -108,3 +127,50 @@ def test_each_keeps_the_sum(name: str) -> None:
     model, x = Many({name: SPELLINGS[name]}), torch.randn(3, 6, dtype=torch.float64)
     found, kept = (method(model, x, target=1, rules=R.epsilon(1e-9)) for method in (fa.lrp, fa.absorbed))
     close(found.sum() + sum(part.sum() for part in kept.values()), model(x)[:, 1].sum().detach(), 1e-6)
+
+
+class Counts(TorchFunctionMode):
+    """How many operations it is shown that make floats of floats."""
+
+    def __init__(self, counts: list[int]) -> None:
+        super().__init__()
+        self.counts = counts
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        made = found[0] if isinstance(found, tuple) else found
+        if isinstance(made, Tensor) and made.is_floating_point() and made.dtype == torch.float64:
+            self.counts.append(1)
+        return found
+
+
+def shown(ops: list[Callable[..., Any]], h: Tensor, g: Tensor) -> list[int]:
+    """How many each of them is."""
+    found = []
+    for op in ops:
+        counts: list[int] = []
+        with Counts(counts):
+            op(h * 1, g)
+        found.append(len(counts))
+    return found
+
+
+#: A shape must be known to run eagerly.
+NOT_TRACED = {"torch.exp(out=)"}
+PARTS = 8
+
+
+@pytest.mark.parametrize("part", breadth(range(PARTS), lambda part: part == 0))
+def test_dynamo_shows_operations(part: int) -> None:
+    """To a function mode, as eager calls do: what is not shown, no rule meets."""
+    import funattr._rules.traced  # noqa: F401  (imported for what it tells Dynamo)
+
+    names = [name for name in OPS if name not in NOT_TRACED][part::PARTS]
+    ops: list[Any] = [OPS[name] for name in names]
+    h, g = torch.randn(3, 4, 6, dtype=torch.float64), torch.randn(3, 4, 6, dtype=torch.float64)
+    for op in ops:
+        op(h.clone(), g)  # what is made when it first runs
+    torch._dynamo.reset()
+    fast: Any = torch.compile(shown, backend="eager", fullgraph=True)
+    counts = list(zip(names, fast(ops, h, g), shown(ops, h, g)))
+    assert [found for found in counts if not found[1] >= found[2] > 0] == []

@@ -9,20 +9,36 @@ torch 2.14; and what follows `a, b = h` or `h.T` would pass for a constant.
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 
-from .._torch import show_assignment_to_modes, show_parts_to_modes, show_to_modes
+from .._torch import operation_spaces, show_assignment_to_modes, show_parts_to_modes, show_to_modes
 from .flow.operation import flowing, hold
 from .lift import slopes as slopes
-from .lift.table import ENTRIES
+from .lift.table import ENTRIES, OPENED
 from .relu import SPELLED, deconv_relu, guided_relu
 
 maps = (slopes.scaled, slopes.scaled2, slopes.matmul, slopes.rows, slopes.attention, slopes.normal, slopes.picked)
 for function in (guided_relu, deconv_relu, hold, flowing, *maps):
     torch.compiler.allow_in_graph(function)
 
+UNLISTED = "as_strided as_tensor asarray fill rand_like randint_like randn_like segment_reduce vander"
 known = {id(function) for space in (torch, F) for function in vars(space).values() if callable(function)}
 show_to_modes(function for function in {*SPELLED, *ENTRIES} if id(function) in known)
+show_to_modes(function for function in vars(operation_spaces[0]).values() if callable(function))
+show_to_modes([math.prod, *(getattr(torch, name) for name in UNLISTED.split())])
 show_assignment_to_modes()
 show_parts_to_modes()
+
+
+def product(factors: Iterable[Any], *, start: Any = 1) -> Any:
+    return functools.reduce(operator.mul, factors, start)
+
+
+OPENED[math.prod] = cast("Any", product)  # which Dynamo puts into the graph as it is

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import operator
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,8 +61,8 @@ def show_assignment_to_modes() -> None:
 
 
 def show_parts_to_modes() -> None:
-    """Have Dynamo hand to function modes, as eager calls do, what takes a tensor apart (`a, b = t`, a loop over its rows), and
-    its attributes (`t.T`, `t.imag`), some of which torch 2.14 shows by itself. Imports Dynamo."""
+    """Have Dynamo hand to function modes, as eager calls do, what takes a tensor apart (`a, b = t`, a loop over its rows), its
+    attributes (`t.T`, `t.imag`), some of which torch 2.14 shows by itself, and the builtins `abs` and `pow`. Imports Dynamo."""
     from torch._dynamo.variables.tensor import TensorVariable
     from torch._dynamo.variables.torch_function import can_dispatch_torch_function
 
@@ -81,9 +82,20 @@ def show_parts_to_modes() -> None:
             return plain(self, tx, name)
         return kind.build(tx, _ATTRIBUTES[name]).call_function(tx, [self], {})
 
+    def absolute(self: Any, tx: Any) -> Any:
+        return kind.build(tx, torch.abs).call_function(tx, [self], {})
+
+    def power(self: Any, tx: Any, other: Any, modulus: Any = None, reverse: bool = False) -> Any:
+        if modulus is not None:  # which tensors do not take
+            return powers(self, tx, other, modulus, reverse)
+        return kind.build(tx, operator.pow).call_function(tx, [other, self] if reverse else [self, other], {})
+
     unpacked.plain = rows  # type: ignore[attr-defined]  # so that it is known, and wrapped once
-    kind.unpack_var_sequence = unpacked
+    kind.unpack_var_sequence, kind.nb_absolute_impl = unpacked, absolute
     setattr(kind, getter, attribute)
+    powers = vars(kind).get("nb_power_impl")
+    if powers is not None:  # torch 2.14; before, `pow` is not traced
+        kind.nb_power_impl = power
 
 
 #: Functions that give the attributes of a tensor which are tensors.
