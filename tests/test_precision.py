@@ -94,6 +94,56 @@ def test_autocast(row: Row, weights: torch.dtype) -> None:
     assert not torch.is_autocast_enabled()
 
 
+class Inside(nn.Module):
+    """A model that turns autocast on for a part of itself: attention, whose keys come in float32, between layers."""
+
+    def __init__(self, dtype: torch.dtype | None = torch.bfloat16) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer1 = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+        self.keys, self.values, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 5)
+        self.dtype = dtype
+        self.register_buffer("mix", torch.randn(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.layer1(x).flatten(2).mT.float()
+        with torch.autocast("cpu", self.dtype or torch.bfloat16, self.dtype is not None):
+            keys, values = self.keys(tokens), self.values(tokens).tanh()
+            weights = (tokens @ keys.mT).softmax(-1)
+            found: Tensor = self.out(torch.baddbmm(values, weights.to(values.dtype), values @ self.mix).mean(1))
+        return found.float()
+
+
+@pytest.mark.filterwarnings("ignore:the steps run one after another")  # as above
+@every_method
+def test_autocast_in_the_model(row: Row) -> None:
+    """On for a part of the forward pass, and off in the backward pass; or on around, and off for that part."""
+    x = torch.randn(4, 3, 8, 8)
+    expected = row.method(Inside(None), x, layer="layer1", **options_of(row))
+    found = row.method(Inside(), x, layer="layer1", **options_of(row))
+    assert distance(found, expected) < CANCELS.get(row.name, 1) * 0.15
+    assert (distance(found, expected) > 0) is row.targeted
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = row.method(Inside(None), x, layer="layer1", **options_of(row))
+    assert distance(found, expected) < CANCELS.get(row.name, 1) * 0.15
+
+
+@pytest.mark.parametrize("rules", [fa.rules.gamma(0.25), fa.rules.epsilon_plus(), fa.rules.attn_lrp()])
+def test_rules_in_autocast_in_the_model(rules: Any) -> None:
+    x = torch.randn(4, 3, 8, 8)
+    seen = []
+
+    def own(op: Any, gradient: Tensor) -> Any:
+        seen.append(op.function(*op.inputs).dtype == op.output.dtype == gradient.dtype)
+        return torch.autograd.functional.vjp(op.function, op.inputs, gradient)[1]
+
+    for some in (rules, rules | {torch.nn.functional.linear: own}):
+        expected, found = (fa.lrp(model, x, target=3, rules=some) for model in (Inside(None), Inside()))
+        assert 0 < distance(found, expected) < 0.15
+    assert seen
+    assert all(seen)
+
+
 @every_method
 def test_channels_last(row: Row) -> None:
     model, x = subject(torch.float64)

@@ -3,8 +3,10 @@ sums hold."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -229,3 +231,33 @@ def test_a_relu_in_scripted_code_is_told(method: Any, layer: Any) -> None:
         method(Net(lambda h: torch.relu(h * 2).clamp(min=0.5) + torch.relu(torch.ones(D).double())), x, layer=layer, **asked)
         if layer is not None:
             method(Net(scripted_relu), x, layer="last", **asked)  # it lies before
+
+
+LIBRARY = torch.library.Library("funattr_tests", "DEF")
+LIBRARY.define("tanh(Tensor x) -> Tensor")
+LIBRARY.impl("tanh", lambda x: x * x.sigmoid(), "CompositeImplicitAutograd")
+
+
+def test_a_librarys_operation_is_not_torchs_of_that_name() -> None:
+    """It keeps its own gradient, which is said: no rule of torch's operation is for it."""
+    ops: Any = torch.ops
+    x, told = torch.randn(3, D).double(), "operations without a rule keep their gradient: tanh"
+    for tanh in (ops.funattr_tests.tanh, ops.funattr_tests.tanh.default):
+        model = Net(tanh)
+        for method, text in ((fa.deep_lift, "tanh.* is not linear and DeepLIFT has no rule"), (fa.lrp, told)):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                found = method(model, x, target=1)
+            assert any(re.search(text, str(each.message)) for each in said)
+        h = model.first(x)
+        swish = h * h.sigmoid()
+        slope = h.sigmoid() * (1 + h * (1 - h.sigmoid()))
+        wanted = x * (((swish > 0) * model.last.weight[1] * slope) @ model.first.weight)
+        close(found, wanted.detach(), 1e-4)  # epsilon aside
+
+
+def test_rules_where_a_part_runs_again() -> None:
+    """A ReLU's zeros before an activation in a checkpoint: words, and no error of torch's."""
+    part = partial(checkpoint, torch.tanh, use_reentrant=False)
+    with pytest.raises(ValueError, match=r"torch\.utils\.checkpoint.*where rules cannot be"):
+        fa.lrp(Net(lambda h: part(torch.relu(h))), torch.randn(3, D).double(), target=1)

@@ -117,7 +117,9 @@ def functions(names: str) -> set[Any]:
 
 
 def exported(rules: Mapping[str, Any], func: Any) -> Entry | None:
-    """The entry of an operation as torch.export writes it, `torch.ops.aten.relu.default` for one."""
+    """The entry of an operation as torch.export writes it, `torch.ops.aten.relu.default` for one; none of somebody's own."""
+    if not _of_torch(func):
+        return None
     name = func.__name__.split(".")[0]
     if name in rules:
         return Entry(rules[name], func, False, _ORDER.get(name, _ALONE), name)
@@ -130,10 +132,15 @@ def exported(rules: Mapping[str, Any], func: Any) -> Entry | None:
 EXPORTED = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
 
 
+def _of_torch(func: Any) -> bool:
+    """Whether an operation of a graph is torch's, and not a library's, which may be called the same."""
+    return bool(func.namespace == "aten" if isinstance(func, EXPORTED[1]) else str(func).startswith("aten."))
+
+
 def counterpart(func: Any) -> Any:
     """The function of torch that an operation of an exported graph is; any other as it is."""
     # Of Dynamo's functions one kind can be asked about: it knows no name of an attribute such as x.mT.
-    if not isinstance(func, EXPORTED[1] if tracing() else EXPORTED):
+    if not isinstance(func, EXPORTED[1] if tracing() else EXPORTED) or not _of_torch(func):
         return func
     name = func.__name__.split(".")[0]
     name = "to" if name == "_to_copy" else name

@@ -58,7 +58,7 @@ def slope_of_one(value: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor | None
     """The same of what one operation made of a leaf, without the engine, which takes longer than small ones; else None."""
     node: Any = value.grad_fn
     before: Sequence[Any] = () if node is None else node.next_functions
-    if len(before) != 1 or getattr(before[0][0], "variable", None) is not leaf:
+    if len(before) != 1 or getattr(before[0][0], "variable", None) is not leaf or not callable(node):  # a Python Function's
         return None
     found = node(torch.ones_like(value))
     return found if isinstance(found, torch.Tensor) else None

@@ -6,15 +6,18 @@ whose output and inputs carry the graph, is for the sources; `at`, the same as c
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from ..._core.checks import may_read
 from ..._torch import tracing, transforms_active
+from ..lift.secants import derivative
 from .operation import Flow, Operation, Pairs, hold
 
 Rules = dict[Any, Callable[..., Any]]
@@ -39,12 +42,18 @@ def _cut(op: Operation, at: Operation) -> Pairs:
     return []
 
 
+def _same(t: Tensor) -> Tensor:
+    return t
+
+
 def _activation(op: Operation, at: Operation) -> Pairs:
     z, y = at.inputs[0], at.output
     ratio = y / z
     if may_read() and math.isfinite(ratio.sum()):  # one fast pass: at 0 it is none, or infinite
         return [(ratio, op.inputs[0].expand_as(y))]
-    slope = torch.func.vjp(op.function, z)[1](torch.ones_like(y))[0]
+    hooks: Any = contextlib.nullcontext() if tracing() or transforms_active() else saved_tensors_hooks(_same, _same)
+    with hooks:  # none of the model's (torch.utils.checkpoint)
+        slope = derivative(op.function, z)
     return [(torch.where(z == 0, slope, y / torch.where(z == 0, 1.0, z)), op.inputs[0].expand_as(y))]
 
 

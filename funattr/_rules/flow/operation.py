@@ -7,6 +7,7 @@ rules applied twice.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -193,13 +194,25 @@ def own(rule: Callable[[Operation, Tensor], Any], op: Operation) -> Tensor:
     if tracing():
         text = "a rule of one's own runs in the backward pass, where torch.compile cannot look at it: use a set of fa.rules"
         raise complaint(ValueError, f"{text}, or call the method uncompiled.")
-    name, function = op.name, op.function
+    name, function, device = op.name, op.function, op.output.device.type
+    casts = _casts(device)
 
     def back(gradient: Tensor, value: Tensor, *inputs: Tensor) -> list[Tensor | None]:
-        return [None, *checked(name, rule(Operation(name, function, inputs, value), gradient), inputs)]
+        same = casts == _casts(device)
+        with contextlib.nullcontext() if same else torch.autocast(device, casts[1], casts[0]):
+            return [None, *checked(name, rule(Operation(name, function, inputs, value), gradient), inputs)]
 
     value = op.output if current_grad_level() else op.output.detach().clone()  # the model may write to what it gets
     return handed(back, 1 + len(op.inputs), op.output, value, *op.inputs)
+
+
+def _casts(device: str) -> tuple[bool, torch.dtype]:
+    """Whether autocast is on, which a model may turn on inside, and what it casts to."""
+    if hasattr(torch, "get_autocast_dtype"):
+        return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    if device == "cpu":  # before torch 2.4
+        return torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()
+    return torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
 
 
 def checked(name: str, found: Any, inputs: Sequence[Tensor]) -> list[Tensor | None]:

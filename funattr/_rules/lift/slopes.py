@@ -79,6 +79,7 @@ def _times(g: Tensor, shapes: Shapes, wanted: Wanted, *slopes: Tensor) -> tuple[
 
 def matmul(x: Tensor, y: Tensor, a: Tensor, b: Tensor, value: Tensor) -> Tensor:
     """The value, with the slopes of ``x @ b`` in `x` and of ``a @ y`` in `y`."""
+    a, b = a.to(value.dtype), b.to(value.dtype)  # as autocast in the model had them: in the backward pass it is off
     return _slope(_products, 2, x, y, a, b, value)
 
 
