@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ._habits import did_you_mean, refusal
-from ._torch import tracing
+from ._torch import constant, tracing
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,6 +64,18 @@ def complete(error: Exception, function: Callable[..., Any], kwargs: Mapping[str
 
 def warn(text: str) -> None:
     """A warning that points at the caller's line: the nearest one outside this package and what it runs through."""
+    if tracing():
+        _warn_traced(text)
+        return
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OURS:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
+
+
+@constant
+def _warn_traced(text: str) -> None:
+    """While torch.compile traces: once for what it makes."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OURS:
         frame, level = frame.f_back, level + 1

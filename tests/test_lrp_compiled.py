@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -127,6 +128,54 @@ def test_each_keeps_the_sum(name: str) -> None:
     model, x = Many({name: SPELLINGS[name]}), torch.randn(3, 6, dtype=torch.float64)
     found, kept = (method(model, x, target=1, rules=R.epsilon(1e-9)) for method in (fa.lrp, fa.absorbed))
     close(found.sum() + sum(part.sum() for part in kept.values()), model(x)[:, 1].sum().detach(), 1e-6)
+
+
+def kept_whole(h: Tensor) -> Tensor:
+    return torch.relu(h) * 2
+
+
+torch.compiler.allow_in_graph(kept_whole)
+
+
+TOLD = [  # what a model does between two layers, and what is said when a method is compiled that eager calls see through
+    (kept_whole, "operations without a rule keep their gradient: kept_whole", "kept_whole is not known to be linear"),
+    (torch.special.entr, "without a rule keep their gradient: special_entr", "special_entr is not known to be linear"),
+]
+
+
+@pytest.mark.parametrize(("does", "of_rules", "of_lift"), breadth(TOLD, lambda case: case is TOLD[0], several=True))
+def test_what_no_rule_sees_is_told_when_it_is_compiled(does: Any, of_rules: str, of_lift: str) -> None:
+    model, x = Many({"": lambda h: does(h + 0.5)}), torch.randn(3, 6, dtype=torch.float64)
+    for method, text in ((fa.lrp, of_rules), (fa.deep_lift, of_lift)):
+        torch._dynamo.reset()
+        fast: Any = torch.compile(method, fullgraph=True, backend="eager")
+        with pytest.warns(UserWarning, match=text):
+            fast(model, x, target=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fast(model, x + 1, target=1)  # nothing is compiled
+
+
+def cubes(z: Tensor) -> Tensor:
+    return (z**3).sum()
+
+
+INSIDE: dict[str, Any] = {"vmap": torch.func.vmap(torch.tanh), "grad": torch.func.grad(cubes)}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", INSIDE)
+def test_torch_func_inside_the_model_is_refused_compiled(name: str) -> None:
+    """Which rules do not follow there: numbers of another gradient came, in silence."""
+    model, x = Many({name: INSIDE[name]}), torch.randn(3, 6, dtype=torch.float64)
+    for method in (fa.lrp, fa.deep_lift):
+        torch._dynamo.reset()
+        fast: Any = torch.compile(method, fullgraph=True, backend="eager")
+        with pytest.raises(Exception, match=r"by torch\.func, where compiled rules do not follow: call the method uncompiled"):
+            fast(model, x, target=1)
+    torch._dynamo.reset()
+    fast = torch.compile(fa.guided_backprop, fullgraph=True, backend="aot_eager")  # whose rule is for ReLUs wherever they are
+    close(fast(model, x, target=1), fa.guided_backprop(model, x, target=1), 1e-12)
 
 
 class Counts(TorchFunctionMode):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._torch import operation_spaces, tracing
+from .._torch import constant, operation_spaces, tracing
 
 
 class Entry(NamedTuple):
@@ -29,6 +29,12 @@ def named(func: Any, args: Any) -> str:
     """What to call an operation; what torch.func runs an autograd.Function by, as that."""
     name: str = getattr(func, "__name__", repr(func))
     return f"the autograd.Function {args[0].__name__}" if name == "custom_function_call" else name
+
+
+@constant
+def told(func: Any) -> str:
+    """The same of a function, where Dynamo traces."""
+    return str(getattr(func, "__name__", repr(func)))
 
 
 #: How torch names the arguments of its operations, where they are not just `input`: callers may use the names.

@@ -18,7 +18,13 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 
-from .._torch import operation_spaces, show_assignment_to_modes, show_parts_to_modes, show_to_modes
+from .._torch import (
+    operation_spaces,
+    show_allowed_to_modes,
+    show_assignment_to_modes,
+    show_parts_to_modes,
+    show_to_modes,
+)
 from .flow.operation import flowing, hold
 from .lift import slopes as slopes
 from .lift.table import ENTRIES, OPENED
@@ -35,6 +41,7 @@ show_to_modes(function for function in vars(operation_spaces[0]).values() if cal
 show_to_modes([math.prod, *(getattr(torch, name) for name in UNLISTED.split())])
 show_assignment_to_modes()
 show_parts_to_modes()
+show_allowed_to_modes()
 
 
 def product(factors: Iterable[Any], *, start: Any = 1) -> Any:

@@ -98,6 +98,25 @@ def show_parts_to_modes() -> None:
         kind.nb_power_impl = power
 
 
+def show_allowed_to_modes() -> None:
+    """Have Dynamo hand to function modes what somebody has it keep whole (`torch.compiler.allow_in_graph`). Imports Dynamo."""
+    from torch._dynamo.trace_rules import is_callable_allowed
+    from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
+    from torch._dynamo.variables.torch_function import can_dispatch_torch_function
+
+    kind: Any = TorchInGraphFunctionVariable
+    plain = kind.torch_function_override_enabled
+    if hasattr(plain, "plain"):
+        return
+
+    def enabled(self: Any, tx: Any, args: Any, kwargs: Any) -> bool:
+        shown = plain(self, tx, args, kwargs)
+        return shown or (is_callable_allowed(self.value) and can_dispatch_torch_function(tx, args, kwargs))
+
+    enabled.plain = plain  # type: ignore[attr-defined]  # so that it is known, and wrapped once
+    kind.torch_function_override_enabled = enabled
+
+
 #: Functions that give the attributes of a tensor which are tensors.
 _ATTRIBUTES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "T": lambda t: t.permute(*reversed(range(t.ndim))),

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..._core.kernels import unruled
-from ..._torch import base_of, edge_of, tracing
+from ..._torch import base_of, depth_traced, edge_of, tracing
 from ..._types import map_leaves, tensors
 from ..lift.dispatch import GRADIENTS, apply, known
 from ..lift.origins import among
 from ..lift.table import ENTRIES, NAMES, SHAPES
 from ..lift.table import PLAIN as LEFT
 from ..relu import ReluRule, in_place
-from ..spelled import Entry, called, named
+from ..spelled import Entry, called, named, told
 from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen, made_unseen
 from .given import Rules
 from .operation import Flow, Operation, Scale, own, whole
@@ -51,6 +51,7 @@ class Ruled(TorchFunctionMode):
         self.fired = fired  # the kinds of rules that met something
         self.unmet = unmet  # operations without one, which are not linear
         self.name = ""
+        self.level = 0  # of transforms around, where Dynamo traces
         self.count = 0  # of operations met
         self.late: list[tuple[Tensor, Tensor]] = []
         self.scale: Scale | None = None  # of the rule that was put last
@@ -59,6 +60,7 @@ class Ruled(TorchFunctionMode):
     def begin(self, args: Any, kwargs: Any) -> None:
         """A new pass: nothing is known but that the model's x varies."""
         self.facts = Traced() if tracing() else Facts()
+        self.level = depth_traced() if tracing() else 0
         self.relus.signs.clear()
         self.unseen.begin()
         given = tensors((args, kwargs))
@@ -240,6 +242,10 @@ class Ruled(TorchFunctionMode):
         if any(map(self.varies, among((args, tuple(kwargs.values()))))) and any(t.is_floating_point() for t in among((found,))):
             self.unmet.append(named(func, args))
         return found
+
+    def unruled(self, func: Any) -> None:
+        """Notes an operation that keeps its gradient, and is not known to be linear."""
+        self.unmet.append(told(func))
 
     # Rules.
 

@@ -185,7 +185,8 @@ def _known(notes: Notes) -> None:
             f"the scores."
         )
     if notes.unknown:
+        linear, do = ("not known to be linear", "need") if tracing() else ("not linear", "do")  # compiled, nobody looks
         warn(
-            f"{', '.join(notes.unknown)} {'is' if len(notes.unknown) == 1 else 'are'} not linear and DeepLIFT has no rule for "
-            f"it: its gradient is used, and attributions do not sum to the difference of the scores."
+            f"{', '.join(notes.unknown)} {'is' if len(notes.unknown) == 1 else 'are'} {linear} and DeepLIFT has no rule for "
+            f"it: its gradient is used, and attributions {do} not sum to the difference of the scores."
         )

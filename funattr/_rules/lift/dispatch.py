@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..._core.checks import anywhere
-from ..._torch import interrupted, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
-from ..._types import is_number
+from ..._torch import depth_traced, interrupted, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
+from ..._types import attributable, is_number
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, counterpart, exported, named, placed
-from .origins import constant
+from .origins import among, constant
 from .table import BARE, ENTRIES, NAMED, OPENED, PLAIN, SHAPES, WEIGHED
 from .tape import Lift, Met
 
@@ -31,6 +31,13 @@ def apply(lift: Any, func: Any, args: Any, kwargs: Any, own: Entry | None = None
             ValueError,
             "the model differentiates itself (torch.autograd), and rules would change what it finds: use "
             "integrated_gradients for such a model.",
+        )
+    # In there no gradient shows.
+    if tracing() and depth_traced() > lift.level and any(map(attributable, among((*args, *kwargs.values())))):
+        raise complaint(
+            ValueError,
+            "the model maps or differentiates a part of itself by torch.func, where compiled rules do not follow: call the "
+            "method uncompiled.",
         )
     if (
         own is None
@@ -73,9 +80,25 @@ def _seen(lift: Any, func: Any, args: Any, kwargs: Any, own: Entry | None) -> An
     if func in OPENED:
         with lift:
             return OPENED[func](*args, **kwargs)
-    if tracing() or isinstance(func, MethodWrapperType) or (entry is not None and entry.rule is None):  # a wrapper: attributes
+    if isinstance(func, MethodWrapperType) or (entry is not None and entry.rule is None):  # a wrapper: attributes
         return _linear(lift, func, args, kwargs)
+    if tracing():
+        return _traced(lift, func, args, kwargs)
     return _unknown(lift, func, args, kwargs) if isinstance(lift, Lift) else lift.unknown(func, args, kwargs)
+
+
+def _traced(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
+    """An operation that the table does not have, where torch.compile traces: its own gradient, and not known to be linear."""
+    live, found = _live(lift, args, kwargs), _linear(lift, func, args, kwargs)
+    if live and any(t.is_floating_point() for t in among((found,))):
+        lift.unruled(func)
+    return found
+
+
+def _live(lift: Any, args: Any, kwargs: Any) -> bool:
+    """Whether what is given comes from the site, where torch.compile traces."""
+    given = among((*args, *kwargs.values()))
+    return any(t.requires_grad and lift.varies(t) for t in given) if isinstance(lift, Lift) else any(map(lift.varies, given))
 
 
 def _complex(args: Any) -> bool:

@@ -18,7 +18,7 @@ from ..._core.tap import Run, Stop, call_tapped
 from ..._core.where import Bound, transparent
 from ..._steps.baselines import full_batch
 from ..._steps.twins import OneRow, same_rows
-from ..._torch import depth, tracing, transforms_active, without_modes
+from ..._torch import depth, depth_traced, tracing, transforms_active, without_modes
 from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, floats_of, leaf_of, map_floats, map_tensors, tensors
 from ..._words import complaint
 from .complete import SCRIPTED, Notes, cuts_graph, gap, hidden, only_torch
@@ -203,7 +203,7 @@ class _Replay:
     def run(self, *args: Any, **kwargs: Any) -> Any:
         q = self.task.q
         self.here.rewind()
-        self.lift.level = 0 if tracing() else depth()
+        self.lift.level = depth_traced() if tracing() else depth()
         self.active.clear()
         self.starts.clear()
         if None in q.sites.sites:

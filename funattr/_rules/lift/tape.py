@@ -19,9 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 from ..._core.checks import anywhere
 from ..._core.kernels import unruled
-from ..._torch import depth, tracing, transforms_active, without_modes
+from ..._torch import depth, depth_traced, tracing, transforms_active, without_modes
 from ..._types import attributable, broadcasts
-from ..spelled import Entry, counterpart, functions
+from ..spelled import Entry, counterpart, functions, told
 from .origins import Origins, among, constant, sources
 
 
@@ -88,7 +88,7 @@ class Lift(TorchFunctionMode):
         self.entry: Entry | None = None  # the operation
         self.unknown: list[str] = []
         self.moved: list[str] = []  # operations with masks or indices that differ, and do not come from the site
-        self.level = 0 if tracing() else depth()
+        self.level = depth_traced() if tracing() else depth()
         self.infinite = False  # some value was met that is: a mask
         self.inside = False  # a torch.func transform of the model's own was met
 
@@ -198,6 +198,11 @@ class Lift(TorchFunctionMode):
         if base is None or tracing():
             return False
         return any(not fits(a.shape, b.shape) or anywhere(a != b) for a, b in zip(given, base))
+
+    def unruled(self, func: Any) -> None:
+        """Notes an operation without a rule, which is not known to be linear."""
+        if self.baseline is not None:
+            self.unknown.append(told(func))
 
     def differ(self, *choices: Tensor) -> None:
         """Notes an operation whose masks or indices are others at the baseline: no slope follows them."""
