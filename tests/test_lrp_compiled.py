@@ -146,7 +146,9 @@ TOLD = [  # what a model does between two layers, and what is said when a method
 @pytest.mark.parametrize(("does", "of_rules", "of_lift"), breadth(TOLD, lambda case: case is TOLD[0], several=True))
 def test_what_no_rule_sees_is_told_when_it_is_compiled(does: Any, of_rules: str, of_lift: str) -> None:
     model, x = Many({"": lambda h: does(h + 0.5)}), torch.randn(3, 6, dtype=torch.float64)
-    for method, text in ((fa.lrp, of_rules), (fa.deep_lift, of_lift)):
+    asked: list[Any] = [(fa.lrp, of_rules), (fa.deep_lift, of_lift)]
+    asked += [(fa.guided_backprop, "code that no rule sees .*: a ReLU in there")] if does is kept_whole else []
+    for method, text in asked:
         torch._dynamo.reset()
         fast: Any = torch.compile(method, fullgraph=True, backend="eager")
         with pytest.warns(UserWarning, match=text):

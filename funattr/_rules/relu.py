@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -22,13 +23,14 @@ from .._torch import (
     current_grad_level,
     edge_of,
     is_view,
+    kept_whole,
     nodes_before,
     times_written,
     tracing,
     transforms_active,
 )
 from .._words import complaint
-from .spelled import EXPORTED, SWITCHED, Entry, by_function, exported, placed
+from .spelled import EXPORTED, SWITCHED, Entry, by_function, exported, placed, told
 
 
 @autograd_function
@@ -100,6 +102,8 @@ class ReluRule(TorchFunctionMode):
         else:
             entry = exported(KINDS, func) if not tracing() and isinstance(func, EXPORTED) else None
         if entry is None:
+            if tracing() and isinstance(func, FunctionType) and kept_whole(func):
+                self.unmet.append(told(func))
             return None
         placed_args, rest = placed(entry.order, args, kwargs) if kwargs else (args, kwargs)
         found = entry.rule(self, *placed_args, **rest)

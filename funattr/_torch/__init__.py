@@ -39,6 +39,7 @@ from .traces import (
     compiled_from,
     constant,
     fake_batch,
+    kept_whole,
     made_by_func,
     may_be_compiled,
     modes_around,

@@ -43,6 +43,14 @@ def show_to_modes(functions: Iterable[Any]) -> None:
         dynamo.get_overridable_functions().update(functions)
 
 
+@constant
+def kept_whole(function: Any) -> bool:
+    """Whether somebody has Dynamo, which traces, put a function into the graph as it is."""
+    from torch._dynamo.trace_rules import is_callable_allowed
+
+    return bool(is_callable_allowed(function))
+
+
 def show_assignment_to_modes() -> None:
     """Have Dynamo hand `t[index] = value` to function modes, as eager calls do, and torch 2.13. Torch 2.14 does so where
     `t.__setitem__` is called by its name, and for reading, `t[index]`. Imports Dynamo."""
