@@ -62,20 +62,10 @@ def complete(error: Exception, function: Callable[..., Any], kwargs: Mapping[str
     return error
 
 
-def warn(text: str) -> None:
-    """A warning that points at the caller's line: the nearest one outside this package and what it runs through."""
-    if tracing():
-        _warn_traced(text)
-        return
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OURS:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(text, stacklevel=level)
-
-
 @constant
-def _warn_traced(text: str) -> None:
-    """While torch.compile traces: once for what it makes."""
+def warn(text: str) -> None:
+    """A warning that points at the caller's line: the nearest one outside this package and what it runs through. Of a compiled
+    function, it is given when that is compiled."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OURS:
         frame, level = frame.f_back, level + 1

@@ -82,22 +82,8 @@ def named_note(model: Any, given: Any, name: str, words: str) -> Any:
     raise ValueError(note)
 
 
-def mapped_inside(v: Tensor) -> Tensor:
-    return mlp(torch.func.vmap(torch.tanh)(v))
-
-
-def warned(call: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it says in place of refusing
-        return call()
-
-
 def traced_rule(rules: Any, backend: str = "eager") -> Any:
     return torch.compile(lambda v: F.under(rules)(fa.gradient)(mlp, v, target=1), backend=backend, fullgraph=True)(x)
-
-
-def traced_lift(x: Tensor) -> Any:
-    return torch.compile(lambda v: F.deep_lift(mapped_inside, v, target=1), backend="eager", fullgraph=True)(x)
 
 
 class TimeIds(nn.Module):
@@ -254,13 +240,6 @@ MORE = [
         "or call the method uncompiled",
         lambda: traced_rule({"activation": keep}),
         lambda: F.under({"activation": keep})(fa.gradient)(mlp, x, target=1),
-    ),
-    Cure(
-        "_rules/lift/dispatch.py",
-        "call the method uncompiled",
-        lambda: traced_lift(x),
-        lambda: warned(lambda: F.deep_lift(mapped_inside, x, target=1)),
-        slow=True,
     ),
     Cure(
         "_rules/flow/operation.py",

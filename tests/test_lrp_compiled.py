@@ -87,6 +87,25 @@ if RELEASE >= (2, 14):  # before, Dynamo does not trace it beside a mode
     SPELLINGS["the builtin pow"] = lambda h: pow(h, 2) + pow(2.0, h)
 FEW = ("T", "mT", "unpacked", "a loop", "the builtin abs", "math.prod", "F.pad")
 KINDS = {"few": {name: SPELLINGS[name] for name in FEW}, "all": SPELLINGS}
+WEIGHT = torch.linspace(-1, 1, 32, dtype=torch.float64).reshape(4, 8).sin()
+#: What keeps no sum, or is told of.
+OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "data": lambda h: h.data * h + h.data @ h.T @ h,
+    "padded": lambda h: F.pad(h, (1, 2), value=0.3) * F.pad(h, (2, 1)),
+    "reflected": lambda h: F.pad(h[:, None], (1, 2), mode="reflect").flatten(1),
+    "padded rows": lambda h: nn.utils.rnn.pad_sequence([h[0, :4], h[1], h[2, :2]], batch_first=True),
+    "strides": lambda h: torch.as_strided(h.tanh(), (3, 4), (8, 2)),
+    "a complex product": lambda h: (lambda z: (z * z.conj()).real)(torch.complex(h, 2 * h)),
+    "of complex matrices": lambda h: (torch.complex(h, 2 * h) @ torch.complex(h, h).T).real,
+    "mapped": lambda h: torch.vmap(lambda row: torch.tanh(row) * row.sum())(h),
+    "mapped products": lambda h: torch.vmap(lambda row, w: w @ row, in_dims=(0, None))(h, WEIGHT),
+    "logsumexp": lambda h: h.logsumexp(-1, keepdim=True) + h,
+}
+KINDS |= {"few others": {name: OTHERS[name] for name in ("data", "padded", "a complex product", "mapped")}, "others": OTHERS}
+
+
+def wide(h: Tensor) -> Tensor:
+    return h.repeat(1, 8)[:, :8]
 
 
 class Many(nn.Module):
@@ -101,7 +120,7 @@ class Many(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = torch.relu(self.site(x))
-        parts = [torch.relu(self.after(spelled(h))) for spelled in self.spellings.values()]
+        parts = [torch.relu(self.after(wide(spelled(h)))) for spelled in self.spellings.values()]
         found: Tensor = self.last(torch.cat(parts, 1))
         return found
 
@@ -109,7 +128,9 @@ class Many(nn.Module):
 CALLS = [(kind, layer) for kind in KINDS for layer in (None, "site")]
 
 
-@pytest.mark.parametrize(("kind", "layer"), breadth(CALLS, lambda call: call == ("few", None), several=True))
+@pytest.mark.parametrize(
+    ("kind", "layer"), breadth(CALLS, lambda call: call in (("few", None), ("few others", None)), several=True)
+)
 def test_what_takes_apart_or_turns(kind: str, layer: str | None) -> None:
     model, x = Many(KINDS[kind]), torch.randn(3, 6, dtype=torch.float64)
     methods: dict[str, Any] = {
@@ -119,7 +140,39 @@ def test_what_takes_apart_or_turns(kind: str, layer: str | None) -> None:
     for method in methods.values():
         torch._dynamo.reset()
         fast: Any = torch.compile(method, fullgraph=True, backend="aot_eager")
-        close(fast(x), method(x), 1e-10)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = fast(x)
+        told = [text for text in (str(each.message) for each in said) if "torch.func" in text]
+        assert bool(told) == ("mapped" in KINDS[kind])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            close(found, method(x), 1e-10)
+
+
+def slope(h: Tensor) -> Tensor:
+    return torch.func.grad(lambda t: t.sin().sum())(h) + h  # type: ignore[no-any-return]  # torch.func's types
+
+
+def test_a_model_that_differentiates_itself() -> None:
+    """Rules would change what it finds: refused, as uncompiled. DeepLIFT leaves it alone, and says so."""
+    model, x = Many({"slope": slope}), torch.randn(3, 6, dtype=torch.float64)
+
+    def ruled(x: Tensor) -> Any:
+        return fa.lrp(model, x, target=1, rules=R.gamma())
+
+    def lifted(x: Tensor) -> Any:
+        return fa.deep_lift(model, x, target=1)
+
+    torch._dynamo.reset()
+    for method in (ruled, torch.compile(ruled, fullgraph=True, backend="aot_eager")):
+        with pytest.raises(Exception, match="differentiates itself"):
+            method(x)
+    found = []
+    for method in (lifted, torch.compile(lifted, fullgraph=True, backend="aot_eager")):
+        with pytest.warns(UserWarning, match=r"torch\.func inside the model"):
+            found.append(method(x))
+    close(found[1], found[0], 1e-10)
 
 
 @pytest.mark.parametrize("name", SPELLINGS)
@@ -156,28 +209,6 @@ def test_what_no_rule_sees_is_told_when_it_is_compiled(does: Any, of_rules: str,
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             fast(model, x + 1, target=1)  # nothing is compiled
-
-
-def cubes(z: Tensor) -> Tensor:
-    return (z**3).sum()
-
-
-INSIDE: dict[str, Any] = {"vmap": torch.func.vmap(torch.tanh), "grad": torch.func.grad(cubes)}
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", INSIDE)
-def test_torch_func_inside_the_model_is_refused_compiled(name: str) -> None:
-    """Which rules do not follow there: numbers of another gradient came, in silence."""
-    model, x = Many({name: INSIDE[name]}), torch.randn(3, 6, dtype=torch.float64)
-    for method in (fa.lrp, fa.deep_lift):
-        torch._dynamo.reset()
-        fast: Any = torch.compile(method, fullgraph=True, backend="eager")
-        with pytest.raises(Exception, match=r"by torch\.func, where compiled rules do not follow: call the method uncompiled"):
-            fast(model, x, target=1)
-    torch._dynamo.reset()
-    fast = torch.compile(fa.guided_backprop, fullgraph=True, backend="aot_eager")  # whose rule is for ReLUs wherever they are
-    close(fast(model, x, target=1), fa.guided_backprop(model, x, target=1), 1e-12)
 
 
 class Counts(TorchFunctionMode):

@@ -26,7 +26,19 @@ from .._torch import (
 )
 from .._types import Layer, Model, Target, Tree, as_it_is, attributable, copied, floats_of, map_floats, map_tensors, tensors
 from .._words import complaint
-from .backward import Recorded, check_scripted, dependent, depends, found_by, leaf_below, leaf_of, reached, slopes_of, together
+from .backward import (
+    Recorded,
+    check_level,
+    check_scripted,
+    dependent,
+    depends,
+    found_by,
+    leaf_below,
+    leaf_of,
+    reached,
+    slopes_of,
+    together,
+)
 from .checks import UNRECORDED, check_attributable, check_dense, check_outside
 from .door import method
 from .kept import times_put_back
@@ -174,20 +186,6 @@ def hooks_backward(q: Question) -> bool:
     return any(getattr(module, name, None) for module in all_modules(q.bound.root) for name in hooks)
 
 
-_WRITES = {  # by whether part of the model is in train mode
-    True: "the model writes to its own buffers (batch norm in train mode?), which torch.func does not allow here: "
-    "call model.eval() first.",
-    False: "the model writes to its own tensors, also in eval mode, which torch.func does not allow here: "
-    "call the method outside of torch.func, and one with rules without create_graph=True.",
-}
-
-
-_NO_CONTEXT = (
-    "the model runs a torch.autograd.Function that torch.func does not take: give it a setup_context, and a "
-    "forward without ctx, or run the method without create_graph=True, and outside of torch.func."
-)
-
-
 def _in_level(q: Question, point: Point | None) -> Found:
     """Under vmap or another torch.func transform: the same inside a grad level of its own."""
     with torch.set_grad_enabled(q.create_graph), grad_level() as level, torch.enable_grad():
@@ -195,11 +193,8 @@ def _in_level(q: Question, point: Point | None) -> Found:
         try:
             recorded = _recorded(q, point, True, None)
         except RuntimeError as error:
-            writes = "mutate a captured Tensor" in str(error)
-            if not writes and "setup_context staticmethod" not in str(error):
-                raise
-            text = _WRITES[any(module.training for module in all_modules(q.bound.root))] if writes else _NO_CONTEXT
-            raise complaint(ValueError, text) from error
+            check_level(q, error)
+            raise
         assert recorded is not None
         q.bound.look(recorded.scores, recorded.leaves)
         check_scripted(q, recorded)

@@ -25,16 +25,16 @@ class Entry(NamedTuple):
     name: str  # torch's for the operation, without what says how it is called
 
 
-def named(func: Any, args: Any) -> str:
-    """What to call an operation; what torch.func runs an autograd.Function by, as that."""
-    name: str = getattr(func, "__name__", repr(func))
-    return f"the autograd.Function {args[0].__name__}" if name == "custom_function_call" else name
-
-
 @constant
 def told(func: Any) -> str:
-    """The same of a function, where Dynamo traces."""
+    """What a function is called, also where Dynamo traces."""
     return str(getattr(func, "__name__", repr(func)))
+
+
+def named(func: Any, args: Any) -> str:
+    """What to call an operation; what torch.func runs an autograd.Function by, as that."""
+    name = told(func)
+    return f"the autograd.Function {args[0].__name__}" if name == "custom_function_call" else name
 
 
 #: How torch names the arguments of its operations, where they are not just `input`: callers may use the names.

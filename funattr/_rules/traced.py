@@ -13,10 +13,12 @@ import functools
 import math
 import operator
 from collections.abc import Iterable
+from types import BuiltinFunctionType
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from torch.overrides import get_ignored_functions
 
 from .._torch import (
     operation_spaces,
@@ -27,6 +29,7 @@ from .._torch import (
 )
 from .flow.operation import flowing, hold
 from .lift import slopes as slopes
+from .lift.dispatch import GRADIENTS
 from .lift.table import ENTRIES, OPENED
 from .relu import SPELLED, deconv_relu, guided_relu
 
@@ -34,11 +37,13 @@ maps = (slopes.scaled, slopes.scaled2, slopes.matmul, slopes.rows, slopes.attent
 for function in (guided_relu, deconv_relu, hold, flowing, *maps):
     torch.compiler.allow_in_graph(function)
 
-UNLISTED = "as_strided as_tensor asarray fill rand_like randint_like randn_like segment_reduce vander"
+UNLISTED = "as_strided as_strided_ as_tensor asarray fill rand_like randint_like randn_like vander"
 known = {id(function) for space in (torch, F) for function in vars(space).values() if callable(function)}
 show_to_modes(function for function in {*SPELLED, *ENTRIES} if id(function) in known)
-show_to_modes(function for function in vars(operation_spaces[0]).values() if callable(function))
-show_to_modes([math.prod, *(getattr(torch, name) for name in UNLISTED.split())])
+# F.pad is a C function to Dynamo, of the same name. What makes tensors of none, such as torch.zeros, need not be shown.
+operations = {f for space in (torch, operation_spaces[0]) for f in vars(space).values() if isinstance(f, BuiltinFunctionType)}
+more = (getattr(torch, name) for name in UNLISTED.split())
+show_to_modes({math.prod, *GRADIENTS, *more, *(operations - get_ignored_functions())})
 show_assignment_to_modes()
 show_parts_to_modes()
 show_allowed_to_modes()

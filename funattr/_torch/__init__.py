@@ -8,9 +8,20 @@ the package uses documented names only.
 # attribution is only met inside the model, in the same forward pass.
 from torch._C._functorch import _unwrap_for_grad as unwrap_for_grad
 
+# All that Dynamo knows of torch.func.grad, vjp and the like.
+from torch._functorch.eager_transforms import _autograd_grad as gradient_inside
+
 # The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
 from torch.utils._pytree import TreeSpec, tree_flatten
 
+from .shown import (
+    depth_traced,
+    kept_whole,
+    show_allowed_to_modes,
+    show_assignment_to_modes,
+    show_parts_to_modes,
+    show_to_modes,
+)
 from .tensors import (
     Memory,
     alone_in_memory,
@@ -39,15 +50,10 @@ from .traces import (
     compiled_from,
     constant,
     fake_batch,
-    kept_whole,
     made_by_func,
     may_be_compiled,
     modes_around,
     observed_by_dispatch_mode,
-    show_allowed_to_modes,
-    show_assignment_to_modes,
-    show_parts_to_modes,
-    show_to_modes,
     tracing,
     unlogged,
     writes,
@@ -58,7 +64,6 @@ from .transforms import (
     below_vmap,
     current_grad_level,
     depth,
-    depth_traced,
     grad_level,
     interrupted,
     is_mapped,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import operator
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
@@ -32,108 +31,6 @@ def constant(function: F) -> F:
     imports Dynamo, a second's work."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # private: its stub leaves it out
     return function
-
-
-def show_to_modes(functions: Iterable[Any]) -> None:
-    """Have Dynamo hand `functions` to function modes, as eager calls do. It asks torch.overrides which ones those are, and
-    that list leaves out some that are: torch.relu_, F.hardswish. Imports Dynamo."""
-    import torch._dynamo.variables.torch as dynamo
-
-    if hasattr(dynamo, "get_overridable_functions"):
-        dynamo.get_overridable_functions().update(functions)
-
-
-@constant
-def kept_whole(function: Any) -> bool:
-    """Whether somebody has Dynamo, which traces, put a function into the graph as it is."""
-    from torch._dynamo.trace_rules import is_callable_allowed
-
-    return bool(is_callable_allowed(function))
-
-
-def show_assignment_to_modes() -> None:
-    """Have Dynamo hand `t[index] = value` to function modes, as eager calls do, and torch 2.13. Torch 2.14 does so where
-    `t.__setitem__` is called by its name, and for reading, `t[index]`. Imports Dynamo."""
-    from torch._dynamo.variables.tensor import TensorVariable
-
-    kind: Any = TensorVariable
-    plain: Any = vars(kind).get("mp_ass_subscript_impl")
-    if plain is None or hasattr(plain, "plain"):
-        return
-
-    def assigned(self: Any, tx: Any, key: Any, value: Any) -> Any:
-        return plain(self, tx, key, value) if value is None else self.call_method(tx, "__setitem__", [key, value], {})
-
-    assigned.plain = plain  # type: ignore[attr-defined]  # so that it is known, and wrapped once
-    kind.mp_ass_subscript_impl = assigned
-
-
-def show_parts_to_modes() -> None:
-    """Have Dynamo hand to function modes, as eager calls do, what takes a tensor apart (`a, b = t`, a loop over its rows), its
-    attributes (`t.T`, `t.imag`), some of which torch 2.14 shows by itself, and the builtins `abs` and `pow`. Imports Dynamo."""
-    from torch._dynamo.variables.tensor import TensorVariable
-    from torch._dynamo.variables.torch_function import can_dispatch_torch_function
-
-    kind: Any = TensorVariable
-    getter = "var_getattr" if "var_getattr" in vars(kind) else "tp_getattro_impl"  # torch 2.13, 2.14
-    rows, plain = kind.unpack_var_sequence, getattr(kind, getter)
-    if hasattr(rows, "plain"):
-        return
-
-    def unpacked(self: Any, tx: Any, idxes: Any = None) -> Any:
-        if idxes is not None or not self.ndim or not can_dispatch_torch_function(tx, (self,), {}):
-            return rows(self, tx, idxes)
-        return self.call_method(tx, "unbind", [], {}).unpack_var_sequence(tx)
-
-    def attribute(self: Any, tx: Any, name: str) -> Any:
-        if name not in _ATTRIBUTES or not can_dispatch_torch_function(tx, (self,), {}):
-            return plain(self, tx, name)
-        return kind.build(tx, _ATTRIBUTES[name]).call_function(tx, [self], {})
-
-    def absolute(self: Any, tx: Any) -> Any:
-        return kind.build(tx, torch.abs).call_function(tx, [self], {})
-
-    def power(self: Any, tx: Any, other: Any, modulus: Any = None, reverse: bool = False) -> Any:
-        if modulus is not None:  # which tensors do not take
-            return powers(self, tx, other, modulus, reverse)
-        return kind.build(tx, operator.pow).call_function(tx, [other, self] if reverse else [self, other], {})
-
-    unpacked.plain = rows  # type: ignore[attr-defined]  # so that it is known, and wrapped once
-    kind.unpack_var_sequence, kind.nb_absolute_impl = unpacked, absolute
-    setattr(kind, getter, attribute)
-    powers = vars(kind).get("nb_power_impl")
-    if powers is not None:  # torch 2.14; before, `pow` is not traced
-        kind.nb_power_impl = power
-
-
-def show_allowed_to_modes() -> None:
-    """Have Dynamo hand to function modes what somebody has it keep whole (`torch.compiler.allow_in_graph`). Imports Dynamo."""
-    from torch._dynamo.trace_rules import is_callable_allowed
-    from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
-    from torch._dynamo.variables.torch_function import can_dispatch_torch_function
-
-    kind: Any = TorchInGraphFunctionVariable
-    plain = kind.torch_function_override_enabled
-    if hasattr(plain, "plain"):
-        return
-
-    def enabled(self: Any, tx: Any, args: Any, kwargs: Any) -> bool:
-        shown = plain(self, tx, args, kwargs)
-        return shown or (is_callable_allowed(self.value) and can_dispatch_torch_function(tx, args, kwargs))
-
-    enabled.plain = plain  # type: ignore[attr-defined]  # so that it is known, and wrapped once
-    kind.torch_function_override_enabled = enabled
-
-
-#: Functions that give the attributes of a tensor which are tensors.
-_ATTRIBUTES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "T": lambda t: t.permute(*reversed(range(t.ndim))),
-    "mT": lambda t: t.transpose(-2, -1),
-    "H": torch.adjoint,
-    "mH": torch.adjoint,
-    "real": torch.real,
-    "imag": torch.imag,
-}
 
 
 def autograd_function(kind: F) -> F:

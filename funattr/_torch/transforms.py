@@ -21,7 +21,7 @@ from torch._C._functorch import _set_vmap_fallback_warning_enabled as set_vmap_f
 from torch._functorch import eager_transforms
 from torch._functorch.eager_transforms import enable_inplace_requires_grad
 
-from .traces import constant, modes_around
+from .traces import modes_around
 
 
 def transforms_active() -> bool:
@@ -33,12 +33,6 @@ def depth() -> int:
     """How many transforms run, one inside the other, in this thread."""
     level = peek_interpreter_stack()
     return 0 if level is None else level.level()
-
-
-@constant
-def depth_traced() -> int:
-    """The same while Dynamo traces, which enters the transforms that it traces."""
-    return depth()
 
 
 def _levels_one_by_one() -> list[Any]:

@@ -18,7 +18,7 @@ from ..lift.origins import among
 from ..lift.table import ENTRIES, NAMES, SHAPES
 from ..lift.table import PLAIN as LEFT
 from ..relu import ReluRule, in_place
-from ..spelled import Entry, called, named, told
+from ..spelled import Entry, called, named
 from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen, made_unseen
 from .given import Rules
 from .operation import Flow, Operation, Scale, own, whole
@@ -51,8 +51,8 @@ class Ruled(TorchFunctionMode):
         self.fired = fired  # the kinds of rules that met something
         self.unmet = unmet  # operations without one, which are not linear
         self.name = ""
-        self.level = 0  # of transforms around, where Dynamo traces
         self.count = 0  # of operations met
+        self.level = ""  # of transforms around a pass that Dynamo traces
         self.late: list[tuple[Tensor, Tensor]] = []
         self.scale: Scale | None = None  # of the rule that was put last
         self.relus = ReluRule(self._relu, [], [])  # knows one in every spelling
@@ -60,7 +60,7 @@ class Ruled(TorchFunctionMode):
     def begin(self, args: Any, kwargs: Any) -> None:
         """A new pass: nothing is known but that the model's x varies."""
         self.facts = Traced() if tracing() else Facts()
-        self.level = depth_traced() if tracing() else 0
+        self.level = depth_traced() if tracing() else ""
         self.relus.signs.clear()
         self.unseen.begin()
         given = tensors((args, kwargs))
@@ -113,10 +113,8 @@ class Ruled(TorchFunctionMode):
             if relu is not None:
                 return relu[0]
         given = among((*args, *kwargs.values()))
-        if tracing():
-            facts, left = [self.facts[t] for t in given], False
-        else:
-            facts = [self._before(func, t) for t in given]
+        facts, left = [self._before(func, t) for t in given], False
+        if not tracing():
             if self.late:
                 return self._again(func, types, args, kwargs)
             idle = not any(fact.varies or fact.ids for fact in facts) and func not in GRADIENTS
@@ -163,7 +161,7 @@ class Ruled(TorchFunctionMode):
         """What is known of an argument. Makes a factor while its value is there, and notes what no mode is told of, by the
         mark that it left on its result."""
         fact = self.facts[t]
-        name = made_unseen(t, fact, self.starts)
+        name = made_unseen(t, fact, self.starts, self.level)
         if name is not None:
             self.unmet.append(name)
             self.facts[t] = fact = Fact(varies=True)
@@ -242,10 +240,6 @@ class Ruled(TorchFunctionMode):
         if any(map(self.varies, among((args, tuple(kwargs.values()))))) and any(t.is_floating_point() for t in among((found,))):
             self.unmet.append(named(func, args))
         return found
-
-    def unruled(self, func: Any) -> None:
-        """Notes an operation that keeps its gradient, and is not known to be linear."""
-        self.unmet.append(told(func))
 
     # Rules.
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..._core.checks import anywhere
-from ..._torch import depth_traced, interrupted, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
-from ..._types import attributable, is_number
+from ..._torch import gradient_inside, interrupted, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
+from ..._types import is_number
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, counterpart, exported, named, placed
 from .origins import among, constant
@@ -21,7 +21,8 @@ from .tape import Lift, Met
 _WRAPPED = [(func, entry) for func, entry in (BARE | ENTRIES).items() if getattr(func, "__module__", "") == "torch._tensor"]
 
 
-GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
+#: What takes gradients. (The last is all that Dynamo knows of torch.func.grad.)
+GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward, gradient_inside}
 
 
 def apply(lift: Any, func: Any, args: Any, kwargs: Any, own: Entry | None = None) -> Any:
@@ -31,13 +32,6 @@ def apply(lift: Any, func: Any, args: Any, kwargs: Any, own: Entry | None = None
             ValueError,
             "the model differentiates itself (torch.autograd), and rules would change what it finds: use "
             "integrated_gradients for such a model.",
-        )
-    # In there no gradient shows.
-    if tracing() and depth_traced() > lift.level and any(map(attributable, among((*args, *kwargs.values())))):
-        raise complaint(
-            ValueError,
-            "the model maps or differentiates a part of itself by torch.func, where compiled rules do not follow: call the "
-            "method uncompiled.",
         )
     if (
         own is None
@@ -75,33 +69,30 @@ def known(func: Any) -> Entry | None:
 
 def _seen(lift: Any, func: Any, args: Any, kwargs: Any, own: Entry | None) -> Any:
     entry = known(func) if own is None else own
-    if entry is not None and (own or entry.rule is not None) and (tracing() or not _complex(args)):
+    if entry is not None and (own or entry.rule is not None) and not _complex(args):
         return _ruled(lift, entry, args, kwargs)
     if func in OPENED:
         with lift:
             return OPENED[func](*args, **kwargs)
     if isinstance(func, MethodWrapperType) or (entry is not None and entry.rule is None):  # a wrapper: attributes
         return _linear(lift, func, args, kwargs)
-    if tracing():
-        return _traced(lift, func, args, kwargs)
-    return _unknown(lift, func, args, kwargs) if isinstance(lift, Lift) else lift.unknown(func, args, kwargs)
+    if not isinstance(lift, Lift):
+        return lift.unknown(func, args, kwargs)
+    return (_traced if tracing() else _unknown)(lift, func, args, kwargs)
 
 
-def _traced(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
-    """An operation that the table does not have, where torch.compile traces: its own gradient, and not known to be linear."""
-    live, found = _live(lift, args, kwargs), _linear(lift, func, args, kwargs)
-    if live and any(t.is_floating_point() for t in among((found,))):
-        lift.unruled(func)
+def _traced(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
+    """The same where torch.compile traces, and nobody looks at what is linear."""
+    found = _linear(lift, func, args, kwargs)
+    live = any(t.requires_grad and lift.varies(t) for t in among((*args, *kwargs.values())))
+    if live and lift.baseline is not None and any(t.is_floating_point() for t in among((found,))):
+        lift.unknown.append(named(func, args))
     return found
 
 
-def _live(lift: Any, args: Any, kwargs: Any) -> bool:
-    """Whether what is given comes from the site, where torch.compile traces."""
-    given = among((*args, *kwargs.values()))
-    return any(t.requires_grad and lift.varies(t) for t in given) if isinstance(lift, Lift) else any(map(lift.varies, given))
-
-
 def _complex(args: Any) -> bool:
+    if tracing():
+        return any(isinstance(t, Tensor) and t.dtype.is_complex for t in args)
     with without_modes():  # another may be on while a baseline is recorded
         for t in args:
             if isinstance(t, Tensor) and t.is_complex():

@@ -21,7 +21,7 @@ from ..._core.checks import anywhere
 from ..._core.kernels import unruled
 from ..._torch import depth, depth_traced, tracing, transforms_active, without_modes
 from ..._types import attributable, broadcasts
-from ..spelled import Entry, counterpart, functions, told
+from ..spelled import Entry, counterpart, functions
 from .origins import Origins, among, constant, sources
 
 
@@ -88,24 +88,29 @@ class Lift(TorchFunctionMode):
         self.entry: Entry | None = None  # the operation
         self.unknown: list[str] = []
         self.moved: list[str] = []  # operations with masks or indices that differ, and do not come from the site
-        self.level = depth_traced() if tracing() else depth()
+        self.level: Any = depth_traced() if tracing() else depth()
         self.infinite = False  # some value was met that is: a mask
-        self.inside = False  # a torch.func transform of the model's own was met
+        self.inside: list[str] = []  # torch.func transforms of the model's own that were met
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not self.active:
             return self._before(func, args, kwargs)
         if tracing():
+            if depth_traced() != self.level:
+                return self._inside(func, args, kwargs)
             found = self.rules(self, func, args, kwargs)
             self.origins.trace(sources(func, (*args, *kwargs.values())), args[0] if func is Tensor.__setitem__ else found)
             return found
         if depth() > self.level:
-            self.inside = True
-            return func(*args, **kwargs)
+            return self._inside(func, args, kwargs)
         if type(func) is MethodWrapperType:
             return self._attribute(func, args)
         return self._seen(func, args, kwargs)
+
+    def _inside(self, func: Any, args: Any, kwargs: Any) -> Any:
+        self.inside.append("torch.func inside the model")
+        return unruled(func, args, kwargs)
 
     def _seen(self, func: Any, args: Any, kwargs: Any) -> Any:
         replays, every = self.baseline is not None, (*args, *kwargs.values())
@@ -198,11 +203,6 @@ class Lift(TorchFunctionMode):
         if base is None or tracing():
             return False
         return any(not fits(a.shape, b.shape) or anywhere(a != b) for a, b in zip(given, base))
-
-    def unruled(self, func: Any) -> None:
-        """Notes an operation without a rule, which is not known to be linear."""
-        if self.baseline is not None:
-            self.unknown.append(told(func))
 
     def differ(self, *choices: Tensor) -> None:
         """Notes an operation whose masks or indices are others at the baseline: no slope follows them."""
