@@ -134,6 +134,14 @@ def exported(rules: Mapping[str, Any], func: Any) -> Entry | None:
     return None
 
 
+def by_export(rules: Mapping[str, Any]) -> dict[Any, Entry]:
+    """The same as a table by function. Dynamo, which knows no names of functions, can look there."""
+    packets = [getattr(torch.ops.aten, name + end, None) for name in rules for end in ("", "_")]
+    known = [packet for packet in packets if isinstance(packet, EXPORTED[0])]
+    functions = [func for packet in known for func in (packet, *(getattr(packet, name) for name in packet.overloads()))]
+    return {func: entry for func in functions if (entry := exported(rules, func)) is not None}
+
+
 #: What the operations of exported graphs are to Python.
 EXPORTED = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
 

@@ -30,13 +30,16 @@ from .._torch import (
 from .flow.operation import flowing, hold
 from .lift import slopes as slopes
 from .lift.dispatch import GRADIENTS
-from .lift.table import ENTRIES, OPENED
-from .relu import SPELLED, deconv_relu, guided_relu
+from .lift.table import ENTRIES, NAMED, OPENED
+from .relu import KINDS, SPELLED, deconv_relu, guided_relu
+from .spelled import by_export
 
 maps = (slopes.scaled, slopes.scaled2, slopes.matmul, slopes.rows, slopes.attention, slopes.normal, slopes.picked)
 for function in (guided_relu, deconv_relu, hold, flowing, *maps):
     torch.compiler.allow_in_graph(function)
 
+ENTRIES.update(by_export(NAMED))
+SPELLED.update(by_export(KINDS))
 UNLISTED = "as_strided as_strided_ as_tensor asarray fill rand_like randint_like randn_like vander"
 known = {id(function) for space in (torch, F) for function in vars(space).values() if callable(function)}
 show_to_modes(function for function in {*SPELLED, *ENTRIES} if id(function) in known)

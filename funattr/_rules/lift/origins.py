@@ -82,9 +82,9 @@ class Origins:
         """Whether an operation takes numbers from outside."""
         return bool(self.outside or self.traced_outside) and any(map(self.is_outside, sources(func, given)))
 
-    def trace(self, given: list[Tensor], found: Any) -> None:
+    def trace(self, given: list[Tensor], found: Tensor) -> None:
         """What a call that Dynamo traces made of tensors."""
-        dead = isinstance(found, Tensor) and not found.requires_grad
+        dead = not found.requires_grad
         live = [t for t in given if t.requires_grad and not constant(t)]
         if dead and not live and found.is_floating_point() and self._has_numbers(given):
             self.traced_outside.append(found)

@@ -100,7 +100,9 @@ class Lift(TorchFunctionMode):
             if depth_traced() != self.level:
                 return self._inside(func, args, kwargs)
             found = self.rules(self, func, args, kwargs)
-            self.origins.trace(sources(func, (*args, *kwargs.values())), args[0] if func is Tensor.__setitem__ else found)
+            given = sources(func, (*args, *kwargs.values()))
+            for made in among((args[0] if func is Tensor.__setitem__ else found,)):  # topk makes numbers and indices
+                self.origins.trace(given, made)
             return found
         if depth() > self.level:
             return self._inside(func, args, kwargs)
