@@ -383,3 +383,33 @@ def test_what_goes_around_a_layer_has_its_own_share(meet: Callable[[Tensor, Tens
     both = fa.deep_lift(model, x, layer=["a", "g"], target=1, baselines=x0)
     torch.testing.assert_close(alone, both[0])
     torch.testing.assert_close(both[0].sum(1) + both[1].sum(1), (model(x) - model(x0))[:, 1].detach())
+
+
+#: Gates that a layer makes with weights w `[5, 8]`, of values whose gradient does not get to the site.
+OF_WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "rows that are looked up": lambda h, w: F.embedding((h > 0).long(), w).sum(1) * h,
+    "a bag": lambda h, w: F.embedding_bag((h > 0).long(), w).tanh() * h,
+    "rows by index": lambda h, w: w[(h > 0).sum(1) % 5] * h,
+    "one of two": lambda h, w: torch.where(h > 0, w[0], w[1]) * h,
+    "a weighted mask": lambda h, w: (h > 0) * w[0] * h,
+    "a mask of numbers": lambda h, w: (h > 0).to(h) * w[0] * h.exp(),
+    "detached": lambda h, w: h.detach() * w[0] * h,
+    "of a softmax": lambda h, w: (h.detach() @ w.t()).softmax(-1) @ w * h,
+    "of a softmax, by attribute": lambda h, w: (h.detach() @ w.T).softmax(-1) @ w * h,
+    "of what is transposed twice": lambda h, w: F.linear(h.detach(), w.T.mT).tanh() @ w.mT.T * h,
+    "rounded": lambda h, w: (h.round() * w[0]).tanh() * h,
+}
+
+
+@pytest.mark.parametrize("name", OF_WEIGHTS)
+@pytest.mark.parametrize("layer", [None, "a"])
+def test_gates_of_weights_are_alike_whether_these_are_trained(name: str, layer: str | None) -> None:
+    """Their gradient is none of the site's: a gate is one, whether or not its weights require a gradient."""
+    torch.manual_seed(0)
+    w, x = nn.Parameter(torch.randn(5, 8, dtype=torch.float64)), torch.randn(3, 6, dtype=torch.float64)
+    model = Net(lambda h: torch.tanh(OF_WEIGHTS[name](h, w))).double()
+    found = fa.deep_lift(model, x, layer=layer, target=1)  # and no warning
+    torch.testing.assert_close(found.sum(1), (model(x) - model(x * 0))[:, 1].detach())
+    for part in (w, *model.parameters()):
+        part.requires_grad_(False)
+    torch.testing.assert_close(fa.deep_lift(model, x, layer=layer, target=1), found)

@@ -167,8 +167,9 @@ class Origins:
         if not live and any(self.is_outside(t) for t, _ in others):
             self.comes_in(results)
         if live or any(id(t) in self.cut for t, _ in others):
-            dead = [t for t in results if not (t.requires_grad or (numbers and is_number(t)))]
+            dead = [t for t in results if not ((live and t.requires_grad) or (numbers and is_number(t)))]
             self.cut.update((id(t), t) for t in dead)
+            self.beside.update((id(t), weakref.ref(t)) for t in dead if t.requires_grad)  # rows of an embedding that is trained
             if live and dead:
                 named = func.__self__ if type(func) is MethodWrapperType else func  # of an attribute, x.data, its own name
                 self.cuts.append(getattr(named, "__name__", repr(func)))

@@ -148,9 +148,10 @@ class Lift(TorchFunctionMode):
     def _attribute(self, func: Any, args: Any) -> Any:
         """An attribute; x.data comes from x as what is detached does."""
         found = func(*args)
-        if self.baseline is not None and isinstance(found, Tensor) and found is not args[0]:
+        if isinstance(found, Tensor) and found is not args[0]:
+            replays = self.baseline is not None
             with without_modes():
-                self.origins.note(func, [(args[0], self.origins.is_live(args[0]))], [found], True)
+                self.origins.note(func, [(args[0], replays and self.origins.is_live(args[0]))], [found], replays)
         return found
 
     @property
@@ -249,7 +250,7 @@ class Lift(TorchFunctionMode):
             known = any(t is other for other in self.origins.traced_steps)
         else:
             known = id(t) in self.origins.steps
-        return not t.requires_grad and (known or self.follows(t))
+        return not self.origins.is_live(t) and (known or self.follows(t))
 
     def constant(self, t: Any) -> bool:
         """Whether `t` is known to be the same at x and at the baseline."""
