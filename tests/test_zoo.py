@@ -133,3 +133,16 @@ def test_deep_lift_is_complete_or_says_so(name: str) -> None:
     assert bool(told) is (kept.complete is False)
     if kept.complete:
         close(sum(t.flatten(1).sum(1) for t in leaves(found)), loops.scores(q) - loops.scores(q, x0), 1e-8)
+
+
+@pytest.mark.parametrize(("name", "layer"), EVERY)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what some of them miss is another test's
+def test_whether_weights_are_trained_is_no_matter(name: str, layer: Any) -> None:
+    if name == "continuous flow":
+        pytest.skip("it is refused")
+    kept, found = ZOO[name], []
+    for trained in (True, False):
+        model = built(kept).requires_grad_(trained)
+        found.append(fa.deep_lift(model, kept.x, layer=layer, target=kept.target))
+    for first, second in zip(*map(leaves, found)):
+        close(first, second, 1e-12)
