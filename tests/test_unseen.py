@@ -241,10 +241,10 @@ LIBRARY.impl("tanh", lambda x: x * x.sigmoid(), "CompositeImplicitAutograd")
 def test_a_librarys_operation_is_not_torchs_of_that_name() -> None:
     """It keeps its own gradient, which is said: no rule of torch's operation is for it."""
     ops: Any = torch.ops
-    x, told = torch.randn(3, D).double(), "operations without a rule keep their gradient: tanh"
+    x, told = torch.randn(3, D).double(), "keep their gradient: funattr_tests.tanh.* no rule can be for funattr_tests.tanh"
     for tanh in (ops.funattr_tests.tanh, ops.funattr_tests.tanh.default):
         model = Net(tanh)
-        for method, text in ((fa.deep_lift, "tanh.* is not linear and DeepLIFT has no rule"), (fa.lrp, told)):
+        for method, text in ((fa.deep_lift, "funattr_tests.tanh.* is not linear and DeepLIFT has no rule"), (fa.lrp, told)):
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
                 found = method(model, x, target=1)

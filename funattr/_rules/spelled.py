@@ -27,7 +27,9 @@ class Entry(NamedTuple):
 
 @constant
 def told(func: Any) -> str:
-    """What a function is called, also where Dynamo traces."""
+    """What a function is called, also where Dynamo traces; a library's operation with the library's name."""
+    if isinstance(func, EXPORTED) and not _of_torch(func):
+        return str(func)
     return str(getattr(func, "__name__", repr(func)))
 
 
@@ -149,6 +151,13 @@ EXPORTED = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
 def _of_torch(func: Any) -> bool:
     """Whether an operation of a graph is torch's, and not a library's, which may be called the same."""
     return bool(func.namespace == "aten" if isinstance(func, EXPORTED[1]) else str(func).startswith("aten."))
+
+
+def name_in_torch(func: Any) -> str:
+    """What torch calls an operation; of a library's, which may be called the same, nothing."""
+    if not tracing() and isinstance(func, EXPORTED) and not _of_torch(func):
+        return ""
+    return str(getattr(func, "__name__", ""))
 
 
 def counterpart(func: Any) -> Any:

@@ -18,7 +18,7 @@ from ..lift.origins import among
 from ..lift.table import ENTRIES, NAMES, SHAPES
 from ..lift.table import PLAIN as LEFT
 from ..relu import ReluRule, in_place
-from ..spelled import Entry, called, named
+from ..spelled import Entry, called, name_in_torch, named
 from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen, made_unseen
 from .given import Rules
 from .operation import Flow, Operation, Scale, own, whole
@@ -186,7 +186,7 @@ class Ruled(TorchFunctionMode):
         ids = any(fact.ids for fact in facts)
         if not (y.is_floating_point() or y.is_complex()):
             return Fact(ids=ids and func in SHAPES)
-        name, live = getattr(func, "__name__", ""), [fact for fact in facts if fact.varies]
+        name, live = name_in_torch(func), [fact for fact in facts if fact.varies]
         if not live:
             return Fact(varies=ids and name.rstrip("_") in _LOOKS_UP)
         fact = Fact(True, first=all(fact.first for fact in live))
