@@ -158,8 +158,10 @@ def _norm(
             factor = factor * (at.inputs[1] if last else at.inputs[1].reshape(-1, *[1] * (x.dim() - 2)))
         return [(factor, c.reshape(x.shape))]
 
-    inputs = (x,) if weight is None else (x, weight) if bias is None else (x, weight, bias)
-    held = Held(lambda x, w=None, b=None: run(x, w, b), pairs)
+    def function(x: Tensor, *given: Tensor) -> Tensor:
+        return run(x, None if weight is None else given[0], None if bias is None else given[-1])  # type: ignore[no-any-return]  # torch's functions are Any here
+
+    inputs, held = (x, *(part for part in (weight, bias) if part is not None)), Held(function, pairs)
     y = held(*inputs)
     if not mode.varies(x):
         return y

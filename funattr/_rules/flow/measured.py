@@ -46,20 +46,37 @@ class Measured(Ruled):
         x = args[0] if args else None
         name = getattr(func, "__name__", repr(func))
         in_place = name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and not name.startswith("_"))
-        if in_place and isinstance(x, Tensor) and self.varies(x):
-            before = x.clone()  # what is overwritten, as something that nothing else reads
-            x.copy_(before)
-            inputs, rest = self.taken(args[1:], kwargs)
-            made = x if base_of(x) is None else before.clone()  # a view leaves its place in the graph when it is written to
-            found = func(made, *rest[0], **rest[1])
-            self.came(name.strip("_"), [before, *inputs], made)
-            if made is x:
-                return found
-            x.copy_(made)
-            return x if found is made else found
+        if in_place and isinstance(x, Tensor) and (self.varies(x) or base_of(x) is not None):
+            return self._over(name.strip("_"), func, x, args[1:], kwargs)
         inputs, rest = self.taken(args, kwargs)
         found = func(*rest[0], **rest[1])
-        self.came(name.strip("_"), inputs, found)
+        self.came(name.strip("_"), inputs, x if func is Tensor.__setitem__ else found)
+        return found
+
+    def _over(self, name: str, func: Any, x: Tensor, args: Any, kwargs: Any) -> Any:
+        """What writes to something that varies, or to a view."""
+        before = [x.clone()] if self.varies(x) else []  # what is overwritten, as something that nothing else reads
+        for old in before:
+            x.copy_(old)
+        inputs, rest = self.taken(args, kwargs)
+        made = x if base_of(x) is None else x.clone()  # a view leaves its place in the graph when it is written to
+        found = func(made, *rest[0], **rest[1])
+        self.came(name, [*before, *inputs], made)
+        if made is x:
+            return found
+        self._put(name, x, made)
+        return x if found is made else found
+
+    def written(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._put(self.name, x, y, super().written)
+
+    def _put(self, name: str, x: Tensor, y: Tensor, put: Callable[[Tensor, Tensor], Tensor] = Tensor.copy_) -> Tensor:
+        """Writes y to x: of a view of a constant, what lies beside x is a part of what varies from here on."""
+        base = base_of(x)
+        constant = base is not None and not base.requires_grad
+        found = put(x, y)
+        if constant and y.requires_grad:
+            self.came(name, [y], base)
         return found
 
     def taken(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Any]:
@@ -91,6 +108,8 @@ class Measured(Ruled):
 
 
 def _measured(handler: Callable[..., Any], mode: Measured, func: Any, *args: Any, **kwargs: Any) -> Any:
+    if func is Tensor.__setitem__:  # it returns nothing, and what is written may be a constant
+        return mode.probed(func, args, kwargs)
     name, fired, noted = mode.name, len(mode.fired), len(mode.events)
     mode.inputs, rest = mode.taken(args, kwargs)
     found = handler(mode, func, *rest[0], **rest[1])

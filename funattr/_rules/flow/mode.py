@@ -130,12 +130,12 @@ class Ruled(TorchFunctionMode):
 
     def _note(self, func: Any, args: Any, kwargs: Any, found: Any, given: list[Tensor], facts: list[Fact], left: bool) -> None:
         """What follows of the results, and of what was written to."""
-        for y in (found,) if isinstance(found, Tensor) else among((found,)):
-            if self.facts[y] is UNKNOWN:  # else its handler knew more
-                self.facts[y] = self.result(func, args, kwargs, facts, y)
         if given and (found is given[0] or func is Tensor.__setitem__) and self.facts[given[0]] is facts[0]:  # not yet noted
             fact = self.result(func, (), {"": None}, facts, given[0])
             self._wrote(given[0], fact._replace(activated=left and func not in LEFT))
+        for y in (found,) if isinstance(found, Tensor) else among((found,)):
+            if self.facts[y] is UNKNOWN:  # else its handler knew more
+                self.facts[y] = self.result(func, args, kwargs, facts, y)
 
     def _own(self, func: Any) -> Entry | None:
         """An operation that has a rule by its function, in whatever spelling."""

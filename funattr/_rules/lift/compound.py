@@ -43,6 +43,7 @@ def norm(x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype
 
 
 def cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    x, y = torch.broadcast_tensors(x, y)
     lengths = [(t * t).sum(dim).sqrt().clamp_min(eps) for t in (x, y)]
     return (x * y).sum(dim) / (lengths[0] * lengths[1])
 
@@ -91,7 +92,8 @@ def added(product: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
     """addmm and the like: a bias, and a product of two."""
 
     def body(bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-        return beta * bias + alpha * product(x, y)
+        found = alpha * product(x, y)
+        return found if beta == 0 else beta * bias + found  # of a bias times 0, memory as it comes, torch looks at nothing
 
     return body
 

@@ -1,0 +1,123 @@
+"""Constants that a model writes, adds and is given: what biases and the like absorb makes up for what relevance lacks of the
+score, and under rules a model gives what it gives without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import funattr as fa
+from funattr import rules as R
+
+from .close import close
+
+D = 6
+BIAS, WEIGHT = torch.linspace(-0.5, 0.7, D, dtype=torch.float64), torch.linspace(0.2, 1.4, D, dtype=torch.float64)
+ONES = torch.ones(4, D, dtype=torch.float64)
+
+
+def full(h: Tensor) -> Tensor:
+    """A constant, which knows nothing of h."""
+    return torch.full((len(h), D), 0.3, dtype=torch.float64)
+
+
+def written(write: Callable[[Tensor, Tensor], Any], start: Callable[[Tensor], Tensor] = full) -> Callable[[Tensor], Tensor]:
+    def net(h: Tensor) -> Tensor:
+        y = start(h)
+        write(y, h)
+        return y
+
+    return net
+
+
+def put(index: Any, value: Any = 0.5) -> Callable[[Tensor, Tensor], Any]:
+    return lambda y, h: y.__setitem__(index, value)
+
+
+def some(y: Tensor, h: Tensor) -> None:
+    y[h > 0] = h[h > 0]
+
+
+def several(y: Tensor, h: Tensor) -> None:
+    y[0] = 0.5
+    y[:, 2] += 1
+    y[1, 1:3] *= 2
+
+
+#: What is written to: constants to what comes from h, and that to constants.
+WRITES = {
+    "a slice": written(put((slice(None), slice(3))), torch.clone),
+    "a row": written(put(0), torch.clone),
+    "columns": written(put((slice(None), [0, 1])), torch.clone),
+    "a mask": written(lambda y, h: y.__setitem__(y > 0.1, 0.1), torch.clone),
+    "a tensor": written(lambda y, h: y.__setitem__(y > 0.1, torch.tensor(0.1, dtype=torch.float64)), torch.clone),
+    "of another shape": written(lambda y, h: y.view(-1)[:4].fill_(0.7), torch.clone),
+    "a transpose": written(lambda y, h: y.T.__setitem__(0, 0.7), torch.clone),
+    "a diagonal": written(lambda y, h: y.diagonal().__setitem__(slice(None), 0.5), torch.clone),
+    "several": written(several, torch.clone),
+    "into a constant": written(lambda y, h: y.__setitem__((slice(None), slice(None, None, 2)), h[:, ::2])),
+    "into a constant, by a mask": written(some),
+    "into a constant like h": written(lambda y, h: y[:, 1:].copy_(h[:, :-1]), lambda h: torch.full_like(h, 0.3)),
+    "added to a constant": written(lambda y, h: y.add_(h)),
+    "added to a part": written(lambda y, h: y[:, :3].add_(h[:, :3])),
+    "copied to a part": written(lambda y, h: y[:, :3].copy_(h[:, :3])),
+    "copied to a row of a part": written(lambda y, h: y[:, :3][0].copy_(h[0, :3])),
+    "a product with a part": written(lambda y, h: y.narrow(1, 0, 3).mul_(h[:, :3])),
+    "two parts": written(lambda y, h: (y[:, :2].add_(h[:, :2]), y[:, 4:].sub_(h[:, 4:]))),
+}
+#: What is left out, or given by name.
+OPTIONS: dict[str, Callable[[Tensor], Any]] = {
+    "layer norm, a bias alone": lambda h: F.layer_norm(h, (D,), None, BIAS),
+    "layer norm by name": lambda h: F.layer_norm(input=h, normalized_shape=(D,), bias=BIAS),
+    "group norm, a bias alone": lambda h: F.group_norm(h, 2, bias=BIAS, eps=0.1),
+    "instance norm, a bias alone": lambda h: F.instance_norm(h[None], bias=BIAS[:3])[0],
+    "batch norm, a bias alone": lambda h: F.batch_norm(h, BIAS, WEIGHT, None, BIAS),
+    "batch norm of the batch, a bias alone": lambda h: F.batch_norm(h, None, None, None, BIAS, True),
+    "a buffer that counts for nothing": lambda h: torch.addmm(torch.full((4,), torch.nan).double(), h, ONES.T, beta=0),
+    "of a batch": lambda h: torch.baddbmm(torch.full((1,), torch.nan).double(), h[None], ONES.T[None], beta=0, alpha=2)[0],
+    "a bias by half": lambda h: torch.addmm(BIAS[:4], h, ONES.T, beta=0.5, alpha=2),
+    "similarity to one": lambda h: F.cosine_similarity(h, BIAS, dim=1, eps=0.1),
+    "a bilinear bias": lambda h: F.bilinear(h, BIAS.expand(3, D), torch.ones(2, D, D).double(), BIAS[:2]),
+    "attention to constants": lambda h: F.scaled_dot_product_attention(h[None], h[None], ONES[None, :3], scale=0.3)[0],
+    "padded by a number": lambda h: F.pad(h[:, :4], (1, 1), value=0.3),
+    "joined": lambda h: torch.cat([h[:, :3], full(h)[:, 3:]], 1),
+    "filled": lambda h: h.index_fill(1, torch.arange(2), 0.3),
+    "placed": lambda h: full(h).scatter(1, torch.arange(3).expand(3, 3), h[:, :3]),
+    "chosen": lambda h: torch.where(h > 0, h, 0.3),
+}
+NETS = WRITES | OPTIONS
+
+
+class Net(nn.Module):
+    def __init__(self, does: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.does, self.last = nn.Linear(D, D), does, nn.LazyLinear(2)
+        self.double()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.does(torch.tanh(self.first(x)))
+        self.seen.append(y.detach().clone())
+        found: Tensor = self.last(torch.relu(y.reshape(len(x), -1)))
+        return found
+
+
+@pytest.mark.parametrize("rules", [R.epsilon(1e-9), R.gamma(0.25), R.attn_lrp()], ids=["epsilon", "gamma", "attn_lrp"])
+@pytest.mark.parametrize("name", NETS)
+def test_the_sum_and_the_value(name: str, rules: Any) -> None:
+    model, x = Net(NETS[name]), torch.randn(3, D, dtype=torch.float64)
+    score = model(x)[:, 1].detach()
+    for layer in (None, "first"):
+        model.seen.clear()
+        found = fa.lrp(model, x, target=1, layer=layer, rules=rules)
+        kept = fa.absorbed(model, x, target=1, layer=layer, rules=rules)
+        close(found.sum() + sum(part.sum() for part in kept.values()), score.sum(), 1e-6)
+        plain = model.does(torch.tanh(model.first(x))).detach()
+        for seen in model.seen:
+            close(seen, plain, 1e-12)
