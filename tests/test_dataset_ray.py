@@ -89,6 +89,7 @@ def test_an_actor_that_is_killed(tmp_path: Path) -> None:
     assert sum(pq.ParquetFile(part).metadata.num_rows for part in parts(tmp_path)) == N
 
 
+@pytest.mark.full
 def test_ray_reads_it(tmp_path: Path) -> None:
     fa.dataset.run(fa.grad_cam, net, images(), tmp_path, layer="1", part_size=8, batch_size=8)
     rows = sorted(ray.data.read_parquet(str(tmp_path)).take_all(), key=lambda row: row["id"])

@@ -109,7 +109,7 @@ OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
     "the larger half": chosen,
     "logsumexp": lambda h: h.logsumexp(-1, keepdim=True) + h,
 }
-FEW = ("T", "unpacked", "a loop", "the builtin abs", "math.prod", "F.pad", "data", "a complex product", "mapped", "exported")
+FEW = ("T", "a loop", "the builtin abs", "math.prod", "F.pad", "mapped", "exported")
 KINDS = {"few": {name: (SPELLINGS | OTHERS)[name] for name in FEW}, "all": SPELLINGS, "others": OTHERS}
 
 
@@ -146,6 +146,8 @@ def test_what_takes_apart_or_turns(kind: str, layer: str | None) -> None:
         "deep_lift": lambda x: fa.deep_lift(model, x, target=1, layer=layer, baselines=0.2),
     }
     for name, method in methods.items():
+        if name == "guided" and kind == "few":
+            continue
         torch._dynamo.reset()
         fast: Any = torch.compile(method, fullgraph=True, backend="aot_eager")
         with warnings.catch_warnings(record=True) as said:
@@ -162,6 +164,7 @@ def slope(h: Tensor) -> Tensor:
     return torch.func.grad(lambda t: t.sin().sum())(h) + h  # type: ignore[no-any-return]  # torch.func's types
 
 
+@pytest.mark.full
 def test_a_model_that_differentiates_itself() -> None:
     """Rules would change what it finds: refused, as uncompiled. DeepLIFT leaves it alone, and says so."""
     model, x = Many({"slope": slope}), torch.randn(3, 6, dtype=torch.float64)
