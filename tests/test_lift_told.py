@@ -143,3 +143,32 @@ def test_what_is_written_to_complex_zeros_is_linear_at_many_baselines_too() -> N
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fa.deep_lift_shap(lambda x: model(x), x, baselines=torch.stack([x[0] * 0, -x[0]]), target=0)
+
+
+SIZES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "size": lambda x, h: h.view(x.size(0), -1),
+    "len": lambda x, h: h.reshape(len(x), -1),
+    "shape": lambda x, h: h.reshape(x.shape[0], -1),
+    "numel": lambda x, h: h.reshape(x.numel() // 6, -1),
+    "dim": lambda x, h: h.flatten(x.dim() - 1) if x.is_floating_point() else h,
+    "one like it": lambda x, h: h + torch.zeros_like(x)[:, :1] + x.new_zeros(1),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_of_the_input_hides_no_gap_at_a_layer(name: str) -> None:
+    """It is no number that goes around the layer, to which what is missed could belong."""
+    torch.manual_seed(0)
+    a, b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = a, b
+
+        def forward(self, x: Tensor) -> Any:
+            h = torch.tanh(self.a(x))
+            return self.b(SIZES[name](x, h + h.detach()))
+
+    with pytest.warns(UserWarning, match=r"miss the difference of the scores, .*: the model cuts its graph \(detach\)"):
+        fa.deep_lift(Sized(), torch.randn(3, 6), layer="a", target=1)

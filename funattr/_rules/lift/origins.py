@@ -181,9 +181,12 @@ class Origins:
 
 _NO_TENSORS = {int, float, bool, str, type(None)}
 _ROWS = {tuple, list, torch.Size}
-#: Of how many of its tensors an operation takes the numbers, where not of all: of none where it makes one like another.
+#: Of how many of its tensors an operation takes the numbers, where not of all: of none where it makes one like another, or asks
+#: for a size.
 _TAKES = {
     **dict.fromkeys(functions("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty"), 0),
+    **dict.fromkeys(functions("size dim ndimension numel nelement stride element_size storage_offset get_device __len__"), 0),
+    **dict.fromkeys(functions("is_contiguous is_floating_point is_complex is_signed is_same_size"), 0),
     **dict.fromkeys(functions("to type_as view_as reshape_as expand_as"), 1),
 }
 
