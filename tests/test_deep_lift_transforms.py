@@ -69,6 +69,7 @@ def test_compiled_operations(name: str) -> None:
     torch.testing.assert_close(found, deep_lift(model, x, baselines=0.3), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.full
 def test_compiled_modules_whose_function_dynamo_hides() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.Hardswish(True), nn.Linear(8, 7), nn.Hardsigmoid(), nn.Linear(7, 5)).double()
     x = torch.randn(4, 6, dtype=torch.float64)

@@ -53,6 +53,7 @@ def test_a_class_out_of_range_is_not_passed_over() -> None:
         compiled(model, x, target=torch.tensor([0, 5, 2]))
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(getattr(torch, "compiler", None), "skip_guard_on_globals_unsafe"), reason="since torch 2.8")
 def test_without_a_check_of_globals_arguments_are_still_checked() -> None:
     torch._dynamo.reset()
