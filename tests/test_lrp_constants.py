@@ -83,7 +83,7 @@ OPTIONS: dict[str, Callable[[Tensor], Any]] = {
     "a bias by half": lambda h: torch.addmm(BIAS[:4], h, ONES.T, beta=0.5, alpha=2),
     "similarity to one": lambda h: F.cosine_similarity(h, BIAS, dim=1, eps=0.1),
     "a bilinear bias": lambda h: F.bilinear(h, BIAS.expand(3, D), torch.ones(2, D, D).double(), BIAS[:2]),
-    "attention to constants": lambda h: F.scaled_dot_product_attention(h[None], h[None], ONES[None, :3], scale=0.3)[0],
+    "attention to constants": lambda h: F.scaled_dot_product_attention(h[None], h[None], ONES[None, :3])[0],
     "padded by a number": lambda h: F.pad(h[:, :4], (1, 1), value=0.3),
     "joined": lambda h: torch.cat([h[:, :3], full(h)[:, 3:]], 1),
     "filled": lambda h: h.index_fill(1, torch.arange(2), 0.3),
@@ -97,7 +97,8 @@ class Net(nn.Module):
     def __init__(self, does: Callable[[Tensor], Any]) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.does, self.last = nn.Linear(D, D), does, nn.LazyLinear(2)
+        width = does(torch.zeros(3, D, dtype=torch.float64)).reshape(3, -1).shape[1]
+        self.first, self.does, self.last = nn.Linear(D, D), does, nn.Linear(width, 2)
         self.double()
         self.seen: list[Tensor] = []
 
@@ -121,3 +122,22 @@ def test_the_sum_and_the_value(name: str, rules: Any) -> None:
         plain = model.does(torch.tanh(model.first(x))).detach()
         for seen in model.seen:
             close(seen, plain, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["a mask", "added to a part", "layer norm, a bias alone", "joined"])
+def test_without_edges_of_the_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which torch has since 2.2: before, places in a graph are its nodes and a number."""
+    model, x = Net(NETS[name]), torch.randn(3, D, dtype=torch.float64)
+
+    def found() -> list[Tensor]:
+        kept = [fa.absorbed(model, x, target=1, layer=layer) for layer in (None, "first")]
+        return [
+            *(part for parts in kept for part in parts.values()),
+            fa.lrp(model, x, target=1),
+            fa.guided_backprop(model, x, target=1),
+        ]
+
+    wanted = found()
+    monkeypatch.delattr(torch.autograd.graph, "get_gradient_edge", raising=False)
+    for first, second in zip(found(), wanted):
+        close(first, second, 1e-12)

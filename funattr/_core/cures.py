@@ -39,11 +39,12 @@ def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, baseli
     ours = hasattr(error, "complaint") or isinstance(error, TypeError) or must_rise(error) or raised_by_model(error)
     if ours or not tensors(x) or any(t.is_meta for t in tensors(x)):
         return error
-    root, said = bind(model).root, shorten(str(error), 200, placeholder=" ...")
+    said = shorten(str(error), 200, placeholder=" ...")
     if _runs(model, x):
         if not isinstance(error, IndexError) or not isinstance(x, Tensor) or _runs(model, _ids_of(baselines, x)):
             return error
         return complaint(IndexError, f"the model takes x, and not the baselines ({said}): give ids of its vocabulary.")
+    root = bind(model).root
     if any(weight.is_meta for weight in weights(root)):
         device = tensors(x)[0].device.type
         text = f"weights of the model are on the meta device, and hold no numbers ({said})"

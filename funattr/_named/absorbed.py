@@ -17,7 +17,7 @@ from .._rules.flow.given import apart_from_zero, prepared
 from .._rules.flow.kinds import TABLE
 from .._rules.flow.measured import Measured
 from .._rules.flow.sets import epsilon_plus
-from .._torch import without_modes
+from .._torch import slopes_at, without_modes
 from .._types import Layer, Model, Target, Tree, copied, leaf_of, map_tensors, tensors
 from .relevance import tell
 
@@ -99,8 +99,7 @@ def _amounts(score: Tensor, events: list[Event], leaves: list[Tensor]) -> Iterat
     """What comes out of each operation that the score depends on, less what goes in, and how much flows at all."""
     places = [spot.place for event in events for spot in (*event.outputs, *event.inputs)]
     # As far back as the leaves: where a value was written through a view, torch is wrong about what it need not compute.
-    ends = [*places, *leaves]
-    slopes = iter(torch.autograd.grad(score, ends, allow_unused=True, retain_graph=True) if places else ())
+    slopes = slopes_at(score, places, leaves)
     for event in events:
         out = [_flows(spot.value, g) for spot in event.outputs if (g := next(slopes)) is not None]
         into = [_flows(spot.value, g) for spot in event.inputs if (g := next(slopes)) is not None]

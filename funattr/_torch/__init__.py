@@ -36,6 +36,7 @@ from .tensors import (
     nodes_before,
     saved_input,
     slope_of_one,
+    slopes_at,
     swap_tensors,
     times_written,
     tree_unflatten,

@@ -14,7 +14,7 @@ from .transforms import depth
 
 @constant
 def depth_traced() -> str:
-    """The same where Dynamo traces, which enters transforms as it meets them. (A number might become a symbol there.)"""
+    """`depth` where Dynamo traces, which enters transforms as it meets them. (A number might become a symbol there.)"""
     return str(depth())
 
 

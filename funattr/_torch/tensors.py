@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections import namedtuple
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -154,7 +154,36 @@ def base_of(value: torch.Tensor) -> torch.Tensor | None:
 
 def edge_of(value: torch.Tensor) -> Any:
     """The place of `value` in the graph, as it is now: it may be overwritten later."""
-    return torch.autograd.graph.get_gradient_edge(value)
+    if hasattr(torch.autograd.graph, "get_gradient_edge"):
+        return torch.autograd.graph.get_gradient_edge(value)
+    made = value.grad_fn
+    if made is not None:
+        return _Edge(made, value.output_nr)
+    alias: Any = value.view_as(value).grad_fn  # of a leaf
+    return _Edge(alias.next_functions[0][0], 0)
+
+
+class _Edge(NamedTuple):
+    """For torch before 2.2, which has none."""
+
+    node: Any
+    output_nr: int
+
+
+def slopes_at(score: torch.Tensor, edges: Sequence[Any], leaves: Sequence[torch.Tensor]) -> Iterator[torch.Tensor | None]:
+    """The gradients of `score` at places of its graph, which goes as far back as the leaves."""
+    if not edges or not isinstance(edges[0], _Edge):
+        yield from torch.autograd.grad(score, [*edges, *leaves], allow_unused=True, retain_graph=True) if edges else ()
+        return
+    met: dict[Any, Any] = {}
+    nodes = {edge.node for edge in edges}
+    handles = [node.register_prehook(lambda given, node=node: met.update({node: given})) for node in nodes]
+    found = torch.autograd.grad(score, leaves, allow_unused=True, retain_graph=True)
+    for handle in handles:
+        handle.remove()
+    ends = {id(leaf): slope for leaf, slope in zip(leaves, found)}
+    for node, nr in edges:
+        yield met[node][nr] if node in met else ends.get(id(getattr(node, "variable", None)))
 
 
 def is_plain(value: Any) -> bool:

@@ -6,7 +6,6 @@ whose output and inputs carry the graph, is for the sources; `at`, the same as c
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +16,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ..._core.checks import may_read
 from ..._torch import tracing, transforms_active
+from ..._types import as_it_is
 from ..lift.secants import derivative
-from .operation import Flow, Operation, Pairs, hold
+from .operation import Flow, Operation, Pairs, hold, same
 
 Rules = dict[Any, Callable[..., Any]]
 
@@ -42,16 +42,12 @@ def _cut(op: Operation, at: Operation) -> Pairs:
     return []
 
 
-def _same(t: Tensor) -> Tensor:
-    return t
-
-
 def _activation(op: Operation, at: Operation) -> Pairs:
     z, y = at.inputs[0], at.output
     ratio = y / z
     if may_read() and math.isfinite(ratio.sum()):  # one fast pass: at 0 it is none, or infinite
         return [(ratio, op.inputs[0].expand_as(y))]
-    hooks: Any = contextlib.nullcontext() if tracing() or transforms_active() else saved_tensors_hooks(_same, _same)
+    hooks: Any = as_it_is if tracing() or transforms_active() else saved_tensors_hooks(same, same)
     with hooks:  # none of the model's (torch.utils.checkpoint)
         slope = derivative(op.function, z)
     return [(torch.where(z == 0, slope, y / torch.where(z == 0, 1.0, z)), op.inputs[0].expand_as(y))]

@@ -144,7 +144,15 @@ def statistic_and_mean(take: Any) -> Any:
 
 
 def _norm(
-    mode: Ruled, run: Any, x: Tensor, weight: Any, bias: Any, shape: Any, dims: Any, eps: float, centred: bool = True
+    mode: Ruled,
+    run: Callable[..., Tensor],
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    shape: Any,
+    dims: Any,
+    eps: float,
+    centred: bool = True,
 ) -> Tensor:
     """A normalisation over `dims` of x in `shape`, less its mean where it is centred; its deviation is constant."""
     last = mode.name in ("layer_norm", "rms_norm")  # the weight is along the last dimensions, else along the channels
@@ -159,7 +167,7 @@ def _norm(
         return [(factor, c.reshape(x.shape))]
 
     def function(x: Tensor, *given: Tensor) -> Tensor:
-        return run(x, None if weight is None else given[0], None if bias is None else given[-1])  # type: ignore[no-any-return]  # torch's functions are Any here
+        return run(x, None if weight is None else given[0], None if bias is None else given[-1])
 
     inputs, held = (x, *(part for part in (weight, bias) if part is not None)), Held(function, pairs)
     y = held(*inputs)

@@ -21,7 +21,7 @@ from ..relu import ReluRule, in_place
 from ..spelled import Entry, called, name_in_torch, named
 from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen, made_unseen
 from .given import Rules
-from .operation import Flow, Operation, Scale, own, whole
+from .operation import Flow, Operation, Scale, own, same, whole
 
 #: What keeps the places of a tensor's elements, and is linear where but one of its tensors varies.
 _SUMS = {"add", "sub", "rsub", "neg", "positive"}
@@ -83,7 +83,7 @@ class Ruled(TorchFunctionMode):
     def rooted(self, t: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The tensor that `t` is an elementwise function of, and that function."""
         fact = self.facts[t]
-        return (t, _same) if fact.root is None or fact.made is None else (fact.root, fact.made)
+        return (t, same) if fact.root is None or fact.made is None else (fact.root, fact.made)
 
     def source(self, t: Tensor) -> Tensor:
         """`t`, which an operation takes that was given something made of it."""
@@ -165,7 +165,7 @@ class Ruled(TorchFunctionMode):
         if name is not None:
             self.unmet.append(name)
             self.facts[t] = fact = Fact(varies=True)
-        if fact.linear is not None and fact.linear.scale and getattr(func, "__name__", "") not in _BEFORE_NORMS:
+        if fact.linear is not None and fact.linear.scale and name_in_torch(func) not in _BEFORE_NORMS:
             instead = fact.linear.scale.use(t)
             if instead is not None:
                 self.facts[instead] = fact._replace(linear=None)
@@ -280,10 +280,6 @@ class Ruled(TorchFunctionMode):
 def _keeps(rule: Any, name: str) -> bool:
     """Whether a rule is the gradient of the operation of that name."""
     return isinstance(rule, Flow) and (rule.name == "gradient" or (rule.name == "activation" and name in _PROPORTIONAL))
-
-
-def _same(t: Tensor) -> Tensor:
-    return t
 
 
 def other(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:

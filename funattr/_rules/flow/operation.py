@@ -7,7 +7,6 @@ rules applied twice.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..._torch import autograd_function, base_of, current_grad_level, tracing, transforms_active, tree_flatten, tree_unflatten
+from ..._types import as_it_is
 from ..._words import complaint
 
 Back = Callable[..., "list[Tensor | None]"]
@@ -55,6 +55,10 @@ def _times(gradient: Tensor, *factors: Tensor) -> list[Tensor | None]:
 def flowing(value: Tensor, factors: list[Tensor | None], sources: list[Tensor]) -> Tensor:
     """`value`, whose gradient goes on to each of the sources, times its factor, in the attribution's backward pass."""
     return handed(_times, len(factors), value, *factors, *sources)  # type: ignore[arg-type]  # no factor is as good as 1
+
+
+def same(t: Tensor) -> Tensor:
+    return t
 
 
 def hold(t: Tensor) -> Tensor:
@@ -198,8 +202,7 @@ def own(rule: Callable[[Operation, Tensor], Any], op: Operation) -> Tensor:
     casts = _casts(device)
 
     def back(gradient: Tensor, value: Tensor, *inputs: Tensor) -> list[Tensor | None]:
-        same = casts == _casts(device)
-        with contextlib.nullcontext() if same else torch.autocast(device, casts[1], casts[0]):
+        with as_it_is if casts == _casts(device) else torch.autocast(device, casts[1], casts[0]):
             return [None, *checked(name, rule(Operation(name, function, inputs, value), gradient), inputs)]
 
     value = op.output if current_grad_level() else op.output.detach().clone()  # the model may write to what it gets

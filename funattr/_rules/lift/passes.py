@@ -183,7 +183,7 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
     found = gradients(q._replace(bound=bound, target=pass_.target()), own_level=mapped)
     lift = pass_.lift
     cuts = lift.origins.cuts
-    task.notes.extend(unknown=lift.unknown, moved=lift.moved, hidden=pass_.lift.inside, cuts=cuts)
+    task.notes.extend(unknown=lift.unknown, moved=lift.moved, hidden=lift.inside, cuts=cuts)
     task.notes.eps = max(task.notes.eps, 0.0 if tracing() else tape.eps())
     task.notes.claims = None in q.sites.sites or cuts_graph(lift.origins, q.bound.root)
     return found
