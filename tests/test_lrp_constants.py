@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 from funattr import rules as R
+from funattr._torch import edge_of, slopes_at
 
 from .close import close
 
@@ -141,3 +142,17 @@ def test_without_edges_of_the_graph(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delattr(torch.autograd.graph, "get_gradient_edge", raising=False)
     for first, second in zip(found(), wanted):
         close(first, second, 1e-12)
+
+
+def test_slopes_at_leaves_and_at_one_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    y = x * 2
+    a, b = y.unbind()
+    score = (a.exp() * b).sum()
+    wanted = torch.autograd.grad(score, [x, y, a, b], retain_graph=True)
+    for _ in range(2):
+        found = list(slopes_at(score, [edge_of(t) for t in (x, y, a, b)], [x]))
+        for first, second in zip(found, wanted):
+            assert first is not None
+            close(first, second, 1e-12)
+        monkeypatch.delattr(torch.autograd.graph, "get_gradient_edge", raising=False)
