@@ -6,6 +6,7 @@ import gc
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -138,6 +139,26 @@ def test_one_after_another_with_one_warning_that_names_the_cause() -> None:
         found = ran(function, 4)
     assert len(caught) == 1
     assert torch.equal(found, torch.stack([X * s if s > 4 else X + s for s in STEPS]))
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore:Dynamo")
+@pytest.mark.skipif(not hasattr(torch, "cond"), reason="torch has no cond")
+def test_whatever_torch_raises_under_vmap() -> None:
+    """`torch.cond` compiles its branches: mapped over, where a gradient is asked for, an assertion of torch's fails."""
+
+    def model(x: Tensor) -> Tensor:
+        y: Tensor = torch.cond(x.sum() > 1, lambda y: y.sin(), lambda y: y.cos(), (x,))
+        return y.sum(1)
+
+    x = torch.full((1, 2), 0.7)
+    with pytest.warns(UserWarning, match="one after another") as caught:
+        found = fa.integrated_gradients(model, x, n_steps=4)
+    assert len([w for w in caught if "one after another" in str(w.message)]) == 1
+    nodes = (x * a for a in (torch.from_numpy(np.polynomial.legendre.leggauss(4)[0]) + 1) / 2)
+    slopes = torch.cat([p.cos() if p.sum() > 1 else -p.sin() for p in nodes])
+    weights = torch.from_numpy(np.polynomial.legendre.leggauss(4)[1])[:, None] / 2
+    torch.testing.assert_close(found, (x * (weights * slopes).sum(0)).float())
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError, KeyError, KeyboardInterrupt])

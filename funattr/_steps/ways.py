@@ -148,7 +148,7 @@ class Runner:
         while self.ways and not (single or (unseen and self.ways[0] is mapped_functional)):
             try:
                 result = with_own_mapped(partial(self.ways[0], function, part, shared), self.places)
-            except (RuntimeError, ValueError) as error:
+            except Exception as error:
                 if not refused(error):
                     raise
                 self.refuse(error)
@@ -180,7 +180,7 @@ class Runner:
                 if not drawn():
                     return found
                 self.give_up("it draws random numbers")
-            except (RuntimeError, ValueError) as error:
+            except Exception as error:
                 if not refused(error):
                     raise
                 self.refuse(error)
