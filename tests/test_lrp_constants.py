@@ -156,3 +156,25 @@ def test_slopes_at_leaves_and_at_one_of_several(monkeypatch: pytest.MonkeyPatch)
             assert first is not None
             close(first, second, 1e-12)
         monkeypatch.delattr(torch.autograd.graph, "get_gradient_edge", raising=False)
+
+
+@pytest.mark.parametrize("rules", [R.flat(), R.wsquare(), R.zbox(-1.0, 1.0)], ids=["flat", "wsquare", "box"])
+def test_a_shift_that_ends_at_exactly_0(rules: dict[Any, Any]) -> None:
+    """A grey pixel less its mean: what is no multiple of 0 ends at the first layer. An exact 0 in x itself has its share."""
+    w, x = torch.randn(D, D, dtype=torch.float64), torch.rand(2, D, dtype=torch.float64)
+    x[0, 1], x[1, 2] = 0.5, 0.0
+
+    def model(t: Tensor) -> Tensor:
+        return ((t - 0.5) / 0.5) @ w
+
+    every = {**R.epsilon(), **rules}
+    moved = torch.full_like(x, 0.0).index_put((torch.tensor(0), torch.tensor(1)), torch.tensor(1e-9, dtype=torch.float64))
+    found, near = fa.lrp(model, x, target=1, rules=every), fa.lrp(model, x + moved, target=1, rules=every)
+    score, kept = model(x)[:, 1], fa.absorbed(model, x, target=1, rules=every)
+    close(found.sum(1) + torch.stack([*kept.values()]).sum(0), score, 1e-12)
+    assert found[0, 1] == 0 < near[0, 1].abs()
+    others = moved == 0
+    close(found[others], near[others], 1e-6)
+    share = fa.lrp(lambda t: t @ w, 2 * (x - 0.5), target=1, rules=every)  # of the first layer's own input: its zero has one
+    assert share[0, 1] != 0
+    close(found[1, :2], share[1, :2] * x[1, :2] / (x[1, :2] - 0.5), 1e-9)

@@ -135,9 +135,10 @@ def gamma_rule(gamma: float, epsilon: float, bias: bool) -> Flow:
 
 
 def _ones(x: Tensor) -> Tensor:
-    """Ones that have, times x, the gradient 1: shares that do not depend on x."""
+    """Ones that have, times x, the gradient 1: shares that do not depend on x. An exact 0 here is none of the model's x, whose
+    are moved, but what the model makes of it (``x - 0.5``): no multiple of it can be a share, which stays here."""
     at = hold(x)
-    return 1 + (x - at) / torch.where(at == 0, nothing(at.dtype), at)
+    return 1 + (x - at) / torch.where(at == 0, math.inf, at)
 
 
 def nothing(dtype: torch.dtype) -> float:
