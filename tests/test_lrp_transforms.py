@@ -150,3 +150,95 @@ def test_combinators_take_it(name: str) -> None:
 
     fa.noise_tunnel(fa.gradient, n_samples=3, stdevs=0.1, generator=generator.manual_seed(4), chunk_size=1)(net, X, target=1)
     close(smooth, torch.stack([fa.lrp(NET, x, target=1, rules=rules) for x in seen[-3:]]).mean(0), 1e-10)
+
+
+# What is known of a tensor below a transform is what is known of it without.
+
+#: A method under rules, or one of that sort, below the transforms of a combinator, of the caller, and of ours.
+BELOW: dict[str, Callable[[Any, Any, Tensor], Tensor]] = {
+    "noise_tunnel": lambda method, model, x: fa.noise_tunnel(method, n_samples=3, stdevs=0.0)(model, x, target=1),
+    "vmap": lambda method, model, x: torch.func.vmap(lambda t: method(model, t[None], target=1)[0])(x),
+    "create_graph": lambda method, model, x: method(model, x.clone().requires_grad_(), target=1, create_graph=True),
+}
+HALF = torch.randn(8, 8, dtype=torch.float64)
+
+STARTS: dict[str, Callable[[Tensor], Tensor]] = {  # of what is written to: constant under a rule, or not
+    "a statistic": lambda h: torch.rsqrt(h**2 + 0.5),
+    "a new tensor": lambda h: torch.full(h.shape, 0.3, dtype=h.dtype),
+    "zeros like it": lambda h: h.new_zeros(h.shape),
+    "elementwise": lambda h: h * 2,
+    "detached": lambda h: h.detach() * 1,
+}
+WRITTEN: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "a slice": lambda t, h: t[:, 2:].copy_(h[:, 2:]),
+    "another shape": lambda t, h: t.view(-1, 4, 2)[:, 1].copy_(h.view(-1, 4, 2)[:, 1]),
+    "one column": lambda t, h: t.select(1, 0).copy_(h[:, 0]),
+    "transposed": lambda t, h: t.T[2:].copy_(h.T[2:]),
+    "itself": lambda t, h: t.add_(h),
+    "an index": lambda t, h: t.__setitem__((slice(None), [1, 3]), h[:, :2]),
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+@pytest.mark.parametrize("start", STARTS)
+def test_what_a_model_writes_through_a_view_below_transforms(start: str, written: str) -> None:
+    def model(x: Tensor) -> Tensor:
+        h = x @ HALF
+        t = STARTS[start](h)
+        WRITTEN[written](t, h)
+        return (t * torch.sigmoid(t)) @ HALF
+
+    x = torch.randn(3, 8, dtype=torch.float64)
+    for rules in (R.gamma(0.3, epsilon=0.1), R.attn_lrp()):
+        method = fa.under(rules)(fa.input_x_gradient)
+        found = method(model, x, target=1)
+        for name, way in BELOW.items():
+            if name != "vmap" or start != "a new tensor":  # into which torch writes nothing that vmap maps over
+                close(way(method, model, x), found, 1e-10)
+
+
+def squared(h: Tensor) -> Tensor:
+    return torch.relu(h) * h
+
+
+def by_hand(h: Tensor) -> Tensor:
+    with torch.no_grad():
+        h[:, :2].mul_(2)
+    return h
+
+
+HIDDEN: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "mapped by the model": (lambda h: torch.func.vmap(squared)(h), "no rule sees"),
+    "written without a graph": (lambda h: by_hand(h * 1), "behind the graph's back"),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_no_rule_sees_is_told_below_transforms(name: str) -> None:
+    hides, told = HIDDEN[name]
+
+    def model(x: Tensor) -> Tensor:
+        return torch.relu(hides(x @ HALF) @ HALF) @ HALF
+
+    method, x = fa.under(R.gamma(0.3, epsilon=0.1))(fa.input_x_gradient), torch.randn(3, 8, dtype=torch.float64)
+    with pytest.warns(UserWarning, match=told):
+        found = method(model, x, target=1)
+    for way in BELOW.values():
+        with pytest.warns(UserWarning, match=told):
+            close(way(method, model, x), found, 1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_scripted_code_is_told_below_transforms() -> None:
+    scripted: Any = torch.jit.script(squared)  # type: ignore[no-untyped-call]  # torch has no types for it
+
+    def model(x: Tensor) -> Tensor:
+        return torch.relu(scripted(x @ HALF) @ HALF) @ HALF
+
+    x, gamma = torch.randn(3, 8, dtype=torch.float64), fa.under(R.gamma(0.3, epsilon=0.1))(fa.input_x_gradient)
+    for method in (gamma, fa.guided_backprop, fa.deconvnet):
+        with pytest.warns(UserWarning, match="no rule sees"):
+            found = method(model, x, target=1)
+        for name in ("noise_tunnel", "vmap"):  # scripted code has no second derivative
+            with pytest.warns(UserWarning, match="no rule sees"):
+                close(BELOW[name](method, model, x), found, 1e-10)

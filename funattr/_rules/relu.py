@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from .._core.checks import may_read
 from .._core.kernels import unruled
 from .._torch import (
+    as_recorded,
     autograd_function,
     current_grad_level,
     edge_of,
@@ -121,8 +122,8 @@ class ReluRule(TorchFunctionMode):
 
     def look(self, scores: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
         """Notes ReLUs between these that left torch's own backward pass: what this mode meets leaves another."""
-        ends = {edge_of(t).node for t in leaves}
-        names = {node.name() for node in nodes_before((t.grad_fn for t in scores), ends)}
+        ends = {edge_of(as_recorded(t)).node for t in leaves}
+        names = {node.name() for node in nodes_before((as_recorded(t).grad_fn for t in scores), ends)}
         self.unmet += [name for name in names if name.startswith("ReluBackward") or "torch::jit" in name]
 
     def _ruled(self, x: Tensor, target: Tensor, in_place: bool) -> Tensor:

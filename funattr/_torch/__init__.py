@@ -62,6 +62,7 @@ from .traces import (
 from .transforms import (
     Late,
     Surroundings,
+    as_recorded,
     below_vmap,
     current_grad_level,
     depth,

@@ -89,6 +89,13 @@ def plain_data(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
+def as_recorded(value: torch.Tensor) -> torch.Tensor:
+    """`value` as the graph has it that is recorded below a vmap, which what the vmap shows has not."""
+    while is_mapped(value):
+        value = _functorch.get_unwrapped(value)
+    return value
+
+
 def mapped_without(value: torch.Tensor, others: Iterable[torch.Tensor]) -> bool:
     """Whether a vmap maps over `value` and over none of the `others`."""
     return bool(_mapped_by(value).difference(*map(_mapped_by, others)))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..._core.checks import may_read
 from ..._core.written import WRITES
-from ..._torch import depth_traced, edge_of, is_plain, nodes_before, plain_data, times_written, tracing, transforms_active
+from ..._torch import as_recorded, depth_traced, edge_of, is_plain, nodes_before, plain_data, times_written, tracing
 from ..._words import warn
 from ..lift.complete import custom
 from ..lift.origins import constant
@@ -49,7 +49,7 @@ def made_unseen(t: Tensor, fact: Fact, starts: set[Any], level: str) -> str | No
     if t.grad_fn is None:
         return None
     name = custom(t.grad_fn)
-    if name is not None or fact is not UNKNOWN or transforms_active():
+    if name is not None or fact is not UNKNOWN:
         return name
     return None if starts.isdisjoint(nodes_before([t.grad_fn], starts)) else UNSEEN
 
@@ -66,6 +66,11 @@ class Facts:
 
     def __setitem__(self, t: Tensor, fact: Fact) -> None:
         self.known[id(t)] = (weakref.ref(t), fact)
+
+    def sharing(self, t: Tensor) -> list[Tensor]:
+        """All that is known and has the memory of `t`, by whatever name: below transforms no view says of what it is one."""
+        others, memory = [u for u in (ref() for ref, _ in list(self.known.values())) if u is not None], _memory(t)
+        return [] if memory is None else [u for u in others if u is not t and _memory(u) == memory]
 
 
 class Traced(Facts):
@@ -132,7 +137,7 @@ class Unseen:
             return (t, partial(self._hooked, args[1]), *args[2:])
         if func in _READS:
             self.lent += [(t, t.detach().clone(), times_written(t))] if may_read() and is_plain(t) else []
-        elif (sets or not (t.requires_grad and torch.is_grad_enabled())) and _in_graph(t, facts):
+        elif (sets or not (as_recorded(t).requires_grad and torch.is_grad_enabled())) and _in_graph(t, facts):
             self._tell("data" if sets else func.__name__)
         return args
 
@@ -151,12 +156,8 @@ class Unseen:
 
 
 def _in_graph(t: Tensor, facts: Facts) -> bool:
-    """Whether a graph knows the memory of `t`, by whatever name."""
-    others = [
-        u for u in (ref() for ref, fact in list(facts.known.values()) if fact.varies) if u is not None and u.requires_grad
-    ]
-    memory = _memory(t)
-    return memory is not None and any(_memory(u) == memory for u in others)
+    """Whether a graph knows the memory of `t`."""
+    return any(facts[u].varies and as_recorded(u).requires_grad for u in (t, *facts.sharing(t)))
 
 
 def _memory(t: Tensor) -> int | None:

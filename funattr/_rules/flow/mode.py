@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..._core.kernels import unruled
-from ..._torch import base_of, depth_traced, edge_of, tracing
+from ..._torch import as_recorded, base_of, depth_traced, edge_of, tracing, transforms_active
 from ..._types import map_leaves, tensors
 from ..lift.dispatch import GRADIENTS, apply, known
 from ..lift.origins import among
@@ -53,6 +53,7 @@ class Ruled(TorchFunctionMode):
         self.name = ""
         self.count = 0  # of operations met
         self.level = ""  # of transforms around a pass that Dynamo traces
+        self.below = False  # whether transforms are around one that it does not
         self.late: list[tuple[Tensor, Tensor]] = []
         self.scale: Scale | None = None  # of the rule that was put last
         self.relus = ReluRule(self._relu, [], [])  # knows one in every spelling
@@ -61,19 +62,23 @@ class Ruled(TorchFunctionMode):
         """A new pass: nothing is known but that the model's x varies."""
         self.facts = Traced() if tracing() else Facts()
         self.level = depth_traced() if tracing() else ""
+        self.below = not tracing() and transforms_active()
         self.relus.signs.clear()
         self.unseen.begin()
         given = tensors((args, kwargs))
-        self.starts = {edge_of(t).node for t in given if t.requires_grad and not tracing()}
+        self.starts = {edge_of(t).node for t in map(self.recorded, given) if t.requires_grad and not tracing()}
         for t in given:
             self.facts[t] = Fact(varies=t.is_floating_point() or t.is_complex(), ids=not t.is_floating_point(), first=True)
 
     def follow(self, value: Any, other: Any) -> None:
         """`other` goes on in the place of `value`: what is asked about varies, wherever it comes from."""
         for t, new in zip(tensors(value), tensors(other)):
-            fact = self.facts[t]
-            self.facts[new] = fact._replace(root=None, made=None, varies=fact.varies or new.requires_grad)
-            self.starts |= {edge_of(new).node} if new.requires_grad and not tracing() else set()
+            fact, leaf = self.facts[t], self.recorded(new)
+            self.facts[new] = fact._replace(root=None, made=None, varies=fact.varies or leaf.requires_grad)
+            self.starts |= {edge_of(leaf).node} if leaf.requires_grad and not tracing() else set()
+
+    def recorded(self, t: Tensor) -> Tensor:
+        return as_recorded(t) if self.below else t
 
     # What is known.
 
@@ -124,7 +129,7 @@ class Ruled(TorchFunctionMode):
         if self.count != count:  # taken apart, before this mode: what it noted nothing of does not vary
             for y in among((found,)):
                 self.facts[y] = self.facts[y]._replace()
-        if not (left and idle):
+        if self.below or not (left and idle):
             self._note(func, args, kwargs, found, given, facts, left)
         return found
 
@@ -161,7 +166,7 @@ class Ruled(TorchFunctionMode):
         """What is known of an argument. Makes a factor while its value is there, and notes what no mode is told of, by the
         mark that it left on its result."""
         fact = self.facts[t]
-        name = made_unseen(t, fact, self.starts, self.level)
+        name = made_unseen(self.recorded(t), fact, self.starts, self.level)
         if name is not None:
             self.unmet.append(name)
             self.facts[t] = fact = Fact(varies=True)
@@ -230,9 +235,11 @@ class Ruled(TorchFunctionMode):
     def _wrote(self, y: Tensor, fact: Fact) -> None:
         """What `y` is a view of varies too."""
         self.facts[y] = fact
-        base = base_of(y) if fact.varies else None
-        if base is not None:
-            self.facts[base] = Fact(varies=True)
+        if not fact.varies:
+            return
+        base = base_of(y)
+        for other in self.facts.sharing(y) if self.below else [] if base is None else [base]:
+            self.facts[other] = Fact(varies=True)
 
     def unknown(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operation that the table does not have: its own gradient, and not known to be linear."""
