@@ -49,6 +49,11 @@ def run(line: str) -> int:
     return main(shlex.split(f"export --model export_net:build --size 8 {line}"))
 
 
+def test_the_layer_is_found_where_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--method grad_cam --to cam.pt2") == 0
+    assert "grad_cam at 1" in capsys.readouterr().out
+
+
 def test_a_program_for_torch(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--method ig --n-steps 4 --target each --to ig.pt2") == 0
     told = capsys.readouterr().out.splitlines()

@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     one = arguments.input
     given = dummy(source, arguments) if one is None else read(source, gather(source, [one], arguments)[0], arguments)
     target = _target(source, given.x, arguments)
-    where = where_of(name, given, None, Layers(source, given.x), arguments.layer)
+    where = where_of(name, given, target, Layers(source, given.x), arguments.layer)
     options = options_of(name, source, given, where, arguments)
     if "feature_mask" in options:
         options["feature_mask"] = options["feature_mask"].mask
