@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,6 +89,9 @@ def refusal(
     line = Line(wing + function.__name__, {key: written(value, key) for key, value in kwargs.items() if key in rest}, first)
     *owner, _ = function.__qualname__.split(".<locals>.")
     line.home = owner[-1] if owner else line.home  # what a function has made, such as the parts of a game
+    if method is None and _is_at_once(line, args, kwargs, names, places):
+        _missing(parameters, names[len(line.first) :], line)
+        return f"it takes a method and returns one, which takes the rest. Write {line}"
     said = ["the rest is given by name" if rest else f"it takes {_listed(*names)} and no more"] if len(args) > places else []
     for value in args[places:] if rest else ():
         key = _meant(value, [name for name in rest if name not in line.options])
@@ -97,19 +101,28 @@ def refusal(
     for key, value in kwargs.items():
         if key not in names:
             said.append(f"there is no argument {key!r}{_put_right(line, key, value, rest, args)}")
-    for p in _missing(parameters, rest, line):
-        said.append(f"{p.name} is missing")
-        if p.kind is p.KEYWORD_ONLY:
-            line.options[p.name] = p.name
-        else:
-            line.first.append(p.name)
+    said += _missing(parameters, rest, line)
     return f"{'; '.join(said)}{'' if said[-1].endswith('?') else '.'} Write {line}" if said else None
 
 
-def _missing(parameters: Iterable[inspect.Parameter], names: Sequence[str], line: Line) -> list[inspect.Parameter]:
-    """Those without a default that the line does not give yet."""
+def _is_at_once(line: Line, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str], places: int) -> bool:
+    """Whether a combinator is called as the method that it makes; the line then has a call for each."""
+    asked = {key: written(value, key) for key, value in kwargs.items() if key not in names}
+    own = list(itertools.takewhile(lambda value: not isinstance(value, nn.Module), args))
+    if names[:1] != ["method"] or "model" in names or not (len(own) < len(args) or {"layer", "target"} & asked.keys()):
+        return False
+    line.first = [written(value, name) for value, name in zip(own[:places], names)] or ["method"]
+    line.around = f"{{}}({_listed('model', 'x', **asked)})"
+    return True
+
+
+def _missing(parameters: Iterable[inspect.Parameter], names: Sequence[str], line: Line) -> list[str]:
+    """Those without a default that the line does not give yet, and now does."""
     needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    return [p for p in needed if p.name in names and p.name not in line.options]
+    missing = [p for p in needed if p.name in names and p.name not in line.options]
+    line.options |= {p.name: p.name for p in missing if p.kind is p.KEYWORD_ONLY}
+    line.first += [p.name for p in missing if p.kind is not p.KEYWORD_ONLY]
+    return [f"{p.name} is missing" for p in missing]
 
 
 def _meant(value: Any, names: Sequence[str]) -> str:
@@ -124,7 +137,7 @@ def _put_right(line: Line, key: str, value: Any, names: Sequence[str], args: Seq
     new, options = RENAMED.get(key, key), line.options
     if new in ("x", "model"):
         return f": it is {new}, which comes {'first' if new == 'model' else 'second'}"
-    if key in NOISE and new not in names:
+    if (key in NOISE and new not in names) or (new == "n_samples" and "noise_tunnel(" in line.name):
         line.noise[new] = written(value, new)
         return ": noise is for noise_tunnel, which takes a method and returns one"
     if key == "target":
@@ -144,7 +157,8 @@ def _put_right(line: Line, key: str, value: Any, names: Sequence[str], args: Seq
     new = hint.split("'")[1] if hint.startswith("Did") else new
     if new in names:
         options[new] = written(value, new)
-    return f". {hint}" if hint else f": it is {new} here"
+    own = f", and {line.name.split('(')[0]}(...) what is its own" if hint.startswith("It") and "(" in line.name else ""
+    return f". {hint}{own}" if hint else f": it is {new} here"
 
 
 def _elsewhere(line: Line, key: str, value: Any) -> str | None:

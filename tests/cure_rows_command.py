@@ -291,6 +291,12 @@ COMMAND: list[Cure] = [
     ),
     row(
         "dataset.py",
+        "is a folder: give --{} as well",
+        ["run pictures --out o"],
+        ["run pictures --model nets:build --out o --quiet"],
+    ),
+    row(
+        "dataset.py",
         "must say {}, as in {} = {}; or give --{}",
         [job, "run job.toml"],
         [lambda: job(model="nets:build"), "run job.toml --quiet"],

@@ -158,6 +158,12 @@ METHODS = [
         lambda: F.noise_tunnel(fa.deep_lift_shap, n_samples=2)(scaled, ids, layer="a", baselines=ids[:2], target=1),
         lambda: F.noise_tunnel(fa.deep_lift, n_samples=2)(scaled, ids, layer="a", baselines=ids[:1], target=1),
     ),
+    Cure(
+        "_core/entries.py",
+        "of one-hot rows, pass target.argmax(1)",
+        lambda: F.score(mlp(x), torch.eye(mlp(x).shape[1])[[0, 1, 2, 1]]),
+        lambda: F.score(mlp(x), torch.eye(mlp(x).shape[1])[[0, 1, 2, 1]].argmax(1)),
+    ),
     Cure("_core/entries.py", "choose by number", lambda: said(named, target="cat"), lambda: said(named, target=2)),
     Cure(
         "_core/entries.py",

@@ -219,7 +219,13 @@ MORE = [
     Cure(
         "_habits.py",
         "nothing else",
-        lambda: F.relu(fa.grad_cam, layer="conv1"),
+        lambda: F.relu(fa.grad_cam, mode="conv1"),
+        lambda: F.relu(fa.grad_cam)(conv, image, layer="conv1", target=1),
+    ),
+    Cure(
+        "_habits.py",
+        "which takes the rest. Write {}",
+        lambda: F.relu(fa.grad_cam, conv, image, layer="conv1", target=1),
         lambda: F.relu(fa.grad_cam)(conv, image, layer="conv1", target=1),
     ),
     Cure("_habits.py", "{}. Write {}", lambda: F.Saliency, lambda: F.saliency(mlp, x, target=1)),

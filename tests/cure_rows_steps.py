@@ -216,6 +216,12 @@ STEPS = [
     ),
     Cure(
         "_steps/matching.py",
+        "several to fa.mean_over_baselines(method)",
+        lambda: path(baselines=torch.zeros(3, 6)),
+        lambda: F.mean_over_baselines(F.integrated_gradients)(mlp, x, target=1, baselines=torch.zeros(3, 6)),
+    ),
+    Cure(
+        "_steps/matching.py",
         "give each dimension that size or 1.",
         lambda: ablated(feature_mask=torch.arange(5)),
         lambda: ablated(feature_mask=torch.arange(6)),

@@ -302,7 +302,7 @@ def test_layers(here: Path, capsys: pytest.CaptureFixture[str], vit: str, bert: 
 
 def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
     lines = run(capsys, "methods")
-    for name in ("saliency", "integrated_gradients", "feature_ablation", "noise_tunnel", "each_target"):
+    for name in ("saliency", "integrated_gradients", "feature_ablation", "noise_tunnel", "each_target", "under"):
         first = (getattr(fa, name).__doc__ or "").split("\n")[0]
         assert any(re.fullmatch(rf"  {name} +{re.escape(first)}", line) for line in lines)
     assert any(line.startswith("  grad_cam * ") for line in lines)

@@ -269,8 +269,34 @@ def test_what_is_neither_known_nor_near_is_told_with_all_that_there_is() -> None
 
 def test_a_combinator_that_takes_nothing_else_says_so() -> None:
     anything: Any = fa
-    message = told(lambda: anything.relu(fa.grad_cam, layer="conv"))
-    assert "there is no argument 'layer'. It takes nothing else. Write fa.relu(fa.grad_cam)" in message
+    message = told(lambda: anything.relu(fa.grad_cam, mode="conv"))
+    assert "there is no argument 'mode'. It takes nothing else. Write fa.relu(fa.grad_cam)" in message
+
+
+@pytest.mark.parametrize(
+    ("made", "others", "line"),
+    [
+        (fa.noise_tunnel, (), "fa.noise_tunnel(fa.grad_cam, n_samples=2)(model, x, target=1, layer='conv')"),
+        (fa.each_target, ([0, 1],), "fa.each_target(fa.grad_cam, [0, 1])(model, x, layer='conv')"),
+        (fa.multiply, (fa.saliency,), "fa.multiply(fa.grad_cam, fa.saliency)(model, x, target=1, layer='conv')"),
+    ],
+)
+def test_a_combinator_that_is_called_as_its_method_gets_both_calls(made: Any, others: Any, line: str) -> None:
+    own = {"n_samples": 2} if "n_samples" in line else {}
+    options = {"target": 1, "layer": "conv"} if "target=1" in line else {"layer": "conv"}
+    assert line_of(told(lambda: made(fa.grad_cam, *others, model, x, **own, **options))) == line
+    assert line_of(told(lambda: made(fa.grad_cam, *others, **own, **options))) == line
+    assert run(line).isfinite().all()
+
+
+def test_arguments_of_a_combinator_are_not_those_of_what_it_made() -> None:
+    made: Any = fa.noise_tunnel(fa.saliency)
+    line = line_of(told(lambda: made(model, x, target=1, n_samples=3)))
+    assert line == "fa.noise_tunnel(method, n_samples=3)(model, x, target=1)"
+    assert run(line, method=fa.saliency).shape == x.shape
+    enlarged: Any = fa.interpolate(fa.grad_cam)
+    message = told(lambda: enlarged(model, x, target=1, layer="conv", mode="bilinear"))
+    assert "It takes layer, target, channel_dim, create_graph, and interpolate(...) what is its own." in message
 
 
 def test_of_compiled_methods_too() -> None:

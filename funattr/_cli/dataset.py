@@ -95,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
     if pictures:
         job = {"method": "grad_cam", "target": "argmax"} | job
     if missing := [key for key in _NEEDED if key not in job]:
+        if arguments.job.is_dir():
+            raise mistake(f"{name} is a folder: give --{missing[0]} as well.")
         raise mistake(f"{name} must say {missing[0]}, as in {missing[0]} = {_SAY[missing[0]]}; or give --{missing[0]}.")
     job.setdefault("progress", not arguments.quiet)
     out = job["out"]

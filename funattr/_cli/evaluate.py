@@ -249,8 +249,12 @@ def _printed(table: Mapping[str, Mapping[str, Any]]) -> str:
     rows += [[method, *(_cell(value) for value in row.values())] for method, row in table.items()]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]) for row in rows]
-    return "\n".join(["", *lines, "", "(+) higher is better, (-) lower is better; randomisation: a map that stays at 1 does not"
-                      " look at the model"])  # fmt: skip
+    legend = "(+) higher is better, (-) lower is better"
+    if any("±" in line for line in lines):
+        legend += "; ±: the standard error of the mean"
+    if "randomisation" in metrics:
+        legend += "; randomisation: a map that stays at 1 does not look at the model"
+    return "\n".join(["", *lines, "", legend])
 
 
 def _cell(value: Any) -> str:

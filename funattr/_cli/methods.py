@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print a table: name, where it works, one line of description."""
-    combinators = [name for name in fa.__all__ if "method" in _parameters(getattr(fa, name)) and name != "export"]
+    combinators = [name for name in fa.__all__ if "method" in _parameters(getattr(fa, name)) and name != "export"] + ["under"]
     width = max(map(len, [*names(), *combinators]))
     print("Methods, for --method and from Python. They work at the input and at any layer, those with a * at a layer only.")
     for name in names():

@@ -133,11 +133,12 @@ def one_of_each(out: Tensor, target: Any) -> Tensor:
 def class_of_each(out: Tensor, target: Tensor) -> Tensor:
     """One class per example, from a tensor: a gather, so that its data is never read in a compiled function."""
     out = classes_of(out, "a tensor")
+    if target.numel() != 1 and target.shape != out.shape[:1]:
+        cure = ": of one-hot rows, pass target.argmax(1)" if target.shape == out.shape else ""
+        text = f"target has the shape {list(target.shape)}, expected one class per example, [{out.shape[0]}]{cure}."
+        raise complaint(ValueError, text)
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise complaint(TypeError, f"target is a tensor of {target.dtype}, expected integers: pass target.long().")
-    if target.numel() != 1 and target.shape != out.shape[:1]:
-        text = f"target has the shape {list(target.shape)}, expected one class per example, [{out.shape[0]}]."
-        raise complaint(ValueError, text)
     classes = out.shape[1]
     target = target.to(out.device, torch.long)
     if not (tracing() or observed_by_dispatch_mode()):

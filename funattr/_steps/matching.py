@@ -203,7 +203,10 @@ def check_fits(given: Tensor, shape: Sequence[int], what: str, label: str | None
     if broadcasts(given.shape, shape):
         return
     if label is None:
-        text = f"{what} {list(given.shape)} do not broadcast to {list(shape)}: give each reference x's own shape."
+        cure = "give each reference x's own shape"
+        if given.dim() == len(shape) and broadcasts(given.shape[1:], shape[1:]):
+            cure = "give one for all or one for each example, and several to fa.mean_over_baselines(method)"
+        text = f"{what} {list(given.shape)} do not broadcast to {list(shape)}: {cure}."
     else:
         text = (
             f"{what} has the shape {list(given.shape)}, which does not broadcast to {label} {list(shape)}: give each dimension "
