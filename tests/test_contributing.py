@@ -20,6 +20,7 @@ from funattr._rules.lift.table import ENTRIES
 from funattr._rules.spelled import by_function
 
 from . import (
+    test_by_examples,
     test_combine,
     test_compiled,
     test_differentiated,
@@ -73,6 +74,14 @@ def test_the_method_keeps_the_laws(row: Row) -> None:
     test_laws.test_every_spelling_of_the_same_model_gives_the_same(row)
     for case in test_docs.named("conv", "writes"):
         test_laws.test_the_model_is_left_as_found(case, row)
+
+
+def test_the_method_looks_at_values_as_its_neighbours_do(row: Row) -> None:
+    """A mean is over the places that an example has, and of values with steps in time first there is no map."""
+    test_by_examples.test_maps_of_nodes(row.method)
+    lstm = nn.LSTM(3, 4)
+    with pytest.raises(ValueError, match="with steps in time first"):
+        row.method(lambda x: lstm(x.transpose(0, 1))[0].mean(0), torch.randn(2, 4, 3), layer=lstm, target=1, channel_dim=-1)
 
 
 def test_the_method_is_transformed(row: Row) -> None:
