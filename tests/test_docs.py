@@ -45,10 +45,27 @@ def run(page: pathlib.Path, **given: Any) -> dict[str, Any]:
     try:
         for block in BLOCK.finditer(text):
             before = text.count("\n", 0, block.start(1))  # so that a traceback has the line of the page
-            exec(compile("\n" * before + block[1], str(page), "exec"), names)
+            source = "\n" * before + block[1]
+            for statement in ast.parse(source).body:
+                check_shape(done(statement, names, page), source.splitlines()[(statement.end_lineno or 1) - 1])
     finally:
         torch.set_default_dtype(dtype)
     return names
+
+
+def done(statement: ast.stmt, names: dict[str, Any], page: pathlib.Path) -> Any:
+    """Run a statement: what it gives, or assigns to one name."""
+    if isinstance(statement, ast.Expr):
+        return eval(compile(ast.Expression(statement.value), str(page), "eval"), names)
+    exec(compile(ast.Module([statement], []), str(page), "exec"), names)
+    return names.get(ast.unparse(statement.targets[0])) if isinstance(statement, ast.Assign) else None
+
+
+def check_shape(value: Any, line: str) -> None:
+    """What a comment says of the shape is so."""
+    told = re.search(r"  # \[(\d[\d, ]*)\]", line)
+    if told is not None and isinstance(value, Tensor):
+        assert list(value.shape) == [int(size) for size in told[1].split(",")], line
 
 
 # Examples
