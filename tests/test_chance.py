@@ -66,6 +66,9 @@ METHODS: dict[str, Callable[..., Any]] = {
     "feature_ablation": partial(fa.feature_ablation, baselines=base),
     "ablation at a layer": partial(fa.feature_ablation, layer="encode"),
     "gradient_shap": partial(fa.gradient_shap, baselines=cloud, n_samples=4),
+    "gradient_shap of noise": partial(fa.gradient_shap, baselines=cloud, n_samples=4, stdevs=0.1),
+    "infidelity": partial(fa.metrics.infidelity, x, n_samples=4),
+    "infidelity of noise": partial(fa.metrics.infidelity, x, n_samples=4, perturb=0.1, multiply_by_inputs=False),
     "deep_lift_shap": partial(fa.deep_lift_shap, baselines=cloud),
 }
 COMBINED: dict[str, Callable[..., Any]] = {

@@ -99,7 +99,8 @@ def _entrance(function: Callable[..., Any]) -> Entrance:
     names = tuple(p.name for p in parameters) if about is None else about.accepts
     needed = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
     flags = [p.name for p in parameters if p.annotation == "bool"]
-    about = about or About(names, layered="layer" in (names or ()), rows=True)
+    own = names or ()
+    about = about or About(names, layered="layer" in own, draws="generator" in own, rows=True)
     return Entrance(function, names, None if names is None else frozenset(names), needed, flags, about)
 
 

@@ -111,7 +111,7 @@ def gradient_shap(
     return explained(attribution, model, x, layer, target, create_graph, baselines)
 
 
-says(gradient_shap, draws=True, baselines="several")
+says(gradient_shap, baselines="several")
 
 
 class Draws:

@@ -102,7 +102,7 @@ def shapley(
         return (values, spread_over(game, found.errors)) if standard_errors else values
 
 
-says(shapley, draws=True, baselines="site")
+says(shapley, baselines="site")
 
 
 def _found(game: Opened, budget: int | None, sampling: str, generator: torch.Generator | None) -> Found:
@@ -217,7 +217,7 @@ def lime(
         return spread_over(game, _slopes(game, count, float(alpha), float(kernel_width), generator))
 
 
-says(lime, draws=True, baselines="site", spare="no mask")
+says(lime, baselines="site", spare="no mask")
 
 
 def _slopes(game: Opened, count: int, alpha: float, width: float, generator: torch.Generator | None) -> Tensor:
