@@ -359,6 +359,14 @@ def test_infidelity_of_an_additive_score_is_0_for_its_terms(seed: int) -> None:
     close(blind[2], blind[3])
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
+def test_infidelity_of_numbers_that_single_precision_has_not(dtype: torch.dtype) -> None:
+    """Timestamps a second apart, and attributions in float32, in whose dtype they were one number: 1.3 in place of 0."""
+    x = torch.tensor([[1_700_000_001, 1_700_000_003]]).to(dtype)
+    found = M.infidelity(torch.tensor([[1.0, 3.0]]), lambda t: (t - 1_700_000_000).float().sum(1), x, baselines=1_700_000_000)
+    assert float(found) == 0.0
+
+
 def test_infidelity_is_differentiable() -> None:
     x, phi = X.clone().requires_grad_(), normal(4, 7, seed=3).requires_grad_()
     found = M.infidelity(phi, NET, x, layer="0", target=1, generator=seeded(), create_graph=True)

@@ -20,7 +20,7 @@ from .._steps.progress import reported
 from .._steps.ways import Runner, Steps
 from .._steps.without import look
 from .._torch import tree_flatten, tree_unflatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, copied, filled, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, copied, filled, in_double, tensors
 from .._words import check_count, check_real, check_size, complaint, kind_of
 from ._judged import attributions, check_shape, fitted, metric, resolved
 
@@ -192,11 +192,13 @@ def _dots(site: _Site, points: list[Any], shares: bool) -> Tensor:
         if one is None:
             continue
         wide = torch.promote_types(one.dtype, torch.float32)
-        here = leaf.to(wide)
-        way = here - moved.to(wide)
+        # Differences first: a timestamp, or a double, and its neighbour may be one number to the attribution's dtype.
+        here = in_double(leaf)
+        way = here - in_double(moved)
         if shares:
-            whole = here - base.to(wide)
+            whole = here - in_double(base)
             way = way / torch.where(whole == 0, 1.0, whole)
+        way = way.to(wide)
         total = total + (way * one.to(wide)).flatten(2).sum(2) if one.dim() > 1 else total + way * one.to(wide)
     return total
 
