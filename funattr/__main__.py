@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     parser, arguments = _parser(), argparse.Namespace()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a log's encoding lacks is told by escapes, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         arguments = parser.parse_args(argv)
         if not hasattr(arguments, "run"):

@@ -110,6 +110,7 @@ def test_a_name_that_there_is_not() -> None:
     fa.saliency(known, x, target=1)
     number = refused(lambda: fa.saliency(known, x, target="2"))
     assert "pass target=2" in number
+    assert "has no class '--2'" in refused(lambda: fa.saliency(known, x, target="--2"))
     fa.saliency(known, x, target=2)
 
 

@@ -201,6 +201,7 @@ def test_inputs_between_options(here: Path, capsys: pytest.CaptureFixture[str]) 
         ("explain empty --model texts:build --lines", "there are no pictures and no .txt files in the folder 'empty'"),
         (f"explain lost.txt --lines {NET}", "there is no file 'lost.txt' of lines"),
         (f"explain blank.txt --lines {NET}", "there are no lines in 'blank.txt'"),
+        ("explain 'caf\udce9' --model texts:build", r"the text is not UTF-8, 'caf\udce9'"),
         (f"explain a.png pictures/b.png {NET} --target 9", "a.png: --target must be from 0 to 1"),
     ],
 )
@@ -257,6 +258,17 @@ def test_a_file_of_lines(through: str, here: Path, piped: Any, capsys: pytest.Ca
         torch.testing.assert_close(
             torch.tensor(each["methods"]["integrated_gradients"]["sums"]), expected, rtol=1e-5, atol=1e-7
         )
+
+
+def test_lines_of_several_files(here: Path) -> None:
+    """Each has a first line: in a file of numbers the last one's was the only one."""
+    Path("more.txt").write_text("a film\n")
+    line = "explain reviews.txt more.txt --lines --model texts:build --method saliency --layer embedding --out a.npz"
+    assert main(shlex.split(line)) == 0
+    with np.load("a.npz") as stored:
+        names = {name.removesuffix("/tokens") for name in stored if name.endswith("/tokens")}
+        assert names == {"reviews.txt, line 1", "reviews.txt, line 3", "more.txt, line 1"}
+        assert list(stored["more.txt, line 1/tokens"]) == ["a", "film"]
 
 
 def test_a_file_without_lines_is_one_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

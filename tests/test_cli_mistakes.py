@@ -63,6 +63,7 @@ MISTAKES: dict[str, str] = {
     },
     # what is explained, and how
     f"{NET} --target 3": "--target must be from 0 to 2, the classes of the model, got 3",
+    f"{NET} --target=--5": "--target '--5' is a name, and the model's classes have none: give their names with --labels",
     f"{NET} --target cat": "--target 'cat' is a name, and the model's classes have none: give their names with --labels",
     f"{NET} --target sqare --labels names.txt": "there is no class 'sqare': did you mean 'square'?",
     f"{NET} --target twice --labels names.txt": "the name 'twice' stands for several classes: choose by number, 1, 2",
@@ -71,6 +72,7 @@ MISTAKES: dict[str, str] = {
     f"{NET} --layer conv9": "--layer conv9: Net has no layer 'conv9'. Did you mean 'conv2'?",
     f"{NET} --layer relu": "the layer 'relu' runs 2 times: say which, --layer relu@0 to relu@1",
     f"{NET} --layer relu@2": "the layer 'relu' runs 2 times, so there is no relu@2",
+    f"{NET} --layer relu@--1": "--layer relu@--1: after the @ comes the number of a run",
     f"{NET} --layer relu@last": "--layer relu@last: after the @ comes the number of a run",
     f"{NET} --layer blocks": "the layer 'blocks' cannot be used, a container, never called: name a layer inside",
     f"{NET} --layer fc": "the layer 'fc' does not suit a CAM: choose one of blocks.0, conv2, conv1",
@@ -213,6 +215,11 @@ def test_as_a_process(here: Path) -> None:
     wrong = subprocess.run([*command, *shlex.split(f"{NET} --layer conv9")], capture_output=True, text=True, env=environment)
     assert wrong.returncode == 2
     assert wrong.stderr == "funattr: --layer conv9: Net has no layer 'conv9'. Did you mean 'conv2'?\n"
+    Path("cat.png").rename("chat é.png")
+    ascii_log = [*command, "explain", "chat é.png", *shlex.split(NET)[2:]]  # a log in ASCII, or in a code page of Windows
+    done = subprocess.run(ascii_log, capture_output=True, text=True, env={**environment, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"chat \xe9.png" in done.stdout
     piped = f"{shlex.join(command)} methods | head -c 1"
     early = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, env=environment)
     assert early.stderr == ""

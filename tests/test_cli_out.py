@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -179,11 +180,46 @@ def test_files_of_one_name_are_told_apart(here: Path, capsys: pytest.CaptureFixt
     assert files == {"one/a.png", "two/a.png", "a.png", "a.png.png"}
 
 
+def test_what_is_explained_is_not_written_over(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A picture that was named by two paths had a name that led out of the folder, to itself; and in the folder of the pictures
+    the map of a.bmp took the place of a.png, which was explained then."""
+    Path("in/below").mkdir(parents=True)
+    for name in ("in/a.bmp", "in/a.png", "in/below/a.png"):
+        Image.open("b.png").save(name)
+    before = {path: path.read_bytes() for path in here.rglob("*.[bp][mn][pg]")}
+    line = "explain --model net:build --method saliency --no-check"
+    assert main([*shlex.split(line), "a.png", str(here / "a.png"), "in/../a.png", "--out", "maps/"]) == 0
+    assert main(shlex.split(f"{line} in --out in")) == 0
+    assert main(shlex.split(f"{line} in/a.png --out in/a.png")) == 2
+    assert "--out in/a.png is what is to be explained, and would be written over" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    assert [path.name for path in Path("maps").iterdir()] == ["a.png"]
+    made = {path.relative_to("in").as_posix() for path in Path("in").rglob("*.*")}
+    assert made == {"a.bmp", "a.png", "below/a.png", "a.bmp.png", "a.png.png", "below/a.png.png"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file has such a name")
+@pytest.mark.parametrize("out", ["c.json", "c.csv", "c.npz", "c.safetensors", "c.html"])
+def test_names_that_no_text_can_hold_are_escaped(out: str, here: Path) -> None:
+    """After all the work no file could be written: UnicodeEncodeError, surrogates not allowed."""
+    odd = os.fsdecode(b"caf\xe9.png")
+    Image.open("a.png").save(odd)
+    assert main(["explain", odd, "b.png", *shlex.split(f"--model net:build --method saliency --no-check --out {out}")]) == 0
+    assert rb"caf\udce9.png" in Path(out).read_bytes().replace(rb"\\", b"\\")
+
+
+def test_lists_of_numbers_in_a_name_are_no_lists(here: Path) -> None:
+    """Blanks between them were taken away, as between the numbers of a map."""
+    Image.open("a.png").save("scan [ 1,  2 ].png")
+    assert main(["explain", "scan [ 1,  2 ].png", *shlex.split("--model net:build --method saliency --out c.json")]) == 0
+    assert json.loads(Path("c.json").read_text())["explained"][0]["input"] == "scan [ 1,  2 ].png"
+
+
 @pytest.mark.parametrize("out", ["a.jpg", "a.jpeg", "a.pdf", "a.svg", "a.png", "a.html"])
 def test_kinds_of_pictures(out: str, here: Path) -> None:
-    assert main([*shlex.split("explain a.png b.png --model net:build --out"), out]) == 0
+    assert main([*shlex.split("explain a.png b.png --model net:build --out"), f"drawn.{out}"]) == 0
     head = {"a.pdf": b"%PDF", "a.svg": b"<?xml", "a.png": b"\x89PNG", "a.html": b"<!"}.get(out, b"\xff\xd8")
-    assert Path(out).read_bytes().startswith(head)
+    assert Path(f"drawn.{out}").read_bytes().startswith(head)
 
 
 def test_several_default_to_a_page(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -459,6 +459,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "ids": ({"ids": [1, 2]}, ValueError, "there are 2 ids for 23 examples"),
     "same ids": ({"ids": [1] * N}, ValueError, "the id 1 is given to two examples"),
     "kinds": ({"ids": [1, *"abcdefghijklmnopqrstuv"]}, TypeError, "all integers or all text"),
+    "no UTF-8": ({"ids": ["\udce9"] * N}, ValueError, r"the id '\\udce9' is not UTF-8, and no file of results can hold it"),
     "float": ({"ids": [0.5] * N}, TypeError, "an id must be an integer or text, got float 0.5"),
     "column": ({"ids": "name"}, ValueError, "ids='name' names a column, and data is no table"),
     "targets": ({"target": [1] * N}, TypeError, "give each its own in the data"),

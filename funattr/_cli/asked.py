@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .pieces import Pieces, decoded, tokenized
 from .speaker import Speaker
-from .words import answered, mistake
+from .words import answered, check_utf8, mistake
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +60,7 @@ def prompt_of(given: str) -> str:
         if Path(given).is_file():
             with answered(f"cannot read {given!r} as UTF-8"):
                 text = Path(given).read_bytes().decode("utf-8").removesuffix("\n").removesuffix("\r")
+    check_utf8(text, "the prompt")
     if not text.strip():
         raise mistake("the prompt is empty: write it in quotes, or pipe it in with -.")
     return text
@@ -110,6 +111,7 @@ def ask(speaker: Speaker, prompt: str, arguments: argparse.Namespace) -> Asked:
 
 def answer_of(speaker: Speaker, text: str, option: str) -> Pieces:
     """What the model might have written, as ids, without the tokenizer's signs."""
+    check_utf8(text, option)
     with answered(f"making {option} ready by its tokenizer failed"):
         found = tokenized(speaker.tokenizer, text, signs=False)
     if not found.ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,21 +54,22 @@ def draw(out: Path, model: str, every: Sequence[Explained], options: Any) -> Non
         viz.show(shown, maps, titles=both, scale="method", smooth=smooth, out=out)
 
 
-def heat_maps(folder: Path, each: Explained, raw: bool, taken: set[Path]) -> None:
-    """One picture for each method: the heat map over the picture, in the picture's own size. No name is `taken` twice."""
+def heat_maps(folder: Path, each: Explained, raw: bool, taken: set[Path]) -> int:
+    """One picture for each method, and how many: the heat map over the picture, in the picture's own size. No path is `taken`
+    twice, and none of those that are: the pictures themselves may lie in the folder."""
     from funattr import viz
 
     shown = shown_of(each, None)
-    several = len(each.found) > 1
+    name, several = Path(each.given.name), len(each.found) > 1
     for found in each.found:
-        name = Path(each.given.name)
         end = f".{found.name}.png" if several else ".png"
-        file = folder / name.with_name(name.stem + end)
-        if file in taken:  # a.png and a.jpg
-            file = folder / name.with_name(name.name + end)
-        taken.add(file)
+        stems = itertools.chain([name.stem, name.name], (f"{name.name}.{number}" for number in itertools.count(2)))
+        files = (folder / name.with_name(stem + end) for stem in stems)  # a.png and a.jpg want one name
+        file = next(file for file in files if file.resolve() not in taken)
+        taken.add(file.resolve())
         file.parent.mkdir(parents=True, exist_ok=True)
         viz.blend(as_drawn(each, found.name, raw), shown, smooth=not raw, out=file)
+    return len(each.found)
 
 
 def shown_of(each: Explained, most: int | None) -> Tensor:

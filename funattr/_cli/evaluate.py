@@ -21,7 +21,7 @@ from .options import MODEL_HELP, add_command, add_model, positive
 from .sites import Layers, Where, only_input
 from .source import Source
 from .targets import choose
-from .words import answered, choices, listed, mistake, say
+from .words import answered, choices, legible, listed, mistake, say
 
 _EXAMPLES = """\
   funattr evaluate cat.png --model resnet50 --methods grad_cam,ig,saliency
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         except argparse.ArgumentError as error:
             if len(items) == 1:
                 raise
-            evaluate.failed.append(Failed(item.name, str(error)))
+            evaluate.failed.append(Failed(item.name, legible(str(error))))
     if not evaluate.names:
         raise mistake(f"{evaluate.failed[0].name}: {evaluate.failed[0].why}")
     warn_of(source, arguments)

@@ -12,7 +12,7 @@ from . import judge, language, methods, speaker, write
 from .explainer import Explainer
 from .groups import GROUPS
 from .how import OPTIONS, QUADRATURES, RULES, STEPS
-from .inputs import gather
+from .inputs import Item, files_of, gather
 from .load import load, warn_of
 from .options import MODEL_HELP, add_command, add_model, positive
 from .words import listed, mistake, say
@@ -116,20 +116,21 @@ def run(arguments: argparse.Namespace) -> int:
         )
     source = load(arguments)
     items = gather(source, inputs, arguments)
+    _check_kept(items, arguments.out or "explained.png")
     say("model", source.title)
     folder = Path(arguments.out) if arguments.out and write.is_folder(Path(arguments.out), arguments.out) else None
-    explain = Explainer(source, wanted, arguments, alone=len(items) == 1, keep=folder)
+    explain = Explainer(source, wanted, arguments, items, folder)
     try:
         for item in items:
             explain(item)
     except KeyboardInterrupt:
-        kept = "nothing was written" if folder is None else f"{len(explain.written)} pictures are in {folder}"
+        kept = "nothing was written" if folder is None else f"{explain.drawn} pictures are in {folder}"
         raise KeyboardInterrupt(f"{explain.count} of {len(items)} inputs were explained; {kept}.") from None
     if not explain.count:
         raise mistake(f"{explain.failed[0].name}: {explain.failed[0].why}")
     warn_of(source, arguments)
     if folder is not None:
-        say("wrote", f"{len(explain.written)} pictures in {folder}{'' if str(folder).endswith('/') else '/'}")
+        say("wrote", f"{explain.drawn} pictures in {folder}{'' if str(folder).endswith('/') else '/'}")
     else:
         texts = explain.done[0].given.tokens is not None
         out = Path(arguments.out or ("explained.html" if texts or len(items) > 1 else "explained.png"))
@@ -140,6 +141,12 @@ def run(arguments: argparse.Namespace) -> int:
     for each in explain.failed:
         print(f"funattr: not explained: {each.name}: {each.why}", file=sys.stderr)
     return 1 if explain.failed else 0
+
+
+def _check_kept(items: Sequence[Item], out: str) -> None:
+    """Refuse to write over what is explained."""
+    if Path(out).resolve() in files_of(items):
+        raise mistake(f"--out {out} is what is to be explained, and would be written over: choose another name.")
 
 
 def _split(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,28 @@ from . import draw, gap, judge, methods
 from .facts import Explained, Failed, Found, as_map, with_errors
 from .groups import COALITIONS, enough_for_errors, largest
 from .how import QUADRATURES, STEPS, options_of, where_of
-from .inputs import Input, Item, read
+from .inputs import Input, Item, files_of, read
 from .sites import Layers, Where, only_input
 from .source import Source
 from .targets import Chosen, choose
-from .words import answered, mistake, say
+from .words import answered, legible, mistake, say
 
 
 class Explainer:
     """Inputs one after another, at the layers that were found for the first; one that fails does not end the others."""
 
     def __init__(
-        self, source: Source, wanted: list[str], arguments: argparse.Namespace, *, alone: bool, keep: Path | None
+        self, source: Source, wanted: list[str], arguments: argparse.Namespace, items: Sequence[Item], keep: Path | None
     ) -> None:
-        self.source, self.wanted, self.arguments, self.alone, self.folder = source, wanted, arguments, alone, keep
+        self.source, self.wanted, self.arguments, self.folder = source, wanted, arguments, keep
+        self.alone = len(items) == 1
         self.places: dict[str, Where | None] = {}
         self.done: list[Explained] = []
         self.failed: list[Failed] = []
         self.later: list[str] = []
         self.count = 0
-        self.written: set[Path] = set()
+        self.taken = files_of(items)
+        self.drawn = 0
         self.judged: list[tuple[str, judge.Judged]] = []
 
     def __call__(self, item: Item) -> None:
@@ -39,7 +42,7 @@ class Explainer:
         try:
             self._one(item)
         except argparse.ArgumentError as error:
-            self.failed.append(Failed(item.name, str(error)))
+            self.failed.append(Failed(item.name, legible(str(error))))
 
     def _one(self, item: Item) -> None:
         given = read(self.source, item, self.arguments)
@@ -68,7 +71,7 @@ class Explainer:
         elif given.picture is None:
             raise mistake("--out FOLDER/ is for pictures: write texts to a .html, .json or .csv.")
         else:
-            draw.heat_maps(self.folder, each, self.arguments.raw, self.written)
+            self.drawn += draw.heat_maps(self.folder, each, self.arguments.raw, self.taken)
 
     def _found(self, name: str, given: Input, chosen: Chosen, first: bool) -> Found:
         """One method's attribution, and what it says about itself."""

@@ -121,9 +121,9 @@ def _rounded(values: Tensor) -> list[float]:
 
 
 def json_text(facts: Mapping[str, Any]) -> str:
-    """JSON, with the numbers of a list in one line."""
+    """JSON, with the numbers of a list in one line. Within a text no line ends, so that none is taken for a list."""
     text = json.dumps(facts, indent=1, ensure_ascii=False)
-    return re.sub(r"\[\s+([-\d.,eE+\s]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+    return re.sub(r"\[\n\s*([-\d.,eE+\s]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
 COLUMNS = (

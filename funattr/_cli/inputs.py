@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +16,7 @@ from ..dataset._pictures import SUFFIXES, names_in, pillow
 from . import pictures, texts
 from .seen import as_seen
 from .source import Source
-from .words import answered, mistake
+from .words import answered, check_utf8, legible, mistake
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,24 +59,46 @@ def gather(source: Source, given: Sequence[str], options: argparse.Namespace) ->
     Raises:
         argparse.ArgumentError: there is nothing in it, or no such file.
     """
-    return _told_apart([item for each in given for item in _items(source, each, getattr(options, "lines", False))])
+    lines = getattr(options, "lines", False)
+    found = [(each, item) for each in given for item in _items(source, each, lines)]
+    if lines and len(given) > 1:  # each file has a first line
+        names = {"-": "standard input"}
+        found = [
+            (each, item._replace(name=f"{names.get(each, each)}, {item.name}")) if item.text else (each, item)
+            for each, item in found
+        ]
+    return _told_apart([item for _, item in found])
+
+
+def files_of(items: Sequence[Item]) -> set[Path]:
+    """The files that are read, and shall not be written over."""
+    found = set()
+    for item in items:
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # no file has such a name
+            found |= set() if item.file is None else {item.file.resolve()}
+    return found
 
 
 def _told_apart(items: Sequence[Item]) -> list[Item]:
     """Each once, under a name of its own: of files of one name with the folders that tell them apart."""
-    items = list({item.file or (place, item.text, item.data): item for place, item in enumerate(items)}.values())
-    texts = [item for item in items if item.name == "the text"]
-    if len(texts) > 1:
-        items = [item._replace(name=f"text {texts.index(item) + 1}") if item in texts else item for item in items]
+    items = list({_path(item) or place: item for place, item in enumerate(items)}.values())
+    texts = [place for place, item in enumerate(items) if item.name == "the text"]
+    for number, place in enumerate(texts if len(texts) > 1 else (), 1):
+        items[place] = items[place]._replace(name=f"text {number}")
     depth = 1
     while len({item.name for item in items}) < len(items) and depth < _DEPTH:
         depth += 1
         often = Counter(item.name for item in items)
         items = [
-            item._replace(name="/".join(item.file.absolute().parts[-depth:])) if item.file and often[item.name] > 1 else item
+            item._replace(name="/".join(_path(item)[1:][-depth:])) if item.file and often[item.name] > 1 else item
             for item in items
         ]
-    return items
+    return [item._replace(name=legible(item.name)) for item in items]
+
+
+def _path(item: Item) -> tuple[str, ...]:
+    """The parts of a file's whole path, which no other file has, and no ``..`` leads out of; none of what is no file."""
+    return () if item.file is None else Path(os.path.abspath(item.file)).parts
 
 
 _DEPTH = 64
@@ -131,6 +155,7 @@ def _text(source: Source, given: str) -> Item:
     if suffix in SUFFIXES:
         raise mistake(f"the model takes a text, and {given!r} is the name of an image.")
     if suffix != ".txt":
+        check_utf8(given, "the text")
         return Item("the text", text=given)
     if not Path(given).is_file():
         raise mistake(f"there is no file {given!r}.")

@@ -91,7 +91,7 @@ def _identity(results: Any, name: str, folder: Path) -> int | str:
     known = results.ids()
     if name in known:
         return name
-    if name.lstrip("-").isdecimal() and int(name) in known:
+    if name.removeprefix("-").isdecimal() and int(name) in known:
         return int(name)
     for row in fa.dataset.failed(folder):
         if str(row["id"]) == name:

@@ -48,7 +48,7 @@ class Layers:
     def named(self, given: str) -> Where:
         """The layer `given`: a name, or name@call."""
         name, at, call = given.partition("@")
-        if at and not call.lstrip("-").isdecimal():
+        if at and not call.removeprefix("-").isdecimal():
             raise mistake(f"--layer {given}: after the @ comes the number of a run, as in {name}@0 or {name}@-1.")
         row = next((row for row in self.table if name == row.name or name in row.aliases), None)
         if row is None:

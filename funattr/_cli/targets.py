@@ -126,7 +126,7 @@ def number_of(wanted: str, count: int, classes: Sequence[str] | None) -> int:
     Raises:
         argparse.ArgumentError: there is no such class, or more than one.
     """
-    if wanted.lstrip("-").isdecimal():
+    if wanted.removeprefix("-").isdecimal():
         number = int(wanted)
         if not 0 <= number < count:
             raise mistake(f"--target must be from 0 to {count - 1}, the classes of the model, got {wanted}.")

@@ -7,15 +7,21 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from ..dataset._names import NoSuchName, listed
+from ..dataset._names import NoSuchName, legible, listed
 from ..dataset._names import meant as choices
 
-__all__ = ["answered", "choices", "listed", "mistake", "one_line", "say", "warn"]
+__all__ = ["answered", "check_utf8", "choices", "legible", "listed", "mistake", "one_line", "say", "warn"]
 
 
 def mistake(sentence: str) -> argparse.ArgumentError:
     """What to raise for a mistake of the caller: `main` prints the sentence on stderr and returns 2."""
     return argparse.ArgumentError(None, sentence)
+
+
+def check_utf8(text: str, what: str) -> None:
+    """Refuse a word of the command line that no text is, before a tokenizer does in words of its own."""
+    if legible(text) != text:
+        raise mistake(f"{what} is not UTF-8, '{legible(text)}': write it in a terminal, or to a file, of that encoding.")
 
 
 def say(what: str, text: str) -> None:

@@ -206,7 +206,7 @@ def _number(wanted: str, names: dict[int, str]) -> int:
             raise complaint(ValueError, f"target={wanted!r} is the name of several classes: choose by number, {listed}.")
         if found:
             return found[0]
-    if wanted.lstrip("-").isdecimal():
+    if wanted.removeprefix("-").isdecimal():
         raise complaint(ValueError, f"target={wanted!r} is a text, and no class is called so: pass target={int(wanted)}.")
     known = ["argmax", *names.values(), *(part for name in names.values() for part in name.split(", "))]
     every = ", ".join(map(repr, [*names.values()][:8])) + ", ..." * (len(names) > 8)

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from ._names import legible
+
 #: What names an example: an integer of 64 bits, or text. All ids of a run are of one kind.
 Id: TypeAlias = int | str
 
@@ -20,6 +22,7 @@ def as_id(value: Any) -> Id:
 
     Raises:
         TypeError: it is neither.
+        ValueError: it is text that no file can hold: a file's name that is no UTF-8.
     """
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:  # of numpy, or a tensor
         value = value.item()
@@ -27,6 +30,9 @@ def as_id(value: Any) -> Id:
         raise TypeError(f"an id must be an integer or text, got {type(value).__name__} {value!r}.")
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
         raise TypeError(f"an id must fit 64 bits, got {value}: give it as text.")
+    if isinstance(value, str) and legible(value) != value:
+        text = f"the id '{legible(value)}' is not UTF-8, and no file of results can hold it"
+        raise ValueError(f"{text}: rename the file that it names.")
     return value
 
 

@@ -136,3 +136,8 @@ def meant(name: str, known: Sequence[str], most: int = 12) -> str:
 def listed(names: Sequence[str], most: int = 12) -> str:
     """Names with commas, the first few of many."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def legible(name: str) -> str:
+    """A file's name as text: bytes of it that are no UTF-8, and that no text can hold, as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
