@@ -120,6 +120,20 @@ def test_a_folder_of_pictures(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run(LINE) == 0
 
 
+def test_results_among_the_pictures(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with results below it was one of Parquet files: what had begun there could not go on."""
+    monkeypatch.chdir("png")
+    line = LINE.replace("run png", "run .")
+    assert main(shlex.split(line)) == 1
+    Image.open("0.png").save("9.png")
+    assert main(shlex.split(line)) == 1
+    assert "explained 1, failed 0, skipped 9" in capsys.readouterr().out
+    ran = fa.dataset.run(fa.saliency, lambda: lambda x: x.mean((1, 2, 3)), ".", ".", progress=False)
+    assert ran == fa.dataset.run(fa.saliency, lambda: lambda x: x.mean((1, 2, 3)), ".", "more", progress=False)
+    with pytest.raises(ValueError, match="the table has no column 'x'"):
+        fa.dataset.run(fa.saliency, lambda: lambda x: x.mean((1, 2, 3)), "maps", "most", progress=False)
+
+
 @pytest.mark.parametrize("workers", ["", "--workers 2 --part-size 4"])
 def test_several_methods_and_a_class_by_name(workers: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(model().state_dict(), "net.pt")

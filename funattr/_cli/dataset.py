@@ -15,7 +15,7 @@ from typing import Any
 import funattr as fa
 
 from ..dataset._names import SHORT, at, method_named
-from ..dataset._pictures import names_in
+from ..dataset._pictures import are_tables, names_in
 from .how import OPTIONS
 from .job import READY, Prepared, Ready, ready_for
 from .load import is_code
@@ -167,9 +167,7 @@ def _listed(method: Any) -> list[str]:
 
 
 def _is_pictures(data: Any) -> bool:
-    if not isinstance(data, str) or not Path(data).is_dir() or next(Path(data).rglob("*.parquet"), None) is not None:
-        return False
-    return bool(names_in(Path(data)))
+    return isinstance(data, str) and Path(data).is_dir() and not are_tables(Path(data)) and bool(names_in(Path(data)))
 
 
 def _failures(out: str) -> int:

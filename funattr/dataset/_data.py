@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ._ids import Id, as_id, seed_of, state_of
-from ._pictures import SUFFIXES, Pictures, Read, names_in
+from ._pictures import SUFFIXES, Pictures, Read, are_tables, names_in
 from ._tables import Columns, pairs_of_table
 from ._trees import as_tensors, mapped, signature
 
@@ -232,7 +232,7 @@ def _pictures_in(data: Any, raw: bool) -> Pictures | None:
         raise ValueError(f"run(): there is no folder or file {str(data)!r}, which data names.")
     if path.is_file():
         return Pictures(path.parent, [path.name], raw) if path.suffix.lower() in SUFFIXES else None
-    if next(path.rglob("*.parquet"), None) is not None:
+    if are_tables(path):
         return None
     names = names_in(path)
     if not names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,16 @@ def names_in(root: Path) -> list[str]:
     """The pictures below a folder, in the order of their names; what is hidden is passed over."""
     names = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+
+
+#: A part of a run, whose folder may lie among the pictures.
+_PART = re.compile(r"part-\d{8}-[0-9a-f]{8}\.parquet")
+
+
+def are_tables(root: Path) -> bool:
+    """Whether a folder is one of Parquet files, and not of pictures, whatever a run has left there."""
+    found = list(root.rglob("*.parquet"))
+    return any(not _PART.fullmatch(path.name) for path in found) or (bool(found) and not names_in(root))
 
 
 def pillow() -> Any:
