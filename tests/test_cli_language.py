@@ -377,7 +377,9 @@ def test_both_sides_with_as_many_tokens(models: Path, capsys: pytest.CaptureFixt
     assert found["columns"] == found["tokens"]
     expected = by_hand(folder, model, before + answer, len(answer))
     torch.testing.assert_close(torch.tensor(found["attributions"]["input_x_gradient"]), expected, rtol=1e-3, atol=1e-4)
-    for layer, places in (("encoder.block.1", slice(0, len(before) - 1)), ("decoder.block.0", slice(len(before) - 1, None))):
+    prompts, answers = slice(0, len(before) - 1), slice(len(before) - 1, None)
+    crossed = "decoder.block.0.layer.1.EncDecAttention.k"  # names do not tell
+    for layer, places in {"encoder.block.1": prompts, crossed: prompts, "decoder.block.0": answers, "lm_head": answers}.items():
         assert facts(capsys, *line, "--layer", layer)["columns"] == found["tokens"][places]
     assert facts(capsys, *line, "--layer", "encoder")["columns"] == found["tokens"][: len(before) - 1]
 

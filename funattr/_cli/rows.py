@@ -134,7 +134,7 @@ def explained(of: Question, name: str, arguments: argparse.Namespace) -> Row:
     rows = fa.each_target(method, of.targets, **_together(taken, arguments))
     with answered(name):
         found = rows(of.model, of.x, **options)
-    values, columns = _table(of, found, f"{name} at {where}")
+    values, columns = _table(of, found, f"{name} at {where}", layer)
     if by_id and "feature_mask" in taken:
         values = removed.shared(values, _players(of, name, arguments))
     elif by_id:
@@ -213,13 +213,13 @@ def _players(of: Question, name: str, arguments: argparse.Namespace) -> list[int
     return removed.players(of.asked, kind == "words")
 
 
-def _table(of: Question, found: Any, what: str) -> tuple[Tensor, list[int]]:
+def _table(of: Question, found: Any, what: str, layer: Any) -> tuple[Tensor, list[int]]:
     """``[T, C]`` in float64, and which tokens its columns are."""
     import torch
 
     parts: list[Tensor] = []
     columns: list[int] = []
-    for value, at in _sides(of, found, what):
+    for value, at in _sides(of, found, what, layer):
         if value is None:  # of ids that were held
             value = torch.zeros(len(of.targets), 1, len(at))
         if not _fits(of, value, [at]):
@@ -229,20 +229,37 @@ def _table(of: Question, found: Any, what: str) -> tuple[Tensor, list[int]]:
     return torch.cat(parts, 1), columns
 
 
-def _sides(of: Question, found: Any, what: str) -> list[tuple[Any, range]]:
+def _sides(of: Question, found: Any, what: str, layer: Any) -> list[tuple[Any, range]]:
     """What was found, and of which tokens it is: of those that an encoder and a decoder read, or of all."""
     read, start = len(of.asked.read.ids), len(of.asked.start.ids)
     every = read + start + len(of.asked.wrote.ids)
     sides = [range(read), range(read, every)] if start else [range(every)]
     if isinstance(found, Mapping) and set(found) <= set(_SIDES):
         return [(value, sides[_SIDES[name]]) for name, value in found.items()]
-    while isinstance(found, (tuple, list, Mapping)):  # of a layer with several outputs the first is what goes on
-        inside = found.values() if isinstance(found, Mapping) else found
-        found = next((part for part in inside if part is not None), None)
+    found = _first(found)
     fitting = _fits(of, found, sides)
     if not fitting:
         raise _no_tokens(what, found)
-    return [(found, fitting[-1 if "decoder" in what else 0])]  # where both sides have as many tokens
+    return [(found, fitting[0] if len(fitting) == 1 or not _is_decoders(of, layer) else fitting[1])]
+
+
+def _first(found: Any) -> Any:
+    """Of a layer with several outputs the first is what goes on."""
+    while isinstance(found, (tuple, list, Mapping)):
+        inside = found.values() if isinstance(found, Mapping) else found
+        found = next((part for part in inside if part is not None), None)
+    return found
+
+
+def _is_decoders(of: Question, layer: Any) -> bool:
+    """Whether a layer has a place for each token of the decoder, where both sides have as many: with one token less it has one
+    place less."""
+    import torch
+
+    ids = of.x["decoder_input_ids"]
+    with torch.no_grad():
+        value = _first(fa.activation(of.model, {**of.x, "decoder_input_ids": ids[:, 1:]}, layer=layer))
+    return bool(value.shape[1] != ids.shape[1])
 
 
 def _fits(of: Question, value: Any, sides: Sequence[range]) -> list[range]:
