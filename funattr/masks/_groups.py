@@ -91,7 +91,7 @@ def channels(like: Tensor, dim: int = 1) -> Tensor:
 
 #: What a token begins with where a new word begins: byte pairs and sentence pieces.
 _STARTS = ("Ġ", "▁")
-_SPECIAL = re.compile(r"\[[A-Z]+\d*\]|<[^<>]+>|</?s>")
+_SPECIAL = re.compile(r"\[[A-Z]+\d*\]|<(?!0x[0-9A-F]{2}>)[^<>]+>")  # <0xF0> is a byte of a letter
 
 
 @door
@@ -100,8 +100,9 @@ def words(tokens: Sequence[str | int | None]) -> Tensor:
 
     Args:
         tokens: for each token the number of its word, as a fast tokenizer's ``encoding.word_ids()`` has it, None for special
-            tokens; or the tokens themselves, as ``tokenizer.convert_ids_to_tokens(ids)`` gives them, with the marks of
-            WordPiece (``##ing``), byte pairs (``Ġfilm``) or sentence pieces (``▁film``).
+            tokens (where numbers begin anew a second text does, with words of its own); or the tokens themselves, as
+            ``tokenizer.convert_ids_to_tokens(ids)`` gives them, with the marks of WordPiece (``##ing``), byte pairs (``Ġfilm``)
+            or sentence pieces (``▁film``).
 
     Returns:
         Ids ``[T]``. All special tokens are one player, of the lowest id. For a value ``[N, T, D]`` at an embedding, pass
@@ -119,10 +120,26 @@ def words(tokens: Sequence[str | int | None]) -> Tensor:
     """
     given = list(tokens) if isinstance(tokens, (list, tuple)) else None
     if given is not None and all(token is None or is_int(token) for token in given):
-        return torch.tensor([-1 if token is None else token for token in given], dtype=torch.long)
+        return torch.tensor(_in_a_row(given), dtype=torch.long)
     if given is None or not all(isinstance(token, str) for token in given):
         raise complaint(TypeError, f"tokens must be a list of strings, or of numbers of words and None, got {kind_of(tokens)}.")
     return torch.tensor(_numbers([str(token) for token in given]), dtype=torch.long)
+
+
+def _in_a_row(given: list[Any]) -> list[int]:
+    """Numbers of words, of a second text behind those of the first: a tokenizer begins with 0 again."""
+    found: list[int] = []
+    first, last, between = 0, -1, False
+    for number in given:
+        if number is None or number < 0:
+            found.append(-1 if number is None else number)
+            between = True
+            continue
+        if number < last or (between and number == last):
+            first = max(found) + 1
+        found.append(first + number)
+        last, between = number, False
+    return found
 
 
 def _numbers(tokens: list[str]) -> list[int]:
