@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 import funattr as fa
 
@@ -139,6 +140,21 @@ def test_sums_are_complete(draw: str) -> None:
     lifted_shap = quietly(lambda: fa.deep_lift_shap(model, x, baselines=cloud, target=1))[0]
     starts = torch.stack([scores(model, one.expand_as(x)) for one in cloud]).mean(0)
     torch.testing.assert_close(lifted_shap.sum(1), scores(model, x) - starts)
+
+
+@pytest.mark.parametrize("model", [sampler("variational"), lambda x: (x**2)[:, :2]], ids=["draws", "function"])
+def test_tensors_without_data(model: Any) -> None:
+    """Where methods draw, too: the state from which a model's own stream begins was taken for a tensor of the mode."""
+    calls = [
+        partial(fa.gradient_shap, baselines=cloud, stdevs=0.1),
+        fa.noise_tunnel(fa.gradient),
+        partial(fa.shapley, sampling="exact"),
+        partial(fa.metrics.infidelity, fa.gradient),
+    ]
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fake = mode.from_tensor(x)
+        assert [list(call(model, fake, target=1).shape) for call in calls] == [[3, 5], [3, 5], [3, 5], [3]]
 
 
 def test_another_call_draws_anew() -> None:

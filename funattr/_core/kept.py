@@ -139,7 +139,7 @@ def _apart(generator: torch.Generator | Beside, state: Any) -> Any:
     """A state to start from that nobody else draws from, and that `state` decides. From what is not torch's no method draws."""
     if isinstance(generator, Beside):
         return state
-    with without_transforms():  # under one, a plain tensor has no numpy
+    with without_transforms(), beside_traces():  # under one, a plain tensor has no numpy
         seed = int.from_bytes(hashlib.blake2b(state.numpy().tobytes(), digest_size=7).digest(), "little")
     return torch.Generator(generator.device).manual_seed(seed).get_state()
 

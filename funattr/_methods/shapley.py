@@ -178,7 +178,8 @@ def lime(
         n_samples: how many coalitions are drawn, the full one among them. None: ``20 M + 2``.
         alpha: the weight of ``|b|_1``, which makes small slopes 0; in units of the score. 0: least squares, of least norm where
             several are.
-        kernel_width: how fast coalitions count less the more of the groups they lack.
+        kernel_width: how fast coalitions count less the more of the groups they lack. Below some 0.04 too few count at all, and
+            slopes are of least norm.
         generator: where draws come from, or None for torch's global one. The same seed gives the same result.
         chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
             does not depend on it.

@@ -39,7 +39,7 @@ def grid(like: Tensor | Sequence[int], side: int | Sequence[int]) -> Tensor:
         torch.Size([2, 3, 32, 32])
     """
     sizes, device = (like.shape[2:], like.device) if isinstance(like, Tensor) else (like, torch.device("cpu"))
-    if not isinstance(sizes, (tuple, list, torch.Size)) or not all(is_int(size) for size in sizes):
+    if not isinstance(sizes, (tuple, list, torch.Size)) or not all(is_int(size) and size >= 0 for size in sizes):
         raise complaint(TypeError, f"like must be a tensor [N, C, *spatial] or its spatial sizes, got {kind_of(like)}.")
     if not sizes:
         got = list(like.shape) if isinstance(like, Tensor) else like
