@@ -63,6 +63,7 @@ MISTAKES: dict[str, str] = {
     },
     # what is explained, and how
     f"{NET} --target 3": "--target must be from 0 to 2, the classes of the model, got 3",
+    f"{NET} --target ''": "--target '' is a name, and the model's classes have none",
     f"{NET} --target=--5": "--target '--5' is a name, and the model's classes have none: give their names with --labels",
     f"{NET} --target cat": "--target 'cat' is a name, and the model's classes have none: give their names with --labels",
     f"{NET} --target sqare --labels names.txt": "there is no class 'sqare': did you mean 'square'?",
@@ -84,6 +85,10 @@ MISTAKES: dict[str, str] = {
     f"{NET} --quadrature simpson": "argument --quadrature: invalid choice: 'simpson'",
     f"{NET} --size 3x4x5": "argument --size: must be a size such as 224 or 224x320, got '3x4x5'",
     f"{NET} --mean a": "argument --mean: must be a number, or several with commas, got 'a'",
+    f"{NET} --mean nan": "argument --mean: must be a number, or several with commas, got 'nan'",
+    f"{NET} --std 1,inf": "argument --std: must be a number, or several with commas, got '1,inf'",
+    "explain cat.png --model my_net:nothing": "the model puts out NaN for this input, [1, 3, 12, 16]: look at its weights",
+    f"{NET} --out cut.png/": "cannot write 'cut.png/cat.png': File exists",
     f"{NET} --mean 0.5,0.5": "--mean has 2 values for 3 channels",
     f"{NET} --std 0": "--std must be positive",
     "explain cat.png --model my_net:build --channels 1": "the model failed on this input, [1, 1, 12, 16]: RuntimeError",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .boxes import as_seen, stacked, together
 from .facts import Explained, Found, as_map, per_token
-from .words import mistake
+from .words import mistake, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,8 +67,9 @@ def heat_maps(folder: Path, each: Explained, raw: bool, taken: set[Path]) -> int
         files = (folder / name.with_name(stem + end) for stem in stems)  # a.png and a.jpg want one name
         file = next(file for file in files if file.resolve() not in taken)
         taken.add(file.resolve())
-        file.parent.mkdir(parents=True, exist_ok=True)
-        viz.blend(as_drawn(each, found.name, raw), shown, smooth=not raw, out=file)
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            viz.blend(as_drawn(each, found.name, raw), shown, smooth=not raw, out=file)
     return len(each.found)
 
 

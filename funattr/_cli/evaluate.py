@@ -21,7 +21,7 @@ from .options import MODEL_HELP, add_command, add_model, positive
 from .sites import Layers, Where, only_input
 from .source import Source
 from .targets import choose
-from .words import answered, choices, legible, listed, mistake, say
+from .words import answered, choices, legible, listed, mistake, say, writing
 
 _EXAMPLES = """\
   funattr evaluate cat.png --model resnet50 --methods grad_cam,ig,saliency
@@ -270,7 +270,7 @@ def _write(out: Path, title: str, evaluate: _Evaluator, table: dict[str, dict[st
     from funattr import viz
 
     kind = out.suffix.lower()
-    try:
+    with writing(out):
         if kind == ".json":
             about = {"model": title, "versions": facts.versions(), "inputs": evaluate.names, "methods": table}
             failed = [each._asdict() for each in evaluate.failed]
@@ -279,5 +279,3 @@ def _write(out: Path, title: str, evaluate: _Evaluator, table: dict[str, dict[st
             viz.table_page(table, title=f"Methods by metrics: {title}", examples=evaluate.names, out=out)
         else:
             viz.table(table, title=title, out=out)
-    except OSError as error:
-        raise mistake(f"cannot write {str(out)!r}: {error.strerror or error}.") from error

@@ -46,7 +46,7 @@ class Explainer:
 
     def _one(self, item: Item) -> None:
         given = read(self.source, item, self.arguments)
-        chosen = choose(self.source, given.x, self.arguments.target or "argmax")
+        chosen = choose(self.source, given.x, "argmax" if self.arguments.target is None else self.arguments.target)
         first = not self.places
         if self.alone or first:
             say("input", given.told)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .asked import Asked
 from .rows import Contrast
-from .words import mistake
+from .words import mistake, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,10 +60,8 @@ def write(out: Path, kept: Kept) -> None:
         ImportError: what draws or writes it is not installed.
     """
     writers = {".html": _page, ".json": _json, ".npz": _npz, ".safetensors": _safetensors, ".png": _picture}
-    try:
+    with writing(out):
         writers[out.suffix.lower()](out, kept)
-    except OSError as error:
-        raise mistake(f"cannot write {str(out)!r}: {error.strerror or error}.") from error
 
 
 def title_of(kept: Kept) -> str:

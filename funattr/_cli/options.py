@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 from typing import Any
 
 MODEL_HELP = """\
@@ -57,10 +59,11 @@ def size(text: str) -> tuple[int, int]:
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, or several with commas, got {text!r}.") from None
+    with contextlib.suppress(ValueError):
+        found = tuple(float(part) for part in text.split(","))
+        if all(map(math.isfinite, found)):
+            return found
+    raise argparse.ArgumentTypeError(f"must be a number, or several with commas, got {text!r}.")
 
 
 def positive(text: str) -> int:

@@ -66,6 +66,8 @@ def choose(source: Source, x: Any, wanted: str) -> Chosen:
         argparse.ArgumentError: the model fails, or there is no such class.
     """
     scores = scores_of(source, x)
+    if bool(scores.isnan().any()):
+        raise mistake(f"the model puts out NaN for this input, {shapes(x)}: look at its weights, and at what goes into it.")
     if scores.numel() == 1:
         if wanted not in ("argmax", "0"):
             raise mistake(f"the model puts out one number, so there is no class {wanted!r} to choose: leave --target out.")

@@ -6,11 +6,12 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from ..dataset._names import NoSuchName, legible, listed
 from ..dataset._names import meant as choices
 
-__all__ = ["answered", "check_utf8", "choices", "legible", "listed", "mistake", "one_line", "say", "warn"]
+__all__ = ["answered", "check_utf8", "choices", "legible", "listed", "mistake", "one_line", "say", "warn", "writing"]
 
 
 def mistake(sentence: str) -> argparse.ArgumentError:
@@ -60,3 +61,12 @@ def answered(what: str = "") -> Iterator[None]:
         raise mistake(str(error)) from error
     except Exception as error:
         raise mistake(f"{what}: {one_line(error)}" if what else one_line(error)) from error
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turn the error of a file that cannot be written into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise mistake(f"cannot write {str(out)!r}: {error.strerror or error}.") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import draw, facts
 from .facts import Explained, Failed
-from .words import mistake
+from .words import mistake, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ def write(out: Path, model: str, every: Sequence[Explained], failed: Sequence[Fa
         ImportError: what draws or writes it is not installed.
     """
     kind = out.suffix.lower()
-    try:
+    with writing(out):
         if kind == ".json":
             text = facts.json_text(facts.facts_of(model, every, failed, maps=True))
             out.write_text(text, encoding="utf-8")
@@ -56,8 +56,6 @@ def write(out: Path, model: str, every: Sequence[Explained], failed: Sequence[Fa
             (_save_npz if kind == ".npz" else _save_safetensors)(out, facts.numbers_of(every), about, every)
         else:
             draw.draw(out, model, every, options)
-    except OSError as error:
-        raise mistake(f"cannot write {str(out)!r}: {error.strerror or error}.") from error
 
 
 def _save_npz(out: Path, values: Mapping[str, Tensor], about: str, every: Sequence[Explained]) -> None:
