@@ -117,6 +117,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "an empty table": (lambda: viz.table({}), ValueError, "empty"),
     "other metrics": (lambda: viz.table({"a": {"x": 1}, "b": {"y": 1}}), ValueError, "'b' has the metrics y, expected x"),
     "a curve in it": (lambda: viz.table({"a": {"x": (FRACTIONS, SCORES)}}), TypeError, r"viz\.curves"),
+    "layers": (lambda: viz.table({"a": {"x": {"l": [1.0, 2.0], "k": [1.0] * 3}}}), ValueError, r"holds \[2, 3\] numbers"),
     "which way": (lambda: viz.table(TABLE, better={"mine": "up"}), ValueError, "'low' or 'high'"),
     "another metric": (lambda: viz.table(TABLE, better={"yours": "low"}), ValueError, "yours"),
     "a page": (lambda: viz.table(TABLE, out="t.html"), ValueError, "names a page"),
@@ -129,6 +130,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "'fc'",
     ),
 }
+
+
+def test_metrics_by_number() -> None:
+    assert "1.5 ± 0.5" in viz.table_page({"a": {1: torch.tensor([1.0, 2.0])}}).html  # type: ignore[dict-item]  # as it may be
 
 
 @pytest.mark.parametrize("name", REFUSED)

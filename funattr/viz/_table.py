@@ -157,7 +157,7 @@ def table_page(
 
 def _each_example(key: str, head: str, found: Mapping[str, Mapping[str, Any]], examples: Sequence[str] | None) -> list[str]:
     """A table of a metric's numbers, one row for each method and one column for each example."""
-    values = {name: _values(name, key, row[key]) for name, row in found.items()}
+    values = {name: _values(name, key, {str(k): v for k, v in row.items()}[key]) for name, row in found.items()}
     counts = {len(each) for each in values.values()}
     if counts == {1} and examples is None:
         return []
@@ -220,6 +220,8 @@ def _values(method: Any, name: Any, value: Any) -> list[float]:
     """One number for each example; of a dict the mean over its entries."""
     if isinstance(value, Mapping):
         each = [numbers(part, f"found[{method!r}][{name!r}][{key!r}]") for key, part in value.items()]
+        if len(counts := {part.size for part in each} - {1}) > 1:
+            raise ValueError(f"found[{method!r}][{name!r}] holds {sorted(counts)} numbers, expected one for each example.")
         value = np.mean(np.broadcast_arrays(*each), 0) if each else []
     if isinstance(value, tuple):
         text = f"found[{method!r}][{name!r}] is a {type(value).__name__}, expected numbers [N]"
