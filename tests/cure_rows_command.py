@@ -87,6 +87,11 @@ def one_more() -> Iterator[None]:
         yield
 
 
+def broken(name: str) -> None:
+    """Weights as they are after training has gone wrong."""
+    torch.save({key: value / 0 * 0 for key, value in net().state_dict().items()}, name)
+
+
 def called() -> None:
     assert window(net(), torch.rand(1, 3, 8, 10), size=2, target=1).shape == (1, 3, 8, 10)
 
@@ -155,6 +160,18 @@ COMMAND: list[Cure] = [
         "write what is to be explained before --method",
         "explain --model nets:build --method ig lost.png",
         "explain a.png --model nets:build --method ig --out o.json",
+    ),
+    row(
+        "explain.py",
+        "would be written over: choose another name",
+        "explain a.png --model nets:build --out a.png",
+        "explain a.png --model nets:build --out drawn.png",
+    ),
+    row(
+        "targets.py",
+        "look at its weights",
+        [lambda: broken("nan.pt"), f"{PICTURE} --checkpoint nan.pt"],
+        f"{PICTURE} --checkpoint weights.pt",
     ),
     row(
         "explainer.py",

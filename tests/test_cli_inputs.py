@@ -201,7 +201,7 @@ def test_inputs_between_options(here: Path, capsys: pytest.CaptureFixture[str]) 
         ("explain empty --model texts:build --lines", "there are no pictures and no .txt files in the folder 'empty'"),
         (f"explain lost.txt --lines {NET}", "there is no file 'lost.txt' of lines"),
         (f"explain blank.txt --lines {NET}", "there are no lines in 'blank.txt'"),
-        ("explain 'caf\udce9' --model texts:build", r"the text is not UTF-8, 'caf\udce9'"),
+        ("explain 'caf\udce9' --model texts:build", r"the text is not UTF-8, as all text must be: 'caf\udce9'"),
         (f"explain a.png pictures/b.png {NET} --target 9", "a.png: --target must be from 0 to 1"),
     ],
 )

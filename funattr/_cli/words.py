@@ -22,7 +22,7 @@ def mistake(sentence: str) -> argparse.ArgumentError:
 def check_utf8(text: str, what: str) -> None:
     """Refuse a word of the command line that no text is, before a tokenizer does in words of its own."""
     if legible(text) != text:
-        raise mistake(f"{what} is not UTF-8, '{legible(text)}': write it in a terminal, or to a file, of that encoding.")
+        raise mistake(f"{what} is not UTF-8, as all text must be: '{legible(text)}'.")
 
 
 def say(what: str, text: str) -> None:
