@@ -148,6 +148,8 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("unknown", lambda: M.randomisation(cam, conv, image, target=1, layers=["conv3"]), ValueError, ["'conv3'", "Did you mean"]),
     ("a string", lambda: M.randomisation(cam, conv, image, target=1, layers="conv1"), TypeError, ["list", "'conv1'"]),
     ("modules", lambda: M.randomisation(cam, conv, image, target=1, layers=[conv.conv1]), TypeError, ["names"]),
+    ("no layer", lambda: M.randomisation(cam, conv, image, target=1, layers=[]), ValueError, ["layers is empty"]),
+    ("no parameter", lambda: M.randomisation(fa.gradient, torch.nn.Flatten(), table[:, :1]), ValueError, ["has no parameters"]),
     ("measure", lambda: M.randomisation(cam, conv, image, target=1, similarity="cos"), ValueError, ["'cosine'"]),
     ("a function", lambda: M.randomisation(fa.gradient, lambda x: x.sum(1), table), TypeError, ["nn.Module", "parameters"]),
     (

@@ -57,8 +57,8 @@ def randomisation(
         at 1.
 
     Raises:
-        ValueError: there is no such `order`, `similarity` or layer, a layer has no parameters, `similarity` returns no ``[N]``,
-            or there are NaN or inf.
+        ValueError: there is no such `order`, `similarity` or layer, a layer or the model has no parameters,
+            `similarity` returns no ``[N]``, or there are NaN or inf.
         TypeError: attributions in place of a method, or the model is no module.
 
     Example:
@@ -91,6 +91,9 @@ def randomisation(
         found = judged(method(_with(model, _Shuffled(root, shuffled)), x, **options), "the method returned")
         here.rewind()
         result[name] = _similarity(similarity, given, found)
+    if not result:
+        why = "the model has no parameters" if layers is None else "layers is empty"
+        raise complaint(ValueError, f"{why}: there is nothing to shuffle.")
     return result
 
 
