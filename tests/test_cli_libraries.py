@@ -5,6 +5,7 @@ torchvision and timm are stood in for by modules with the part of their API that
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -21,6 +22,7 @@ from funattr._cli import methods
 
 from . import command
 from .command import Preset, pixels, run, tiny, told
+from .language_models import byte_level
 
 here, shown, vit, bert = command.here, command.shown, command.vit, command.bert
 torchvision, timm = command.torchvision, command.timm
@@ -146,6 +148,22 @@ def test_a_text_classifier_of_transformers(bert: str, here: Path, capsys: pytest
     assert told_of == pytest.approx([difference] * 3, rel=1e-3)
     assert abs(difference) < 0.01 * float(model(**x).logits[0, 1].detach())
     assert sum(line.startswith("little to explain: the baseline alone") for line in lines) == 3
+
+
+def test_tokens_that_are_parts_of_letters(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What byte pairs are called, `Ã` and `©` of é, is no text."""
+    from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification
+
+    made = byte_level(["<pad>", "<unk>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", unk_token="<unk>")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=64, pad_token_id=0, **sizes)
+    for part in (RobertaForSequenceClassification(config), tokenizer):
+        part.save_pretrained("roberta")
+    run(capsys, "explain 'a café, 日' --model roberta --method input_x_gradient --out a.json")
+    (found,) = json.loads(Path("a.json").read_text(encoding="utf-8"))["explained"]
+    assert found["tokens"] == ["a", " c", "a", "f", "", "é", ",", " ", "", "", "日"]
+    assert [each["word"] for each in found["words"]][1] == "café"
 
 
 def test_a_model_that_jumps_at_padding(tmp_path: Path, bert: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .pieces import decoded
 from .source import Source, Text
 from .words import answered, choices, listed, mistake, one_line
 
@@ -178,13 +179,16 @@ def _kind(transformers: Any, config: Any, name: str) -> str:
 
 
 def _tokenized(tokenizer: Any) -> Callable[[str], Text]:
+    by_bytes = "Ã" in "".join(tokenizer.tokenize("é"))  # then tokens are parts of letters, and a blank is Ġ
+
     def text(given: str) -> Text:
         made = tokenizer(given, return_tensors="pt", truncation=True)
         x = dict(made)
         ids = x["input_ids"][0].tolist()
         if "attention_mask" in x and bool(x["attention_mask"].all()):
             del x["attention_mask"]  # says nothing about one text, and models look into it, which no vmap can
-        tokens = [token.replace("Ġ", " ").replace("▁", " ") for token in tokenizer.convert_ids_to_tokens(ids)]
+        tokens = decoded(tokenizer, ids, []).texts if by_bytes else tokenizer.convert_ids_to_tokens(ids)
+        tokens = [token.replace("▁", " ") for token in tokens]
         whole = len(tokenizer(given)["input_ids"])
         return Text(x, tokens, _words(made, given, tokens), whole if whole > len(ids) else None)
 
