@@ -48,7 +48,7 @@ def test_options(here: Path, capsys: pytest.CaptureFixture[str], shown: list[Any
     run(capsys, f"{line} occlusion --window 4")
     made: Any = importlib.import_module("my_net")
     model = made.build().eval()
-    expected = fa.occlusion(model, pixels(), window=(3, 4, 4), strides=(3, 2, 2), target=1).sum(1, keepdim=True)
+    expected = fa.occlusion(model, pixels(), window=(3, 4, 4), strides=(3, 2, 2), target=1).mean(1, keepdim=True)
     torch.testing.assert_close(shown[-1][2]["occlusion"], expected)
     exact = told(run(capsys, f"{line} shapley --layer conv2 --groups channels"))
     mask = torch.arange(6)[:, None, None]
@@ -88,7 +88,7 @@ def test_words_of_a_text(bert: str, here: Path, capsys: pytest.CaptureFixture[st
     values = fa.shapley(model, x, layer=site, target=1, feature_mask=torch.arange(7)[:, None])[0, :, 0]
     written = json.loads(Path("a.json").read_text())["explained"][0]["methods"]
     torch.testing.assert_close(torch.tensor(written["shapley"]["sums"]), values, rtol=1e-3, atol=1e-6)
-    lost = fa.occlusion(model, x, layer=site, target=1, window=(1, 8))[0].sum(1)
+    lost = fa.occlusion(model, x, layer=site, target=1, window=(1, 8))[0, :, 0]  # what the score loses, once
     torch.testing.assert_close(torch.tensor(written["occlusion"]["sums"]), lost, rtol=1e-3, atol=1e-6)
     assert any(word in found["largest"] for word in ("film", "good", "was"))
 

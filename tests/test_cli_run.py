@@ -350,6 +350,23 @@ def test_show_draws_what_is_stored(here: Path, drawn: list[Any], capsys: pytest.
     assert capsys.readouterr().out.endswith("wrote shown.png\n")
 
 
+def test_show_what_each_channel_has_once(here: Path) -> None:
+    """A square's number, which its three channels have: it was drawn, and written, three times as large."""
+    run(f"{LINE} --method ablation occlusion saliency")
+    assert run("show maps --id 3.png --out a.json") == 0
+    maps = json.loads(Path("a.json").read_text())["explained"][0]["methods"]
+    stored = fa.dataset.load("maps")["3.png"]
+    for name in ("feature_ablation", "occlusion"):
+        torch.testing.assert_close(torch.tensor(maps[name]["map"]), stored[name][0])
+    torch.testing.assert_close(torch.tensor(maps["saliency"]["map"]), stored["saliency"].sum(0))
+    for method, number in (("ablation", 1), ("saliency", 3)):
+        run(f"{LINE} --method {method} --out {method}")
+        assert run(f"show {method} --id 3.png --out a.json") == 0
+        (found,) = json.loads(Path("a.json").read_text())["explained"][0]["methods"].values()
+        ((_, one),) = [each for each in fa.dataset.load(method) if each[0] == "3.png"]
+        torch.testing.assert_close(torch.tensor(found["map"]), one.sum(0) * number / 3)
+
+
 def test_show_without_an_id_says_which_there_are(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And the line it ends with draws the first."""
     run(LINE)

@@ -13,7 +13,7 @@ import funattr as fa
 
 from . import facts, methods, write
 from .facts import Failed, Found, per_token
-from .how import OPTIONS, options_of, where_of
+from .how import OPTIONS, options_of, takes_away, where_of
 from .inputs import Input, gather, read
 from .judge import on_picture, squares
 from .load import load, warn_of
@@ -168,15 +168,14 @@ class _Evaluator:
         the layer that all share), or as it is."""
         where = self.places[name]
         options = options_of(name, self.source, given, where, self.arguments)
-        grouped = "feature_mask" in options
-        if grouped:
+        if "feature_mask" in options:
             options["feature_mask"] = options["feature_mask"].mask
         attribution = only_input(methods.call(name, model, x, {"target": target, **options}))
         if not whole:
             return attribution
         dim = 1 if where is None else where.channel_dim or 1
         grid = self.layers.grid(attribution.shape[1]) if dim == -1 else None
-        found = Found(name, attribution, None if where is None else where.name, dim, grouped, False, None, grid)
+        found = Found(name, attribution, None if where is None else where.name, dim, takes_away(options), False, None, grid)
         if given.tokens is not None:
             sums = per_token(found, len(given.tokens))
             values = None if sums is None else sums[None, :, None]

@@ -10,7 +10,7 @@ from typing import Any
 from . import draw, gap, judge, methods
 from .facts import Explained, Failed, Found, as_map, with_errors
 from .groups import COALITIONS, enough_for_errors, largest
-from .how import QUADRATURES, STEPS, options_of, where_of
+from .how import QUADRATURES, STEPS, options_of, takes_away, where_of
 from .inputs import Input, Item, files_of, read
 from .sites import Layers, Where, only_input
 from .source import Source
@@ -102,7 +102,7 @@ class Explainer:
         is_map = methods.is_cam(name) and name != "guided_grad_cam"
         layer = where.name if where is not None else None
         grid = self.layers.grid(attribution.shape[1]) if given.picture is not None and dim == -1 else None
-        found = Found(name, attribution, layer, dim, "feature_mask" in options, is_map, measured, grid, errors)
+        found = Found(name, attribution, layer, dim, takes_away(options), is_map, measured, grid, errors)
         if is_map and not arguments.raw and given.picture is not None:
             values = as_map(found, given)
             if values is not None and not bool((values > 0).any()):

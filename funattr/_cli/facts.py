@@ -28,7 +28,7 @@ class Found(NamedTuple):
     """Where it is, None at the input."""
     channel_dim: int
     grouped: bool
-    """Whether every channel holds the value of all of them: a mean draws it, not a sum."""
+    """Whether every channel holds the number of all of them, as groups and windows have one: a mean draws it, not a sum."""
     is_map: bool
     """Whether it is a CAM: what speaks for the class in a part of the picture, which is drawn smooth."""
     gap: Gap | None = None

@@ -64,6 +64,12 @@ def options_of(name: str, source: Source, given: Input, where: Where | None, arg
     return options
 
 
+def takes_away(taken: Mapping[str, Any]) -> bool:
+    """Whether a method asks the score without groups of its input, which may be of ids, and gives each feature of a group the
+    group's number: by its arguments, or those that it is called with."""
+    return "feature_mask" in taken or "window" in taken
+
+
 def _baselines(source: Source, given: Input, where: Where | None, distribution: bool, at_site: bool) -> Any:
     """What is compared with: 0, which is the mean of normalised images; for a text the same length of padding.
 

@@ -13,7 +13,7 @@ from ..dataset._names import method_named
 from . import gap, methods, removed
 from .asked import Asked, answer_of
 from .groups import COALITIONS
-from .how import MADE, OPTIONS
+from .how import MADE, OPTIONS, takes_away
 from .sites import Layers
 from .source import Source
 from .speaker import Speaker
@@ -199,11 +199,6 @@ def _options(of: Question, name: str, layer: Any, arguments: argparse.Namespace)
         value = fa.activation(of.model, without, layer=layer)
     sides = removed.at_layer(value, arguments.window) if "window" in taken else {"feature_mask": removed.places(value)}
     return {**options, "baselines": value, **sides}
-
-
-def takes_away(taken: Mapping[str, Any]) -> bool:
-    """Whether the method asks the score without some of its input, which may then be of ids."""
-    return "feature_mask" in taken or "window" in taken
 
 
 def _players(of: Question, name: str, arguments: argparse.Namespace) -> list[int | None]:

@@ -12,6 +12,7 @@ import funattr as fa
 
 from . import methods, write
 from .facts import Explained, Found
+from .how import takes_away
 from .inputs import Input, Item, read
 from .job import Ready, namespace
 from .options import add_command
@@ -107,7 +108,10 @@ def _explained(results: Any, identity: int | str, arguments: argparse.Namespace)
     stored = value if isinstance(value, Mapping) and _several(about) else {str(about["method"]): value}
     layers = notes.get("layers", {})
     pool = about["storage"]["pool"]
-    found = [_found(name, each, layers.get(name, about["arguments"].get("layer")), pool) for name, each in stored.items()]
+    given = about["arguments"]
+    found = [
+        _found(name, each, layers.get(name, given.get("layer")), pool, _grouped(name, given)) for name, each in stored.items()
+    ]
     pictured = _pictured(identity, notes, about, arguments)
     if pictured is None:
         return Explained(*_bare(identity, found), found)
@@ -116,13 +120,20 @@ def _explained(results: Any, identity: int | str, arguments: argparse.Namespace)
     return Explained(given, chosen, found)
 
 
+def _grouped(name: str, given: Mapping[str, Any]) -> bool:
+    """Whether a method was given groups or windows: of several methods, in what is its own, or of all."""
+    own = given.get(name)
+    everything = {**given, **(own.get("arguments", {}) if isinstance(own, dict) else {})}
+    return methods.is_name(name) and takes_away(methods.parameters(methods.checked(name))) and takes_away(everything)
+
+
 def _several(about: Mapping[str, Any]) -> bool:
     """Whether a dict is of several methods, and not one method's own."""
     names = str(about["method"]).split(" and ")
     return len(names) > 1 and all(isinstance(about["arguments"].get(name), dict) for name in names)
 
 
-def _found(name: str, value: Any, layer: Any, pool: Any) -> Found:
+def _found(name: str, value: Any, layer: Any, pool: Any, grouped: bool) -> Found:
     import torch
 
     value = value.dense() if hasattr(value, "dense") else value
@@ -138,7 +149,7 @@ def _found(name: str, value: Any, layer: Any, pool: Any) -> Found:
     elif value.dim() == 2:
         dim = -1  # [T, C]
     is_map = methods.is_name(name) and methods.is_cam(methods.checked(name)) and name != "guided_grad_cam"
-    return Found(name, value[None].float(), None if layer is None else str(layer), dim, False, is_map)
+    return Found(name, value[None].float(), None if layer is None else str(layer), dim, grouped and pool is None, is_map)
 
 
 def _pictured(
