@@ -90,6 +90,9 @@ def test_words_of_a_text(bert: str, here: Path, capsys: pytest.CaptureFixture[st
     torch.testing.assert_close(torch.tensor(written["shapley"]["sums"]), values, rtol=1e-3, atol=1e-6)
     lost = fa.occlusion(model, x, layer=site, target=1, window=(1, 8))[0, :, 0]  # what the score loses, once
     torch.testing.assert_close(torch.tensor(written["occlusion"]["sums"]), lost, rtol=1e-3, atol=1e-6)
+    for name, numbers in {"shapley": values, "lime": torch.tensor(written["lime"]["sums"])}.items():
+        assert written[name]["sum"] == pytest.approx(float(numbers.sum()), rel=1e-3, abs=1e-6)  # each word's once
+    assert written["occlusion"]["sum"] is None
     assert any(word in found["largest"] for word in ("film", "good", "was"))
 
 

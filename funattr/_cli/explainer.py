@@ -9,7 +9,7 @@ from typing import Any
 
 from . import draw, gap, judge, methods
 from .facts import Explained, Failed, Found, as_map, with_errors
-from .groups import COALITIONS, enough_for_errors, largest
+from .groups import COALITIONS, enough_for_errors, largest, of_each
 from .how import QUADRATURES, STEPS, options_of, takes_away, where_of
 from .inputs import Input, Item, files_of, read
 from .sites import Layers, Where, only_input
@@ -95,6 +95,7 @@ class Explainer:
             if name == "shapley" and errors is None:
                 least = 4 * len(groups.mask.unique()) + 2
                 self.later.append(f"no standard errors: of so many groups, --n-samples {least} or more tell them")
+        total = None if groups is None else float(of_each(groups, attribution).double().sum())
         if groups is not None and groups.part is not None:
             attribution, errors = attribution * groups.part, None if errors is None else errors * groups.part
         measured = self._measured(name, attribution, given, chosen, options) if name in methods.COMPLETE else None
@@ -102,7 +103,7 @@ class Explainer:
         is_map = methods.is_cam(name) and name != "guided_grad_cam"
         layer = where.name if where is not None else None
         grid = self.layers.grid(attribution.shape[1]) if given.picture is not None and dim == -1 else None
-        found = Found(name, attribution, layer, dim, takes_away(options), is_map, measured, grid, errors)
+        found = Found(name, attribution, layer, dim, takes_away(options), is_map, measured, grid, errors, total)
         if is_map and not arguments.raw and given.picture is not None:
             values = as_map(found, given)
             if values is not None and not bool((values > 0).any()):

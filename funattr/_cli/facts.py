@@ -36,6 +36,8 @@ class Found(NamedTuple):
     """The rows and columns that its tokens lie in, where the model says so."""
     errors: Any = None
     """The standard error of each number, where the method tells it."""
+    total: float | None = None
+    """Of groups, what their numbers sum to, each once; None of windows, which overlap."""
 
 
 def with_errors(found: Found) -> list[Found]:
@@ -104,7 +106,7 @@ def _class(of: Class) -> dict[str, Any]:
 def _method(found: Found, given: Input, maps: bool) -> dict[str, Any]:
     leaves = flat("attribution", found.attribution)
     facts: dict[str, Any] = {"layer": found.layer, "shapes": {name: list(leaf.shape) for name, leaf in leaves}}
-    facts["sum"] = sum(float(leaf.double().sum()) for _, leaf in leaves)
+    facts["sum"] = found.total if found.grouped else sum(float(leaf.double().sum()) for _, leaf in leaves)
     if found.gap is not None:
         facts["completeness"] = {"difference": found.gap.difference, "gap": found.gap.total - found.gap.difference}
     if given.tokens is not None:

@@ -114,15 +114,21 @@ def enough_for_errors(groups: Groups, n_samples: int | None) -> bool:
     return n_samples is None or n_samples >= 4 * len(groups.mask.unique()) + 2
 
 
-def largest(groups: Groups, attribution: Tensor, errors: Tensor | None) -> list[str]:
-    """The groups that count most, each with its number, and how sure that is."""
+def of_each(groups: Groups, attribution: Tensor) -> Tensor:
+    """The number of each group, in the order of their ids."""
     import torch
 
     mask = groups.mask.expand(attribution.shape[1:]).reshape(-1)
-    ids = mask.unique()
-    first = torch.stack([(mask == k).nonzero()[0, 0] for k in ids])
-    values = attribution[0].reshape(-1)[first]
-    spread = None if errors is None else errors[0].reshape(-1)[first]
+    first = [int((mask == k).nonzero()[0, 0]) for k in mask.unique()]
+    return attribution[0].reshape(-1)[torch.tensor(first, device=mask.device)]
+
+
+def largest(groups: Groups, attribution: Tensor, errors: Tensor | None) -> list[str]:
+    """The groups that count most, each with its number, and how sure that is."""
+
+    ids = groups.mask.unique()
+    values = of_each(groups, attribution)
+    spread = None if errors is None else of_each(groups, errors)
     order = values.abs().argsort(descending=True)[:_TOLD].tolist()
     told = []
     for i in order:
