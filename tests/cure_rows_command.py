@@ -162,7 +162,7 @@ COMMAND: list[Cure] = [
         "explain a.png --model nets:build --method ig --out o.json",
     ),
     row(
-        "explain.py",
+        "write.py",
         "would be written over: choose another name",
         "explain a.png --model nets:build --out a.png",
         "explain a.png --model nets:build --out drawn.png",

@@ -191,7 +191,7 @@ def test_what_is_explained_is_not_written_over(here: Path, capsys: pytest.Captur
     assert main([*shlex.split(line), "a.png", str(here / "a.png"), "in/../a.png", "--out", "maps/"]) == 0
     assert main(shlex.split(f"{line} in --out in")) == 0
     assert main(shlex.split(f"{line} in/a.png --out in/a.png")) == 2
-    assert "--out in/a.png is what is to be explained, and would be written over" in capsys.readouterr().err
+    assert "--out in/a.png is what is explained, and would be written over" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
     assert [path.name for path in Path("maps").iterdir()] == ["a.png"]
     made = {path.relative_to("in").as_posix() for path in Path("in").rglob("*.*")}

@@ -406,6 +406,7 @@ def test_pictures_that_were_moved(here: Path, drawn: list[Any], capsys: pytest.C
         ("show maps --id 4.png", "'4.png' has no result: cannot read the image 'png/4.png': "),
         ("show nowhere --id 4.png", "there are no results in 'nowhere'."),
         ("show maps --id 3.png --out a.gif", "--out must end with"),
+        ("show maps --id 3.png --out png/3.png", "--out png/3.png is what is explained, and would be written over"),
     ],
 )
 def test_mistakes_of_show(line: str, words: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from . import judge, language, methods, speaker, write
 from .explainer import Explainer
 from .groups import GROUPS
 from .how import OPTIONS, QUADRATURES, RULES, STEPS
-from .inputs import Item, files_of, gather
+from .inputs import gather
 from .load import load, warn_of
 from .options import MODEL_HELP, add_command, add_model, positive
 from .words import listed, mistake, say
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     source = load(arguments)
     items = gather(source, inputs, arguments)
-    _check_kept(items, arguments.out or "explained.png")
+    write.check_kept(arguments.out or "explained.png", items)
     say("model", source.title)
     folder = Path(arguments.out) if arguments.out and write.is_folder(Path(arguments.out), arguments.out) else None
     explain = Explainer(source, wanted, arguments, items, folder)
@@ -141,12 +141,6 @@ def run(arguments: argparse.Namespace) -> int:
     for each in explain.failed:
         print(f"funattr: not explained: {each.name}: {each.why}", file=sys.stderr)
     return 1 if explain.failed else 0
-
-
-def _check_kept(items: Sequence[Item], out: str) -> None:
-    """Refuse to write over what is explained."""
-    if Path(out).resolve() in files_of(items):
-        raise mistake(f"--out {out} is what is to be explained, and would be written over: choose another name.")
 
 
 def _split(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:

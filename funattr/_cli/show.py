@@ -166,7 +166,9 @@ def _pictured(
         raise mistake("this run notes no model for pictures: leave --pictures out, and the map is drawn alone.")
     ready = Ready(dict(notes["options"]))
     source = ready.source()
-    given = read(source, Item(str(identity), file=file), namespace(ready.options))
+    item = Item(str(identity), file=file)
+    write.check_kept(arguments.out, [item])
+    given = read(source, item, namespace(ready.options))
     target = about["target"]
     chosen = choose(source, given.x, str(target) if isinstance(target, int) else "argmax")
     return given, chosen, Layers(source, given.x)

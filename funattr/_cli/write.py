@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import draw, facts
 from .facts import Explained, Failed
+from .inputs import Item, files_of
 from .words import mistake, writing
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ def check(out: Path, given: str) -> None:
         raise mistake(f"--out must end with {listed}, or with / for a folder of pictures, got {str(out)!r}.")
     if not out.parent.is_dir():
         raise mistake(f"the folder {str(out.parent)!r} of --out does not exist: make it first, or choose another.")
+
+
+def check_kept(out: str, items: Sequence[Item]) -> None:
+    """Refuse to write over what is explained."""
+    if Path(out).resolve() in files_of(items):
+        raise mistake(f"--out {out} is what is explained, and would be written over: choose another name.")
 
 
 def write(out: Path, model: str, every: Sequence[Explained], failed: Sequence[Failed], options: Any) -> None:
