@@ -218,6 +218,21 @@ def test_every_coalition_of_a_size_is_as_likely() -> None:
 # Standard errors, and the error itself: what the contract asks for, on models that need no download.
 
 
+AROUND = {
+    "normalize": fa.normalize(fa.shapley),
+    "noise_tunnel": fa.noise_tunnel(fa.shapley, n_samples=2),
+    "sum_groups": fa.sum_groups(fa.shapley, [0, 0, 1, 1, 1, 1]),
+    "mean_over_baselines": functools.partial(fa.mean_over_baselines(fa.shapley), baselines=X),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_standard_errors_are_of_shapley_alone(name: str) -> None:
+    """A combinator did with them what it does with values: divided them by their own largest, added and averaged them."""
+    with pytest.raises(TypeError, match="there is no argument 'standard_errors'"):
+        AROUND[name](NET, X, target=1, standard_errors=True)
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_standard_errors_are_about_the_true_ones(sampling: str) -> None:
     net, x = net_of(10, 5)

@@ -62,7 +62,13 @@ def mean_over_baselines(method: Explains) -> Method:
         return total.total(count)
 
     return combined(
-        averaged, f"mean_over_baselines({name_of(method)})", method, needs=["baselines"], errors=True, baselines="several"
+        averaged,
+        f"mean_over_baselines({name_of(method)})",
+        method,
+        needs=["baselines"],
+        without=["standard_errors"],
+        errors=True,
+        baselines="several",
     )
 
 

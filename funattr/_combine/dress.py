@@ -60,10 +60,10 @@ def combined(
 ) -> Method:
     """`function`, dressed as a method that takes what `parts` take: readable in ``help()`` and in a traceback.
 
-    What it `says` of itself is what its parts say, where nothing else is given. It takes `return_error` only where it takes
-    care of the `errors` that a part then returns beside its attributions.
+    What it `says` of itself is what its parts say, where nothing else is given. It takes `return_error` and `standard_errors`
+    only where it takes care of the `errors` that a part then returns beside its attributions.
     """
-    without = [*without, *([] if errors else ["return_error"])]
+    without = [*without, *([] if errors else ["return_error", "standard_errors"])]
     known = [about(part) for part in parts]
     names = None
     if all(part.accepts is not None for part in known):
