@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -57,6 +58,7 @@ def fresh(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     """The same seed for every test, and no compiled graphs or grad mode left over from the last one."""
     torch.manual_seed(0)
     if request.config.getoption("--eager"):
+        importlib.import_module("torch._dynamo")  # torch 2.0 does not do so when asked for it
         monkeypatch.setattr(torch, "compile", no_compiling)
     yield
     assert torch.is_grad_enabled()

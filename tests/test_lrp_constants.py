@@ -145,13 +145,14 @@ def test_without_edges_of_the_graph(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_slopes_at_leaves_and_at_one_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
-    y = x * 2
+    x, w = (torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    y, beside = x * 2, w * 3  # which comes from no leaf that is asked for
     a, b = y.unbind()
-    score = (a.exp() * b).sum()
-    wanted = torch.autograd.grad(score, [x, y, a, b], retain_graph=True)
+    score = (a.exp() * b * beside).sum()
+    places = [x, y, a, b, beside]
+    wanted = torch.autograd.grad(score, places, retain_graph=True)
     for _ in range(2):
-        found = list(slopes_at(score, [edge_of(t) for t in (x, y, a, b)], [x]))
+        found = list(slopes_at(score, [edge_of(t) for t in places], [x]))
         for first, second in zip(found, wanted):
             assert first is not None
             close(first, second, 1e-12)

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import funattr as fa
+from funattr._torch import indexing_shown, threads
 
 from .reference import gauss
 from .test_state import Counter, D, Keeps, Object, as_found, input_for, made
@@ -194,3 +196,31 @@ def test_what_cannot_be_looked_at_is_left_alone(monkeypatch: pytest.MonkeyPatch)
     x = torch.ones(2, D, dtype=torch.float64)
     found = fa.gradient(lambda x: net(x) if busy is not None and nested.numel() else x, x, target=1)
     torch.testing.assert_close(found, net.weight[1].detach().expand(2, D))
+
+
+def test_modes_see_indexing_and_tensors_are_left_as_found() -> None:
+    """In the way that torch 2.0 needs, on any torch."""
+    met: list[Any] = []
+
+    class Seen(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            met.append(func)
+            return func(*args, **(kwargs or {}))
+
+    def both(t: Tensor) -> list[Tensor]:
+        t[0] = 3.0
+        t[t > 1] = t[1:2]
+        t[1:] = t[None, :3] * 1
+        return [t[0], t[t > 0], t[..., None], *t]
+
+    plain, before = Tensor.__getitem__, dict(vars(Tensor))
+    start = torch.linspace(0, 1, 4)
+    wanted = both(start.clone())
+    shown = indexing_shown if threads._hidden() else threads._WhileInside(threads._show, threads._hide)
+    with shown, shown:
+        assert Tensor.__getitem__ is plain
+        assert all(map(torch.equal, both(start.clone()), wanted))
+        with Seen():
+            assert all(map(torch.equal, both(start.clone()), wanted))
+    assert [met.count(func) for func in (plain, Tensor.__setitem__)] == [5, 3]
+    assert dict(vars(Tensor)) == before

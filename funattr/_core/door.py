@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .._habits import refusal
 from .._torch import (
     Surroundings,
+    indexing_shown,
     is_dressed,
     put_back,
     surroundings,
@@ -83,7 +84,7 @@ class Entrance(NamedTuple):
         training = noisy_modules(modules)
         state = state_of(modules, model)
         chance = chance_of(modules, model, x, self.about.draws, bool(training))
-        with mode_kept(training) if training else as_it_is, state or as_it_is, chance:
+        with mode_kept(training) if training else as_it_is, state or as_it_is, chance, indexing_shown:
             look_at_scores(reads)
             result = self.function(*args, **kwargs)
             check_scores(x)

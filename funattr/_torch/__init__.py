@@ -41,6 +41,7 @@ from .tensors import (
     times_written,
     tree_unflatten,
 )
+from .threads import indexing_shown, quiet
 from .traces import (
     any_batch,
     as_written,
@@ -74,12 +75,12 @@ from .transforms import (
     mapped_below,
     mapped_without,
     must_rise,
+    numbers,
     only_vmap_runs,
     operation_spaces,
     out_of_levels,
     plain_data,
     put_back,
-    quiet,
     saved_tensors_hooked,
     surroundings,
     transforms_active,

@@ -178,12 +178,13 @@ def slopes_at(score: torch.Tensor, edges: Sequence[Any], leaves: Sequence[torch.
     met: dict[Any, Any] = {}
     nodes = {edge.node for edge in edges}
     handles = [node.register_prehook(lambda given, node=node: met.update({node: given})) for node in nodes]
-    found = torch.autograd.grad(score, leaves, allow_unused=True, retain_graph=True)
+    ends = [*leaves, *(node.variable for node in nodes_before([score.grad_fn]) if hasattr(node, "variable"))]
+    found = torch.autograd.grad(score, ends, allow_unused=True, retain_graph=True)  # what leads to no end does not run
     for handle in handles:
         handle.remove()
-    ends = {id(leaf): slope for leaf, slope in zip(leaves, found)}
+    slopes = {id(end): slope for end, slope in zip(ends, found)}
     for node, nr in edges:
-        yield met[node][nr] if node in met else ends.get(id(getattr(node, "variable", None)))
+        yield met[node][nr] if node in met else slopes.get(id(getattr(node, "variable", None)))
 
 
 def is_plain(value: Any) -> bool:

@@ -5,19 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch._C import _functorch
 from torch._C._functorch import TransformType, maybe_get_level, peek_interpreter_stack
 from torch._C._functorch import _add_batch_dim as add_batch_dim
-
-# torch's warning that an operation has no batching rule: nothing a user can do about it where the vmap is ours, and
-# warnings.catch_warnings is not thread-safe. (There is no getter; True is the default.)
-from torch._C._functorch import _set_vmap_fallback_warning_enabled as set_vmap_fallback_warning  # type: ignore[attr-defined]  # private: its stub leaves it out
 from torch._functorch import eager_transforms
 from torch._functorch.eager_transforms import enable_inplace_requires_grad
 
@@ -192,6 +186,12 @@ if not hasattr(without_transforms, "__enter__"):  # torch 2.0: for as long as it
             del guard
 
 
+def numbers(value: torch.Tensor) -> list[float]:
+    """``value.tolist()``, which torch 2.0 refuses inside torch.func.grad."""
+    with without_transforms():
+        return plain_data(value).tolist()
+
+
 def current_grad_level() -> int:
     """The number of the innermost grad level; 0 where only plain autograd records."""
     return max((level.level() for level in _levels() or [] if level.key() == TransformType.Grad), default=0)
@@ -201,29 +201,6 @@ def make_leaf(value: torch.Tensor) -> torch.Tensor:
     """Turn `value`, a fresh tensor of the current grad level, into a leaf of that level."""
     with enable_inplace_requires_grad(True):
         return value.requires_grad_()
-
-
-class _Quiet(AbstractContextManager[None]):
-    """No warnings about missing batching rules while any thread is inside."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.inside = 0
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if not self.inside:
-                set_vmap_fallback_warning(False)
-            self.inside += 1
-
-    def __exit__(self, *exception: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if not self.inside:
-                set_vmap_fallback_warning(True)  # torch's default; it cannot be read
-
-
-quiet = _Quiet()
 
 
 # What else a call finds in its thread, and must leave there; and errors from outside.
