@@ -18,6 +18,7 @@ from .close import close
 from .methods import METHODS, Row, fits
 from .models import CASES, MIXING, Case, double
 from .pairs import PAIRS, TARGET, options_of, sites_of
+from .reference.lifted import plain_attention
 
 ALL = [*PAIRS, *((case, row) for case in MIXING for row in METHODS if fits(row, case))]
 DIFFERENTIABLE = [(case, row) for case, row in ALL if not row.constant]
@@ -55,13 +56,6 @@ def gradients(total: torch.Tensor, leaves: Sequence[torch.Tensor]) -> list[torch
     """Plain autograd, with zeros for what is not used."""
     found = torch.autograd.grad(total, leaves, allow_unused=True)
     return [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(leaves, found)]
-
-
-def plain_attention() -> Any:
-    """Attention in operations that have second derivatives."""
-    if hasattr(torch.nn, "attention"):  # since torch 2.3
-        return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-    return torch.backends.cuda.sdp_kernel(enable_flash=False, enable_mem_efficient=False)  # for the CPU, too
 
 
 def test_differentiable_in_the_parameters() -> None:

@@ -87,6 +87,6 @@ def test_an_exported_model_is_the_model() -> None:
     layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.Conv2d(4, 4, 2), nn.GELU()]
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 5), nn.Softmax(-1)).double().eval()
     x = torch.randn(2, 3, 6, 6).double()
-    exported = torch.export.export(model, (x,)).module()
+    exported = pytest.importorskip("torch.export").export(model, (x,)).module()
     for method in (fa.guided_backprop, fa.deep_lift):
         torch.testing.assert_close(method(exported, x, target=1), method(model, x, target=1))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.passes import Question
+from .._torch import numbers
 from .._types import ChunkSize, Tree, map_floats, map_tensors, tensors
 from .._words import complaint, warn
 from .fold import attempted, of_rows, rows_of, same
@@ -53,7 +54,7 @@ def refined(q: Question, start: list[Tree], of: Asks, asked: Tolerance) -> tuple
     while True:
         total = _total(pieces, held)
         errors = [math.sqrt(sum(h.error**2 for h in each.values())) for each in held]
-        norms = squares(total, size).sqrt().tolist()
+        norms = numbers(squares(total, size).sqrt())
         missed = [i for i in range(size) if errors[i] > asked.rtol * norms[i]]
         todo: dict[Interval, list[int]] = {}
         for i in missed:
@@ -70,7 +71,7 @@ def refined(q: Question, start: list[Tree], of: Asks, asked: Tolerance) -> tuple
         _warn_of(max(errors[i] / norms[i] if norms[i] else math.inf for i in missed), len(missed), size, asked)
     rest = iter(total if size != 1 else [t[0] for t in total])
     found: list[Tree] = map_floats(lambda t: next(rest).to(t.dtype), map_tensors(lambda t: t[0], pieces[0].like))
-    return found, total[0].new_tensor(errors)
+    return found, torch.tensor(errors, dtype=total[0].dtype, device=total[0].device)
 
 
 def _nodes(intervals: int) -> int:

@@ -92,6 +92,11 @@ def input_ends(q: Question, baselines: Tree) -> tuple[list[Tensor], list[Tensor]
     return floats_of(references(q.x, baselines, ids=False)), end
 
 
+def _numbers(values: list[float]) -> Tensor:
+    """No `new_tensor`, which inside torch.func.grad torch 2.0 does not have."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
 def points(start: list[Tensor], end: list[Tensor], nodes: Tensor) -> list[Tensor]:
     """``[c, N, ...]``: the path at c nodes."""
     return [towards(a, b, nodes.to(b.device).reshape(-1, *[1] * b.dim())) for a, b in zip(start, end)]
@@ -181,8 +186,8 @@ def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> l
     model is smooth.
     """
     start, end = input_ends(q, baselines)
-    run, nodes = Runner(), torch.tensor(rates.nodes, dtype=torch.float64)
-    ends = gathered(run, q, value_at, points(start, end, nodes.new_tensor([0.0, 1.0])))
+    run, nodes = Runner(), _numbers(rates.nodes)
+    ends = gathered(run, q, value_at, points(start, end, _numbers([0.0, 1.0])))
     steps = Steps(q, end, width(q))
     run = steps.runner(chunk_size, run)
     met = (
@@ -192,7 +197,7 @@ def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> l
     )
     total, gained, mean = Sum(), Sum(), Sum()
     for at, slopes, speeds in _rated(rates, ends, met):
-        weights = nodes.new_tensor(rates.weights[at])
+        weights = _numbers(rates.weights[at])
         total.add(map_floats(torch.mul, slopes, for_all(slopes, speeds)), weights)
         gained.add(speeds, weights)
         mean.add(slopes, weights)
@@ -207,7 +212,7 @@ def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> l
 def flow_on(run: Runner, q: Question, start: list[Tensor], on: Interval, chunk_size: ChunkSize) -> Iterator[Tree]:
     """``g_i (V'_i + m)`` at the nodes of an interval, where ``m`` is what the rates miss there: its integral is the flow."""
     end, rates, nodes = input_floats(q), kronrod_rates(), nodes_on(on)
-    ends = gathered(run, q, value_at, points(start, end, nodes.new_tensor([on.left, on.left + on.width])))
+    ends = gathered(run, q, value_at, points(start, end, _numbers([on.left, on.left + on.width])))
     met = (
         found
         for a, b in Steps(q, end).parts(NODES, chunk_size)
@@ -215,7 +220,7 @@ def flow_on(run: Runner, q: Question, start: list[Tensor], on: Interval, chunk_s
     )
     rated, gained = list(_rated(rates, ends, met)), Sum()
     for at, _, speeds in rated:
-        gained.add(speeds, nodes.new_tensor(rates.weights[at]))
+        gained.add(speeds, _numbers(rates.weights[at]))
     missed = map_floats(lambda ends, rated: ends[1] - ends[0] - rated, ends, gained.total())
     for _, slopes, speeds in rated:
         yield map_floats(lambda g, v, m: g * (v + m) / on.width, slopes, speeds, missed)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._torch import constant, tracing, vmap_runs
+from .._torch import constant, numbers, tracing, vmap_runs
 from .._types import Tree, floats_of, in_single
 from .._words import check_choice, check_count, check_real, complaint, kind_of
 
@@ -258,7 +258,7 @@ def integral(steps: Iterator[list[Tree]], on: Interval, size: int) -> Piece:
     seen = torch.stack([squares([t[i].detach() for t in sums], size) for i in range(1, len(weights))]).sum(0)
     rounding = _ROUNDING * max(torch.finfo(t.dtype).eps for t in sums)
     errors = on.width * (seen + rounding**2 * sizes).sqrt()
-    return Piece([on.width * t[0] for t in sums], errors.tolist(), like)
+    return Piece([on.width * t[0] for t in sums], numbers(errors), like)
 
 
 def squares(tensors: Sequence[Tensor], size: int) -> Tensor:

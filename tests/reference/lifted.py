@@ -251,11 +251,16 @@ class Recording(NamedTuple):
     score: int
 
 
+def plain_attention() -> Any:
+    """Attention in operations that have second derivatives."""
+    if hasattr(torch.nn, "attention"):  # since torch 2.3
+        return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    return torch.backends.cuda.sdp_kernel(enable_flash=False, enable_mem_efficient=False)  # for the CPU, too
+
+
 def record(run: Callable[[Leaves, Any], Tensor], values: Leaves, x: Any) -> Recording:
     """``run(values, x)`` is the score."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel  # since torch 2.3; tests of older ones read this file
-
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), plain_attention():
         given = [t.detach().clone() for t in values]
         with Tape(given) as tape:
             score = torch.func.functionalize(run)(given, x)
