@@ -48,7 +48,11 @@ COMPILES = (2, 13)
 #: How many files of tests run in one piece.
 PIECE = 12
 #: Warnings of torch's own that are no failures of ours.
-WARNINGS = ["TypedStorage is deprecated", "There is a performance drop because"]
+WARNINGS = [
+    "TypedStorage is deprecated",
+    "There is a performance drop because",
+    "`torch.cpu.amp.autocast(args...)` is deprecated",  # in its own checkpoint
+]
 FAMILIES = {
     "value and gradient": ["activation", "gradient", "saliency", "input_x_gradient", "local input_x_gradient"],
     "class activation maps": [

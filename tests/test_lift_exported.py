@@ -15,6 +15,7 @@ import funattr as fa
 
 from .breadth import breadth
 from .close import close_and_not_zero as close
+from .exported import operations_of
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(getattr(torch, "export", None), "unflatten"), reason="torch 2.0 to 2.2 cannot"),
@@ -134,6 +135,6 @@ NETS: dict[type[nn.Module], tuple[int, ...]] = {Convolutions: (2, 2, 6, 6), Atte
 def test_nets(net: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model, x = net().double().eval(), torch.randn(*NETS[net], dtype=torch.float64)
-    other = torch.export.export(model, (x,)).module()
+    other = operations_of(model, x)
     for method in (fa.deep_lift, fa.guided_backprop, fa.deconvnet, fa.lrp):
         close(method(other, x, target=1), method(model, x, target=1))

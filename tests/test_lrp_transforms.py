@@ -16,6 +16,7 @@ from funattr import rules as R
 
 from .breadth import breadth
 from .close import close
+from .exported import operations_of
 from .test_lrp import NET, SETS, X
 
 torch.manual_seed(0)
@@ -85,7 +86,7 @@ def test_the_derivative_of_attention_is_that_of_the_relevance(name: str) -> None
 def test_an_exported_program_is_as_the_model(name: str) -> None:
     """Its operations are torch's by other names: the same rules meet them."""
     model, x = (ENCODER, TOKENS) if name == "attention" else (NET, X)
-    program: Any = pytest.importorskip("torch.export").export(model, (x,)).module()
+    program = operations_of(model, x)
     for rules in (*OF_ATTENTION.values(), *SETS.values()):
         if name == "convolutions" and not {"linear", "activation"} & set(rules):
             continue

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils import parametrizations
+
+#: Since torch 2.1 a parametrization; before, by a hook.
+weight_norm: Any = getattr(parametrizations, "weight_norm", nn.utils.weight_norm)
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
