@@ -23,7 +23,7 @@ from .._core.cures import raised_by_model
 from .._core.kept import drawn, writes_parameters
 from .._core.passes import Question
 from .._core.written import Place, with_own_mapped
-from .._torch import any_batch, must_rise, quiet, tracing, transforms_active, tree_flatten, tree_unflatten
+from .._torch import any_batch, must_rise, no_vmap_inside, quiet, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import ChunkSize, Tree, map_tensors, tensors
 from .._words import complaint, warn
 from .chunks import Made, TooMuch, chunk_for, chunks, given_chunk, room_on, shows_room
@@ -69,7 +69,7 @@ class Runner:
     """Runs chunks of steps, and remembers over the chunks of one call what vmap could not do."""
 
     def __init__(self, sequential: bool = False) -> None:
-        self.ways = [] if sequential or any_batch() or writes_parameters() else [mapped, mapped_functional]
+        self.ways = [] if sequential or any_batch() or no_vmap_inside() or writes_parameters() else [mapped, mapped_functional]
         #: What was shown to be exact in one batch, and where the batch is in each of its tensors; None: rows meet, or nothing
         #: can be shown.
         self.folds: dict[Callable[..., Any], Sequence[int]] | None = None if any_batch() else {}
@@ -203,7 +203,7 @@ class Runner:
         """Go on to the next way."""
         # The first is what the model does. Not the error itself: its traceback holds the model's activations.
         self.cause = self.cause or str(error)
-        # What reads data by its address (scripted code, on torch 2.0) would take that of a functional tensor, which is 0.
+        # What reads data by its address (scripted code, on torch 2.0) would crash on that of a functional tensor, which is 0.
         del self.ways[: 2 if "Cannot access data pointer" in str(error) else 1]
 
     def give_up(self, cause: str) -> None:

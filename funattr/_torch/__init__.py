@@ -75,6 +75,7 @@ from .transforms import (
     mapped_below,
     mapped_without,
     must_rise,
+    no_vmap_inside,
     numbers,
     only_vmap_runs,
     operation_spaces,

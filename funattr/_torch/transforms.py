@@ -53,7 +53,13 @@ def _grad_level() -> Iterator[int]:
         _functorch._grad_decrement_nesting()
 
 
+_OLD = not hasattr(_functorch, "get_interpreter_stack")
 _levels: Callable[[], Any] = getattr(_functorch, "get_interpreter_stack", _levels_one_by_one)
+
+
+def no_vmap_inside() -> bool:
+    """Whether torch 2.0 functionalizes what runs: the gradient of recurrent layers under a vmap in there ends the process."""
+    return _OLD and any(level.key() == TransformType.Functionalize for level in _levels_one_by_one())
 
 
 grad_level = getattr(eager_transforms, "grad_increment_nesting", _grad_level)
