@@ -86,8 +86,10 @@ def absorbed(
     tell(bound.ruled(mode), x, target, fired, unmet, ready.kinds)
     total: dict[str, Tensor] = {}
     flown: dict[str, Tensor] = {}
-    for n in range(q.size):
-        for name, amount, size in _amounts(found[n], events, leaves):
+    with torch.enable_grad():
+        each = found.unbind()
+    for n, score in enumerate(each):
+        for name, amount, size in _amounts(score, events, leaves):
             for sums, value in ((total, amount), (flown, size)):
                 sums.setdefault(name, found.new_zeros(q.size, dtype=value.dtype))[n] += value
     rounding = 100 * torch.finfo(found.dtype).eps

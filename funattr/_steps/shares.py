@@ -35,7 +35,7 @@ def of_all(game: Opened) -> Found:
     bits = torch.arange(m)
 
     def which(numbers: Tensor) -> Tensor:
-        return (numbers[:, None] >> bits.to(numbers.device)) & 1 == 1
+        return torch.bitwise_right_shift(numbers[:, None], bits.to(numbers.device)) & 1 == 1
 
     scores = scores_of(game, 2**m, which)
     kept = which(torch.arange(2**m, device=scores.device))

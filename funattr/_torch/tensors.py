@@ -159,7 +159,8 @@ def edge_of(value: torch.Tensor) -> Any:
     made = value.grad_fn
     if made is not None:
         return _Edge(made, value.output_nr)
-    alias: Any = value.view_as(value).grad_fn  # of a leaf
+    with torch.enable_grad():
+        alias: Any = value.view_as(value).grad_fn  # of a leaf
     return _Edge(alias.next_functions[0][0], 0)
 
 

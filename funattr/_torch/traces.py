@@ -69,12 +69,9 @@ def any_batch() -> bool:
     """
     if tracing() or not torch._C._len_torch_dispatch_stack():
         return False
-    mode = _active_mode(torch._C._TorchDispatchModeKey.PROXY)
+    kinds = getattr(torch._C, "_TorchDispatchModeKey", None)  # before torch 2.1 modes cannot be asked for by what they are
+    mode: Any = None if kinds is None else torch._C._get_dispatch_mode(kinds.PROXY)
     return mode is not None and getattr(mode, "tracing_mode", None) == "symbolic"
-
-
-#: Before torch 2.1 modes cannot be asked for by what they are.
-_active_mode: Callable[..., Any] = getattr(torch._C, "_get_dispatch_mode", lambda key: None)
 
 
 def beside_traces() -> AbstractContextManager[Any]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils._pytree import tree_map
 
 from .. import methods
 from . import loops
@@ -25,9 +24,8 @@ def starts(x: Any, baselines: Any) -> list[Any]:
     """Each of the baselines, a number or a function of x as the table has them, for every row."""
     if not callable(baselines):
         return [start(x, baselines)]
-    many = baselines(x)
-    count = len(leaves(many, True)[0])
-    return [tree_map(lambda t, own, k=k: t[k].expand_as(own), many, x) for k in range(count)]
+    many = [(t, own.shape) for t, own in zip(leaves(baselines(x), True), leaves(x, True))]
+    return [with_leaves(x, [t[k].expand(shape) for t, shape in many], True) for k in range(len(many[0][0]))]
 
 
 def along(method: Callable[..., Leaves], q: Asked, row: methods.Row) -> Leaves:
