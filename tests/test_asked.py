@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.utils._pytree import tree_flatten
 
 import funattr as fa
 
@@ -141,6 +142,12 @@ class Net(nn.Module):
         return self.b(q.value * q.scale)
 
 
+takes_tuples = pytest.mark.skipif(
+    len(tree_flatten(Quantised(0, 0, 0))[0]) == 1, reason="torch 2.0 sees no tensors in such a tuple, as is told"
+)
+
+
+@takes_tuples
 @pytest.mark.parametrize("method", [fa.gradient, fa.input_x_gradient, fa.integrated_gradients, fa.deep_lift])
 def test_a_tuple_with_a_constructor_of_its_own(method: Any) -> None:
     torch.manual_seed(0)
@@ -153,6 +160,7 @@ def test_a_tuple_with_a_constructor_of_its_own(method: Any) -> None:
     assert found[2] is None
 
 
+@takes_tuples
 def test_a_packed_sequence() -> None:
     class Tagger(nn.Module):
         def __init__(self) -> None:
@@ -242,6 +250,7 @@ def test_inputs_that_a_model_does_not_name_so_are_told_with_its_own_names() -> N
     assert fa.gradient(linear, {"input": x}, target=1)["input"].shape == x.shape
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 def test_words_of_torch_are_not_cut_in_the_middle_of_one() -> None:
     conv, picture = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2)), torch.randn(1, 3, 64, 64)
     conv(picture)
@@ -257,11 +266,15 @@ def test_a_type_error_of_the_model_is_its_own() -> None:
         fa.gradient(model, torch.randn(2, 3), target=1)
 
 
+def jagged(y: Tensor) -> Tensor:
+    return torch.nested.nested_tensor(list(y), layout=torch.jagged)
+
+
 PACKED: dict[str, Callable[[Tensor], Tensor]] = {
     "sparse (torch.sparse_coo)": lambda y: y.to_sparse(),
     "sparse (torch.sparse_csr)": lambda y: y.to_sparse_csr(),
     "nested": lambda y: torch.nested.nested_tensor(list(y)),
-    "nested, jagged": lambda y: torch.nested.nested_tensor(list(y), layout=torch.jagged),
+    **({"nested, jagged": jagged} if hasattr(torch, "jagged") else {}),  # since torch 2.1
 }
 
 

