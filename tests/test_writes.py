@@ -354,6 +354,7 @@ def test_a_mapped_number_that_fills_places() -> None:
 
 
 @pytest.mark.skipif(not hasattr(torch.utils, "swap_tensors"), reason="torch 2.0 runs them one after another")
+@pytest.mark.filterwarnings(*["ignore:the steps run one after another"] * torch.__version__.startswith("2.4."))
 @pytest.mark.parametrize("net", [ThroughAView, MadeBefore, Residual])
 def test_several_targets_of_what_is_written(net: Callable[[], nn.Module]) -> None:
     """Mapped over the targets too, the steps would run one after another: the targets share them, and nobody is warned."""

@@ -24,10 +24,20 @@ swap_tensors: Any = getattr(torch.utils, "swap_tensors", None)
 
 def alone_in_memory(value: torch.Tensor) -> bool:
     """Whether no other tensor, no view and no graph holds the memory of `value`; False where torch does not tell."""
-    owners = getattr(torch._C, "_storage_Use_Count", None)
-    if owners is None or is_wrapped(value) or not is_plain(value) or value.layout is not torch.strided:
+    if _owners is None or is_wrapped(value) or not is_plain(value) or value.layout is not torch.strided:
         return False
-    return bool(owners(value.untyped_storage()._cdata) <= 2)  # the tensor, and the storage as Python has it
+    return _owners_of(value) <= _ALONE
+
+
+_owners: Any = getattr(torch._C, "_storage_Use_Count", None)
+
+
+def _owners_of(value: torch.Tensor) -> int:
+    return int(_owners(value.untyped_storage()._cdata))
+
+
+#: Of one tensor; in some torch versions, not in 2.4, the storage as Python has it counts besides.
+_ALONE = 0 if _owners is None else _owners_of(torch.empty(1, device="cpu"))
 
 
 def forward_class(node: Any) -> Any:
