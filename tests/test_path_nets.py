@@ -171,7 +171,8 @@ def test_a_frozen_part_has_no_gradient_at_a_layer_inside(layer: str, create_grap
 
 
 @pytest.mark.skipif(
-    not hasattr(torch.utils.checkpoint, "set_checkpoint_early_stop"), reason="torch 2.0 miscounts where recording begins inside"
+    not hasattr(torch.utils.checkpoint, "set_checkpoint_early_stop") or torch.__version__.startswith("2.4."),
+    reason="torch 2.0 and 2.4 miscount where recording begins inside",
 )
 def test_a_part_that_runs_again_in_the_backward_pass() -> None:
     model, x = Parts("again").double(), torch.randn(3, 6, dtype=torch.float64)
