@@ -162,8 +162,53 @@ class Again(nn.Module):
 
 
 def test_parts_that_run_again_in_the_backward_pass_are_refused_in_words() -> None:
-    with pytest.raises(ValueError, match=r"^lrp\(.*where rules cannot be: turn that off \(use_checkpoint=False"):
-        fa.lrp(Again(), torch.randn(2, 6), target=1)
+    for method in (fa.lrp, fa.absorbed):
+        with pytest.raises(ValueError, match=r"^(lrp|absorbed)\(.*where rules cannot be: turn that off \(use_checkpoint=False"):
+            method(Again(), torch.randn(2, 6), target=1)
+
+
+def halved(op: R.Operation, gradient: Tensor) -> Tensor:
+    return gradient / 2 * (op.inputs[0] > 0)
+
+
+def part_of(h: Tensor) -> Tensor:
+    h[:, :2].relu_()
+    return h
+
+
+NORM = nn.BatchNorm1d(4).double().eval()
+RELUS: dict[str, tuple[Any, Any]] = {  # as they are written, and as what
+    "in place": (lambda h: h.relu_(), torch.relu),
+    "of a view": (part_of, lambda h: torch.cat([h[:, :2].relu(), h[:, 2:]], 1)),
+    "beside a norm": (lambda h: NORM(h) + h.relu(), lambda h: NORM(h) + F.leaky_relu(h, 0)),
+    "by a mask, beside a norm": (lambda h: NORM(h) + h * (h > 0), lambda h: F.leaky_relu(h, 0) + NORM(h)),
+}
+
+
+@pytest.mark.parametrize("relu", [R.guided()["relu"], halved, R.epsilon()["activation"]], ids=["guided", "own", "flow"])
+@pytest.mark.parametrize("name", RELUS)
+def test_a_rule_for_relu_beside_those_of_what_it_writes_over(name: str, relu: Any) -> None:
+    rules = {**R.epsilon(0.5), "relu": relu}
+    found, wanted = (fa.lrp(lambda x, f=f: HEAD(f(x @ W.T + 0)), X, target=1, rules=rules) for f in RELUS[name])
+    close(found, wanted)
+    found, wanted = (fa.lrp(lambda x, f=f: HEAD(f(F.linear(x, W, B))), X, target=1, rules=rules) for f in RELUS[name])
+    close(found, wanted)
+    kept = fa.absorbed(lambda x: HEAD(RELUS[name][0](F.linear(x, W, B))), X, target=1, rules=rules)
+    score = HEAD(RELUS[name][1](F.linear(X, W, B)))[:, 1].detach()
+    close(found.sum(1) + sum(kept.values()), score, 1e-9)
+
+
+@pytest.mark.parametrize("rules", [R.guided(), R.deconv(), {"relu": halved}], ids=["guided", "deconv", "own"])
+def test_a_relu_with_a_rule_keeps_something(rules: Any) -> None:
+    def model(x: Tensor) -> Tensor:
+        h = F.linear(x, W, B).relu_()
+        return HEAD(torch.logsumexp(h[:, None] + h.relu()[:, :, None], 1))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, kept = (method(model, X, target=1, rules=rules) for method in (fa.lrp, fa.absorbed))
+    assert kept["relu"].abs().max() > 0.01
+    close(found.sum(1) + sum(kept.values()), model(X)[:, 1].detach(), 1e-9)
 
 
 LINEAR = {
@@ -193,3 +238,8 @@ def test_what_is_linear_needs_no_rule(name: str) -> None:
         warnings.simplefilter("error")
         found = fa.lrp(model, x, rules=R.attn_lrp())
     torch.testing.assert_close(found.flatten(1).sum(1), model(x))
+
+
+def test_a_neuron_of_a_model_without_what_a_rule_is_for() -> None:
+    with pytest.raises(ValueError, match="the model has no ReLU"):
+        fa.guided_backprop(nn.Sequential(HEAD), torch.randn(2, 4).double(), target=fa.neuron("0", 1))

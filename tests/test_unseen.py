@@ -261,3 +261,15 @@ def test_rules_where_a_part_runs_again() -> None:
     part = partial(checkpoint, torch.tanh, use_reentrant=False)
     with pytest.raises(ValueError, match=r"torch\.utils\.checkpoint.*where rules cannot be"):
         fa.lrp(Net(lambda h: part(torch.relu(h))), torch.randn(3, D).double(), target=1)
+
+
+@pytest.mark.parametrize("does", [scripted, torch.func.vmap(torch.tanh)], ids=["scripted", "vmap"])
+@pytest.mark.parametrize("method", [fa.lrp, fa.absorbed])
+def test_what_made_the_output_is_told_too(method: Any, does: Any) -> None:
+    """No operation of the model is given its output."""
+    for name, told in (("activation", "keep their gradient: code that no rule sees"), ("linear", "is not known, and")):
+        rules = {name: fa.rules.epsilon()[name], "linear": fa.rules.epsilon()["linear"]}
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            method(lambda x: does(Net(torch.tanh)(x)), torch.randn(3, D).double(), target=0, rules=rules)
+        assert any(told in str(each.message) for each in said) is (name == "activation" or method is fa.absorbed)

@@ -42,7 +42,7 @@ class Bound(NamedTuple):
             look(scores, leaves)
 
     def ruled(self, mode: Any) -> Bound:
-        """The same under rules for the backward pass. A mode that asks where values come from has `begin` and `follow`."""
+        """The same under rules for the backward pass. A mode that asks where values come from has begin, follow, end."""
         begin = getattr(mode, "begin", None)
         found = self.under(mode)
         if begin is None:
@@ -50,7 +50,9 @@ class Bound(NamedTuple):
 
         def call(*args: Any, **kwargs: Any) -> Any:
             begin(args, kwargs)
-            return found.call(*args, **kwargs)
+            output = found.call(*args, **kwargs)
+            mode.end(output)
+            return output
 
         return found._replace(call=call, rules=mode)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.backward import told_of_checkpoints
 from .._core.checks import check_attributable
 from .._core.door import method
 from .._core.passes import forward, question, scores
@@ -83,13 +84,15 @@ def absorbed(
 
     with torch.no_grad():  # up to the site
         found = scores(q, forward(q, put))
-    tell(bound.ruled(mode), x, target, fired, unmet, ready.kinds)
+    tell(bound.ruled(mode), x, target, fired, unmet, ready.kinds, sums=True)
     total: dict[str, Tensor] = {}
     flown: dict[str, Tensor] = {}
     with torch.enable_grad():
         each = found.unbind()
     for n, score in enumerate(each):
-        for name, amount, size in _amounts(score, events, leaves):
+        with told_of_checkpoints(q):
+            amounts = list(_amounts(score, events, leaves))
+        for name, amount, size in amounts:
             for sums, value in ((total, amount), (flown, size)):
                 sums.setdefault(name, found.new_zeros(q.size, dtype=value.dtype))[n] += value
     rounding = 100 * torch.finfo(found.dtype).eps

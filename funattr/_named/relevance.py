@@ -91,13 +91,17 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
     return combinator
 
 
-def tell(bound: Bound, x: Tree, target: Any, fired: list[Any], unmet: list[str], kinds: Mapping[str, Any]) -> None:
-    """Refuse rules that met nothing; name what has none, where rules are for all that a model does."""
-    if unmet and set(kinds) == {"relu"}:
+def tell(
+    bound: Bound, x: Tree, target: Any, fired: list[Any], unmet: list[str], kinds: Mapping[str, Any], sums: bool = False
+) -> None:
+    """Refuse rules that met nothing; name what has none, where rules are for all that a model does, and what nobody sees, where
+    somebody `sums` what operations keep."""
+    names, beyond = (", ".join(sorted(some)) for some in (set(unmet), set(unmet) - BY_FUNCTION))
+    if beyond and set(kinds) == {"relu"} and not sums:
         warn("the model runs code that no rule sees (scripted, from C++): a ReLU in there keeps its plain gradient.")
     if not fired and isinstance(target, Neuron):  # the pass may have ended at the neuron
         with torch.no_grad():
-            forward(question(bound, x, [], None), kept)
+            forward(question(bound, x, None, None), kept)
     if not fired:
         if set(kinds) == {"relu"}:
             text = "the model has no ReLU, so this rule would change nothing: use gradient or saliency for such a model."
@@ -106,9 +110,10 @@ def tell(bound: Bound, x: Tree, target: Any, fired: list[Any], unmet: list[str],
             text += ": the result is that without rules."
         raise complaint(ValueError, text)
     if unmet and "activation" in kinds:
-        names, beyond = (", ".join(sorted(some)) for some in (set(unmet), set(unmet) - BY_FUNCTION))
         cure = f"Take integrated_gradients: no rule can be for {beyond}." if beyond else "Give them one, by their function."
         warn(f"operations without a rule keep their gradient: {names}. {cure}")
+    elif beyond and sums:
+        warn(f"what is kept by {beyond} is not known, and relevance with what is absorbed does not sum to the score.")
 
 
 _GUIDED = under(guided())(gradient)

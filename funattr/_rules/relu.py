@@ -66,14 +66,20 @@ class _Rectify(torch.autograd.Function):
         return torch.ops.aten.threshold_backward(gradient, y, 0), None, None, None
 
 
+def _rectified(x: Tensor, guided: bool, in_place: bool) -> Tensor:
+    if in_place and (tracing() or transforms_active() or is_view(x)):  # there, writing to an input is refused
+        return x.copy_(_rectified(x, guided, False))
+    return _Rectify.apply(x, guided, current_grad_level(), in_place)  # type: ignore[no-any-return, no-untyped-call]  # torch has no types for apply
+
+
 def guided_relu(x: Tensor, in_place: bool) -> Tensor:
     """Positive gradients at positive outputs: ``relu(g) * (y > 0)``."""
-    return _Rectify.apply(x, True, current_grad_level(), in_place)  # type: ignore[no-any-return, no-untyped-call]  # torch has no types for apply
+    return _rectified(x, True, in_place)
 
 
 def deconv_relu(x: Tensor, in_place: bool) -> Tensor:
     """Positive gradients, wherever they go: ``relu(g)``."""
-    return _Rectify.apply(x, False, current_grad_level(), in_place)  # type: ignore[no-any-return, no-untyped-call]  # torch has no types for apply
+    return _rectified(x, False, in_place)
 
 
 class ReluRule(TorchFunctionMode):
@@ -127,11 +133,7 @@ class ReluRule(TorchFunctionMode):
         self.unmet += [name for name in names if name.startswith("ReluBackward") or "torch::jit" in name]
 
     def _ruled(self, x: Tensor, target: Tensor, in_place: bool) -> Tensor:
-        if not in_place:
-            return self.rule(x, False)
-        if target is not x or tracing() or transforms_active() or is_view(x):  # there, writing to an input is refused
-            return target.copy_(self.rule(x, False))
-        return self.rule(x, True)
+        return target.copy_(self.rule(x, False)) if in_place and target is not x else self.rule(x, in_place)
 
     def chosen(self, mask: Any, x: Any, positive: bool) -> bool:
         """Whether `mask` says where `x` is positive (or where it is not)."""

@@ -12,7 +12,7 @@ from ..._torch import base_of
 from ..._types import map_leaves
 from ..lift.origins import among
 from ..spelled import Entry
-from .facts import UNKNOWN, Event, Fact, spot
+from .facts import UNKNOWN, Event, Fact, Unseen, spot
 from .given import Rules
 from .mode import Ruled, Table, other
 
@@ -22,6 +22,7 @@ class Measured(Ruled):
 
     def __init__(self, rules: Rules, table: Table, fired: list[str], unmet: list[str], events: list[Event]):
         super().__init__(rules, table, fired, unmet)
+        self.unseen = Unseen(True)  # it is all to sum to the score, whatever the rules are for
         self.events: list[Event] = events
         self.inputs: list[Tensor] = []
 
@@ -78,6 +79,13 @@ class Measured(Ruled):
         if constant and y.requires_grad:
             self.came(name, [y], base)
         return found
+
+    def _relu(self, x: Tensor, in_place: bool) -> Tensor:
+        self.name = "relu"
+        inputs, ((z,), _) = self.taken((self.copied(x) if in_place else x,), {})
+        y = super()._relu(z, False)
+        self.came("relu", inputs, y)
+        return self.written(x, y) if in_place else y
 
     def taken(self, args: Any, kwargs: Any) -> tuple[list[Tensor], Any]:
         """Aliases of what varies among the arguments, each for one operation alone, and the arguments with these."""

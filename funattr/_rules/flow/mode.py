@@ -80,6 +80,10 @@ class Ruled(TorchFunctionMode):
     def recorded(self, t: Tensor) -> Tensor:
         return as_recorded(t) if self.below else t
 
+    def end(self, output: Any) -> None:
+        """The pass is over: no operation is given its output."""
+        list(map(self._met, tensors(output)))
+
     # What is known.
 
     def varies(self, t: Any) -> bool:
@@ -113,15 +117,13 @@ class Ruled(TorchFunctionMode):
         if type(func) is MethodWrapperType:
             return self._attribute(func, args, kwargs)
         own = self._own(func) if self.rules.named else None
-        if own is None and "relu" in self.rules.kinds:
-            relu = self.relus.seen(func, args, kwargs)
-            if relu is not None:
-                return relu[0]
         given = among((*args, *kwargs.values()))
         facts, left = [self._before(func, t) for t in given], False
+        if self.late:
+            return self._again(func, types, args, kwargs)
+        if own is None and "relu" in self.rules.kinds and (relu := self.relus.seen(func, args, kwargs)) is not None:
+            return relu[0]
         if not tracing():
-            if self.late:
-                return self._again(func, types, args, kwargs)
             idle = not any(fact.varies or fact.ids for fact in facts) and func not in GRADIENTS
             left = idle or (own is None and self.events is None and (func in LEFT or self._left(func, args, kwargs)))
         self.count = count = self.count + 1
@@ -163,18 +165,21 @@ class Ruled(TorchFunctionMode):
         return found
 
     def _before(self, func: Any, t: Tensor) -> Fact:
-        """What is known of an argument. Makes a factor while its value is there, and notes what no mode is told of, by the
-        mark that it left on its result."""
-        fact = self.facts[t]
-        name = made_unseen(self.recorded(t), fact, self.starts, self.level)
-        if name is not None:
-            self.unmet.append(name)
-            self.facts[t] = fact = Fact(varies=True)
+        """What is known of an argument. Makes a factor while its value is there."""
+        fact = self._met(t)
         if fact.linear is not None and fact.linear.scale and name_in_torch(func) not in _BEFORE_NORMS:
             instead = fact.linear.scale.use(t)
             if instead is not None:
                 self.facts[instead] = fact._replace(linear=None)
                 self.late.append((t, instead))
+        return fact
+
+    def _met(self, t: Tensor) -> Fact:
+        """What is known of a tensor. Notes what no mode is told of, by the mark that it left on its result."""
+        fact = self.facts[t]
+        if (name := made_unseen(self.recorded(t), fact, self.starts, self.level)) is not None:
+            self.unmet.append(name)
+            self.facts[t] = fact = Fact(varies=True)
         return fact
 
     def _left(self, func: Any, args: Any, kwargs: Any) -> bool:
@@ -275,7 +280,7 @@ class Ruled(TorchFunctionMode):
             self.fired.append("relu")
             y: Tensor = ready(x, in_place)
         else:
-            z = x.clone() if in_place else x
+            z = self.copied(x) if in_place else x
             y = torch.relu(z)
             op = Operation("relu", torch.relu, (z,), y)
             y = self.ruled(("relu", rule), op)

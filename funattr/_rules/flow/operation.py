@@ -171,14 +171,17 @@ class Scale:
         self.handle = place.register_hook(self)
         self.used = False  # by something else than a batch norm that is merged
         self.gone = False  # taken away by one, before anything else used the output
+        self.stand: tuple[Tensor, Tensor] | None = None  # the output, and what stands for it then
 
     def use(self, t: Tensor) -> Tensor | None:
         """Something else than a batch norm that is merged uses the output `t`: what stands for it, where a norm came first."""
         self.used = True
-        if self.gone:
-            return self.rule.put(self.at._replace(output=t))
-        self.settled()
-        return None
+        if not self.gone:
+            self.settled()
+            return None
+        if self.stand is None or self.stand[0] is not t:
+            self.stand = (t, self.rule.put(self.at._replace(output=t)))
+        return self.stand[1]
 
     def settled(self) -> Tensor:
         if self.factor is None:
