@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -183,3 +185,55 @@ def test_a_rule_for_a_cell_as_a_whole() -> None:
 
     found = fa.under({torch.gru_cell: whole})(fa.gradient)(model, ROWS, target=1)
     close(found, fa.gradient(model, ROWS, target=1), 1e-12)
+
+
+NODES = torch.randn(4, 12, dtype=torch.float64)
+EDGES = torch.rand(4, 4, dtype=torch.float64) * (torch.rand(4, 4) > 0.4)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch's own, of what sparse tensors lack
+    COO, CSR = EDGES.to_sparse(), EDGES.to_sparse_csr()
+SPARSE: dict[str, Form] = {
+    "spmm": lambda h: torch.spmm(COO, h),
+    "mm": lambda h: torch.mm(COO, h),
+    "operator": lambda h: COO @ h,
+    "sparse.mm": lambda h: torch.sparse.mm(COO, h),
+    "addmm": lambda h: torch.sparse.addmm(torch.zeros_like(h), COO, h),
+    "csr": lambda h: CSR @ h,
+    "csr, second": lambda h: (h.T @ CSR.to_dense().T.to_sparse_csr()).T,
+}
+METHODS = {
+    "deep_lift": fa.deep_lift,
+    "deep_lift_shap": partial(fa.deep_lift_shap, baselines=torch.zeros(1, 12).double()),
+    "box": partial(fa.lrp, rules={**R.epsilon(0.1), **R.zbox(-4.0, 4.0)}),
+    "zplus": partial(fa.lrp, rules=R.zplus()),
+    **{name: partial(fa.lrp, rules=rules) for name, rules in SETS.items()},
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse", "ignore:the steps run one after another")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", SPARSE)
+def test_a_sparse_matrix_is_the_dense_one(name: str, method: str) -> None:
+    """The adjacency of a graph, whose nodes are the rows of x."""
+    layer = nn.Linear(12, 4).double()
+    sparse = SPARSE[name]
+    found, wanted = (METHODS[method](lambda x, f=f: head(layer(f(x))), NODES, target=1) for f in (sparse, EDGES.matmul))
+    close(found, wanted)
+    found, wanted = (METHODS[method](lambda x, f=f: head(f(layer(x))), NODES, target=1) for f in (sparse, EDGES.matmul))
+    close(found, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse")
+def test_a_sparse_matrix_that_varies_is_told() -> None:
+    """Attention over the edges of a graph."""
+    where = EDGES.nonzero().T
+
+    def model(x: Tensor) -> Tensor:
+        scores = torch.tanh(x.sum(1)[where[0]] * x.sum(1)[where[1]])
+        return head(torch.sparse.mm(torch.sparse_coo_tensor(where, scores, (4, 4)), x)[:, :4])
+
+    with pytest.warns(UserWarning, match="a product of sparse matrices that vary.* no rule for it"):
+        fa.deep_lift(model, NODES, target=1)
+    with pytest.warns(UserWarning, match="keep their gradient: sparse_coo_tensor"):
+        found, kept = (method(model, NODES, target=1) for method in (fa.lrp, fa.absorbed))
+    close(found.sum() + sum(amount.sum() for amount in kept.values()), model(NODES)[:, 1].sum().detach(), 1e-9)

@@ -84,7 +84,7 @@ def absorbed(
 
     with torch.no_grad():  # up to the site
         found = scores(q, forward(q, put))
-    tell(bound.ruled(mode), x, target, fired, unmet, ready.kinds, sums=True)
+    tell(bound.ruled(mode), x, target, fired, unmet, ready.kinds, mode.hidden)
     total: dict[str, Tensor] = {}
     flown: dict[str, Tensor] = {}
     with torch.enable_grad():
@@ -116,5 +116,6 @@ def _amounts(score: Tensor, events: list[Event], leaves: list[Tensor]) -> Iterat
 
 def _flows(value: Tensor, gradient: Tensor) -> Tensor:
     """The relevance at a value; none where no gradient is, though the value be infinite (a mask)."""
+    value, gradient = (t if t.layout is torch.strided else t.to_dense() for t in (value, gradient))
     flow = torch.where(gradient == 0, torch.zeros_like(gradient), value * gradient.conj())
     return flow.real if flow.is_complex() else flow  # of a complex value, what its two parts have

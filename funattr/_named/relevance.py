@@ -92,12 +92,12 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
 
 
 def tell(
-    bound: Bound, x: Tree, target: Any, fired: list[Any], unmet: list[str], kinds: Mapping[str, Any], sums: bool = False
+    bound: Bound, x: Tree, target: Any, fired: list[Any], unmet: list[str], kinds: Mapping[str, Any], unseen: Any = None
 ) -> None:
-    """Refuse rules that met nothing; name what has none, where rules are for all that a model does, and what nobody sees, where
-    somebody `sums` what operations keep."""
+    """Refuse rules that met nothing; name what has none, where rules are for all that a model does, and what was `unseen` where
+    somebody sums what operations keep."""
     names, beyond = (", ".join(sorted(some)) for some in (set(unmet), set(unmet) - BY_FUNCTION))
-    if beyond and set(kinds) == {"relu"} and not sums:
+    if beyond and set(kinds) == {"relu"} and unseen is None:
         warn("the model runs code that no rule sees (scripted, from C++): a ReLU in there keeps its plain gradient.")
     if not fired and isinstance(target, Neuron):  # the pass may have ended at the neuron
         with torch.no_grad():
@@ -112,8 +112,9 @@ def tell(
     if unmet and "activation" in kinds:
         cure = f"Take integrated_gradients: no rule can be for {beyond}." if beyond else "Give them one, by their function."
         warn(f"operations without a rule keep their gradient: {names}. {cure}")
-    elif beyond and sums:
-        warn(f"what is kept by {beyond} is not known, and relevance with what is absorbed does not sum to the score.")
+    elif unseen:
+        hidden = ", ".join(sorted(set(unseen)))
+        warn(f"what is kept by {hidden} is not known, and relevance with what is absorbed does not sum to the score.")
 
 
 _GUIDED = under(guided())(gradient)

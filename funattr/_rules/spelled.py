@@ -80,7 +80,8 @@ _OPERATORS = {**{name: [f"__i{name}__"] for name in ("add", "sub", "mul", "pow")
 #: Names of one operation: the first is what rules call it.
 _SAME = """
     mul multiply __mul__ __rmul__; div divide true_divide __truediv__ __div__ __rdiv__ __rtruediv__; pow __pow__ __rpow__;
-    matmul mm bmm __matmul__; abs absolute; add __add__ __radd__ __iadd__; sub subtract __sub__ __isub__; neg negative __neg__;
+    matmul mm bmm spmm dsmm __matmul__; abs absolute; add __add__ __radd__ __iadd__; sub subtract __sub__ __isub__;
+    neg negative __neg__;
     clamp clip; sigmoid expit; trunc fix; asin arcsin; acos arccos; atan arctan; asinh arcsinh; acosh arccosh; atanh arctanh;
     where Tensor.where; atan2 arctan2; outer ger; remainder __mod__; floor_divide __floordiv__; logsigmoid log_sigmoid;
     cat concat concatenate; rsub __rsub__

@@ -52,9 +52,11 @@ def of_one(
         if not mode.varies(y):
             return function(*inputs)
         return of_one(mode, name, kind, lambda y, x, *bias: function(x, y, *bias), y, x, bias)
-    op = Operation(name, function, inputs, function(*inputs))
     kinds = ("first", kind) if mode.facts[x].first else (kind,)
     met = mode.rules.of(name, *kinds)
+    if y.layout is not torch.strided and met is not None and not getattr(met[1], "scales", True):
+        inputs = (x, y.to_dense(), *inputs[2:])  # such a rule looks at signs
+    op = Operation(name, function, inputs, function(*inputs))
     mode.scale = None
     found = mode.ruled(met, op, widened)
     merges = None if met is None or met[1] is PLAIN or widened is None else Linear(op, kinds, found, widened, mode.scale)
@@ -109,6 +111,9 @@ def bilinear(mode: Ruled, func: Any, x: Tensor, y: Tensor, *rest: Any, **kwargs:
         found: Tensor = func(x, y, *rest, **kwargs)
         return found if b is None else found + b
 
+    if rest and isinstance(rest[0], str):  # torch.sparse.mm(x, y, "mean")
+        mode.unmet.append(mode.name)
+        return function(x, y)
     if mode.varies(x) and mode.varies(y):
         return product_of(mode, mode.name, function, x, y, function(x, y))
     flat = x.dim() == y.dim() == 2 and mode.name == "matmul"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..._torch import base_of
@@ -25,6 +26,13 @@ class Measured(Ruled):
         self.unseen = Unseen(True)  # it is all to sum to the score, whatever the rules are for
         self.events: list[Event] = events
         self.inputs: list[Tensor] = []
+        self.hidden: list[str] = []  # what was met by nobody, and noted in no event
+
+    def _met(self, t: Tensor) -> Fact:
+        count = len(self.unmet)
+        fact = super()._met(t)
+        self.hidden += self.unmet[count:]
+        return fact
 
     def source(self, t: Tensor) -> Tensor:
         """`t`, which an operation takes that was given something made of it."""
@@ -131,5 +139,5 @@ def _measured(handler: Callable[..., Any], mode: Measured, func: Any, *args: Any
 
 def _alias(t: Tensor) -> Tensor:
     """`t` with a place of its own in the graph; what an autograd.Function has returned a view of gives its views none."""
-    found = t.view_as(t)
+    found = t.view_as(t) if t.layout is torch.strided else t.clone()
     return found if found.grad_fn is not None or not t.requires_grad else t.clone()

@@ -14,7 +14,7 @@ from ..._types import is_number
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, counterpart, exported, named, placed
 from .origins import among, constant
-from .table import BARE, ENTRIES, NAMED, OPENED, PLAIN, SHAPES, WEIGHED
+from .table import BARE, ENTRIES, NAMED, OPENED, PLAIN, SHAPES, SPARSE, WEIGHED
 from .tape import Lift, Met
 
 # Python functions that torch wraps: Dynamo finds them by identity only, and takes them for missing in a dictionary.
@@ -64,6 +64,8 @@ def known(func: Any) -> Entry | None:
                 return entry
     elif isinstance(func, EXPORTED):
         return exported(NAMED, func)
+    elif func in SPARSE:
+        return SPARSE[func]
     return ENTRIES.get(func) or BARE.get(func)
 
 
@@ -144,7 +146,8 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
         for i, copy in zip(met, copies):
             filled[i] = copy
         again, named = tree_unflatten(filled, spec)
-        return [t for t in tree_flatten(func(*again, **named))[0] if is_number(t)]
+        found = [t for t in tree_flatten(func(*again, **named))[0] if is_number(t)]
+        return [t if t.layout is torch.strided else t.to_dense() for t in found]
 
     try:
         with torch.no_grad():

@@ -12,7 +12,11 @@ from .slopes import matmul
 from .tape import Lift
 
 
-def matrix_product(lift: Lift, func: Any, x: Tensor, y: Tensor) -> Any:
+def matrix_product(lift: Lift, func: Any, x: Tensor, y: Tensor, *reduced: str) -> Any:
+    if not x.layout == y.layout == torch.strided:
+        if (x.requires_grad and y.requires_grad) or {"amax", "amin"}.intersection(reduced):
+            lift.unknown.append("a product of sparse matrices that vary, or with a maximum,")
+        return func(x, y, *reduced)
     if not (lift.varies(x) and lift.varies(y)):
         return func(x, y)
     if x.dim() < 2 or y.dim() < 2:

@@ -59,7 +59,7 @@ NAMES: dict[str, list[str]] = {
         "step": "remainder fmod __mod__ floor_divide __floordiv__",
         "curved": "atan2 arctan2 hypot logaddexp logaddexp2",
         "curved, relative": "xlogy",
-        "matrix product": "matmul mm bmm __matmul__",
+        "matrix product": "matmul mm bmm spmm dsmm __matmul__",
         "bilinear": "mv dot vdot inner outer ger kron tensordot vecdot cross",
         "convolution": " ".join(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)),
         "solve": "solve linalg_solve solve_triangular linalg_solve_triangular",
@@ -182,6 +182,11 @@ OPENED = {**opened(torch.functional, {*_found, *_linear}), **opened(F, _whole)}
 #: function -> its rule, and how that calls it.
 ENTRIES = {func: entry for func, entry in _found.items() if func not in OPENED}
 LINEAR = {func: entry for func, entry in _linear.items() if func not in OPENED}
+#: Dynamo takes no table that has them, and no sparse tensors.
+SPARSE = {
+    torch.sparse.mm: Entry(matrix_product, torch.sparse.mm, False, ["mat1", "mat2"], "mm"),
+    torch.sparse.addmm: Entry(RULES["addmm"], torch.sparse.addmm, False, ["mat", "mat1", "mat2"], "addmm"),
+}
 #: Functions without a rule of the table, which may be given one by their name.
 BARE = {**{func: Entry(None, func, False, ["input"], func.__name__) for func in OPENED}, **LINEAR}
 #: The same numbers in another shape.
