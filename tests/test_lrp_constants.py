@@ -4,6 +4,7 @@ score, and under rules a model gives what it gives without."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -181,3 +182,40 @@ def test_a_shift_that_ends_at_exactly_0(rules: dict[Any, Any]) -> None:
     share = fa.lrp(lambda t: t @ w, 2 * (x - 0.5), target=1, rules=every)  # of the first layer's own input: its zero has one
     assert share[0, 1] != 0
     close(found[1, :2], share[1, :2] * x[1, :2] / (x[1, :2] - 0.5), 1e-9)
+
+
+FACTOR = torch.rand(D, dtype=torch.float64) + 0.5
+LIKE: dict[str, Callable[[Tensor], Tensor]] = {  # constants, made with a look at h
+    "ones_like": lambda h: torch.ones_like(h) * FACTOR,
+    "full_like": lambda h: torch.full_like(h, 1.0) * FACTOR,
+    "rand_like": lambda h: torch.rand_like(h) * 0 + FACTOR,
+    "new_ones": lambda h: h.new_ones(D) * FACTOR,
+    "new_tensor": lambda h: h.new_tensor([1.0] * D) * FACTOR,
+    "to": lambda h: FACTOR.float().double().to(h) * 0 + FACTOR.to(h),
+    "type_as": lambda h: FACTOR.type_as(h),
+    "expand_as": lambda h: FACTOR.expand_as(h),
+    "broadcast_tensors": lambda h: torch.broadcast_tensors(h, FACTOR)[1],
+    "broadcast_tensors, first": lambda h: torch.broadcast_tensors(FACTOR, h)[0],
+    "mask": lambda h: (h.abs() > -1).to(h) * FACTOR,
+    "places": lambda h: torch.arange(D).type_as(h) * 0 + FACTOR,
+}
+
+
+@pytest.mark.filterwarnings("ignore:the model draws")
+@pytest.mark.parametrize("rules", [R.epsilon(0.2), R.gamma(), R.attn_lrp(), R.cp_lrp()], ids=["epsilon", "gamma", "attn", "cp"])
+@pytest.mark.parametrize("name", LIKE)
+def test_what_is_made_like_a_value_is_a_constant(name: str, rules: dict[Any, Any]) -> None:
+    """A factor of it takes no share of the relevance: only its shape and its type come from x."""
+    torch.manual_seed(0)
+    first, last, x = nn.Linear(D, D).double(), nn.Linear(D, 2).double(), torch.randn(3, D).double()
+
+    def model(factor: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        h = first(x)
+        return last(torch.tanh(h * factor(h)))  # type: ignore[no-any-return]  # a module returns any
+
+    made, given = partial(model, LIKE[name]), partial(model, lambda h: FACTOR)
+    close(fa.lrp(made, x, target=1, rules=rules), fa.lrp(given, x, target=1, rules=rules))
+    found, wanted = (fa.absorbed(f, x, target=1, rules=rules) for f in (made, given))
+    assert found.keys() == wanted.keys()
+    for key, amount in found.items():
+        close(amount, wanted[key])

@@ -14,11 +14,11 @@ from ..._core.kernels import unruled
 from ..._torch import as_recorded, base_of, depth_traced, edge_of, tracing, transforms_active
 from ..._types import map_leaves, tensors
 from ..lift.dispatch import GRADIENTS, apply, known
-from ..lift.origins import among
+from ..lift.origins import among, numbers
 from ..lift.table import ENTRIES, NAMES, SHAPES
 from ..lift.table import PLAIN as LEFT
 from ..relu import ReluRule, in_place
-from ..spelled import Entry, called, name_in_torch, named
+from ..spelled import Entry, called, counterpart, name_in_torch, named
 from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen, made_unseen
 from .given import Rules
 from .operation import Flow, Operation, Scale, own, same, whole
@@ -193,12 +193,14 @@ class Ruled(TorchFunctionMode):
 
     def result(self, func: Any, args: Any, kwargs: Any, facts: list[Fact], y: Tensor) -> Fact:
         """What follows for a result of an operation that has noted nothing itself."""
-        ids = any(fact.ids for fact in facts)
+        name = name_in_torch(func)
+        facts = [] if "rand" in name else numbers(counterpart(func), facts)
+        ids, live = any(fact.ids for fact in facts), [fact for fact in facts if fact.varies]
         if not (y.is_floating_point() or y.is_complex()):
             return Fact(ids=ids and func in SHAPES)
-        name, live = name_in_torch(func), [fact for fact in facts if fact.varies]
         if not live:
-            return Fact(varies=ids and name.rstrip("_") in _LOOKS_UP)
+            known = any(fact is not UNKNOWN for fact in facts)
+            return Fact(varies=ids and name.rstrip("_") in _LOOKS_UP) if known else UNKNOWN
         fact = Fact(True, first=all(fact.first for fact in live))
         if func in SHAPES and len(live) == 1:
             return fact._replace(activated=live[0].activated)
@@ -281,9 +283,7 @@ class Ruled(TorchFunctionMode):
             y: Tensor = ready(x, in_place)
         else:
             z = self.copied(x) if in_place else x
-            y = torch.relu(z)
-            op = Operation("relu", torch.relu, (z,), y)
-            y = self.ruled(("relu", rule), op)
+            y = self.ruled(("relu", rule), Operation("relu", torch.relu, (z,), torch.relu(z)))
             if in_place:
                 return self.written(x, self.know(y, z, activated=True))
         return self.know(y, x, activated=True)

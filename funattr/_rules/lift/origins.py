@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 from types import MethodWrapperType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ..._torch import tracing, without_modes
 from ..._types import is_number
 from ..spelled import functions
+
+T = TypeVar("T")
 
 
 class Origins:
@@ -184,7 +186,8 @@ _ROWS = {tuple, list, torch.Size}
 #: Of how many of its tensors an operation takes the numbers, where not of all: of none where it makes one like another, or asks
 #: for a size.
 _TAKES = {
-    **dict.fromkeys(functions("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty"), 0),
+    **dict.fromkeys(functions("zeros_like ones_like full_like empty_like"), 0),
+    **dict.fromkeys(functions("new_zeros new_ones new_full new_empty new_tensor new"), 0),
     **dict.fromkeys(functions("size dim ndimension numel nelement stride element_size storage_offset get_device __len__"), 0),
     **dict.fromkeys(functions("is_contiguous is_floating_point is_complex is_signed is_same_size"), 0),
     **dict.fromkeys(functions("to type_as view_as reshape_as expand_as"), 1),
@@ -193,8 +196,12 @@ _TAKES = {
 
 def sources(func: Any, given: Iterable[Any]) -> list[Tensor]:
     """The tensors whose numbers an operation takes."""
-    found = among(given)
-    return found[: _TAKES[func]] if func in _TAKES else found
+    return numbers(func, among(given))
+
+
+def numbers(func: Any, of_each: list[T]) -> list[T]:
+    """Of what is known of each of its tensors, that of those whose numbers an operation takes."""
+    return of_each[: _TAKES[func]] if func in _TAKES else of_each
 
 
 def among(values: Iterable[Any]) -> list[Tensor]:
