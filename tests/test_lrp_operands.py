@@ -237,3 +237,34 @@ def test_a_sparse_matrix_that_varies_is_told() -> None:
     with pytest.warns(UserWarning, match="keep their gradient: sparse_coo_tensor"):
         found, kept = (method(model, NODES, target=1) for method in (fa.lrp, fa.absorbed))
     close(found.sum() + sum(amount.sum() for amount in kept.values()), model(NODES)[:, 1].sum().detach(), 1e-9)
+
+
+CUBE, VECTOR, PAIR = torch.randn(4, 12, 5).double(), torch.randn(5).double(), nn.Linear(5, 5).double()
+TWO, ALONE = nn.Bilinear(12, 5, 4).double(), nn.Bilinear(12, 5, 4, bias=False).double()
+FLAT = torch.einsum("oij,j->oi", CUBE, VECTOR)
+THREE: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {  # of FIRST(x), and of x
+    "einsum": (lambda h, x: torch.einsum("ni,oij,j->no", h, CUBE, VECTOR), lambda h, x: h @ FLAT.T),
+    "einsum, last": (lambda h, x: torch.einsum("oij,j,ni -> no", CUBE, VECTOR, h), lambda h, x: h @ FLAT.T),
+    "einsum without an arrow": (lambda h, x: torch.einsum("ni,oij,j", h, CUBE, VECTOR), lambda h, x: h @ FLAT.T),
+    "einsum with dots": (lambda h, x: torch.einsum("...i,oij,j->...o", h, CUBE, VECTOR), lambda h, x: h @ FLAT.T),
+    "bilinear": (lambda h, x: ALONE(h, VECTOR.expand(4, 5)), lambda h, x: h @ (ALONE.weight @ VECTOR).T),
+    "bilinear, second": (
+        lambda h, x: F.bilinear(VECTOR.expand(4, 5), h, ALONE.weight.mT.contiguous()),
+        lambda h, x: h @ (ALONE.weight @ VECTOR).T,
+    ),
+    "bilinear of two": (
+        lambda h, x: TWO(h, PAIR(x)),
+        lambda h, x: torch.einsum("ni,oij,nj->no", h, TWO.weight, PAIR(x)) + TWO.bias,
+    ),
+}
+
+
+@pytest.mark.parametrize("rules", [*SETS, "zplus"])
+@pytest.mark.parametrize("name", THREE)
+def test_a_weight_of_several_factors_is_one(name: str, rules: str) -> None:
+    """Contributions have the sign of all that is constant together."""
+    ready = R.zplus() if rules == "zplus" else SETS[rules]
+    found, wanted = (fa.lrp(lambda x, f=f: head(f(FIRST(x), x)), ROWS, target=1, rules=ready) for f in THREE[name])
+    close(found, wanted)
+    kept = fa.absorbed(lambda x: head(THREE[name][0](FIRST(x), x)), ROWS, target=1, rules=ready)
+    close(found.sum(1) + sum(kept.values()), head(THREE[name][1](FIRST(ROWS), ROWS))[:, 1].detach(), 1e-9)

@@ -14,7 +14,7 @@ from ..lift.compound import COMPOUND
 from ..lift.origins import among
 from ..lift.table import NAMES
 from .flows import CUT, HALF, NORMALIZATION, PLAIN
-from .linear import addmm, bilinear, convolution, einsum, linear, product_of
+from .linear import addmm, bilinear, bilinear_layer, convolution, einsum, linear, product_of
 from .mode import Ruled, Table, other
 from .operation import Flow, Operation, Pairs, hold
 
@@ -286,5 +286,5 @@ TABLE: Table = {
     "group_norm": group_norm,
     "instance_norm": instance_norm,
     "batch_norm": batch_norm,
-    "bilinear": other,
+    "bilinear": bilinear_layer,
 }

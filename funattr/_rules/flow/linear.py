@@ -120,6 +120,18 @@ def bilinear(mode: Ruled, func: Any, x: Tensor, y: Tensor, *rest: Any, **kwargs:
     return of_one(mode, mode.name, "linear", function, x, y, None, torch.mul if flat else None)
 
 
+def bilinear_layer(mode: Ruled, func: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A product of two that vary; of one, linear with a weight that the other is a part of."""
+    with mode:
+        if mode.varies(x) and mode.varies(y):
+            z = torch.einsum("...i,oij,...j->...o", x, weight, y)
+        elif mode.varies(y):
+            z = torch.einsum("...j,...oj->...o", y, torch.einsum("...i,oij->...oj", x, weight))
+        else:
+            z = torch.einsum("...i,...oi->...o", x, torch.einsum("...j,oij->...oi", y, weight))
+        return z if bias is None else z + bias
+
+
 def addmm(mode: Ruled, func: Any, bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     def function(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         if b is None:
@@ -140,5 +152,19 @@ def einsum(mode: Ruled, func: Any, equation: str, *operands: Any) -> Any:
         mode.unmet.append("einsum")
     if len(vary) not in (1, 2) or len(operands) < 2:
         return func(equation, *operands)
+    if len(vary) == 1 and len(operands) > 2 and isinstance(equation, str):
+        equation, operands = _of_one_weight(func, equation, operands, vary[0])
+        vary = [0]
     first, second, *_ = dict.fromkeys([*vary, *range(len(operands))])
     return bilinear(mode, of_two(func, equation, operands, first, second), operands[first], operands[second])
+
+
+def _of_one_weight(func: Any, equation: str, operands: tuple[Any, ...], live: int) -> tuple[str, tuple[Tensor, Tensor]]:
+    """Einsum of one that varies, with the others made one weight: contributions have the signs of that."""
+    given, arrow, out = equation.replace(" ", "").partition("->")
+    terms = given.split(",")
+    if not arrow:
+        out = "..." * ("..." in given) + "".join(sorted(c for c in set(given) if c.isalpha() and given.count(c) == 1))
+    rest, others = (",".join(terms[:live] + terms[live + 1 :]), operands[:live] + operands[live + 1 :])
+    kept = "..." * ("..." in rest) + "".join(sorted(c for c in set(rest) if c.isalpha() and c in terms[live] + out))
+    return f"{terms[live]},{kept}->{out}", (operands[live], func(f"{rest}->{kept}", *others))
