@@ -243,3 +243,32 @@ def test_what_is_linear_needs_no_rule(name: str) -> None:
 def test_a_neuron_of_a_model_without_what_a_rule_is_for() -> None:
     with pytest.raises(ValueError, match="the model has no ReLU"):
         fa.guided_backprop(nn.Sequential(HEAD), torch.randn(2, 4).double(), target=fa.neuron("0", 1))
+
+
+def kept_apart(h: Tensor) -> Tensor:
+    made, again = torch.tanh(h), h * 1
+    made, once = made * 1, torch.tanh(again)
+    again[:, :2] = made[:, 2:]
+    again += once
+    return again
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_rule_of_ones_own_is_given_what_was_there(create_graph: bool) -> None:
+    """Also where the model has written to it since."""
+
+    def weighed(op: R.Operation, gradient: Tensor) -> Tensor:
+        return gradient * (op.output.abs() + op.inputs[0] ** 2)
+
+    def plain(h: Tensor) -> Tensor:
+        return torch.cat([torch.tanh(h)[:, 2:], h[:, 2:]], 1) + torch.tanh(h)
+
+    x = X.clone().requires_grad_(create_graph)
+    found, wanted = (
+        fa.lrp(lambda x, f=f: HEAD(f(F.linear(x, W, B))), x, target=1, rules={torch.tanh: weighed}, create_graph=create_graph)
+        for f in (kept_apart, plain)
+    )
+    close(found.detach(), wanted.detach())
+    if create_graph:
+        slope, other = (torch.autograd.grad(relevance.square().sum(), x)[0] for relevance in (found, wanted))
+        close(slope, other)

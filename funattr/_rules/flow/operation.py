@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ..._torch import autograd_function, base_of, current_grad_level, tracing, transforms_active, tree_flatten, tree_unflatten
 from ..._types import as_it_is
@@ -206,10 +207,12 @@ def own(rule: Callable[[Operation, Tensor], Any], op: Operation) -> Tensor:
 
     def back(gradient: Tensor, value: Tensor, *inputs: Tensor) -> list[Tensor | None]:
         with as_it_is if casts == _casts(device) else torch.autocast(device, casts[1], casts[0]):
-            return [None, *checked(name, rule(Operation(name, function, inputs, value), gradient), inputs)]
+            found = checked(name, rule(Operation(name, function, inputs, value), gradient), inputs)
+            return [*[None] * (1 + len(inputs)), *found]
 
-    value = op.output if current_grad_level() else op.output.detach().clone()  # the model may write to what it gets
-    return handed(back, 1 + len(op.inputs), op.output, value, *op.inputs)
+    level, kept = current_grad_level(), [op.output, *op.inputs]  # the model may write to what it gets, and to what it gave
+    kept = [t if isinstance(t, Parameter) else (t if level else t.detach()).clone() for t in kept]
+    return handed(back, len(kept), op.output, *kept, *op.inputs)
 
 
 def _casts(device: str) -> tuple[bool, torch.dtype]:
