@@ -55,6 +55,18 @@ def test_nested_inputs() -> None:
     with pytest.raises(TypeError, match=r"x is a nested tensor: pass it padded, with \.to_padded_tensor"):
         fa.gradient(lambda x: NET(x).sum((1, 2)), nested)
     assert fa.gradient(lambda x: NET(x).sum((1, 2)), nested.to_padded_tensor(0.0)).shape == (2, 3, 6)
+    rows = [torch.randn(2, 6), torch.randn(3, 6)]
+    jagged = torch.nested.nested_tensor(rows, layout=torch.jagged)
+
+    def model(x: Any) -> Tensor:
+        return torch.stack([NET(t).sum(0) for t in x.unbind()])
+
+    found: Any = fa.gradient(model, jagged, target=1)
+    for part, row in zip(found.unbind(), rows):
+        assert torch.allclose(part, fa.gradient(lambda x: NET(x[0]).sum(0)[None], row[None], target=1)[0])
+    for method in (fa.integrated_gradients, fa.conductance, fa.deep_lift):  # these need a baseline for each place
+        with pytest.raises(TypeError, match=r"x is a nested tensor: pass it padded"):
+            method(model, jagged, target=1)
 
 
 @pytest.mark.parametrize("method", [fa.integrated_gradients, fa.deep_lift_shap, fa.gradient_shap, fa.feature_ablation])

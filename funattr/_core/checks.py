@@ -72,7 +72,8 @@ def check_input(x: Tree, reads: bool) -> None:
     """Refuse what is not a batch of tensors, or not finite where it `reads` them."""
     found = tensors(x)
     for value in found:
-        check_dense(value, "x")
+        if not (value.is_nested and value.layout is torch.jagged):  # with which methods of one pass do well
+            check_dense(value, "x")
     check_structure(x)
     if reads:
         for value in found:
@@ -102,9 +103,8 @@ def _as_x(given: Any) -> str:
 def check_dense(value: Tensor, what: str) -> None:
     """Refuse a sparse or a nested tensor: attributions are of elements, all of them, and rows of one size."""
     if value.is_nested:
-        if value.layout is torch.strided:
-            raise complaint(TypeError, f"{what} is a nested tensor: pass it padded, with .to_padded_tensor(0.0).")
-    elif value.layout is not torch.strided:
+        raise complaint(TypeError, f"{what} is a nested tensor: pass it padded, with .to_padded_tensor(0.0).")
+    if value.layout is not torch.strided:
         cure = "a zero is a value like any other, so pass it dense, with .to_dense(), or bind what is no input with a partial"
         raise complaint(TypeError, f"{what} is a sparse tensor ({value.layout}): {cure}.")
 
