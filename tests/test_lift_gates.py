@@ -417,3 +417,17 @@ def test_gates_of_weights_are_alike_whether_these_are_trained(name: str, layer: 
     for part in (w, *model.parameters()):
         part.requires_grad_(False)
     torch.testing.assert_close(fa.deep_lift(model, x, layer=layer, target=1), found)
+
+
+@pytest.mark.parametrize("name", ["new", "new_tensor"])
+def test_numbers_that_are_read_off_a_value_and_made_a_tensor_like_it(name: str) -> None:
+    """They may come from it, other than those of ones_like."""
+    torch.manual_seed(0)
+    first, last, x = nn.Linear(6, 6).double(), nn.Linear(6, 3).double(), torch.randn(3, 6).double()
+
+    def model(x: Tensor) -> Tensor:
+        h = first(x)
+        return last(torch.tanh(h * getattr(h, name)([h.max().item()] * 6)))  # type: ignore[no-any-return]  # a module returns any
+
+    found = fa.deep_lift(model, x, target=1)
+    assert torch.allclose(found.sum(1), (model(x) - model(torch.zeros_like(x)))[:, 1], atol=1e-12)

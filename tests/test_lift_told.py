@@ -174,3 +174,11 @@ def test_a_size_of_the_input_hides_no_gap_at_a_layer(name: str) -> None:
 
     with pytest.warns(UserWarning, match=r"miss the difference of the scores, .*: the model cuts its graph \(detach\)"):
         fa.deep_lift(Sized(), torch.randn(3, 6), layer="a", target=1)
+
+
+@pytest.mark.parametrize("read", [lambda h: h.max().item(), lambda h: max(h.amax(0).tolist())])
+def test_numbers_that_are_read_are_told_as_a_cut(read: Any) -> None:
+    torch.manual_seed(0)
+    first, last = nn.Linear(6, 6).double(), nn.Linear(6, 3).double()
+    with pytest.warns(UserWarning, match=r"miss the difference .* the model cuts its graph \((item|tolist)\)"):
+        fa.deep_lift(lambda x: last(torch.tanh((h := first(x)) * read(h))), torch.randn(3, 6).double(), target=1)

@@ -172,7 +172,7 @@ class Origins:
             dead = [t for t in results if not ((live and t.requires_grad) or (numbers and is_number(t)))]
             self.cut.update((id(t), t) for t in dead)
             self.beside.update((id(t), weakref.ref(t)) for t in dead if t.requires_grad)  # rows of an embedding that is trained
-            if live and dead:
+            if live and (dead or getattr(func, "__name__", "") in _READS):
                 named = func.__self__ if type(func) is MethodWrapperType else func  # of an attribute, x.data, its own name
                 self.cuts.append(getattr(named, "__name__", repr(func)))
         elif others:
@@ -181,13 +181,14 @@ class Origins:
             self.made.update((id(t), t) for t in results)
 
 
+#: What makes numbers of Python of a tensor's.
+_READS = {"item", "tolist", "__float__", "numpy", "__array__"}
 _NO_TENSORS = {int, float, bool, str, type(None)}
 _ROWS = {tuple, list, torch.Size}
 #: Of how many of its tensors an operation takes the numbers, where not of all: of none where it makes one like another, or asks
 #: for a size.
 _TAKES = {
-    **dict.fromkeys(functions("zeros_like ones_like full_like empty_like"), 0),
-    **dict.fromkeys(functions("new_zeros new_ones new_full new_empty new_tensor new"), 0),
+    **dict.fromkeys(functions("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty"), 0),
     **dict.fromkeys(functions("size dim ndimension numel nelement stride element_size storage_offset get_device __len__"), 0),
     **dict.fromkeys(functions("is_contiguous is_floating_point is_complex is_signed is_same_size"), 0),
     **dict.fromkeys(functions("to type_as view_as reshape_as expand_as"), 1),
