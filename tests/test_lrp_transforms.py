@@ -210,6 +210,7 @@ def by_hand(h: Tensor) -> Tensor:
 
 HIDDEN: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "mapped by the model": (lambda h: torch.func.vmap(squared)(h), "no rule sees"),
+    "the same, elementwise": (lambda h: torch.func.vmap(torch.tanh)(h), "no rule sees"),
     "written without a graph": (lambda h: by_hand(h * 1), "behind the graph's back"),
 }
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..._core.checks import may_read
 from ..._core.written import WRITES
-from ..._torch import as_recorded, depth_traced, edge_of, is_plain, nodes_before, plain_data, times_written, tracing
+from ..._torch import as_recorded, depth, depth_traced, edge_of, is_plain, nodes_before, plain_data, times_written, tracing
 from ..._words import warn
 from ..lift.complete import custom
 from ..lift.origins import constant
@@ -36,20 +36,21 @@ UNKNOWN = Fact()
 UNSEEN = "code that no rule sees (scripted, from C++, inside torch.func)"
 
 
-def made_unseen(t: Tensor, fact: Fact, starts: set[Any], level: str) -> str | None:
+def made_unseen(t: Tensor, fact: Fact, starts: set[Any], level: Any) -> str | None:
     """What to call what made `t`, where no mode was told: a function of somebody's own, by the mark that it leaves, or whatever
     made what comes from the `starts` of all that varies, and is not known to; what is made of parameters does not.
 
-    Where Dynamo traces, what has a gradient is no parameter, and was made by nothing that was met, comes from there; `level` is
-    that of the transforms around the pass.
+    `level` is that of the transforms around the pass: what the model runs below its own is left alone. Where Dynamo traces,
+    what has a gradient is no parameter, and was made by nothing that was met, comes from there.
     """
     if tracing():
         hidden = fact is UNKNOWN and t.requires_grad and not (constant(t) or t.is_leaf) and depth_traced() == level
         return UNSEEN if hidden else None
+    t = as_recorded(t)
     if t.grad_fn is None:
         return None
     name = custom(t.grad_fn)
-    if name is not None or fact is not UNKNOWN:
+    if name is not None or fact is not UNKNOWN or depth() != level:
         return name
     return None if starts.isdisjoint(nodes_before([t.grad_fn], starts)) else UNSEEN
 

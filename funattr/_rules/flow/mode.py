@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..._core.kernels import unruled
-from ..._torch import as_recorded, base_of, depth_traced, edge_of, tracing, transforms_active
+from ..._torch import as_recorded, base_of, depth, depth_traced, edge_of, tracing
 from ..._types import map_leaves, tensors
 from ..lift.dispatch import GRADIENTS, apply, known
 from ..lift.origins import among, numbers
@@ -25,8 +25,6 @@ from .operation import Flow, Operation, Scale, own, same, whole
 
 #: What keeps the places of a tensor's elements, and is linear where but one of its tensors varies.
 _SUMS = {"add", "sub", "rsub", "neg", "positive"}
-#: ``f(z) / z`` is the derivative, also at 0.
-_PROPORTIONAL = {"relu", "leaky_relu", "prelu", "abs", "absolute"}
 _ACTIVATIONS = {*NAMES["exact"], *NAMES["smooth"], *NAMES["clamp"]}
 _LOOKS_UP = {*NAMES["indexed"], "embedding", "embedding_bag"}
 #: What may come between a linear operation and the batch norm that is merged into it.
@@ -52,8 +50,8 @@ class Ruled(TorchFunctionMode):
         self.unmet = unmet  # operations without one, which are not linear
         self.name = ""
         self.count = 0  # of operations met
-        self.level = ""  # of transforms around a pass that Dynamo traces
-        self.below = False  # whether transforms are around one that it does not
+        self.level: Any = 0  # of transforms around a pass
+        self.below = False  # whether there are any, and Dynamo does not trace
         self.late: list[tuple[Tensor, Tensor]] = []
         self.scale: Scale | None = None  # of the rule that was put last
         self.relus = ReluRule(self._relu, [], [])  # knows one in every spelling
@@ -61,24 +59,21 @@ class Ruled(TorchFunctionMode):
     def begin(self, args: Any, kwargs: Any) -> None:
         """A new pass: nothing is known but that the model's x varies."""
         self.facts = Traced() if tracing() else Facts()
-        self.level = depth_traced() if tracing() else ""
-        self.below = not tracing() and transforms_active()
+        self.level = depth_traced() if tracing() else depth()
+        self.below = not tracing() and self.level > 0
         self.relus.signs.clear()
         self.unseen.begin()
         given = tensors((args, kwargs))
-        self.starts = {edge_of(t).node for t in map(self.recorded, given) if t.requires_grad and not tracing()}
+        self.starts = set() if tracing() else {edge_of(t).node for t in map(as_recorded, given) if t.requires_grad}
         for t in given:
             self.facts[t] = Fact(varies=t.is_floating_point() or t.is_complex(), ids=not t.is_floating_point(), first=True)
 
     def follow(self, value: Any, other: Any) -> None:
         """`other` goes on in the place of `value`: what is asked about varies, wherever it comes from."""
         for t, new in zip(tensors(value), tensors(other)):
-            fact, leaf = self.facts[t], self.recorded(new)
+            fact, leaf = self.facts[t], new if tracing() else as_recorded(new)
             self.facts[new] = fact._replace(root=None, made=None, varies=fact.varies or leaf.requires_grad)
             self.starts |= {edge_of(leaf).node} if leaf.requires_grad and not tracing() else set()
-
-    def recorded(self, t: Tensor) -> Tensor:
-        return as_recorded(t) if self.below else t
 
     def end(self, output: Any) -> None:
         """The pass is over: no operation is given its output."""
@@ -177,7 +172,7 @@ class Ruled(TorchFunctionMode):
     def _met(self, t: Tensor) -> Fact:
         """What is known of a tensor. Notes what no mode is told of, by the mark that it left on its result."""
         fact = self.facts[t]
-        if (name := made_unseen(self.recorded(t), fact, self.starts, self.level)) is not None:
+        if (name := made_unseen(t, fact, self.starts, self.level)) is not None:
             self.unmet.append(name)
             self.facts[t] = fact = Fact(varies=True)
         return fact
@@ -189,7 +184,7 @@ class Ruled(TorchFunctionMode):
             return False
         met = self.rules.of(called(entry.name), "activation")
         self.fired += [] if met is None else [met[0]]
-        return met is None or _keeps(met[1], entry.name)
+        return met is None or (isinstance(met[1], Flow) and met[1].keeps(entry.name))
 
     def result(self, func: Any, args: Any, kwargs: Any, facts: list[Fact], y: Tensor) -> Fact:
         """What follows for a result of an operation that has noted nothing itself."""
@@ -266,7 +261,7 @@ class Ruled(TorchFunctionMode):
         rule = met[1]
         if not isinstance(rule, Flow) or (merges and rule.remakes and not tracing()):
             return own(rule, op)
-        if _keeps(rule, op.name):
+        if rule.keeps(op.name):
             return op.output
         self.scale = rule.hook(op) if self.events is None else None
         if self.scale is None:
@@ -287,11 +282,6 @@ class Ruled(TorchFunctionMode):
             if in_place:
                 return self.written(x, self.know(y, z, activated=True))
         return self.know(y, x, activated=True)
-
-
-def _keeps(rule: Any, name: str) -> bool:
-    """Whether a rule is the gradient of the operation of that name."""
-    return isinstance(rule, Flow) and (rule.name == "gradient" or (rule.name == "activation" and name in _PROPORTIONAL))
 
 
 def other(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:

@@ -99,6 +99,8 @@ class Operation(NamedTuple):
         return self._replace(inputs=tuple(map(f, self.inputs)), output=f(self.output))
 
 
+#: ``f(z) / z`` is the derivative, also at 0.
+_PROPORTIONAL = {"relu", "leaky_relu", "prelu", "abs", "absolute"}
 Pairs = list[tuple["Tensor | None", Tensor]]
 
 
@@ -121,6 +123,10 @@ class Flow:
         self.scales = scales  # the gradient of the output, by something made of its value
         self.remakes = remakes  # runs the operation again with other weights, which takes as long as it does
         self.shares = shares  # relevance is shared whatever x is, at its zeros too
+
+    def keeps(self, name: str) -> bool:
+        """Whether it is the gradient of the operation of that name."""
+        return self.name == "gradient" or (self.name == "activation" and name in _PROPORTIONAL)
 
     def put(self, op: Operation) -> Tensor:
         """The operation's value, with what flows."""
