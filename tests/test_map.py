@@ -162,6 +162,20 @@ def test_whatever_torch_raises_under_vmap() -> None:
     torch.testing.assert_close(found, (x * (weights * slopes).sum(0)).float())
 
 
+def test_where_the_derivative_cannot_be_looked_at() -> None:
+    """A functionalized step is compared with one alone, slopes too: what has none there, runs one after another."""
+
+    def function(step: Tensor, x: Tensor) -> Tensor:
+        out = x.sin()
+        out += step
+        return torch.ops.aten.copy(x, out)  # type: ignore[no-any-return]  # torch's operations are Any here
+
+    x = X.clone().requires_grad_()
+    with pytest.warns(UserWarning, match="one after another"):
+        found = ran(function, 4, x)
+    assert torch.equal(found.detach(), torch.stack([X.sin() + step for step in STEPS]))
+
+
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError, KeyError, KeyboardInterrupt])
 def test_own_exceptions_at_once_and_unchanged(kind: type[BaseException]) -> None:
     calls = []
