@@ -142,5 +142,5 @@ def check_size(value: Any, name: str, what: str = "a number", *, zero: bool = Tr
 def check_choice(value: Any, what: str, known: Iterable[str]) -> None:
     """Refuse what is none of these names."""
     if not isinstance(value, str) or value not in known:
-        shown = repr(value) if isinstance(value, str) else kind_of(value)
-        raise complaint(ValueError, f"there is no {what} {shown}. {did_you_mean(shown, known)}")
+        shown, name = (repr(value), value) if isinstance(value, str) else (kind_of(value), "")
+        raise complaint(ValueError, f"there is no {what} {shown}. {did_you_mean(name, known)}")

@@ -70,8 +70,7 @@ class Runner:
 
     def __init__(self, sequential: bool = False) -> None:
         self.ways = [] if sequential or any_batch() or no_vmap_inside() or writes_parameters() else [mapped, mapped_functional]
-        #: What was shown to be exact in one batch, and where the batch is in each of its tensors; None: rows meet, or nothing
-        #: can be shown.
+        #: What was shown to be exact in one batch, and where the batch is in its tensors; None: rows meet, or nobody can see.
         self.folds: dict[Callable[..., Any], Sequence[int]] | None = None if any_batch() else {}
         self.places: set[Place] = set()  # of the model's code, whose tensors are mapped over, for it writes to views of them
         self.cause: str | None = None
@@ -148,12 +147,13 @@ class Runner:
         while self.ways and not (single or (unseen and self.ways[0] is mapped_functional)):
             try:
                 result = with_own_mapped(partial(self.ways[0], function, part, shared), self.places)
+                alike = self.is_as_alone(function, part, shared, result)
             except Exception as error:
                 if not refused(error):
                     raise
                 self.refuse(error)
             else:
-                if self.is_as_alone(function, part, shared, result):
+                if alike:
                     yield result
                     return
                 self.give_up(_OTHERS.format("draws" if drawn() else "writes to a view, or scripted,"))
@@ -196,13 +196,7 @@ class Runner:
         alone = tensors(function(map_tensors(lambda t: t[middle], part), *shared))
         self.shown = all(same(t[middle], own) for t, own in zip(tensors(result), alone))
         if self.shown and functional:
-            try:
-                slopes = further([[t[middle] for t in tensors(result)], alone], tensors((part, shared)))
-            except RuntimeError as error:  # what torch has no derivative of there
-                if not refused(error):
-                    raise
-                return False
-            self.shown = all(map(same, *slopes))
+            self.shown = all(map(same, *further([[t[middle] for t in tensors(result)], alone], tensors((part, shared)))))
         return self.shown
 
     def refuse(self, error: Exception) -> None:

@@ -91,7 +91,7 @@ def plain_data(value: torch.Tensor) -> torch.Tensor:
 
 def as_recorded(value: torch.Tensor) -> torch.Tensor:
     """`value` as the graph has it that is recorded below a vmap, which what the vmap shows has not."""
-    while is_mapped(value):
+    while is_mapped(value) and not value.requires_grad:
         value = _functorch.get_unwrapped(value)
     return value
 
