@@ -52,6 +52,7 @@ def test_compiled(build: Any, make: Any, layer: str) -> None:
     torch.testing.assert_close(found, fa.input_x_gradient(model, x, layer=layer, target=target))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("method", breadth([fa.grad_cam, fa.deep_lift], lambda method: method is fa.grad_cam))
 def test_compiled_where_the_value_holds_none(method: Any) -> None:
     """Attention of transformers gives (output, None)."""
@@ -82,6 +83,7 @@ class Heads(nn.Module):
 PYTHON = [fa.deep_lift, fa.guided_backprop, fa.integrated_gradients]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("layer", [None, fa.input_of("out")])
 @pytest.mark.parametrize("method", breadth(PYTHON, lambda method: method is fa.deep_lift))
 def test_compiled_methods_written_in_python(method: Any, layer: Any) -> None:

@@ -103,6 +103,7 @@ def test_compiled_targets(target: Any) -> None:
     close(compiled(model, x, layer="stem", target=target), fa.gradient(model, x, layer="stem", target=target))
 
 
+@pytest.mark.full
 def test_compiled_on_several_layers_and_a_composition() -> None:
     model, x = double(CASES[2])
     sites = {"a": ["stem", None], "b": fa.input_of("layer2")}

@@ -45,6 +45,7 @@ def tensor(found: Any) -> Tensor:
     return found[0] if isinstance(found, list) else found
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("layer", breadth(LAYERS, lambda layer: layer == "block"), ids=str)
 def test_compiled_is_eager_in_one_graph(layer: Any) -> None:
     model, x, target = mixed()

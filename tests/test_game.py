@@ -189,6 +189,7 @@ def test_differentiated() -> None:
     assert not fa.game(net, x, target=0).value(kept).requires_grad
 
 
+@pytest.mark.full
 def test_compiled_and_mapped() -> None:
     for layer, width in ((None, 5), ("0", 7)):
         kept = subsets(9, width)

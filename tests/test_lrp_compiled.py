@@ -208,6 +208,7 @@ TOLD = [  # what a model does between two layers, and what is said when a method
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("does", "of_rules", "of_lift"), breadth(TOLD, lambda case: case is TOLD[0], several=True))
 def test_what_no_rule_sees_is_told_when_it_is_compiled(does: Any, of_rules: str, of_lift: str) -> None:
     model, x = Many({"": lambda h: does(h + 0.5)}), torch.randn(3, 6, dtype=torch.float64)

@@ -350,6 +350,7 @@ def test_shapiq_plays() -> None:
 # Transforms, and what is refused.
 
 
+@pytest.mark.full
 def test_compiled_mapped_and_differentiated() -> None:
     for layer in (None, "1"):
 
