@@ -66,6 +66,7 @@ def test_rays_own_data(tmp_path: Path) -> None:
     check(tmp_path / "read here", loop(fa.grad_cam, layer="1"))
 
 
+@pytest.mark.full
 def test_tables_and_streams(tmp_path: Path) -> None:
     pq.write_table(flat_table(), tmp_path / "in.parquet")
     fa.dataset.run(fa.grad_cam, net, flat_table().slice(0, 9), tmp_path / "files", layer="1", batch_size=4)
