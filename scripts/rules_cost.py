@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import funattr as fa
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.rivals import with_torchvision
 
 R = fa.rules
 PARTS = ("attribution", "canonizers", "composites")
@@ -60,8 +65,8 @@ def nets() -> Iterator[tuple[str, nn.Module, Tensor, str | None]]:
 def zennit_of(model: nn.Module, x: Tensor) -> Callable[[], object] | None:
     """EpsilonPlusFlat, batch norms merged; what it leaves out (a sum as a module) costs it nothing here."""
     try:
-        attribution, canonizers, composites = (import_module(f"zennit.{part}") for part in PARTS)
-    except ImportError:
+        attribution, canonizers, composites = (with_torchvision(f"zennit.{part}") for part in PARTS)
+    except (ImportError, RuntimeError, AttributeError):  # there is none, or its torchvision does not fit this torch
         return None
     composite = composites.EpsilonPlusFlat(canonizers=[canonizers.SequentialMergeBatchNorm()])
     start = torch.eye(model(x).shape[1])[[1]]
