@@ -179,7 +179,8 @@ def _kind(transformers: Any, config: Any, name: str) -> str:
 
 
 def _tokenized(tokenizer: Any) -> Callable[[str], Text]:
-    by_bytes = "Ã" in "".join(tokenizer.tokenize("é"))  # then tokens are parts of letters, and a blank is Ġ
+    # Of bytes: then tokens are parts of letters, and a blank is Ġ. Whoever has no such token may take no such letter, either.
+    by_bytes = "Ã" in tokenizer.get_vocab() and "Ã" in "".join(tokenizer.tokenize("é"))
 
     def text(given: str) -> Text:
         made = tokenizer(given, return_tensors="pt", truncation=True)

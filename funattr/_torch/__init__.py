@@ -41,7 +41,6 @@ from .tensors import (
     times_written,
     tree_unflatten,
 )
-from .threads import indexing_shown, quiet
 from .traces import (
     any_batch,
     as_written,
@@ -52,10 +51,12 @@ from .traces import (
     compiled_from,
     constant,
     fake_batch,
+    indexing_shown,
     made_by_func,
     may_be_compiled,
     modes_around,
     observed_by_dispatch_mode,
+    quiet,
     tracing,
     unlogged,
     writes,
