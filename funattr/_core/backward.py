@@ -4,7 +4,6 @@ another or several together."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -109,8 +108,11 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool, 
             text = "torch.func.vmap is wrong in the backward pass of torch.cdist: ask for one target at a time."
             raise complaint(ValueError, text)
         mend(q.bound, found, leaves, mended)
-        with told_of_checkpoints(q):
+        try:
             slopes = grad_of_sum(found, leaves, keep, q.create_graph)
+        except RuntimeError as error:
+            tell_of_checkpoints(q, error)
+            raise
     keep_written(q.create_graph, slopes)
     missed = [slope is None for slope in slopes]
     if all(missed):
@@ -127,15 +129,10 @@ _CUTS = "torch.no_grad, detach, an integer or numpy step, torch.utils.checkpoint
 _HELD = " Where nothing but a norm leads there, the rules hold it constant: take integrated_gradients."
 
 
-@contextmanager
-def told_of_checkpoints(q: Question) -> Iterator[None]:
-    """For a backward pass: what fails in it for the parts of the model that it runs again is said in words."""
-    try:
-        yield
-    except RuntimeError as error:
-        told = _of_checkpoints(q, str(error))
-        if told is None:
-            raise
+def tell_of_checkpoints(q: Question, error: RuntimeError) -> None:
+    """What failed in a backward pass for the parts of the model that it runs again is said in words."""
+    told = _of_checkpoints(q, str(error))
+    if told is not None:
         raise complaint(ValueError, f"the model runs a part of itself again in the backward pass {told}.") from error
 
 

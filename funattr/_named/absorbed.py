@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.backward import told_of_checkpoints
+from .._core.backward import tell_of_checkpoints
 from .._core.checks import check_attributable
 from .._core.door import method
 from .._core.passes import forward, question, scores
@@ -90,8 +90,11 @@ def absorbed(
     with torch.enable_grad():
         each = found.unbind()
     for n, score in enumerate(each):
-        with told_of_checkpoints(q):
+        try:
             amounts = list(_amounts(score, events, leaves))
+        except RuntimeError as error:
+            tell_of_checkpoints(q, error)
+            raise
         for name, amount, size in amounts:
             for sums, value in ((total, amount), (flown, size)):
                 sums.setdefault(name, found.new_zeros(q.size, dtype=value.dtype))[n] += value

@@ -46,7 +46,7 @@ def made_unseen(t: Tensor, fact: Fact, starts: set[Any], level: Any) -> str | No
     if tracing():
         hidden = fact is UNKNOWN and t.requires_grad and not (constant(t) or t.is_leaf) and depth_traced() == level
         return UNSEEN if hidden else None
-    t = as_recorded(t)
+    t = as_recorded(t) if level else t
     if t.grad_fn is None:
         return None
     name = custom(t.grad_fn)
