@@ -62,12 +62,17 @@ def nets() -> Iterator[tuple[str, nn.Module, Tensor, str | None]]:
     yield "BERT-small", bert, torch.randint(0, 30000, (2, 64)), "model.bert.embeddings.word_embeddings"
 
 
-def zennit_of(model: nn.Module, x: Tensor) -> Callable[[], object] | None:
-    """EpsilonPlusFlat, batch norms merged; what it leaves out (a sum as a module) costs it nothing here."""
+def zennit() -> list[Any] | None:
+    """Its parts. To be asked for before transformers, which takes a torchvision that does not fit as it finds it."""
     try:
-        attribution, canonizers, composites = (with_torchvision(f"zennit.{part}") for part in PARTS)
-    except (ImportError, RuntimeError, AttributeError):  # there is none, or its torchvision does not fit this torch
+        return [with_torchvision(f"zennit.{part}") for part in PARTS]
+    except (ImportError, RuntimeError, AttributeError):
         return None
+
+
+def zennit_of(parts: list[Any], model: nn.Module, x: Tensor) -> Callable[[], object]:
+    """EpsilonPlusFlat, batch norms merged; what it leaves out (a sum as a module) costs it nothing here."""
+    attribution, canonizers, composites = parts
     composite = composites.EpsilonPlusFlat(canonizers=[canonizers.SequentialMergeBatchNorm()])
     start = torch.eye(model(x).shape[1])[[1]]
 
@@ -103,6 +108,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    parts = zennit()
     for name, model, x, layer in nets():
         sets = {"epsilon": R.epsilon(), "attn_lrp": R.attn_lrp(), "epsilon_plus": R.epsilon_plus()}
         if name == "ResNet-18":
@@ -118,9 +124,8 @@ def main() -> None:
         counted = {key: flops(call) for key, call in calls.items()}
         if change is not None:
             change(fused)
-        other = zennit_of(model, x) if name == "ResNet-18" else None
-        if other is not None:
-            calls["zennit's EpsilonPlusFlat"] = other
+        if name == "ResNet-18" and parts is not None:
+            calls["zennit's EpsilonPlusFlat"] = zennit_of(parts, model, x)
         taken = seconds(calls, rounds)
         floor = taken["input_x_gradient"]
         print(f"{name}: input_x_gradient {1e3 * statistics.median(floor):.0f} ms")
