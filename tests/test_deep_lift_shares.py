@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from funattr import deep_lift
 from funattr._rules.lift.secants import derivative
 
+from .cure_rows import WithContext
 from .operations import OPS
 from .reference import Asked, loops
 
@@ -79,20 +80,6 @@ def test_every_place_gets_its_share(name: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=0.0, atol=1e-9 * size)
 
 
-class Exp(torch.autograd.Function):
-    """Whose place in the graph cannot be called."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.exp()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        found: Tensor = gradient * ctx.saved_tensors[0].exp()
-        return found
-
-
 #: Where x is the baseline a slope is a derivative: of one operation, of several, of both its inputs, of nothing, by no graph.
 STEPS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "one": (torch.tanh, lambda x: 1 - torch.tanh(x) ** 2),
@@ -104,7 +91,7 @@ STEPS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
     "a constant": (torch.zeros_like, torch.zeros_like),
     "detached": (lambda x: x.detach().exp(), torch.zeros_like),
     "a step": (torch.sign, torch.zeros_like),
-    "a Function": (Exp.apply, torch.exp),
+    "a Function": (WithContext.apply, torch.exp),
 }
 
 

@@ -425,6 +425,13 @@ OF_FUNCTIONS: list[tuple[Any, list[Callable[[Tensor], Tensor]]]] = [
     (torch.cat, [lambda t: torch.cat([t, t.tanh()]), lambda t: torch.concat((t, FIRST.weight))]),
     (torch.where, [lambda t: torch.where(t > 0, t, 0.1 * t), lambda t: t.where(t > 0, FIRST.bias)]),
     (torch.addcmul, [lambda t: torch.addcmul(t, t, t), lambda t: t.addcmul(t, t, value=2.0)]),
+    (
+        F.bilinear,
+        [
+            lambda t: F.bilinear(t, t.tanh(), FIRST.weight.expand(4, 5, 5)),
+            lambda t: F.bilinear(FIRST.bias.expand(3, 5), t, FIRST.weight[None], FIRST.bias[:1]),
+        ],
+    ),
     (torch.amax, [lambda t: t.amax(1)]),
     (torch.cumsum, [lambda t: t.cumsum(1)]),
 ]

@@ -73,7 +73,8 @@ def product(mode: Ruled, func: Any, x: Any, y: Any) -> Any:
 def _multiple(mode: Ruled, func: Any, z: Tensor, x: Any, y: Any) -> Tensor:
     """A multiple of what varies, if anything does."""
     if mode.rules.of(mode.name) is not None:
-        return other(mode, func, x, y)  # type: ignore[no-any-return]  # one tensor, as z is
+        found: Tensor = other(mode, func, x, y)
+        return found
     live = next((t for t in (x, y) if mode.varies(t)), None)
     if live is not None:
         mode.know(z, live, activated=mode.facts[live].activated)
@@ -196,11 +197,13 @@ def instance_norm(mode: Ruled, func: Any, x: Tensor, w: Any, b: Any, mean: Any, 
     return _norm(mode, lambda x, w, b: func(x, w, b, mean, var, own, *rest), x, w, b, x.shape, [*range(2, x.dim())], rest[1])
 
 
-def batch_norm(mode: Ruled, func: Any, x: Tensor, w: Any, b: Any, mean: Any, var: Any, training: bool, *rest: Any) -> Any:
+def batch_norm(
+    mode: Ruled, func: Callable[..., Tensor], x: Tensor, w: Any, b: Any, mean: Any, var: Any, training: bool, *rest: Any
+) -> Any:
     """With running statistics merged into the linear operation or convolution that x came out of, if it did; else linear."""
 
     def run(x: Tensor, w: Any = w, b: Any = b) -> Tensor:
-        return func(x, w, b, mean, var, training, *rest)  # type: ignore[no-any-return]  # torch's functions are Any here
+        return func(x, w, b, mean, var, training, *rest)
 
     if training:
         return _norm(mode, run, x, w, b, x.shape, [0, *range(2, x.dim())], rest[1])
@@ -286,5 +289,5 @@ TABLE: Table = {
     "group_norm": group_norm,
     "instance_norm": instance_norm,
     "batch_norm": batch_norm,
-    "bilinear": bilinear_layer,
+    "bilinear": apart(bilinear_layer),
 }

@@ -85,9 +85,11 @@ def _rows(weight: Tensor, scale: Tensor) -> Tensor:
     return weight * scale.unsqueeze(-1)
 
 
-def convolution(mode: Ruled, func: Any, x: Tensor, weight: Tensor, bias: Any = None, *rest: Any, **kwargs: Any) -> Tensor:
+def convolution(
+    mode: Ruled, func: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Any = None, *rest: Any, **kwargs: Any
+) -> Tensor:
     def function(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-        return func(x, w, b, *rest, **kwargs)  # type: ignore[no-any-return]  # torch's functions are Any here
+        return func(x, w, b, *rest, **kwargs)
 
     transposed = "transpose" in mode.name
     if mode.varies(x) and mode.varies(weight):
@@ -98,8 +100,8 @@ def convolution(mode: Ruled, func: Any, x: Tensor, weight: Tensor, bias: Any = N
     def widened(w: Tensor, scale: Tensor) -> Tensor:
         if not transposed:
             return w * scale.reshape(-1, *[1] * (w.dim() - 1))
-        parts = w.unflatten(0, (groups, -1)) * scale.reshape(groups, 1, -1, *[1] * (w.dim() - 2))
-        return parts.flatten(0, 1)  # type: ignore[no-any-return]  # torch's functions are Any here
+        parts: Tensor = w.unflatten(0, (groups, -1)) * scale.reshape(groups, 1, -1, *[1] * (w.dim() - 2))
+        return parts.flatten(0, 1)
 
     return of_one(mode, mode.name, "convolution", function, x, weight, bias, widened if x.dim() == weight.dim() else None)
 
@@ -120,28 +122,24 @@ def bilinear(mode: Ruled, func: Any, x: Tensor, y: Tensor, *rest: Any, **kwargs:
     return of_one(mode, mode.name, "linear", function, x, y, None, torch.mul if flat else None)
 
 
-def bilinear_layer(mode: Ruled, func: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A product of two that vary; of one, linear with a weight that the other is a part of."""
-    with mode:
-        if mode.varies(x) and mode.varies(y):
-            z = torch.einsum("...i,oij,...j->...o", x, weight, y)
-        elif mode.varies(y):
-            z = torch.einsum("...j,...oj->...o", y, torch.einsum("...i,oij->...oj", x, weight))
-        else:
-            z = torch.einsum("...i,...oi->...o", x, torch.einsum("...j,oij->...oi", y, weight))
-        return z if bias is None else z + bias
+def bilinear_layer(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """nn.Bilinear as what it is: a product of two that vary; of one, linear with a weight that the other is a part of."""
+    z = torch.einsum("...i,oij,...j->...o", x, weight, y)
+    return z if bias is None else z + bias
 
 
-def addmm(mode: Ruled, func: Any, bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+def addmm(
+    mode: Ruled, func: Callable[..., Tensor], bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
     def function(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         if b is None:
             return alpha * torch.matmul(x, w)
-        return func(b, x, w, beta=beta, alpha=alpha)  # type: ignore[no-any-return]  # torch's functions are Any here
+        return func(b, x, w, beta=beta, alpha=alpha)
 
     if mode.varies(x) != mode.varies(y) and not mode.varies(bias) and beta == 1:
         return of_one(mode, "addmm", "linear", function, x, y, bias, torch.mul if x.dim() == 2 and bias.dim() == 1 else None)
     if not any(map(mode.varies, (bias, x, y))):
-        return func(bias, x, y, beta=beta, alpha=alpha)  # type: ignore[no-any-return]  # likewise
+        return func(bias, x, y, beta=beta, alpha=alpha)
     with mode:
         return compound.addmm(bias, x, y, beta=beta, alpha=alpha)
 

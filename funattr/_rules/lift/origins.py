@@ -189,6 +189,7 @@ _ROWS = {tuple, list, torch.Size}
 #: for a size.
 _TAKES = {
     **dict.fromkeys(functions("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty"), 0),
+    **dict.fromkeys(functions("rand_like randn_like randint_like"), 0),
     **dict.fromkeys(functions("size dim ndimension numel nelement stride element_size storage_offset get_device __len__"), 0),
     **dict.fromkeys(functions("is_contiguous is_floating_point is_complex is_signed is_same_size"), 0),
     **dict.fromkeys(functions("to type_as view_as reshape_as expand_as"), 1),
