@@ -89,7 +89,7 @@ def refusal(
     line = Line(wing + function.__name__, {key: written(value, key) for key, value in kwargs.items() if key in rest}, first)
     *owner, _ = function.__qualname__.split(".<locals>.")
     line.home = owner[-1] if owner else line.home  # what a function has made, such as the parts of a game
-    if method is None and _is_at_once(line, args, kwargs, names, places):
+    if method is None and _called_as_method(line, args, kwargs, names, places):
         _missing(parameters, names[len(line.first) :], line)
         return f"it takes a method and returns one, which takes the rest. Write {line}"
     said = ["the rest is given by name" if rest else f"it takes {_listed(*names)} and no more"] if len(args) > places else []
@@ -105,7 +105,7 @@ def refusal(
     return f"{'; '.join(said)}{'' if said[-1].endswith('?') else '.'} Write {line}" if said else None
 
 
-def _is_at_once(line: Line, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str], places: int) -> bool:
+def _called_as_method(line: Line, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str], places: int) -> bool:
     """Whether a combinator is called as the method that it makes; the line then has a call for each."""
     asked = {key: written(value, key) for key, value in kwargs.items() if key not in names}
     own = list(itertools.takewhile(lambda value: not isinstance(value, nn.Module), args))

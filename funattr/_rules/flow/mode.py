@@ -14,7 +14,7 @@ from ..._core.kernels import unruled
 from ..._torch import as_recorded, base_of, depth, depth_traced, edge_of, tracing
 from ..._types import map_leaves, tensors
 from ..lift.dispatch import GRADIENTS, apply, known
-from ..lift.origins import among, numbers
+from ..lift.origins import among, those_taken
 from ..lift.table import ENTRIES, NAMES, SHAPES
 from ..lift.table import PLAIN as LEFT
 from ..relu import ReluRule, in_place
@@ -189,7 +189,7 @@ class Ruled(TorchFunctionMode):
     def result(self, func: Any, args: Any, kwargs: Any, facts: list[Fact], y: Tensor) -> Fact:
         """What follows for a result of an operation that has noted nothing itself."""
         name = name_in_torch(func)
-        facts = [] if name in ("new", "new_tensor") else numbers(counterpart(func), facts)
+        facts = [] if name in ("new", "new_tensor") else those_taken(counterpart(func), facts)
         ids, live = any(fact.ids for fact in facts), [fact for fact in facts if fact.varies]
         if not (y.is_floating_point() or y.is_complex()):
             return Fact(ids=ids and func in SHAPES)

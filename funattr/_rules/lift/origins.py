@@ -198,10 +198,10 @@ _TAKES = {
 
 def sources(func: Any, given: Iterable[Any]) -> list[Tensor]:
     """The tensors whose numbers an operation takes."""
-    return numbers(func, among(given))
+    return those_taken(func, among(given))
 
 
-def numbers(func: Any, of_each: list[T]) -> list[T]:
+def those_taken(func: Any, of_each: list[T]) -> list[T]:
     """Of what is known of each of its tensors, that of those whose numbers an operation takes."""
     return of_each[: _TAKES[func]] if func in _TAKES else of_each
 
