@@ -73,7 +73,7 @@ def floors(prefix: float, suffix: float, back: float) -> dict[str, float]:
         "grad_cam": B * (prefix + suffix + back),
         "integrated_gradients": (B + 1) * prefix + N * B * (suffix + back),
         "internal_influence": N * B * (prefix + suffix + back),
-        "conductance": (N + 2) * B * prefix + N * B * (suffix + back),
+        "conductance": ((N + 1) * B + 1) * prefix + N * B * (suffix + back),
         # The path runs in the input, so each of its points takes the prefix: more than the table's row. One example more
         # shows that rows stand alone.
         "gradient_shap": (REFERENCES + 1 + B + N * B) * prefix + N * B * (suffix + back),

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import funattr as fa
 import funattr._steps.chunks
 from funattr._core.kernels import Folded
-from funattr._steps.chunks import cached, chunk_for, chunks, fitting
+from funattr._steps.chunks import chunk_for, chunks, fitting, keeps
 from funattr._steps.ways import each
 
 STEPS = torch.arange(10.0).reshape(10, 1)
@@ -59,8 +59,8 @@ def test_a_budget_of_memory() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
-def test_what_a_cpu_caches() -> None:
-    """8 MB of the widest value, whatever the order of widths is, and in any case four examples."""
+def test_what_a_cpu_keeps() -> None:
+    """24 MB of the widest value, whatever the order of widths is, and in any case four examples."""
     nets: dict[str, nn.Module] = {
         "wide": nn.Sequential(
             nn.Conv2d(1, 64, 3, padding=1), nn.Conv2d(64, 16, 3, padding=1), nn.Flatten(), nn.Linear(1024, 10)
@@ -77,13 +77,13 @@ def test_what_a_cpu_caches() -> None:
     }
     widest = {"wide": 64 * 64, "halved": 64 * 4, "perceptron": 1024, "attention": 256, "not a layer": 64, "lazy": 64}
     for name, net in nets.items():
-        found = cached(net, [torch.zeros(100, 1, 8, 8)])
-        assert found == (1 << 23) // (4 * 100 * widest[name]), name
-        assert cached(net.double(), [torch.zeros(100, 1, 8, 8, dtype=torch.float64)]) == found // 2
-        assert cached(net, [torch.zeros(1).expand(1, 1, 8192, 8192)]) == 4
-        assert cached(net, [torch.zeros(1).expand(50, 1, 8192, 8192)]) == 1
-        assert cached(net, [torch.zeros(100, 1, 8, 8)], 10) == max(1, found // 10)  # vmapped over ten
-    assert chunk_for(50, None, torch.zeros(100, 1, 8, 8), shares=False, root=nets["wide"]) == 5
+        found = keeps(net, [torch.zeros(100, 1, 8, 8)])
+        assert found == (3 << 23) // (4 * 100 * widest[name]), name
+        assert keeps(net.double(), [torch.zeros(100, 1, 8, 8, dtype=torch.float64)]) == found // 2
+        assert keeps(net, [torch.zeros(1).expand(1, 1, 8192, 8192)]) == 4
+        assert keeps(net, [torch.zeros(1).expand(50, 1, 8192, 8192)]) == 1
+        assert keeps(net, [torch.zeros(100, 1, 8, 8)], 10) == max(1, found // 10)  # vmapped over ten
+    assert chunk_for(50, None, torch.zeros(100, 1, 8, 8), shares=False, root=nets["wide"]) == 15
     assert chunk_for(50, 20, torch.zeros(100, 1, 8, 8), shares=False, root=nets["wide"]) == 20
     assert chunk_for(50, None, torch.zeros(100, 1, 8, 8), shares=True, root=nets["wide"]) == 50
     assert chunk_for(50, None, torch.zeros(100, 1, 8, 8), shares=False) == 25  # a plain function

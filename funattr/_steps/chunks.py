@@ -25,10 +25,10 @@ from .fold import rows_alone, taken
 #: every further chunk runs it again, more. What a network makes of its input takes up to 200 times as much (a ResNet-50
 #: 150 times, a ViT-B 170 times), what it makes of the value at a site up to 25 times.
 APART, SHARING = 1 << 23, 1 << 25
-#: Bytes of the widest value that layers make in the steps of one chunk on a CPU: what is larger is fetched from memory again
-#: for each operation. Measured: of 100 digits and three convolutions 24 steps at once take twice as long as 5, narrow
-#: networks and one image of a wide one are as fast with what is left here, and small ones lose where a chunk holds less.
-CACHED = 1 << 23
+#: Bytes of the widest value that layers make in the steps of one chunk on a CPU. Of what is larger than 32 MiB glibc gives
+#: the memory back each time, and each page of the next costs a fault: of 100 digits and three convolutions 12 steps at once
+#: took twice as long as 2, and no longer where malloc was told to keep it. A quarter is left for what lies beside it.
+KEPT = 3 << 23
 
 
 def chunks(size: int, chunk: int | None) -> list[tuple[int, int]]:
@@ -60,7 +60,7 @@ def chunk_for(
     if most * size > room and not tracing() and found[0].is_cuda:
         room = max(room, free(found[0].device) // (64 if shares else 256))
     if not shares:
-        most = min(most, cached(root, found, around))
+        most = min(most, keeps(root, found, around))
     return fitting(count, most, size, room)
 
 
@@ -77,13 +77,13 @@ def fitting(count: int, most: int, size: int, room: int) -> int:
     return min(most, count)
 
 
-def cached(root: nn.Module | None, like: list[torch.Tensor], times: int = 1) -> int:
-    """How many inputs like this a CPU's caches like to have in the layers of `root` at once; at least four examples."""
+def keeps(root: nn.Module | None, like: list[torch.Tensor], times: int = 1) -> int:
+    """How many inputs like this the layers of `root` take at once in memory that a CPU keeps; at least four examples."""
     floats = [t for t in like if t.is_floating_point() and t.dim()]
     if root is None or not floats or tracing() or any(t.device.type != "cpu" for t in like):
         return 1 << 30
     size = times * _widest(root, sum(t.numel() for t in floats)) * floats[0].element_size()
-    return max(CACHED // max(size, 1), -(-4 // max(times * floats[0].shape[0], 1)))
+    return max(KEPT // max(size, 1), -(-4 // max(times * floats[0].shape[0], 1)))
 
 
 def _widest(root: nn.Module, numbers: int) -> int:

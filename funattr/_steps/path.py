@@ -33,7 +33,7 @@ from .points import (
     width,
     with_floats,
 )
-from .progress import Sum, reported
+from .progress import Sum, check_rows, reported
 from .quadrature import NODES, Interval, Rates, Rule, kronrod_rates, nodes_on
 from .twins import OneRow, same_rows
 from .ways import Runner, Steps
@@ -186,10 +186,9 @@ def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> l
     model is smooth.
     """
     start, end = input_ends(q, baselines)
-    run, nodes = Runner(), _numbers(rates.nodes)
-    ends = gathered(run, q, value_at, points(start, end, _numbers([0.0, 1.0])))
+    ends, nodes = _values_at_ends(q, start), _numbers(rates.nodes)
     steps = Steps(q, end, width(q))
-    run = steps.runner(chunk_size, run)
+    run = steps.runner(chunk_size)
     met = (
         found
         for a, b in reported(steps.parts(len(nodes), chunk_size))
@@ -207,6 +206,20 @@ def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> l
     flowing = map_floats(lambda flowing, missed, g: flowing + missed * g, total.total(), missed, slopes)
     found: list[Tree] = map_floats(lambda flowing, value: flowing.to(value.dtype), flowing, for_all(flowing, ends))
     return found
+
+
+def _values_at_ends(q: Question, start: list[Tensor]) -> Tree:
+    """``[2, ...]``: the values at the sites for the baseline, of which one row is read where all are the same, and for x."""
+    first = at_baseline(q, full_batch(with_floats(q.x, start), q.x))
+    last = value_at(q, q.x)
+    return map_floats(lambda b, a: torch.stack([_for_rows(a, b), b]), last, first)
+
+
+def _for_rows(a: Tensor, b: Tensor) -> Tensor:
+    """`a`, which may be one row for all, with the rows of `b`."""
+    a = a.expand(b.shape) if a.shape[:1] == (1,) and a.shape[1:] == b.shape[1:] else a
+    check_rows([a], [b])
+    return a
 
 
 def flow_on(run: Runner, q: Question, start: list[Tensor], on: Interval, chunk_size: ChunkSize) -> Iterator[Tree]:

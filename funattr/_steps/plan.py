@@ -15,7 +15,7 @@ from .._core.passes import Question
 from .._torch import any_batch, beside_traces, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Tree, as_it_is, is_number, map_tensors, tensors
 from .._words import complaint, is_int, kind_of, warn
-from .chunks import cached, fitting, widened
+from .chunks import fitting, keeps, widened
 from .matching import Ranges, by_site, check_compares, matched, ranges, rows_in
 
 #: Above this many passes, a warning. A table has fewer columns, and the smallest of pictures (3 x 32 x 32) fewer numbers; at a
@@ -152,7 +152,7 @@ def _at_once(q: Question, found: list[Tensor], steps: int) -> int:
     elements = widened(q, found)
     if not q.inner:
         on_cpu = all(t.device.type == "cpu" for t in found)
-        most = min(50, cached(q.bound.root, found))
+        most = min(50, keeps(q.bound.root, found))
         if most < 50:  # not so where sizes are symbolic
             most = max(most, min(50, ROWS // max(1, q.size)))
         return fitting(steps, most, elements, 1 << (19 if on_cpu else 21))
