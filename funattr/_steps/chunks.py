@@ -25,10 +25,13 @@ from .fold import rows_alone, taken
 #: every further chunk runs it again, more. What a network makes of its input takes up to 200 times as much (a ResNet-50
 #: 150 times, a ViT-B 170 times), what it makes of the value at a site up to 25 times.
 APART, SHARING = 1 << 23, 1 << 25
-#: Bytes of the widest value that layers make in the steps of one chunk on a CPU. Of what is larger than 32 MiB glibc gives
-#: the memory back each time, and each page of the next costs a fault: of 100 digits and three convolutions 12 steps at once
-#: took twice as long as 2, and no longer where malloc was told to keep it. A quarter is left for what lies beside it.
-KEPT = 3 << 23
+#: Bytes of the widest value that layers make in the steps of one chunk on a CPU. What lies free beyond 64 MiB, and each value
+#: larger than 32 MiB, glibc gives back to the system, and each page of the next one costs a fault: 100 digits and three
+#: convolutions took twice as long in chunks of 12 as of 2, and no longer where malloc was told to keep what it has.
+KEPT = 1 << 23
+#: Layers that make more than so many times the widest value fill what is kept anyway: there, as many times as many steps at
+#: once, whose values are still below 32 MiB, are faster (a ResNet-18 by a tenth).
+DEEP, MORE = 7, 3
 
 
 def chunks(size: int, chunk: int | None) -> list[tuple[int, int]]:
@@ -82,17 +85,20 @@ def keeps(root: nn.Module | None, like: list[torch.Tensor], times: int = 1) -> i
     floats = [t for t in like if t.is_floating_point() and t.dim()]
     if root is None or not floats or tracing() or any(t.device.type != "cpu" for t in like):
         return 1 << 30
-    size = times * _widest(root, sum(t.numel() for t in floats)) * floats[0].element_size()
-    return max(KEPT // max(size, 1), -(-4 // max(times * floats[0].shape[0], 1)))
+    widest, made = _made(root, sum(t.numel() for t in floats))
+    room = KEPT if made <= DEEP * widest else MORE * KEPT
+    return max(room // max(times * widest * floats[0].element_size(), 1), -(-4 // max(times * floats[0].shape[0], 1)))
 
 
-def _widest(root: nn.Module, numbers: int) -> int:
-    """About how many numbers the widest value holds that layers make of so many: as if they ran in the order of their names.
+def _made(root: nn.Module, numbers: int) -> tuple[int, int]:
+    """About how many numbers the widest value holds that layers make of so many, and all of them: as if they ran in the order of
+    their names.
 
     Those that take a part of what there is, as of the queries, keys and values that one layer has made, leave the number of
     places as it is; those that take more, after a `flatten`, leave fewer.
     """
     most = places = numbers
+    made = 0
     for module in dict.fromkeys(all_modules(root)):
         into, out, dims = _LAYERS.get(type(module), ("", "", 0))
         stride: Any = module.stride if dims else 1
@@ -104,7 +110,8 @@ def _widest(root: nn.Module, numbers: int) -> int:
             numbers //= step
         places //= step
         most = max(most, numbers)
-    return most
+        made += 0 if type(module) in _HOLDERS else numbers  # a block's own code makes a sum, say
+    return most, made
 
 
 #: Of layers: what says how many numbers they take and make at each place, and how many dimensions their stride has.
@@ -114,6 +121,9 @@ _LAYERS: dict[type, tuple[str, str, int]] = {
     **{kind: ("", "", d) for d, kind in enumerate((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), 1)},
     **{kind: ("", "", d) for d, kind in enumerate((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), 1)},
 }
+
+
+_HOLDERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def _fewer(most: int) -> int:
