@@ -83,7 +83,7 @@ def test_what_a_cpu_keeps() -> None:
         assert keeps(net, [torch.zeros(1).expand(1, 1, 8192, 8192)]) == 4
         assert keeps(net, [torch.zeros(1).expand(50, 1, 8192, 8192)]) == 1
         assert keeps(net, [torch.zeros(100, 1, 8, 8)], 10) == max(1, found // 10)  # vmapped over ten
-    deep = nn.Sequential(*[layer for _ in range(8) for layer in (nn.Linear(64, 64), nn.ReLU())])
+    deep = [layer for _ in range(8) for layer in (nn.Linear(64, 64), nn.ReLU())]
     assert [keeps(nn.Sequential(*deep[:n]), [torch.zeros(128, 64)]) for n in (7, 8)] == [256, 768]
     assert chunk_for(50, None, torch.zeros(100, 1, 8, 8), shares=False, root=nets["wide"]) == 5
     assert chunk_for(50, 20, torch.zeros(100, 1, 8, 8), shares=False, root=nets["wide"]) == 20

@@ -91,8 +91,8 @@ def keeps(root: nn.Module | None, like: list[torch.Tensor], times: int = 1) -> i
 
 
 def _made(root: nn.Module, numbers: int) -> tuple[int, int]:
-    """About how many numbers the widest value holds that layers make of so many, and all of them: as if they ran in the order of
-    their names.
+    """About how many numbers the widest value holds that layers make of so many, and all of them hold: as if they ran in the
+    order of their names.
 
     Those that take a part of what there is, as of the queries, keys and values that one layer has made, leave the number of
     places as it is; those that take more, after a `flatten`, leave fewer.
