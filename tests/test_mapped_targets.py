@@ -101,3 +101,36 @@ def test_noise_around_what_fills_the_memory_alone() -> None:
     expected = torch.stack([fa.noise_tunnel(fa.gradient, stdevs=0.1, generator=g())(NET, X, target=k) for k in (0, 3)])
     found = fa.noise_tunnel(fa.each_target(fa.gradient, [0, 3]), stdevs=0.1, generator=g())(NET, X)
     torch.testing.assert_close(found, expected)
+
+
+class Sine(torch.autograd.Function):
+    """With a backward pass that looks at numbers, which vmap refuses."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        return torch.tensor(grads[0].tolist(), dtype=x.dtype) * x.cos()
+
+
+def test_all_targets_at_once_where_the_way_back_cannot_be_mapped() -> None:
+    """They go back one after another through the graph that is there: the try had let it go, and torch's error came."""
+    weight = torch.eye(6, dtype=torch.float64).to_sparse()
+    mine, sparse = nn.Sequential(NET[0], Apply(Sine.apply), NET[2]), nn.Sequential(Apply(lambda x: (weight @ x.T).T), NET)
+    for model in (mine, sparse):
+        expected = torch.stack([fa.gradient(model, X, target=k) for k in range(3)])
+        for size in (2, 3, 7):
+            torch.testing.assert_close(fa.each_target(fa.gradient, range(3), chunk_size=size)(model, X), expected)
+
+
+class Apply(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)

@@ -72,7 +72,7 @@ def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None
     with torch.enable_grad():
         stacked = torch.stack(found)
     each = torch.eye(len(found), dtype=stacked.dtype, device=stacked.device)[:, :, None].expand(-1, -1, q.size)
-    graph = {"retain_graph": rows.stop < len(scores) or q.create_graph, "create_graph": q.create_graph}
+    graph = {"retain_graph": True, "create_graph": q.create_graph}  # where it fails, one after another need it
     try:
         if _goes_through(stacked, "CdistBackward0"):
             return None
@@ -85,6 +85,8 @@ def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None
         return None
     if all(slope is None for slope in slopes):
         return None
+    if rows.stop == len(scores):
+        scores.clear()  # the graph goes with the last of all
     keep_written(q.create_graph, slopes)
     zeros = [leaf.new_zeros(len(found), *leaf.shape) if slope is None else slope for leaf, slope in zip(leaves, slopes)]
     return [_placed(q, values, [slope[k] for slope in zeros]) for k in range(len(found))]
