@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._core.backward import connected
+from ..._core.backward import check_level, connected
 from ..._core.gradient import gradients
 from ..._core.passes import Question, forward, question
 from ..._core.score import Every, each_of, neuron_score, one_for_each, score_of, the_tensor
@@ -18,7 +18,7 @@ from ..._core.tap import Run, Stop, call_tapped
 from ..._core.where import Bound, transparent
 from ..._steps.baselines import full_batch
 from ..._steps.twins import OneRow, same_rows
-from ..._torch import depth, depth_traced, tracing, transforms_active, without_modes
+from ..._torch import depth, depth_traced, grad_level, tracing, transforms_active, unwrap_for_grad, without_modes
 from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, floats_of, leaf_of, map_floats, map_tensors, tensors
 from ..._words import complaint
 from .complete import SCRIPTED, Notes, cuts_graph, gap, hidden, only_torch
@@ -78,6 +78,25 @@ class Lifted(NamedTuple):
 def lifted(task: Task, reference: Tree, alike: bool = True) -> Lifted:
     """`alike` says that rows of the reference may be the same, which is looked for."""
     reference = full_batch(reference, task.q.x)
+    found = _in_step(task, reference, alike)
+    if task.q.create_graph and not (tracing() or transforms_active()) and (task.notes.unknown or task.notes.hidden):
+        return _again_in_level(task, reference, alike)
+    return found
+
+
+def _again_in_level(task: Task, reference: Tree, alike: bool) -> Lifted:
+    """The same in a grad level. What keeps its gradient has it from values that, outside of the level, vary as the model has
+    them; without one, they vary as the rules say."""
+    with grad_level() as level, torch.enable_grad():
+        try:
+            found = _in_step(task._replace(notes=Notes()), reference, alike)
+        except RuntimeError as error:
+            check_level(task.q, error)
+            raise
+        return Lifted(*(map_tensors(lambda t: unwrap_for_grad(t, level), part) for part in found))
+
+
+def _in_step(task: Task, reference: Tree, alike: bool) -> Lifted:
     try:
         return against(task, reference, alike=alike)
     except OutOfStep:

@@ -1,7 +1,8 @@
 """The linear maps that DeepLIFT puts in the place of nonlinear operations: value as it was, slope as the rule says.
 
 Each is a function of live inputs, which carry the graph, and of constants. Its forward is the value, which is given; under
-a vmap over baselines only the slopes are mapped, so that the forward pass is shared by all of them.
+a vmap over baselines only the slopes are mapped, so that the forward pass is shared by all of them. A slope holds at the grad
+level of the attribution: to outer levels the value varies as it is given.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._torch import autograd_function
+from ..._torch import autograd_function, current_grad_level
 
 #: The gradients of all live inputs: ``pull(g, shapes of the inputs, which of them are wanted, *slopes)``.
 Pull = Callable[..., "tuple[Tensor | None, ...]"]
@@ -23,31 +24,34 @@ Wanted = Sequence[bool]
 
 @autograd_function
 class _Slope(torch.autograd.Function):
-    """A value given beforehand, and how its gradient comes back. Inputs: how many are live, those, slopes, the value."""
+    """A value given beforehand, and how its gradient comes back. Inputs: level, how many are live, those, slopes, the value."""
 
     @staticmethod
-    def forward(pull: Pull, live: int, *inputs: Any) -> Tensor:
+    def forward(pull: Pull, level: int, live: int, *inputs: Any) -> Tensor:
         return inputs[-1].detach()  # type: ignore[no-any-return]  # the last input is a tensor
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.pull, live, *rest = inputs
+        ctx.pull, level, live, *rest = inputs
+        ctx.ruled, ctx.live = current_grad_level() == level, live
         ctx.shapes, ctx.rest = [x.shape for x in rest[:live]], len(rest) - live
         ctx.save_for_backward(*rest[live:-1])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        found = ctx.pull(g, ctx.shapes, ctx.needs_input_grad[2:], *ctx.saved_tensors)
-        return None, None, *found, *[None] * ctx.rest
+        if not ctx.ruled:
+            return None, None, None, *[None] * (ctx.live + ctx.rest - 1), g
+        found = ctx.pull(g, ctx.shapes, ctx.needs_input_grad[3:], *ctx.saved_tensors)
+        return None, None, None, *found, *[None] * ctx.rest
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, pull: Any, live: int, *inputs: Any) -> Any:
+    def vmap(info: Any, in_dims: Any, pull: Any, level: int, live: int, *inputs: Any) -> Any:
         # The slopes may be mapped while the value is not: then nor is the result.
-        return inputs[-1].detach(), in_dims[-1]
+        return inputs[-1].view_as(inputs[-1]), in_dims[-1]
 
 
 def _slope(pull: Pull, live: int, *inputs: Tensor) -> Tensor:
-    return _Slope.apply(pull, live, *inputs)  # type: ignore[no-any-return, no-untyped-call]  # torch does not type apply
+    return _Slope.apply(pull, current_grad_level(), live, *inputs)  # type: ignore[no-any-return, no-untyped-call]  # torch does not type apply
 
 
 def _reduced(g: Tensor, shape: torch.Size) -> Tensor:
