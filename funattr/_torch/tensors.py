@@ -64,6 +64,20 @@ def grad_of_sum(
     return found
 
 
+_counted: Any = getattr(torch.autograd, "_get_sequence_nr", None)
+
+
+def nodes_so_far() -> int:
+    """The number of the next node that this thread puts into a graph; 0 where torch does not tell (before 2.1)."""
+    return 0 if _counted is None else int(_counted())
+
+
+def is_older(t: torch.Tensor, number: int) -> bool:
+    """Whether a tensor that requires a gradient is a leaf, or was made before the node of that number."""
+    node: Any = t.grad_fn
+    return node is None or (number > 0 and node._sequence_nr() < number)
+
+
 def slope_of_one(value: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor | None:
     """The same of what one operation made of a leaf, without the engine, which takes longer than small ones; else None."""
     node: Any = value.grad_fn

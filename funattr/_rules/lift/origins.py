@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..._torch import tracing, without_modes
+from ..._torch import is_older, nodes_so_far, tracing, without_modes
 from ..._types import is_number
 from ..spelled import functions
 
@@ -20,13 +20,18 @@ T = TypeVar("T")
 class Origins:
     """Where tensors come from that carry no gradient. All that is noted is kept until the pass ends: an id is then its own.
 
-    `fixed` are made of parameters and nothing else. `cut` come from the site, by operations without a gradient: `cuts` are
-    their names. `around` says that something else was used, which may depend on the input around the site. `steps` are made of
-    masks, counts and the like alone, and of `numbers`: known by what made them, at the baseline as at x. `outside` is the
-    input, where a site is further on, and what was made of it and not of the site.
+    `fixed` are made of parameters and nothing else. `given` are parameters that are no `nn.Parameter`: tensors that require a
+    gradient and were there before the pass, as torch.func.functional_call hands them in, but for what `enters` it. `cut` come
+    from the site, by operations without a gradient: `cuts` are their names. `around` says that something else was used, which
+    may depend on the input around the site. `steps` are made of masks, counts and the like alone, and of `numbers`: known by
+    what made them, at the baseline as at x. `outside` is the input, where a site is further on, and what was made of it and
+    not of the site.
     """
 
     def __init__(self) -> None:
+        self.since = 0 if tracing() else nodes_so_far()
+        self.enters: dict[int, Tensor] = {}
+        self.given: dict[int, Tensor] = {}
         self.fixed: dict[int, Tensor] = {}
         self.made: dict[int, Tensor] = {}  # of nothing but numbers
         self.cut: dict[int, Tensor] = {}
@@ -59,10 +64,20 @@ class Origins:
 
     def is_live(self, t: Tensor) -> bool:
         """Whether `t` has a gradient, and not by parameters alone."""
-        if not t.requires_grad:
+        if not t.requires_grad or self.is_given(t):
             return False
         made = self.beside.get(id(t))
         return made is None or made() is not t
+
+    def is_given(self, t: Tensor) -> bool:
+        """Whether `t`, which may require a gradient, is a parameter that is no `nn.Parameter`."""
+        key = id(t)
+        if key in self.given:
+            return True
+        if tracing() or not t.requires_grad or key in self.enters or self.is_outside(t) or not is_older(t, self.since):
+            return False
+        self.given[key] = t
+        return True
 
     def comes_in(self, made: Iterable[Tensor]) -> None:
         """Notes the input, and what is made of it before the site. Where these require a gradient, it is not the site's."""
@@ -87,7 +102,7 @@ class Origins:
     def trace(self, given: list[Tensor], found: Tensor) -> None:
         """What a call that Dynamo traces made of tensors."""
         dead = not found.requires_grad
-        live = [t for t in given if t.requires_grad and not constant(t)]
+        live = [t for t in given if t.requires_grad and not t.is_leaf]  # a leaf is a parameter
         if dead and not live and found.is_floating_point() and self._has_numbers(given):
             self.traced_outside.append(found)
         elif dead and (live or any(map(self.is_traced, given))):
@@ -113,6 +128,8 @@ class Origins:
                 kind = type(t)
                 if kind is Tensor:
                     if not t.is_floating_point() or (replays and not t.requires_grad) or (noted and self._is_noted(id(t))):
+                        return False
+                    if t.requires_grad and self.is_given(t):
                         return False
                     some = True
                 elif kind is nn.Parameter:
@@ -159,7 +176,7 @@ class Origins:
                 self._follow(func, given, written)
 
     def is_fixed(self, t: Tensor) -> bool:
-        return constant(t) or id(t) in self.fixed
+        return constant(t) or id(t) in self.fixed or self.is_given(t)
 
     def _follow(self, func: Any, given: list[tuple[Tensor, bool]], results: list[Tensor]) -> None:
         others = [(t, live) for t, live in given if not self.is_fixed(t) and (live or id(t) not in self.made)]

@@ -150,6 +150,7 @@ def _recorded(task: Task, x: Tree, learns: bool, one_row: OneRow) -> tuple[Tape,
     # Dynamo does not tell nn.TransformerEncoderLayer of a mode, and it would run fused where no gradient is asked for.
     recording = tracing() or (q.create_graph and torch.is_grad_enabled())
     lift = Lift(apply, tape, active)
+    lift.origins.enters.update((id(t), t) for t in tensors(x))
     with torch.set_grad_enabled(recording):
         seen = forward(q._replace(bound=q.bound.under(lift), target=_ending(q, active, tape)), put, x)
         if q.neuron is None:
@@ -246,6 +247,7 @@ class _Replay:
 
     def _start(self, values: Tree) -> None:
         self.starts.extend(floats_of(values))
+        self.lift.origins.enters.update((id(t), t) for t in self.starts)
         self.active.append(True)
 
     def _look(self, ends: Tree) -> None:

@@ -132,8 +132,7 @@ class Lift(TorchFunctionMode):
     def _given(self, func: Any, every: Sequence[Any], replays: bool) -> list[tuple[Tensor, bool]]:
         """What an operation takes, and whether that has a gradient, before something is written to it. (While a baseline is
         recorded another mode may be on, which sees what is read.)"""
-        beside = self.origins.beside
-        given = [(t, replays and t.requires_grad and (not beside or self.origins.is_live(t))) for t in sources(func, every)]
+        given = [(t, replays and self.origins.is_live(t)) for t in sources(func, every)]
         if func in _ADDS:
             self.added(func, given)
         return given
