@@ -215,11 +215,10 @@ def read(q: Question, x: Tree = None, *, once: bool = True) -> list[Tree]:
         return value
 
     level = 0 if tracing() else depth()
-    if once:
-        q = q._replace(sites=q.sites.first())
+    q = q._replace(sites=q.sites.first()) if once else q
     if not q.inner:
         return [copied(q.x if x is None else x) for _ in values]
-    forward(q, keep, x, early=True)
+    forward(q._replace(bound=q.bound.for_values(q.create_graph)), keep, x, early=True)
     keep_written(q.create_graph, tensors(values))
     return values
 

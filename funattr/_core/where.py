@@ -26,6 +26,7 @@ class Bound(NamedTuple):
     outer: nn.Module | None = None  # what wraps it, and has names of its own for the layers
     rules: Any = None  # the function mode that has them: on while it runs, and while a score is made of its output
     grouped: Any = None  # how values are laid out, where rows of x are parts of examples
+    plain: Any = None  # what to call without the rules
 
     def under(self, mode: AbstractContextManager[Any]) -> Bound:
         """The same with a function mode on while the model runs, and only then: each operation that it sees costs time."""
@@ -46,7 +47,7 @@ class Bound(NamedTuple):
         begin = getattr(mode, "begin", None)
         found = self.under(mode)
         if begin is None:
-            return found._replace(rules=mode)
+            return found._replace(rules=mode, plain=self.call)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             begin(args, kwargs)
@@ -54,7 +55,11 @@ class Bound(NamedTuple):
             mode.end(output)
             return output
 
-        return found._replace(call=call, rules=mode)
+        return found._replace(call=call, rules=mode, plain=self.call)
+
+    def for_values(self, create_graph: bool) -> Bound:
+        """The model for passes without a gradient of the score, which alone is under rules: if differentiated, without them."""
+        return self._replace(call=self.plain, rules=None) if create_graph and self.rules is not None else self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.call(*args, **kwargs)

@@ -23,7 +23,7 @@ from .._rules.flow.mode import Ruled
 from .._rules.flow.sets import epsilon_plus
 from .._rules.relu import ReluRule
 from .._torch import tracing
-from .._types import Explains, Layer, Method, Model, Neuron, Target, Tree, says
+from .._types import Explains, Layer, Method, Model, Target, Tree, says
 from .._words import complaint, door, warn
 
 
@@ -99,7 +99,7 @@ def tell(
     names, beyond = (", ".join(sorted(some)) for some in (set(unmet), set(unmet) - BY_FUNCTION))
     if beyond and set(kinds) == {"relu"} and unseen is None:
         warn("the model runs code that no rule sees (scripted, from C++): a ReLU in there keeps its plain gradient.")
-    if not fired and isinstance(target, Neuron):  # the pass may have ended at the neuron
+    if not fired:  # a pass may have ended at a neuron, or have been one for values alone
         with torch.no_grad():
             forward(question(bound, x, None, None), kept)
     if not fired:

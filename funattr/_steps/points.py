@@ -79,7 +79,7 @@ def score_at(q: Question, x: Tree) -> Tensor:
 
 def scores_at(q: Question, x: Tree) -> list[Tensor]:
     """The same, for each target."""
-    q = q.at()._replace(x=x)
+    q = q.at()._replace(x=x, bound=q.bound.for_values(q.create_graph))
     return each_score(q, forward(q, kept))
 
 

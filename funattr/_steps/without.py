@@ -136,6 +136,7 @@ def _some(q: Question, plan: Plan) -> Tensor:
 
 def _scored(q: Question, features: Features, make: Callable[[list[Tree]], Plan] | Plan) -> tuple[Plan, list[Tensor]]:
     """The same, for the target, or for each of several."""
+    q = q._replace(bound=q.bound.for_values(q.create_graph))
     if runs_fused(q.bound.root) and not tracing():
         q = q._replace(bound=q.bound.under(Unfused()))  # one form for all steps: alone, a step might run fused
     parts: list[list[Tensor]] = []
