@@ -146,6 +146,15 @@ def test_other_methods_agree_on_one_image_and_two() -> None:
         assert distance(found, by_differences(model, x, target)) < 1e-6
 
 
+@pytest.mark.parametrize("back", BACKS)
+@pytest.mark.parametrize("norm", ["BatchNorm2d", "InstanceNorm2d"])
+def test_relevance_and_what_is_absorbed_sum_to_the_score(norm: str, back: str) -> None:
+    model, x = made(norm, back, before=nn.Conv2d(3, 4, 3, padding=1)), torch.randn(1, 3, 4, 4, dtype=torch.float64)
+    for rules in (fa.rules.epsilon(), fa.rules.attn_lrp()):  # a norm that is merged into the convolution, and one that is not
+        total = fa.lrp(model, x, target=1, rules=rules).sum() + sum(fa.absorbed(model, x, target=1, rules=rules).values())
+        assert distance(total, model(x)[0, 1].detach()) < 1e-9
+
+
 def test_its_own_derivative_is_right() -> None:
     model, x = made("BatchNorm2d"), torch.randn(1, 4, 3, 3, dtype=torch.float64)
     x.requires_grad_()

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._core.backward import tell_of_checkpoints
 from .._core.checks import check_attributable
 from .._core.door import method
+from .._core.norms import mend
 from .._core.passes import forward, question, scores
 from .._core.where import bind, transparent
 from .._rules.flow.facts import Event
@@ -87,6 +88,7 @@ def absorbed(
     tell(bound.ruled(mode), x, target, fired, unmet, ready.kinds, mode.hidden)
     total: dict[str, Tensor] = {}
     flown: dict[str, Tensor] = {}
+    mend(q.bound, found, leaves, set())
     with torch.enable_grad():
         each = found.unbind()
     for n, score in enumerate(each):
