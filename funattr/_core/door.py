@@ -222,7 +222,7 @@ def _in_train_mode(module: nn.Module) -> str | None:
         return "dropout"
     if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)) and module.dropout > 0:
         return "dropout"
-    return None
+    return "random slopes" if isinstance(module, nn.RReLU) else None
 
 
 def noisy_modules(modules: Iterable[nn.Module]) -> list[nn.Module]:

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import beside_traces, copy_saved, is_plain, plain_data, tracing, without_transforms
-from .._types import Tree, as_it_is, tensors
+from .._torch import beside_traces, copy_saved, is_plain, plain_data, tracing, without_modes, without_transforms
+from .._types import Tree, as_it_is, filled, tensors
 from .._words import warn
 from .code import Words, modules_of
 from .holders import of_library, same_state, statistics_kept, switches_of
@@ -109,6 +109,29 @@ def drawn() -> bool:
 def with_same_draws(run: Callable[..., T], *args: Any) -> T:
     """``run(*args)``, a pass of the model."""
     return run(*args) if here.chance is None else here.chance.same(run, *args)
+
+
+def laid_as(tree: Tree, like: Tree) -> Tree:
+    """`tree`, with its tensors in memory as those of `like`, in whose place they are to stand: a model draws in the order of
+    memory, and may view what it is given."""
+    given = tensors(like)
+    if tree is like or tracing() or len(tensors(tree)) != len(given):
+        return tree
+    return filled(tree, map(_laid_as, tensors(tree), given))
+
+
+def _laid_as(t: Tensor, like: Tensor) -> Tensor:
+    """`t`, in the order of `like`, in whose place its last dimensions are."""
+    more = t.dim() - like.dim()
+    if more < 0 or t.is_nested or like.is_nested or {t.layout, like.layout} != {torch.strided}:
+        return t
+    strides = like.stride()
+    if t.stride()[more:] == strides:
+        return t
+    with without_modes():  # which have nothing to do with this
+        strides = torch.empty_like(like, device="meta").stride() if 0 in strides else strides
+        order = [*range(more), *sorted(range(more, t.dim()), key=lambda d: (-strides[d - more], -t.shape[d]))]
+        return t.permute(order).contiguous().permute(sorted(range(t.dim()), key=order.__getitem__))
 
 
 def chance_of(modules: Sequence[nn.Module], model: Any, x: Tree, apart: bool, training: bool) -> Chance | Any:

@@ -15,7 +15,7 @@ from .._torch import depth, mapped_below, only_vmap_runs, out_of_levels, tracing
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint
 from .checks import check_outside, meet
-from .kept import keep_written, observed
+from .kept import keep_written, laid_as, observed
 from .kernels import Folded, PlainAttention
 from .score import Every, Row, entries_of, neuron_score, score_of, the_tensor
 from .sites import Sites, check_reached, not_reached, resolve
@@ -129,7 +129,7 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
             level = -1  # what is put there may be mapped over
         if k < len(where):
             found: Tree = stopping(put, where[k], value if grouped is None else grouped.laid(sites[k], value), shared)
-            found = found if grouped is None else grouped.taken(sites[k], found)
+            found = laid_as(found if grouped is None else grouped.taken(sites[k], found), value)
             if follow is not None:
                 follow(value, found)
             return found

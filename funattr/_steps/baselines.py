@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_attributable
+from .._core.kept import laid_as
 from .._torch import tree_flatten, tree_unflatten
 from .._types import Tree, is_number, map_leaves
 from .._words import complaint
@@ -23,7 +24,8 @@ def references(x: Tree, baselines: Any, *, ids: bool) -> Tree:
     the id where x holds integers only: of tokens, but not of what says where they are.
     """
     if type(x) is Tensor and type(baselines) in (int, float) and x.is_floating_point():  # as by default, and soon done
-        return fit(x, baselines, {}, None).expand(1, *x.shape[1:])
+        found = fit(x, baselines, {}, None).expand(1, *x.shape[1:])
+        return found if x.is_contiguous() else laid_as(found, x)
     return map_leaves(partial(_reference, ranges(baselines)), x, _given(x, baselines, ids))
 
 
@@ -32,7 +34,8 @@ def _reference(known: Ranges, leaf: Any, given: Any) -> Any:
         return leaf
     batched = isinstance(given, Tensor) and given.dim() == leaf.dim() and given.shape[0] == leaf.shape[0]
     shape = (leaf.shape[0] if batched else 1, *leaf.shape[1:])
-    return fit(leaf, given, known, None).expand(shape)
+    found: Tensor = laid_as(fit(leaf, given, known, None).expand(shape), leaf)
+    return found
 
 
 def distribution(x: Tree, baselines: Any, *, ids: bool) -> tuple[Tree, int]:
@@ -64,7 +67,8 @@ def _several(leaf: Tensor, given: Any, known: Ranges) -> Tensor:
         known = known if id(given) not in known else {id(rows): known[id(given)]}
         given, count = rows, rows.shape[0]
     shape = (count, *leaf.shape[1:])
-    return fit(leaf, given, known, None, shape).expand(shape)
+    found: Tensor = laid_as(fit(leaf, given, known, None, shape).expand(shape), leaf)
+    return found
 
 
 #: Keyword inputs of language models that are no tokens: what a number stands in for is not these.

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from .._core.checks import check_attributable
 from .._core.gradient import gradients, hooks_backward
+from .._core.kept import laid_as
 from .._core.passes import Point, Question, each_score, forward, kept, read
 from .._core.score import each_of
-from .._torch import tracing, transforms_active
+from .._torch import tracing, transforms_active, tree_flatten
 from .._types import Tree, filled, floats_of, in_single, map_floats, map_tensors, tensors
 from .fold import Inner, all_at_site, floats_in, folded, rows_alone, taken, with_leaves
 from .progress import check_rows
@@ -91,6 +92,8 @@ def along(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int
     where = floats_in(q.x) if at is None else at
     if tracing():
         return run(lambda part, x: f(q, with_leaves(x, where, part)), points, q.x)
+    leaves = tree_flatten(q.x)[0]
+    points = laid_as(points, [leaves[i] for i in where])
     return run.bounded(points[0].shape[0], lambda a, b: _along(run, q, f, [t[a:b] for t in points], where))
 
 
@@ -114,7 +117,7 @@ def _along(run: Runner, q: Question, f: Inner, points: list[Tensor], where: list
 
     few = count < 4 and run.folds is not None  # too few to show anything
     asked = None if few and f not in (run.folds or ()) else in_one_batch
-    yield from run.chunk(lambda part, x: f(q, with_leaves(x, where, part)), points, q.x, folded=asked, few=few)
+    yield from run.chunk(lambda part, x: f(q, with_leaves(x, where, part)), points, q.x, folded=asked, few=few, asks=f)
 
 
 def gathered(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int] | None = None) -> Tree:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._core.cures import raised_by_model
+from .._core.kept import drawn
 from .._torch import (
     Memory,
     below_vmap,
@@ -46,7 +47,7 @@ def same_rows(count: int, run: Callable[[OneRow], T]) -> T:
         try:
             with mode:
                 found = run(mode.row)
-            if mode.untouched():
+            if mode.untouched() and not drawn():  # what is expanded lies in memory otherwise, in whose order a model draws
                 return found
         except (_Written, Exception) as error:  # what is wrong without it, too, comes again
             if isinstance(error, Exception) and (must_rise(error) or raised_by_model(error)):

@@ -74,7 +74,7 @@ class Runner:
         self.folds: dict[Callable[..., Any], Sequence[int]] | None = None if any_batch() else {}
         self.places: set[Place] = set()  # of the model's code, whose tensors are mapped over, for it writes to views of them
         self.cause: str | None = None
-        self.shown = False  # that vmap gives for a step what it gives alone
+        self.shown: set[Any] = set()  # of what is asked, that vmap gives for a step what it gives alone
         self.most = _ALL  # how many steps at once there is room for
         self.unsure = False  # whether so many are too much is still to be seen
         self.room = 0
@@ -136,18 +136,19 @@ class Runner:
         *shared: Any,
         folded: Callable[[], Tree | None] | None = None,
         few: bool = False,
+        asks: Any = None,
     ) -> Iterator[Tree]:
         """Results with a leading dimension, in order: of all steps of a chunk, or of one after another.
 
         `folded` is asked where vmap cannot: for all of them in one batch, or None where that is not shown to be exact. Of a
-        `few` steps one after another nobody is warned.
+        `few` steps one after another nobody is warned. `asks` tells functions apart that a runner is given.
         """
         single = tensors(part)[0].shape[0] == 1  # vmap over one step costs more than the step
         unseen = transforms_active() and torch.is_grad_enabled()  # is the graph that is asked for
         while self.ways and not (single or (unseen and self.ways[0] is mapped_functional)):
             try:
                 result = with_own_mapped(partial(self.ways[0], function, part, shared), self.places)
-                alike = self.is_as_alone(function, part, shared, result)
+                alike = self.is_as_alone(asks, function, part, shared, result)
             except Exception as error:
                 if not refused(error):
                     raise
@@ -186,18 +187,18 @@ class Runner:
                 self.refuse(error)
         return None
 
-    def is_as_alone(self, function: Callable[..., Tree], part: Tree, shared: Sequence[Any], result: Tree) -> bool:
-        """Whether a step of several at once is what it is alone. It is looked at where the model draws other random numbers, or
-        is functionalized: writes to views may be laid out wrong, and further derivatives of scripted code lose a part."""
+    def is_as_alone(self, asks: Any, function: Callable[..., Tree], part: Tree, shared: Sequence[Any], result: Tree) -> bool:
+        """Whether steps of several at once are what they are alone. Two are looked at (one may be without what tells) where the
+        model draws, or is functionalized: writes to views may come out wrong, and derivatives of scripted code lose a part."""
         functional = self.ways[0] is mapped_functional
-        if self.shown or not (functional or (drawn() and not transforms_active())):
+        if asks in self.shown or not (functional or (drawn() and not transforms_active())):
             return True
-        middle = tensors(part)[0].shape[0] // 2
-        alone = tensors(function(map_tensors(lambda t: t[middle], part), *shared))
-        self.shown = all(same(t[middle], own) for t, own in zip(tensors(result), alone))
-        if self.shown and functional:
-            self.shown = all(map(same, *further([[t[middle] for t in tensors(result)], alone], tensors((part, shared)))))
-        return self.shown
+        for i in {tensors(part)[0].shape[0] // 2, 0}:
+            both = [[t[i] for t in tensors(result)], tensors(function(next(slices(_part(part, i, i + 1))), *shared))]
+            if not (all(map(same, *both)) and (not functional or all(map(same, *further(both, tensors((part, shared))))))):
+                return False
+        self.shown.add(asks)
+        return True
 
     def refuse(self, error: Exception) -> None:
         """Go on to the next way."""
@@ -208,8 +209,7 @@ class Runner:
 
     def give_up(self, cause: str) -> None:
         """Go on to none: the steps run one after another."""
-        self.cause = cause
-        self.ways.clear()
+        self.cause, self.ways = cause, []
 
     def warn(self) -> None:
         """Say, once, that the steps run one after another: a step has, so vmap was to blame."""
