@@ -272,3 +272,16 @@ def test_a_rule_of_ones_own_is_given_what_was_there(create_graph: bool) -> None:
     if create_graph:
         slope, other = (torch.autograd.grad(relevance.square().sum(), x)[0] for relevance in (found, wanted))
         close(slope, other)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3), (2, 2, 3), (1, 2, 3, 4)])
+def test_what_is_written_back_to_its_place_in_one_example(shape: tuple[int, ...]) -> None:
+    def model(x: Tensor) -> Any:
+        z = x * 2
+        z[:, 0] += x.mean(1)  # which is written to z, and then put into z[:, 0]
+        return z.tanh().flatten(1).sum(1)
+
+    x = torch.randn(shape, dtype=torch.float64)
+    rules = fa.rules.attn_lrp()
+    total = fa.lrp(model, x, rules=rules).flatten(1).sum(1) + sum(fa.absorbed(model, x, rules=rules).values())
+    torch.testing.assert_close(total, model(x))

@@ -139,5 +139,5 @@ def _measured(handler: Callable[..., Any], mode: Measured, func: Any, *args: Any
 
 def _alias(t: Tensor) -> Tensor:
     """`t` with a place of its own in the graph; what an autograd.Function has returned a view of gives its views none."""
-    found = t.view_as(t) if t.layout is torch.strided else t.clone()
+    found = t[...] if t.layout is torch.strided else t.clone()  # with its strides, or torch refuses to write it to itself
     return found if found.grad_fn is not None or not t.requires_grad else t.clone()
