@@ -117,7 +117,8 @@ def laid_as(tree: Tree, like: Tree) -> Tree:
     given = tensors(like)
     if tree is like or tracing() or len(tensors(tree)) != len(given):
         return tree
-    return filled(tree, map(_laid_as, tensors(tree), given))
+    with without_modes():  # which have nothing to do with this
+        return filled(tree, map(_laid_as, tensors(tree), given))
 
 
 def _laid_as(t: Tensor, like: Tensor) -> Tensor:
@@ -128,10 +129,9 @@ def _laid_as(t: Tensor, like: Tensor) -> Tensor:
     strides = like.stride()
     if t.stride()[more:] == strides:
         return t
-    with without_modes():  # which have nothing to do with this
-        strides = torch.empty_like(like, device="meta").stride() if 0 in strides else strides
-        order = [*range(more), *sorted(range(more, t.dim()), key=lambda d: (-strides[d - more], -t.shape[d]))]
-        return t.permute(order).contiguous().permute(sorted(range(t.dim()), key=order.__getitem__))
+    strides = torch.empty_like(like, device="meta").stride() if 0 in strides else strides
+    order = [*range(more), *sorted(range(more, t.dim()), key=lambda d: (-strides[d - more], -t.shape[d]))]
+    return t.permute(order).contiguous().permute(sorted(range(t.dim()), key=order.__getitem__))
 
 
 def chance_of(modules: Sequence[nn.Module], model: Any, x: Tree, apart: bool, training: bool) -> Chance | Any:
