@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -268,3 +269,17 @@ def test_a_weight_of_several_factors_is_one(name: str, rules: str) -> None:
     close(found, wanted)
     kept = fa.absorbed(lambda x: head(THREE[name][0](FIRST(x), x)), ROWS, target=1, rules=ready)
     close(found.sum(1) + sum(kept.values()), head(THREE[name][1](FIRST(ROWS), ROWS))[:, 1].detach(), 1e-9)
+
+
+@pytest.mark.parametrize("rules", [R.epsilon_plus(), R.zplus(), R.gamma(), R.alpha_beta()], ids=["plus", "z+", "gamma", "ab"])
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_units_without_positive_contributions_leave_no_rounding(rules: Any, dtype: torch.dtype, off: float) -> None:
+    """Their share is of 1 / epsilon, and of that nothing goes to inputs that have none of it."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(1, 2, 1, padding=1, bias=False), nn.Conv2d(2, 4, 2)
+    second.bias = nn.Parameter(-torch.rand(4) - 0.5)
+    model = nn.Sequential(first, second, nn.Flatten(), nn.Linear(144, 3)).to(dtype)
+    x = torch.randn(2, 1, 5, 5, dtype=dtype)
+    want = fa.lrp(copy.deepcopy(model).double(), x.double(), target=1, rules=rules)
+    found = fa.lrp(model, x, target=1, rules=rules).double()
+    assert (found - want).abs().max() < off * want.abs().max()

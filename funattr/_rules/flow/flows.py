@@ -97,7 +97,7 @@ def _parts(op: Operation, at: Operation) -> tuple[Tensor, Callable[[], Tensor]]:
     if _not_negative(at.inputs[0]):
         return f(x, more), lambda: f(x, w.clamp(max=0))
     above, less = x.clamp(min=0), w.clamp(max=0)
-    below = x - above
+    below = torch.where(x < 0, x, 0.0)  # not x - above: what a positive x is given there would cancel, but for rounding
     return f(above, more) + f(below, less), lambda: f(above, less) + f(below, more)
 
 
