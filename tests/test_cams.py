@@ -375,3 +375,17 @@ def test_one_number_is_not_drawn_as_a_map(tmp_path: Path) -> None:
             draw()
     with pytest.raises(ValueError, match=re.escape("choose a layer whose value is [N, C, *spatial]")):
         fa.guided_grad_cam(net, x, layer="3", target=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_xgrad_cam_of_a_channel_that_sums_to_rounding(dtype: torch.dtype) -> None:
+    """As coordinates do that go from -1 to 1, and what an instance norm gives: they have no weight, as where they sum to 0."""
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 8, 9, dtype=dtype)
+    x[:, 1] = torch.linspace(-1, 1, 9, dtype=dtype)
+    x[:, 2] -= x[:, 2].mean((1, 2), keepdim=True)
+    model = nn.Sequential(nn.Identity(), nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(168, 3)).to(dtype)
+    gradient = fa.gradient(model, x, layer="0", target=1)
+    weight = (gradient * x).sum((2, 3))[:, 0] / x.sum((2, 3))[:, 0]
+    found = fa.xgrad_cam(model, x, layer="0", target=1)
+    torch.testing.assert_close(found, weight[:, None, None, None] * x[:, :1])

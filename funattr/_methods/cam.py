@@ -170,7 +170,7 @@ def xgrad_cam(
     """XGrad-CAM: the channels of a layer, each weighted by its gradients where it is active, summed.
 
     ``sum_c w_c v_c`` with ``w_c = sum_s g_cs v_cs / sum_s v_cs``, for the value ``v`` ``[N, C, *S]`` at the layer and the
-    gradient ``g`` there. A channel whose values sum to 0 has the weight 0.
+    gradient ``g`` there. A channel whose values sum to 0, to rounding, has the weight 0.
 
     Args:
         model: an `nn.Module` or any callable; bind extra arguments with `functools.partial`.
@@ -201,7 +201,8 @@ def xgrad_cam(
 
     def w(v: Tensor, g: Tensor, c: int) -> Tensor:
         total = over_space(v, c)
-        return torch.where(total == 0, 0, over_space(g * v, c) / torch.where(total == 0, 1, total))
+        none = total.abs() <= 4 * torch.finfo(total.dtype).eps * over_space(v.abs(), c)
+        return torch.where(none, 0, over_space(g * v, c) / torch.where(none, 1, total))
 
     return _mapped(w, channel_dim, model, x, layer, target, create_graph)
 
