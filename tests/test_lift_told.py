@@ -182,13 +182,3 @@ def test_numbers_that_are_read_are_told_as_a_cut(read: Any) -> None:
     first, last = nn.Linear(6, 6).double(), nn.Linear(6, 3).double()
     with pytest.warns(UserWarning, match=r"miss the difference .* the model cuts its graph \((item|tolist)\)"):
         fa.deep_lift(lambda x: last(torch.tanh((h := first(x)) * read(h))), torch.randn(3, 6).double(), target=1)
-
-
-@pytest.mark.parametrize("does", ["no rule", "a function"])
-def test_derivatives_of_what_has_no_rule_are_told_of(does: str) -> None:
-    """Their gradient is that at x, but how it changes there is told by slopes of what comes before."""
-    model, x = Net(SAID[does][0]), torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
-    with pytest.warns(UserWarning, match="Derivatives of these .* need not be right"):
-        fa.deep_lift(model, x, target=1, create_graph=True)
-    with pytest.warns(UserWarning, match="difference of the scores.$"):
-        fa.deep_lift(model, x.detach(), target=1)

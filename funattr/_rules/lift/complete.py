@@ -105,7 +105,6 @@ class Notes:
         self.hidden: list[str] = []  # what the rules did not see
         self.cuts: list[str] = []  # operations that came from the site and had no gradient
         self.claims = True  # whether nothing goes around the sites
-        self.further = False  # whether the result is to be differentiated
         self.eps = 0.0  # of the coarsest numbers that the passes met
 
     def extend(self, **found: list[str]) -> None:
@@ -174,11 +173,10 @@ def tell(notes: Notes, missed: Tensor | None) -> None:
 
 def _known(notes: Notes) -> None:
     """What is known to go wrong, whatever the sums say."""
-    nor = " Derivatives of these (create_graph=True) need not be right either." if notes.further else ""
     if notes.hidden:
         warn(
             f"DeepLIFT's rules do not reach into {', '.join(notes.hidden)}, with a backward pass of its own: that is used, and "
-            f"attributions need not sum to the difference of the scores.{nor}"
+            f"attributions need not sum to the difference of the scores."
         )
     if notes.moved:
         warn(
@@ -190,5 +188,5 @@ def _known(notes: Notes) -> None:
         linear, do = ("not known to be linear", "need") if tracing() else ("not linear", "do")  # compiled, nobody looks
         warn(
             f"{', '.join(notes.unknown)} {'is' if len(notes.unknown) == 1 else 'are'} {linear} and DeepLIFT has no rule for "
-            f"it: its gradient is used, and attributions {do} not sum to the difference of the scores.{nor}"
+            f"it: its gradient is used, and attributions {do} not sum to the difference of the scores."
         )

@@ -205,7 +205,6 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
     cuts = lift.origins.cuts
     task.notes.extend(unknown=lift.unknown, moved=lift.moved, hidden=lift.inside, cuts=cuts)
     task.notes.eps = max(task.notes.eps, 0.0 if tracing() else tape.eps())
-    task.notes.further = q.create_graph
     task.notes.claims = None in q.sites.sites or cuts_graph(lift.origins, q.bound.root)
     return found
 
