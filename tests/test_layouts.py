@@ -120,7 +120,7 @@ def test_all_passes_draw_for_the_same_places(first: str, drop: nn.Module, chunk:
     same(windows[:, 0, 0, 0], with_values(model, x) - with_values(model, x, 0 * value))
     if not isinstance(drop, nn.RReLU):  # of the others what is left is linear
         with torch.no_grad():
-            start = model.first(0 * x)  # type: ignore[operator]
+            start = model.first(0 * x)  # type: ignore[operator]  # a module, for mypy a tensor or one
         found = asked(fa.integrated_gradients, n_steps=4)
         same(found.sum((1, 2, 3)), with_values(model, x) - with_values(model, x, start))
         same(asked(fa.conductance, n_steps=4), found)

@@ -182,3 +182,46 @@ def test_numbers_that_are_read_are_told_as_a_cut(read: Any) -> None:
     first, last = nn.Linear(6, 6).double(), nn.Linear(6, 3).double()
     with pytest.warns(UserWarning, match=r"miss the difference .* the model cuts its graph \((item|tolist)\)"):
         fa.deep_lift(lambda x: last(torch.tanh((h := first(x)) * read(h))), torch.randn(3, 6).double(), target=1)
+
+
+class Apart(nn.Module):
+    """What a block without gradients makes of a value is as it is at either end, and has no share."""
+
+    def __init__(self, apart: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last = (nn.Linear(*sizes).double() for sizes in ((4, 6), (6, 6), (6, 3)))
+        self.apart = apart
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.first(x)
+        with torch.no_grad():
+            gate = self.apart(h)
+        return self.last(self.second(h) * gate)
+
+
+@pytest.mark.parametrize("layer", [None, "first"])
+@pytest.mark.parametrize("name", ["view", "t", "index", "times"])
+@pytest.mark.filterwarnings("ignore:DeepLIFT.s attributions miss")
+def test_a_view_without_a_gradient_is_cut_off(name: str, layer: str | None) -> None:
+    """Torch says of such a view, and of nothing else made there, that it requires a gradient."""
+    views: dict[str, Callable[[Tensor], Tensor]] = {
+        "view": lambda h: h.view(-1, 6),
+        "t": lambda h: h.t().t(),
+        "index": lambda h: h[:, :6],
+        "times": lambda h: h * 1,
+    }
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).double()
+    model, cut = Apart(views[name]), Apart(torch.detach)
+    want = fa.deep_lift(cut, x, layer=layer, target=1)
+    difference = (cut(x) - cut(0 * x))[:, 1].detach() if layer is None else None
+    if difference is not None:
+        torch.testing.assert_close(want.sum(1), difference)
+    torch.testing.assert_close(fa.deep_lift(model, x, layer=layer, target=1), want)
+    torch.testing.assert_close(fa.deep_lift(model, x, layer=layer, target=1, create_graph=True), want)
+    torch.testing.assert_close(fa.deep_lift_shap(model, x, baselines=0 * x, layer=layer, target=1), want)
+    mapped = torch.func.vmap(lambda row: fa.deep_lift(model, row[None], layer=layer, target=1)[0])(x)
+    torch.testing.assert_close(mapped, want)
+    if name == "view":
+        compiled = torch.compile(fa.deep_lift, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(model, x, layer=layer, target=1), want)

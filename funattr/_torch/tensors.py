@@ -73,9 +73,10 @@ def nodes_so_far() -> int:
 
 
 def is_older(t: torch.Tensor, number: int) -> bool:
-    """Whether a tensor that requires a gradient is a leaf, or was made before the node of that number."""
+    """Whether a tensor that requires a gradient is a leaf, or was made before the node of that number. A view made in a no_grad
+    block is neither, whatever it says."""
     node: Any = t.grad_fn
-    return node is None or (number > 0 and node._sequence_nr() < number)
+    return not is_view(t) if node is None else (number > 0 and node._sequence_nr() < number)
 
 
 def slope_of_one(value: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor | None:

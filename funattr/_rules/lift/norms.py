@@ -70,8 +70,9 @@ def _affine(lift: Lift, x: Tensor, weight: Tensor | None, bias: Tensor | None) -
         return _weighted(x, weight, bias)
 
 
-def _per_channel(x: Tensor, *parameters: Tensor | None) -> list[Tensor | None]:
-    return [t if t is None else t.reshape(-1, *[1] * (x.dim() - 2)) for t in parameters]
+def _per_channel(lift: Lift, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    with lift:  # which is to know what is made of parameters
+        return _weighted(x, *[t if t is None else t.reshape(-1, *[1] * (x.dim() - 2)) for t in (weight, bias)])
 
 
 def layer_norm(
@@ -90,7 +91,7 @@ def group_norm(
     lift: Lift, func: Any, x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *cudnn: bool
 ) -> Tensor:
     y = normalised(lift, x.reshape(x.shape[0], groups, -1), [2], eps).reshape(x.shape)
-    return _affine(lift, y, *_per_channel(x, weight, bias))
+    return _per_channel(lift, y, weight, bias)
 
 
 def instance_norm(
@@ -98,7 +99,7 @@ def instance_norm(
 ) -> Tensor:
     if not own:
         return torch.batch_norm(x, weight, bias, mean, var, False, *rest)
-    return _affine(lift, normalised(lift, x, range(2, x.dim()), rest[1]), *_per_channel(x, weight, bias))
+    return _per_channel(lift, normalised(lift, x, range(2, x.dim()), rest[1]), weight, bias)
 
 
 def batch_norm(lift: Lift, func: Any, *args: Any) -> Tensor:
@@ -106,7 +107,7 @@ def batch_norm(lift: Lift, func: Any, *args: Any) -> Tensor:
     x, weight, bias, _, _, training, _, eps, _ = args
     if not training:
         return func(*args)  # type: ignore[no-any-return]  # an operation of torch, given as any callable
-    return _affine(lift, normalised(lift, x, [0, *range(2, x.dim())], eps), *_per_channel(x, weight, bias))
+    return _per_channel(lift, normalised(lift, x, [0, *range(2, x.dim())], eps), weight, bias)
 
 
 NORMS: dict[str, Rule] = {rule.__name__: rule for rule in (layer_norm, rms_norm, group_norm, instance_norm, batch_norm)}

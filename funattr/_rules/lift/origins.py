@@ -64,7 +64,7 @@ class Origins:
 
     def is_live(self, t: Tensor) -> bool:
         """Whether `t` has a gradient, and not by parameters alone."""
-        if not t.requires_grad or self.is_given(t):
+        if not t.requires_grad or self.is_given(t) or (tracing() and self.is_traced(t)):
             return False
         made = self.beside.get(id(t))
         return made is None or made() is not t
@@ -101,7 +101,7 @@ class Origins:
 
     def trace(self, given: list[Tensor], found: Tensor) -> None:
         """What a call that Dynamo traces made of tensors."""
-        dead = not found.requires_grad
+        dead = is_cut(found) and not (found.requires_grad and any(t is found for t in given))
         live = [t for t in given if t.requires_grad and not t.is_leaf]  # a leaf is a parameter
         if dead and not live and found.is_floating_point() and self._has_numbers(given):
             self.traced_outside.append(found)
@@ -144,7 +144,7 @@ class Origins:
 
     def goes_on(self, given: list[tuple[Tensor, bool]], found: Any) -> bool:
         """Whether a call made of what has a gradient, and of parameters, what has one: as most do, and nothing to note."""
-        if type(found) is not Tensor or not found.requires_grad:
+        if type(found) is not Tensor or is_cut(found):
             return False
         moves = False
         for t, live in given:
@@ -186,7 +186,9 @@ class Origins:
         if not live and any(self.is_outside(t) for t, _ in others):
             self.comes_in(results)
         if live or any(id(t) in self.cut for t, _ in others):
-            dead = [t for t in results if not ((live and t.requires_grad) or (numbers and is_number(t)))]
+            goes = results if torch.is_grad_enabled() else [t for t, _ in given]
+            lives = {id(t) for t in goes if live and t.requires_grad}
+            dead = [t for t in results if not (id(t) in lives or (numbers and is_number(t)))]
             self.cut.update((id(t), t) for t in dead)
             self.beside.update((id(t), weakref.ref(t)) for t in dead if t.requires_grad)  # rows of an embedding that is trained
             if live and (dead or getattr(func, "__name__", "") in _READS):
@@ -231,6 +233,11 @@ def among(values: Iterable[Any]) -> list[Tensor]:
         elif isinstance(value, (tuple, list)):
             found += among(value)
     return found
+
+
+def is_cut(made: Tensor) -> bool:
+    """Whether what an operation has just made has no gradient: a view made in a no_grad block says that it requires one."""
+    return not (made.requires_grad and torch.is_grad_enabled())
 
 
 def constant(t: Any) -> bool:

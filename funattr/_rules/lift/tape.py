@@ -22,7 +22,7 @@ from ..._core.kernels import unruled
 from ..._torch import depth, depth_traced, tracing, transforms_active, without_modes
 from ..._types import attributable, broadcasts
 from ..spelled import Entry, counterpart, functions
-from .origins import Origins, among, constant, sources
+from .origins import Origins, among, constant, is_cut, sources
 
 
 class Met(NamedTuple):
@@ -118,7 +118,8 @@ class Lift(TorchFunctionMode):
         replays, every = self.baseline is not None, (*args, *kwargs.values())
         if self.origins.carry(every, replays):  # as most do: nothing to note, unless something is written to
             found = self.rules(self, func, args, kwargs)
-            if type(found) is Tensor and id(found) not in map(id, every) and (not replays or found.requires_grad):
+            new = type(found) is Tensor and id(found) not in map(id, every)
+            if new and not (replays and is_cut(found)):
                 return found
             given = [(t, replays and t.requires_grad) for t in sources(counterpart(func), every)]
         else:
