@@ -115,7 +115,7 @@ def laid_as(tree: Tree, like: Tree) -> Tree:
     """`tree`, with its tensors in memory as those of `like`, in whose place they are to stand: a model draws in the order of
     memory, and may view what it is given."""
     given = tensors(like)
-    if tree is like or tracing() or len(tensors(tree)) != len(given):
+    if tracing() or tree is like or len(tensors(tree)) != len(given):
         return tree
     with without_modes():  # which have nothing to do with this
         return filled(tree, map(_laid_as, tensors(tree), given))
