@@ -95,6 +95,7 @@ def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None
 def _placed(q: Question, values: list[Tree], slopes: Iterable[Tensor]) -> Found:
     """The values, constants unless they are to be differentiated, and slopes in the places of their floating-point tensors."""
     constant = values if q.create_graph else [map_tensors(torch.detach, value) for value in values]
+    slopes = slopes if q.create_graph or not transforms_active() else map(torch.detach, slopes)  # of forward mode, too
     if len(values) == 1 and isinstance(values[0], Tensor):
         return constant, list(slopes)
     rest = iter(slopes)

@@ -55,6 +55,7 @@ class _Rectify(torch.autograd.Function):
         if in_place:
             ctx.mark_dirty(x)
         ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -64,6 +65,10 @@ class _Rectify(torch.autograd.Function):
             if not ctx.guided:
                 return gradient, None, None, None
         return torch.ops.aten.threshold_backward(gradient, y, 0), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *constant: None) -> Any:
+        return torch.ops.aten.threshold_backward(tangent, *ctx.saved_tensors, 0)
 
 
 def _rectified(x: Tensor, guided: bool, in_place: bool) -> Tensor:

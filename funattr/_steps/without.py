@@ -154,6 +154,7 @@ def _scored(q: Question, features: Features, make: Callable[[list[Tree]], Plan] 
         report(done, plan.runs)
     assert plan is not None
     together = [same[0] if len(same) == 1 else torch.cat(same) for same in zip(*parts)]
+    together = together if q.create_graph else [t.detach() for t in together]  # forward mode takes no heed of no_grad
     return plan, together if plan.rows is None else [_mean_over(plan.rows, t) for t in together]
 
 

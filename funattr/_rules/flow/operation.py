@@ -42,6 +42,10 @@ class _Held(torch.autograd.Function):
             return (None, None, None, gradient, *[None] * ctx.count)
         return (None, None, None, None, *ctx.back(gradient, *ctx.saved_tensors))
 
+    @staticmethod
+    def jvp(ctx: Any, back: None, kept: None, level: None, value: Tensor, *tensors: Tensor) -> Tensor:
+        return value.clone()
+
 
 def handed(back: Back, kept: int, value: Tensor, *tensors: Tensor) -> Tensor:
     """`value`; in the attribution's backward pass ``back(gradient, *tensors[:kept])`` gives the gradients of the tensors."""

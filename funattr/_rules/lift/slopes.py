@@ -45,6 +45,10 @@ class _Slope(torch.autograd.Function):
         return None, None, None, *found, *[None] * ctx.rest
 
     @staticmethod
+    def jvp(ctx: Any, pull: None, level: None, live: None, *inputs: Any) -> Tensor:
+        return inputs[-1].clone()  # type: ignore[no-any-return]  # as of the forward
+
+    @staticmethod
     def vmap(info: Any, in_dims: Any, pull: Any, level: int, live: int, *inputs: Any) -> Any:
         # The slopes may be mapped while the value is not: then nor is the result.
         return inputs[-1].view_as(inputs[-1]), in_dims[-1]

@@ -1,0 +1,80 @@
+"""Methods inside torch.func.jvp, jacfwd and hessian: forward derivatives, equal to those of the backward pass."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funattr as fa
+
+X = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)).double()
+POINTS = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1)).double()
+METHODS: dict[str, Any] = {
+    "gradient": fa.gradient,
+    "input_x_gradient": fa.input_x_gradient,
+    "grad_cam": partial(fa.grad_cam, layer="norm"),
+    "lrp": fa.lrp,
+    "attn_lrp": partial(fa.lrp, rules=fa.rules.attn_lrp()),
+    "gamma": partial(fa.lrp, rules=fa.rules.gamma()),
+    "own": fa.under({"activation": lambda op, gradient: gradient * op.output})(fa.gradient),
+    "guided_backprop": fa.guided_backprop,
+    "deconvnet": fa.deconvnet,
+    "deep_lift": partial(fa.deep_lift, baselines=0.3),
+    "deep_lift_shap": partial(fa.deep_lift_shap, baselines=POINTS),
+    "integrated_gradients": partial(fa.integrated_gradients, n_steps=3),
+    "feature_ablation": partial(fa.feature_ablation, feature_mask=torch.arange(3)[:, None].expand(3, 4)),
+    "noise_tunnel": fa.noise_tunnel(fa.lrp, n_samples=1, stdevs=0.0),
+}
+
+
+class Block(nn.Module):
+    """Attention, a norm, ReLU in place and not, a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.value, self.norm, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        h = x + torch.softmax(self.query(h) @ h.mT, -1) @ self.value(h)
+        h = nn.functional.relu(self.value(h) + 0.5, inplace=True) * torch.sigmoid(x)
+        found: Tensor = self.head(torch.relu(h + x).mean(1)).tanh()
+        return found
+
+
+@pytest.fixture
+def asked(request: pytest.FixtureRequest) -> Any:
+    torch.manual_seed(0)
+    return partial(METHODS[request.param], Block().double().eval(), target=1)
+
+
+@pytest.mark.parametrize("asked", METHODS, indirect=True)
+def test_forward_is_backward(asked: Any) -> None:
+    def explain(x: Tensor) -> Tensor:
+        found: Tensor = asked(x, create_graph=True)
+        return found
+
+    way, x = torch.randn_like(X), X.clone().requires_grad_()
+    numbers = explain(x).flatten()
+    expected = torch.stack([torch.autograd.grad(t, x, retain_graph=True)[0].flatten() for t in numbers])
+    torch.testing.assert_close(torch.func.jacfwd(explain, randomness="same")(X).reshape(expected.shape), expected)
+    torch.testing.assert_close(torch.func.jvp(explain, (X,), (way,))[1].flatten(), expected @ way.flatten())
+
+
+@pytest.mark.parametrize("asked", ["lrp", "guided_backprop", "deep_lift"], indirect=True)
+def test_hessian(asked: Any) -> None:
+    def total(x: Tensor) -> Tensor:
+        return asked(x, create_graph=True).square().sum()  # type: ignore[no-any-return]  # asked is Any
+
+    found, expected = torch.func.hessian(total)(X), torch.func.jacrev(torch.func.jacrev(total))(X)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("asked", METHODS, indirect=True)
+def test_a_constant_without_create_graph(asked: Any) -> None:
+    """And no part of the derivative: values were constants, and gradients were not."""
+    assert not torch.func.jvp(asked, (X,), (torch.ones_like(X),))[1].any()
