@@ -99,7 +99,7 @@ TABLE: list[Row] = [
         "not of this model",
         lambda: fa.gradient(mlp, x, layer=nn.Linear(2, 2), target=1),
         ValueError,
-        ["layer <Linear> did not run", "part of this model"],
+        ["layer <Linear> did not run", "part of this model", "with baselines runs it there, too"],
     ),
     (
         "a list of modules",

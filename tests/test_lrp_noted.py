@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 import weakref
+from functools import partial
 from typing import Any
 
 import pytest
@@ -285,3 +286,10 @@ def test_what_is_written_back_to_its_place_in_one_example(shape: tuple[int, ...]
     rules = fa.rules.attn_lrp()
     total = fa.lrp(model, x, rules=rules).flatten(1).sum(1) + sum(fa.absorbed(model, x, rules=rules).values())
     torch.testing.assert_close(total, model(x))
+
+
+@pytest.mark.parametrize("run", [torch.func.grad, partial(torch.func.vmap, in_dims=0)])
+def test_absorbed_under_torch_func(run: Any) -> None:
+    """It looks at the graph, and raised torch's error."""
+    with pytest.raises(ValueError, match=r"looks at the graph of each example.*outside"):
+        run(lambda x: fa.absorbed(HEAD, x[None], target=1)["linear"].sum())(torch.randn(2, 3).double())

@@ -224,3 +224,35 @@ def test_modes_see_indexing_and_tensors_are_left_as_found() -> None:
             assert all(map(torch.equal, both(start.clone()), wanted))
     assert [met.count(func) for func in (plain, Tensor.__setitem__)] == [5, 3]
     assert dict(vars(Tensor)) == before
+
+
+class Sums(nn.Module):
+    """Adds up what it has seen in a buffer."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(3, 3), nn.Linear(3, 2)
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.add_(x.mean(0))
+        return self.head(torch.tanh(self.first(x) + self.seen))  # type: ignore[no-any-return]  # a module returns any
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("transform", [torch.func.grad, lambda f: lambda x: torch.func.jvp(f, (x,), (x,))], ids=["grad", "jvp"])
+@pytest.mark.parametrize(
+    "method",
+    [fa.gradient, fa.deep_lift, fa.integrated_gradients, fa.feature_ablation, fa.shapley, fa.conductance],
+    ids=lambda method: method.__name__,
+)
+def test_written_inside_a_transform_of_the_callers(method: Any, transform: Any, training: bool, create_graph: bool) -> None:
+    """Torch's error said "mutate a captured Tensor", of what passes without a gradient of their own had written."""
+    model = Sums().train(training)
+    said = r"call model.eval\(\) first" if training else "call the method outside of torch.func"
+    with pytest.raises(ValueError, match=f"the model writes to its own .*{said}"):
+        transform(lambda x: method(model, x, target=1, create_graph=create_graph).sum())(torch.randn(2, 3))
+    assert not model.seen.any()

@@ -28,7 +28,6 @@ from .._words import complaint
 from .kept import keep_written
 from .norms import mend
 from .passes import Found, Question
-from .where import all_modules
 
 
 class Recorded(NamedTuple):
@@ -147,28 +146,6 @@ def _of_checkpoints(q: Question, error: str) -> str | None:
         return "with torch.utils.checkpoint(use_reentrant=True), which gives no gradients of values: pass use_reentrant=False"
     off = "turn that off (use_checkpoint=False, model.gradient_checkpointing_disable(), or whatever turned it on)"
     return None if q.bound.rules is None else f"(torch.utils.checkpoint), where rules cannot be: {off}"
-
-
-_WRITES = {  # by whether part of the model is in train mode
-    True: "the model writes to its own buffers (batch norm in train mode?), which torch.func does not allow here: "
-    "call model.eval() first.",
-    False: "the model writes to its own tensors, also in eval mode, which torch.func does not allow here: "
-    "call the method outside of torch.func, and one with rules without create_graph=True.",
-}
-
-
-_NO_CONTEXT = (
-    "the model runs a torch.autograd.Function that torch.func does not take: give it a setup_context, and a "
-    "forward without ctx, or run the method without create_graph=True, and outside of torch.func."
-)
-
-
-def check_level(q: Question, error: Exception) -> None:
-    """Say why a pass fails in a grad level, where that is known, and what to do."""
-    if "mutate a captured Tensor" in str(error):
-        raise complaint(ValueError, _WRITES[any(module.training for module in all_modules(q.bound.root))]) from error
-    if "setup_context staticmethod" in str(error):
-        raise complaint(ValueError, _NO_CONTEXT) from error
 
 
 def _goes_through(scores: Tensor, name: str) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .._torch import must_rise
 from .._types import Tree, as_arguments, tensors
 from .._words import complaint
+from .checks import may_read
 from .kept import left_as_found
 from .where import all_modules, bind, weights
 
@@ -31,8 +32,12 @@ class Cure(NamedTuple):
 
 
 def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, baselines: Any = None, **__: Any) -> Exception:
-    """`error`, or ours where its cause can be shown: a model made in inference mode, an x that it takes once cured, ids in the
-    baselines that it does not know."""
+    """`error`, or ours where its cause can be shown: a model that a transform of torch.func does not take, or made in inference
+    mode, an x that it takes once cured, ids in the baselines that it does not know."""
+    if (told := _of_level(error, model)) is not None:
+        return told
+    if not may_read():
+        return error
     if str(error).startswith("Inference tensors cannot be saved"):
         text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
         return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
@@ -54,6 +59,31 @@ def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, baseli
         return error
     text = f"the model does not take x {_told(x, cure.x)} ({said})"
     return complaint(Misfit, f"{text}, and takes {_told(cure.x, x)}: {'; '.join(cure.why)}, pass {cure.written}.")
+
+
+_WRITES = {  # by whether part of the model is in train mode
+    True: "the model writes to its own buffers (batch norm in train mode?), which torch.func does not allow here: "
+    "call model.eval() first.",
+    False: "the model writes to its own tensors, also in eval mode, which torch.func does not allow here: "
+    "call the method outside of torch.func, and one with rules without create_graph=True.",
+}
+_NO_CONTEXT = (
+    "the model runs a torch.autograd.Function that torch.func does not take: give it a setup_context, and a "
+    "forward without ctx, or run the method without create_graph=True, and outside of torch.func."
+)
+
+
+def _of_level(error: Exception, model: Any) -> Exception | None:
+    """Ours, where a pass fails for what a transform of torch.func does not take, and what to do."""
+    if "mutate a captured Tensor" in str(error):
+        return complaint(ValueError, _WRITES[any(module.training for module in all_modules(bind(model).root))])
+    return complaint(ValueError, _NO_CONTEXT) if "setup_context staticmethod" in str(error) else None
+
+
+def check_level(error: Exception, model: Any) -> None:
+    """Say why a pass fails in a grad level, where that is known."""
+    if (told := _of_level(error, model)) is not None:
+        raise told from error
 
 
 def _ids_of(baselines: Any, x: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ def entered(function: Callable[P, R], check: Check) -> Callable[P, R]:
             given: Any = kwargs  # mypy keeps a ParamSpec's arguments from being given to others
             ids = shown(error, *args, **given)
             if ids is None:
-                told = complete(in_words(error, *args, **kwargs) if may_read() else error, function, kwargs)
+                told = complete(in_words(error, *args, **kwargs), function, kwargs)
                 if told is not error:
                     raise told from error
                 raise

@@ -28,7 +28,6 @@ from .._types import Layer, Model, Target, Tree, as_it_is, attributable, copied,
 from .._words import complaint
 from .backward import (
     Recorded,
-    check_level,
     check_scripted,
     dependent,
     depends,
@@ -40,6 +39,7 @@ from .backward import (
     together,
 )
 from .checks import UNRECORDED, check_attributable, check_dense, check_outside
+from .cures import check_level
 from .door import method
 from .kept import times_put_back
 from .norms import mended_traced
@@ -193,7 +193,7 @@ def _in_level(q: Question, point: Point | None) -> Found:
         try:
             recorded = _recorded(q, point, True, None)
         except RuntimeError as error:
-            check_level(q, error)
+            check_level(error, q.bound)
             raise
         assert recorded is not None
         q.bound.look(recorded.scores, recorded.leaves)

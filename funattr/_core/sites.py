@@ -141,7 +141,7 @@ def not_reached(bound: Bound, site: Site, count: int) -> str:
     """What to say of a layer that ran so many times, and not when it was to be seen."""
     if count:
         return f"layer {site.label} ran {count} times, so call={site.call} does not exist: use 0 to {count - 1}, or -1."
-    reason = "Is it part of this model, and used in its forward pass?"
+    reason = "Is it part of this model, and used in its forward pass? A method with baselines runs it there, too."
     if (opaque := opaque_module(bound.root)) is not None:
         reason = f"The model holds a {opaque}, and layers inside one cannot be tapped: pass the model before it was."
     elif isinstance(site.layer, (nn.ModuleList, nn.ModuleDict)):

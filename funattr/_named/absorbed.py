@@ -19,8 +19,9 @@ from .._rules.flow.given import apart_from_zero, prepared
 from .._rules.flow.kinds import TABLE
 from .._rules.flow.measured import Measured
 from .._rules.flow.sets import epsilon_plus
-from .._torch import slopes_at, without_modes
+from .._torch import slopes_at, tracing, transforms_active, without_modes
 from .._types import Layer, Model, Target, Tree, copied, leaf_of, map_tensors, tensors
+from .._words import complaint
 from .relevance import tell
 
 
@@ -51,7 +52,7 @@ def absorbed(
         example.
 
     Raises:
-        ValueError: no rule met anything, or as `lrp`.
+        ValueError: no rule met anything, it runs under torch.func or compiled, or as `lrp`.
         TypeError: an argument is of the wrong type, or there are only integers at the site.
 
     Example:
@@ -64,6 +65,9 @@ def absorbed(
     References:
         Bach et al., "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation", 2015.
     """
+    if tracing() or transforms_active():
+        text = "absorbed looks at the graph of each example, which it cannot under torch.func or compiled"
+        raise complaint(ValueError, f"{text}: call it outside of these.")
     rules = epsilon_plus() if rules is None else rules
     ready, bound = prepared(rules), transparent(bind(model))
     fired: list[Any] = []

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._core.backward import check_level, connected
+from ..._core.backward import connected
+from ..._core.cures import check_level
 from ..._core.gradient import gradients
 from ..._core.passes import Question, forward, question
 from ..._core.score import Every, each_of, neuron_score, one_for_each, score_of, the_tensor
@@ -91,7 +92,7 @@ def _again_in_level(task: Task, reference: Tree, alike: bool) -> Lifted:
         try:
             found = _in_step(task._replace(notes=Notes()), reference, alike)
         except RuntimeError as error:
-            check_level(task.q, error)
+            check_level(error, task.q.bound)
             raise
         return Lifted(*(map_tensors(lambda t: unwrap_for_grad(t, level), part) for part in found))
 
