@@ -69,7 +69,6 @@ def test_by_the_parameters(name: str, rules: str, layer: str) -> None:
 @pytest.mark.parametrize(
     "name", breadth(["integrated_gradients", "feature_ablation"], lambda name: name == "integrated_gradients")
 )
-@pytest.mark.filterwarnings("ignore:operations without a rule")  # said of the gradient's own level, wrongly
 def test_compiled(name: str) -> None:
     found = []
     for compiled in (False, True):
@@ -78,3 +77,11 @@ def test_compiled(name: str) -> None:
         found.append([result, *torch.autograd.grad(result.square().sum(), list(model.parameters()), allow_unused=True)])
     for one, other in zip(*found):
         torch.testing.assert_close(other, one)
+
+
+def test_compiled_without_a_rule_for_sums_of_ours() -> None:
+    """At the site, where a path's points are made."""
+    rules = {**fa.rules.zplus(), torch.add: fa.rules.epsilon(1e-2)["linear"]}
+    ask = partial(fa.under(rules)(fa.integrated_gradients), layer="2", target=1, n_steps=3)
+    fast = torch.compile(ask, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(fast(net(), X), ask(net(), X))

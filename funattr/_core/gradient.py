@@ -273,12 +273,12 @@ def _traced(q: Question, point: Point | None) -> Found:
             values: list[Tree] = [None] * len(shapes)
 
             def put(i: int, value: Tree, shared: bool) -> Tree:
-                at = iter(floats_of(value) if point is None else point(i, floats_of(value)))
-                shift = iter(zeros[i])
-                moved = map_tensors(lambda t: next(at) + next(shift) if t.is_floating_point() else t, value)
-                values[i] = moved if point is None else value
-                # A copy: a custom backward applied to the leaf itself is lost under compile (pytorch#193279).
-                return copied(moved)
+                with as_it_is if q.bound.rules is None else without_modes():  # no rule has anything to do with this
+                    at, shift = iter(floats_of(value) if point is None else point(i, floats_of(value))), iter(zeros[i])
+                    moved = map_tensors(lambda t: next(at) + next(shift) if t.is_floating_point() else t, value)
+                    values[i] = moved if point is None else value
+                    # A copy: a custom backward applied to the leaf itself is lost under compile (pytorch#193279).
+                    return copied(moved)
 
             found = each_score(q, forward(q, put))
             # Of the values, tensors only: torch.func takes nothing else back, and a layer may give (output, None).
