@@ -293,3 +293,22 @@ def test_absorbed_under_torch_func(run: Any) -> None:
     """It looks at the graph, and raised torch's error."""
     with pytest.raises(ValueError, match=r"looks at the graph of each example.*outside"):
         run(lambda x: fa.absorbed(HEAD, x[None], target=1)["linear"].sum())(torch.randn(2, 3).double())
+
+
+REMAKING = {"gamma": fa.rules.gamma()["linear"], "zplus": fa.rules.zplus()["linear"], "flat": fa.rules.flat()["first"]}
+
+
+@pytest.mark.parametrize("rule", REMAKING)
+@pytest.mark.parametrize(
+    ("key", "model"),
+    [
+        (torch.add, lambda x: x + x.sin()),  # numbers without a meaning came of it, others with create_graph=True
+        (torch.cat, lambda x: torch.cat([x, x.sin()], 1)),
+        (torch.sum, lambda x: x.sum(1, keepdim=True)),  # "not enough values to unpack"
+        (F.avg_pool1d, lambda x: F.avg_pool1d(x, 2)),
+        ("activation", torch.tanh),
+    ],
+)
+def test_rules_for_weights_where_there_are_none(rule: str, key: Any, model: Any) -> None:
+    with pytest.raises(ValueError, match=r"looks at the weights of an operation, and \w+ has none: it is for 'linear'"):
+        fa.under({key: REMAKING[rule]})(fa.gradient)(model, torch.randn(2, 4), target=0)

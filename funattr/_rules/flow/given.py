@@ -11,14 +11,19 @@ from ..._habits import did_you_mean
 from ..._torch import tracing
 from ..._types import Tree, map_tensors
 from ..._words import complaint
-from ..lift.table import BARE, ENTRIES
+from ..lift.table import BARE, ENTRIES, NAMES
 from ..spelled import called
 from .flows import nothing
+from .operation import Flow
 
 #: The kinds that keys of a dict of rules name.
 KINDS = ("relu", "activation", "linear", "convolution", "first", "product", "softmax", "normalization")
 #: What operations are called that a rule can be for by their function.
 BY_FUNCTION = {name for entry in (*ENTRIES.values(), *BARE.values()) for name in (entry.name, called(entry.name))}
+
+_PRODUCTS = (*NAMES["product"], *NAMES["matrix product"], *NAMES["bilinear"], *NAMES["convolution"])
+#: What multiplies by a weight.
+WEIGHTED = {*map(called, _PRODUCTS), "linear", "addmm", "baddbmm", "addmv", "einsum", "bilinear"}
 
 
 def prepared(rules: Any) -> Rules:
@@ -65,6 +70,13 @@ def _by_name(rules: Any) -> Rules:
         else:
             named[called((ENTRIES.get(key) or BARE[key]).name)] = rule
     return Rules(kinds, named)
+
+
+def check_weighted(rule: Flow, name: str) -> None:
+    """Refuse a rule that runs an operation with other weights for one that has none."""
+    if rule.remakes and name not in WEIGHTED:
+        text = f"the rule {rule.name} looks at the weights of an operation, and {name} has none: it is for 'linear', "
+        raise complaint(ValueError, f"{text}'convolution' and 'first'. Sums and means take fa.rules.epsilon()['linear'].")
 
 
 def apart_from_zero(x: Tree) -> Tree:

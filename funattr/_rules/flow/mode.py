@@ -20,7 +20,7 @@ from ..lift.table import PLAIN as LEFT
 from ..relu import ReluRule, in_place
 from ..spelled import Entry, called, counterpart, name_in_torch, named
 from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen, made_unseen
-from .given import Rules
+from .given import Rules, check_weighted
 from .operation import Flow, Operation, Scale, own, same, whole
 
 #: What keeps the places of a tensor's elements, and is linear where but one of its tensors varies.
@@ -261,6 +261,7 @@ class Ruled(TorchFunctionMode):
         rule = met[1]
         if not isinstance(rule, Flow) or (merges and rule.remakes and not tracing()):
             return own(rule, op)
+        check_weighted(rule, op.name)
         if rule.keeps(op.name):
             return op.output
         self.scale = rule.hook(op) if self.events is None else None
