@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -41,6 +42,24 @@ def test_batches_of_other_sizes_share_a_graph(name: str) -> None:
         found, expected = (f(model, x, target=target, **options) for f in (compiled, method))
         torch.testing.assert_close(found, expected)
     assert counters["stats"]["unique_graphs"] == 1
+
+
+OF_STEPS: dict[str, Any] = {
+    "feature_ablation": fa.feature_ablation,
+    "deep_lift_shap": partial(fa.deep_lift_shap, baselines=torch.linspace(-1, 1, 24).double().reshape(2, 3, 4)),
+    "under": partial(fa.under(fa.rules.epsilon(0.1))(fa.integrated_gradients), n_steps=3),  # a rule for a bias, too
+}
+
+
+@pytest.mark.parametrize("name", breadth(OF_STEPS, lambda name: name != "deep_lift_shap"))
+def test_sequences(name: str) -> None:
+    """Under vmap, nn.Linear of sequences read the size of the batch, and failed in torch."""
+    torch._dynamo.reset()
+    model, method = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3), nn.Flatten()).double(), OF_STEPS[name]
+    compiled: Any = torch.compile(method, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (4, 3):
+        x = torch.randn(size, 3, 4).double()
+        torch.testing.assert_close(compiled(model, x, target=1), method(model, x, target=1))
 
 
 def test_a_class_out_of_range_is_not_passed_over() -> None:

@@ -90,8 +90,9 @@ class PlainForms(PlainAttention):
     made, in memory of its own, and nothing has been made of it, that is the same. By all its names it is the sum from then on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ruled: bool) -> None:
         super().__init__("cpu")
+        self.ruled = ruled  # a rule for linear operations is for the bias, too
         self.fresh: list[Tensor] = []
         self.sums: list[tuple[Tensor, Tensor]] = []
 
@@ -103,6 +104,8 @@ class PlainForms(PlainAttention):
         self.fresh = [t for t in self.fresh if not _among(t, args)]
         if func is F.batch_norm:
             found = plain_batch_norm(*args, **kwargs)
+        elif func is F.linear and not self.ruled:
+            found = linear_and_bias(*args, **kwargs)
         else:
             found = super().__torch_function__(func, types, args, kwargs)
         if func in _FRESH:
@@ -119,6 +122,12 @@ class PlainForms(PlainAttention):
         return given
 
 
+def linear_and_bias(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As two operations: as one torch reads the size of the batch as a number, under vmap, and fails if it is a symbol."""
+    found = F.linear(input, weight)
+    return found if bias is None else found + bias
+
+
 def _among(value: object, others: Sequence[object]) -> bool:
     return any(value is other for other in others)
 
@@ -127,7 +136,7 @@ def in_plain_forms(bound: Bound) -> Bound:
     """The model under `PlainForms`, in each of its passes, where it is being compiled."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        forms = PlainForms()
+        forms = PlainForms(bound.rules is not None)
         with forms:
             return map_tensors(forms.now, bound.call(*args, **kwargs))
 

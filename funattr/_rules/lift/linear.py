@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._core.kernels import linear_and_bias
+from ..._torch import tracing
 from .slopes import matmul
 from .tape import Lift
 
@@ -59,7 +61,7 @@ def convolution(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor |
 
 def linear(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     if not (lift.varies(weight) and lift.varies(x)):
-        return func(x, weight, bias)
+        return (linear_and_bias if tracing() else func)(x, weight, bias)
     y = matrix_product(lift, torch.matmul, x, weight.mT if weight.dim() > 1 else weight)
     return y if bias is None else y + bias
 
