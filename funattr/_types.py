@@ -205,7 +205,8 @@ def batch_size(x: Tree) -> int:
 
 def broadcasts(small: Sequence[int], large: Sequence[int]) -> bool:
     """Whether what has one shape broadcasts to the other: each dimension, from the last on, has that size or 1."""
-    return len(small) <= len(large) and all(p in (1, q) for p, q in zip(reversed(small), reversed(large)))
+    # Not `p in (1, q)`: of symbols, Dynamo says that it is not.
+    return len(small) <= len(large) and all(p == 1 or p == q for p, q in zip(reversed(small), reversed(large)))
 
 
 def as_arguments(x: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:

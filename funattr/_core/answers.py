@@ -119,7 +119,7 @@ class Contrast:
         return (in_single(_picked(row, yes)) - in_single(_picked(row, no))).squeeze(1)
 
     def _each(self, t: Tensor, name: str, size: int) -> Tensor:
-        if t.dim() and t.shape[0] not in (1, size):
+        if t.dim() and t.shape[0] != 1 and t.shape[0] != size:
             text = f"{name} has {t.shape[0]} entries for the {size} examples"
             raise complaint(ValueError, f"{text}: pass one for each, or one for all.")
         return t.expand(size)

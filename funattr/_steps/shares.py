@@ -31,7 +31,7 @@ def of_nobody(game: Opened) -> Found:
 
 def of_all(game: Opened) -> Found:
     """``sum over S without i of |S|! (M - |S| - 1)! / M! (v(S + i) - v(S))``: every coalition."""
-    m = game.players
+    m = len([None] * game.players)  # torch.compile may have made it symbolic, and the weights need the number
     bits = torch.arange(m)
 
     def which(numbers: Tensor) -> Tensor:
