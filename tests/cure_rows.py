@@ -220,19 +220,19 @@ CORE = [
         lambda: said(dropping.eval(), target=1),
     ),
     Cure(
-        "_core/backward.py",
+        "_core/cures.py",
         "call model.eval() first",
         lambda: F.guided_backprop(nn.Sequential(nn.BatchNorm1d(6), nn.ReLU()).train(), x, target=1, create_graph=True),
         lambda: F.guided_backprop(nn.Sequential(nn.BatchNorm1d(6), nn.ReLU()).eval(), x, target=1, create_graph=True),
     ),
     Cure(
-        "_core/backward.py",
+        "_core/cures.py",
         "and one with rules without create_graph=True",
         lambda: F.lrp(Streaming().eval(), x, target=1, create_graph=True),
         lambda: F.lrp(Streaming().eval(), x, target=1),
     ),
     Cure(
-        "_core/backward.py",
+        "_core/cures.py",
         "call the method outside of torch.func",
         lambda: torch.func.grad(lambda x: F.saliency(Streaming().eval(), x, target=1).sum())(x),
         lambda: F.saliency(Streaming().eval(), x, target=1),
@@ -244,16 +244,22 @@ CORE = [
         lambda: F.integrated_gradients(text, ids, layer="embedding", target=1, baselines=0),
     ),
     Cure(
-        "_core/backward.py",
+        "_core/cures.py",
         "give it a setup_context, and a forward without ctx",
         lambda: F.guided_backprop(nn.Sequential(mlp, nn.ReLU(), Applied(WithContext)), x, target=1, create_graph=True),
         lambda: F.guided_backprop(nn.Sequential(mlp, nn.ReLU(), Applied(WithSetup)), x, target=1, create_graph=True),
     ),
     Cure(
-        "_core/backward.py",
+        "_core/cures.py",
         "or run the method without create_graph=True, and outside of torch.func",
         lambda: torch.func.grad(lambda x: F.saliency(nn.Sequential(mlp, Applied(WithContext)), x, target=1).sum())(x),
         lambda: F.saliency(nn.Sequential(mlp, Applied(WithContext)), x, target=1),
+    ),
+    Cure(
+        "_named/absorbed.py",
+        "call it outside of these",
+        lambda: torch.func.grad(lambda x: fa.absorbed(mlp, x, target=1)["linear"].sum())(x),
+        lambda: fa.absorbed(mlp, x, target=1)["linear"],
     ),
     Cure(
         "_core/backward.py",
