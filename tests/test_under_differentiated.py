@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 
-from .breadth import breadth
+from .breadth import breadth, full
 
 X = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0)).double()
 GROUP = torch.zeros(1, 1, 1, dtype=torch.long)
@@ -79,6 +79,7 @@ def test_compiled(name: str) -> None:
         torch.testing.assert_close(other, one)
 
 
+@full
 def test_compiled_without_a_rule_for_sums_of_ours() -> None:
     """At the site, where a path's points are made."""
     rules = {**fa.rules.zplus(), torch.add: fa.rules.epsilon(1e-2)["linear"]}
