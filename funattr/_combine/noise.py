@@ -13,7 +13,7 @@ from .._core.passes import question
 from .._core.score import shares
 from .._core.split import split
 from .._core.where import bind, find
-from .._steps.chunks import chunk_for, chunks, given_chunk, keeps
+from .._steps.chunks import chunk_for, chunks, given_chunk
 from .._steps.draws import Rewound, check_generator, normal_from
 from .._steps.fold import attempted, repeated, rows_alone
 from .._steps.matching import deviations
@@ -226,8 +226,7 @@ def sampled(
     run, size, met, done = Runner(), chunk or 1, [], 0
     run.ways = [*ways, *run.ways]
     if not tracing() and (chunk or not transforms_active()):
-        size = min(count, chunk_for(count, chunk, steps.like, shares=False))
-        size = size if chunk else min(size, keeps(steps.q.bound.root, tensors(steps.like)))
+        size = min(count, chunk_for(count, chunk, steps.like, shares=False, root=steps.q.bound.root))
         if size > 1 and steps.runner(chunk, run).unsure:
             met, done = list(run.bounded(1, lambda first, last: run_steps(run, function, [draw()]))), 1
             size = max(1, min(size, run.most, count - 1))

@@ -207,8 +207,9 @@ class Folded(TorchFunctionMode):
 
 
 #: What a model can ask of the graph of a tensor: without hooks, and with.
-_ASKS = {Tensor.requires_grad.__get__, Tensor.is_leaf.__get__}  # type: ignore[attr-defined]  # a property, to mypy a bool
-_LOOKS = {*_ASKS, Tensor.grad_fn.__get__, Tensor.register_hook}  # type: ignore[union-attr]  # likewise
+_TENSOR: Any = Tensor  # whose properties are to stubs what they give
+_ASKS = {_TENSOR.requires_grad.__get__, _TENSOR.is_leaf.__get__}
+_LOOKS = {*_ASKS, _TENSOR.grad_fn.__get__, Tensor.register_hook}
 
 
 def _ours(frame: FrameType) -> bool:

@@ -62,9 +62,8 @@ def chunk_for(
     room = SHARING if shares else APART
     if most * size > room and not tracing() and found[0].is_cuda:
         room = max(room, free(found[0].device) // (64 if shares else 256))
-    if not shares:
-        most = min(most, keeps(root, found, around))
-    return fitting(count, most, size, room)
+    fits = fitting(count, most, size, room)
+    return fits if shares else min(fits, keeps(root, found, around))
 
 
 def fitting(count: int, most: int, size: int, room: int) -> int:

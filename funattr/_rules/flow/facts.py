@@ -108,7 +108,8 @@ class Event(NamedTuple):
 
 # What a model does behind the graph's back.
 
-_SETS: Any = Tensor.data.__set__  # type: ignore[attr-defined]  # a property of the class, to stubs a tensor
+_DATA: Any = Tensor.data  # a property of the class, to stubs a tensor
+_SETS = _DATA.__set__
 _READS: set[Any] = {Tensor.numpy, Tensor.__array__}
 _WRITES = {*WRITES, _SETS, *(getattr(torch, name) for name in dir(torch) if name.endswith("_") and name[-2] != "_")}
 _MET = {*_READS, *_WRITES, Tensor.register_hook}

@@ -201,7 +201,7 @@ class Ruled(TorchFunctionMode):
             return fact._replace(activated=live[0].activated)
         return self.elementwise(y, func, args, fact) if called(name) in _SUMS and not kwargs else fact
 
-    def elementwise(self, y: Tensor, func: Any, args: Any, fact: Fact) -> Fact:
+    def elementwise(self, y: Tensor, func: Callable[..., Tensor], args: Any, fact: Fact) -> Fact:
         """`fact` of an elementwise function of all that varies among `args`, with the one tensor that it is a function of."""
         rooted = [self.rooted(t) if self.varies(t) else None for t in args]
         roots = [found[0] for found in rooted if found is not None]
@@ -210,7 +210,7 @@ class Ruled(TorchFunctionMode):
 
         def made(t: Tensor) -> Tensor:
             parts = [arg if found is None else found[1](t) for arg, found in zip(args, rooted)]
-            return func(*parts)  # type: ignore[no-any-return]  # torch's functions are Any here
+            return func(*parts)
 
         return fact._replace(root=roots[0], made=made)
 

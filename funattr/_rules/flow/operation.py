@@ -47,19 +47,19 @@ class _Held(torch.autograd.Function):
         return value.clone()
 
 
-def handed(back: Back, kept: int, value: Tensor, *tensors: Tensor) -> Tensor:
+def handed(back: Back, kept: int, value: Tensor, *tensors: Tensor | None) -> Tensor:
     """`value`; in the attribution's backward pass ``back(gradient, *tensors[:kept])`` gives the gradients of the tensors."""
     level = current_grad_level()
     return _Held.apply(back, kept, level, value if level else value.detach(), *tensors)  # type: ignore[no-any-return, no-untyped-call]  # torch has no types for apply
 
 
-def _times(gradient: Tensor, *factors: Tensor) -> list[Tensor | None]:
+def _times(gradient: Tensor, *factors: Tensor | None) -> list[Tensor | None]:
     return [*[None] * len(factors), *(gradient if factor is None else gradient * factor for factor in factors)]
 
 
 def flowing(value: Tensor, factors: list[Tensor | None], sources: list[Tensor]) -> Tensor:
     """`value`, whose gradient goes on to each of the sources, times its factor, in the attribution's backward pass."""
-    return handed(_times, len(factors), value, *factors, *sources)  # type: ignore[arg-type]  # no factor is as good as 1
+    return handed(_times, len(factors), value, *factors, *sources)  # no factor is as good as 1
 
 
 def same(t: Tensor) -> Tensor:

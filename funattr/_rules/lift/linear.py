@@ -66,11 +66,11 @@ def linear(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None
     return y if bias is None else y + bias
 
 
-def solve(lift: Lift, func: Any, x: Tensor, y: Tensor, *, left: bool = True, **kwargs: Any) -> Any:
+def solve(lift: Lift, func: Callable[..., Tensor], x: Tensor, y: Tensor, *, left: bool = True, **kwargs: Any) -> Any:
     """X Y = B (or, from the right, Y X = B) as a product: ``X' dY + dX Y' = dB``, with X' and Y' half way."""
 
     def solved(x: Tensor, y: Tensor) -> Tensor:
-        return func(x, y, **({} if left else {"left": False}), **kwargs)  # type: ignore[no-any-return]  # an operation of torch, given as any callable
+        return func(x, y, **({} if left else {"left": False}), **kwargs)
 
     met = lift.meet(x, y) if lift.varies(x) else None
     if met is None:
@@ -112,12 +112,14 @@ def operands_of(given: tuple[Any, ...], varies: Callable[[Any], bool]) -> tuple[
     return operands, [i for i, t in enumerate(operands) if varies(t)]
 
 
-def of_two(func: Any, equation: Any, operands: Sequence[Any], first: int, second: int) -> Callable[[Tensor, Tensor], Tensor]:
+def of_two(
+    func: Callable[..., Tensor], equation: Any, operands: Sequence[Any], first: int, second: int
+) -> Callable[[Tensor, Tensor], Tensor]:
     """Einsum as a function of two of its operands."""
 
     def pair(x: Tensor, y: Tensor) -> Tensor:
         filled = list(operands)
         filled[first], filled[second] = x, y
-        return func(equation, *filled)  # type: ignore[no-any-return]  # an operation of torch, given as any callable
+        return func(equation, *filled)
 
     return pair
