@@ -42,9 +42,8 @@ for step in range(350):
     (-fa.log_likelihood(ids[:, start:])(model(hidden)).mean()).backward()  # a target is a loss, too
     optimizer.step()
 
-ids = data[::40]
-baseline, every = torch.where(torch.arange(data.shape[1]) < start, 0, ids), fa.tokens(ids[:, start:])  # a prompt of "?"
-integrated = partial(fa.integrated_gradients, baselines=baseline)
+ids, every = data[::40], fa.tokens(data[::40, start:])  # against a prompt of "?"
+integrated = partial(fa.integrated_gradients, baselines=torch.where(torch.arange(data.shape[1]) < start, 0, ids))
 for name, method in (("value times gradient", fa.input_x_gradient), ("integrated gradients", integrated)):
     maps = fa.each_target(fa.sum_channels(method, channel_dim=-1), every)(model, ids, layer=embed)[..., 0]  # [T, N, S]
     most = maps[:, :, : start - 1].argmax(2)
