@@ -196,7 +196,8 @@ def test_the_model_is_left_as_found_and_the_formula_holds(case: Case, row: Row) 
     test_references.test_formula(case, row)
 
 
-@pytest.mark.parametrize("row", breadth(GUIDED + REST, lambda row: row is GUIDED[0]), ids=row_id)
+@pytest.mark.full
+@pytest.mark.parametrize("row", GUIDED + REST, ids=row_id)
 def test_compiled_and_mapped(row: Row) -> None:
     for case in named("conv", "residual") if row in GUIDED else named("conv"):
         test_compiled.test_compiled_equals_eager(case, row)

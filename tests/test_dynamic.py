@@ -52,7 +52,8 @@ OF_STEPS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", breadth(OF_STEPS, lambda name: name == "under"))
+@pytest.mark.full
+@pytest.mark.parametrize("name", OF_STEPS)
 def test_sequences(name: str) -> None:
     """Under vmap, nn.Linear of sequences read the size of the batch, and failed in torch."""
     torch._dynamo.reset()

@@ -13,8 +13,6 @@ from torch.func import functional_call, vjp, vmap
 
 import funattr as fa
 
-from .breadth import breadth
-
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)).double()
 MEETS: dict[str, Callable[..., Tensor]] = {
     "product": lambda a, b, scale: a * b,
@@ -75,7 +73,8 @@ def test_parameters_that_are_handed_in(name: str, how: str) -> None:
         torch.testing.assert_close(vmap(lambda p: vjp(of, p)[0])(stacked)[0], expected)
 
 
-@pytest.mark.parametrize("name", breadth(list(MEETS), lambda name: name == "product"))
+@pytest.mark.full
+@pytest.mark.parametrize("name", list(MEETS))
 def test_compiled(name: str) -> None:
     model = Beside(MEETS[name])
     method = partial(fa.deep_lift, baselines=X.flip(0), layer="layer", target=1)

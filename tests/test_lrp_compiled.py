@@ -137,7 +137,8 @@ class Many(nn.Module):
 CALLS = [(kind, layer) for kind in KINDS for layer in (None, "site")]
 
 
-@pytest.mark.parametrize(("kind", "layer"), breadth(CALLS, lambda call: call == ("few", None), several=True))
+@pytest.mark.full
+@pytest.mark.parametrize(("kind", "layer"), CALLS)
 def test_what_takes_apart_or_turns(kind: str, layer: str | None) -> None:
     model, x = Many(KINDS[kind]), torch.randn(3, 6, dtype=torch.float64)
     methods: dict[str, Any] = {

@@ -129,7 +129,11 @@ CASES = [
 
 @pytest.mark.parametrize(
     ("kind", "shape", "size"),
-    breadth(CASES, lambda case: case[0] == CASES[0][0] or case[1:] == ("square", "tiny"), True),
+    breadth(
+        CASES,
+        lambda case: case[0] == CASES[0][0] or (case[1:] == ("square", "tiny") and case[0] != "show many, each method"),
+        True,
+    ),
 )
 def test_no_word_is_cut_or_lies_on_another(kind: str, shape: str, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     figure = PICTURES[kind](SHAPES[shape], SIZES[size])
@@ -180,7 +184,7 @@ def test_names_take_no_room_from_the_pictures() -> None:
         assert all(ax.get_window_extent().width > 300 for ax in figure.axes[:2])
 
 
-@pytest.mark.parametrize("count", [1, 5, 40, 60])
+@pytest.mark.parametrize("count", breadth([1, 5, 40, 60], lambda count: count < 60))
 def test_many_images_keep_the_shape_of_a_page(count: int) -> None:
     maps = dict.fromkeys(["saliency", "grad_cam", "ig"], torch.rand(count, 4, 4))
     width, height = viz.show(torch.rand(count, 4, 4), maps, titles=["a.png"] * count).get_size_inches()
