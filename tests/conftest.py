@@ -28,6 +28,7 @@ def no_compiling(*args: object, **options: object) -> None:
 #: What is not to be had beside an old torch, in its words or in those of benchmarks/cost.py.
 CANNOT = (
     "counting FLOPs needs torch 2.1",
+    "programs need torch 2.4",
     "not implemented for 'Half'",
     "No module named 'transformers'",
     "models of transformers need it",

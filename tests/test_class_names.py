@@ -67,7 +67,7 @@ WRAPPERS: dict[str, Any] = {
     "keys as in JSON": net(config=SimpleNamespace(id2label={str(k): v for k, v in LABELS.items()})),
     "a partial": functools.partial(known),
     "DataParallel": nn.DataParallel(known),
-    "compiled": torch.compile(known, backend="eager"),
+    **({"compiled": torch.compile(known, backend="eager")} if hasattr(torch, "compiler") else {}),  # since torch 2.1
     "its forward": known.forward,
 }
 

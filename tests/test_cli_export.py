@@ -18,6 +18,8 @@ MY_NET = """
 import torch
 from torch import nn
 
+pytestmark = pytest.mark.skipif(torch.__version__ < "2.4", reason="programs need torch 2.4")
+
 classes = ["circle", "square", "star"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from .breadth import breadth
 from .cure_rows import CORE
@@ -44,6 +45,8 @@ def _is_quick(row: Cure) -> bool:
 
 @pytest.mark.parametrize("row", breadth(ROWS, _is_quick), ids=lambda row: f"{row.file}: {row.words}")
 def test_the_cure_cures(row: Cure) -> None:
+    if row.file == "_cli/bench.py" and torch.__version__ < "2.1":
+        pytest.skip("counting FLOPs needs torch 2.1")
     texts, message = texts_of(TEXTS, row.file, row.words), message_of(row.wrong)
     assert any(text.matches(message) for text in texts), message
     row.cured()

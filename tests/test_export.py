@@ -20,6 +20,8 @@ from .breadth import breadth
 from .close import close, close_and_not_zero
 from .exported import NETS, Cell, cells
 
+pytestmark = pytest.mark.skipif(torch.__version__ < "2.4", reason="programs need torch 2.4")
+
 DRAWN = ("gradient_shap", "noise_tunnel", "lime")
 CELLS = [cell for cell in cells() if not cell.name.startswith(DRAWN)]
 KEPT = {

@@ -20,7 +20,10 @@ from .exported import NETS, Cell, cells
 from .test_docs import ROOT
 
 PAGE = (ROOT / "docs" / "export.md").read_text()
-pytestmark = pytest.mark.full
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(torch.__version__ < "2.6", reason="programs for other runtimes need torch 2.6"),
+]
 
 
 def block(language: str) -> str:

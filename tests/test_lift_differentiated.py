@@ -100,6 +100,7 @@ def test_derivatives_of_what_keeps_its_gradient(name: str, method: str) -> None:
 
 
 @pytest.mark.parametrize(("operation", "said"), [(Old.apply, "setup_context"), ("script", "scripted")])
+@pytest.mark.skipif(torch.__version__ < "2.1", reason="scripted code sees no tensors of torch.func there, which torch says")
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_what_has_no_such_derivative_is_refused(operation: Any, said: str) -> None:
     operation = torch.jit.script(cubed) if operation == "script" else operation

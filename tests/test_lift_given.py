@@ -47,6 +47,7 @@ class Beside(nn.Module):
         return self.last(self.meet(self.layer(x), self.branch(x), self.scale))
 
 
+@pytest.mark.skipif(torch.__version__ < "2.1", reason="nodes have no numbers there, as docs/versions.md says")
 @pytest.mark.parametrize("name", MEETS)
 @pytest.mark.parametrize("how", METHODS)
 @pytest.mark.filterwarnings("ignore:DeepLIFT. masks or indices", "ignore:DeepLIFT's attributions miss")

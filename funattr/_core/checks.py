@@ -72,7 +72,7 @@ def check_input(x: Tree, reads: bool) -> None:
     """Refuse what is not a batch of tensors, or not finite where it `reads` them."""
     found = tensors(x)
     for value in found:
-        if not (value.is_nested and value.layout is torch.jagged):  # with which methods of one pass do well
+        if not (value.is_nested and value.layout is getattr(torch, "jagged", None)):  # with which methods of one pass do well
             check_dense(value, "x")
     check_structure(x)
     if reads:

@@ -68,6 +68,7 @@ def export(
         ValueError: it cannot be a program: the values of a tensor decide what runs, random numbers are drawn, or an operation
             fixes the size of the batch.
         TypeError: not a method, or an argument is of the wrong type.
+        NotImplementedError: before torch 2.4.
 
     Example:
         >>> import torch, funattr as fa
@@ -77,6 +78,8 @@ def export(
         >>> torch.allclose(program.module()(y), fa.integrated_gradients(model, y, target=1, n_steps=8), atol=1e-6)
         True
     """
+    if torch.__version__ < "2.4":  # as versions: this is no plain str
+        raise complaint(NotImplementedError, f"programs need torch 2.4 or later, and this is {torch.__version__}.")
     check_method(method)
     if not isinstance(dynamic_batch, bool):
         raise complaint(TypeError, f"dynamic_batch must be True or False, got {kind_of(dynamic_batch)}.")
