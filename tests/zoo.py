@@ -12,8 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-#: Since torch 2.1 a parametrization; before, by a hook.
-weight_norm: Any = getattr(parametrizations, "weight_norm", nn.utils.weight_norm)
+
+def weight_norm(module: nn.Module) -> nn.Module:
+    """A parametrization since torch 2.1; before, a hook, whose weight can be copied where it is detached."""
+    if hasattr(parametrizations, "weight_norm"):
+        return parametrizations.weight_norm(module)
+    made: Any = nn.utils.weight_norm(module)
+    made.weight = made.weight.detach()
+    return made
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
