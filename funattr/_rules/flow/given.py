@@ -21,7 +21,9 @@ KINDS = ("relu", "activation", "linear", "convolution", "first", "product", "sof
 #: What operations are called that a rule can be for by their function.
 BY_FUNCTION = {name for entry in (*ENTRIES.values(), *BARE.values()) for name in (entry.name, called(entry.name))}
 
-_PRODUCTS = (*NAMES["product"], *NAMES["matrix product"], *NAMES["bilinear"], *NAMES["convolution"])
+_PRODUCTS = [
+    name for kind in ("product", "matrix product", "bilinear", "grouped product", "convolution") for name in NAMES[kind]
+]
 #: What multiplies by a weight.
 WEIGHTED = {*map(called, _PRODUCTS), "linear", "addmm", "baddbmm", "addmv", "einsum", "bilinear"}
 

@@ -266,7 +266,7 @@ _GROUPS = {
     "swapped quotient": swapped,
     "extreme": larger,
     **dict.fromkeys(("step", "curved", "curved, relative"), binary),
-    **dict.fromkeys(("matrix product", "bilinear"), bilinear),
+    **dict.fromkeys(("matrix product", "bilinear", "grouped product"), bilinear),
     "convolution": convolution,
     **dict.fromkeys(("solve", "inverse"), unmet),
 }

@@ -15,7 +15,7 @@ from ..._torch import as_recorded, base_of, depth, depth_traced, edge_of, tracin
 from ..._types import map_leaves, tensors
 from ..lift.dispatch import GRADIENTS, apply, known
 from ..lift.origins import among, those_taken
-from ..lift.table import ENTRIES, NAMES, SHAPES
+from ..lift.table import ENTRIES, NAMES, SHAPES, is_chosen
 from ..lift.table import PLAIN as LEFT
 from ..relu import ReluRule, in_place
 from ..spelled import Entry, called, counterpart, name_in_torch, named
@@ -246,7 +246,8 @@ class Ruled(TorchFunctionMode):
     def unknown(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operation that the table does not have: its own gradient, and not known to be linear."""
         found = self.probed(func, args, kwargs)
-        if any(map(self.varies, among((args, tuple(kwargs.values()))))) and any(t.is_floating_point() for t in among((found,))):
+        varied = any(map(self.varies, among((args, tuple(kwargs.values())))))
+        if varied and not is_chosen(func) and any(t.is_floating_point() for t in among((found,))):
             self.unmet.append(named(func, args))
         return found
 

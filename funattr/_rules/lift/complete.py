@@ -186,7 +186,8 @@ def _known(notes: Notes) -> None:
         )
     if notes.unknown:
         linear, do = ("not known to be linear", "need") if tracing() else ("not linear", "do")  # compiled, nobody looks
+        be, it, its = ("is", "it", "its") if len(notes.unknown) == 1 else ("are", "them", "their")
         warn(
-            f"{', '.join(notes.unknown)} {'is' if len(notes.unknown) == 1 else 'are'} {linear} and DeepLIFT has no rule for "
-            f"it: its gradient is used, and attributions {do} not sum to the difference of the scores."
+            f"{', '.join(notes.unknown)} {be} {linear} and DeepLIFT has no rule for {it}: {its} gradient is used, and "
+            f"attributions {do} not sum to the difference of the scores."
         )

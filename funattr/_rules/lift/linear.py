@@ -47,6 +47,13 @@ def bilinear(lift: Lift, func: Any, x: Any, y: Any, *rest: Any, **kwargs: Any) -
     return value + func(x - a, bm, *rest, **kwargs) + func(am, y - b, *rest, **kwargs)
 
 
+def grouped_product(lift: Lift, func: Any, x: Tensor, y: Tensor, offs: Tensor | None = None, *rest: Any, **kwargs: Any) -> Any:
+    """A product of matrices for each group of rows, which end at `offs`."""
+    if offs is not None and (lift.varies(x) or lift.varies(y)):
+        lift.differ(offs)
+    return bilinear(lift, func, x, y, offs, *rest, **kwargs)
+
+
 def bilinear_layer(lift: Lift, func: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     z = bilinear(lift, func, x, y, weight)
     return z if bias is None else z + bias

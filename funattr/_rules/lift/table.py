@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..spelled import SWITCHED, Entry, by_function, functions, opened, spelled
+from ..spelled import SWITCHED, Entry, by_function, counterpart, functions, name_in_torch, opened, spelled
 from .attention import attention
 from .compound import COMPOUND, taken_apart
-from .linear import bilinear, bilinear_layer, convolution, einsum, inverse, linear, matrix_product, solve
+from .linear import bilinear, bilinear_layer, convolution, einsum, grouped_product, inverse, linear, matrix_product, solve
 from .norms import NORMS
 from .rows import extremum, indexed, logsumexp, masked_fill, max_pool, softmax, where
 from .secants import (
@@ -61,9 +61,12 @@ NAMES: dict[str, list[str]] = {
         "curved, relative": "xlogy",
         "matrix product": "matmul mm bmm spmm dsmm __matmul__",
         "bilinear": "mv dot vdot inner outer ger kron tensordot vecdot cross",
+        # what F.grouped_mm calls, and torch before 2.10 has alone: experts of a mixture
+        "grouped product": "_grouped_mm",
         "convolution": " ".join(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)),
         "solve": "solve linalg_solve solve_triangular linalg_solve_triangular",
         "inverse": "inv linalg_inv inverse",
+        "chosen": "topk sort msort kthvalue median nanmedian mode cummax cummin aminmax quantile nanquantile",
     }.items()
 }
 
@@ -85,6 +88,7 @@ _OF_GROUPS: dict[str, Rule] = {
     "curved, relative": binary(RELATIVE),
     "matrix product": matrix_product,
     "bilinear": bilinear,
+    "grouped product": grouped_product,
     "convolution": convolution,
     "solve": solve,
     "inverse": inverse,
@@ -198,3 +202,8 @@ SHAPES = functions("""
 PLAIN = set(LINEAR) - set(SWITCHED)
 #: Left alone at once where their second argument is a parameter.
 WEIGHED = {func for name in ("linear", *NAMES["convolution"]) for func, _, in_place in spelled(name) if not in_place}
+
+
+def is_chosen(func: Any) -> bool:
+    """Whether an operation gives some of its numbers as they are: under the rules of `flow` the winner takes all."""
+    return name_in_torch(counterpart(func)) in NAMES["chosen"]
