@@ -238,3 +238,30 @@ def test_cost_is_the_floor(name: str, layer: Any) -> None:
     references = torch.randn(b, 3, 32, 32)
     found = flops(lambda: deep_lift_shap(model, x, baselines=references, layer=layer, target=1, chunk_size=b))
     assert found <= 1.05 * ((3 + b) * forward + b * 3 * backward)
+
+
+class Masked(nn.Module):
+    """Attention under a mask, as Llama's: torch's fused operation lays its result otherwise than its parts do; and a scale made
+    of a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.head = (nn.Linear(8, 8).double() for _ in range(4))
+        self.scale = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.scale.exp()
+        q, k, v = (part(x).view(*x.shape[:2], 2, 4).transpose(1, 2) for part in (self.q, self.k, self.v))
+        mask = torch.ones(len(x), 1, x.shape[1], x.shape[1], dtype=torch.bool).tril()
+        y = F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).contiguous()
+        return self.head((y.flatten(2) * scale).tanh()).mean((1, 2))
+
+
+def test_what_gives_a_tensor_back_as_it_is_writes_nothing() -> None:
+    """`contiguous` copies in one of the two passes only: with a write there, they would not be alike, and run again."""
+    passes: list[int] = []
+    model, x, x0 = Masked(), torch.randn(3, 5, 8).double(), torch.randn(3, 5, 8).double()
+    model.head.register_forward_hook(lambda *_: passes.append(1))
+    found = deep_lift(model, x, baselines=x0)
+    assert len(passes) == 2
+    torch.testing.assert_close(found.sum((1, 2)), model(x) - model(x0))

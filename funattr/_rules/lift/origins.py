@@ -163,7 +163,8 @@ class Origins:
             if not self.writes:
                 self.fixed.update((id(t), t) for t in results if not constant(t))
         else:
-            if func is Tensor.__setitem__ or (results and any(results[0] is t for t, _ in given)):  # something is written to
+            if func is Tensor.__setitem__ or (func not in _RETURNS and results and any(results[0] is t for t, _ in given)):
+                # Something is written to.
                 self.writes = self.writes or bool(self.fixed)
                 self.fixed.clear()
                 self.made.clear()
@@ -202,6 +203,8 @@ class Origins:
 
 #: What makes numbers of Python of a tensor's.
 _READS = {"item", "tolist", "__float__", "numpy", "__array__"}
+#: What gives a tensor back as it is, where it is that already: nothing is written to, and of one pass it may be a copy.
+_RETURNS = functions("contiguous to type_as float double half bfloat16 int long bool cpu cuda requires_grad_")
 _NO_TENSORS = {int, float, bool, str, type(None)}
 _ROWS = {tuple, list, torch.Size}
 #: Of how many of its tensors an operation takes the numbers, where not of all: of none where it makes one like another, or asks
