@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import funattr as fa
 from funattr.dataset import _folder
+from funattr.dataset._config import describe
 
 from . import crash
 from .breadth import full
@@ -156,6 +159,74 @@ def test_another_configuration_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"another configuration: {words}"):
         fa.dataset.run(data=images(), out=tmp_path, **given)
     assert before == {path: path.read_bytes() for path in before}
+
+
+def difference(first: int, second: int) -> Any:
+    return lambda output: output[:, first] - output[:, second]
+
+
+def entry(number: int) -> Any:
+    def of(output: Tensor, at: int = number) -> Tensor:
+        return output[:, at]
+
+    return of
+
+
+class Entry:
+    __slots__ = ("at",)
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def of(self, output: Tensor) -> Tensor:
+        return output[:, self.at]
+
+
+class Mask(nn.Module):
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def forward(self, output: Tensor) -> Tensor:
+        return output[:, self.at]
+
+
+#: Values that differ, and have one name: what is written in a function counts, what it is given, and what an object holds.
+NAMESAKES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a lambda": ({"target": lambda output: output[:, 1]}, {"target": lambda output: output[:, 2]}),
+    "what it closes over": ({"target": difference(1, 2)}, {"target": difference(2, 1)}),
+    "a default": ({"target": entry(1)}, {"target": entry(2)}),
+    "a method of an object": ({"target": Entry(1).of}, {"target": Entry(2).of}),
+    "a module without weights": ({"target": Mask(1)}, {"target": Mask(2)}),
+    "a getter": ({"target": itemgetter((slice(None), 1))}, {"target": itemgetter((slice(None), 2))}),
+    "a slice": ({"target": (slice(0, 1),)}, {"target": (slice(1, 2),)}),
+    "a pool": ({"target": 1, "pool": lambda a: a.abs()}, {"target": 1, "pool": lambda a: a.relu()}),
+}
+
+
+@pytest.mark.parametrize("name", NAMESAKES)
+def test_values_of_one_name_are_told_apart(name: str, tmp_path: Path) -> None:
+    """A run with the other would find everything done, by the first."""
+    first, second = NAMESAKES[name]
+    given: dict[str, Any] = {"method": fa.grad_cam, "model": net, "layer": "1", "data": images(), "out": tmp_path}
+    fa.dataset.run(**given, **first)
+    assert fa.dataset.run(**given, **first) == (0, 0, N)
+    with pytest.raises(ValueError, match="another configuration"):
+        fa.dataset.run(**given, **second)
+
+
+def scaled(model: Any, x: Tensor, target: Any = None, by: Any = None) -> Tensor:
+    return fa.saliency(model, x, target=target) * torch.as_tensor(by)
+
+
+def test_arrays_and_large_tensors_are_compared_number_by_number(tmp_path: Path) -> None:
+    large = torch.arange(3.0 * 70_000)
+    other = large.index_fill(0, torch.tensor([1]), 5.0)  # where a sample of one in three does not look
+    assert describe(large) == describe(large.clone()) != describe(other)
+    assert describe(large.numpy()) == describe(large.clone().numpy()) != describe(other.numpy())
+    run(tmp_path, method=scaled, target=1, by=np.float32(2.0))
+    with pytest.raises(ValueError, match=r"arguments\.by was 2\.0, and is 3\.0"):
+        run(tmp_path, method=scaled, target=1, by=np.float32(3.0))
 
 
 def test_arguments_inside_a_composition_count(tmp_path: Path) -> None:

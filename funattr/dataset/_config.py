@@ -9,8 +9,10 @@ import json
 import platform
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import CodeType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -115,11 +117,16 @@ def describe(value: Any, depth: int = 0) -> Any:
     """A value as JSON holds it, the same in every process: tensors by their numbers, functions by name and what they hold."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, (np.number, np.bool_)):
+        return describe(value.item()) if isinstance(value.item(), (bool, int, float)) else repr(value)
     if depth > _DEEP:
         return type(value).__qualname__
     if isinstance(value, Tensor):
-        return f"tensor {list(value.shape)} {str(value.dtype)[6:]} {_digest(value)}"
-    if isinstance(value, nn.Module):
+        return f"tensor {list(value.shape)} {str(value.dtype)[6:]} {_digest(value, whole=True)}"
+    if isinstance(value, np.ndarray):
+        data = repr(value.tolist()).encode() if value.dtype.hasobject else value.tobytes()
+        return f"array {list(value.shape)} {value.dtype} {hashlib.sha256(data).hexdigest()[:16]}"
+    if isinstance(value, nn.Module) and value.state_dict():
         return f"{type(value).__qualname__} {fingerprint(value)}"
     if isinstance(value, torch.Generator):
         return "generator"  # draws are by the run's seed, whatever its state
@@ -127,28 +134,72 @@ def describe(value: Any, depth: int = 0) -> Any:
         return {str(key): describe(part, depth + 1) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [describe(part, depth + 1) for part in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(repr(describe(part, depth + 1)) for part in value)
     if isinstance(value, partial):
         held = [*value.args, *value.keywords.values()]
         if any(isinstance(part, torch.Generator) for part in held):
             return "generator"
         return {"function": describe(value.func, depth + 1), "of": describe([value.args, value.keywords], depth + 1)}
-    if callable(value):
-        return _function(value, depth)
-    return {type(value).__qualname__: _attributes(value, depth)}
+    return _function(value, depth) if callable(value) else _object(value, depth)
+
+
+def _object(value: Any, depth: int) -> Any:
+    """What is none of the kinds that are known: by what it holds, or, as a slice and a dtype, by what it says of itself."""
+    if (held := _attributes(value, depth)) or _silent(type(value)):
+        return {type(value).__qualname__: held}
+    return repr(value)
+
+
+def _silent(kind: Any) -> bool:
+    return kind.__repr__ is object.__repr__  # type and address
 
 
 def _function(function: Callable[..., Any], depth: int) -> Any:
     name = getattr(function, "__qualname__", type(function).__qualname__)
     inner = inspect.unwrap(function)
-    cells = getattr(inner, "__closure__", None) or ()
-    if not cells and not hasattr(function, "__code__") and not inspect.isroutine(function) and not isinstance(function, type):
-        held = _attributes(function, depth)  # an object that can be called
-    elif getattr(inspect.getmodule(inner), name, None) is function or not cells:
+    if inspect.ismethod(function):
+        held = {"of": describe(function.__self__, depth + 1)}
+    elif not hasattr(inner, "__code__") and not inspect.isroutine(function) and not isinstance(function, type):
+        found = _object(function, depth)  # an object that can be called
+        held = found[name] if isinstance(found, dict) else {"is": found}
+    elif not hasattr(inner, "__code__") or getattr(inspect.getmodule(inner), name, None) is function:
         return name
     else:
-        pairs = zip(inner.__code__.co_freevars, cells)
-        held = {variable: describe(cell.cell_contents, depth + 1) for variable, cell in pairs if _filled(cell)}
+        held = _closed_over(inner, depth) | _written(inner, depth)
     return {"function": name, "of": held} if held else name
+
+
+def _closed_over(function: Any, depth: int) -> dict[str, Any]:
+    pairs = zip(function.__code__.co_freevars, function.__closure__ or ())
+    return {variable: describe(cell.cell_contents, depth + 1) for variable, cell in pairs if _filled(cell)}
+
+
+def _written(function: Any, depth: int) -> dict[str, Any]:
+    """What a function that no name finds, a lambda, does; of this library's own the name is enough, in any version."""
+    if str(function.__module__).partition(".")[0] == "funattr":
+        return {}
+    used = [name for name in _names_in(function.__code__) if isinstance(function.__globals__.get(name), _VALUES)]
+    held = {
+        "defaults": describe([function.__defaults__, function.__kwdefaults__], depth + 1),
+        "globals": {name: describe(function.__globals__[name], depth + 1) for name in used},
+    }
+    given = {key: part for key, part in held.items() if part not in ({}, [None, None])}
+    return {"code": hashlib.sha256(repr(_code(function.__code__)).encode()).hexdigest()[:16], **given}
+
+
+#: What a global name may stand for to count: numbers and the like, and not other functions and modules, which have names.
+_VALUES = (bool, int, float, str, np.generic, np.ndarray, Tensor, list, tuple, slice)
+
+
+def _code(code: CodeType) -> Any:
+    """What a function does: without where it is written."""
+    return code.co_code, code.co_names, [_code(c) if isinstance(c, CodeType) else describe(c) for c in code.co_consts]
+
+
+def _names_in(code: CodeType) -> list[str]:
+    inside = [name for c in code.co_consts if isinstance(c, CodeType) for name in _names_in(c)]
+    return sorted({*code.co_names, *inside})
 
 
 def _filled(cell: Any) -> bool:
@@ -159,7 +210,12 @@ def _filled(cell: Any) -> bool:
 
 
 def _attributes(value: Any, depth: int) -> dict[str, Any]:
-    return {key: describe(part, depth + 1) for key, part in sorted(getattr(value, "__dict__", {}).items())}
+    held = dict(getattr(value, "__dict__", {}))
+    if not held and _silent(type(value)):
+        slots = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]
+        names = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
+        held = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    return {key: describe(part, depth + 1) for key, part in sorted(held.items())}
 
 
 _SAMPLE = 1 << 16
@@ -177,8 +233,8 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _digest(tensor: Tensor) -> str:
+def _digest(tensor: Tensor, whole: bool = False) -> str:
     flat = tensor.detach().reshape(-1)
-    flat = flat[:: max(1, flat.numel() // _SAMPLE)].cpu().contiguous()
+    flat = flat[:: 1 if whole else max(1, flat.numel() // _SAMPLE)].cpu().contiguous()
     data = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
     return hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}".encode() + data).hexdigest()[:16]
