@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ._ids import Id, as_id, seed_of, state_of
+from ._loader import of_loader
 from ._pictures import SUFFIXES, Pictures, Read, are_tables, names_in
 from ._tables import Columns, pairs_of_table
 from ._trees import as_tensors, mapped, signature
@@ -189,7 +190,7 @@ def source_of(
     loaders = None
     if isinstance(data, torch.utils.data.DataLoader):
         loaders = data.num_workers
-        data, ids = _of_loader(data, ids)
+        data, ids = of_loader(data, ids)
     pictures = _pictures_in(data, raw=transform is not None)
     if pictures is not None:
         data, ids = Read(pictures), pictures.names if ids is None else ids
@@ -238,21 +239,6 @@ def _pictures_in(data: Any, raw: bool) -> Pictures | None:
     if not names:
         raise ValueError(f"run(): there are neither pictures nor Parquet files in {str(data)!r}, which data names.")
     return Pictures(path, names, raw)
-
-
-def _of_loader(loader: Any, ids: Any) -> tuple[Any, Any]:
-    """The data set that a loader reads, in its order, with its collate_fn left out: examples are stacked here."""
-    data, sampler = loader.dataset, getattr(loader, "sampler", None)
-    if loader.collate_fn is not torch.utils.data.default_collate:
-        raise TypeError(
-            "run(): examples are stacked here, where a bad one can be told from the others, so a DataLoader's collate_fn is "
-            "not called: make it a transform= of one example, and give the Dataset."
-        )
-    plain = (torch.utils.data.SequentialSampler, torch.utils.data.RandomSampler)
-    if isinstance(data, torch.utils.data.IterableDataset) or isinstance(sampler, plain):
-        return data, ids
-    order = [int(i) for i in sampler or range(len(data))]
-    return torch.utils.data.Subset(data, order), order if ids is None else [ids[i] for i in order]
 
 
 def _has_ids(data: Any) -> bool:
