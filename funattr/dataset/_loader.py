@@ -15,7 +15,7 @@ def of_loader(loader: Any, ids: Any) -> tuple[Any, Any]:
             "run(): examples are stacked here, where a bad one can be told from the others, so a DataLoader's collate_fn is "
             "not called: make it a transform= of one example, and give the Dataset."
         )
-    batches = getattr(loader, "batch_sampler", None)
+    batches: Any = getattr(loader, "batch_sampler", None)
     own = type(batches) not in (torch.utils.data.BatchSampler, type(None))
     sampler = batches.sampler if batches is not None and not own else sampler
     if isinstance(data, torch.utils.data.IterableDataset) or (not own and _takes_all(sampler, data)):
