@@ -74,7 +74,7 @@ DATASET = [
     ),
     Cure("dataset/_data.py", "give one id for each example", lambda: run(ids="name"), lambda: run(ids=list("abcd"))),
     Cure(
-        "dataset/_data.py",
+        "dataset/_loader.py",
         "make it a transform= of one example",
         lambda: run(data=DataLoader(TensorDataset(x), collate_fn=list)),
         lambda: run(data=TensorDataset(x), transform=lambda example: example),
