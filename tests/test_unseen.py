@@ -273,3 +273,77 @@ def test_what_made_the_output_is_told_too(method: Any, does: Any) -> None:
             warnings.simplefilter("always")
             method(lambda x: does(Net(torch.tanh)(x)), torch.randn(3, D).double(), target=0, rules=rules)
         assert any(told in str(each.message) for each in said) is (name == "activation" or method is fa.absorbed)
+
+
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor) -> Tensor:
+        return h * 1
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g
+
+
+class Multiplied(Scaled):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor) -> Tensor:
+        return h @ torch.eye(D).double()
+
+
+class OfNumpy(Scaled):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor) -> Tensor:
+        return torch.from_numpy(h.detach().numpy() * 1)
+
+
+def behind(does: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A network before which something runs."""
+    torch.manual_seed(0)
+    net = Net(torch.tanh)
+    net.first.register_forward_pre_hook(lambda module, args: (does(args[0]),))
+    return net
+
+
+RULES_FIRST = {"alone": fa.rules.flat(), "beside others": {**fa.rules.gamma(), **fa.rules.zbox(-3.0, 3.0)}}
+
+
+@pytest.mark.filterwarnings("ignore:operations without a rule keep their gradient", "ignore:.*is not known, and relevance")
+@pytest.mark.parametrize("rules", RULES_FIRST.values(), ids=RULES_FIRST)
+@pytest.mark.parametrize("method", [fa.lrp, lambda *given, **asked: sum(fa.absorbed(*given, **asked).values())])
+def test_the_first_layer_behind_a_function_of_somebodys_own(rules: Any, method: Any) -> None:
+    """What is no layer itself leaves it the first, as x * 1 does; so do hooks on the backward pass, of the layer itself."""
+    x = torch.randn(3, D).double()
+    wanted = method(behind(lambda h: h * 1), x, target=0, rules=rules)
+    hooked = behind(lambda h: h * 1)
+    hooked.first.register_full_backward_hook(lambda module, into, out: None)
+    for net in (behind(Scaled.apply), behind(Same.apply), behind(lambda h: Same.apply(h * 1)), hooked):
+        close(method(net, x, target=0, rules=rules), wanted, 1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:operations without a rule keep their gradient")
+@pytest.mark.parametrize("does", [Multiplied.apply, OfNumpy.apply, scripted])
+def test_a_first_layer_that_nobody_sees_is_told(does: Any) -> None:
+    x, told = torch.randn(3, D).double(), "stands before all layers that rules meet, and may hold the first"
+    with pytest.warns(UserWarning, match=told):
+        fa.lrp(behind(does), x, target=0, rules=RULES_FIRST["beside others"])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fa.lrp(Net(does), x, target=0, rules=RULES_FIRST["beside others"])  # after the first layer
+        fa.lrp(behind(does), x, target=0, layer="first", rules=fa.rules.gamma())
+    assert not any(told in str(each.message) for each in said)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs", "ignore:operations without a rule", "ignore:.*is not known, and")
+@pytest.mark.parametrize("rules", [fa.rules.epsilon_plus(), fa.rules.zplus()], ids=["epsilon_plus", "zplus"])
+def test_what_reaches_no_layer_is_not_absorbed(rules: Any) -> None:
+    """As lrp says it: torch's own error came, or the score as what some operation keeps."""
+    x, last = torch.randn(3, D).double(), nn.Linear(D, D).double()
+    again = partial(checkpoint, torch.tanh, use_reentrant=True)
+    for does, told in (
+        (lambda h: torch.softmax(last(h.detach()), 1), "no gradient with respect to"),
+        (again, "pass use_reentrant=False"),
+    ):
+        for method in (fa.lrp, fa.absorbed):
+            with pytest.raises(ValueError, match=told):
+                method(Net(does), x, target=0, layer="first", rules=rules)

@@ -116,15 +116,18 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool, 
             tell_of_checkpoints(q, error)
             raise
     keep_written(q.create_graph, slopes)
-    missed = [slope is None for slope in slopes]
-    if all(missed):
-        where = ", ".join("the input" if site is None else f"layer {site.label}" for site in q.sites.sites)
-        raise complaint(
-            ValueError,
-            f"the score has no gradient with respect to {where}: the target does not depend on it, or the model cuts the "
-            f"graph in between ({_CUTS}). Remove the cut, or choose a later layer.{'' if q.bound.rules is None else _HELD}",
-        )
+    if all(slope is None for slope in slopes):
+        raise unreached(q)
     return [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes)]
+
+
+def unreached(q: Question) -> Exception:
+    where = ", ".join("the input" if site is None else f"layer {site.label}" for site in q.sites.sites)
+    return complaint(
+        ValueError,
+        f"the score has no gradient with respect to {where}: the target does not depend on it, or the model cuts the "
+        f"graph in between ({_CUTS}). Remove the cut, or choose a later layer.{'' if q.bound.rules is None else _HELD}",
+    )
 
 
 _CUTS = "torch.no_grad, detach, an integer or numpy step, torch.utils.checkpoint without use_reentrant=False"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.backward import tell_of_checkpoints
+from .._core.backward import reached, tell_of_checkpoints, unreached
 from .._core.checks import check_attributable
 from .._core.door import method
 from .._core.norms import mend
@@ -97,6 +97,8 @@ def absorbed(
         each = found.unbind()
     for n, score in enumerate(each):
         try:
+            if not n and not any(reached(found, leaves)):  # then lrp has nothing to be the rest of
+                raise unreached(q)
             amounts = list(_amounts(score, events, leaves))
         except RuntimeError as error:
             tell_of_checkpoints(q, error)

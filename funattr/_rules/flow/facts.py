@@ -14,7 +14,18 @@ from torch import Tensor
 
 from ..._core.checks import may_read
 from ..._core.written import WRITES
-from ..._torch import as_recorded, depth, depth_traced, edge_of, is_plain, nodes_before, plain_data, times_written, tracing
+from ..._torch import (
+    as_recorded,
+    base_of,
+    depth,
+    depth_traced,
+    edge_of,
+    is_plain,
+    nodes_before,
+    plain_data,
+    times_written,
+    tracing,
+)
 from ..._words import warn
 from ..lift.complete import custom
 from ..lift.origins import constant
@@ -116,10 +127,12 @@ _MET = {*_READS, *_WRITES, Tensor.register_hook}
 
 
 class Unseen:
-    """One for a mode, which says each thing once. `tells` is whether the rules are for all that a model does."""
+    """One for a mode, which says each thing once. `tells` is whether the rules are for all that a model does, `first` whether
+    there is one for the first layer."""
 
-    def __init__(self, tells: bool) -> None:
-        self.tells = tells
+    def __init__(self, tells: bool, first: bool) -> None:
+        self.tells, self.first = tells, first
+        self.linear = False  # whether a linear operation has been met in this pass
         self.told: set[str] = set()
         self.lent: list[tuple[Tensor, Tensor, int]] = []  # to numpy: with copies, and how often they were written to
 
@@ -129,6 +142,18 @@ class Unseen:
             if times_written(t) == times and not torch.equal(t, before):
                 self._tell("numpy")
         self.lent = []
+        self.linear = False
+
+    def behind(self, name: str, t: Tensor, fact: Fact, facts: Facts) -> Fact:
+        """What is known of what `name` made, of which no mode was told. What an autograd.Function runs inside is met, and what
+        it returns as it came is a view of that."""
+        base = None if fact is not UNKNOWN or tracing() else base_of(t)
+        found = Fact(varies=True, first=(fact if base is None else facts[base]).first)
+        if self.first and not (found.first or self.linear or name in self.told):
+            self.told.add(name)
+            text = f"{name} stands before all layers that rules meet, and may hold the first"
+            warn(f"{text}: the rule for 'first' is for none of them.")
+        return found
 
     def met(self, facts: Facts, func: Any, args: Any) -> Any:
         """The arguments of an operation about to run; hooks on gradients say when they change one."""

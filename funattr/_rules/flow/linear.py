@@ -52,6 +52,7 @@ def of_one(
         if not mode.varies(y):
             return function(*inputs)
         return of_one(mode, name, kind, lambda y, x, *bias: function(x, y, *bias), y, x, bias)
+    mode.unseen.linear |= torch.is_grad_enabled()  # in the forward of an autograd.Function nothing is, and rules are lost
     kinds = ("first", kind) if mode.facts[x].first else (kind,)
     met = mode.rules.of(name, *kinds)
     if y.layout is not torch.strided and met is not None and not getattr(met[1], "scales", True):

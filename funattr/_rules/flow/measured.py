@@ -23,7 +23,7 @@ class Measured(Ruled):
 
     def __init__(self, rules: Rules, table: Table, fired: list[str], unmet: list[str], events: list[Event]):
         super().__init__(rules, table, fired, unmet)
-        self.unseen = Unseen(True)  # it is all to sum to the score, whatever the rules are for
+        self.unseen = Unseen(True, "first" in rules.kinds)  # it is all to sum to the score, whatever the rules are for
         self.events: list[Event] = events
         self.inputs: list[Tensor] = []
         self.hidden: list[str] = []  # what was met by nobody, and noted in no event

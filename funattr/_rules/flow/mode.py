@@ -44,7 +44,7 @@ class Ruled(TorchFunctionMode):
         self.rules = rules
         self.table = table
         self.starts: set[Any] = set()  # of the graph, where what varies begins
-        self.facts, self.unseen = Facts(), Unseen("activation" in rules.kinds)
+        self.facts, self.unseen = Facts(), Unseen("activation" in rules.kinds, "first" in rules.kinds)
         # The caller's lists: an attribute could not be read after the mode exits in a compiled function.
         self.fired = fired  # the kinds of rules that met something
         self.unmet = unmet  # operations without one, which are not linear
@@ -72,6 +72,7 @@ class Ruled(TorchFunctionMode):
         """`other` goes on in the place of `value`: what is asked about varies, wherever it comes from."""
         for t, new in zip(tensors(value), tensors(other)):
             fact, leaf = self.facts[t], new if tracing() else as_recorded(new)
+            self.unseen.linear |= not fact.first
             self.facts[new] = fact._replace(root=None, made=None, varies=fact.varies or leaf.requires_grad)
             self.starts |= {edge_of(leaf).node} if leaf.requires_grad and not tracing() else set()
 
@@ -174,7 +175,7 @@ class Ruled(TorchFunctionMode):
         fact = self.facts[t]
         if (name := made_unseen(t, fact, self.starts, self.level)) is not None:
             self.unmet.append(name)
-            self.facts[t] = fact = Fact(varies=True)
+            self.facts[t] = fact = self.unseen.behind(name, t, fact, self.facts)
         return fact
 
     def _left(self, func: Any, args: Any, kwargs: Any) -> bool:

@@ -35,7 +35,8 @@ _DEPENDENT = (
     "Choose layers side by side, or call deep_lift once for each."
 )
 _AGAIN = (
-    "the model runs a part of itself again in the backward pass (torch.utils.checkpoint), where DeepLIFT's rules cannot be: "
+    "the model runs a part of itself again in the backward pass (torch.utils.checkpoint), where DeepLIFT's rules cannot be, or "
+    "puts elsewhere what it saves for that (save_on_cpu), which looks the same: "
     "turn that off (use_checkpoint=False, model.gradient_checkpointing_disable(), or whatever turned it on)."
 )
 
