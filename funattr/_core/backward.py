@@ -28,6 +28,7 @@ from .._words import complaint
 from .kept import keep_written
 from .norms import mend
 from .passes import Found, Question
+from .where import all_modules
 
 
 class Recorded(NamedTuple):
@@ -215,6 +216,16 @@ def dependent() -> Exception:
         "the layers depend on each other: a path runs at all of them jointly, and one that feeds another leaves it "
         "nothing to vary. Choose layers side by side, or call the method once for each.",
     )
+
+
+def misses_gradients(q: Question) -> str | None:
+    """Why a model goes without gradients where vmap hides that one will be asked for: hooks on a module's backward pass never
+    run, and scripted code, once it has run without, records nothing."""
+    modules, hooks = all_modules(q.bound.root), ("_backward_hooks", "_backward_pre_hooks")
+    if any(getattr(module, name, None) for module in modules for name in hooks):
+        return "it has hooks on its backward pass"
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in modules)
+    return "it is scripted, and may lose its gradients there" if scripted else None
 
 
 def check_scripted(q: Question, recorded: Recorded) -> None:

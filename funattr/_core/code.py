@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .holders import LIBRARIES, of_library
+from .holders import LIBRARIES, is_made_of_code, of_library
 from .where import all_modules, bind
 
 _PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, types.BuiltinFunctionType, Tensor)
@@ -46,7 +46,8 @@ class Words:
             own = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins")]
             methods = {name: f for base in reversed(own) for name, f in vars(base).items() if name not in _BEFORE}
             reached = _reached(methods) if self.narrow else list(methods.values())
-            self.known[kind] = issubclass(kind, self.also) or any(map(self.in_function, reached))
+            counts = issubclass(kind, self.also) or (is_made_of_code(kind) and not self.narrow)  # it may be anything
+            self.known[kind] = counts or any(map(self.in_function, reached))
         return self.known[kind]
 
     def _keeps_none(self, module: nn.Module) -> bool:

@@ -34,6 +34,7 @@ from .backward import (
     found_by,
     leaf_below,
     leaf_of,
+    misses_gradients,
     reached,
     slopes_of,
     together,
@@ -45,7 +46,6 @@ from .kept import times_put_back
 from .norms import mended_traced
 from .passes import Found, Point, Question, each_score, forward, question, read
 from .score import Row, alone, same_input, shares
-from .where import all_modules
 
 
 @method
@@ -176,14 +176,8 @@ def _of_row(q: Question, point: Point | None) -> Found:
 
 
 def _anchor(q: Question) -> Tensor | None:
-    """A tensor of x that vmap maps over, unless a module has a hook on its backward pass, which below vmap never runs."""
-    return None if hooks_backward(q) else next((t for t in tensors(q.x) if is_mapped(t)), None)
-
-
-def hooks_backward(q: Question) -> bool:
-    """Whether a module has a hook on its backward pass: where vmap hides that a gradient will be asked for, it never runs."""
-    hooks = ("_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name, None) for module in all_modules(q.bound.root) for name in hooks)
+    """A tensor of x that vmap maps over, unless below vmap a part of the model goes without its gradient."""
+    return None if misses_gradients(q) else next((t for t in tensors(q.x) if is_mapped(t)), None)
 
 
 def _in_level(q: Question, point: Point | None) -> Found:

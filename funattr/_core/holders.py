@@ -193,6 +193,25 @@ def of_library(kind: type) -> bool:
     return _KINDS[kind]
 
 
+#: Where torch's modules are that it makes of somebody's own code, and those that watch what is to be quantised.
+_MADE, _WATCHING = ("torch.fx.", "torch.jit.", "torch.export."), "torch.ao."
+
+
+def is_torchs_layer(kind: type) -> bool:
+    """Whether modules of a kind are torch's own, which write to nothing that they hold."""
+    return of_library(kind) and not kind.__module__.startswith((*_MADE, _WATCHING))
+
+
+def is_made_of_code(kind: type) -> bool:
+    """Whether torch has made a module of somebody's own code (scripted, traced, exported), which its class does not show."""
+    return kind.__module__.startswith(_MADE)
+
+
+def is_watching(kind: type) -> bool:
+    """Whether modules of a kind write down what they meet, which some do where torch does not count it."""
+    return kind.__module__.startswith(_WATCHING)
+
+
 @contextlib.contextmanager
 def statistics_kept(training: list[Any]) -> Iterator[None]:
     """Keep the running statistics of modules in train mode."""

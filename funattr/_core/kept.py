@@ -22,7 +22,7 @@ from .._torch import beside_traces, copy_saved, is_plain, plain_data, tracing, w
 from .._types import Tree, as_it_is, filled, tensors
 from .._words import warn
 from .code import Words, modules_of
-from .holders import of_library, same_state, statistics_kept, switches_of
+from .holders import is_torchs_layer, is_watching, same_state, statistics_kept, switches_of
 from .state import DRAWS, State, kept, written_from_outside
 from .tap import Run, call_tapped, hooked, hooks_of
 
@@ -213,7 +213,7 @@ def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
         return None
     writing = [module for module in modules if _WRITING.in_class(type(module))]
     state = State()
-    state.unseen = bool(writing)
+    state.unseen = bool(writing) or any(is_watching(type(module)) for module in keeping)
     for module in keeping:
         state.note_module(module)
     for module in writing:
@@ -227,7 +227,7 @@ def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
     for module in modules:
         kind = type(module)
         if kind not in _QUIET:
-            _QUIET[kind] = of_library(kind) and not written_from_outside(module) and not hasattr(module, "max_norm")
+            _QUIET[kind] = is_torchs_layer(kind) and not written_from_outside(module) and not hasattr(module, "max_norm")
     return state if state.holders or state.tensors or state.arrays or state.draws else None
 
 

@@ -3,7 +3,7 @@
 A stream's memory, a cache of masks, a key-value cache, embeddings that are renormalised. What was bound anew is bound as
 before, by identity. What was written in place was copied at the start, and is written back before the next pass, when no
 graph needs it any longer. Torch's own layers keep nothing, but for what hooks and parametrizations
-(spectral norm) and `max_norm` write.
+(spectral norm) and `max_norm` write; what torch makes of others' code (scripted, traced, exported) does, and its observers do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import beside_traces, is_plain, is_view, is_wrapped, times_written, transforms_active, without_transforms
+from .._torch import (
+    beside_traces,
+    is_plain,
+    is_view,
+    is_wrapped,
+    scripted_names,
+    times_written,
+    transforms_active,
+    without_transforms,
+)
 from .._types import as_it_is
 from .._words import warn
 from .code import Words
@@ -28,9 +37,11 @@ from .holders import (
     GENERATORS,
     LARGEST,
     NUMBERS,
+    Attributes,
     around,
     computes,
     generator_kind,
+    is_torchs_layer,
     of_library,
     rebind,
     same_state,
@@ -123,7 +134,10 @@ class State:
         self.met.add(id(module))
         if module.__dict__.get("max_norm") is not None:  # an attribute that is missing takes a module a while to miss
             self.note(module.weight, depth)
-        if isinstance(module, torch.jit.ScriptModule) or (of_library(type(module)) and not written_from_outside(module)):
+        if isinstance(module, torch.jit.ScriptModule):
+            names = dict.fromkeys((*own_buffers(module).keys(), *scripted_names(module)))  # to loop over it is not to be had
+            self.note_items(Attributes(module, tuple(names)), depth)
+        if isinstance(module, torch.jit.ScriptModule) or (is_torchs_layer(type(module)) and not written_from_outside(module)):
             return
         self.modules.append((module, built(module)))
         self.hooks.append((module, hooks_of(module)))

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.backward import misses_gradients
 from .._core.checks import check_attributable
-from .._core.gradient import gradients, hooks_backward
+from .._core.gradient import gradients
 from .._core.kept import laid_as
 from .._core.passes import Point, Question, each_score, forward, kept, read
 from .._core.score import each_of
@@ -145,8 +146,8 @@ def together(f: Callable[[list[Tensor]], Any], found: Sequence[Tree]) -> Tree:
 
 def at_points(run: Runner, q: Question, steps: Tree, point: Callable[[Tree], Point]) -> Iterator[tuple[list[Tree], list[Tree]]]:
     """Values at the sites and the score's gradients at the points ``point(step)``, with a leading dimension, in order."""
-    if run.ways and hooks_backward(q):
-        run.give_up("it has hooks on its backward pass")
+    if run.ways and (cause := misses_gradients(q)) is not None:
+        run.give_up(cause)
     found = _all_points(q, slices(steps), point) if taken.alone and not transforms_active() else None
     if found is not None:
         return iter([found])

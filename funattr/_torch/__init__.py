@@ -37,6 +37,7 @@ from .tensors import (
     nodes_before,
     nodes_so_far,
     saved_input,
+    scripted_names,
     slope_of_one,
     slopes_at,
     swap_tensors,

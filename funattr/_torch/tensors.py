@@ -256,3 +256,9 @@ def _built(leaves: Iterator[Any], spec: Any) -> Any:
 
 
 _LEAF: Any = tree_flatten(0)[1]
+
+
+def scripted_names(module: torch.jit.ScriptModule) -> list[str]:
+    """The attributes that scripted code can write to, as far as is known: all buffers need not be among them."""
+    kinds = module.__dict__.get("_concrete_type")
+    return [] if kinds is None else [name for name in kinds.get_attributes() if name[0] != "_" and name != "training"]
