@@ -159,3 +159,30 @@ def test_a_scripted_part_keeps_its_gradient_in_steps_at_once(kind: type[nn.Modul
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             close(integrated(scripted, chunk_size=2), integrated(plain, chunk_size=2), 1e-12)
+
+
+class Quantised(nn.Module):
+    """What is quantised has no gradient, and its values are no numbers to ablate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.codes = nn.Linear(D, D), nn.Identity()
+        self.last = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(D, 3)), {nn.Linear})
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        return self.last(self.codes(torch.quantize_per_tensor(h, 0.1, 0, torch.qint8)).dequantize())
+
+
+@pytest.mark.filterwarnings("ignore:.*an autograd kernel was not registered", "ignore:.*are deprecated and will be removed")
+def test_quantised_values_and_operations_are_refused_in_words() -> None:
+    net, x = Quantised().eval(), X.float()
+    for method in (fa.feature_ablation, fa.shapley, fa.lime):
+        with pytest.raises(TypeError, match=r"the value at layer 'codes' is a quantised tensor \(torch.qint8\)"):
+            method(net, x, layer="codes", target=1)
+        with pytest.raises(TypeError, match=r"x is a quantised tensor"):
+            method(net, torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), target=1)
+    parts = nn.Sequential(net.first, nn.ReLU(), *net.last)
+    for rectified in (fa.gradient, fa.guided_backprop, fa.deconvnet):
+        with pytest.raises(ValueError, match="the score has no gradient with respect to layer '0'"):
+            rectified(parts, x, layer="0", target=1)  # zeros came

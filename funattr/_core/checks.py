@@ -101,7 +101,11 @@ def _as_x(given: Any) -> str:
 
 
 def check_dense(value: Tensor, what: str) -> None:
-    """Refuse a sparse or a nested tensor: attributions are of elements, all of them, and rows of one size."""
+    """Refuse a sparse, nested or quantised tensor: attributions are of numbers, all of them, and rows of one size."""
+    if value.is_quantized:
+        raise complaint(
+            TypeError, f"{what} is a quantised tensor ({value.dtype}): take floats, or a layer after .dequantize()."
+        )
     if value.is_nested:
         raise complaint(TypeError, f"{what} is a nested tensor: pass it padded, with .to_padded_tensor(0.0).")
     if value.layout is not torch.strided:

@@ -52,14 +52,17 @@ class _Rectify(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         x, ctx.guided, level, in_place = inputs
         ctx.ruled = current_grad_level() == level
+        ctx.set_materialize_grads(False)  # what hands on no gradient (quantised operations) is not to pass for one of zeros
         if in_place:
             ctx.mark_dirty(x)
         ctx.save_for_backward(output)
         ctx.save_for_forward(output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
         (y,) = ctx.saved_tensors
+        if gradient is None:
+            return None, None, None, None
         if ctx.ruled:
             gradient = torch.relu(gradient)
             if not ctx.guided:

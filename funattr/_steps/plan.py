@@ -27,8 +27,10 @@ MANY = 10_000
 ROWS = 512
 
 
-def hollow(value: Tree) -> Tree:
+def hollow(value: Tree, what: str = "x") -> Tree:
     """A value without its data: shapes, dtypes and devices."""
+    for t in tensors(value):
+        check_dense(t, what)
     return map_tensors(lambda t: torch.zeros((), dtype=t.dtype, device=t.device).expand(t.shape), value)
 
 
@@ -92,7 +94,8 @@ class Opened(NamedTuple):
         rows = rows_in([base for each in given for base in each], [None if one is None else leaf for one, leaf in pairs])
         runs = steps if rows is None else steps * rows
         at_once = self.chunk or _at_once(q, tensors(values), runs)
-        return Plan(runs, rows, at_once, self.chunk is not None, ids, [hollow(value) for value in values], which, gone)
+        shapes = [hollow(value, q.where(i)) for i, value in enumerate(values)]
+        return Plan(runs, rows, at_once, self.chunk is not None, ids, shapes, which, gone)
 
 
 def features_of(q: Question, baselines: Any, feature_mask: Any) -> Features:

@@ -36,7 +36,7 @@ def look(q: Question) -> list[Tree]:
     joint = len(values) > 1 and not tracing() and not transforms_active()
 
     def put(i: int, value: Tree, shared: bool) -> Tree:
-        values[i] = hollow(value)
+        values[i] = hollow(value, q.where(i))
         if joint and leaves and connected(value, leaves):
             text = f"layer {q.label(i)} depends on another of the layers, and they cannot be replaced together"
             raise complaint(ValueError, f"{text}: choose layers side by side, or ask for each on its own.")
