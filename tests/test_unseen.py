@@ -351,3 +351,10 @@ def test_what_reaches_no_layer_is_not_absorbed(rules: Any) -> None:
         for method in (fa.lrp, fa.absorbed):
             with pytest.raises(ValueError, match=told):
                 method(Net(does), x, target=0, layer="first", rules=rules)
+
+
+@torch.no_grad()
+def test_absorbed_where_no_gradient_is_asked_for() -> None:
+    x, net = torch.randn(3, D).double(), Net(torch.tanh)
+    total = sum(fa.absorbed(net, x, target=0).values()) + fa.lrp(net, x, target=0).sum(1)
+    close(total, net(x)[:, 0], 1e-12)

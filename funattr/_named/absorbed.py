@@ -93,19 +93,18 @@ def absorbed(
     total: dict[str, Tensor] = {}
     flown: dict[str, Tensor] = {}
     mend(q.bound, found, leaves, set())
-    with torch.enable_grad():
-        each = found.unbind()
-    for n, score in enumerate(each):
-        try:
-            if not n and not any(reached(found, leaves)):  # then lrp has nothing to be the rest of
-                raise unreached(q)
-            amounts = list(_amounts(score, events, leaves))
-        except RuntimeError as error:
-            tell_of_checkpoints(q, error)
-            raise
-        for name, amount, size in amounts:
-            for sums, value in ((total, amount), (flown, size)):
-                sums.setdefault(name, found.new_zeros(q.size, dtype=value.dtype))[n] += value
+    try:
+        with torch.enable_grad():
+            each, met = found.unbind(), reached(found, leaves)
+        if not any(met):  # then lrp has nothing to be the rest of
+            raise unreached(q)
+        amounts = [list(_amounts(score, events, leaves)) for score in each]
+    except RuntimeError as error:
+        tell_of_checkpoints(q, error)
+        raise
+    for n, (name, amount, size) in ((n, of_one) for n, some in enumerate(amounts) for of_one in some):
+        for sums, value in ((total, amount), (flown, size)):
+            sums.setdefault(name, found.new_zeros(q.size, dtype=value.dtype))[n] += value
     rounding = 100 * torch.finfo(found.dtype).eps
     kept = {name: a for name, a in total.items() if name in ready.kinds or bool((a.abs() > rounding * flown[name]).any())}
     return kept or {name: found.detach().new_zeros(q.size) for name in fired}  # nothing after the site keeps anything
