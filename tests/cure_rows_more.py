@@ -70,6 +70,14 @@ with torch.inference_mode():
 hollow = copy.deepcopy(mlp).to("meta")
 
 
+def of_codes(layer: str) -> Any:
+    """An ablation at a layer of a model that quantises, which torch warns of."""
+    model = nn.Sequential(torch.ao.nn.quantized.Quantize(0.1, 0, torch.qint8), torch.ao.nn.quantized.DeQuantize(), mlp)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return F.feature_ablation(model, x, layer=layer, target=1)
+
+
 def filled() -> nn.Module:
     found = copy.deepcopy(hollow).to_empty(device="cpu")
     found.load_state_dict(mlp.state_dict())
@@ -306,4 +314,5 @@ MORE = [
         lambda: M.deletion(x.abs(), lambda v: v.log().sum(1), x.abs() + 1),
         lambda: M.deletion(x.abs(), lambda v: v.log().sum(1), x.abs() + 1, baselines=1.0),
     ),
+    Cure("_core/checks.py", "take floats, or a layer after .dequantize()", lambda: of_codes("0"), lambda: of_codes("1")),
 ]
