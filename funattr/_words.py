@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ._habits import did_you_mean, refusal
-from ._torch import constant, tracing
+from ._torch import constant, told_already, tracing
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,7 +65,9 @@ def complete(error: Exception, function: Callable[..., Any], kwargs: Mapping[str
 @constant
 def warn(text: str) -> None:
     """A warning that points at the caller's line: the nearest one outside this package and what it runs through. Of a compiled
-    function, it is given when that is compiled."""
+    function, it is given when that is compiled, once for each graph: what its passes repeat is unrolled there."""
+    if told_already(text):
+        return
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OURS:
         frame, level = frame.f_back, level + 1

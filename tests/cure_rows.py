@@ -214,7 +214,7 @@ CORE = [
         lambda: said(lambda z: torch.view_as_complex(z).abs().sum(1), torch.view_as_real(waves)),
     ),
     Cure(
-        "_core/door.py",
+        "_core/training.py",
         "Call model.eval() first",
         lambda: said(dropping.train(), target=1),
         lambda: said(dropping.eval(), target=1),

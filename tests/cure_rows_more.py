@@ -90,6 +90,11 @@ def named_note(model: Any, given: Any, name: str, words: str) -> Any:
     raise ValueError(note)
 
 
+def traced_noise(generator: torch.Generator | None) -> Any:
+    compiled = torch.compile(fa.gradient_shap, backend="eager", fullgraph=True)
+    return compiled(mlp, x, target=1, baselines=x, generator=generator)
+
+
 def traced_rule(rules: Any, backend: str = "eager") -> Any:
     return torch.compile(lambda v: F.under(rules)(fa.gradient)(mlp, v, target=1), backend=backend, fullgraph=True)(x)
 
@@ -242,6 +247,20 @@ MORE = [
         "choose a layer with the batch first, where baselines can be drawn",
         lambda: F.gradient_shap(TimeIds(), prompt, layer="turned", baselines=prompt, target=1),
         lambda: F.gradient_shap(TimeIds(), prompt, layer="embed", baselines=prompt, target=1),
+    ),
+    Cure(
+        "_steps/draws.py",
+        "pass generator=None, after torch.manual_seed",
+        lambda: traced_noise(torch.Generator()),
+        lambda: traced_noise(None),
+        slow=True,
+    ),
+    Cure(
+        "_steps/draws.py",
+        "or make noise_tunnel",
+        lambda: traced_noise(torch.Generator()),
+        lambda: torch.compile(fa.noise_tunnel(fa.gradient, generator=torch.Generator()), backend="eager")(mlp, x, target=1),
+        slow=True,
     ),
     Cure(
         "_rules/flow/operation.py",

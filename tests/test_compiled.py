@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.func import functional_call
 
 import funattr as fa
 
 from .breadth import breadth, full
 from .close import close
-from .methods import METHODS, Row, seed
+from .methods import METHODS, NO_CHANGE, Row, seed
 from .models import CASES, MIXING, SPELLINGS, Case, Residual, Text, double
 from .pairs import PAIRS, TARGET, options_of, sites_of, state
 from .reference import leaves
@@ -201,3 +203,49 @@ def test_compiled_with_other_hooks_on_the_layer() -> None:
     handle.remove()
     torch._dynamo.reset()
     assert not torch.allclose(fa.input_x_gradient(model, x, layer="layer1", target=TARGET), eager)
+
+
+class Norms(nn.Module):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(3, 6, 3), norm, nn.ReLU()
+        self.drop, self.fc = nn.Dropout(0.0), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.drop(self.act(self.norm(self.conv(x))).square().mean((2, 3))))
+
+
+TRAINED: dict[str, Callable[..., Any]] = {
+    "activation": lambda net, x: fa.activation(net, x, layer="act"),
+    "gradient": lambda net, x: fa.input_x_gradient(net, x, layer="act", target=1),
+    "path": lambda net, x: fa.integrated_gradients(net, x, target=1, n_steps=2),
+    "ablation": lambda net, x: fa.feature_ablation(net, x, target=1, feature_mask=torch.arange(3)[:, None, None]),
+    "cam": lambda net, x: fa.ablation_cam(net, x, layer="act", target=1),
+    "deep_lift": lambda net, x: fa.deep_lift(net, x, target=1, baselines=0.3),
+    "rules": lambda net, x: fa.noise_tunnel(fa.lrp, n_samples=2, stdevs=0.0)(net, x, target=1, rules=NO_CHANGE),
+    "functional": lambda net, x: fa.gradient(functools.partial(functional_call, net, dict(net.named_buffers())), x, target=1),
+}
+
+
+@pytest.mark.parametrize("name", breadth(TRAINED, lambda name: name == "activation"))
+@pytest.mark.filterwarnings("ignore:the steps run one after another")  # not compiled
+@pytest.mark.parametrize(
+    "kind",
+    breadth(
+        [nn.BatchNorm2d, functools.partial(nn.InstanceNorm2d, affine=True, track_running_stats=True)],
+        lambda kind: kind is nn.BatchNorm2d,
+    ),
+)
+def test_compiled_train_mode_is_told_of_once_and_learns_nothing(name: str, kind: Any) -> None:
+    """Statistics were updated in silence by what runs no transform, and by all else ended in torch's error."""
+    torch._dynamo.reset()
+    net, x = Norms(kind(6)).double().train(), torch.randn(3, 3, 7, 7, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="train mode"):
+        expected = TRAINED[name](net, x)
+    before = state(net)
+    compiled: Any = torch.compile(TRAINED[name], fullgraph=True, backend="eager")
+    with pytest.warns(UserWarning, match="train mode with batch norm") as caught:
+        close(compiled(net, x), expected)
+    assert len(caught) == 1
+    assert state(net) == before
+    assert not torch.equal(compiled(net.eval(), x), expected)  # another graph

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import threading
 from collections import UserDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._habits import refusal
 from .._torch import (
@@ -25,15 +24,15 @@ from .._torch import (
     tree_unflatten,
 )
 from .._types import About, Tree, as_it_is, copied, map_tensors, tensors
-from .._words import complaint, complete, door, warn
+from .._words import complaint, complete, door
 from .checks import check_flags, check_input, check_result, check_scores, look_at_scores, may_read
 from .code import modules_of
 from .cures import in_words
 from .entries import named
 from .examples import regrouped, shown
-from .holders import statistics_kept
 from .kept import chance_of, here, state_of
 from .state import kept
+from .training import mode_kept, noisy_modules
 
 #: What looks at a result, where its data can be read.
 Check: TypeAlias = Callable[[Any, bool], None]
@@ -208,36 +207,3 @@ def _leave(before: Surroundings) -> bool:
     if surroundings() != before:
         put_back(before)
     return True
-
-
-_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-
-
-def _in_train_mode(module: nn.Module) -> str | None:
-    if isinstance(module, _BATCH_NORM) or (isinstance(module, _INSTANCE_NORM) and module.track_running_stats):
-        return "batch norm"
-    if isinstance(module, _DROPOUT) and module.p > 0:
-        return "dropout"
-    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)) and module.dropout > 0:
-        return "dropout"
-    return "random slopes" if isinstance(module, nn.RReLU) else None
-
-
-def noisy_modules(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """The modules in train mode whose result depends on the batch or on chance."""
-    # A frozen ScriptModule has no such attribute.
-    return [module for module in modules if getattr(module, "training", False) and _in_train_mode(module)]
-
-
-@contextlib.contextmanager
-def mode_kept(training: list[nn.Module]) -> Iterator[None]:
-    """Warn about modules in train mode, and keep their running statistics."""
-    what = " and ".join(sorted({_in_train_mode(module) or "" for module in training}))
-    warn(
-        f"the model is in train mode with {what}: attributions depend on the batch or on chance. "
-        f"Call model.eval() first. Running statistics are not updated."
-    )
-    with statistics_kept(training):
-        yield

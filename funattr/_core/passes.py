@@ -20,6 +20,7 @@ from .kernels import Folded, PlainAttention
 from .score import Every, Row, entries_of, neuron_score, score_of, the_tensor
 from .sites import Sites, check_reached, not_reached, resolve
 from .tap import Run, Site, Stop
+from .training import mode_kept_traced
 from .where import Bound, all_modules, bind, uncompiled, unfit
 
 
@@ -55,7 +56,7 @@ class Question(NamedTuple):
 
 def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create_graph: bool = False) -> Question:
     """Find the sites and the neuron; a negative `call` takes a pass, here and once, to count."""
-    bound = bind(model)
+    bound = mode_kept_traced(bind(model))
     sites, neuron = resolve(bound, layer), None
     if isinstance(target, Neuron):
         neuron = resolve(bound, target.layer).sites[0]

@@ -257,27 +257,34 @@ def hooked(layer: nn.Module) -> bool:
     return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
-# Compiled: the layer's forward, shadowed for the length of the trace.
+# Compiled: attributes of modules, such as a layer's forward, shadowed for the length of the trace.
 
 
 def _call_traced(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
-    shadowed = []
-    try:
-        for layer, indices in run.layers():
-            # Other hooks of the layer run between _call_impl and forward; the site lies outside them.
-            name = "_call_impl" if hooked(layer) else "forward"
-            shadowed.append((layer, name, layer.__dict__.get(name)))
-            layer.__dict__[name] = partial(_around, run, indices, getattr(layer, name))
-        return call(*args, **kwargs)
-    finally:
-        for layer, name, before in reversed(shadowed):
-            if before is None:
-                layer.__dict__.pop(name, None)
-            else:
-                layer.__dict__[name] = before
+    taps = []
+    for layer, indices in run.layers():
+        # Other hooks of the layer run between _call_impl and forward; the site lies outside them.
+        name = "_call_impl" if hooked(layer) else "forward"
+        taps.append((layer, name, partial(_around, run, indices, getattr(layer, name))))
+    return shadowing(taps, call, *args, **kwargs)
 
 
 def _around(run: Run, indices: list[int], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if any(run.sites[i].inputs for i in indices):
         args, kwargs = run.reach_inputs(indices, args, kwargs)
     return run.reach_output(indices, args, forward(*args, **kwargs))
+
+
+def shadowing(others: Sequence[tuple[nn.Module, str, Any]], call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`call(*args, **kwargs)`, in which attributes of modules have other values."""
+    found = [(module, name, module.__dict__.get(name)) for module, name, _ in others]
+    try:
+        for module, name, value in others:
+            module.__dict__[name] = value
+        return call(*args, **kwargs)
+    finally:
+        for module, name, before in found:
+            if before is None:
+                module.__dict__.pop(name, None)
+            else:
+                module.__dict__[name] = before

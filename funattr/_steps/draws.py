@@ -46,6 +46,9 @@ def drawn_by(
     """``make(*what)``, such as torch.rand, for this device: from `generator`, where that draws, or from torch's global one."""
     if generator is None:  # and not said to be: torch cannot trace a draw of a symbolic size so
         return make(*what, device=device, **how)
+    if tracing():
+        text = "torch.compile takes no generator into a graph: pass generator=None, after torch.manual_seed"
+        raise complaint(ValueError, f"{text}, or make noise_tunnel(..., generator=generator) outside of what is compiled.")
     return make(*what, device=generator.device, generator=generator, **how).to(device)
 
 

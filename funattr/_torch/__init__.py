@@ -60,6 +60,7 @@ from .traces import (
     modes_around,
     observed_by_dispatch_mode,
     quiet,
+    told_already,
     tracing,
     unlogged,
     writes,

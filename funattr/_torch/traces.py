@@ -7,6 +7,7 @@ import inspect
 import logging
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -135,6 +136,21 @@ def backward_decompositions() -> dict[Any, Callable[..., Any]]:
 
     names = ("native_layer_norm_backward", "native_batch_norm_backward", "native_group_norm_backward")
     return dict(get_decompositions([getattr(torch.ops.aten, name) for name in names]))
+
+
+def told_already(text: str) -> bool:
+    """Whether the graph that Dynamo makes in this thread has been told `text` before: from now on it has."""
+    compiling = torch._guards.CompileContext.try_get()
+    if compiling is None:
+        return False
+    told = _told.setdefault(compiling, set())
+    if text in told:
+        return True
+    told.add(text)
+    return False
+
+
+_told: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
 
 def compile_lock() -> AbstractContextManager[Any]:
