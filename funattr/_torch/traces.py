@@ -140,7 +140,8 @@ def backward_decompositions() -> dict[Any, Callable[..., Any]]:
 
 def told_already(text: str) -> bool:
     """Whether the graph that Dynamo makes in this thread has been told `text` before: from now on it has."""
-    compiling = torch._guards.CompileContext.try_get()
+    context = getattr(sys.modules.get("torch._guards"), "CompileContext", None)  # not before torch 2.1
+    compiling = None if context is None else context.try_get()
     if compiling is None:
         return False
     told = _told.setdefault(compiling, set())
