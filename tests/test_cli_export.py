@@ -14,11 +14,11 @@ import torch
 import funattr as fa
 from funattr.__main__ import main
 
+pytestmark = pytest.mark.skipif(torch.__version__ < "2.4", reason="programs need torch 2.4")
+
 MY_NET = """
 import torch
 from torch import nn
-
-pytestmark = pytest.mark.skipif(torch.__version__ < "2.4", reason="programs need torch 2.4")
 
 classes = ["circle", "square", "star"]
 
