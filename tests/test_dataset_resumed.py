@@ -215,6 +215,14 @@ def test_values_of_one_name_are_told_apart(name: str, tmp_path: Path) -> None:
         fa.dataset.run(**given, **second)
 
 
+@pytest.mark.parametrize(("one", "other"), [(1, 2), ({"at": 1}, {"at": 2}), ({1}, {2}), ([1, 2], [1, 3]), (slice(1), slice(2))])
+def test_what_a_lambda_reads_of_its_module_counts(one: Any, other: Any) -> None:
+    def reads(value: Any) -> Any:
+        return eval("lambda output: (output, CHOSEN)", {"CHOSEN": value, "__name__": "somewhere"})
+
+    assert describe(reads(one)) == describe(reads(one)) != describe(reads(other))
+
+
 def scaled(model: Any, x: Tensor, target: Any = None, by: Any = None) -> Tensor:
     return fa.saliency(model, x, target=target) * torch.as_tensor(by)
 

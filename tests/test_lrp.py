@@ -548,6 +548,7 @@ def test_flops() -> None:
     base = flops(fa.input_x_gradient)
     for rules in (R.epsilon(), R.attn_lrp(), R.cp_lrp(), R.guided(), R.deconv()):
         assert flops(fa.lrp, rules=rules) <= 1.0 * base
+    assert flops(fa.absorbed, X[:1], rules=R.epsilon()) <= flops(fa.input_x_gradient, X[:1])  # of several, a pass back for each
     tokens, attention = torch.randn(2, 5, 8, dtype=torch.float64), lambda t: plain(F.layer_norm(t, (8,))).flatten(1)
     base = flops(fa.input_x_gradient, tokens, model=attention)
     for rules in (R.epsilon(), R.attn_lrp(), R.cp_lrp(), R.frozen()):

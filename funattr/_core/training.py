@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .._torch import tracing
 from .._words import warn
@@ -60,6 +58,6 @@ def mode_kept_traced(bound: Bound) -> Bound:
         return bound
     _tell(training)
     # In train mode they do not read their statistics either.
-    names = {_BatchNorm: ["track_running_stats"], _InstanceNorm: ["running_mean", "running_var"]}
+    names = {_BATCH_NORM: ["track_running_stats"], _INSTANCE_NORM: ["running_mean", "running_var"]}
     hidden = [(norm, name, None) for norm in training for kind in names if isinstance(norm, kind) for name in names[kind]]
     return bound._replace(call=partial(shadowing, hidden, bound.call))

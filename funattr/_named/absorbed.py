@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._core.backward import reached, tell_of_checkpoints, unreached
+from .._core.backward import tell_of_checkpoints, unreached
 from .._core.checks import check_attributable
 from .._core.door import method
 from .._core.norms import mend
@@ -95,14 +95,14 @@ def absorbed(
     mend(q.bound, found, leaves, set())
     try:
         with torch.enable_grad():
-            each, met = found.unbind(), reached(found, leaves)
-        if not any(met):  # then lrp has nothing to be the rest of
-            raise unreached(q)
-        amounts = [list(_amounts(score, events, leaves)) for score in each]
+            each = found.unbind()
+        amounts = [_amounts(score, events, leaves) for score in each]
     except RuntimeError as error:
         tell_of_checkpoints(q, error)
         raise
-    for n, (name, amount, size) in ((n, of_one) for n, some in enumerate(amounts) for of_one in some):
+    if amounts and not any(reached for _, reached in amounts):  # then lrp has nothing to be the rest of
+        raise unreached(q)
+    for n, (name, amount, size) in ((n, of_one) for n, (some, _) in enumerate(amounts) for of_one in some):
         for sums, value in ((total, amount), (flown, size)):
             sums.setdefault(name, found.new_zeros(q.size, dtype=value.dtype))[n] += value
     rounding = 100 * torch.finfo(found.dtype).eps
@@ -110,8 +110,12 @@ def absorbed(
     return kept or {name: found.detach().new_zeros(q.size) for name in fired}  # nothing after the site keeps anything
 
 
-def _amounts(score: Tensor, events: list[Event], leaves: list[Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """What comes out of each operation that the score depends on, less what goes in, and how much flows at all."""
+def _amounts(score: Tensor, events: list[Event], leaves: list[Tensor]) -> tuple[list[tuple[str, Tensor, Tensor]], bool]:
+    """What comes out of each operation that the score depends on, less what goes in, and how much flows at all; and whether
+    anything reaches the leaves."""
+    if not score.requires_grad:
+        return [], False
+    found = []
     places = [spot.place for event in events for spot in (*event.outputs, *event.inputs)]
     # As far back as the leaves: where a value was written through a view, torch is wrong about what it need not compute.
     slopes = slopes_at(score, places, leaves)
@@ -121,7 +125,8 @@ def _amounts(score: Tensor, events: list[Event], leaves: list[Tensor]) -> Iterat
         if out or into:
             nothing = score.new_zeros(())
             amount = sum((t.sum() for t in out), nothing) - sum((t.sum() for t in into), nothing)
-            yield event.name, amount.detach(), sum((t.abs().sum() for t in (*out, *into)), nothing).detach()
+            found.append((event.name, amount.detach(), sum((t.abs().sum() for t in (*out, *into)), nothing).detach()))
+    return found, any(slope is not None for slope in slopes)  # those that are left are of the leaves
 
 
 def _flows(value: Tensor, gradient: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ def _alike(t: Tensor) -> bool:
             return False
         if is_mapped(t):
             seen: list[bool] = []
-            below_vmap(lambda whole: seen.append(_equal(whole.movedim(1, 0))) or [], t)  # type: ignore[func-returns-value]  # append, for what it does
+            below_vmap(lambda whole: seen.append(_equal(whole.movedim(1, 0))) or [], t)  # type: ignore[func-returns-value]  # append is called for what it does, and `or []` is the list asked for
             return seen[0]
     return _equal(t)
 

@@ -197,9 +197,9 @@ class _Edge(NamedTuple):
 
 
 def slopes_at(score: torch.Tensor, edges: Sequence[Any], leaves: Sequence[torch.Tensor]) -> Iterator[torch.Tensor | None]:
-    """The gradients of `score` at places of its graph, which goes as far back as the leaves."""
+    """The gradients of `score` at places of its graph, and then at the leaves, as far back as which it goes."""
     if not edges or not isinstance(edges[0], _Edge):
-        yield from torch.autograd.grad(score, [*edges, *leaves], allow_unused=True, retain_graph=True) if edges else ()
+        yield from torch.autograd.grad(score, [*edges, *leaves], allow_unused=True, retain_graph=True)
         return
     met: dict[Any, Any] = {}
     nodes = {edge.node for edge in edges}
@@ -211,6 +211,7 @@ def slopes_at(score: torch.Tensor, edges: Sequence[Any], leaves: Sequence[torch.
     slopes = {id(end): slope for end, slope in zip(ends, found)}
     for node, nr in edges:
         yield met[node][nr] if node in met else slopes.get(id(getattr(node, "variable", None)))
+    yield from found[: len(leaves)]
 
 
 def is_plain(value: Any) -> bool:

@@ -189,7 +189,7 @@ def _written(function: Any, depth: int) -> dict[str, Any]:
 
 
 #: What a global name may stand for to count: numbers and the like, and not other functions and modules, which have names.
-_VALUES = (bool, int, float, str, np.generic, np.ndarray, Tensor, list, tuple, slice)
+_VALUES = (bool, int, float, str, np.generic, np.ndarray, Tensor, list, tuple, dict, set, frozenset, slice)
 
 
 def _code(code: CodeType) -> Any:

@@ -102,11 +102,11 @@ def instance_norm(
     return _per_channel(lift, normalised(lift, x, range(2, x.dim()), rest[1]), weight, bias)
 
 
-def batch_norm(lift: Lift, func: Any, *args: Any) -> Tensor:
+def batch_norm(lift: Lift, func: Callable[..., Tensor], *args: Any) -> Tensor:
     """Linear with running statistics; with those of the batch, a normalisation."""
     x, weight, bias, _, _, training, _, eps, _ = args
     if not training:
-        return func(*args)  # type: ignore[no-any-return]  # an operation of torch, given as any callable
+        return func(*args)
     return _per_channel(lift, normalised(lift, x, [0, *range(2, x.dim())], eps), weight, bias)
 
 

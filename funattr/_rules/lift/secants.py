@@ -71,7 +71,8 @@ def derivative(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """f'(x), elementwise; differentiable where x is."""
     if tracing() or transforms_active():
         pulled = torch.func.vjp(f, x)
-        return pulled[1](torch.ones_like(pulled[0]))[0]  # type: ignore[no-any-return]  # an operation of torch, given as any callable
+        slope: Tensor = pulled[1](torch.ones_like(pulled[0]))[0]
+        return slope
     again = torch.is_grad_enabled() and x.requires_grad
     with torch.enable_grad():
         x = x if again else x.detach().requires_grad_()

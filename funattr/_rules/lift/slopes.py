@@ -28,7 +28,8 @@ class _Slope(torch.autograd.Function):
 
     @staticmethod
     def forward(pull: Pull, level: int, live: int, *inputs: Any) -> Tensor:
-        return inputs[-1].detach()  # type: ignore[no-any-return]  # the last input is a tensor
+        value: Tensor = inputs[-1]
+        return value.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -46,7 +47,8 @@ class _Slope(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, pull: None, level: None, live: None, *inputs: Any) -> Tensor:
-        return inputs[-1].clone()  # type: ignore[no-any-return]  # as of the forward
+        tangent: Tensor = inputs[-1]
+        return tangent.clone()
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, pull: Any, level: int, live: int, *inputs: Any) -> Any:

@@ -205,5 +205,5 @@ WEIGHED = {func for name in ("linear", *NAMES["convolution"]) for func, _, in_pl
 
 
 def is_chosen(func: Any) -> bool:
-    """Whether an operation gives some of its numbers as they are: under the rules of `flow` the winner takes all."""
+    """Whether an operation gives some of its numbers, or one between two: under the rules of `flow` winners take all."""
     return name_in_torch(counterpart(func)) in NAMES["chosen"]
