@@ -138,6 +138,28 @@ def modules_of(model: Any) -> list[nn.Module]:
     return list(found)
 
 
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def in_train_mode(module: nn.Module) -> str | None:
+    """What makes the result of a module in train mode depend on the batch or on chance."""
+    if isinstance(module, BATCH_NORM) or (isinstance(module, INSTANCE_NORM) and module.track_running_stats):
+        return "batch norm"
+    if isinstance(module, _DROPOUT) and module.p > 0:
+        return "dropout"
+    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)) and module.dropout > 0:
+        return "dropout"
+    return "random slopes" if isinstance(module, nn.RReLU) else None
+
+
+def noisy_modules(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """The modules in train mode whose result depends on the batch or on chance."""
+    # A frozen ScriptModule has no such attribute.
+    return [module for module in modules if getattr(module, "training", False) and in_train_mode(module)]
+
+
 def _reach(value: Any, found: dict[nn.Module, None], met: set[int], depth: int) -> None:
     if isinstance(value, _PLAIN) or id(value) in met or depth > _DEEP:
         return

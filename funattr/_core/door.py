@@ -26,13 +26,13 @@ from .._torch import (
 from .._types import About, Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint, complete, door
 from .checks import check_flags, check_input, check_result, check_scores, look_at_scores, may_read
-from .code import modules_of
+from .code import modules_of, noisy_modules
 from .cures import in_words
 from .entries import named
 from .examples import regrouped, shown
 from .kept import chance_of, here, state_of
 from .state import kept
-from .training import mode_kept, noisy_modules
+from .training import mode_kept
 
 #: What looks at a result, where its data can be read.
 Check: TypeAlias = Callable[[Any, bool], None]

@@ -56,7 +56,7 @@ class Question(NamedTuple):
 
 def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create_graph: bool = False) -> Question:
     """Find the sites and the neuron; a negative `call` takes a pass, here and once, to count."""
-    bound = mode_kept_traced(bind(model))
+    bound = mode_kept_traced(bind(model)) if tracing() else bind(model)
     sites, neuron = resolve(bound, layer), None
     if isinstance(target, Neuron):
         neuron = resolve(bound, target.layer).sites[0]
