@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -33,16 +34,16 @@ def to_pair(row: Any) -> Any:
 
 
 def run(method: Any = fa.saliency, model: Any = net, data: Any = x, target: Any = 1, **options: Any) -> Any:
-    with tempfile.TemporaryDirectory() as out:
-        return fa.dataset.run(method, model, data, out, target=target, progress=False, strict=True, **options)
+    with tempfile.TemporaryDirectory() as place:
+        return fa.dataset.run(method, model, data, Path(place, "maps"), target=target, progress=False, strict=True, **options)
 
 
 def twice(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[], Any]:
     """Two runs into one folder."""
 
     def call() -> Any:
-        with tempfile.TemporaryDirectory() as out:
-            first(out)
+        with tempfile.TemporaryDirectory() as place:
+            first(out := Path(place, "maps"))
             return second(out)
 
     return call
@@ -59,9 +60,9 @@ def of_shapes(out: Any = None, **options: Any) -> Any:
 
 def both_of(ids: Any) -> Any:
     """What two folders hold, of which the second has these ids."""
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        into(one)
-        into(other, ids=ids)
+    with tempfile.TemporaryDirectory() as place:
+        into(one := Path(place, "one"))
+        into(other := Path(place, "other"), ids=ids)
         return dict(iter(fa.dataset.load([one, other])))
 
 

@@ -135,7 +135,7 @@ def dying(model: Any, x: Any, target: Any = None) -> Any:
 
 def died(**options: Any) -> Any:
     with mock.patch("funattr.dataset._pool._DEATHS", 2):
-        return run(committed.name, dying, lambda: mlp, workers=2, **options)
+        return run(f"{committed.name}/maps", dying, lambda: mlp, workers=2, **options)
 
 
 def smaller() -> None:

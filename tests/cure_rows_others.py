@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -60,7 +61,8 @@ def watched() -> Any:
 
 
 def folder(call: Callable[[str], Any]) -> Any:
-    with tempfile.TemporaryDirectory() as out:
+    with tempfile.TemporaryDirectory() as place:  # the folder's notes lie beside it
+        os.mkdir(out := os.path.join(place, "maps"))
         return call(out)
 
 

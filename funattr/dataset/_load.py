@@ -111,7 +111,8 @@ def load(out: str | Path | Iterable[str | Path]) -> Results:
         >>> import tempfile, torch, funattr as fa
         >>> from torch import nn
         >>> net, x = nn.Linear(3, 2).eval(), torch.eye(3)
-        >>> with tempfile.TemporaryDirectory() as out:
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     out = f"{place}/maps"
         ...     _ = fa.dataset.run(fa.saliency, net, x, out, target=0)
         ...     [(i, a.shape) for i, a in fa.dataset.load(out)]
         [(0, torch.Size([3])), (1, torch.Size([3])), (2, torch.Size([3]))]
@@ -140,7 +141,8 @@ def failed(out: str | Path) -> list[dict[str, Any]]:
         >>> import tempfile, torch, funattr as fa
         >>> from torch import nn
         >>> x = torch.tensor([[1.0, 2.0], [float("nan"), 0.0], [3.0, 4.0]])
-        >>> with tempfile.TemporaryDirectory() as out:
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     out = f"{place}/maps"
         ...     _ = fa.dataset.run(fa.saliency, nn.Linear(2, 1).eval(), x, out)
         ...     [(row["id"], row["error"]) for row in fa.dataset.failed(out)]
         [(1, 'ValueError')]

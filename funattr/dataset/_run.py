@@ -122,7 +122,8 @@ def run(
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
         >>> images = torch.rand(5, 1, 8, 8)
-        >>> with tempfile.TemporaryDirectory() as out:
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     out = f"{place}/maps"
         ...     print(fa.dataset.run(fa.grad_cam, net, images, out, layer="1", target="argmax"))
         ...     print(fa.dataset.run(fa.grad_cam, net, images, out, layer="1", target="argmax"))
         Summary(explained=5, failed=0, skipped=0)
