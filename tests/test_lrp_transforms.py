@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from funattr import rules as R
 from .breadth import breadth
 from .close import close
 from .exported import operations_of
+from .models import CASES, case_id, double
 from .test_lrp import NET, SETS, X
 
 torch.manual_seed(0)
@@ -65,6 +67,14 @@ def test_attention_compiled(name: str) -> None:
         return found
 
     close(torch.compile(method, backend="aot_eager", fullgraph=True)(TOKENS), method(TOKENS), 1e-10)
+    torch._dynamo.reset()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("method", [partial(fa.lrp, rules=fa.rules.attn_lrp()), fa.deep_lift])
+def test_attention_with_a_padding_mask_compiled(method: Any) -> None:
+    model, x = double(next(case for case in CASES if case_id(case) == "masked"))
+    close(torch.compile(method, backend="aot_eager", fullgraph=True)(model, x, target=1), method(model, x, target=1), 1e-10)
     torch._dynamo.reset()
 
 

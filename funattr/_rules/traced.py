@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch.overrides import get_ignored_functions
 
 from .._torch import (
+    keep_checks_whole,
     operation_spaces,
     show_allowed_to_modes,
     show_assignment_to_modes,
@@ -50,6 +51,7 @@ show_to_modes({math.prod, *GRADIENTS, *more, *(operations - get_ignored_function
 show_assignment_to_modes()
 show_parts_to_modes()
 show_allowed_to_modes()
+keep_checks_whole()
 
 
 def product(factors: Iterable[Any], *, start: Any = 1) -> Any:

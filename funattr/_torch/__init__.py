@@ -15,7 +15,10 @@ from torch._functorch.eager_transforms import _autograd_grad as gradient_inside
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from .shown import (
+    can_defer,
+    deferred,
     depth_traced,
+    keep_checks_whole,
     kept_whole,
     show_allowed_to_modes,
     show_assignment_to_modes,

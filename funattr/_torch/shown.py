@@ -35,6 +35,18 @@ def kept_whole(function: Any) -> bool:
     return bool(is_callable_allowed(function))
 
 
+@constant
+def can_defer() -> bool:
+    """Whether there is what `deferred` needs. (Seen to work with torch 2.13 and 2.14.)"""
+    return hasattr(torch._higher_order_ops, "dynamo_bypassing_wrapper")
+
+
+def deferred(make: Any, function: Callable[..., Any], *given: torch.Tensor) -> Any:
+    """``make(function)(*given)`` in the graph, of which Dynamo traces `function` alone: what `make` gives runs where the graph
+    is traced further down. It is given `given`, in the order in which `function` uses them, then what else that takes."""
+    return torch._higher_order_ops.dynamo_bypassing_wrapper(make, function, *given)  # private
+
+
 def show_assignment_to_modes() -> None:
     """Have Dynamo hand `t[index] = value` to function modes, as eager calls do, and torch 2.13. Torch 2.14 does so where
     `t.__setitem__` is called by its name, and for reading, `t[index]`. Imports Dynamo."""
@@ -107,6 +119,14 @@ def show_allowed_to_modes() -> None:
 
     enabled.plain = plain  # type: ignore[attr-defined]  # so that it is known, and wrapped once
     kind.torch_function_override_enabled = enabled
+
+
+def keep_checks_whole() -> None:
+    """Have Dynamo put into the graph what attention of torch, opened, checks of a padding mask, which it cannot trace: its
+    message names the mask (torch 2.13, 2.14)."""
+    check = getattr(torch.nn.functional, "_check_key_padding_mask", None)
+    if check is not None:
+        torch.compiler.allow_in_graph(check)
 
 
 #: Functions that give the attributes of a tensor which are tensors.

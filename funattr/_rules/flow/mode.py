@@ -15,13 +15,13 @@ from ..._torch import as_recorded, base_of, depth, depth_traced, edge_of, tracin
 from ..._types import map_leaves, tensors
 from ..lift.dispatch import GRADIENTS, apply, known
 from ..lift.origins import among, those_taken
-from ..lift.table import ENTRIES, NAMES, SHAPES, is_chosen
-from ..lift.table import PLAIN as LEFT
+from ..lift.table import ENTRIES, NAMES, PLAIN, SHAPES, is_chosen
 from ..relu import ReluRule, in_place
 from ..spelled import Entry, called, counterpart, name_in_torch, named
 from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen, made_unseen
 from .given import Rules, check_weighted
-from .operation import Flow, Operation, Scale, own, same, whole
+from .operation import Flow, Operation, Scale, same, whole
+from .own import own
 
 #: What keeps the places of a tensor's elements, and is linear where but one of its tensors varies.
 _SUMS = {"add", "sub", "rsub", "neg", "positive"}
@@ -121,7 +121,7 @@ class Ruled(TorchFunctionMode):
             return relu[0]
         if not tracing():
             idle = not any(fact.varies or fact.ids for fact in facts) and func not in GRADIENTS
-            left = idle or (own is None and self.events is None and (func in LEFT or self._left(func, args, kwargs)))
+            left = idle or (own is None and self.events is None and (func in PLAIN or self._left(func, args, kwargs)))
         self.count = count = self.count + 1
         found = func(*args, **kwargs) if left else apply(self, func, args, kwargs, own)
         if self.count != count:  # taken apart, before this mode: what it noted nothing of does not vary
@@ -135,7 +135,7 @@ class Ruled(TorchFunctionMode):
         """What follows of the results, and of what was written to."""
         if given and (found is given[0] or func is Tensor.__setitem__) and self.facts[given[0]] is facts[0]:  # not yet noted
             fact = self.result(func, (), {"": None}, facts, given[0])
-            self._wrote(given[0], fact._replace(activated=left and func not in LEFT))
+            self._wrote(given[0], fact._replace(activated=left and func not in PLAIN))
         for y in (found,) if isinstance(found, Tensor) else among((found,)):
             if self.facts[y] is UNKNOWN:  # else its handler knew more
                 self.facts[y] = self.result(func, args, kwargs, facts, y)

@@ -7,15 +7,13 @@ rules applied twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from ..._torch import autograd_function, base_of, current_grad_level, tracing, transforms_active, tree_flatten, tree_unflatten
-from ..._types import as_it_is
 from ..._words import complaint
 
 Back = Callable[..., "list[Tensor | None]"]
@@ -205,50 +203,6 @@ class Scale:
         if not factor.dim() or factor.shape == gradient.shape:
             return gradient * factor
         return (gradient.reshape(self.at.output.shape) * factor).reshape(gradient.shape)
-
-
-def own(rule: Callable[[Operation, Tensor], Any], op: Operation) -> Tensor:
-    """The operation's value, with the gradient that `rule` says."""
-    if tracing():
-        text = "a rule of one's own runs in the backward pass, where torch.compile cannot look at it: use a set of fa.rules"
-        raise complaint(ValueError, f"{text}, or call the method uncompiled.")
-    name, function, device = op.name, op.function, op.output.device.type
-    casts = _casts(device)
-
-    def back(gradient: Tensor, value: Tensor, *inputs: Tensor) -> list[Tensor | None]:
-        with as_it_is if casts == _casts(device) else torch.autocast(device, casts[1], casts[0]):
-            found = checked(name, rule(Operation(name, function, inputs, value), gradient), inputs)
-            return [*[None] * (1 + len(inputs)), *found]
-
-    level, kept = current_grad_level(), [op.output, *op.inputs]  # the model may write to what it gets, and to what it gave
-    kept = [t if isinstance(t, Parameter) else (t if level else t.detach()).clone() for t in kept]
-    return handed(back, len(kept), op.output, *kept, *op.inputs)
-
-
-def _casts(device: str) -> tuple[bool, torch.dtype]:
-    """Whether autocast is on, which a model may turn on inside, and what it casts to."""
-    if hasattr(torch, "get_autocast_dtype"):
-        return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-    if device == "cpu":  # before torch 2.4
-        return torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()
-    return torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
-
-
-def checked(name: str, found: Any, inputs: Sequence[Tensor]) -> list[Tensor | None]:
-    """What a rule returned, one gradient for each input."""
-    parts = list(found) if isinstance(found, (tuple, list)) else [found, *[None] * (len(inputs) - 1)]
-    shapes = [list(t.shape) for t in inputs]
-    if len(parts) != len(inputs):
-        text = f"the rule for {name} returned {len(parts)} gradients, and the operation has {len(inputs)} inputs {shapes}"
-        raise complaint(
-            ValueError, f"{text}: return one for the first, or a tuple with one for each, None where nothing flows."
-        )
-    for part, t in zip(parts, inputs):
-        if part is not None and (not isinstance(part, Tensor) or part.shape != t.shape):
-            got = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
-            text = f"the rule for {name} returned {got} for an input {list(t.shape)}"
-            raise complaint(ValueError, f"{text}: a gradient has the shape of its input.")
-    return parts
 
 
 def whole(name: str, func: Any, args: Any, kwargs: Any, y: Any, varies: Callable[[Any], bool]) -> Operation:
