@@ -74,7 +74,7 @@ def test_attention_compiled(name: str) -> None:
 @pytest.mark.parametrize("method", [partial(fa.lrp, rules=fa.rules.attn_lrp()), fa.deep_lift])
 def test_attention_with_a_padding_mask_compiled(method: Any) -> None:
     model, x = double(next(case for case in CASES if case_id(case) == "masked"))
-    close(torch.compile(method, backend="aot_eager", fullgraph=True)(model, x, target=1), method(model, x, target=1), 1e-10)
+    close(torch.compile(method, backend="aot_eager", fullgraph=True)(model, x, target=1), method(model, x, target=1), 1e-10)  # type: ignore[no-untyped-call]  # torch has no types for it
     torch._dynamo.reset()
 
 
