@@ -63,11 +63,12 @@ def compiled(method: Callable[[Tensor], Any]) -> Any:
     return torch.compile(method, fullgraph=True, backend="aot_eager")
 
 
-def agree(method: Callable[[Tensor], Any], x: Tensor) -> None:
+def agree(method: Callable[[Tensor], Any], *batches: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what has no rule
-        expected = method(x)
-        close(compiled(method)(x), expected, 1e-10)
+        fast = compiled(method)
+        for x in batches:
+            close(fast(x), method(x), 1e-10)
 
 
 #: One of them for each net, in turn.
@@ -107,6 +108,13 @@ WAYS: dict[str, Callable[[nn.Module, Any], Callable[[Tensor], Any]]] = {
 def test_ways(way: str) -> None:
     model, x = net()
     agree(WAYS[way](model, RULES["layers"]), x)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["layers", "activations"])
+def test_batches_of_other_sizes(name: str) -> None:
+    model, x = net()
+    agree(lambda x: fa.lrp(model, x, target=1, rules=RULES[name]), x, torch.cat([x, 2 * x, -x]), x[:1])
 
 
 @pytest.mark.full

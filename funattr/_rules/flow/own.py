@@ -63,12 +63,16 @@ def _put(rule: Callable[[Operation, Tensor], Any], name: str, count: int, traced
             text = f"the rule for {name} holds a tensor, which the compiled graph would keep as it is now"
             raise complaint(ValueError, f"{text}: have it use numbers, or the operation's inputs.") from error
 
-    def run(*given: Tensor) -> tuple[Tensor]:
+    def run(*given: Any) -> tuple[Tensor]:
+        places = [i for i, part in enumerate(given) if isinstance(part, Tensor)][:count]  # sizes may come before
+
         def again(*inputs: Tensor) -> Tensor:
-            found: Tensor = traced(*inputs, *given[count:])[0]
+            filled = dict(zip(places, inputs))
+            found: Tensor = traced(*(filled.get(i, part) for i, part in enumerate(given)))[0]
             return found
 
-        return (own(ruled, Operation(name, again, given[:count], again(*given[:count]))),)
+        inputs = tuple(given[i] for i in places)
+        return (own(ruled, Operation(name, again, inputs, again(*inputs))),)
 
     return run
 
