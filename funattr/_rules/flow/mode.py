@@ -26,7 +26,7 @@ from .own import own
 #: What keeps the places of a tensor's elements, and is linear where but one of its tensors varies.
 _SUMS = {"add", "sub", "rsub", "neg", "positive"}
 _ACTIVATIONS = {*NAMES["exact"], *NAMES["smooth"], *NAMES["clamp"]}
-_LOOKS_UP = {*NAMES["indexed"], "embedding", "embedding_bag"}
+_LOOKS_UP = {name + end for name in (*NAMES["indexed"], "embedding", "embedding_bag") for end in ("", "_")}
 #: What may come between a linear operation and the batch norm that is merged into it.
 _BEFORE_NORMS = {"batch_norm", "dim", "size", "numel", "stride", "is_contiguous", "register_hook", "__get__"}
 Table: TypeAlias = "dict[str, Callable[..., Any]]"
@@ -196,7 +196,7 @@ class Ruled(TorchFunctionMode):
             return Fact(ids=ids and func in SHAPES)
         if not live:
             known = any(fact is not UNKNOWN for fact in facts)
-            return Fact(varies=ids and name.rstrip("_") in _LOOKS_UP) if known else UNKNOWN
+            return Fact(varies=ids and name in _LOOKS_UP) if known else UNKNOWN
         fact = Fact(True, first=all(fact.first for fact in live))
         if func in SHAPES and len(live) == 1:
             return fact._replace(activated=live[0].activated)
