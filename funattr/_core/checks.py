@@ -144,12 +144,9 @@ def meet(scores: Tensor, at: str = "") -> Tensor:
     """Keep the scores of a pass, to be looked at with those of all others when the call ends: nobody waits for them here."""
     if tracing() or (met := _met.scores) is None:
         return scores
-    if transforms_active():
-        if is_plain(value := plain_data(scores)):
-            with without_transforms():
-                met.append((_own(value.data), at))
-    elif is_plain(scores):
-        met.append((_own(scores.data), at))
+    if is_plain(value := plain_data(scores)):
+        with without_transforms() if transforms_active() else as_it_is:
+            met.append((_own(value.data), at))
     return scores
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
@@ -30,8 +29,8 @@ from .code import modules_of, noisy_modules
 from .cures import in_words
 from .entries import named
 from .examples import regrouped, shown
-from .kept import chance_of, here, state_of
-from .state import kept
+from .kept import chance_of, state_of
+from .state import here
 from .training import mode_kept
 
 #: What looks at a result, where its data can be read.
@@ -124,13 +123,13 @@ def entered(function: Callable[P, R], check: Check) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if _state.inside or tracing():
+        if here.inside or tracing():
             return inner(*args, **kwargs)
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return call(*_normal(args), **_normal(kwargs))
         before, left = surroundings(), False
-        _state.inside = True
+        here.inside = True
         try:
             found: R = entrance.run(check, args, kwargs)
             return found
@@ -194,15 +193,8 @@ def _ready(x: Tree) -> Tree:
     return copied(x) if any(t.is_inference() for t in tensors(x)) else x
 
 
-class _State(threading.local):
-    inside = False  # a method called by another method or a combinator is not checked, or warned about, again
-
-
-_state = _State()
-
-
 def _leave(before: Surroundings) -> bool:
-    _state.inside, kept.state, here.chance = False, None, None
+    here.inside, here.state, here.chance = False, None, None
     look_at_scores(False)
     if surroundings() != before:
         put_back(before)

@@ -137,8 +137,7 @@ def _batch_norm(
     cudnn_enabled: bool = True,
 ) -> Tensor:
     if training or running_mean is None or running_var is None:
-        var, mean = torch.var_mean(input, [0, *range(2, input.dim())], unbiased=False)
-        return plain_batch_norm(input, mean, var, weight, bias, False, momentum, eps)
+        running_var, running_mean = torch.var_mean(input, [0, *range(2, input.dim())], unbiased=False)
     return plain_batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
 
 

@@ -84,7 +84,7 @@ def feature_ablation(
         q = question(model, x, layer, target, create_graph)
         q = q._replace(bound=in_plain_forms(q.bound))
         features = features_of(q, baselines, feature_mask)
-        return restored(q, *lost(q, features, partial(planned, q, features, chunk)))
+        return restored(*lost(q, partial(planned, q, features, chunk)))
 
 
 says(feature_ablation, baselines="site")
@@ -154,8 +154,8 @@ def occlusion(
             slides[:] = slides_of(q, window, strides, values)
             return _plan(q, features, values, slides, chunk)
 
-        plan, losses = lost(q, features, make)
-        return _restored(q, plan, slides, losses)
+        game, losses = lost(q, make)
+        return _restored(game, slides, losses)
 
 
 says(occlusion, baselines="site", spare="yes")
@@ -173,10 +173,10 @@ def _plan(q: Question, features: Features, values: list[Tree], slides: list[list
     return game.plan(len(table) if q.size else 1, which, inside)
 
 
-def _restored(q: Question, plan: Plan, slides: list[list[Slides | None]], losses: Tensor) -> Tree:
+def _restored(game: Opened, slides: list[list[Slides | None]], losses: Tensor) -> Tree:
     """Each window's loss ``[windows, N]``, over the features that it covers, in the structure of the value."""
-    found, start = [], 0
-    for each, value in zip(slides, plan.values):
+    q, found, start = game.q, [], 0
+    for each, value in zip(slides, game.values):
         leaves, spec = tree_flatten(value)
         for k, one in enumerate(each):
             if one is not None:
@@ -199,8 +199,8 @@ def without_channels(q: Question, channel_dim: int, chunk: int | None) -> tuple[
         return planned(q, features_of(q, 0.0, _channel_numbers(values[0], channel_dim, q.size)), chunk, values)
 
     q = q._replace(bound=in_plain_forms(q.bound))
-    plan, scores = scored(q, features_of(q, 0.0, None), make)
-    return met[0], scores[0], restored(q, plan, scores[:1] - scores[1:])
+    game, scores = scored(q, make)
+    return met[0], scores[0], restored(game, scores[:1] - scores[1:])
 
 
 def _channel_numbers(value: Tree, channel_dim: int, size: int) -> Tree:
