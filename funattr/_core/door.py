@@ -24,7 +24,7 @@ from .._torch import (
 )
 from .._types import About, Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint, complete, door
-from .checks import check_flags, check_input, check_result, check_scores, look_at_scores, may_read
+from .checks import check_flags, check_input, check_result, check_scores, may_read
 from .code import modules_of, noisy_modules
 from .cures import in_words
 from .entries import named
@@ -83,7 +83,7 @@ class Entrance(NamedTuple):
         state = state_of(modules, model)
         chance = chance_of(modules, model, x, self.about.draws, bool(training))
         with mode_kept(training) if training else as_it_is, state or as_it_is, chance, indexing_shown:
-            look_at_scores(reads)
+            here.scores = [] if reads else None
             result = self.function(*args, **kwargs)
             check_scores(x)
         check(result, reads)
@@ -194,8 +194,7 @@ def _ready(x: Tree) -> Tree:
 
 
 def _leave(before: Surroundings) -> bool:
-    here.inside, here.state, here.chance = False, None, None
-    look_at_scores(False)
+    here.inside, here.state, here.chance, here.scores = False, None, None, None
     if surroundings() != before:
         put_back(before)
     return True

@@ -63,18 +63,16 @@ def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create
     every = [site for site in (*sites.sites, neuron) if site is not None]
     if every:
         bound = uncompiled(bound, [site.layer for site in every])
-    for site in every:
-        if site.call is not None and site.call < 0:
-            counted = partial(_counted, bound, x, (*sites.sites, neuron))
-            *found, neuron = target.take(counted) if isinstance(target, Row) else counted()
-            sites = sites._replace(sites=tuple(found))
-            break
+    if any(site.call is not None and site.call < 0 for site in every):
+        counted = partial(_counted, bound, x, (*sites.sites, neuron))
+        *found, neuron = target.take(counted) if isinstance(target, Row) else counted()
+        sites = sites._replace(sites=tuple(found))
     return Question(bound, x, sites, target, neuron, batch_size(x), create_graph)
 
 
 def _counted(bound: Bound, x: Tree, sites: Sequence[Site | None]) -> list[Site | None]:
     with torch.no_grad():
-        run = Run([site for site in sites if site is not None], lambda i, value, shared: value)
+        run = Run([site for site in sites if site is not None], kept)
         watched(bound, x, run)
     settled: list[Site | None] = []
     runs = iter(run.seen)

@@ -259,6 +259,7 @@ class _Here(threading.local):
     inside = False  # a method called by another method or a combinator is not checked, or warned about, again
     state: State | None = None
     chance: Any = None  # the draws of its passes
+    scores: list[tuple[Tensor, str]] | None = None  # of its passes, and where; None: nobody will look at them
 
 
 here = _Here()
