@@ -17,7 +17,6 @@ from .._steps.chunks import given_chunk
 from .._steps.plan import Features, Opened, Plan, features_of, planned
 from .._steps.windows import Slides, inside, mean_over, slides_of, table_of
 from .._steps.without import lost, restored, scored
-from .._torch import tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, copied, map_leaves, says
 from .._words import complaint
 
@@ -175,17 +174,15 @@ def _plan(q: Question, features: Features, values: list[Tree], slides: list[list
 
 def _restored(game: Opened, slides: list[list[Slides | None]], losses: Tensor) -> Tree:
     """Each window's loss ``[windows, N]``, over the features that it covers, in the structure of the value."""
-    q, found, start = game.q, [], 0
-    for each, value in zip(slides, game.values):
-        leaves, spec = tree_flatten(value)
-        for k, one in enumerate(each):
-            if one is not None:
-                part = losses[start : start + one.windows] if q.size else losses.new_zeros(one.windows, 0)
-                leaves[k], start = mean_over(one, part), start + one.windows
-            elif isinstance(leaves[k], Tensor):
-                leaves[k] = None
-        found.append(tree_unflatten(leaves, spec))
-    return q.sites.build(found)
+    windows = [one.windows for each in slides for one in each if one is not None]
+    parts = iter(losses.split(windows) if game.q.size else [losses.new_zeros(count, 0) for count in windows])
+
+    def spread(leaf: Any, one: Slides | None) -> Any:
+        if one is None:
+            return None if isinstance(leaf, Tensor) else leaf
+        return mean_over(one, next(parts))
+
+    return game.q.sites.build([map_leaves(spread, value, each) for value, each in zip(game.values, slides)])
 
 
 def without_channels(q: Question, channel_dim: int, chunk: int | None) -> tuple[Tree, Tensor, Tree]:
