@@ -29,16 +29,16 @@ def opened(
     chunk_size: ChunkSize,
     create_graph: bool,
 ) -> Opened:
-    """Open a game: at most one look at the value at the site, and a pass for "argmax". Call it with gradients recorded or not
-    as `create_graph` says."""
+    """Open a game: at most one look at the value at the site, and a pass for "argmax"."""
     chunk = given_chunk(chunk_size)
-    q = ready(model, x, layer, target, create_graph)
-    features = features_of(q, baselines, feature_mask)
-    values = look(q) if q.inner else [hollow(q.x) for _ in q.sites.sites]
-    ids, players = identified(q, features, values)
-    game = Opened(q, features, values, ids, players, chunk)
-    check_features(game.plan(1, as_numbers, _absent))
-    return game
+    with torch.set_grad_enabled(create_graph):
+        q = ready(model, x, layer, target, create_graph)
+        features = features_of(q, baselines, feature_mask)
+        values = look(q) if q.inner else [hollow(q.x) for _ in q.sites.sites]
+        ids, players = identified(q, features, values)
+        game = Opened(q, features, values, ids, players, chunk)
+        check_features(game.plan(1, as_numbers, _absent))
+        return game
 
 
 def coalition_scores(game: Opened, coalitions: Tensor) -> Tensor:
