@@ -22,16 +22,16 @@ from .._torch import (
     tree_flatten,
     tree_unflatten,
 )
-from .._types import About, Tree, as_it_is, copied, map_tensors, tensors
+from .._types import About, Model, Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint, complete, door
 from .checks import check_flags, check_input, check_result, check_scores, may_read
-from .code import modules_of, noisy_modules
+from .code import modules_of, noisy_modules, tell_of_train_mode
 from .cures import in_words
-from .entries import named
+from .entries import numbered
 from .examples import regrouped, shown
+from .holders import statistics_kept
 from .kept import chance_of, state_of
 from .state import here
-from .training import mode_kept
 
 #: What looks at a result, where its data can be read.
 Check: TypeAlias = Callable[[Any, bool], None]
@@ -82,7 +82,9 @@ class Entrance(NamedTuple):
         training = noisy_modules(modules)
         state = state_of(modules, model)
         chance = chance_of(modules, model, x, self.about.draws, bool(training))
-        with mode_kept(training) if training else as_it_is, state or as_it_is, chance, indexing_shown:
+        if training:
+            tell_of_train_mode(training)
+        with statistics_kept(training) if training else as_it_is, state or as_it_is, chance, indexing_shown:
             here.scores = [] if reads else None
             result = self.function(*args, **kwargs)
             check_scores(x)
@@ -185,6 +187,14 @@ def _normal(given: Any) -> Any:
         elif isinstance(leaf, functools.partial):
             leaves[i] = functools.partial(leaf.func, *_normal(leaf.args), **_normal(leaf.keywords))
     return tree_unflatten(leaves, spec)
+
+
+def named(arguments: dict[str, Any], model: Model) -> dict[str, Any]:
+    """The arguments of a call, with the numbers of the classes that the target names."""
+    target = arguments.get("target")
+    if not isinstance(target, (str, list)):
+        return arguments
+    return {**arguments, "target": numbered(target, model)}
 
 
 def _ready(x: Tree) -> Tree:

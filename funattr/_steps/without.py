@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from .._core.backward import connected
-from .._core.entries import is_int
 from .._core.kept import drawn
 from .._core.kernels import Folded
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, read, runs_fused, scores
@@ -19,7 +18,7 @@ from .._core.score import Every, alone, predicted, score_of, shares, the_tensor
 from .._core.written import with_own_mapped
 from .._torch import Late, any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
 from .._types import Tree, as_it_is, copied, floats_of, in_single, leaf_of, map_leaves, map_tensors, tensors
-from .._words import complaint
+from .._words import complaint, is_index
 from .chunks import Made, TooMuch, chunks
 from .fold import all_at_site, taken
 from .matching import check_fits, fit_rows, picked
@@ -161,7 +160,7 @@ def _scored(q: Question, make: Makes | Plan) -> tuple[Plan, list[Tensor]]:
 
 def _each_score(q: Question, outputs: Tensor) -> Tensor:
     """The scores of steps ``[c, N]``; one entry of each row is taken of all rows at once, which takes less than a vmap."""
-    if outputs.dim() > 1 and (q.target is None or is_int(q.target)):
+    if outputs.dim() > 1 and (q.target is None or is_index(q.target)):
         return score_of(outputs.flatten(0, 1), q.target).reshape(outputs.shape[:2])
     found: Tensor = torch.func.vmap(partial(score_of, target=q.target))(outputs)
     return found
