@@ -75,12 +75,11 @@ class Chance:
             self.start = before
         else:
             _set(self.generators, self.start)
-        found, whole = None, False
+        found = None
         try:
             found = run(*args)
-            whole = found is not None  # not stopped at a site
         finally:
-            self._ended(before, whole)
+            self._ended(before, whole=found is not None)  # else it was stopped at a site
         return found
 
     def _ended(self, before: list[Any], whole: bool) -> None:
@@ -88,16 +87,12 @@ class Chance:
         after = _get(self.generators)
         if not self.drew and any(map(_moved, self.start, after)):
             self.drew = True
-            self.tell()
+            if not self.told:
+                warn(f"{DRAWS}. torch.manual_seed gives the same again; average calls for what holds on average.")
         if self.drew:
             self.after = after if whole or self.after is None else self.after
         if self.drew or self.apart:
             _set(self.generators, before)
-
-    def tell(self) -> None:
-        if not self.told:
-            self.told = True
-            warn(f"{DRAWS}. torch.manual_seed gives the same again; average calls for what holds on average.")
 
 
 def drawn() -> bool:
