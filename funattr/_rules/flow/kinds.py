@@ -120,7 +120,7 @@ def ending(kind: str, rule: Flow) -> Any:
         if met is None:
             return y
         found = mode.ruled(met, Operation(mode.name, lambda t: func(t, *rest, **kwargs), (x,), y))
-        return mode.fixed(found) if met[1] is rule else mode.know(found, x)
+        return mode.know(found) if met[1] is rule else mode.know(found, x)
 
     return handler
 
