@@ -115,6 +115,18 @@ def is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def is_index(value: object) -> bool:
+    """The same, where numpy's will do."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def check_range(index: int, size: int, what: str = "target") -> None:
+    """Refuse an index that so many things have not."""
+    if not -size <= index < size:
+        none = "; leave out what has no label: x[target >= 0]" if index == -100 else ""  # losses of torch ignore it
+        raise complaint(ValueError, f"{what} {index} is out of range: there are {size} (0 to {size - 1}){none}.")
+
+
 def check_int(value: Any, name: str, what: str = "an int") -> None:
     """Refuse what is no whole number."""
     if not is_int(value):

@@ -214,7 +214,7 @@ CORE = [
         lambda: said(lambda z: torch.view_as_complex(z).abs().sum(1), torch.view_as_real(waves)),
     ),
     Cure(
-        "_core/training.py",
+        "_core/code.py",
         "Call model.eval() first",
         lambda: said(dropping.train(), target=1),
         lambda: said(dropping.eval(), target=1),
@@ -433,7 +433,7 @@ CORE = [
     ),
     Cure("_core/entries.py", "give {}", lambda: said(target=(1, 2)), lambda: said(target=(1,))),
     Cure(
-        "_core/entries.py",
+        "_words.py",
         "leave out what has no label: x[target >= 0]",
         lambda: said(target=torch.tensor([0, -100, 1, 2])),
         lambda: said(x=x[torch.tensor([0, 2, 3])], target=torch.tensor([0, 1, 2])),

@@ -25,9 +25,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import funattr as fa
-from funattr._core import door, tap
-from funattr._core.kept import here
-from funattr._core.state import kept
+from funattr._core import tap
+from funattr._core.state import here
 from funattr._torch import put_back, surroundings
 
 from .methods import METHODS, Row
@@ -104,7 +103,7 @@ def same(found: Any, expected: Any) -> bool:
 def clean(model: nn.Module) -> bool:
     """Nothing of ours is left: no hook, no tapped layer, no run or call of this thread that still counts as going on."""
     hooks = any(m._forward_hooks or m._forward_pre_hooks or m._forward_pre_hooks_with_kwargs for m in model.modules())
-    running = tap._frames.stack or door._state.inside or kept.state or here.chance
+    running = tap._frames.stack or here.inside or here.state or here.chance
     return not (hooks or tap._tapped or running)
 
 
@@ -259,7 +258,7 @@ def faults(kind: str, stride: int = 1, some: int = 1, offset: int = 0) -> dict[s
                 figures["left"] += 1
                 print(f"  left by {job.name} at point {point - stride}")
                 tap._frames.stack.clear()
-                door._state.inside = False
+                here.inside = False
             if not alone():
                 figures["mode left in the thread"] += 1
                 put_back(AT_REST)

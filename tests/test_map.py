@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,16 @@ import funattr as fa
 import funattr._steps.chunks
 from funattr._core.kernels import Folded
 from funattr._steps.chunks import chunk_for, chunks, fitting, keeps
-from funattr._steps.ways import each
+from funattr._steps.ways import Runner
 
 STEPS = torch.arange(10.0).reshape(10, 1)
 X = torch.randn(3, 4)
+
+
+def each(function: Any, steps: Tensor, *shared: Any, chunk: int | None = None) -> Iterator[Any]:
+    run = Runner()
+    for first, last in chunks(len(steps), chunk):
+        yield from run(function, steps[first:last], *shared)
 
 
 def ran(function: Any, chunk: int | None = None, x: Tensor = X) -> Tensor:

@@ -13,8 +13,9 @@ from .._core.checks import check_attributable, may_read
 from .._core.score import shares
 from .._steps.baselines import distribution, full_batch, references
 from .._steps.chunks import chunks
+from .._steps.points import together
 from .._steps.progress import Sum, reported
-from .._torch import tracing, tree_flatten, tree_unflatten
+from .._torch import tracing, tree_flatten
 from .._types import Explains, Method, Model, Tree, batch_size, map_leaves, map_tensors, tensors
 from .._words import complaint, door
 from .dress import about, as_one, chosen, combined, name_of
@@ -100,18 +101,14 @@ def _one_row_each(each: list[Tree], size: int) -> Tree:
     if any(t.dim() == 0 or t.shape[0] != size for value in each for t in tensors(value)):
         text = "the value at the site has no row for each example: choose a layer with the batch first."
         raise complaint(ValueError, text)
-    leaves, spec = tree_flatten(each[0])
-    for i, same in enumerate(zip(*(tree_flatten(value)[0] for value in each))):
-        if isinstance(same[0], Tensor):
-            stacked = torch.stack(same)
-            if may_read() and not torch.allclose(stacked, stacked[:, :1].expand_as(stacked)):
-                text = (
-                    "a baseline's value at the layer differs from example to example (something bound to the model has a row "
-                    "for each), and noise there takes one: pass noise_tunnel a method with a single baseline."
-                )
-                raise complaint(ValueError, text)
-            leaves[i] = stacked[:, 0]
-    return tree_unflatten(leaves, spec)
+    stacked = together(torch.stack, each)
+    if may_read() and not all(torch.allclose(t, t[:, :1].expand_as(t)) for t in tensors(stacked)):
+        text = (
+            "a baseline's value at the layer differs from example to example (something bound to the model has a row for "
+            "each), and noise there takes one: pass noise_tunnel a method with a single baseline."
+        )
+        raise complaint(ValueError, text)
+    return map_tensors(lambda t: t[:, 0], stacked)
 
 
 def one_of(samples: Tree, sample: list[Tensor], x: Tree) -> Tree:

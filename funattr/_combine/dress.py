@@ -125,12 +125,12 @@ def name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def per_layer(f: Callable[[Any, Layer], Tree], layer: Any, found: Any = None) -> Tree:
+def per_layer(f: Callable[[Any, Layer], Tree], layer: Any, found: Any) -> Tree:
     """`f` of what was found at each layer, and of the layer, in the structure in which the layers are named."""
     if isinstance(layer, dict):
-        return {name: per_layer(f, part, None if found is None else found[name]) for name, part in layer.items()}
+        return {name: per_layer(f, part, found[name]) for name, part in layer.items()}
     if isinstance(layer, (list, tuple)):
-        return type(layer)([per_layer(f, part, None if found is None else found[i]) for i, part in enumerate(layer)])
+        return type(layer)([per_layer(f, part, found[i]) for i, part in enumerate(layer)])
     return f(found, layer)
 
 

@@ -65,7 +65,8 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         raise complaint(ValueError, "targets is empty: name at least one.")
 
     def of_each(model: Model, x: Tree, **options: Any) -> Tree:
-        each, classes = _told(targets, model)
+        each = targets if isinstance(targets, Tensor) else [numbered(target, model) for target in targets]
+        classes = _classes(each)
         noise = Rewound([*about(method).generators, *generators_given(options)], device_of(x))
 
         def explain(target: Target) -> Tree:
@@ -155,12 +156,6 @@ def _in_chunks(explain: Callable[[Target], Tree], classes: Tensor, size: int, sh
             ]
     except OneByOne:
         return None
-
-
-def _told(targets: Sequence[Target] | Tensor, model: Model) -> tuple[Sequence[Target] | Tensor, Tensor | None]:
-    """The targets, with numbers for names, and the classes that they are."""
-    each = targets if isinstance(targets, Tensor) else [numbered(target, model) for target in targets]
-    return each, _classes(each)
 
 
 def _classes(targets: Sequence[Target] | Tensor) -> Tensor | None:

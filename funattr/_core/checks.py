@@ -4,7 +4,6 @@ holds channels), scores, and what it is about to return."""
 from __future__ import annotations
 
 import cmath
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from .._torch import (
 )
 from .._types import Tree, as_it_is, attributable, batch_size, tensors
 from .._words import check_int, complaint, kind_of
+from .state import here
 
 
 def may_read() -> bool:
@@ -124,32 +124,17 @@ def check_result(result: Tree, reads: bool) -> None:
             raise complaint(ValueError, f"{text} Look at the model's output and, in {value.dtype}, at its range.")
 
 
-class _Met(threading.local):
-    scores: list[tuple[Tensor, str]] | None = None  # of the passes of the call that runs, and where; None: nobody will look
-
-
-_met = _Met()
-
-
-def look_at_scores(reads: bool) -> None:
-    """Begin to keep the scores that a call meets, where it `reads` them; or let them go."""
-    _met.scores = [] if reads else None
-
-
 _FEW = 1 << 12
 _SOME = 4  # of which each is looked at as soon as all together
 
 
 def meet(scores: Tensor, at: str = "") -> Tensor:
     """Keep the scores of a pass, to be looked at with those of all others when the call ends: nobody waits for them here."""
-    if tracing() or (met := _met.scores) is None:
+    if tracing() or (met := here.scores) is None:
         return scores
-    if transforms_active():
-        if is_plain(value := plain_data(scores)):
-            with without_transforms():
-                met.append((_own(value.data), at))
-    elif is_plain(scores):
-        met.append((_own(scores.data), at))
+    if is_plain(value := plain_data(scores)):
+        with without_transforms() if transforms_active() else as_it_is:
+            met.append((_own(value.data), at))
     return scores
 
 
@@ -159,7 +144,7 @@ def _own(value: Tensor) -> Tensor:
 
 def check_scores(x: Tree) -> None:
     """Refuse to explain a score that is not finite: its gradient may well be, 0 where a constant NaN was put in its place."""
-    scores = _met.scores
+    scores = here.scores
     if not scores or (len(scores) < _SOME and all(is_finite(value) for value, _ in scores)):
         return
     met = [value for value, _ in scores]

@@ -1,4 +1,5 @@
-"""What the code of a model names, as far as that can be read: to look for a thing only where there can be one."""
+"""What the code of a model names, as far as that can be read: to look for a thing only where there can be one. What modules it
+runs, and which of them are in train mode: told of once per call, and nothing is learned of what a method has it run on."""
 
 from __future__ import annotations
 
@@ -11,8 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._words import warn
 from .holders import LIBRARIES, is_made_of_code, of_library
-from .where import all_modules, bind
+from .tap import shadowing
+from .where import Bound, all_modules, bind
 
 _PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, types.BuiltinFunctionType, Tensor)
 #: What runs before a model does, and not with it.
@@ -138,28 +141,6 @@ def modules_of(model: Any) -> list[nn.Module]:
     return list(found)
 
 
-BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-
-
-def in_train_mode(module: nn.Module) -> str | None:
-    """What makes the result of a module in train mode depend on the batch or on chance."""
-    if isinstance(module, BATCH_NORM) or (isinstance(module, INSTANCE_NORM) and module.track_running_stats):
-        return "batch norm"
-    if isinstance(module, _DROPOUT) and module.p > 0:
-        return "dropout"
-    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)) and module.dropout > 0:
-        return "dropout"
-    return "random slopes" if isinstance(module, nn.RReLU) else None
-
-
-def noisy_modules(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """The modules in train mode whose result depends on the batch or on chance."""
-    # A frozen ScriptModule has no such attribute.
-    return [module for module in modules if getattr(module, "training", False) and in_train_mode(module)]
-
-
 def _reach(value: Any, found: dict[nn.Module, None], met: set[int], depth: int) -> None:
     if isinstance(value, _PLAIN) or id(value) in met or depth > _DEEP:
         return
@@ -199,3 +180,48 @@ def _around(f: types.FunctionType) -> Iterator[Any]:
             yield cell.cell_contents
     for name in set(_names(f.__code__)):
         yield f.__globals__.get(name)
+
+
+# Train mode.
+
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def _varies(module: nn.Module) -> str | None:
+    """What makes the result of a module in train mode depend on the batch or on chance."""
+    if isinstance(module, _BATCH_NORM) or (isinstance(module, _INSTANCE_NORM) and module.track_running_stats):
+        return "batch norm"
+    if isinstance(module, _DROPOUT) and module.p > 0:
+        return "dropout"
+    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)) and module.dropout > 0:
+        return "dropout"
+    return "random slopes" if isinstance(module, nn.RReLU) else None
+
+
+def noisy_modules(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """The modules in train mode whose result depends on the batch or on chance."""
+    # A frozen ScriptModule has no such attribute.
+    return [module for module in modules if getattr(module, "training", False) and _varies(module)]
+
+
+def tell_of_train_mode(training: Sequence[nn.Module]) -> None:
+    """Warn about modules in train mode."""
+    what = " and ".join(sorted({_varies(module) or "" for module in training}))
+    warn(
+        f"the model is in train mode with {what}: attributions depend on the batch or on chance. "
+        f"Call model.eval() first. Running statistics are not updated."
+    )
+
+
+def train_mode_traced(bound: Bound) -> Bound:
+    """The same where Dynamo traces. Below torch.func nothing can be written, to be put back, so norms do not write."""
+    training = noisy_modules(all_modules(bound.root))
+    if not training:
+        return bound
+    tell_of_train_mode(training)
+    # In train mode they do not read their statistics either.
+    names = {_BATCH_NORM: ["track_running_stats"], _INSTANCE_NORM: ["running_mean", "running_var"]}
+    hidden = [(norm, name, None) for norm in training for kind in names if isinstance(norm, kind) for name in names[kind]]
+    return bound._replace(call=functools.partial(shadowing, hidden, bound.call))

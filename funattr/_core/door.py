@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
@@ -23,16 +22,16 @@ from .._torch import (
     tree_flatten,
     tree_unflatten,
 )
-from .._types import About, Tree, as_it_is, copied, map_tensors, tensors
+from .._types import About, Model, Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint, complete, door
-from .checks import check_flags, check_input, check_result, check_scores, look_at_scores, may_read
-from .code import modules_of, noisy_modules
+from .checks import check_flags, check_input, check_result, check_scores, may_read
+from .code import modules_of, noisy_modules, tell_of_train_mode
 from .cures import in_words
-from .entries import named
+from .entries import numbered
 from .examples import regrouped, shown
-from .kept import chance_of, here, state_of
-from .state import kept
-from .training import mode_kept
+from .holders import statistics_kept
+from .kept import chance_of, state_of
+from .state import here
 
 #: What looks at a result, where its data can be read.
 Check: TypeAlias = Callable[[Any, bool], None]
@@ -83,8 +82,10 @@ class Entrance(NamedTuple):
         training = noisy_modules(modules)
         state = state_of(modules, model)
         chance = chance_of(modules, model, x, self.about.draws, bool(training))
-        with mode_kept(training) if training else as_it_is, state or as_it_is, chance, indexing_shown:
-            look_at_scores(reads)
+        if training:
+            tell_of_train_mode(training)
+        with statistics_kept(training) if training else as_it_is, state or as_it_is, chance, indexing_shown:
+            here.scores = [] if reads else None
             result = self.function(*args, **kwargs)
             check_scores(x)
         check(result, reads)
@@ -124,13 +125,13 @@ def entered(function: Callable[P, R], check: Check) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if _state.inside or tracing():
+        if here.inside or tracing():
             return inner(*args, **kwargs)
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return call(*_normal(args), **_normal(kwargs))
         before, left = surroundings(), False
-        _state.inside = True
+        here.inside = True
         try:
             found: R = entrance.run(check, args, kwargs)
             return found
@@ -188,22 +189,22 @@ def _normal(given: Any) -> Any:
     return tree_unflatten(leaves, spec)
 
 
+def named(arguments: dict[str, Any], model: Model) -> dict[str, Any]:
+    """The arguments of a call, with the numbers of the classes that the target names."""
+    target = arguments.get("target")
+    if not isinstance(target, (str, list)):
+        return arguments
+    return {**arguments, "target": numbered(target, model)}
+
+
 def _ready(x: Tree) -> Tree:
     """x as a batch of tensors that autograd takes."""
     x = dict(x) if isinstance(x, UserDict) else x  # transformers' tokenizers return one
     return copied(x) if any(t.is_inference() for t in tensors(x)) else x
 
 
-class _State(threading.local):
-    inside = False  # a method called by another method or a combinator is not checked, or warned about, again
-
-
-_state = _State()
-
-
 def _leave(before: Surroundings) -> bool:
-    _state.inside, kept.state, here.chance = False, None, None
-    look_at_scores(False)
+    here.inside, here.state, here.chance, here.scores = False, None, None, None
     if surroundings() != before:
         put_back(before)
     return True

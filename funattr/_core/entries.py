@@ -13,18 +13,8 @@ from torch import Tensor, nn
 from .._habits import did_you_mean
 from .._torch import any_batch, is_plain, observed_by_dispatch_mode, plain_data, tracing
 from .._types import Model, Target
-from .._words import complaint, in_short, kind_of
+from .._words import check_range, complaint, in_short, is_index, kind_of
 from .where import bind, held_by
-
-
-def is_int(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def check_range(index: int, size: int, what: str = "target") -> None:
-    if not -size <= index < size:
-        none = "; leave out what has no label: x[target >= 0]" if index == -100 else ""  # losses of torch ignore it
-        raise complaint(ValueError, f"{what} {index} is out of range: there are {size} (0 to {size - 1}){none}.")
 
 
 def is_one(sizes: Sequence[int]) -> bool:
@@ -49,7 +39,7 @@ def entry(out: Tensor, index: tuple[Any, ...], what: str = "the model's output",
     """``out[:, i, j, ...]``, one value per example: what slices and masks leave is summed."""
     _check_entries(index, name)
     given, takes = sum(map(_dims_of, index)), out.dim() - 1
-    summed = not all(map(is_int, index))
+    summed = not all(map(is_index, index))
     if given > takes or not (summed or is_one(out.shape[1 + len(index) :])):
         few, text = given <= takes, f"{name}={in_short(index if len(index) != 1 else index[0])} has {given}"
         text += f" of the {takes}" if few else f", more entries than the {takes}"
@@ -69,7 +59,7 @@ def _picked(out: Tensor, index: tuple[Any, ...], name: str) -> Tensor:
     """``out[:, i, j, ...]``, where a mask leaves zeros."""
     picked, dim = out, 1
     for i in index:
-        if is_int(i):
+        if is_index(i):
             check_range(i, picked.shape[dim], name)
             picked = picked.select(dim, int(i))
         elif isinstance(i, slice):
@@ -84,7 +74,7 @@ def _picked(out: Tensor, index: tuple[Any, ...], name: str) -> Tensor:
 
 def _check_entries(index: tuple[Any, ...], name: str) -> None:
     for i in index:
-        if not (is_int(i) or isinstance(i, slice) or is_mask(i)):
+        if not (is_index(i) or isinstance(i, slice) or is_mask(i)):
             text = f"{name}={in_short(index)} must hold ints, slices, or masks (tensors of bools), got {kind_of(i)}"
             raise complaint(TypeError, f"{text}.")
 
@@ -115,9 +105,9 @@ def one_of_each(out: Tensor, target: Any) -> Tensor:
     items = target.tolist() if isinstance(target, np.ndarray) else target
     if len(items) != out.shape[0]:
         raise complaint(ValueError, f"target lists {len(items)} entries for {out.shape[0]} examples: give one per example.")
-    if all(is_int(i) for i in items):
+    if all(is_index(i) for i in items):
         return class_of_each(classes_of(out, "a list"), torch.tensor(items, dtype=torch.long))
-    if not all(isinstance(item, tuple) and all(is_int(i) for i in item) for item in items):
+    if not all(isinstance(item, tuple) and all(is_index(i) for i in item) for item in items):
         raise complaint(TypeError, f"target={target} must hold ints only, or tuples of ints only.")
     for item in items:
         if len(item) != out.dim() - 1:
@@ -153,14 +143,6 @@ def class_of_each(out: Tensor, target: Tensor) -> Tensor:
 
 
 # Classes by the names that the model has for them.
-
-
-def named(arguments: dict[str, Any], model: Model) -> dict[str, Any]:
-    """The arguments of a call, with the numbers of the classes that the target names."""
-    target = arguments.get("target")
-    if not isinstance(target, (str, list)):
-        return arguments
-    return {**arguments, "target": numbered(target, model)}
 
 
 def numbered(target: Target, model: Model) -> Target:

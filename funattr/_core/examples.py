@@ -79,14 +79,13 @@ class Grouped:
     def laid(self, site: Site, value: Tree) -> Tree:
         """The value at a site as the method sees it."""
         with as_it_is if tracing() else without_modes():
-            found = self.met[id(site.layer), site.inputs] = [
-                self.by_rows[t.shape[0]] for t in tensors(value) if t.dim() and t.shape[0] in self.by_rows
-            ]
-            return map_tensors(lambda t: self.of_rows(t) if t.dim() else t, value) if found else value
+            known = [self.of_rows(t) for t in tensors(value)]
+            found = self.met[id(site.layer), site.inputs] = [one for one in known if one is not None]
+            return map_tensors(lambda t: t if (one := self.of_rows(t)) is None else one.laid(t), value) if found else value
 
-    def of_rows(self, t: Tensor) -> Tensor:
-        known = self.by_rows.get(t.shape[0])
-        return t if known is None else known.laid(t)
+    def of_rows(self, t: Tensor) -> Layout | None:
+        """The layout of what has as many rows."""
+        return self.by_rows.get(t.shape[0]) if t.dim() else None
 
     def taken(self, site: Site, value: Tree, leading: int = 0) -> Tree:
         """A value at a site, or what a method found there, as the model has it."""
@@ -221,11 +220,7 @@ def _laid_option(grouped: Grouped, told: About, name: str, value: Any, x: Tree, 
         return over(lambda one, t: t.unsqueeze(1) if isinstance(t, Tensor) and t.dim() else t, grouped.layouts, given)
     if layer is None or (name == "baselines" and told.baselines != "site"):
         return over(_laid_entry, grouped.layouts, value)
-    return map_tensors(lambda t: _laid_entry(grouped.by_rows[t.shape[0]], t) if _has_rows(grouped, t) else t, value)
-
-
-def _has_rows(grouped: Grouped, t: Tensor) -> bool:
-    return t.dim() > 0 and t.shape[0] in grouped.by_rows
+    return map_tensors(lambda t: t if (one := grouped.of_rows(t)) is None else _laid_entry(one, t), value)
 
 
 def _laid_entry(layout: Layout, given: Any) -> Any:

@@ -25,7 +25,6 @@ from .where import own_buffers, own_weights
 NUMBERS = (bytearray, array)
 #: What a pass can change in place; all else in a class, but for numbers and tuples, is code, or says what the class is.
 _DATA = (list, dict, set, deque, np.ndarray, Tensor, *NUMBERS)
-_SHARED: dict[type, tuple[Attributes, ...]] = {}
 #: What says something of a pass, and code.
 _RECORDS = (bool, int, float, complex, str, bytes, type, types.ModuleType, types.BuiltinFunctionType, torch.Size)
 _CODE = (types.FunctionType, types.MethodType)
@@ -79,18 +78,16 @@ def switches_of(modules: Iterable[Any]) -> Iterator[Attributes]:
         yield from (Attributes(p, ("requires_grad",)) for p in own_weights(module).values() if p is not None)
 
 
+@functools.cache
 def shared_by(kind: type) -> tuple[Attributes, ...]:
     """What a class itself, and the file of its functions, hold that a pass can change."""
-    if kind not in _SHARED:
-        own = [
-            name
-            for name, value in vars(kind).items()
-            if isinstance(value, (*_DATA, int, float, complex, tuple)) and not isinstance(value, bool) and name[:2] != "__"
-        ]
-        functions = [f for f in vars(kind).values() if isinstance(f, types.FunctionType)]
-        _SHARED[kind] = (Attributes(kind, tuple(own)), *_of_files(functions))
-        _SHARED[kind] = tuple(held for held in _SHARED[kind] if held.names)
-    return _SHARED[kind]
+    own = [
+        name
+        for name, value in vars(kind).items()
+        if isinstance(value, (*_DATA, int, float, complex, tuple)) and not isinstance(value, bool) and name[:2] != "__"
+    ]
+    functions = [f for f in vars(kind).values() if isinstance(f, types.FunctionType)]
+    return tuple(held for held in (Attributes(kind, tuple(own)), *_of_files(functions)) if held.names)
 
 
 def computes(value: Any) -> bool:

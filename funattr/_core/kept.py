@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -23,7 +22,7 @@ from .._types import Tree, as_it_is, filled, tensors
 from .._words import warn
 from .code import Words, modules_of
 from .holders import is_torchs_layer, is_watching, same_state, statistics_kept, switches_of
-from .state import DRAWS, State, kept, written_from_outside
+from .state import DRAWS, State, here, written_from_outside
 from .tap import Run, call_tapped, hooked, hooks_of
 
 T = TypeVar("T")
@@ -76,12 +75,11 @@ class Chance:
             self.start = before
         else:
             _set(self.generators, self.start)
-        found, whole = None, False
+        found = None
         try:
             found = run(*args)
-            whole = found is not None  # not stopped at a site
         finally:
-            self._ended(before, whole)
+            self._ended(before, whole=found is not None)  # else it was stopped at a site
         return found
 
     def _ended(self, before: list[Any], whole: bool) -> None:
@@ -89,26 +87,17 @@ class Chance:
         after = _get(self.generators)
         if not self.drew and any(map(_moved, self.start, after)):
             self.drew = True
-            self.tell()
+            if not self.told:
+                warn(f"{DRAWS}. torch.manual_seed gives the same again; average calls for what holds on average.")
         if self.drew:
             self.after = after if whole or self.after is None else self.after
         if self.drew or self.apart:
             _set(self.generators, before)
 
-    def tell(self) -> None:
-        if not self.told:
-            self.told = True
-            warn(f"{DRAWS}. torch.manual_seed gives the same again; average calls for what holds on average.")
-
 
 def drawn() -> bool:
     """Whether the model has drawn in a pass of this call: of more rows, it would draw other numbers for each."""
     return here.chance is not None and here.chance.drew
-
-
-def with_same_draws(run: Callable[..., T], *args: Any) -> T:
-    """``run(*args)``, a pass of the model."""
-    return run(*args) if here.chance is None else here.chance.same(run, *args)
 
 
 def laid_as(tree: Tree, like: Tree) -> Tree:
@@ -167,12 +156,6 @@ def _apart(generator: torch.Generator | Beside, state: Any) -> Any:
     return torch.Generator(generator.device).manual_seed(seed).get_state()
 
 
-class _Here(threading.local):
-    chance: Chance | None = None
-
-
-here = _Here()
-
 _WORDS = Words(
     *("rand", "drop", "bernoulli", "multinomial", "normal", "poisson", "sampl", "rrelu", "gumbel", "uniform", "exponential"),
     *("geometric", "cauchy", "generator", "noise", "stochastic", "distribution", "scaled_dot_product"),
@@ -189,8 +172,8 @@ def observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     """``call(*args, **kwargs)`` under `run`, after which all that the model keeps is as the call found it."""
     if tracing():
         return call_tapped(call, args, kwargs, run)
-    state = kept.state
-    return with_same_draws(call_tapped if state is None else state.around, call, args, kwargs, run)
+    once = call_tapped if here.state is None else here.state.around
+    return once(call, args, kwargs, run) if here.chance is None else here.chance.same(once, call, args, kwargs, run)
 
 
 def _may_write(names: set[str]) -> bool:
@@ -250,19 +233,19 @@ def left_as_found(model: Any) -> Iterator[None]:
 
 def writes_parameters() -> bool:
     """Whether the model may write to its parameters: in a transform of torch.func, it would write the transform's tensors."""
-    return kept.state is not None and bool(kept.state.parameters)
+    return here.state is not None and bool(here.state.parameters)
 
 
 def times_put_back() -> int:
     """How often tensors that passes of this call wrote to were put back: graphs of passes before may have saved them."""
-    return 0 if kept.state is None else kept.state.times
+    return 0 if here.state is None else here.state.times
 
 
 def keep_written(create_graph: bool, found: Iterable[Tensor | None]) -> None:
     """Have the graph of what a pass `found`, where it is to be differentiated later, keep what the pass wrote."""
-    if create_graph and not tracing() and kept.state is not None:
+    if create_graph and not tracing() and here.state is not None:
         with beside_traces(), without_transforms():
-            if ranges := _written(kept.state):
+            if ranges := _written(here.state):
                 ends = [plain_data(t) for t in found if t is not None]
                 copy_saved(ends, lambda t: any(start <= _start(t) < end for start, end in ranges))
 

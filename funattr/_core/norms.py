@@ -30,7 +30,7 @@ def mend(bound: Bound, scores: Tensor, leaves: Sequence[Tensor], mended: set[Any
         return
     ends = {leaf.grad_fn for leaf in leaves}
     for node in nodes_before([scores.grad_fn], ends):
-        if _is_norm(type(node)) and node not in mended and node not in ends:
+        if "BatchNorm" in type(node).__name__ and node not in mended and node not in ends:
             mended.add(node)
             _mend_one(node)
 
@@ -61,16 +61,6 @@ def looks_odd(t: Tensor) -> bool:
         called = called and strides[d] >= least and not (d == 0 and least == strides[1])
         least = strides[d] * shape[d]
     return not (called or t.is_contiguous())
-
-
-_NORMS: dict[type, bool] = {}
-
-
-def _is_norm(kind: type) -> bool:
-    """Whether a kind of node of the graph is the backward pass of a batch norm."""
-    if kind not in _NORMS:
-        _NORMS[kind] = "BatchNorm" in kind.__name__
-    return _NORMS[kind]
 
 
 # To search a graph takes longer than to run a small net: where no code can have called a batch norm, nobody does.
@@ -137,8 +127,7 @@ def _batch_norm(
     cudnn_enabled: bool = True,
 ) -> Tensor:
     if training or running_mean is None or running_var is None:
-        var, mean = torch.var_mean(input, [0, *range(2, input.dim())], unbiased=False)
-        return plain_batch_norm(input, mean, var, weight, bias, False, momentum, eps)
+        running_var, running_mean = torch.var_mean(input, [0, *range(2, input.dim())], unbiased=False)
     return plain_batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
 
 

@@ -15,12 +15,12 @@ from .._torch import depth, mapped_below, only_vmap_runs, out_of_levels, tracing
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint
 from .checks import check_outside, meet
+from .code import train_mode_traced
 from .kept import keep_written, laid_as, observed
 from .kernels import Folded, PlainAttention
 from .score import Every, Row, entries_of, neuron_score, score_of, the_tensor
 from .sites import Sites, check_reached, not_reached, resolve
 from .tap import Run, Site, Stop
-from .training import mode_kept_traced
 from .where import Bound, all_modules, bind, uncompiled, unfit
 
 
@@ -56,25 +56,23 @@ class Question(NamedTuple):
 
 def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create_graph: bool = False) -> Question:
     """Find the sites and the neuron; a negative `call` takes a pass, here and once, to count."""
-    bound = mode_kept_traced(bind(model)) if tracing() else bind(model)
+    bound = train_mode_traced(bind(model)) if tracing() else bind(model)
     sites, neuron = resolve(bound, layer), None
     if isinstance(target, Neuron):
         neuron = resolve(bound, target.layer).sites[0]
     every = [site for site in (*sites.sites, neuron) if site is not None]
     if every:
         bound = uncompiled(bound, [site.layer for site in every])
-    for site in every:
-        if site.call is not None and site.call < 0:
-            counted = partial(_counted, bound, x, (*sites.sites, neuron))
-            *found, neuron = target.take(counted) if isinstance(target, Row) else counted()
-            sites = sites._replace(sites=tuple(found))
-            break
+    if any(site.call is not None and site.call < 0 for site in every):
+        counted = partial(_counted, bound, x, (*sites.sites, neuron))
+        *found, neuron = target.take(counted) if isinstance(target, Row) else counted()
+        sites = sites._replace(sites=tuple(found))
     return Question(bound, x, sites, target, neuron, batch_size(x), create_graph)
 
 
 def _counted(bound: Bound, x: Tree, sites: Sequence[Site | None]) -> list[Site | None]:
     with torch.no_grad():
-        run = Run([site for site in sites if site is not None], lambda i, value, shared: value)
+        run = Run([site for site in sites if site is not None], kept)
         watched(bound, x, run)
     settled: list[Site | None] = []
     runs = iter(run.seen)

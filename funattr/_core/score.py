@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from .._torch import tracing, transforms_active, tree_flatten
 from .._types import Neuron, Place, Target, Tree, attributable, is_number, tensors
-from .._words import complaint, door, kind_of
+from .._words import check_range, complaint, door, is_index, kind_of
 from .checks import real
-from .entries import check_range, class_of_each, classes_of, entry, is_int, is_mask, is_one, one_of_each
+from .entries import class_of_each, classes_of, entry, is_mask, is_one, one_of_each
 from .sites import place_of
 
 
@@ -41,7 +41,7 @@ def neuron(layer: str | nn.Module | Place, index: int | tuple[int | slice, ...] 
     """
     place = layer if isinstance(layer, Place) else place_of(layer, False, None)
     indices = index if isinstance(index, tuple) else (index,)
-    if not callable(index) and not (indices and all(is_int(i) or isinstance(i, slice) or is_mask(i) for i in indices)):
+    if not callable(index) and not (indices and all(is_index(i) or isinstance(i, slice) or is_mask(i) for i in indices)):
         text = "index must be an int, a tuple of ints, slices and masks, or a callable"
         raise complaint(TypeError, f"{text}, got {kind_of(index)}.")
     return Neuron(place, index)
@@ -88,7 +88,7 @@ def score_of(output: Any, target: Target, size: int | None = None) -> Tensor:
 
 def entries_of(out: Tensor, target: Any) -> Tensor:
     """The score of each example that a target, no callable, takes from `the_tensor` of an output."""
-    if out.dim() == 2 and is_int(target):
+    if out.dim() == 2 and is_index(target):
         check_range(target, out.shape[1])
         return out.select(1, int(target))
     if out.dim() == 0:
@@ -107,7 +107,7 @@ def entries_of(out: Tensor, target: Any) -> Tensor:
             raise complaint(ValueError, text)
         out = classes_of(out, "'argmax'")
         return out.gather(1, out.argmax(1, keepdim=True)).squeeze(1)
-    if not is_int(target):
+    if not is_index(target):
         text = "target must be None, an int, a tensor or list of ints (one per example), a tuple, a list of tuples, 'argmax'"
         raise complaint(TypeError, f"{text}, a callable or neuron(...), got {kind_of(target)}.")
     return entry(classes_of(out, f"{target}"), (target,))

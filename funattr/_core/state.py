@@ -166,14 +166,14 @@ class State:
                         self.parameters.append((where, _copied(weight)))
 
     def __enter__(self) -> None:
-        kept.state = self
+        here.state = self
 
     def __exit__(self, *exception: object) -> None:
         # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
         try:
             self.ready()
         finally:
-            kept.state = None
+            here.state = None
             self.ready()
 
     def ready(self) -> None:
@@ -253,8 +253,13 @@ def written_from_outside(module: nn.Module) -> bool:
     return hooked(module) or type(module).__module__.startswith("torch.nn.utils.")
 
 
-class _Kept(threading.local):
+class _Here(threading.local):
+    """What a call holds in its thread."""
+
+    inside = False  # a method called by another method or a combinator is not checked, or warned about, again
     state: State | None = None
+    chance: Any = None  # the draws of its passes
+    scores: list[tuple[Tensor, str]] | None = None  # of its passes, and where; None: nobody will look at them
 
 
-kept = _Kept()
+here = _Here()

@@ -85,11 +85,7 @@ class Run:
         return put_inputs(args, kwargs, self.reach(indices, True, get_inputs(args, kwargs), True))
 
     def reach_output(self, indices: Sequence[int], args: tuple[Any, ...], output: Any) -> Any:
-        shared = False
-        for arg in args:
-            if output is arg:
-                shared = True
-        return self.reach(indices, False, output, shared)
+        return self.reach(indices, False, output, any(output is arg for arg in args))
 
 
 def get_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tree:

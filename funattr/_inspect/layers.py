@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .._core.checks import check_structure
 from .._core.holders import statistics_kept
-from .._core.passes import watched
+from .._core.passes import kept, watched
 from .._core.tap import Run, Site
 from .._core.where import bind, sees_nothing_inside, uncompiled, unseen_modules
 from .._types import Model, Tree, batch_size, tensors
@@ -144,16 +144,13 @@ def layers(model: Model, x: Tree, *args: Any) -> LayerTable:
     training = [module for module in names if getattr(module, "training", False)]
     names.pop(bound.root)
     seen = uncompiled(bound)
-    hidden = unseen_modules(bound.root, sees_nothing_inside if seen is bound else _is_scripted)
+    opaque = sees_nothing_inside if seen is bound else lambda module: isinstance(module, torch.jit.ScriptModule)
+    hidden = unseen_modules(bound.root, opaque)
     tally = _Tally([Site(module, repr(called[0])) for module, called in names.items() if module not in hidden], batch_size(x))
     devices = sorted({t.device.index or 0 for t in tensors(x) if t.is_cuda})
     with torch.random.fork_rng(devices), statistics_kept(training), torch.no_grad():
         watched(seen, x, tally)
     return LayerTable(_info(module, called, tally.runs[module], module in hidden) for module, called in names.items())
-
-
-def _is_scripted(module: nn.Module) -> bool:
-    return isinstance(module, torch.jit.ScriptModule)
 
 
 def _whole_input(x: Tree, further: tuple[Any, ...]) -> Tree:
@@ -179,7 +176,7 @@ class _Tally(Run):
     """A run that changes nothing, and notes what every layer returns."""
 
     def __init__(self, sites: Sequence[Site], batch: int) -> None:
-        super().__init__(sites, lambda i, value, shared: value)
+        super().__init__(sites, kept)
         self.batch = batch
         self.runs: defaultdict[nn.Module, list[_Ran]] = defaultdict(list)
         self.ended = 0

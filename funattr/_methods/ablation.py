@@ -17,7 +17,6 @@ from .._steps.chunks import given_chunk
 from .._steps.plan import Features, Opened, Plan, features_of, planned
 from .._steps.windows import Slides, inside, mean_over, slides_of, table_of
 from .._steps.without import lost, restored, scored
-from .._torch import tree_flatten, tree_unflatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, copied, map_leaves, says
 from .._words import complaint
 
@@ -84,7 +83,7 @@ def feature_ablation(
         q = question(model, x, layer, target, create_graph)
         q = q._replace(bound=in_plain_forms(q.bound))
         features = features_of(q, baselines, feature_mask)
-        return restored(q, *lost(q, features, partial(planned, q, features, chunk)))
+        return restored(*lost(q, partial(planned, q, features, chunk)))
 
 
 says(feature_ablation, baselines="site")
@@ -154,8 +153,8 @@ def occlusion(
             slides[:] = slides_of(q, window, strides, values)
             return _plan(q, features, values, slides, chunk)
 
-        plan, losses = lost(q, features, make)
-        return _restored(q, plan, slides, losses)
+        game, losses = lost(q, make)
+        return _restored(game, slides, losses)
 
 
 says(occlusion, baselines="site", spare="yes")
@@ -173,19 +172,17 @@ def _plan(q: Question, features: Features, values: list[Tree], slides: list[list
     return game.plan(len(table) if q.size else 1, which, inside)
 
 
-def _restored(q: Question, plan: Plan, slides: list[list[Slides | None]], losses: Tensor) -> Tree:
+def _restored(game: Opened, slides: list[list[Slides | None]], losses: Tensor) -> Tree:
     """Each window's loss ``[windows, N]``, over the features that it covers, in the structure of the value."""
-    found, start = [], 0
-    for each, value in zip(slides, plan.values):
-        leaves, spec = tree_flatten(value)
-        for k, one in enumerate(each):
-            if one is not None:
-                part = losses[start : start + one.windows] if q.size else losses.new_zeros(one.windows, 0)
-                leaves[k], start = mean_over(one, part), start + one.windows
-            elif isinstance(leaves[k], Tensor):
-                leaves[k] = None
-        found.append(tree_unflatten(leaves, spec))
-    return q.sites.build(found)
+    windows = [one.windows for each in slides for one in each if one is not None]
+    parts = iter(losses.split(windows) if game.q.size else [losses.new_zeros(count, 0) for count in windows])
+
+    def spread(leaf: Any, one: Slides | None) -> Any:
+        if one is None:
+            return None if isinstance(leaf, Tensor) else leaf
+        return mean_over(one, next(parts))
+
+    return game.q.sites.build([map_leaves(spread, value, each) for value, each in zip(game.values, slides)])
 
 
 def without_channels(q: Question, channel_dim: int, chunk: int | None) -> tuple[Tree, Tensor, Tree]:
@@ -199,8 +196,8 @@ def without_channels(q: Question, channel_dim: int, chunk: int | None) -> tuple[
         return planned(q, features_of(q, 0.0, _channel_numbers(values[0], channel_dim, q.size)), chunk, values)
 
     q = q._replace(bound=in_plain_forms(q.bound))
-    plan, scores = scored(q, features_of(q, 0.0, None), make)
-    return met[0], scores[0], restored(q, plan, scores[:1] - scores[1:])
+    game, scores = scored(q, make)
+    return met[0], scores[0], restored(game, scores[:1] - scores[1:])
 
 
 def _channel_numbers(value: Tree, channel_dim: int, size: int) -> Tree:

@@ -25,16 +25,15 @@ from .._words import complaint
 Weights: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
 
 
-def over_space(value: Tensor, channel: int) -> Tensor:
+def over_space(value: Tensor, channel: int, take: Callable[..., Tensor] = torch.sum) -> Tensor:
     """The sum over all dimensions but the batch and the channels, kept with size 1."""
     space = [d for d in range(1, value.dim()) if d != channel]
-    return value.sum(space, keepdim=True) if space else value  # a sum over no dimension would be over all of them
+    return take(value, space, keepdim=True) if space else value  # a sum over no dimension would be over all of them
 
 
 def mean_over_space(value: Tensor, channel: int) -> Tensor:
     """The mean over the same dimensions."""
-    space = [d for d in range(1, value.dim()) if d != channel]
-    return value.mean(space, keepdim=True) if space else value
+    return over_space(value, channel, torch.mean)
 
 
 def _mapped(w: Weights, channel_dim: int, *asked: Any) -> Tree:

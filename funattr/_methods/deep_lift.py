@@ -14,6 +14,7 @@ from .._rules.lift.complete import Notes, tell
 from .._rules.lift.passes import Task, asked, lifted
 from .._steps.baselines import references
 from .._steps.path import for_each
+from .._steps.points import for_all
 from .._types import Layer, Model, Target, Tree, map_floats
 from .._words import complaint, kind_of
 
@@ -91,8 +92,8 @@ def attributed(
     values, base, multipliers, products, gap = lifted(task, reference, alike)
     if func is None:
         return products if multiply else multipliers, gap
-    again = len(multipliers) // len(values)  # the multipliers for each target
-    return [map_floats(partial(_own, func), *part) for part in zip(values * again, base * again, multipliers)], gap
+    parts = zip(for_all(multipliers, values), for_all(multipliers, base), multipliers)
+    return [map_floats(partial(_own, func), *part) for part in parts], gap
 
 
 def _own(func: Any, value: Tensor, reference: Tensor, m: Tensor) -> Tensor:

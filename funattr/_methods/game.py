@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from .._core.door import method, opening
@@ -86,8 +85,7 @@ def game(
     References:
         Lundberg & Lee, A Unified Approach to Interpreting Model Predictions, 2017, https://arxiv.org/abs/1705.07874
     """
-    with torch.set_grad_enabled(create_graph):
-        play = opened(model, x, layer, target, baselines, feature_mask, chunk_size, create_graph)
+    play = opened(model, x, layer, target, baselines, feature_mask, chunk_size, create_graph)
 
     @door
     def value(coalitions: Tensor) -> Tensor:

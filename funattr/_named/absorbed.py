@@ -89,7 +89,7 @@ def absorbed(
 
     with torch.no_grad():  # up to the site
         found = scores(q, forward(q, put))
-    tell(bound.ruled(mode), x, target, fired, unmet, ready.kinds, mode.hidden)
+    tell(bound.ruled(mode), x, fired, unmet, ready.kinds, mode.hidden)
     total: dict[str, Tensor] = {}
     flown: dict[str, Tensor] = {}
     mend(q.bound, found, leaves, set())

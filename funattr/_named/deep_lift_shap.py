@@ -14,8 +14,8 @@ from .._rules.lift.passes import Task, asked
 from .._steps.baselines import distribution
 from .._steps.fold import rows_alone, stacked, taken
 from .._steps.path import for_each
-from .._steps.progress import Sum
-from .._steps.ways import Steps, each
+from .._steps.progress import Sum, reported
+from .._steps.ways import Steps
 from .._steps.without import look
 from .._torch import tracing, transforms_active
 from .._types import ChunkSize, Layer, Model, Target, Tree, map_tensors, says, tensors
@@ -89,16 +89,17 @@ def _averaged(
         look(q)  # whether one feeds another: the passes cannot tell under vmap
     samples, count = distribution(x, baselines, ids=bool(q.inner))
     steps = Steps(q, x, shares=bool(q.inner), own=False)
-    size = steps.parts(count, chunk_size)[0][1]
-    if func is None and len(q.sites.sites) < 2 and size == count and _pays(q, count) and not q.create_graph:
+    parts = steps.parts(count, chunk_size)
+    if func is None and len(q.sites.sites) < 2 and len(parts) < 2 and _pays(q, count) and not q.create_graph:
         return _in_one_batch(task, samples, count, multiply)
 
     def against(sample: list[Tensor]) -> tuple[list[Tree], Tensor | None]:
         return attributed(task, one_of(samples, sample, x), multiply, func)
 
-    total = Sum()
-    for part in each(against, tensors(samples), chunk=size, run=steps.runner(chunk_size)):
-        total.add(part)
+    run, total = steps.runner(chunk_size), Sum()
+    for a, b in reported(parts):
+        for part in run(against, [t[a:b] for t in tensors(samples)]):
+            total.add(part)
     found: list[Tree]
     found, gap = total.total(count)
     tell(task.notes, gap)

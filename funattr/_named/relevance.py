@@ -81,7 +81,7 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
             mode = Ruled(ready, TABLE, fired, unmet) if rectifies is None else ReluRule(rectifies, fired, unmet)
             bound = bound.ruled(mode)
             found = method(bound, apart_from_zero(x) if moves else x, **options)
-            tell(bound, x, target, fired, unmet, ready.kinds)
+            tell(bound, x, fired, unmet, ready.kinds)
             if isinstance(mode, Ruled):
                 mode.begin((), {})  # what is known of a pass holds its tensors, and would do so until a collection
             return found
@@ -91,9 +91,7 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
     return combinator
 
 
-def tell(
-    bound: Bound, x: Tree, target: Any, fired: list[Any], unmet: list[str], kinds: Mapping[str, Any], unseen: Any = None
-) -> None:
+def tell(bound: Bound, x: Tree, fired: list[Any], unmet: list[str], kinds: Mapping[str, Any], unseen: Any = None) -> None:
     """Refuse rules that met nothing; name what has none, where rules are for all that a model does, and what was `unseen` where
     somebody sums what operations keep."""
     names, beyond = (", ".join(sorted(some)) for some in (set(unmet), set(unmet) - BY_FUNCTION))

@@ -129,12 +129,12 @@ def exported(rules: Mapping[str, Any], func: Any) -> Entry | None:
     """The entry of an operation as torch.export writes it, `torch.ops.aten.relu.default` for one; none of somebody's own."""
     if not _of_torch(func):
         return None
-    name = func.__name__.split(".")[0]
-    if name in rules:
-        return Entry(rules[name], func, False, _ORDER.get(name, _ALONE), name)
-    if name.endswith("_") and name[:-1] in rules:
-        return Entry(rules[name[:-1]], getattr(torch.ops.aten, name[:-1]), True, _ORDER.get(name[:-1], _ALONE), name[:-1])
-    return None
+    spelling = func.__name__.split(".")[0]
+    name = spelling if spelling in rules else spelling.removesuffix("_")
+    if name not in rules:
+        return None
+    in_place = name != spelling
+    return Entry(rules[name], getattr(torch.ops.aten, name) if in_place else func, in_place, _ORDER.get(name, _ALONE), name)
 
 
 def by_export(rules: Mapping[str, Any]) -> dict[Any, Entry]:

@@ -72,9 +72,7 @@ def fitting(count: int, most: int, size: int, room: int) -> int:
     By comparisons: compiled for a symbolic batch, each is a guard that holds for many sizes, and a quotient is not. More
     things are taken in chunks of the same size, so that memory does not grow with them.
     """
-    while most > 1 and _fewer(most) >= count:
-        most = _fewer(most)
-    while most > 1 and most * size > room:
+    while most > 1 and (_fewer(most) >= count or most * size > room):
         most = _fewer(most)
     return min(most, count)
 

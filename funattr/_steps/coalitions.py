@@ -29,16 +29,16 @@ def opened(
     chunk_size: ChunkSize,
     create_graph: bool,
 ) -> Opened:
-    """Open a game: at most one look at the value at the site, and a pass for "argmax". Call it with gradients recorded or not
-    as `create_graph` says."""
+    """Open a game: at most one look at the value at the site, and a pass for "argmax"."""
     chunk = given_chunk(chunk_size)
-    q = ready(model, x, layer, target, create_graph)
-    features = features_of(q, baselines, feature_mask)
-    values = look(q) if q.inner else [hollow(q.x) for _ in q.sites.sites]
-    ids, players = identified(q, features, values)
-    game = Opened(q, features, values, ids, players, chunk)
-    check_features(q, features, game.plan(1, as_numbers, _absent))
-    return game
+    with torch.set_grad_enabled(create_graph):
+        q = ready(model, x, layer, target, create_graph)
+        features = features_of(q, baselines, feature_mask)
+        values = look(q) if q.inner else [hollow(q.x) for _ in q.sites.sites]
+        ids, players = identified(q, features, values)
+        game = Opened(q, features, values, ids, players, chunk)
+        check_features(game.plan(1, as_numbers, _absent))
+        return game
 
 
 def coalition_scores(game: Opened, coalitions: Tensor) -> Tensor:
@@ -64,12 +64,12 @@ def scores_of(game: Opened, steps: int, which: Callable[[Tensor], Tensor], *, ea
     q = game.q._replace(bound=in_plain_forms(game.q.bound))
     gone = partial(_absent_each, q.size) if each else _absent
     with torch.set_grad_enabled(q.create_graph):
-        return scored(q, game.features, game.plan(steps, which, gone))[1]
+        return scored(q, game.plan(steps, which, gone))[1]
 
 
 def spread_over(game: Opened, per_player: Tensor) -> Tree:
     """``[M, N]`` to the structure of the value: each feature its player's number."""
-    return restored(game.q, game.plan(1, as_numbers, _absent), per_player)
+    return restored(game, per_player)
 
 
 def _absent(kept: Tensor, ids: Tensor, leaf: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -151,10 +152,7 @@ def all_at_site(q: Question, count: int, ask: Callable[[Question], Tree]) -> Tre
 
 def batch_dim(own: torch.Size, size: int, shape: torch.Size, rows: int) -> int | None:
     """The dimension that has a row for each example, of a value met for `size` of them and for `rows`; None: it is not told."""
-    if len(own) != len(shape):
-        return None
-    found = [d for d in range(len(own)) if own[d] == size and shape[d] == rows]
-    found = [d for d in found if all(p == q for k, (p, q) in enumerate(zip(own, shape)) if k != d)]
+    found = [d for d, count in enumerate(own) if count == size and (*own[:d], rows, *own[d + 1 :]) == shape]
     return found[0] if len(found) == 1 else None
 
 
@@ -204,14 +202,11 @@ def repeated(target: Any, count: int, size: int) -> Any:
 
 def _per_copy(target: Callable[[Any], Tensor], count: int, size: int, output: Any) -> Tensor:
     """A callable may know the batch it is made for: it sees one copy at a time."""
-    leaves, spec = tree_flatten(output)
-    if any(t.dim() == 0 or t.shape[0] != count * size for t in leaves if isinstance(t, Tensor)) or not tensors(output):
+    found = tensors(output)
+    if not found or any(t.dim() == 0 or t.shape[0] != count * size for t in found):
         raise complaint(ValueError, "the output has no row for each example.")
-    copies = []
-    for k in range(count):
-        part = [t[k * size : (k + 1) * size] if isinstance(t, Tensor) else t for t in leaves]
-        copies.append(one_for_each(target(tree_unflatten(part, spec)), "the target"))
-    return torch.cat(copies)
+    copies = (map_tensors(itemgetter(slice(k * size, (k + 1) * size)), output) for k in range(count))
+    return torch.cat([one_for_each(target(copy), "the target") for copy in copies])
 
 
 # Some rows by themselves.
@@ -227,14 +222,9 @@ def of_rows(q: Question, rows: Sequence[int]) -> Question | None:
 
 def rows_of(value: Tree, rows: Sequence[int], size: int, *, one_for_all: bool = False) -> Tree | None:
     """Some rows of every tensor; None where one has other rows than the batch. With `one_for_all`, it may have one."""
-    leaves, spec = tree_flatten(value)
-    for i, leaf in enumerate(leaves):
-        if isinstance(leaf, Tensor):
-            if leaf.dim() and leaf.shape[0] == size:
-                leaves[i] = leaf[torch.tensor(rows, device=leaf.device)]
-            elif not (one_for_all and leaf.dim() and leaf.shape[0] == 1):
-                return None
-    return tree_unflatten(leaves, spec)
+    if not all(t.dim() and (t.shape[0] == size or (one_for_all and t.shape[0] == 1)) for t in tensors(value)):
+        return None
+    return map_tensors(lambda t: t[torch.tensor(rows, device=t.device)] if t.shape[0] == size else t, value)
 
 
 def _target_of(target: Target, rows: Sequence[int], size: int) -> tuple[Target] | None:

@@ -189,11 +189,7 @@ def flow(q: Question, rates: Rates, baselines: Tree, chunk_size: ChunkSize) -> l
     ends, nodes = _values_at_ends(q, start), _numbers(rates.nodes)
     steps = Steps(q, end, width(q))
     run = steps.runner(chunk_size)
-    met = (
-        found
-        for a, b in reported(steps.parts(len(nodes), chunk_size))
-        for found in along(run, q, value_and_slope_at, points(start, end, nodes[a:b]))
-    )
+    met = _met(run, q, (start, end), nodes, reported(steps.parts(len(nodes), chunk_size)))
     total, gained, mean = Sum(), Sum(), Sum()
     for at, slopes, speeds in _rated(rates, ends, met):
         weights = _numbers(rates.weights[at])
@@ -226,17 +222,21 @@ def flow_on(run: Runner, q: Question, start: list[Tensor], on: Interval, chunk_s
     """``g_i (V'_i + m)`` at the nodes of an interval, where ``m`` is what the rates miss there: its integral is the flow."""
     end, rates, nodes = input_floats(q), kronrod_rates(), nodes_on(on)
     ends = gathered(run, q, value_at, points(start, end, _numbers([on.left, on.left + on.width])))
-    met = (
-        found
-        for a, b in Steps(q, end).parts(NODES, chunk_size)
-        for found in along(run, q, value_and_slope_at, points(start, end, nodes[a:b]))
-    )
+    met = _met(run, q, (start, end), nodes, Steps(q, end).parts(NODES, chunk_size))
     rated, gained = list(_rated(rates, ends, met)), Sum()
     for at, _, speeds in rated:
         gained.add(speeds, _numbers(rates.weights[at]))
     missed = map_floats(lambda ends, rated: ends[1] - ends[0] - rated, ends, gained.total())
     for _, slopes, speeds in rated:
         yield map_floats(lambda g, v, m: g * (v + m) / on.width, slopes, speeds, missed)
+
+
+def _met(
+    run: Runner, q: Question, ends: tuple[list[Tensor], list[Tensor]], nodes: Tensor, bounds: Iterable[tuple[int, int]]
+) -> Iterator[tuple[Tree, Tree]]:
+    """Values and slopes at the nodes of a path of the input, in order, chunk by chunk."""
+    for a, b in bounds:
+        yield from along(run, q, value_and_slope_at, points(*ends, nodes[a:b]))
 
 
 def _rated(rates: Rates, ends: Tree, met: Iterable[tuple[Tree, Tree]]) -> Iterator[tuple[slice, Tree, Tree]]:

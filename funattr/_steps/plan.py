@@ -49,17 +49,15 @@ Gone: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Plan(NamedTuple):
-    """How many runs there are, and how many at once; the groups, for values as they were met; and what each step takes away.
+    """How many runs there are of a game, and how many at once; and what each step takes away.
 
     A step runs with each row of a distribution of baselines: runs are steps times rows, those of a step side by side.
     """
 
+    game: Opened  # for values as they were met, which it has without their data
     runs: int
     rows: int | None  # in a distribution of baselines; None: there is none
     at_once: int
-    told: bool  # by the caller, how many at once
-    ids: list[list[Tensor | None]]  # for each leaf of the value at each site
-    values: list[Tree]  # without their data
     which: Callable[[Tensor], Tensor]  # what tells the steps of these numbers, up front
     gone: Gone
 
@@ -69,6 +67,10 @@ class Plan(NamedTuple):
         if self.rows is None:
             return [self.which(numbers)]
         return [self.which(torch.div(numbers, self.rows, rounding_mode="floor")), numbers % self.rows]
+
+
+#: What makes the plan for the values at the sites, once these are met.
+Makes: TypeAlias = Callable[[list[Tree]], Plan]
 
 
 class Opened(NamedTuple):
@@ -87,15 +89,20 @@ class Opened(NamedTuple):
 
     def plan(self, steps: int, which: Callable[[Tensor], Tensor], gone: Gone) -> Plan:
         """The plan for `steps` steps, each with every row of the baselines."""
-        q, values, ids = self.q, self.values, self.ids
-        bases = zip(self.features.baselines, values)
-        given = [matched(base, value, "baselines", q.where(i)) for i, (base, value) in enumerate(bases)]
-        pairs = [pair for each, value in zip(ids, values) for pair in zip(each, tree_flatten(value)[0])]
-        rows = rows_in([base for each in given for base in each], [None if one is None else leaf for one, leaf in pairs])
+        q, values = self.q, self.values
+        each = [part for i, value in enumerate(values) for part in self.leaves(i, value)]
+        rows = rows_in([base for _, _, base in each], [None if ids is None else leaf for leaf, ids, _ in each])
         runs = steps if rows is None else steps * rows
         at_once = self.chunk or _at_once(q, tensors(values), runs)
         shapes = [hollow(value, q.where(i)) for i, value in enumerate(values)]
-        return Plan(runs, rows, at_once, self.chunk is not None, ids, shapes, which, gone)
+        return Plan(self._replace(values=shapes), runs, rows, at_once, which, gone)
+
+    def leaves(self, i: int, value: Tree) -> list[tuple[Any, Tensor | None, Any]]:
+        """The leaves of the value at the i-th site, each with the player of its features, None where it is held, and with what
+        stands in for them."""
+        bases = matched(self.features.baselines[i], value, "baselines", self.q.where(i))
+        parts = zip(tree_flatten(value)[0], self.ids[i], bases)
+        return [(leaf, ids if isinstance(leaf, Tensor) else None, base) for leaf, ids, base in parts]
 
 
 def features_of(q: Question, baselines: Any, feature_mask: Any) -> Features:

@@ -13,7 +13,7 @@ from .._core.backward import misses_gradients
 from .._core.checks import check_attributable
 from .._core.gradient import gradients
 from .._core.kept import laid_as
-from .._core.passes import Point, Question, each_score, forward, kept, read
+from .._core.passes import Point, Question, forward, kept, read, scores
 from .._core.score import each_of
 from .._torch import tracing, transforms_active, tree_flatten
 from .._types import Tree, filled, floats_of, in_single, map_floats, map_tensors, tensors
@@ -76,13 +76,8 @@ def value_and_slope_at(q: Question, x: Tree) -> tuple[list[Tree], list[Tree]]:
 
 def score_at(q: Question, x: Tree) -> Tensor:
     """The score of each example, for the input x."""
-    return scores_at(q, x)[0]
-
-
-def scores_at(q: Question, x: Tree) -> list[Tensor]:
-    """The same, for each target."""
     q = q.at()._replace(x=x, bound=q.bound.for_values(q.create_graph))
-    return each_score(q, forward(q, kept))
+    return scores(q, forward(q, kept))
 
 
 def along(run: Runner, q: Question, f: Inner, points: list[Tensor], at: list[int] | None = None) -> Iterator[Tree]:

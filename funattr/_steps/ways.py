@@ -28,20 +28,6 @@ from .._types import ChunkSize, Tree, map_tensors, tensors
 from .._words import complaint, warn
 from .chunks import Made, TooMuch, chunk_for, chunks, given_chunk, room_on, shows_room
 from .fold import same
-from .progress import reported
-
-
-def each(
-    function: Callable[..., Tree], mapped: Tree, *shared: Any, chunk: int | None = None, run: Runner | None = None
-) -> Iterator[Tree]:
-    """``function(step, *shared)`` for every step of `mapped` (its tensors' leading dimension), `chunk` steps at once.
-
-    Yields results with a leading dimension, in order: as many steps as fit, so count them by that dimension. Take what
-    is needed from one before asking for the next, and memory does not grow. What is no tensor in a result comes as it is.
-    """
-    run = Runner() if run is None else run
-    for start, stop in reported(chunks(tensors(mapped)[0].shape[0], chunk)):
-        yield from run(function, _part(mapped, start, stop), *shared)
 
 
 class OneByOne(BaseException):
@@ -122,7 +108,12 @@ class Runner:
             self.unsure, self.most = False, max(1, int(self.room * steps / max(made.peak, 1)))
 
     def __call__(self, function: Callable[..., Tree], part: Tree, *shared: Any) -> Iterator[Tree]:
-        """Results with a leading dimension, in order: as many steps as there is room for, or one after another."""
+        """``function(step, *shared)`` for every step of a chunk (the leading dimension of its tensors).
+
+        Yields results with a leading dimension, in order: as many steps as there is room for, or one after another, so count
+        them by that dimension. Take what is needed from one before asking for the next, and memory does not grow. What is no
+        tensor in a result comes as it is.
+        """
         if tracing():
             yield mapped(function, part, shared)
             return

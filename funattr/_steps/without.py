@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from .._core.backward import connected
-from .._core.entries import is_int
 from .._core.kept import drawn
 from .._core.kernels import Folded
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, read, runs_fused, scores
@@ -19,11 +18,11 @@ from .._core.score import Every, alone, predicted, score_of, shares, the_tensor
 from .._core.written import with_own_mapped
 from .._torch import Late, any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
 from .._types import Tree, as_it_is, copied, floats_of, in_single, leaf_of, map_leaves, map_tensors, tensors
-from .._words import complaint
+from .._words import complaint, is_index
 from .chunks import Made, TooMuch, chunks
 from .fold import all_at_site, taken
-from .matching import check_fits, fit_rows, matched, picked
-from .plan import Features, Plan, hollow, spread
+from .matching import check_fits, fit_rows, picked
+from .plan import Makes, Opened, Plan, hollow, spread
 from .points import along
 from .progress import report
 from .ways import Runner, refused
@@ -51,35 +50,36 @@ def look(q: Question) -> list[Tree]:
     return values
 
 
-def without(q: Question, features: Features, plan: Plan, step: list[Tensor], i: int, value: Tree) -> Tree:
+def without(plan: Plan, step: list[Tensor], i: int, value: Tree) -> Tree:
     """The value at the i-th site without the features that a step takes away; for several steps, each, up front."""
-    leaves, spec = tree_flatten(value)
-    label, replaced = q.where(i), []
-    for leaf, ids, base in zip(leaves, plan.ids[i], matched(features.baselines[i], value, "baselines", label)):
-        if isinstance(leaf, Tensor) and ids is not None:
+    game, replaced = plan.game, []
+    label = game.q.where(i)
+    for leaf, ids, base in game.leaves(i, value):
+        if ids is not None:
             check_fits(ids, leaf.shape, "feature_mask", label)
-            base, several = fit_rows(leaf, base, features.known, label)
+            base, several = fit_rows(leaf, base, game.features.known, label)
             which, *row = [t.to(leaf.device) for t in step]
             base = picked(base, row[0]) if several else base
             replaced.append(torch.where(plan.gone(which, ids.to(leaf.device), leaf), base, leaf))
         else:
             replaced.append(copied(leaf))
-    return tree_unflatten(replaced, spec)
+    return tree_unflatten(replaced, tree_flatten(value)[1])
 
 
-def check_features(q: Question, features: Features, plan: Plan) -> None:
+def check_features(plan: Plan) -> None:
     """Refuse masks and baselines that do not fit, before anything runs."""
-    for i, value in enumerate(plan.values):
-        label, leaves = q.where(i), tree_flatten(value)[0]
-        for leaf, ids, base in zip(leaves, plan.ids[i], matched(features.baselines[i], value, "baselines", label)):
-            if isinstance(leaf, Tensor) and ids is not None:
-                check_fits(ids, leaf.shape, "feature_mask", label)
-                fit_rows(leaf, base, features.known, label)
+    game = plan.game
+    for i, value in enumerate(game.values):
+        for leaf, ids, base in game.leaves(i, value):
+            if ids is not None:
+                check_fits(ids, leaf.shape, "feature_mask", game.q.where(i))
+                fit_rows(leaf, base, game.features.known, game.q.where(i))
 
 
-def restored(q: Question, plan: Plan, losses: Tensor) -> Tree:
+def restored(game: Opened, losses: Tensor) -> Tree:
     """Each group's loss ``[groups, N]`` at each of its features, in the structure of the value."""
-    return q.sites.build([map_leaves(partial(_spread, losses), value, ids) for value, ids in zip(plan.values, plan.ids)])
+    each = zip(game.values, game.ids)
+    return game.q.sites.build([map_leaves(partial(_spread, losses), value, ids) for value, ids in each])
 
 
 def _spread(losses: Tensor, leaf: Any, ids: Tensor | None) -> Any:
@@ -88,22 +88,22 @@ def _spread(losses: Tensor, leaf: Any, ids: Tensor | None) -> Any:
     return None if ids is None else spread(losses, ids.to(leaf.device), tuple(leaf.shape))
 
 
-def lost(q: Question, features: Features, make: Callable[[list[Tree]], Plan]) -> tuple[Plan, Tensor]:
-    """The plan, and what the score loses at each step after the first, at which nothing is replaced: ``[steps - 1, N]``."""
-    plan, found = scored(q, features, make)
-    return plan, found[:1] - found[1:]
+def lost(q: Question, make: Makes) -> tuple[Opened, Tensor]:
+    """The game, and what the score loses at each step after the first, at which nothing is replaced: ``[steps - 1, N]``."""
+    game, found = scored(q, make)
+    return game, found[:1] - found[1:]
 
 
-def scored(q: Question, features: Features, make: Callable[[list[Tree]], Plan] | Plan) -> tuple[Plan, Tensor]:
-    """The plan, and the score of each example at each of its steps, ``[steps, N]``: the mean over the rows of baselines.
+def scored(q: Question, make: Makes | Plan) -> tuple[Opened, Tensor]:
+    """The game, and the score of each example at each of its steps, ``[steps, N]``: the mean over the rows of baselines.
 
     The plan is made from the values at the sites, which the first pass sees, or made before. "argmax" is what is predicted
     at the first step.
     """
     if shares(q.target):
-        return _of_row(q, features, make)
-    plan, (found,) = _scored(q._replace(target=alone(q.target)), features, make)
-    return plan, found
+        return _of_row(q, make)
+    plan, (found,) = _scored(q._replace(target=alone(q.target)), make)
+    return plan.game, found
 
 
 class Played(NamedTuple):
@@ -114,19 +114,19 @@ class Played(NamedTuple):
     scores: list[Tensor]
 
 
-def _of_row(q: Question, features: Features, make: Callable[[list[Tree]], Plan] | Plan) -> tuple[Plan, Tensor]:
+def _of_row(q: Question, make: Makes | Plan) -> tuple[Opened, Tensor]:
     """`scored` for one of several targets: the passes run for the first, and their scores are kept, which are small."""
     row = q.target
 
     def played() -> Played:
-        plan, every = _scored(q._replace(target=row.every), features, make)
+        plan, every = _scored(q._replace(target=row.every), make)
         return Played(plan, _some(q, plan), every)
 
     found: Played = row.take(played)
-    plan = make if isinstance(make, Plan) else make(found.plan.values)  # which may note what it makes
+    plan = make if isinstance(make, Plan) else make(found.plan.game.values)  # which may note what it makes
     if plan.runs != found.plan.runs or not torch.equal(_some(q, plan), found.some):  # steps of this target's own
-        return scored(q._replace(target=row.plain), features, make)
-    return plan, found.scores[row.index]
+        return scored(q._replace(target=row.plain), make)
+    return plan.game, found.scores[row.index]
 
 
 def _some(q: Question, plan: Plan) -> Tensor:
@@ -134,14 +134,14 @@ def _some(q: Question, plan: Plan) -> Tensor:
     return plan.which(torch.tensor([0, plan.runs // (plan.rows or 1) - 1], device=tensors(q.x)[0].device))
 
 
-def _scored(q: Question, features: Features, make: Callable[[list[Tree]], Plan] | Plan) -> tuple[Plan, list[Tensor]]:
-    """The same, for the target, or for each of several."""
+def _scored(q: Question, make: Makes | Plan) -> tuple[Plan, list[Tensor]]:
+    """The plan, and the same for the target, or for each of several."""
     q = q._replace(bound=q.bound.for_values(q.create_graph))
     if runs_fused(q.bound.root) and not tracing():
         q = q._replace(bound=q.bound.under(Unfused()))  # one form for all steps: alone, a step might run fused
     parts: list[list[Tensor]] = []
     plan, done = None, 0
-    for plan, found in _outputs(q, features, make):
+    for plan, found in _outputs(q, make):
         if q.neuron is None and not (callable(q.target) or isinstance(q.target, Every)):
             if not parts:  # outside vmap the target's data can be checked
                 scores(q, Seen(found[0][0], None, True))
@@ -160,7 +160,7 @@ def _scored(q: Question, features: Features, make: Callable[[list[Tree]], Plan] 
 
 def _each_score(q: Question, outputs: Tensor) -> Tensor:
     """The scores of steps ``[c, N]``; one entry of each row is taken of all rows at once, which takes less than a vmap."""
-    if outputs.dim() > 1 and (q.target is None or is_int(q.target)):
+    if outputs.dim() > 1 and (q.target is None or is_index(q.target)):
         return score_of(outputs.flatten(0, 1), q.target).reshape(outputs.shape[:2])
     found: Tensor = torch.func.vmap(partial(score_of, target=q.target))(outputs)
     return found
@@ -171,7 +171,7 @@ def _mean_over(rows: int, scores: Tensor) -> Tensor:
     return in_single(scores).reshape(-1, rows, *scores.shape[1:]).mean(1).to(scores.dtype)
 
 
-def _outputs(q: Question, features: Features, make: Callable[[list[Tree]], Plan] | Plan) -> Iterator[tuple[Plan, list[Tensor]]]:
+def _outputs(q: Question, make: Makes | Plan) -> Iterator[tuple[Plan, list[Tensor]]]:
     """The plan, and what the model gives at its runs, in order, some with each: scores where the target is computed, else
     outputs."""
     run, start, device = Runner(), 0, tensors(q.x)[0].device
@@ -179,7 +179,7 @@ def _outputs(q: Question, features: Features, make: Callable[[list[Tree]], Plan]
         plan = make
         report(0, plan.runs)
     elif len(q.sites.sites) == 1 and q.inner and run.ways and not (tracing() or transforms_active() or any_batch()):
-        plan, late = _first(run, q, features, make)
+        plan, late = _first(run, q, make)
         if late is not None:
             start = late[0].shape[0]
             yield plan, late
@@ -187,15 +187,15 @@ def _outputs(q: Question, features: Features, make: Callable[[list[Tree]], Plan]
     else:
         plan = make(_values(q))
         report(0, plan.runs)
-    if not (start or plan.told or run.unsure):
-        run.within(q, plan.values, True)
+    if not (start or plan.game.chunk is not None or run.unsure):
+        run.within(q, plan.game.values, True)
     for a, b in ((start + a, start + b) for a, b in chunks(plan.runs - start, plan.at_once)):
         part = plan.part(a, b, device)
         if q.inner or len(q.sites.sites) > 1:
-            whole = _all_at_sites(q, features, plan, part) if taken.alone and not transforms_active() else None
-            found = run(partial(_at_sites, q, features, plan), part, q.x) if whole is None else iter([whole])
+            whole = _all_at_sites(q, plan, part) if taken.alone and not transforms_active() else None
+            found = run(partial(_at_sites, q, plan), part, q.x) if whole is None else iter([whole])
         else:
-            found = _at_input(run, q, features, plan, part)
+            found = _at_input(run, q, plan, part)
         for each in found:
             yield plan, each
             del each
@@ -214,25 +214,25 @@ def _output(q: Question, seen: Seen) -> list[Tensor]:
     return [the_tensor(seen.output, q.size)]
 
 
-def _at_sites(q: Question, features: Features, plan: Plan, step: list[Tensor], x: Tree) -> list[Tensor]:
-    return _output(q, forward(q, lambda i, value, shared: without(q, features, plan, step, i, value), x))
+def _at_sites(q: Question, plan: Plan, step: list[Tensor], x: Tree) -> list[Tensor]:
+    return _output(q, forward(q, lambda i, value, shared: without(plan, step, i, value), x))
 
 
-def _all_at_sites(q: Question, features: Features, plan: Plan, steps: list[Tensor]) -> list[Tensor] | None:
+def _all_at_sites(q: Question, plan: Plan, steps: list[Tensor]) -> list[Tensor] | None:
     """`_at_sites` in one batch that begins at the sites."""
 
     def put(i: int, value: Tree, shared: bool) -> Tree:
         own = map_tensors(lambda t: t[: q.size], value)
-        return map_tensors(lambda t: t.flatten(0, 1), without(q, features, plan, steps, i, own))
+        return map_tensors(lambda t: t.flatten(0, 1), without(plan, steps, i, own))
 
-    if any(ids is None for each in plan.ids for ids in each):
+    if any(ids is None for each in plan.game.ids for ids in each):
         return None  # what is held there has one row for each example
     return all_at_site(q, steps[0].shape[0], lambda whole: _output(whole, forward(whole, put)))
 
 
-def _at_input(run: Runner, q: Question, features: Features, plan: Plan, steps: list[Tensor]) -> Iterator[list[Tensor]]:
-    made = tree_flatten(without(q, features, plan, steps, 0, q.x))[0]
-    at = [k for k, (leaf, ids) in enumerate(zip(made, plan.ids[0])) if isinstance(leaf, Tensor) and ids is not None]
+def _at_input(run: Runner, q: Question, plan: Plan, steps: list[Tensor]) -> Iterator[list[Tensor]]:
+    made = tree_flatten(without(plan, steps, 0, q.x))[0]
+    at = [k for k, (leaf, ids) in enumerate(zip(made, plan.game.ids[0])) if isinstance(leaf, Tensor) and ids is not None]
     return along(run, q, _output_at, [made[k] for k in at], at)
 
 
@@ -243,16 +243,14 @@ def _output_at(q: Question, x: Tree) -> list[Tensor]:
 def _first_part(run: Runner, q: Question, plan: Plan, made: Made) -> list[Tensor]:
     """What tells the runs of the first chunk."""
     report(0, plan.runs)
-    if not plan.told:
-        run.within(q, plan.values, True)
+    if plan.game.chunk is None:
+        run.within(q, plan.game.values, True)
     first = chunks(plan.runs, min(plan.at_once, run.most))[0][1]
     made.begin(run.limit(first), counts=run.unsure)
     return plan.part(0, first, tensors(q.x)[0].device)
 
 
-def _first(
-    run: Runner, q: Question, features: Features, make: Callable[[list[Tree]], Plan]
-) -> tuple[Plan, list[Tensor] | None]:
+def _first(run: Runner, q: Question, make: Makes) -> tuple[Plan, list[Tensor] | None]:
     """The plan, and the first chunk from the pass that sees the value at the site; None where vmap cannot run the model."""
     plans: list[Plan] = []
     late, made = Late(), Made()
@@ -262,7 +260,7 @@ def _first(
         with without_modes():  # which have nothing to do with this
             plans[:] = [make([value])]
             step = late.enter(_first_part(run, q, plans[0], made))
-            return without(q, features, plans[0], step, 0, value)
+            return without(plans[0], step, 0, value)
 
     def once() -> list[Tensor]:
         late.level = None

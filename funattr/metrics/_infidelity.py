@@ -19,7 +19,7 @@ from .._steps.points import along, at_input, score_at, together
 from .._steps.progress import reported
 from .._steps.ways import Runner, Steps
 from .._steps.without import look
-from .._torch import tree_flatten, tree_unflatten
+from .._torch import tree_flatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, copied, filled, in_double, tensors
 from .._words import check_count, check_real, check_size, complaint, kind_of
 from ._judged import attributions, check_shape, fitted, metric, resolved
@@ -109,8 +109,8 @@ def infidelity(
 class _Site(NamedTuple):
     """The leaves of the values at all sites, in one row."""
 
+    values: list[Tree]
     leaves: list[Any]
-    spec: Any
     labels: list[str]  # what messages call the value that each is of
     phi: list[Tensor | None]
     base: list[Any]
@@ -121,7 +121,7 @@ def _site(q: Question, found: Tree, baselines: Any) -> _Site:
         look(q)  # that none of them depends on another
     values = read(q)
     known = ranges(baselines)
-    leaves, spec = tree_flatten(values)
+    leaves = tree_flatten(values)[0]
     labels = [q.where(i) for i, value in enumerate(values) for _ in tree_flatten(value)[0]]
     phi: list[Tensor | None] = [*chain.from_iterable(fitted(q, found, values))]
     given = at_sites(baselines, q, values, "baselines")
@@ -134,7 +134,7 @@ def _site(q: Question, found: Tree, baselines: Any) -> _Site:
             raise complaint(TypeError, f"{where} is complex ({leaf.dtype}), and moves are of real numbers.")
         check_shape(one, leaf, where, shared=False)
         base.append(fit(leaf, at, known, where))
-    return _Site(leaves, spec, labels, phi, base)
+    return _Site(values, leaves, labels, phi, base)
 
 
 def _moves(q: Question, site: _Site, perturb: Any, generator: torch.Generator | None) -> Callable[[], list[Any]]:
@@ -159,8 +159,7 @@ def _moves(q: Question, site: _Site, perturb: Any, generator: torch.Generator | 
 
 
 def _perturbed(q: Question, site: _Site, perturb: Any, generator: torch.Generator | None) -> list[Any]:
-    values = tree_unflatten(site.leaves, site.spec)
-    given = at_sites(perturb(q.sites.build(copied(values)), generator), q, values, "what perturb returned")
+    given = at_sites(perturb(q.sites.build(copied(site.values)), generator), q, site.values, "what perturb returned")
     moved: list[Any] = []
     for own, leaf, where in zip(chain.from_iterable(given), site.leaves, site.labels):
         if isinstance(leaf, Tensor) and (not isinstance(own, Tensor) or own.shape != leaf.shape):
@@ -207,7 +206,7 @@ def _scores(run: Runner, q: Question, site: _Site, points: list[Tensor]) -> Iter
     """The scores at a chunk of points, with a leading dimension, in order."""
     if at_input(q):
         return along(run, q, score_at, points, [k for k, leaf in enumerate(site.leaves) if isinstance(leaf, Tensor)])
-    return run(partial(_score_with, q, tree_unflatten(site.leaves, site.spec)), points, q.x)
+    return run(partial(_score_with, q, site.values), points, q.x)
 
 
 def _score_with(q: Question, values: list[Tree], part: list[Tensor], x: Tree) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._steps.coalitions import opened, scores_of
 from .._steps.plan import Opened, one_each
 from .._torch import tree_flatten
-from .._types import ChunkSize, Layer, Model, Target, Tree, tensors
+from .._types import Layer, Model, Target, Tree, tensors
 from .._words import complaint
 from ._agreement import largest_first
 from ._judged import attributions, check_shape, fitted, flat_rows, resolved
@@ -37,21 +37,13 @@ class Ordered(NamedTuple):
 
 
 def ordered(
-    explained: Any,
-    model: Model,
-    x: Tree,
-    layer: Layer,
-    target: Target,
-    baselines: Any,
-    feature_mask: Any,
-    chunk_size: ChunkSize,
-    create_graph: bool,
+    explained: Any, model: Model, x: Tree, layer: Layer, target: Target, baselines: Any, feature_mask: Any, *how: Any
 ) -> Ordered:
-    """The units, which are the entries of the attributions or the groups of a mask, in their order: largest first."""
+    """The units, which are the entries of the attributions or the groups of a mask, in their order: largest first. The game of
+    theirs is `opened` with the rest of its arguments."""
     target = resolved(model, x, target)
     found = attributions(explained, model, x, layer, target)
-    with torch.set_grad_enabled(create_graph):
-        game = opened(model, x, layer, target, baselines, feature_mask, chunk_size, create_graph)
+    game = opened(model, x, layer, target, baselines, feature_mask, *how)
     each = fitted(game.q, found, game.values)
     for i, (entries, value) in enumerate(zip(each, game.values)):
         for t, leaf in zip(entries, tree_flatten(value)[0]):

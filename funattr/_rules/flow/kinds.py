@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,16 +18,11 @@ from .mode import Ruled, Table, other
 from .operation import Flow, Operation, Pairs, hold
 
 
-def _run(func: Any, rest: Any, kwargs: Any, x: Tensor) -> Any:
-    return func(x, *rest, **kwargs)
-
-
 def activation(mode: Ruled, func: Any, x: Any, *rest: Any, **kwargs: Any) -> Any:
     """Elementwise, of one tensor that varies."""
     if not mode.varies(x) or any(map(mode.varies, (*rest, *kwargs.values()))):
         return func(x, *rest, **kwargs)
-    function = partial(_run, func, rest, kwargs)
-    return _elementwise(mode, mode.name, function, x, function(x), (x,))
+    return _elementwise(mode, mode.name, lambda t: func(t, *rest, **kwargs), x, func(x, *rest, **kwargs), (x,))
 
 
 def _elementwise(mode: Ruled, name: str, function: Callable[..., Tensor], x: Tensor, y: Tensor, args: Sequence[Any]) -> Tensor:
@@ -121,13 +115,12 @@ def ending(kind: str, rule: Flow) -> Any:
     longer counts."""
 
     def handler(mode: Ruled, func: Any, x: Any, *rest: Any, **kwargs: Any) -> Any:
-        function = partial(_run, func, rest, kwargs)
-        y = function(x)
+        y = func(x, *rest, **kwargs)
         met = mode.rules.of(mode.name, kind) if mode.varies(x) else None
         if met is None:
             return y
-        found = mode.ruled(met, Operation(mode.name, function, (x,), y))
-        return mode.fixed(found) if met[1] is rule else mode.know(found, x)
+        found = mode.ruled(met, Operation(mode.name, lambda t: func(t, *rest, **kwargs), (x,), y))
+        return mode.know(found) if met[1] is rule else mode.know(found, x)
 
     return handler
 

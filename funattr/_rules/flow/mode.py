@@ -94,13 +94,8 @@ class Ruled(TorchFunctionMode):
         """`t`, which an operation takes that was given something made of it."""
         return t
 
-    def fixed(self, y: Tensor) -> Tensor:
-        """`y`, which a rule has made a constant."""
-        self.facts[y] = Fact()
-        return y
-
     def know(self, y: Tensor, *given: Any, **facts: Any) -> Tensor:
-        """`y`, of which is known what follows from what it was made of, and `facts`."""
+        """`y`, of which is known what follows from what it was made of, and `facts`; of nothing, it is a constant."""
         live = [fact for fact in [self.facts[t] for t in given if isinstance(t, Tensor)] if fact.varies]
         found = Fact(bool(live), first=bool(live) and all(fact.first for fact in live))
         self.facts[y] = found._replace(**facts) if facts else found
