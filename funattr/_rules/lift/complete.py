@@ -27,7 +27,6 @@ from ..._torch import (
 )
 from ..._types import Neuron, Target, Tree, as_it_is, tensors
 from ..._words import warn
-from .origins import Origins
 from .table import ELEMENTWISE
 from .tape import Tape
 
@@ -111,12 +110,6 @@ class Notes:
         for kind, names in found.items():
             known = getattr(self, kind)
             known.extend(dict.fromkeys(name for name in names if name not in known))
-
-
-def cuts_graph(origins: Origins, root: nn.Module | None) -> bool:
-    """Whether all that comes from the input passed the sites: nothing else was used after them."""
-    buffers = {id(t) for t in root.buffers()} if root is not None and origins.around else set()
-    return all(id(t()) in buffers for t in origins.around.values())
 
 
 def gap(targets: Sequence[Target], ends: tuple[Tape, Tape], products: list[Tree]) -> Tensor | None:
