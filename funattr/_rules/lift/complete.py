@@ -40,20 +40,20 @@ def only_torch(root: nn.Module | None, pick: Any) -> bool:
     )
 
 
-def hidden(ends: Tree, starts: Iterable[Tensor], known: Iterable[str]) -> list[str]:
+def hidden(ends: Tree, starts: Iterable[Tensor], known: Sequence[str]) -> list[str]:
     """What brings a backward pass of its own between `starts` and `ends`: an autograd.Function, scripted code, an extension.
 
-    `known` are operations without a rule, which are named already.
+    `known` are operations without a rule, which are named already, and may be made of those that have one.
     """
     first = {t.grad_fn for t in starts} - {None}
     found = [(name, node) for node in nodes_before((t.grad_fn for t in tensors(ends)), first) if (name := _own(node))]
     if not found:
         return []
-    inputs, named = {id(t) for t in starts}, {flat(name) for name in known}
+    inputs = {id(t) for t in starts}
     return [
         name
         for name, node in found
-        if not (name == SCRIPTED and flat(node.name()) in named)
+        if not (name == SCRIPTED and known and "torch::jit" not in node.name())
         and any(other in first or id(getattr(other, "variable", None)) in inputs for other in nodes_before([node], first))
     ]
 

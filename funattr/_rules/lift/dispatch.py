@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MethodWrapperType
 from typing import Any
 
@@ -136,6 +137,16 @@ def _unknown(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
+def bent(func: Any, args: Any, kwargs: Any, varies: Callable[[Any], bool]) -> bool:
+    """Whether an operation is not linear in what varies, on the way to other numbers of that size; compiled, nobody looks."""
+    leaves, spec = tree_flatten((args, kwargs))
+    live = {i: t for i, t in enumerate(leaves) if varies(t)}
+    if tracing() or not live:
+        return bool(live)
+    turned = {i: t * torch.arange(t.numel(), device=t.device).add_(i).cos().view(t.shape).to(t.dtype) for i, t in live.items()}
+    return not _straight(func, leaves, spec, {i: Met(t, turned[i]) for i, t in live.items()})
+
+
 def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> bool:
     """Whether the operation is half way between its two values where its inputs are half way."""
 
@@ -162,6 +173,6 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
         if not y.numel():
             return False
         scale = (y - y0).abs().max()
-        return anywhere(~(((y + y0) / 2 - half).abs().max() <= 1e-3 * scale))
+        return anywhere(~((((y + y0) / 2 - half).abs().max() <= 1e-3 * scale) & scale.isfinite()))
 
     return not any(bent(*values) for values in zip(*ends, middle))

@@ -141,6 +141,8 @@ _LINEAR = """
     bincount searchsorted bucketize unique unique_consecutive backward register_hook retain_grad
     hfft ihfft fftshift ifftshift atleast_1d atleast_2d atleast_3d column_stack row_stack hsplit vsplit dsplit block_diag
     slice_scatter diagonal_scatter as_strided narrow_copy resolve_neg affine_grid_generator
+    nanmean sum_to_size select_scatter as_strided_scatter hfft2 ihfft2 hfftn ihfftn to_dense to_sparse to_sparse_coo
+    to_sparse_csr to_sparse_csc coalesce sparse_coo_tensor _sparse_sum
     slice alias lift_fresh lift_fresh_copy _to_copy _unsafe_view sym_size _assert_tensor_metadata mT mH numpy_T matrix_H
 """
 #: The same without a rule, names that say "in place" first: of a function that has two, the other holds.
