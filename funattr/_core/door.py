@@ -32,7 +32,7 @@ from .entries import named
 from .examples import regrouped, shown
 from .kept import chance_of, here, state_of
 from .state import kept
-from .training import mode_kept
+from .training import mode_kept, sized
 
 #: What looks at a result, where its data can be read.
 Check: TypeAlias = Callable[[Any, bool], None]
@@ -80,6 +80,7 @@ class Entrance(NamedTuple):
         reads = may_read()
         model, x, args, kwargs = self.ready(args, kwargs, reads)
         modules = modules_of(model)
+        sized(modules, model, x)
         training = noisy_modules(modules)
         state = state_of(modules, model)
         chance = chance_of(modules, model, x, self.about.draws, bool(training))
