@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from .._torch import transforms_active
 from .._types import Tree, as_arguments, copied
@@ -65,4 +64,5 @@ def sized(modules: Sequence[nn.Module], model: Any, x: Tree) -> None:
 
 
 def _without_size(modules: Sequence[nn.Module]) -> bool:
-    return any(weight is not None and is_lazy(weight) for module in modules for weight in own_weights(module).values())
+    weights = (weight for module in modules for weight in own_weights(module).values())
+    return any(isinstance(weight, nn.UninitializedParameter) for weight in weights)  # Dynamo does not trace is_lazy
