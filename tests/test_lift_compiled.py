@@ -127,12 +127,11 @@ def test_what_is_made_of_parameters_is_met_in_both_passes() -> None:
 def test_baselines_of_named_inputs() -> None:
     """Of a dict Dynamo cannot ask whether it is a function."""
     torch.manual_seed(0)
-    side, x = nn.Bilinear(3, 2, 4).double(), {"a": torch.randn(3, 3).double(), "b": torch.randn(3, 2).double()}
+    side, x = nn.Linear(3, 4).double(), {"a": torch.randn(3, 3).double(), "b": torch.randn(3, 3).double()}
     baselines = {name: part[:2] / 2 for name, part in x.items()}
     torch._dynamo.reset()
     fast: Any = torch.compile(fa.deep_lift_shap, fullgraph=True, backend="aot_eager")
-    found, wanted = (
-        method(lambda a, b: side(a, b).tanh(), x, baselines=baselines, target=1) for method in (fast, fa.deep_lift_shap)
-    )
+    options: Any = {"baselines": baselines, "target": 1}
+    found, wanted = (f(lambda a, b: side(a).tanh() * side(b), x, **options) for f in (fast, fa.deep_lift_shap))
     for name in x:
         close(found[name], wanted[name])
