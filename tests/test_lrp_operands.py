@@ -302,6 +302,7 @@ STRAIGHT: dict[str, Form] = {
     "ldexp": lambda h: torch.ldexp(h, torch.arange(3)),
     "sum_to_size": lambda h: h.sum_to_size(4, 1, 3),
     "to_sparse": lambda h: h.to_sparse().to_dense(),
+    "native_dropout": lambda h: torch.native_dropout(h, 0.5, True)[0],
     "einsum of one, a view": lambda h: torch.einsum("bij->bji", h),
 }
 BENT: dict[str, Form] = {
@@ -325,7 +326,37 @@ def test_operations_that_no_table_has(name: str) -> None:
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found, kept = fa.lrp(model, ROWS), fa.absorbed(model, ROWS)
+        torch.manual_seed(1)
+        found = fa.lrp(model, ROWS)
+        torch.manual_seed(1)
+        kept = fa.absorbed(model, ROWS)
+        torch.manual_seed(1)
     said = {str(warning.message).partition(":")[0] for warning in caught} - {"the model draws random numbers"}
     assert said == ({"operations without a rule keep their gradient"} if name in BENT else set())
     close(found.sum(1) + sum(kept.values()), model(ROWS).detach(), 1e-9)
+
+
+@pytest.mark.skipif(not hasattr(torch.library, "custom_op"), reason="since torch 2.4")
+@pytest.mark.filterwarnings(
+    "ignore:the model draws random numbers", "ignore:operations without a rule", "ignore:DeepLIFT's rules do not"
+)
+def test_looking_at_an_operation_draws_nothing() -> None:
+    @torch.library.custom_op("funattr_tests::thinned", mutates_args=())
+    def thinned(h: Tensor) -> Tensor:
+        return h * (torch.rand(h.shape) > 0.5)
+
+    def keep(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward((output / inputs[0]).round())
+
+    thinned.register_autograd(lambda ctx, gradient: gradient * ctx.saved_tensors[0], setup_context=keep)
+
+    def model(x: Tensor) -> Tensor:
+        return F.dropout(thinned(FIRST(x)).tanh(), 0.5).sum(1)
+
+    def again(method: Any, *options: Any) -> Any:
+        torch.manual_seed(1)
+        return method(*options)
+
+    found, kept, scores = (again(fa.lrp, model, ROWS), again(fa.absorbed, model, ROWS), again(model, ROWS))
+    close(found.sum(1) + sum(kept.values()), scores.detach(), 1e-9)
+    close(again(fa.deep_lift, model, ROWS).sum(1), (scores - again(model, ROWS * 0)).detach(), 1e-9)

@@ -157,9 +157,11 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
         for i, copy in zip(met, copies):
             filled[i] = copy
         again, named = tree_unflatten(filled, spec)
-        found = [t for t in tree_flatten(func(*again, **named))[0] if is_number(t)]
+        with torch.random.fork_rng(devices):  # what draws, draws the same at each, and again when it runs
+            found = [t for t in tree_flatten(func(*again, **named))[0] if is_number(t)]
         return [t if t.layout is torch.strided else t.to_dense() for t in found]
 
+    devices = {leaf.device for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_cuda}
     try:
         with torch.no_grad():
             ends = at([own for own, _ in met.values()]), at([base.expand_as(own) for own, base in met.values()])

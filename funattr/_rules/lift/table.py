@@ -127,7 +127,8 @@ _LINEAR = """
     chunk tensor_split unbind unfold fold im2col col2im narrow select copy_ fill_ zero_ roll flip fliplr flipud rot90 repeat
     tile broadcast_to meshgrid tril
     triu diag diagonal diag_embed trace pad dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
-    feature_alpha_dropout avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    feature_alpha_dropout native_dropout avg_pool1d avg_pool2d avg_pool3d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle embedding embedding_bag one_hot nll_loss
     zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_full new_empty new_tensor size
     dim stride numel item tolist shape is_floating_point is_complex eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__
