@@ -183,7 +183,7 @@ def test_quantised_values_and_operations_are_refused_in_words() -> None:
         with pytest.raises(TypeError, match=r"x is a quantised tensor"):
             method(net, torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), target=1)
     parts = nn.Sequential(net.first, nn.ReLU(), *net.last)
-    for rectified in (fa.gradient, fa.guided_backprop, fa.deconvnet):
+    for rectified in (fa.gradient, fa.guided_backprop, fa.deconvnet, fa.deep_lift):
         with pytest.raises(ValueError, match="the score has no gradient with respect to layer '0'"):
             rectified(parts, x, layer="0", target=1)  # zeros came
 
