@@ -108,6 +108,8 @@ OPS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "baddbmm": lambda h, g: torch.baddbmm(h[:, :, :4], h, g.mT, beta=0.5, alpha=2),
     "addmm": lambda h, g: torch.addmm(h[:, 0], h[:, 1], g[0, :1].expand(6, 6)),
     "einsum": lambda h, g: torch.einsum("nij,nkj->nik", h, g),
+    "einsum of three": lambda h, g: torch.einsum("nij,nkj,nik->ni", h, g, (h * g)[:, :, :4]),
+    "einsum of three, two held": lambda h, g: torch.einsum("nij,jk,il->nlk", h, *(torch.ones(m, 2).to(h) for m in (6, 4))),
     "einsum of one": lambda h, g: torch.einsum("nij->nj", h),
     "einsum with a weight": lambda h, g: torch.einsum("nij,jk->nik", h, torch.ones(6, 2, dtype=h.dtype)),
     "linear of varying": lambda h, g: F.linear(h[:, 0], g[0], g[0, :, 0]),

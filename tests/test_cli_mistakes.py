@@ -48,8 +48,12 @@ MISTAKES: dict[str, str] = {
     "explain cat.png --model folder.png": "the folder 'folder.png' has no config.json",
     "explain cat.png": "the following arguments are required: --model",
     f"{NET} --weights DEFAULT": "give the file of yours with --checkpoint",
-    f"{NET} --device cuda:7": "there is no device 'cuda:7' here: ",
-    f"{NET} --device gpu": "there is no device 'gpu' here: ",
+    f"{NET} --device cuda:7": "there is no device 'cuda:7' here: torch finds cpu",
+    f"{NET} --device gpu": "there is no device 'gpu' here: torch finds cpu",
+    f"{NET} --device meta": "there is no device 'meta' here: torch finds cpu",
+    # the score
+    "explain cat.png --model my_net:cut": "no gradient at the layers that suit a CAM, conv1, conv2, blocks.0 (the score has no "
+    "gradient with respect to layer 'blocks.0': the target does not depend on it, or the model cuts the graph in between",
     # the checkpoint
     f"{NET} --checkpoint lost.pt": "there is no checkpoint 'lost.pt'",
     f"{NET} --checkpoint whole.pt": "holds more than tensors, and loading it could run code: save the weights alone",

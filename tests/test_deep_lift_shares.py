@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from .reference import Asked, loops
 COMPOSED = {
     *("masked softmax", "lowest-masked softmax", "attention", "causal attention", "masked attention", "attention by name"),
     *("cosine_similarity", "similarity by name", "pairwise_distance", "cdist"),
-    *("where of two", "choice by name", "clamp(y, 1)"),
+    *("where of two", "choice by name", "clamp(y, 1)", "einsum of three"),
 }
 #: For which the reference has no kernel: rows in which one place takes all, products of many, norms, choices, `out=`.
 NO_KERNEL = {
@@ -31,6 +32,7 @@ NO_KERNEL = {
     *("vector_norm", "norm p=3", "torch.norm", "std", "cosine_similarity", "similarity by name", "pairwise_distance", "cdist"),
     *("max", "max of all", "min", "amax", "amin", "maximum", "minimum", "torch.max of two", "h.min(other)"),
     *("nn.AdaptiveMaxPool1d(output_size=4)", "adaptive_max_pool2d", "adaptive_max_pool2d with indices", "fake quantization"),
+    *("einsum of three", "einsum of three, two held"),
     *("where", "where of two", "h.where", "choice by name", "clamp(min=y)", "clamp(y, 1)", "clamp_max(y)", "clamp_(max=y)"),
 }
 #: These mix the examples.
@@ -78,6 +80,23 @@ def test_every_place_gets_its_share(name: str) -> None:
     size = max(float(t.abs().max()) for t in wanted)
     for ours, theirs in zip(deep_lift(model, x, baselines=x0), wanted):
         torch.testing.assert_close(ours, theirs, rtol=0.0, atol=1e-9 * size)
+
+
+def test_three_operands_of_einsum_share_as_three_players() -> None:
+    torch.manual_seed(0)
+    x, x0 = ([torch.randn(2, *shape).double() for shape in ((3, 4), (5, 4), (3, 5))] for _ in range(2))
+
+    def model(*operands: Tensor) -> Tensor:
+        return torch.einsum("nij,nkj,nik->n", *operands)
+
+    wanted = [torch.zeros(2).double() for _ in x]
+    for order in permutations(range(3)):
+        now = list(x0)
+        for i in order:
+            before, now[i] = model(*now), x[i]
+            wanted[i] += (model(*now) - before) / 6
+    for found, share in zip(deep_lift(model, tuple(x), baselines=tuple(x0)), wanted):
+        torch.testing.assert_close(found.sum((1, 2)), share)
 
 
 #: Where x is the baseline a slope is a derivative: of one operation, of several, of both its inputs, of nothing, by no graph.

@@ -47,6 +47,9 @@ def test_batches_of_other_sizes_share_a_graph(name: str) -> None:
 OF_STEPS: dict[str, Any] = {
     "feature_ablation": fa.feature_ablation,
     "deep_lift_shap": partial(fa.deep_lift_shap, baselines=torch.linspace(-1, 1, 24).double().reshape(2, 3, 4)),
+    "deep_lift_shap, layer": partial(
+        fa.deep_lift_shap, baselines=torch.linspace(-1, 1, 24).double().reshape(2, 3, 4), layer="1"
+    ),
     "shapley": partial(fa.shapley, feature_mask=torch.arange(3)[:, None] // 2, sampling="exact"),
     "under": partial(fa.under(fa.rules.epsilon(0.1))(fa.integrated_gradients), n_steps=3),  # a rule for a bias, too
 }

@@ -112,3 +112,26 @@ def test_what_runs_first_is_no_matter(cast: str) -> None:
     if cast in FROM_MASKS:
         z, z0 = (model.site(t).tanh() for t in (x, torch.full_like(x, 0.2)))
         close(found[0], ((z - z0) * (model.beside(x) > 0) * model.last.weight[1]).detach())
+
+
+def test_what_is_made_of_parameters_is_met_in_both_passes() -> None:
+    """A spectral norm takes weight.flatten(1), to Dynamo the weight itself in one pass and another tensor in the other."""
+    torch.manual_seed(0)
+    layer = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 8))
+    model, x = nn.Sequential(layer, nn.ReLU(), nn.Linear(8, 3)).double().eval(), torch.randn(3, 6, dtype=torch.float64)
+    torch._dynamo.reset()
+    fast: Any = torch.compile(fa.deep_lift, fullgraph=True, backend="aot_eager")
+    close(fast(model, x, target=1), fa.deep_lift(model, x, target=1))
+
+
+def test_baselines_of_named_inputs() -> None:
+    """Of a dict Dynamo cannot ask whether it is a function."""
+    torch.manual_seed(0)
+    side, x = nn.Linear(3, 4).double(), {"a": torch.randn(3, 3).double(), "b": torch.randn(3, 3).double()}
+    baselines = {name: part[:2] / 2 for name, part in x.items()}
+    torch._dynamo.reset()
+    fast: Any = torch.compile(fa.deep_lift_shap, fullgraph=True, backend="aot_eager")
+    options: Any = {"baselines": baselines, "target": 1}
+    found, wanted = (f(lambda a, b: side(a).tanh() * side(b), x, **options) for f in (fast, fa.deep_lift_shap))
+    for name in x:
+        close(found[name], wanted[name])

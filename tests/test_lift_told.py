@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import funattr as fa
 
 from .breadth import breadth
+from .reference import leaves
 
 
 class Swish(torch.autograd.Function):
@@ -225,3 +226,57 @@ def test_a_view_without_a_gradient_is_cut_off(name: str, layer: str | None) -> N
     if name == "view":
         compiled = torch.compile(fa.deep_lift, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(compiled(model, x, layer=layer, target=1), want)
+
+
+class Hands(nn.Module):
+    """A layer that hands on what it is given, alone or among other things."""
+
+    def __init__(self, among: str) -> None:
+        super().__init__()
+        self.among = among
+
+    def forward(self, h: Tensor) -> Any:
+        return {"alone": h, "tuple": (h, None), "dict": {"h": h}, "ids": (h, torch.arange(len(h)))}[self.among]
+
+
+class Handed(Net):
+    def __init__(self, does: Callable[[Tensor], Tensor], among: str) -> None:
+        super().__init__(does)
+        self.hands = Hands(among)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.hands(self.first(x))
+        return self.last(self.does(next(iter(leaves(found)))))
+
+
+@pytest.mark.parametrize("among", ["tuple", "dict", "ids"])
+@pytest.mark.parametrize("name", [*SAID, *QUIET, "a mask"])
+def test_a_value_among_others_is_a_value_of_the_layer(name: str, among: str) -> None:
+    """It was taken for one from around the layer: nothing was said, and masks were those at x."""
+    masked: Callable[[Tensor], Tensor] = lambda h: h * (h > 0) + (h > 0.2)  # noqa: E731  a row of the table
+    does = SAID[name][0] if name in SAID else QUIET.get(name, masked)
+    x, found = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), []
+    for kind in ("alone", among):
+        torch.manual_seed(0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            value = fa.deep_lift(Handed(does, kind), x, layer="hands", target=0)
+        found.append((next(t for t in leaves(value)), [str(warning.message) for warning in caught]))
+    torch.testing.assert_close(found[1][0], found[0][0])
+    assert found[1][1] == found[0][1]
+
+
+def test_indices_made_of_a_buffer_hide_no_gap_at_a_layer() -> None:
+    class Graph(Net):
+        def __init__(self) -> None:
+            super().__init__(lambda h: h)
+            self.register_buffer("ends", torch.tensor([0, 2, 2, 1, 0, 5]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x)
+            into = self.get_buffer("ends").expand_as(h)
+            return self.last(torch.zeros_like(h).scatter_add(1, into, h + h.detach().tanh()))
+
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match=r"miss the difference of the scores.*\(detach\)"):
+        fa.deep_lift(Graph(), torch.randn(3, 5).double(), layer="first", target=0)

@@ -225,19 +225,20 @@ def test_a_sparse_matrix_is_the_dense_one(name: str, method: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*[Ss]parse")
-def test_a_sparse_matrix_that_varies_is_told() -> None:
+def test_a_sparse_matrix_that_varies() -> None:
     """Attention over the edges of a graph."""
     where = EDGES.nonzero().T
 
-    def model(x: Tensor) -> Tensor:
+    def model(x: Tensor, dense: bool = False) -> Tensor:
         scores = torch.tanh(x.sum(1)[where[0]] * x.sum(1)[where[1]])
-        return head(torch.sparse.mm(torch.sparse_coo_tensor(where, scores, (4, 4)), x)[:, :4])
+        matrix = torch.sparse_coo_tensor(where, scores, (4, 4))
+        return head((matrix.to_dense() @ x if dense else torch.sparse.mm(matrix, x))[:, :4])
 
     with pytest.warns(UserWarning, match="a product of sparse matrices that vary.* no rule for it"):
         fa.deep_lift(model, NODES, target=1)
-    with pytest.warns(UserWarning, match="keep their gradient: sparse_coo_tensor"):
-        found, kept = (method(model, NODES, target=1) for method in (fa.lrp, fa.absorbed))
+    found, kept = (method(model, NODES, target=1) for method in (fa.lrp, fa.absorbed))
     close(found.sum() + sum(amount.sum() for amount in kept.values()), model(NODES)[:, 1].sum().detach(), 1e-9)
+    close(found, fa.lrp(partial(model, dense=True), NODES, target=1))
 
 
 CUBE, VECTOR, PAIR = torch.randn(4, 12, 5).double(), torch.randn(5).double(), nn.Linear(5, 5).double()
@@ -283,3 +284,79 @@ def test_units_without_positive_contributions_leave_no_rounding(rules: Any, dtyp
     want = fa.lrp(copy.deepcopy(model).double(), x.double(), target=1, rules=rules)
     found = fa.lrp(model, x, target=1, rules=rules).double()
     assert (found - want).abs().max() < off * want.abs().max()
+
+
+GRID, SOLVED = torch.rand(4, 2, 3, 2).double() * 2 - 1, torch.randn(4, 4).double()
+#: Linear in what varies, though no table says so, or says it of what they are made of; and ones that are not.
+STRAIGHT: dict[str, Form] = {
+    "nanmean": lambda h: h.nanmean(-1),
+    "trapezoid": torch.trapezoid,
+    "cumulative_trapezoid": torch.cumulative_trapezoid,
+    "torch.gradient": lambda h: torch.gradient(h, dim=2)[0],
+    "max_unpool": lambda h: F.max_unpool1d(h, torch.tensor([1, 2, 5]).expand_as(h), [2]),
+    "grid_sample": lambda h: F.grid_sample(h.unsqueeze(1), GRID, align_corners=False),
+    "solve": lambda h: torch.linalg.solve(SOLVED, h),
+    "cholesky_solve": lambda h: torch.cholesky_solve(h, SOLVED.tril()),
+    "multi_dot": lambda h: torch.stack([torch.linalg.multi_dot([SOLVED, row, SOLVED[:3, :3]]) for row in h]),
+    "scatter_reduce": lambda h: h.new_zeros(4, 4, 3).scatter_reduce(1, torch.ones_like(h).long(), h, "mean"),
+    "ldexp": lambda h: torch.ldexp(h, torch.arange(3)),
+    "sum_to_size": lambda h: h.sum_to_size(4, 1, 3),
+    "to_sparse": lambda h: h.to_sparse().to_dense(),
+    "native_dropout": lambda h: torch.native_dropout(h, 0.5, True)[0],
+    "einsum of one, a view": lambda h: torch.einsum("bij->bji", h),
+}
+BENT: dict[str, Form] = {
+    "logcumsumexp": lambda h: h.logcumsumexp(1),
+    "trapezoid of two": lambda h: torch.trapezoid(h, h.cumsum(2)),
+    "grid_sample of a grid": lambda h: F.grid_sample(h[:, None].detach() + 1, h[:, None, :, :2], align_corners=False),
+    "solve of a matrix": lambda h: torch.linalg.solve(h[:, :3] + 4 * torch.eye(3), SOLVED[:3]),
+    "infinite where it turns": lambda h: torch.special.entr(h.abs() + 0.1),
+    "polygamma": lambda h: torch.polygamma(1, h.abs() + 1),
+}
+
+
+@pytest.mark.parametrize("name", [*STRAIGHT, *BENT])
+def test_operations_that_no_table_has(name: str) -> None:
+    """What is linear in what varies is found to be, and keeps its gradient without a word."""
+    form = {**STRAIGHT, **BENT}[name]
+
+    def model(x: Tensor) -> Tensor:
+        y = form(FIRST(x).tanh().unflatten(1, (4, 3))).flatten(1).tanh()
+        return y @ torch.linspace(-1, 1, y.shape[1]).double()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.manual_seed(1)
+        found = fa.lrp(model, ROWS)
+        torch.manual_seed(1)
+        kept = fa.absorbed(model, ROWS)
+        torch.manual_seed(1)
+    said = {str(warning.message).partition(":")[0] for warning in caught} - {"the model draws random numbers"}
+    assert said == ({"operations without a rule keep their gradient"} if name in BENT else set())
+    close(found.sum(1) + sum(kept.values()), model(ROWS).detach(), 1e-9)
+
+
+@pytest.mark.skipif(not hasattr(torch.library, "custom_op"), reason="since torch 2.4")
+@pytest.mark.filterwarnings(
+    "ignore:the model draws random numbers", "ignore:operations without a rule", "ignore:DeepLIFT's rules do not"
+)
+def test_looking_at_an_operation_draws_nothing() -> None:
+    @torch.library.custom_op("funattr_tests::thinned", mutates_args=())
+    def thinned(h: Tensor) -> Tensor:
+        return h * (torch.rand(h.shape) > 0.5)
+
+    def keep(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward((output / inputs[0]).round())
+
+    thinned.register_autograd(lambda ctx, gradient: gradient * ctx.saved_tensors[0], setup_context=keep)
+
+    def model(x: Tensor) -> Tensor:
+        return F.dropout(thinned(FIRST(x)).tanh(), 0.5).sum(1)
+
+    def again(method: Any, *options: Any) -> Any:
+        torch.manual_seed(1)
+        return method(*options)
+
+    found, kept, scores = (again(fa.lrp, model, ROWS), again(fa.absorbed, model, ROWS), again(model, ROWS))
+    close(found.sum(1) + sum(kept.values()), scores.detach(), 1e-9)
+    close(again(fa.deep_lift, model, ROWS).sum(1), (scores - again(model, ROWS * 0)).detach(), 1e-9)

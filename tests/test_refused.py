@@ -155,3 +155,18 @@ def test_an_error_of_the_model_stays_what_it_is() -> None:
         fa.saliency(Fails(), X, target=1)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):  # neither x nor x[None] fits
         fa.saliency(NET, torch.rand(2, 5), target=1)
+
+
+@pytest.mark.parametrize("layer", [None, "0"])
+@pytest.mark.parametrize("rules", [fa.rules.epsilon(), fa.rules.guided()], ids=["epsilon", "guided"])
+def test_rules_around_rules(layer: str | None, rules: Any) -> None:
+    """One set held here and the other there, and others when compiled."""
+    own = fa.lrp, fa.guided_backprop, fa.deconvnet, fa.deep_lift, fa.under(fa.rules.attn_lrp())(fa.gradient)
+    for method in (*own, lambda *args, **options: fa.deep_lift_shap(*args, baselines=X, **options)):
+        with pytest.raises(ValueError, match=r"with rules of its own .* cannot be under others, too: merge the sets"):
+            fa.under(rules)(method)(NET, X, layer=layer, target=1)
+    merged = {**fa.rules.attn_lrp(), **rules}
+    assert (
+        fa.under(merged)(fa.gradient)(nn.Sequential(*NET, nn.ReLU()), X, layer=layer, target=1).shape[0] == 4
+    )  # the cure cures
+    assert torch.equal(fa.under({})(fa.lrp)(NET, X, layer=layer, target=1), fa.lrp(NET, X, layer=layer, target=1))

@@ -183,6 +183,54 @@ def test_quantised_values_and_operations_are_refused_in_words() -> None:
         with pytest.raises(TypeError, match=r"x is a quantised tensor"):
             method(net, torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), target=1)
     parts = nn.Sequential(net.first, nn.ReLU(), *net.last)
-    for rectified in (fa.gradient, fa.guided_backprop, fa.deconvnet):
+    for rectified in (fa.gradient, fa.guided_backprop, fa.deconvnet, fa.deep_lift):
         with pytest.raises(ValueError, match="the score has no gradient with respect to layer '0'"):
             rectified(parts, x, layer="0", target=1)  # zeros came
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+@pytest.mark.parametrize("name", ["gradient", "noise_tunnel", "each_target", "deep_lift_shap", "layers"])
+def test_lazy_layers_get_their_size_in_a_plain_pass(name: str) -> None:
+    """In a transform of torch.func they got the transform's tensors: the next pass broke the process."""
+    x = torch.randn(3, 5)
+    methods: dict[str, Any] = {
+        "gradient": lambda model: fa.gradient(model, x, target=1),
+        "noise_tunnel": lambda model: fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.0)(model, x, target=1),
+        "each_target": lambda model: fa.each_target(fa.gradient, [0, 1])(model, x)[1],
+        "deep_lift_shap": lambda model: fa.deep_lift_shap(model, x, baselines=torch.zeros(2, 5), target=1),
+        "layers": lambda model: fa.layers(model, x),
+    }
+    model = nn.Sequential(nn.LazyLinear(6), nn.Tanh(), nn.LazyLinear(3))
+    found = methods[name](model)
+    assert [layer.in_features for layer in model if isinstance(layer, nn.Linear)] == [5, 6]  # which was put back, to 0
+    if name != "layers":
+        torch.testing.assert_close(found, methods[name](model))
+    assert all(weight.isfinite().all() for weight in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_lazy_norms_in_train_mode_learn_nothing_from_a_call() -> None:
+    model, x = nn.Sequential(nn.LazyBatchNorm1d(), nn.LazyLinear(3)).train(), torch.randn(4, 5) + 3
+    with pytest.warns(UserWarning, match="train mode with batch norm"):
+        fa.gradient(model, x, target=1)
+    assert isinstance(model[0], nn.BatchNorm1d)
+    assert model[0].training
+    assert model[0].running_mean.abs().max() == 0
+    assert model[0].num_batches_tracked == 0
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_lazy_layers_in_a_transform_of_the_callers_are_refused() -> None:
+    model, x = nn.Sequential(nn.LazyLinear(6), nn.Tanh(), nn.LazyLinear(3)), torch.randn(3, 5)
+
+    def rows(x: Tensor) -> Any:
+        return torch.func.vmap(lambda row: fa.gradient(model, row[None], target=1)[0])(x)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: fa.gradient(model, x, target=1), backend="eager", fullgraph=True)
+    for run, kind in ((rows, ValueError), (compiled, torch._dynamo.exc.Unsupported)):
+        with pytest.raises(kind, match=r"without a size yet.* run it once before, model\(x\)"):
+            run(x)
+        assert isinstance(model[0], nn.LazyLinear)
+    model(x)
+    torch.testing.assert_close(rows(x), fa.gradient(model, x, target=1))

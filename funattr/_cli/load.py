@@ -11,7 +11,7 @@ from .checkpoint import load_checkpoint
 from .libraries import by_name, from_transformers
 from .own import from_code
 from .source import Source
-from .words import answered, listed, mistake, one_line, warn
+from .words import answered, listed, mistake, warn
 
 
 def load(options: argparse.Namespace) -> Source:
@@ -63,9 +63,11 @@ def device_of(name: str) -> Any:
 
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except Exception as error:  # each backend has errors of its own
-        raise mistake(f"there is no device {name!r} here: {one_line(error)}") from error
+        torch.empty(1, device=device).item()  # on "meta" there is no number
+    except Exception as error:  # each backend has errors of its own, some of many lines
+        found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *["mps"] * torch.backends.mps.is_available()]
+        why = " ".join(str(error).split()).partition(". ")[0]
+        raise mistake(f"there is no device {name!r} here: torch finds {listed(found)} ({why}).") from error
     return device
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import funattr as fa
 
 from .source import Source
-from .words import answered, listed, mistake
+from .words import answered, listed, mistake, one_line
 
 _SPECIAL = 9  # tokens that are no patches, at most
 
@@ -75,11 +75,14 @@ class Layers:
                 f"{type(self.source.model).__name__} has no layer that suits a CAM (values of several places, [N, C, H, W] or "
                 f"[N, T, C]): choose another --method, such as integrated_gradients."
             )
+        refused = ""
         for row in reversed([row for row in suiting if row.type != "Linear"] or suiting):
-            if self._places(row, target) > 1:
+            places, why = self._places(row, target)
+            refused = refused or why
+            if places > 1:
                 return Where(row.name, row.name, row.cam, "the last that suits; funattr layers shows the others")
         names = listed([row.name for row in suiting])
-        raise mistake(f"the score depends on none of the layers that suit a CAM, {names}: choose another --method.")
+        raise mistake(f"the score has no gradient at the layers that suit a CAM, {names}{refused}: choose another --method.")
 
     def grid(self, tokens: int) -> tuple[int, int] | None:
         """The rows and columns of patches that so many tokens are, a few of which are none (class token, registers).
@@ -109,14 +112,14 @@ class Layers:
                 return Where(row.name, row.name, row.cam, "where tokens become numbers")
         raise mistake(f"{type(model).__name__} has no embedding that runs once: name the layer after it with --layer.")
 
-    def _places(self, row: Any, target: int | None) -> int:
-        """How many places in a layer the score depends on."""
+    def _places(self, row: Any, target: int | None) -> tuple[int, str]:
+        """How many places in a layer the score depends on, or why that is not known."""
         with answered("the gradient failed"):
             try:
                 found = fa.gradient(self.source.model, self.x, layer=row.name, target=target)
-            except ValueError:  # the score does not depend on it at all
-                return 0
-        return int((found.abs().sum(row.cam) > 0).sum())
+            except ValueError as error:  # the score does not depend on it at all, say
+                return 0, f" ({one_line(error).rstrip('.')})"
+        return int((found.abs().sum(row.cam) > 0).sum()), ""
 
 
 def only_input(attribution: Any) -> Any:

@@ -1,5 +1,6 @@
 """What the code of a model names, as far as that can be read: to look for a thing only where there can be one. What modules it
-runs, and which of them are in train mode: told of once per call, and nothing is learned of what a method has it run on."""
+runs, which of them are in train mode (told of once per call, and nothing is learned of what a method has it run on), and which
+have parameters without a size."""
 
 from __future__ import annotations
 
@@ -10,12 +11,15 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .._words import warn
+from .._torch import transforms_active
+from .._types import Tree, as_arguments, copied
+from .._words import complaint, warn
 from .holders import LIBRARIES, is_made_of_code, of_library
 from .tap import shadowing
-from .where import Bound, all_modules, bind
+from .where import Bound, all_modules, bind, own_weights
 
 _PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, types.BuiltinFunctionType, Tensor)
 #: What runs before a model does, and not with it.
@@ -217,7 +221,10 @@ def tell_of_train_mode(training: Sequence[nn.Module]) -> None:
 
 def train_mode_traced(bound: Bound) -> Bound:
     """The same where Dynamo traces. Below torch.func nothing can be written, to be put back, so norms do not write."""
-    training = noisy_modules(all_modules(bound.root))
+    modules = all_modules(bound.root)
+    if _without_size(modules):
+        raise complaint(ValueError, _SIZE)
+    training = noisy_modules(modules)
     if not training:
         return bound
     tell_of_train_mode(training)
@@ -225,3 +232,30 @@ def train_mode_traced(bound: Bound) -> Bound:
     names = {_BATCH_NORM: ["track_running_stats"], _INSTANCE_NORM: ["running_mean", "running_var"]}
     hidden = [(norm, name, None) for norm in training for kind in names if isinstance(norm, kind) for name in names[kind]]
     return bound._replace(call=functools.partial(shadowing, hidden, bound.call))
+
+
+# Parameters that have no size yet.
+
+_SIZE = "the model has parameters without a size yet, and torch cannot give them one here: run it once before, model(x)."
+
+
+def sized(modules: Sequence[nn.Module], model: Any, x: Tree) -> None:
+    """Have parameters without a size get one in a plain pass: not the tensors of a transform, nor what is put back after it."""
+    if _without_size(modules):
+        if transforms_active():
+            raise complaint(ValueError, _SIZE)
+        args, kwargs = as_arguments(copied(x))
+        modes = [(module, module.training) for module in modules]
+        try:
+            for module in modules:
+                module.training = False  # it is about sizes: no statistics are learned, nothing is dropped
+            with torch.no_grad():
+                model(*args, **kwargs)
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def _without_size(modules: Sequence[nn.Module]) -> bool:
+    weights = (weight for module in modules for weight in own_weights(module).values())
+    return any(isinstance(weight, nn.UninitializedParameter) for weight in weights)  # Dynamo does not trace is_lazy

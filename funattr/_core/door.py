@@ -25,7 +25,7 @@ from .._torch import (
 from .._types import About, Model, Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint, complete, door
 from .checks import check_flags, check_input, check_result, check_scores, may_read
-from .code import modules_of, noisy_modules, tell_of_train_mode
+from .code import modules_of, noisy_modules, sized, tell_of_train_mode
 from .cures import in_words
 from .entries import numbered
 from .examples import regrouped, shown
@@ -79,6 +79,7 @@ class Entrance(NamedTuple):
         reads = may_read()
         model, x, args, kwargs = self.ready(args, kwargs, reads)
         modules = modules_of(model)
+        sized(modules, model, x)
         training = noisy_modules(modules)
         state = state_of(modules, model)
         chance = chance_of(modules, model, x, self.about.draws, bool(training))

@@ -225,7 +225,7 @@ def _recorded(q: Question, point: Point | None, whole: bool, anchor: Tensor | No
             alone = type(value) is Tensor
             if not (alone and value.is_floating_point()):
                 check_attributable(value, q.label(i))
-            with without_modes() if alone else as_it_is:  # a rule's mode has nothing to do with this
+            with without_modes():  # a rule's mode has nothing to do with this
                 if not recorded:  # else it is on already, or the model itself has turned it off
                     torch.set_grad_enabled(True)
                 if point is None and alone:

@@ -24,7 +24,7 @@ def unruled(func: Any, args: Any, kwargs: Any) -> Any:
     """What a mode does with an operation that it leaves alone."""
     if func is Tensor.unflatten:  # written in Python with super(), which does not trace inside a mode
         func = torch.unflatten
-    return func(*args, **kwargs)
+    return (linear_and_bias if func is F.linear and tracing() else func)(*args, **kwargs)
 
 
 class PlainAttention(TorchFunctionMode):

@@ -269,7 +269,10 @@ def built(module: nn.Module) -> tuple[int, int]:
 
 
 def transparent(bound: Bound) -> Bound:
-    """The model for rules for the backward pass, which must see every operation."""
+    """The model for rules for the backward pass, which see every operation, and alone: of two sets each held somewhere."""
+    if bound.rules is not None:
+        text = "a method with rules of its own (lrp, guided_backprop, deep_lift, under(...)) cannot be under others, too"
+        raise complaint(ValueError, f"{text}: merge the sets, under({{**these, **those}})(gradient).")
     if tracing():
         return bound
     found = uncompiled(bound)

@@ -43,7 +43,7 @@ def distribution(x: Tree, baselines: Any, *, ids: bool) -> tuple[Tree, int]:
 
     None stands for what is held at x's value: what the caller holds there, and integers as in `references`.
     """
-    if callable(baselines) and not isinstance(baselines, Tensor):
+    if not isinstance(baselines, (Tensor, tuple, list, Mapping)) and callable(baselines):  # of a dict Dynamo cannot ask that
         baselines = baselines(x)
     leaves, spec = tree_flatten(x)
     known = ranges(baselines)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..._torch import tracing, transforms_active
 from ..lift.compound import COMPOUND
+from ..lift.dispatch import bent
 from ..lift.origins import among
 from ..lift.table import NAMES
 from .flows import CUT, HALF, NORMALIZATION, PLAIN
@@ -209,7 +210,7 @@ def batch_norm(
 
 def unmet(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
     """An operation that is not linear, and of a kind that no rule is for; it may have one by its name."""
-    if mode.rules.of(mode.name) is None and any(map(mode.varies, (*args, *kwargs.values()))):
+    if mode.rules.of(mode.name) is None and bent(func, args, kwargs, mode.varies):
         mode.unmet.append(mode.name)
     return other(mode, func, *args, **kwargs)
 

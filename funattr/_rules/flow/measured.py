@@ -110,6 +110,8 @@ class Measured(Ruled):
 
     def stands(self, t: Tensor, found: Tensor, **facts: Any) -> Tensor:
         """`found`, which goes on in the place of `t`: what is known of that is known of it, and `facts`."""
+        if self.facts[t] is UNKNOWN:  # nothing is noted yet
+            return found
         fact = self.facts[t]._replace(**facts)
         linear = fact.linear if fact.linear is None or fact.linear.output is not t else fact.linear._replace(output=found)
         self.facts[found] = fact._replace(linear=linear)

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from ..._core.kernels import unruled
 from ..._torch import as_recorded, base_of, depth, depth_traced, edge_of, tracing
 from ..._types import map_leaves, tensors
-from ..lift.dispatch import GRADIENTS, apply, known
+from ..lift.dispatch import GRADIENTS, apply, bent, known
 from ..lift.origins import among, those_taken
 from ..lift.table import ENTRIES, NAMES, PLAIN, SHAPES, is_chosen
 from ..relu import ReluRule, in_place
@@ -240,10 +240,10 @@ class Ruled(TorchFunctionMode):
             self.facts[other] = Fact(varies=True)
 
     def unknown(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """An operation that the table does not have: its own gradient, and not known to be linear."""
+        """An operation that the table does not have keeps its gradient. Where it is not linear, that is noted."""
+        bends = not is_chosen(func) and bent(func, args, kwargs, self.varies)
         found = self.probed(func, args, kwargs)
-        varied = any(map(self.varies, among((args, tuple(kwargs.values())))))
-        if varied and not is_chosen(func) and any(t.is_floating_point() for t in among((found,))):
+        if bends and any(t.is_floating_point() for t in among((found,))):
             self.unmet.append(named(func, args))
         return found
 

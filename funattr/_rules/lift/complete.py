@@ -27,7 +27,6 @@ from ..._torch import (
 )
 from ..._types import Neuron, Target, Tree, as_it_is, tensors
 from ..._words import warn
-from .origins import Origins
 from .table import ELEMENTWISE
 from .tape import Tape
 
@@ -41,20 +40,20 @@ def only_torch(root: nn.Module | None, pick: Any) -> bool:
     )
 
 
-def hidden(ends: Tree, starts: Iterable[Tensor], known: Iterable[str]) -> list[str]:
+def hidden(ends: Tree, starts: Iterable[Tensor], known: Sequence[str]) -> list[str]:
     """What brings a backward pass of its own between `starts` and `ends`: an autograd.Function, scripted code, an extension.
 
-    `known` are operations without a rule, which are named already.
+    `known` are operations without a rule, which are named already, and may be made of those that have one.
     """
     first = {t.grad_fn for t in starts} - {None}
     found = [(name, node) for node in nodes_before((t.grad_fn for t in tensors(ends)), first) if (name := _own(node))]
     if not found:
         return []
-    inputs, named = {id(t) for t in starts}, {flat(name) for name in known}
+    inputs = {id(t) for t in starts}
     return [
         name
         for name, node in found
-        if not (name == SCRIPTED and flat(node.name()) in named)
+        if not (name == SCRIPTED and known and "torch::jit" not in node.name())
         and any(other in first or id(getattr(other, "variable", None)) in inputs for other in nodes_before([node], first))
     ]
 
@@ -111,12 +110,6 @@ class Notes:
         for kind, names in found.items():
             known = getattr(self, kind)
             known.extend(dict.fromkeys(name for name in names if name not in known))
-
-
-def cuts_graph(origins: Origins, root: nn.Module | None) -> bool:
-    """Whether all that comes from the input passed the sites: nothing else was used after them."""
-    buffers = {id(t) for t in root.buffers()} if root is not None and origins.around else set()
-    return all(id(t()) in buffers for t in origins.around.values())
 
 
 def gap(targets: Sequence[Target], ends: tuple[Tape, Tape], products: list[Tree]) -> Tensor | None:

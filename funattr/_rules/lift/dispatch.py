@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MethodWrapperType
 from typing import Any
 
@@ -136,6 +137,16 @@ def _unknown(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
+def bent(func: Any, args: Any, kwargs: Any, varies: Callable[[Any], bool]) -> bool:
+    """Whether an operation is not linear in what varies, on the way to other numbers of that size; compiled, nobody looks."""
+    leaves, spec = tree_flatten((args, kwargs))
+    live = {i: t for i, t in enumerate(leaves) if varies(t)}
+    if tracing() or not live:
+        return bool(live)
+    turned = {i: t * torch.arange(t.numel(), device=t.device).add_(i).cos().view(t.shape).to(t.dtype) for i, t in live.items()}
+    return not _straight(func, leaves, spec, {i: Met(t, turned[i]) for i, t in live.items()})
+
+
 def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> bool:
     """Whether the operation is half way between its two values where its inputs are half way."""
 
@@ -146,9 +157,11 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
         for i, copy in zip(met, copies):
             filled[i] = copy
         again, named = tree_unflatten(filled, spec)
-        found = [t for t in tree_flatten(func(*again, **named))[0] if is_number(t)]
+        with torch.random.fork_rng(devices):  # what draws, draws the same at each, and again when it runs
+            found = [t for t in tree_flatten(func(*again, **named))[0] if is_number(t)]
         return [t if t.layout is torch.strided else t.to_dense() for t in found]
 
+    devices = {leaf.device for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_cuda}
     try:
         with torch.no_grad():
             ends = at([own for own, _ in met.values()]), at([base.expand_as(own) for own, base in met.values()])
@@ -162,6 +175,6 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
         if not y.numel():
             return False
         scale = (y - y0).abs().max()
-        return anywhere(~(((y + y0) / 2 - half).abs().max() <= 1e-3 * scale))
+        return anywhere(~((((y + y0) / 2 - half).abs().max() <= 1e-3 * scale) & scale.isfinite()))
 
     return not any(bent(*values) for values in zip(*ends, middle))

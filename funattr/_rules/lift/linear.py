@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
+from math import comb
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from ..._core.kernels import linear_and_bias
 from ..._torch import tracing
 from .slopes import matmul
-from .tape import Lift
+from .tape import Lift, Met
 
 
 def matrix_product(lift: Lift, func: Any, x: Tensor, y: Tensor, *reduced: str) -> Any:
@@ -106,11 +108,23 @@ def inverse(lift: Lift, func: Any, x: Tensor) -> Any:
 
 def einsum(lift: Lift, func: Any, equation: str, *operands: Any) -> Any:
     operands, vary = operands_of(operands, lift.varies)
-    if len(vary) > 2:
-        lift.unknown.append("einsum of three tensors that vary")
-    if len(vary) != 2:
-        return func(equation, *operands)
-    return bilinear(lift, of_two(func, equation, operands, *vary), *(operands[i] for i in vary))
+    if len(vary) == 2:
+        return bilinear(lift, of_two(func, equation, operands, *vary), *(operands[i] for i in vary))
+    met = lift.meet(*(operands[i] for i in vary)) if len(vary) > 2 else None
+    return func(equation, *operands) if met is None else _einsum_of_many(lift, func, equation, operands, dict(zip(vary, met)))
+
+
+def _einsum_of_many(lift: Lift, func: Any, equation: str, operands: Sequence[Any], met: dict[int, Met]) -> Tensor:
+    """Each operand's step from the baseline, with the others there or at x: the mean over all orders in which they move."""
+    with lift.constants():
+        found: Tensor = func(equation, *(met[i].own if i in met else t for i, t in enumerate(operands)))
+        base = {i: other.expand_as(own) for i, (own, other) in met.items()}
+    for i, (own, _) in met.items():
+        for moved in (some for k in range(len(met)) for some in combinations(met.keys() - {i}, k)):
+            step = (operands[i] - own) / (len(met) * comb(len(met) - 1, len(moved)))
+            ends = {j: met[j].own if j in moved else base[j] for j in met} | {i: step}
+            found = found + func(equation, *(ends.get(j, t) for j, t in enumerate(operands)))
+    return found
 
 
 def operands_of(given: tuple[Any, ...], varies: Callable[[Any], bool]) -> tuple[tuple[Any, ...], list[int]]:

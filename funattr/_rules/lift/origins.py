@@ -36,6 +36,7 @@ class Origins:
         self.made: dict[int, Tensor] = {}  # of nothing but numbers
         self.cut: dict[int, Tensor] = {}
         self.cuts: list[str] = []
+        self.held: dict[int, Tensor] = {}
         self.around: dict[int, weakref.ref[Tensor]] = {}
         self.beside: dict[int, weakref.ref[Tensor]] = {}  # made of that, and of parameters, which require a gradient
         self.numbers: dict[int, Tensor] = {}
@@ -182,7 +183,8 @@ class Origins:
     def _follow(self, func: Any, given: list[tuple[Tensor, bool]], results: list[Tensor]) -> None:
         others = [(t, live) for t, live in given if not self.is_fixed(t) and (live or id(t) not in self.made)]
         live = any(live for _, live in others)
-        self.around.update((id(t), weakref.ref(t)) for t, live in others if not live and id(t) not in self.cut)
+        around = [t for t, live in others if not live and id(t) not in self.cut and id(t) not in self.held]
+        self.around.update((id(t), weakref.ref(t)) for t in around)
         numbers = not live and self._has_numbers(t for t, _ in others)
         if not live and any(self.is_outside(t) for t, _ in others):
             self.comes_in(results)
@@ -197,6 +199,7 @@ class Origins:
                 self.cuts.append(getattr(named, "__name__", repr(func)))
         elif others:
             self.beside.update((id(t), weakref.ref(t)) for t in results if t.requires_grad)
+            self.held.update((id(t), t) for t in results if not around)
         else:
             self.made.update((id(t), t) for t in results)
 

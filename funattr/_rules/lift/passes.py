@@ -22,7 +22,7 @@ from ..._steps.twins import OneRow, same_rows
 from ..._torch import depth, depth_traced, grad_level, tracing, transforms_active, unwrap_for_grad, without_modes
 from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, floats_of, leaf_of, map_floats, map_tensors, tensors
 from ..._words import complaint
-from .complete import SCRIPTED, Notes, cuts_graph, gap, hidden, only_torch
+from .complete import SCRIPTED, Notes, gap, hidden, only_torch
 from .dispatch import apply
 from .tape import Lift, OutOfStep, Tape, fits
 
@@ -207,7 +207,7 @@ def replayed(task: Task, here: Tape, tape: Tape, own: Tape | None) -> tuple[list
     cuts = lift.origins.cuts
     task.notes.extend(unknown=lift.unknown, moved=lift.moved, hidden=lift.inside, cuts=cuts)
     task.notes.eps = max(task.notes.eps, 0.0 if tracing() else tape.eps())
-    task.notes.claims = None in q.sites.sites or cuts_graph(lift.origins, q.bound.root)
+    task.notes.claims = None in q.sites.sites or not lift.origins.around
     return found
 
 
@@ -231,6 +231,8 @@ class _Replay:
             self._start((args, kwargs))
         else:
             self.lift.origins.comes_in(tensors((args, kwargs)))
+            if q.bound.root is not None and not tracing():
+                self.lift.origins.held.update((id(t), t) for t in q.bound.root.buffers())
         with self.lift, as_it_is if tracing() else _NothingRunsAgain():
             sites = q.inner if q.neuron is None else [*q.inner, q.neuron]
             output = call_tapped(q.bound.call, args, kwargs, Run(sites, self._mark))

@@ -37,10 +37,11 @@ class _Slope(torch.autograd.Function):
         ctx.ruled, ctx.live = current_grad_level() == level, live
         ctx.shapes, ctx.rest = [x.shape for x in rest[:live]], len(rest) - live
         ctx.save_for_backward(*rest[live:-1])
+        ctx.set_materialize_grads(False)  # as in relu.py: what hands on no gradient is not to pass for one of zeros
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        if not ctx.ruled:
+    def backward(ctx: Any, g: Tensor | None) -> Any:
+        if g is None or not ctx.ruled:
             return None, None, None, *[None] * (ctx.live + ctx.rest - 1), g
         found = ctx.pull(g, ctx.shapes, ctx.needs_input_grad[3:], *ctx.saved_tensors)
         return None, None, None, *found, *[None] * ctx.rest

@@ -127,7 +127,8 @@ _LINEAR = """
     chunk tensor_split unbind unfold fold im2col col2im narrow select copy_ fill_ zero_ roll flip fliplr flipud rot90 repeat
     tile broadcast_to meshgrid tril
     triu diag diagonal diag_embed trace pad dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
-    feature_alpha_dropout avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    feature_alpha_dropout native_dropout avg_pool1d avg_pool2d avg_pool3d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle embedding embedding_bag one_hot nll_loss
     zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_full new_empty new_tensor size
     dim stride numel item tolist shape is_floating_point is_complex eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__
@@ -141,6 +142,8 @@ _LINEAR = """
     bincount searchsorted bucketize unique unique_consecutive backward register_hook retain_grad
     hfft ihfft fftshift ifftshift atleast_1d atleast_2d atleast_3d column_stack row_stack hsplit vsplit dsplit block_diag
     slice_scatter diagonal_scatter as_strided narrow_copy resolve_neg affine_grid_generator
+    nanmean sum_to_size select_scatter as_strided_scatter hfft2 ihfft2 hfftn ihfftn to_dense to_sparse to_sparse_coo
+    to_sparse_csr to_sparse_csc coalesce sparse_coo_tensor _sparse_sum
     slice alias lift_fresh lift_fresh_copy _to_copy _unsafe_view sym_size _assert_tensor_metadata mT mH numpy_T matrix_H
 """
 #: The same without a rule, names that say "in place" first: of a function that has two, the other holds.

@@ -100,6 +100,7 @@ class Lift(TorchFunctionMode):
             if depth_traced() != self.level:
                 return self._inside(func, args, kwargs)
             found = self.rules(self, func, args, kwargs)
+            found = found.view_as(found) if constant(found) else found  # w.flatten(1) is w in a pass, in a level not
             given = sources(func, (*args, *kwargs.values()))
             for made in among((args[0] if func is Tensor.__setitem__ else found,)):  # topk makes numbers and indices
                 self.origins.trace(given, made)
