@@ -31,6 +31,7 @@ from .tensors import (
     forward_class,
     grad_of_sum,
     is_dressed,
+    is_newer,
     is_older,
     is_plain,
     is_view,
@@ -43,6 +44,7 @@ from .tensors import (
     swap_tensors,
     times_written,
     tree_unflatten,
+    without_graph,
 )
 from .traces import (
     any_batch,

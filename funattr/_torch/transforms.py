@@ -200,6 +200,8 @@ def numbers(value: torch.Tensor) -> list[float]:
 
 def current_grad_level() -> int:
     """The number of the innermost grad level; 0 where only plain autograd records."""
+    if peek_interpreter_stack() is None:
+        return 0
     return max((level.level() for level in _levels() or [] if level.key() == TransformType.Grad), default=0)
 
 

@@ -43,7 +43,7 @@ def attention(
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     causal = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril() if is_causal else None
     with lift.constants():
-        (q, q0), (k, k0), (v, v0) = met[:3]
+        (q, q0), (k, k0), (v, v0) = ((t.contiguous(), t0) for t, t0 in met[:3])  # once, and not in each product
         mask, mask0, moves = (causal, causal, False) if attn_mask is None else _masks(lift, attn_mask, met[3])
         s, s0 = (q @ k.mT).mul_(scale), (q0 @ k0.mT).mul_(scale)
         p, p0 = _logs(s, mask, moves), _logs(s0, mask0, moves)

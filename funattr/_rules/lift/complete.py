@@ -47,7 +47,10 @@ def hidden(ends: Tree, starts: Iterable[Tensor], known: Iterable[str]) -> list[s
     `known` are operations without a rule, which are named already.
     """
     first = {t.grad_fn for t in starts} - {None}
-    found = [(name, node) for node in nodes_before((t.grad_fn for t in tensors(ends)), first) if (name := _own(node))]
+    nodes = list(nodes_before((t.grad_fn for t in tensors(ends)), first))
+    # Of the nodes that are called as their class, one tells of all.
+    ours = {kind for kind, node in {type(n): n for n in nodes}.items() if node.name() == kind.__name__ and not _own(node)}
+    found = [(name, node) for node in nodes if type(node) not in ours and (name := _own(node))]
     if not found:
         return []
     inputs, named = {id(t) for t in starts}, {flat(name) for name in known}

@@ -116,6 +116,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, slopes: tuple[Tensor, ...], scale
 
 def _attention(scale: float, g: Tensor, shapes: Shapes, wanted: Wanted, *slopes: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, weights, mean, total, *bend = slopes
+    g = g.contiguous()  # once, and not in each product
     (h,) = _row(g @ v.mT, shapes, wanted, mean, total, mean)
     h = h.mul_(scale)
     h = h * bend[0] if bend else h
