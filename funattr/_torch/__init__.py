@@ -11,9 +11,13 @@ from torch._C._functorch import _unwrap_for_grad as unwrap_for_grad
 # All that Dynamo knows of torch.func.grad, vjp and the like.
 from torch._functorch.eager_transforms import _autograd_grad as gradient_inside
 
+# For autograd.Functions that hold at one grad level, unknown to those below: without it torch.func refuses them.
+from torch._functorch.utils import enable_single_level_autograd_function as at_one_level
+
 # The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
 from torch.utils._pytree import TreeSpec, tree_flatten
 
+from .below import Late, below_vmap, grad_levels_in_vmap, nothing_below
 from .shown import (
     depth_traced,
     kept_whole,
@@ -44,7 +48,6 @@ from .tensors import (
     swap_tensors,
     times_written,
     tree_unflatten,
-    without_graph,
 )
 from .traces import (
     any_batch,
@@ -68,10 +71,8 @@ from .traces import (
     writes,
 )
 from .transforms import (
-    Late,
     Surroundings,
     as_recorded,
-    below_vmap,
     current_grad_level,
     depth,
     grad_level,

@@ -85,19 +85,6 @@ def is_newer(t: torch.Tensor, number: int) -> bool:
     return node is not None and bool(node._sequence_nr() >= number > 0)
 
 
-class without_graph:
-    """`torch.no_grad`, in a fifth of the time, which is that of an operation."""
-
-    __slots__ = ("before",)
-
-    def __enter__(self) -> None:
-        self.before = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(False)
-
-    def __exit__(self, *exception: object) -> None:
-        torch._C._set_grad_enabled(self.before)
-
-
 def slope_of_one(value: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor | None:
     """The same of what one operation made of a leaf, without the engine, which takes longer than small ones; else None."""
     node: Any = value.grad_fn

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch._C import _functorch
 from torch._C._functorch import TransformType, maybe_get_level, peek_interpreter_stack
-from torch._C._functorch import _add_batch_dim as add_batch_dim
 from torch._functorch import eager_transforms
 from torch._functorch.eager_transforms import enable_inplace_requires_grad
 
@@ -54,7 +53,12 @@ def _grad_level() -> Iterator[int]:
 
 
 _OLD = not hasattr(_functorch, "get_interpreter_stack")
-_levels: Callable[[], Any] = getattr(_functorch, "get_interpreter_stack", _levels_one_by_one)
+_all_levels: Callable[[], Any] = getattr(_functorch, "get_interpreter_stack", _levels_one_by_one)
+
+
+def levels() -> list[Any]:
+    """The transforms that run in this thread, the outermost first."""
+    return _all_levels() or []
 
 
 def no_vmap_inside() -> bool:
@@ -67,18 +71,18 @@ grad_level = getattr(eager_transforms, "grad_increment_nesting", _grad_level)
 
 def only_vmap_runs() -> bool:
     """Whether one vmap runs, and no transform around it: below it, the fused kernels are at home."""
-    levels = _levels() or []
-    return len(levels) == 1 and bool(levels[0].key() == TransformType.Vmap)
+    running = levels()
+    return len(running) == 1 and bool(running[0].key() == TransformType.Vmap)
 
 
 def vmap_runs() -> bool:
     """Whether a vmap is among the transforms that run in this thread: data cannot be read then."""
-    return any(level.key() == TransformType.Vmap for level in _levels() or [])
+    return any(level.key() == TransformType.Vmap for level in levels())
 
 
 def vmapped_over() -> int:
     """How many copies of what runs now the vmaps around it make."""
-    vmaps = [level for level in _levels() or [] if level.key() == TransformType.Vmap]
+    vmaps = [level for level in levels() if level.key() == TransformType.Vmap]
     return math.prod(_functorch.CVmapInterpreterPtr(level).batchSize() for level in vmaps)
 
 
@@ -128,52 +132,6 @@ def is_mapped(value: torch.Tensor | None) -> bool:
     return value is not None and level is not None and maybe_get_level(value) == level.level()
 
 
-def below_vmap(function: Callable[..., Iterable[torch.Tensor]], *args: torch.Tensor) -> list[torch.Tensor]:
-    """What `function` returns for tensors as they are below the vmap that runs, where it maps over what comes first in them.
-
-    Tensors that are not mapped are handed on as they are; of those that it returns all are. An autograd.Function with a vmap
-    of its own does this too, and takes longer than most operations.
-    """
-    dims = [_functorch.maybe_get_bdim(t) if is_mapped(t) else None for t in args]
-    plain = [t if dim is None else _functorch.get_unwrapped(t) for t, dim in zip(args, dims)]
-    interpreter = peek_interpreter_stack()
-    assert interpreter is not None
-    level = interpreter.level()
-    vmap = _functorch.pop_dynamic_layer_stack()
-    try:
-        found = list(function(*(t if not dim else t.movedim(dim, 0) for t, dim in zip(plain, dims))))
-    finally:
-        _functorch.push_dynamic_layer_stack(vmap)
-    return [add_batch_dim(t, 0, level) for t in found]
-
-
-class Late:
-    """A vmap entered by hand, over steps that are mapped from where `enter` is called to the end of the pass: inside the model,
-    at a site. Over how many is only known once the value there is seen, and a pass to look at it first would run what lies
-    before the site a second time."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.level: int | None = None
-
-    def enter(self, steps: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The steps, as one; the first alone where a transform of the model's own runs, which would end before this one."""
-        self.size = 1 if transforms_active() else steps[0].shape[0]
-        if self.size == 1:
-            return [t[0] for t in steps]
-        level = self.level = _functorch._vmap_increment_nesting(self.size, "same")
-        return [add_batch_dim(t, 0, level) for t in steps]
-
-    def run(self, function: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:
-        """What `function`, which enters, returns, with a leading dimension for the steps."""
-        try:
-            found = function()
-            return [t[None] if self.level is None else _functorch._remove_batch_dim(t, self.level, self.size, 0) for t in found]
-        finally:
-            if self.level is not None:
-                _functorch._vmap_decrement_nesting()
-
-
 def is_wrapped(value: torch.Tensor) -> bool:
     """Whether a transform stands between us and the data of `value`."""
     return maybe_get_level(value) != -1
@@ -202,7 +160,7 @@ def current_grad_level() -> int:
     """The number of the innermost grad level; 0 where only plain autograd records."""
     if peek_interpreter_stack() is None:
         return 0
-    return max((level.level() for level in _levels() or [] if level.key() == TransformType.Grad), default=0)
+    return max((level.level() for level in levels() if level.key() == TransformType.Grad), default=0)
 
 
 def make_leaf(value: torch.Tensor) -> torch.Tensor:

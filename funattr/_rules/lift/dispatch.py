@@ -27,16 +27,17 @@ GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward, grad
 
 def apply(lift: Any, func: Any, args: Any, kwargs: Any, own: Entry | None = None) -> Any:
     """The operation `func`, as its rule has it; `own` is its entry where that is not the table's."""
-    if own is None and not tracing() and func in PLAIN:
-        return _linear(lift, func, args, kwargs)
+    if own is None and not tracing():
+        if func in PLAIN:
+            return _linear(lift, func, args, kwargs)
+        if func in WEIGHED and type(lift) is Lift and len(args) > 1 and constant(args[1]):
+            return _linear(lift, func, args, kwargs)
     if func in GRADIENTS:  # under the rules it would give multipliers, and other values
         raise complaint(
             ValueError,
             "the model differentiates itself (torch.autograd), and rules would change what it finds: use "
             "integrated_gradients for such a model.",
         )
-    if own is None and not tracing() and func in WEIGHED and type(lift) is Lift and len(args) > 1 and constant(args[1]):
-        return _linear(lift, func, args, kwargs)
     if func in SWITCHED:
         at = SWITCHED[func]
         in_place = kwargs.get("inplace") or (len(args) > at and args[at])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..._core.checks import may_read
-from ..._torch import grad_of_sum, is_plain, slope_of_one, tracing, transforms_active
+from ..._torch import below_vmap, grad_levels_in_vmap, grad_of_sum, is_plain, slope_of_one, tracing, transforms_active
 from ..._types import attributable
 from .slopes import scaled, scaled2
 from .tape import Lift, Met
@@ -37,13 +37,16 @@ def secant(
 
     `value` is f(a), where it is known. `alone` says that f looks at nothing but each element: it may be asked for a few.
     """
+    if alone and not (tracing() or torch.is_grad_enabled()) and (levels := grad_levels_in_vmap()):
+        given = (a, b, f(a) if value is None else value)
+        return below_vmap(lambda a, b, value: [secant(f, a, b, kind, value, alone)], *given, levels=levels)[0]
     dx = a - b
     digits = torch.finfo(a.dtype).eps ** (1 / 3)
     bound: Any = kind * digits if kind >= 0 else digits * ((a + b) / 2).abs()
     looks, differentiable = may_read() and is_plain(a), torch.is_grad_enabled()
     if looks and alone and not differentiable:
         few = _not_above(dx, bound)  # first: what is large is soon out of the processor's reach
-        least = _least(f, a, b.expand_as(dx), kind, few) if few.numel() else None
+        least = _least(f, a, dx, kind, few) if few.numel() else None
         slope = ((f(a) if value is None else value) - f(b)).div_(dx)
         return slope if least is None else slope.put_(few, least)
     rise = (f(a) if value is None else value) - f(b)
@@ -56,10 +59,11 @@ def secant(
     return torch.where(tiny, torch.nan_to_num(derivative(f, where), 0.0, 0.0, 0.0), slope)
 
 
-def _least(f: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, kind: float, few: Tensor) -> Tensor:
+def _least(f: Callable[[Tensor], Tensor], a: Tensor, dx: Tensor, kind: float, few: Tensor) -> Tensor:
     """The derivatives at a few places, on a tensor with gaps: for one without, oneDNN takes its time to make itself ready."""
-    ends = torch.stack((a.take(few), b.take(few)), 1)
-    middle = ends[:, 0] if kind == EXACT else ends[:, 0].add_(ends[:, 1]).div_(2)
+    middle = a.expand_as(dx).take(few)
+    if kind != EXACT:
+        middle = torch.sub(middle, dx.take(few), alpha=0.5, out=middle.new_empty(few.numel(), 2)[:, 0])
     return torch.nan_to_num(derivative(f, middle), 0.0, 0.0, 0.0)
 
 

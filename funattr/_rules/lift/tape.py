@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..._core.checks import anywhere
 from ..._core.kernels import unruled
-from ..._torch import depth, depth_traced, tracing, transforms_active, without_graph, without_modes
+from ..._torch import depth, depth_traced, tracing, transforms_active, without_modes
 from ..._types import attributable, broadcasts
 from ..spelled import Entry, counterpart, functions
 from .origins import ASKS, Origins, among, constant, is_new, sources
@@ -262,7 +262,7 @@ class Lift(TorchFunctionMode):
         """Slopes have a graph only where the result is to be differentiated."""
         if self.own is not None:
             return contextlib.nullcontext()
-        return torch.no_grad() if tracing() else _Aside() if transforms_active() else without_graph()
+        return torch.no_grad() if tracing() or not transforms_active() else _Aside()
 
 
 class _Aside(torch.no_grad):
