@@ -17,7 +17,6 @@ from torch._functorch.utils import enable_single_level_autograd_function as at_o
 # The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
 from torch.utils._pytree import TreeSpec, tree_flatten
 
-from .below import Late, below_vmap, grad_levels_in_vmap, nothing_below
 from .shown import (
     depth_traced,
     kept_whole,
@@ -33,6 +32,7 @@ from .tensors import (
     copy_saved,
     edge_of,
     forward_class,
+    grad_levels_in_vmap,
     grad_of_sum,
     is_dressed,
     is_newer,
@@ -41,6 +41,7 @@ from .tensors import (
     is_view,
     nodes_before,
     nodes_so_far,
+    nothing_below,
     saved_input,
     scripted_names,
     slope_of_one,
@@ -71,8 +72,10 @@ from .traces import (
     writes,
 )
 from .transforms import (
+    Late,
     Surroundings,
     as_recorded,
+    below_vmap,
     current_grad_level,
     depth,
     grad_level,
