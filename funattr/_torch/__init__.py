@@ -11,6 +11,9 @@ from torch._C._functorch import _unwrap_for_grad as unwrap_for_grad
 # All that Dynamo knows of torch.func.grad, vjp and the like.
 from torch._functorch.eager_transforms import _autograd_grad as gradient_inside
 
+# For autograd.Functions that hold at one grad level, unknown to those below: without it torch.func refuses them.
+from torch._functorch.utils import enable_single_level_autograd_function as at_one_level
+
 # The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
 from torch.utils._pytree import TreeSpec, tree_flatten
 
@@ -32,13 +35,16 @@ from .tensors import (
     copy_saved,
     edge_of,
     forward_class,
+    grad_levels_in_vmap,
     grad_of_sum,
     is_dressed,
+    is_newer,
     is_older,
     is_plain,
     is_view,
     nodes_before,
     nodes_so_far,
+    nothing_below,
     saved_input,
     scripted_names,
     slope_of_one,

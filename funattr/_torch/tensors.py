@@ -9,6 +9,8 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch._C import _functorch
+from torch._C._functorch import TransformType, peek_interpreter_stack
 
 # The memory of a tensor by a reference that does not hold it.
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -16,7 +18,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten
 from torch.utils._pytree import tree_unflatten as _tree_unflatten
 
 from .traces import observed_by_dispatch_mode, tracing
-from .transforms import is_wrapped
+from .transforms import is_wrapped, levels
 
 #: Makes of a tensor, by whatever name it is held, another; since torch 2.3.
 swap_tensors: Any = getattr(torch.utils, "swap_tensors", None)
@@ -77,6 +79,12 @@ def is_older(t: torch.Tensor, number: int) -> bool:
     block is neither, whatever it says."""
     node: Any = t.grad_fn
     return not is_view(t) if node is None else (number > 0 and node._sequence_nr() < number)
+
+
+def is_newer(t: torch.Tensor, number: int) -> bool:
+    """Whether a tensor is seen at once to have been made by the node of that number, or a later one."""
+    node: Any = t.grad_fn
+    return node is not None and bool(node._sequence_nr() >= number > 0)
 
 
 def slope_of_one(value: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor | None:
@@ -263,3 +271,20 @@ def scripted_names(module: torch.jit.ScriptModule) -> list[str]:
     """The attributes that scripted code can write to, as far as is known: all buffers need not be among them."""
     kinds = module.__dict__.get("_concrete_type")
     return [] if kinds is None else [name for name in kinds.get_attributes() if name[0] != "_" and name != "training"]
+
+
+# What is recorded, and where.
+
+
+def grad_levels_in_vmap() -> int:
+    """How many transforms run, if they are a vmap and grad levels inside of it, and nobody sees the operations; else 0."""
+    kinds = [] if observed_by_dispatch_mode() else [level.key() for level in levels()]
+    return len(kinds) if kinds == [TransformType.Vmap, *[TransformType.Grad] * (len(kinds) - 1)] else 0
+
+
+def nothing_below() -> bool:
+    """Whether a grad level is the innermost transform, and was entered where nothing was to be recorded; and nobody sees it."""
+    level = peek_interpreter_stack()
+    if level is None or level.key() != TransformType.Grad or observed_by_dispatch_mode():
+        return False
+    return not _functorch.CGradInterpreterPtr(level).prevGradMode()

@@ -54,7 +54,12 @@ def _grad_level() -> Iterator[int]:
 
 
 _OLD = not hasattr(_functorch, "get_interpreter_stack")
-_levels: Callable[[], Any] = getattr(_functorch, "get_interpreter_stack", _levels_one_by_one)
+_all_levels: Callable[[], Any] = getattr(_functorch, "get_interpreter_stack", _levels_one_by_one)
+
+
+def levels() -> list[Any]:
+    """The transforms that run in this thread, the outermost first."""
+    return _all_levels() or []
 
 
 def no_vmap_inside() -> bool:
@@ -67,18 +72,18 @@ grad_level = getattr(eager_transforms, "grad_increment_nesting", _grad_level)
 
 def only_vmap_runs() -> bool:
     """Whether one vmap runs, and no transform around it: below it, the fused kernels are at home."""
-    levels = _levels() or []
-    return len(levels) == 1 and bool(levels[0].key() == TransformType.Vmap)
+    running = levels()
+    return len(running) == 1 and bool(running[0].key() == TransformType.Vmap)
 
 
 def vmap_runs() -> bool:
     """Whether a vmap is among the transforms that run in this thread: data cannot be read then."""
-    return any(level.key() == TransformType.Vmap for level in _levels() or [])
+    return any(level.key() == TransformType.Vmap for level in levels())
 
 
 def vmapped_over() -> int:
     """How many copies of what runs now the vmaps around it make."""
-    vmaps = [level for level in _levels() or [] if level.key() == TransformType.Vmap]
+    vmaps = [level for level in levels() if level.key() == TransformType.Vmap]
     return math.prod(_functorch.CVmapInterpreterPtr(level).batchSize() for level in vmaps)
 
 
@@ -128,23 +133,26 @@ def is_mapped(value: torch.Tensor | None) -> bool:
     return value is not None and level is not None and maybe_get_level(value) == level.level()
 
 
-def below_vmap(function: Callable[..., Iterable[torch.Tensor]], *args: torch.Tensor) -> list[torch.Tensor]:
+def below_vmap(function: Callable[..., Iterable[torch.Tensor]], *args: torch.Tensor, levels: int = 1) -> list[torch.Tensor]:
     """What `function` returns for tensors as they are below the vmap that runs, where it maps over what comes first in them.
 
-    Tensors that are not mapped are handed on as they are; of those that it returns all are. An autograd.Function with a vmap
-    of its own does this too, and takes longer than most operations.
+    Tensors that are not mapped are handed on as they are; if one was mapped, all are that it returns. An autograd.Function with
+    a vmap of its own does this too, and takes longer than most operations. Of several `levels` the vmap is the outermost: for
+    what is a constant to the others.
     """
-    dims = [_functorch.maybe_get_bdim(t) if is_mapped(t) else None for t in args]
-    plain = [t if dim is None else _functorch.get_unwrapped(t) for t, dim in zip(args, dims)]
-    interpreter = peek_interpreter_stack()
-    assert interpreter is not None
-    level = interpreter.level()
-    vmap = _functorch.pop_dynamic_layer_stack()
+    taken: list[Any] = []
     try:
+        while len(taken) < levels:
+            level = depth()
+            taken.append(_functorch.pop_dynamic_layer_stack())
+        outer = [out_of_levels(t, level) for t in args]
+        dims = [_functorch.maybe_get_bdim(t) if maybe_get_level(t) == level else None for t in outer]
+        plain = [t if dim is None else _functorch.get_unwrapped(t) for t, dim in zip(outer, dims)]
         found = list(function(*(t if not dim else t.movedim(dim, 0) for t, dim in zip(plain, dims))))
     finally:
-        _functorch.push_dynamic_layer_stack(vmap)
-    return [add_batch_dim(t, 0, level) for t in found]
+        for layer in reversed(taken):
+            _functorch.push_dynamic_layer_stack(layer)
+    return [add_batch_dim(t, 0, level) for t in found] if any(dim is not None for dim in dims) else found
 
 
 class Late:
@@ -200,7 +208,9 @@ def numbers(value: torch.Tensor) -> list[float]:
 
 def current_grad_level() -> int:
     """The number of the innermost grad level; 0 where only plain autograd records."""
-    return max((level.level() for level in _levels() or [] if level.key() == TransformType.Grad), default=0)
+    if peek_interpreter_stack() is None:
+        return 0
+    return max((level.level() for level in levels() if level.key() == TransformType.Grad), default=0)
 
 
 def make_leaf(value: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..._core.checks import may_read
 from ..._core.kernels import plain_attention
-from ..._torch import is_plain, tracing, transforms_active
+from ..._torch import is_plain, only_vmap_runs, tracing, transforms_active
 from . import slopes
 from .rows import falls
 from .tape import Lift, Met, far_off
@@ -38,12 +38,12 @@ def attention(
             return plain_attention(*given, attn_mask, dropout_p, is_causal, enable_gqa=enable_gqa, **options)
     met = lift.meet(*given) if attn_mask is None else lift.meet(*given, attn_mask)
     if met is None:
-        plain = torch.is_grad_enabled() or tracing() or transforms_active()
+        plain = torch.is_grad_enabled() or tracing() or (transforms_active() and not only_vmap_runs())
         return (plain_attention if plain else func)(*given, attn_mask, 0.0, is_causal, **options)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     causal = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril() if is_causal else None
     with lift.constants():
-        (q, q0), (k, k0), (v, v0) = met[:3]
+        (q, q0), (k, k0), (v, v0) = ((t.contiguous(), t0) for t, t0 in met[:3])  # once, and not in each product
         mask, mask0, moves = (causal, causal, False) if attn_mask is None else _masks(lift, attn_mask, met[3])
         s, s0 = (q @ k.mT).mul_(scale), (q0 @ k0.mT).mul_(scale)
         p, p0 = _logs(s, mask, moves), _logs(s0, mask0, moves)

@@ -46,7 +46,10 @@ def hidden(ends: Tree, starts: Iterable[Tensor], known: Sequence[str]) -> list[s
     `known` are operations without a rule, which are named already, and may be made of those that have one.
     """
     first = {t.grad_fn for t in starts} - {None}
-    found = [(name, node) for node in nodes_before((t.grad_fn for t in tensors(ends)), first) if (name := _own(node))]
+    nodes = list(nodes_before((t.grad_fn for t in tensors(ends)), first))
+    # Of the nodes that are called as their class, one tells of all.
+    ours = {kind for kind, node in {type(n): n for n in nodes}.items() if node.name() == kind.__name__ and not _own(node)}
+    found = [(name, node) for node in nodes if type(node) not in ours and (name := _own(node))]
     if not found:
         return []
     inputs = {id(t) for t in starts}

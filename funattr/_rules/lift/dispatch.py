@@ -28,18 +28,17 @@ GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward, grad
 
 def apply(lift: Any, func: Any, args: Any, kwargs: Any, own: Entry | None = None) -> Any:
     """The operation `func`, as its rule has it; `own` is its entry where that is not the table's."""
+    if own is None and not tracing():
+        if func in PLAIN:
+            return _linear(lift, func, args, kwargs)
+        if func in WEIGHED and type(lift) is Lift and len(args) > 1 and constant(args[1]):
+            return _linear(lift, func, args, kwargs)
     if func in GRADIENTS:  # under the rules it would give multipliers, and other values
         raise complaint(
             ValueError,
             "the model differentiates itself (torch.autograd), and rules would change what it finds: use "
             "integrated_gradients for such a model.",
         )
-    if (
-        own is None
-        and not tracing()
-        and (func in PLAIN or (func in WEIGHED and type(lift) is Lift and len(args) > 1 and constant(args[1])))
-    ):
-        return _linear(lift, func, args, kwargs)
     if func in SWITCHED:
         at = SWITCHED[func]
         in_place = kwargs.get("inplace") or (len(args) > at and args[at])
@@ -63,11 +62,12 @@ def known(func: Any) -> Entry | None:
         for other, entry in _WRAPPED:
             if func is other:
                 return entry
-    elif isinstance(func, EXPORTED):
+    found = ENTRIES.get(func)
+    if found is not None or tracing():
+        return found or BARE.get(func)
+    if isinstance(func, EXPORTED):
         return exported(NAMED, func)
-    elif func in SPARSE:
-        return SPARSE[func]
-    return ENTRIES.get(func) or BARE.get(func)
+    return SPARSE.get(func) or BARE.get(func)
 
 
 def _seen(lift: Any, func: Any, args: Any, kwargs: Any, own: Entry | None) -> Any:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..._torch import tracing
 from .secants import Rule
 from .slopes import normal
 from .tape import Lift
@@ -25,7 +27,7 @@ def normalised(
     with lift.constants():
         (z, root), (z0, root0) = (_standard(t, dims, eps, centred) for t in met[0])
         share = root / (root + root0)
-        slopes = z, z0, 2 * share * root0, share
+        slopes = z, z0, share * (root0 + root0), share
         value = _weighted(z, weight, bias)
     return normal(x, slopes if weight is None else (*slopes, weight), dims, centred, value)
 
@@ -34,7 +36,7 @@ def _standard(x: Tensor, dims: tuple[int, ...], eps: float, centred: bool) -> tu
     """What a normalisation makes of x, and the inverse root of the variance."""
     if centred and dims == tuple(range(-len(dims), 0)) and not torch.is_grad_enabled():  # the root would have no gradient
         z, _, root = torch.native_layer_norm(x, x.shape[-len(dims) :], None, None, eps)
-        return z, root.to(x.dtype)
+        return z, root if root.dtype == x.dtype else root.to(x.dtype)
     c = x - x.mean(dims, keepdim=True) if centred else x
     root = torch.rsqrt((c * c).mean(dims, keepdim=True) + eps)
     return c * root, root
@@ -78,6 +80,7 @@ def _per_channel(lift: Lift, x: Tensor, weight: Tensor | None, bias: Tensor | No
 def layer_norm(
     lift: Lift, func: Any, x: Tensor, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, *rest: bool
 ) -> Tensor:
+    func = torch.layer_norm if func is F.layer_norm and not tracing() else func  # whose look for modes is no Python
     return _normed(lift, lambda: func(x, shape, weight, bias, eps), x, range(-len(shape), 0), eps, (weight, bias))
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import MethodWrapperType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..._torch import is_older, nodes_so_far, tracing, without_modes
+from ..._torch import is_newer, is_older, nodes_so_far, tracing, without_modes
 from ..._types import is_number
 from ..spelled import functions
 
@@ -128,9 +128,10 @@ class Origins:
             for t in given:
                 kind = type(t)
                 if kind is Tensor:
-                    if not t.is_floating_point() or (replays and not t.requires_grad) or (noted and self._is_noted(id(t))):
+                    grows = t.requires_grad
+                    if not t.is_floating_point() or (replays and not grows) or (noted and self._is_noted(id(t))):
                         return False
-                    if t.requires_grad and self.is_given(t):
+                    if grows and (self.given or not is_newer(t, self.since)) and self.is_given(t):
                         return False
                     some = True
                 elif kind is nn.Parameter:
@@ -210,13 +211,17 @@ _READS = {"item", "tolist", "__float__", "numpy", "__array__"}
 _RETURNS = functions("contiguous to type_as float double half bfloat16 int long bool cpu cuda requires_grad_")
 _NO_TENSORS = {int, float, bool, str, type(None)}
 _ROWS = {tuple, list, torch.Size}
+#: What asks for no more than what a tensor is like.
+ASKS = functions("""
+    size dim ndimension numel nelement stride element_size storage_offset get_device __len__ is_contiguous is_floating_point
+    is_complex is_signed is_same_size
+""")
 #: Of how many of its tensors an operation takes the numbers, where not of all: of none where it makes one like another, or asks
 #: for a size.
 _TAKES = {
     **dict.fromkeys(functions("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty"), 0),
     **dict.fromkeys(functions("rand_like randn_like randint_like"), 0),
-    **dict.fromkeys(functions("size dim ndimension numel nelement stride element_size storage_offset get_device __len__"), 0),
-    **dict.fromkeys(functions("is_contiguous is_floating_point is_complex is_signed is_same_size"), 0),
+    **dict.fromkeys(ASKS, 0),
     **dict.fromkeys(functions("to type_as view_as reshape_as expand_as"), 1),
 }
 
@@ -244,6 +249,13 @@ def among(values: Iterable[Any]) -> list[Tensor]:
 def is_cut(made: Tensor) -> bool:
     """Whether what an operation has just made has no gradient: a view made in a no_grad block says that it requires one."""
     return not (made.requires_grad and torch.is_grad_enabled())
+
+
+def is_new(made: Any, given: Sequence[Any], live: bool) -> bool:
+    """Whether an operation made a tensor that is none of those that it was given; with a gradient, if it is to be `live`."""
+    if type(made) is not Tensor or (live and is_cut(made)):
+        return False
+    return id(made) not in map(id, given)
 
 
 def constant(t: Any) -> bool:

@@ -45,7 +45,7 @@ def log_mean(p: Tensor, q: Tensor) -> Tensor:
 
 def falls(p: Tensor, q: Tensor) -> Tensor:
     """``(1 - e^-|p - q|) / |p - q|``."""
-    gap = -torch.nan_to_num((p - q).abs(), 0.0, 0.0, 0.0).clamp_min(torch.finfo(p.dtype).eps)
+    gap = (p - q).abs_().nan_to_num_(0.0, 0.0, 0.0).clamp_min_(torch.finfo(p.dtype).eps).neg_()
     return torch.expm1(gap) / gap
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..._core.checks import may_read
-from ..._torch import grad_of_sum, is_plain, slope_of_one, tracing, transforms_active
+from ..._torch import below_vmap, grad_levels_in_vmap, grad_of_sum, is_plain, slope_of_one, tracing, transforms_active
 from ..._types import attributable
 from .slopes import scaled, scaled2
 from .tape import Lift, Met
@@ -37,18 +37,19 @@ def secant(
 
     `value` is f(a), where it is known. `alone` says that f looks at nothing but each element: it may be asked for a few.
     """
+    if alone and not (tracing() or torch.is_grad_enabled()) and (levels := grad_levels_in_vmap()):
+        given = (a, b, f(a) if value is None else value)
+        return below_vmap(lambda a, b, value: [secant(f, a, b, kind, value, alone)], *given, levels=levels)[0]
     dx = a - b
     digits = torch.finfo(a.dtype).eps ** (1 / 3)
     bound: Any = kind * digits if kind >= 0 else digits * ((a + b) / 2).abs()
-    rise = (f(a) if value is None else value) - f(b)
     looks, differentiable = may_read() and is_plain(a), torch.is_grad_enabled()
     if looks and alone and not differentiable:
-        few, slope = _not_above(dx, bound), rise.div_(dx)
-        if few.numel():
-            own, base = a.expand_as(dx).take(few), b.expand_as(dx).take(few)
-            middle = own if kind == EXACT else (own + base) / 2
-            slope.put_(few, torch.nan_to_num(derivative(f, middle), 0.0, 0.0, 0.0))
-        return slope
+        few = _not_above(dx, bound)  # first: what is large is soon out of the processor's reach
+        least = _least(f, a, dx, kind, few) if few.numel() else None
+        slope = ((f(a) if value is None else value) - f(b)).div_(dx)
+        return slope if least is None else slope.put_(few, least)
+    rise = (f(a) if value is None else value) - f(b)
     tiny = ~(dx.abs() > bound)
     # Where the slope has a derivative, 0 / 0 would spoil it for the others too.
     slope = rise / dx.masked_fill(tiny, 1.0) if differentiable else rise.div_(dx)
@@ -58,12 +59,20 @@ def secant(
     return torch.where(tiny, torch.nan_to_num(derivative(f, where), 0.0, 0.0, 0.0), slope)
 
 
+def _least(f: Callable[[Tensor], Tensor], a: Tensor, dx: Tensor, kind: float, few: Tensor) -> Tensor:
+    """The derivatives at a few places, on a tensor with gaps: for one without, oneDNN takes its time to make itself ready."""
+    middle = a.expand_as(dx).take(few)
+    if kind != EXACT:
+        middle = torch.sub(middle, dx.take(few), alpha=0.5, out=middle.new_empty(few.numel(), 2)[:, 0])
+    return torch.nan_to_num(derivative(f, middle), 0.0, 0.0, 0.0)
+
+
 def _not_above(t: Tensor, bound: Tensor | float) -> Tensor:
     """Where, as in a flat tensor, not ``|t| > bound``: two that are minus infinity (masks) differ by nothing. For that numpy
     takes a fraction of torch's time on a CPU."""
     if t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64):
         values, most = t.numpy(), bound.numpy() if isinstance(bound, Tensor) else bound
-        return torch.from_numpy(np.flatnonzero(~(np.abs(values) > most)))
+        return torch.from_numpy((~(np.abs(values) > most)).ravel().nonzero()[0])
     return (~(t.abs() > bound)).flatten().nonzero().squeeze(1)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._torch import autograd_function, current_grad_level
+from ..._torch import at_one_level, autograd_function, current_grad_level, nothing_below, tracing
 
 #: The gradients of all live inputs: ``pull(g, shapes of the inputs, which of them are wanted, *slopes)``.
 Pull = Callable[..., "tuple[Tensor | None, ...]"]
@@ -57,7 +57,22 @@ class _Slope(torch.autograd.Function):
         return inputs[-1].view_as(inputs[-1]), in_dims[-1]
 
 
+class _Alone(torch.autograd.Function):
+    """The same at a grad level with nothing recorded below it. For each call of the other one torch.func makes a class, and
+    takes the arguments apart at every level, which takes longer than an operation."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _Slope.setup_context(ctx, inputs, None)
+        return _Slope.forward(*inputs)
+
+    backward = _Slope.backward
+
+
 def _slope(pull: Pull, live: int, *inputs: Tensor) -> Tensor:
+    if not tracing() and nothing_below():
+        with at_one_level():
+            return super(torch.autograd.Function, _Alone).apply(pull, current_grad_level(), live, *inputs)  # type: ignore[no-any-return, no-untyped-call]  # torch does not type apply
     return _Slope.apply(pull, current_grad_level(), live, *inputs)  # type: ignore[no-any-return, no-untyped-call]  # torch does not type apply
 
 
@@ -117,6 +132,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, slopes: tuple[Tensor, ...], scale
 
 def _attention(scale: float, g: Tensor, shapes: Shapes, wanted: Wanted, *slopes: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, weights, mean, total, *bend = slopes
+    g = g.contiguous()  # once, and not in each product
     (h,) = _row(g @ v.mT, shapes, wanted, mean, total, mean)
     h = h.mul_(scale)
     h = h * bend[0] if bend else h
@@ -138,7 +154,7 @@ def _norm(dims: tuple[int, ...], centred: bool, g: Tensor, shapes: Shapes, wante
     g = g * weight[0] if weight else g
     mean = (g * (z + z0)).mean(dims, keepdim=True)
     h = torch.addcmul(g, torch.lerp(z, z0, share), mean, value=-0.5).mul_(scale)
-    return (h - h.mean(dims, keepdim=True) if centred else h,)
+    return (h.sub_(h.mean(dims, keepdim=True)) if centred else h,)
 
 
 def picked(x: Tensor, index: Tensor, m: Tensor, value: Tensor) -> Tensor:

@@ -202,7 +202,7 @@ SHAPES = functions("""
     contiguous to type type_as float double half bfloat16
 """)
 #: Left alone at once.
-PLAIN = set(LINEAR) - set(SWITCHED)
+PLAIN = set(LINEAR) - set(SWITCHED) - {Tensor.backward}
 #: Left alone at once where their second argument is a parameter.
 WEIGHED = {func for name in ("linear", *NAMES["convolution"]) for func, _, in_place in spelled(name) if not in_place}
 

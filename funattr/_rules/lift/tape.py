@@ -22,7 +22,7 @@ from ..._core.kernels import unruled
 from ..._torch import depth, depth_traced, tracing, transforms_active, without_modes
 from ..._types import attributable, broadcasts
 from ..spelled import Entry, counterpart, functions
-from .origins import Origins, among, constant, is_cut, sources
+from .origins import ASKS, Origins, among, constant, is_new, sources
 
 
 class Met(NamedTuple):
@@ -109,18 +109,17 @@ class Lift(TorchFunctionMode):
             return self._inside(func, args, kwargs)
         if type(func) is MethodWrapperType:
             return self._attribute(func, args)
-        return self._seen(func, args, kwargs)
+        return func(*args, **kwargs) if func in ASKS else self._seen(func, args, kwargs)
 
     def _inside(self, func: Any, args: Any, kwargs: Any) -> Any:
         self.inside.append("torch.func inside the model")
         return unruled(func, args, kwargs)
 
     def _seen(self, func: Any, args: Any, kwargs: Any) -> Any:
-        replays, every = self.baseline is not None, (*args, *kwargs.values())
+        replays, every = self.baseline is not None, (*args, *kwargs.values()) if kwargs else args
         if self.origins.carry(every, replays):  # as most do: nothing to note, unless something is written to
             found = self.rules(self, func, args, kwargs)
-            new = type(found) is Tensor and id(found) not in map(id, every)
-            if new and not (replays and is_cut(found)):
+            if all(is_new(t, every, replays) for t in (found if type(found) in (tuple, list) else (found,))):
                 return found
             given = [(t, replays and t.requires_grad) for t in sources(counterpart(func), every)]
         else:
@@ -287,7 +286,9 @@ _ADDS = functions("add __add__ __radd__ __iadd__ sub subtract rsub __sub__ __rsu
 
 def fits(shape: Sequence[int], base: Sequence[int]) -> bool:
     """Whether a baseline's tensor serves the one at x: same shape, but for dimensions of size 1."""
-    return shape == base or (len(shape) == len(base) and broadcasts(base, shape))
+    if shape == base or len(shape) != len(base) or (base[0] == 1 and shape[1:] == base[1:]):  # most have one row for all
+        return len(shape) == len(base)
+    return broadcasts(base, shape)
 
 
 def far_off(t: Tensor) -> float:
