@@ -84,7 +84,7 @@ def is_older(t: torch.Tensor, number: int) -> bool:
 def is_newer(t: torch.Tensor, number: int) -> bool:
     """Whether a tensor is seen at once to have been made by the node of that number, or a later one."""
     node: Any = t.grad_fn
-    return node is not None and bool(node._sequence_nr() >= number > 0)
+    return number > 0 and node is not None and bool(node._sequence_nr() >= number)
 
 
 def slope_of_one(value: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor | None:
@@ -282,9 +282,13 @@ def grad_levels_in_vmap() -> int:
     return len(kinds) if kinds == [TransformType.Vmap, *[TransformType.Grad] * (len(kinds) - 1)] else 0
 
 
+#: Whether what looks for transforms around an autograd.Function can be gone past: in torch 2.14 it is no Python.
+_PASSABLE = isinstance(vars(torch.autograd.Function).get("apply"), classmethod)
+
+
 def nothing_below() -> bool:
     """Whether a grad level is the innermost transform, and was entered where nothing was to be recorded; and nobody sees it."""
     level = peek_interpreter_stack()
-    if level is None or level.key() != TransformType.Grad or observed_by_dispatch_mode():
+    if level is None or level.key() != TransformType.Grad or observed_by_dispatch_mode() or not _PASSABLE:
         return False
     return not _functorch.CGradInterpreterPtr(level).prevGradMode()
