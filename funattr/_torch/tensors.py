@@ -18,7 +18,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten
 from torch.utils._pytree import tree_unflatten as _tree_unflatten
 
 from .traces import observed_by_dispatch_mode, tracing
-from .transforms import is_wrapped, levels
+from .transforms import is_mapped, is_wrapped, levels
 
 #: Makes of a tensor, by whatever name it is held, another; since torch 2.3.
 swap_tensors: Any = getattr(torch.utils, "swap_tensors", None)
@@ -276,10 +276,12 @@ def scripted_names(module: torch.jit.ScriptModule) -> list[str]:
 # What is recorded, and where.
 
 
-def grad_levels_in_vmap() -> int:
-    """How many transforms run, if they are a vmap and grad levels inside of it, and nobody sees the operations; else 0."""
+def grad_levels_in_vmap(*given: torch.Tensor) -> int:
+    """How many transforms run, if they are a vmap and grad levels inside of it, and nobody sees the operations; else 0, and so
+    where a vmap alone runs that maps over nothing of what is given."""
     kinds = [] if observed_by_dispatch_mode() else [level.key() for level in levels()]
-    return len(kinds) if kinds == [TransformType.Vmap, *[TransformType.Grad] * (len(kinds) - 1)] else 0
+    fits = kinds == [TransformType.Vmap, *[TransformType.Grad] * (len(kinds) - 1)]
+    return len(kinds) if fits and (len(kinds) > 1 or any(map(is_mapped, given))) else 0
 
 
 #: Whether what looks for transforms around an autograd.Function can be gone past: in torch 2.14 it is no Python.

@@ -136,9 +136,9 @@ def is_mapped(value: torch.Tensor | None) -> bool:
 def below_vmap(function: Callable[..., Iterable[torch.Tensor]], *args: torch.Tensor, levels: int = 1) -> list[torch.Tensor]:
     """What `function` returns for tensors as they are below the vmap that runs, where it maps over what comes first in them.
 
-    Tensors that are not mapped are handed on as they are; if one was mapped, all are that it returns. An autograd.Function with
-    a vmap of its own does this too, and takes longer than most operations. Of several `levels` the vmap is the outermost: for
-    what is a constant to the others.
+    Tensors that are not mapped are handed on as they are; of those that it returns all are. An autograd.Function with a vmap
+    of its own does this too, and takes longer than most operations. Of several `levels` the vmap is the outermost: for what is
+    a constant to the others, where what is returned is mapped if something was.
     """
     taken: list[Any] = []
     try:
@@ -152,7 +152,7 @@ def below_vmap(function: Callable[..., Iterable[torch.Tensor]], *args: torch.Ten
     finally:
         for layer in reversed(taken):
             _functorch.push_dynamic_layer_stack(layer)
-    return [add_batch_dim(t, 0, level) for t in found] if any(dim is not None for dim in dims) else found
+    return [add_batch_dim(t, 0, level) for t in found] if levels == 1 or any(dim is not None for dim in dims) else found
 
 
 class Late:

@@ -37,7 +37,7 @@ def secant(
 
     `value` is f(a), where it is known. `alone` says that f looks at nothing but each element: it may be asked for a few.
     """
-    if alone and not (tracing() or torch.is_grad_enabled()) and (levels := grad_levels_in_vmap()):
+    if alone and not (tracing() or torch.is_grad_enabled()) and (levels := grad_levels_in_vmap(a, b)):
         given = (a, b, f(a) if value is None else value)
         return below_vmap(lambda a, b, value: [secant(f, a, b, kind, value, alone)], *given, levels=levels)[0]
     dx = a - b
