@@ -99,6 +99,30 @@ def traced_rule(rules: Any, backend: str = "eager") -> Any:
     return torch.compile(lambda v: F.under(rules)(fa.gradient)(mlp, v, target=1), backend=backend, fullgraph=True)(x)
 
 
+factor = torch.tensor(2.0)
+
+
+class Kept:
+    """A rule that is no function."""
+
+    def __call__(self, operation: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def unsized(run: bool = False) -> nn.Module:
+    """A net whose first layer gets its size when it runs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, that such layers are new
+        net = nn.Sequential(nn.LazyLinear(5), nn.Tanh(), nn.Linear(5, 3)).eval()
+        if run:
+            net(x)
+    return net
+
+
+def mapped_over(net: nn.Module) -> Any:
+    return torch.vmap(lambda v: F.gradient(net, v[None], target=1))(x)
+
+
 class TimeIds(nn.Module):
     """An embedding, and its value with steps first."""
 
@@ -263,16 +287,36 @@ MORE = [
         slow=True,
     ),
     Cure(
-        "_rules/flow/operation.py",
-        "use a set of fa.rules",
-        lambda: traced_rule({"activation": keep}),
-        lambda: traced_rule(fa.rules.epsilon()),
+        "_rules/flow/own.py",
+        "write it so, use a set of fa.rules",
+        lambda: traced_rule({"activation": Kept()}),
+        lambda: (traced_rule({"activation": keep}), traced_rule(fa.rules.epsilon())),
+        slow=True,
     ),
     Cure(
-        "_rules/flow/operation.py",
+        "_rules/flow/own.py",
         "or call the method uncompiled",
-        lambda: traced_rule({"activation": keep}),
-        lambda: F.under({"activation": keep})(fa.gradient)(mlp, x, target=1),
+        lambda: traced_rule({"activation": Kept()}),
+        lambda: F.under({"activation": Kept()})(fa.gradient)(mlp, x, target=1),
+    ),
+    Cure(
+        "_rules/flow/own.py",
+        "have it use numbers, or the operation's inputs",
+        lambda: traced_rule({"activation": lambda op, gradient: gradient * factor}, "aot_eager"),
+        lambda: traced_rule({"activation": lambda op, gradient: gradient * 2}, "aot_eager"),
+        slow=True,
+    ),
+    Cure(
+        "_core/where.py",
+        "merge the sets, under({**these, **those})",
+        lambda: F.under(fa.rules.frozen())(fa.lrp)(mlp, x, target=1),
+        lambda: F.under({**fa.rules.epsilon_plus(), **fa.rules.flat()})(fa.gradient)(mlp, x, target=1),
+    ),
+    Cure(
+        "_core/code.py",
+        "run it once before, model(x)",
+        lambda: mapped_over(unsized()),
+        lambda: mapped_over(unsized(run=True)),
     ),
     Cure(
         "_rules/flow/operation.py",

@@ -213,7 +213,7 @@ OTHERS = [
         lambda: F.gradient(partial(language, logits_to_keep=3), prompt, target=likely(answer), **embedded),
     ),
     Cure(
-        "_rules/flow/operation.py",
+        "_rules/flow/own.py",
         "return one for the first, or a tuple with one for each",
         lambda: ruled(lambda operation, gradient: (gradient,) * 3),
         lambda: [ruled(keep), ruled(lambda operation, gradient: (gradient, None))],
