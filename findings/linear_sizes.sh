@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# torch.compile of a torch.vmap over a linear layer with a bias, whose rows are sequences ([batch, steps, features] for each copy): it runs for the
-# first batch, and ends in "Cannot call sizes() on tensor with symbolic sizes/strides" for one of another size, when sizes become symbols. Of rows
-# without steps, of rows with two dimensions more, without a bias, or as `t @ w.T + b` it runs. Whoever tries a compiled ensemble, or perturbations
-# by vmap, on one batch, or on vectors, and trusts it on others of sequences gets this wrong.
+# torch.compile of a torch.vmap over a linear layer with a bias, whose rows are sequences ([batch, steps, features] for each copy): it
+# runs for the first batch, and ends in "Cannot call sizes() on tensor with symbolic sizes/strides" for one of another size, when sizes
+# become symbols. Of rows without steps, of rows with two dimensions more, without a bias, or as `t @ w.T + b` it runs. Whoever tries
+# a compiled ensemble, or perturbations by vmap, on one batch, or on vectors, and trusts it on others of sequences gets this wrong.
 set -euo pipefail
 where=$(mktemp -d)
 trap 'rm -rf "$where"' EXIT
