@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -212,26 +213,31 @@ def test_ctrl_c_in_the_model(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err == "funattr: 0 of 1 inputs were explained; nothing was written.\n"
 
 
-def test_as_a_process(here: Path) -> None:
-    command = [sys.executable, "-m", "funattr"]
-    root = str(Path(fa.__file__).parents[1])
-    import os
+def as_a_process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    root = {"PYTHONPATH": str(Path(fa.__file__).parents[1])}
+    return subprocess.run(words, capture_output=True, text=True, env={**os.environ, **root, **environment})
 
-    environment = {**os.environ, "PYTHONPATH": root}
-    done = subprocess.run([*command, *shlex.split(NET)], capture_output=True, text=True, env=environment)
+
+COMMAND = [sys.executable, "-m", "funattr"]
+
+
+def test_as_a_process(here: Path) -> None:
+    done = as_a_process(*COMMAND, *shlex.split(NET))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-2] == "wrote        explained.png"
-    wrong = subprocess.run([*command, *shlex.split(f"{NET} --layer conv9")], capture_output=True, text=True, env=environment)
+    wrong = as_a_process(*COMMAND, *shlex.split(f"{NET} --layer conv9"))
     assert wrong.returncode == 2
     assert wrong.stderr == "funattr: --layer conv9: Net has no layer 'conv9'. Did you mean 'conv2'?\n"
+
+
+@pytest.mark.full
+def test_as_a_process_in_other_surroundings(here: Path) -> None:
     Path("cat.png").rename("chat é.png")
-    ascii_log = [*command, "explain", "chat é.png", *shlex.split(NET)[2:]]  # a log in ASCII, or in a code page of Windows
-    done = subprocess.run(ascii_log, capture_output=True, text=True, env={**environment, "PYTHONIOENCODING": "ascii"})
+    ascii_log = [*COMMAND, "explain", "chat é.png", *shlex.split(NET)[2:]]  # a log in ASCII, or in a code page of Windows
+    done = as_a_process(*ascii_log, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert r"chat \xe9.png" in done.stdout
-    piped = f"{shlex.join(command)} methods | head -c 1"
-    early = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, env=environment)
-    assert early.stderr == ""
+    assert as_a_process("bash", "-c", f"{shlex.join(COMMAND)} methods | head -c 1").stderr == ""
 
 
 def test_the_command_is_light() -> None:

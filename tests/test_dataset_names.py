@@ -245,6 +245,7 @@ def test_the_bar_moves_by_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(seen) >= 5
 
 
+@pytest.mark.full
 def test_a_dead_worker_is_not_counted(tmp_path: Path, capsys: Any) -> None:
     method = partial(_dies, str(tmp_path / "mark"))
     run(method, tmp_path / "maps", batch_size=2, part_size=100, workers=2, progress=True)
