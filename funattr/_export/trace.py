@@ -113,7 +113,8 @@ def _put(root: nn.Module, name: str, value: Tensor) -> None:
 #: What torch calls the errors of a trace that would have to look at data.
 _LOOKED = ("GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException")
 _LOOKED_SAYING = ("data-dependent", "trying to get a value out of", "trying to get value out of", "aten._local_scalar_dense")
-_OURS = tuple(str(Path(folder).resolve()) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parent.parent))
+#: As they were imported: code names its file so, through a link, too.
+_OURS = tuple(str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parent.parent))
 
 
 class Refused(Exception):
