@@ -154,7 +154,10 @@ def _norm(dims: tuple[int, ...], centred: bool, g: Tensor, shapes: Shapes, wante
     g = g * weight[0] if weight else g
     mean = (g * (z + z0)).mean(dims, keepdim=True)
     h = torch.addcmul(g, torch.lerp(z, z0, share), mean, value=-0.5).mul_(scale)
-    return (h.sub_(h.mean(dims, keepdim=True)) if centred else h,)
+    if centred:
+        middle = h.mean(dims, keepdim=True)
+        h = h - middle if torch.is_grad_enabled() else h.sub_(middle)  # torch 2.0 needs h again, where that is differentiated
+    return (h,)
 
 
 def picked(x: Tensor, index: Tensor, m: Tensor, value: Tensor) -> Tensor:
