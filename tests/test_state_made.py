@@ -226,10 +226,13 @@ def test_lazy_layers_in_a_transform_of_the_callers_are_refused() -> None:
     def rows(x: Tensor) -> Any:
         return torch.func.vmap(lambda row: fa.gradient(model, row[None], target=1)[0])(x)
 
+    def whole(x: Tensor) -> Any:
+        return fa.gradient(model, x, target=1)
+
     runs: list[Any] = [rows]
     if torch.__version__ >= "2.10":  # Dynamo said no more than that something is raised
         torch._dynamo.reset()
-        runs.append(torch.compile(lambda x: fa.gradient(model, x, target=1), backend="eager", fullgraph=True))
+        runs.append(torch.compile(whole, backend="eager", fullgraph=True))
     for run in runs:
         with pytest.raises(Exception, match=r"without a size yet.* run it once before, model\(x\)"):
             run(x)
