@@ -21,6 +21,7 @@ from .shown import (
     can_defer,
     deferred,
     depth_traced,
+    fixed,
     keep_checks_whole,
     kept_whole,
     show_allowed_to_modes,

@@ -47,6 +47,13 @@ def deferred(make: Any, function: Callable[..., Any], *given: torch.Tensor) -> A
     return torch._higher_order_ops.dynamo_bypassing_wrapper(make, function, *given)  # private
 
 
+def fixed(value: Any) -> Any:
+    """`value`. Of a number, which Dynamo may hold as a symbol, the graph is made anew for another one (torch 2.13, 2.14)."""
+    from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+    return guard_scalar(value) if isinstance(value, (int, float)) else value
+
+
 def show_assignment_to_modes() -> None:
     """Have Dynamo hand `t[index] = value` to function modes, as eager calls do, and torch 2.13. Torch 2.14 does so where
     `t.__setitem__` is called by its name, and for reading, `t[index]`. Imports Dynamo."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ..._torch import can_defer, current_grad_level, deferred, tracing
+from ..._torch import can_defer, current_grad_level, deferred, fixed, tracing
 from ..._types import as_it_is
 from ..._words import complaint
 from .operation import Operation, handed
@@ -39,6 +39,8 @@ def _own_traced(rule: Callable[[Operation, Tensor], Any], op: Operation) -> Tens
     if not (can_defer() and isinstance(rule, (FunctionType, partial))):
         text = "a rule of one's own compiles where it is a function, and torch has what that takes (2.13 does)"
         raise complaint(ValueError, f"{text}: write it so, use a set of fa.rules, or call the method uncompiled.")
+    if isinstance(rule, partial):
+        rule = partial(rule.func, *map(fixed, rule.args), **{name: fixed(value) for name, value in rule.keywords.items()})
     # For what it reads: the graph is made anew where that is another.
     checked(op.name, rule(op, torch.zeros_like(op.output)), op.inputs)
     function = op.function

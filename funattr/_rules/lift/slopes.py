@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..._torch import at_one_level, autograd_function, current_grad_level, nothing_below, tracing
+from ..._types import as_it_is
 
 #: The gradients of all live inputs: ``pull(g, shapes of the inputs, which of them are wanted, *slopes)``.
 Pull = Callable[..., "tuple[Tensor | None, ...]"]
@@ -70,10 +71,11 @@ class _Alone(torch.autograd.Function):
 
 
 def _slope(pull: Pull, live: int, *inputs: Tensor) -> Tensor:
-    if not tracing() and nothing_below():
-        with at_one_level():
-            return super(torch.autograd.Function, _Alone).apply(pull, current_grad_level(), live, *inputs)  # type: ignore[no-any-return, no-untyped-call]  # torch does not type apply
-    return _Slope.apply(pull, current_grad_level(), live, *inputs)  # type: ignore[no-any-return, no-untyped-call]  # torch does not type apply
+    alone = not tracing() and nothing_below()
+    kind: Any = super(torch.autograd.Function, _Alone) if alone else _Slope
+    with at_one_level() if alone else as_it_is:
+        found: Tensor = kind.apply(pull, current_grad_level(), live, *inputs)
+        return found
 
 
 def _reduced(g: Tensor, shape: torch.Size) -> Tensor:
