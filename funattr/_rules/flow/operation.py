@@ -8,7 +8,7 @@ rules applied twice.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -47,8 +47,9 @@ class _Held(torch.autograd.Function):
 
 def handed(back: Back, kept: int, value: Tensor, *tensors: Tensor | None) -> Tensor:
     """`value`; in the attribution's backward pass ``back(gradient, *tensors[:kept])`` gives the gradients of the tensors."""
-    level = current_grad_level()
-    return _Held.apply(back, kept, level, value if level else value.detach(), *tensors)  # type: ignore[no-any-return, no-untyped-call]  # torch has no types for apply
+    level, kind = current_grad_level(), cast("Any", _Held)  # torch has no types for apply
+    found: Tensor = kind.apply(back, kept, level, value if level else value.detach(), *tensors)
+    return found
 
 
 def _times(gradient: Tensor, *factors: Tensor | None) -> list[Tensor | None]:
