@@ -103,6 +103,25 @@ def test_ways(way: str) -> None:
     agree(WAYS[way](model, RULES["layers"]), x)
 
 
+class Products(nn.Module):
+    """One tensor as both operands, and a weight before what it weighs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.weight, self.head = nn.Linear(5, 9), nn.Parameter(torch.randn(2, 3)), nn.Linear(15, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).unflatten(1, (3, 3))
+        out: Tensor = self.head(torch.cat([torch.bmm(h, h), self.weight @ h], 1).flatten(1))
+        return out
+
+
+@pytest.mark.full
+def test_operands_in_any_order() -> None:
+    model = Products().double().eval()
+    agree(lambda x: fa.lrp(model, x, target=1, rules=RULES["all"]), torch.randn(2, 5, dtype=torch.float64))
+
+
 @pytest.mark.full
 def test_batches_of_other_sizes() -> None:
     model, x = net()
