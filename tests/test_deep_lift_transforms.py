@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from funattr import deep_lift
+from funattr._rules.lift.secants import SMOOTH, secant
 
 from .breadth import breadth
 from .operations import OPS, Around
@@ -105,6 +106,19 @@ def test_compiled_functions_that_dynamo_hides(activation: Callable[[Tensor], Ten
     torch.testing.assert_close(found, deep_lift(model, x, target=1), rtol=1e-9, atol=1e-12)
     missing = (model(x) - model(torch.zeros(1, 6).double()))[:, 1] - found.sum(1)
     assert missing.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_secant_in_a_vmap_that_maps_over_it_or_over_something_else(mapped: bool) -> None:
+    a, b, k = torch.randn(3, 5), torch.zeros(5), torch.arange(3.0)
+
+    def times(k: Tensor, a: Tensor) -> Tensor:
+        return k * secant(torch.tanh, a, b, SMOOTH, alone=True)
+
+    with torch.no_grad():
+        found = torch.func.vmap(times, in_dims=(0, 0 if mapped else None))(k, a)
+    slopes = a.tanh() / a
+    torch.testing.assert_close(found, k[:, None] * slopes if mapped else k[:, None, None] * slopes)
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
