@@ -312,6 +312,7 @@ BENT: dict[str, Form] = {
     "solve of a matrix": lambda h: torch.linalg.solve(h[:, :3] + 4 * torch.eye(3), SOLVED[:3]),
     "infinite where it turns": lambda h: torch.special.entr(h.abs() + 0.1),
     "polygamma": lambda h: torch.polygamma(1, h.abs() + 1),
+    "hardly bent": lambda h: torch.special.i1(h / 50),
 }
 
 

@@ -174,7 +174,7 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
     def bent(y: Tensor, y0: Tensor, half: Tensor) -> bool:
         if not y.numel():
             return False
-        scale = (y - y0).abs().max()
-        return anywhere(~((((y + y0) / 2 - half).abs().max() <= 1e-3 * scale) & scale.isfinite()))
+        scale, digits = (y - y0).abs().max(), min(1e-3, torch.finfo(y.dtype).eps ** 0.4)
+        return anywhere(~((((y + y0) / 2 - half).abs().max() <= digits * scale) & scale.isfinite()))
 
     return not any(bent(*values) for values in zip(*ends, middle))
