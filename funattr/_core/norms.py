@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .._torch import beside_traces, constant, nodes_before, saved_input, without_modes, without_transforms
+from .._torch import beside_traces, constant, nodes_before, saved_as, without_modes, without_transforms
 from .code import Words
 from .kernels import plain_batch_norm, unruled
 from .where import Bound, all_modules
@@ -36,7 +36,7 @@ def mend(bound: Bound, scores: Tensor, leaves: Sequence[Tensor], mended: set[Any
 
 
 def _mend_one(node: Any) -> None:
-    x = saved_input(node)
+    x = saved_as("input", node)
     if x is not None and (x.dim() not in (4, 5) or 1 not in x.shape):
         return  # its layout tells
     unclear = x is None or looks_odd(x)

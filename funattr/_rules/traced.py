@@ -28,7 +28,7 @@ from .._torch import (
     show_parts_to_modes,
     show_to_modes,
 )
-from .flow.operation import flowing, hold
+from .flow.operation import flowing, hold, standing
 from .lift import slopes as slopes
 from .lift.dispatch import GRADIENTS
 from .lift.table import ENTRIES, NAMED, OPENED
@@ -36,7 +36,7 @@ from .relu import KINDS, SPELLED, deconv_relu, guided_relu
 from .spelled import by_export
 
 maps = (slopes.scaled, slopes.scaled2, slopes.matmul, slopes.rows, slopes.attention, slopes.normal, slopes.picked)
-for function in (guided_relu, deconv_relu, hold, flowing, *maps):
+for function in (guided_relu, deconv_relu, hold, flowing, standing, *maps):
     torch.compiler.allow_in_graph(function)
 
 ENTRIES.update(by_export(NAMED))

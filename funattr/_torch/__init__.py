@@ -46,7 +46,7 @@ from .tensors import (
     nodes_before,
     nodes_so_far,
     nothing_below,
-    saved_input,
+    saved_as,
     scripted_names,
     slope_of_one,
     slopes_at,

@@ -110,9 +110,9 @@ def nodes_before(nodes: Iterable[Any], ends: Container[Any] = ()) -> Iterator[An
                     todo.append(other)
 
 
-def saved_input(node: Any) -> torch.Tensor | None:
-    """The input that a node of the graph has saved, to look at its layout; None where hooks pack it, or torch shows none."""
-    saved = getattr(node, "_raw_saved_input", None)
+def saved_as(name: str, node: Any) -> torch.Tensor | None:
+    """What a node of the graph has saved by a name, to be looked at; None where hooks pack it, or torch shows none."""
+    saved = getattr(node, f"_raw_saved_{name}", None)
     if saved is None or getattr(saved, "unpack_hook", saved) is not None:
         return None
     data = saved.data

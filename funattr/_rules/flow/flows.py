@@ -18,7 +18,7 @@ from ..._core.checks import may_read
 from ..._torch import tracing, transforms_active
 from ..._types import as_it_is
 from ..lift.secants import derivative
-from .operation import Flow, Operation, Pairs, hold, same
+from .operation import Flow, Led, Operation, Pairs, hold, same
 
 Rules = dict[Any, Callable[..., Any]]
 
@@ -43,21 +43,22 @@ def _cut(op: Operation, at: Operation) -> Pairs:
 
 
 def _activation(op: Operation, at: Operation) -> Pairs:
-    z, y = at.inputs[0], at.output
+    z, y, x = at.inputs[0], at.output, op.inputs[0]
+    x = x if x.shape == y.shape else x.expand_as(y)
     ratio = y / z
     if may_read() and math.isfinite(ratio.sum()):  # one fast pass: at 0 it is none, or infinite
-        return [(ratio, op.inputs[0].expand_as(y))]
+        return [(ratio, x)]
     hooks: Any = as_it_is if tracing() or transforms_active() else saved_tensors_hooks(same, same)
     with hooks:  # none of the model's (torch.utils.checkpoint)
         slope = derivative(op.function, z)
-    return [(torch.where(z == 0, slope, y / torch.where(z == 0, 1.0, z)), op.inputs[0].expand_as(y))]
+    return [(torch.where(z == 0, slope, y / torch.where(z == 0, 1.0, z)), x)]
 
 
 def _half(op: Operation, at: Operation) -> Pairs:
     return [(at.output.new_full((), 0.5), op.output)]
 
 
-def _normalization(op: Operation, at: Operation) -> Pairs:
+def _normalization(op: Operation, at: Operation) -> Pairs | Led:
     """Of what is made with statistics, the same with these constant; of a statistic, nothing."""
     pairs = getattr(op.function, "pairs", None)
     return [] if pairs is None else pairs(op, at)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._torch import tracing, transforms_active
+from ..._torch import saved_as, tracing, transforms_active
 from ..lift.compound import COMPOUND
 from ..lift.dispatch import bent
 from ..lift.origins import among
@@ -16,7 +17,7 @@ from ..lift.table import NAMES
 from .flows import CUT, HALF, NORMALIZATION, PLAIN
 from .linear import addmm, bilinear, bilinear_layer, convolution, einsum, linear, product_of
 from .mode import Ruled, Table, other
-from .operation import Flow, Operation, Pairs, hold
+from .operation import Flow, Led, Operation, Pairs, standing
 
 
 def activation(mode: Ruled, func: Any, x: Any, *rest: Any, **kwargs: Any) -> Any:
@@ -80,7 +81,7 @@ def _multiple(mode: Ruled, func: Any, z: Tensor, x: Any, y: Any) -> Tensor:
 class Held:
     """An operation that is made with statistics, and what flows where these are constant."""
 
-    def __init__(self, run: Callable[..., Tensor], pairs: Callable[[Operation, Operation], Pairs]):
+    def __init__(self, run: Callable[..., Tensor], pairs: Callable[[Operation, Operation], Pairs | Led]):
         self.run, self.pairs = run, pairs
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -152,23 +153,31 @@ def _norm(
     """A normalisation over `dims` of x in `shape`, less its mean where it is centred; its deviation is constant."""
     last = mode.name in ("layer_norm", "rms_norm")  # the weight is along the last dimensions, else along the channels
 
-    def pairs(op: Operation, at: Operation) -> Pairs:
-        c = op.inputs[0].reshape(shape)
-        c = c - c.mean(dims, keepdim=True) if centred else c
-        size = (hold(c) ** 2).mean(dims, keepdim=True)
-        factor = torch.rsqrt(size + eps).expand(shape).reshape(x.shape)
-        if weight is not None:
-            factor = factor * (at.inputs[1] if last else at.inputs[1].reshape(-1, *[1] * (x.dim() - 2)))
-        return [(factor, c.reshape(x.shape))]
+    def led(op: Operation, at: Operation) -> Pairs | Led:
+        scale = _inverse_deviation(op.output)
+        if scale is None:
+            c = at.inputs[0].reshape(shape)
+            c = c - c.mean(dims, True) if centred else c
+            scale = torch.rsqrt((c * c).mean(dims, True) + eps)
+        w = None if weight is None else at.inputs[1] if last else at.inputs[1].reshape(-1, *[1] * (x.dim() - 2))
+        if not centred:
+            return [(scale if w is None else scale * w, op.inputs[0])]
+        return partial(standing, scale=scale, weight=w, x=op.inputs[0], shape=shape, dims=dims)
 
     def function(x: Tensor, *given: Tensor) -> Tensor:
         return run(x, None if weight is None else given[0], None if bias is None else given[-1])
 
-    inputs, held = (x, *(part for part in (weight, bias) if part is not None)), Held(function, pairs)
+    inputs, held = (x, *(part for part in (weight, bias) if part is not None)), Held(function, led)
     y = held(*inputs)
     if not mode.varies(x):
         return y
     return mode.know(mode.ruled(mode.rules.of(mode.name, "normalization"), Operation(mode.name, held, inputs, y)), x)
+
+
+def _inverse_deviation(y: Tensor) -> Tensor | None:
+    """What a layer norm has computed for its own gradient, as far as torch shows it (since 2.13): a constant."""
+    node = None if tracing() or transforms_active() else y.grad_fn
+    return None if node is None or node.name() != "NativeLayerNormBackward0" else saved_as("result2", node)
 
 
 def layer_norm(mode: Ruled, func: Any, x: Tensor, shape: Any, w: Any = None, b: Any = None, eps: float = 1e-5, *_: Any) -> Any:

@@ -7,7 +7,8 @@ rules applied twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -61,6 +62,17 @@ def flowing(value: Tensor, factors: list[Tensor | None], sources: list[Tensor]) 
     return handed(_times, len(factors), value, *factors, *sources)  # no factor is as good as 1
 
 
+def standing(value: Tensor, scale: Tensor, weight: Tensor | None, x: Tensor, shape: Sequence[int], dims: list[int]) -> Tensor:
+    """`value`, whose gradient goes on to x in the attribution's backward pass: times the weight, less its mean over the `dims`
+    of x in `shape`, times the scale, as that of a normalisation with a deviation that stands still."""
+    return handed(partial(_standing, shape, dims), 2, value, scale, weight, x)
+
+
+def _standing(shape: Sequence[int], dims: list[int], gradient: Tensor, scale: Tensor, weight: Any) -> list[Tensor | None]:
+    g = (gradient if weight is None else gradient * weight).reshape(shape)
+    return [None, None, ((g - g.mean(dims, keepdim=True)) * scale).reshape(gradient.shape)]
+
+
 def same(t: Tensor) -> Tensor:
     return t
 
@@ -105,6 +117,8 @@ class Operation(NamedTuple):
 #: ``f(z) / z`` is the derivative, also at 0.
 _PROPORTIONAL = {"relu", "leaky_relu", "prelu", "abs", "absolute"}
 Pairs = list[tuple["Tensor | None", Tensor]]
+#: What a value becomes, whose gradient goes another way than by factors.
+Led = Callable[[Tensor], Tensor]
 
 
 class Flow:
@@ -112,7 +126,7 @@ class Flow:
 
     def __init__(
         self,
-        pairs: Callable[[Operation, Operation], Pairs],
+        pairs: Callable[[Operation, Operation], Pairs | Led],
         name: str,
         *,
         both: bool = False,
@@ -136,6 +150,8 @@ class Flow:
         if not (op.output.requires_grad or tracing() or transforms_active()):  # before the site
             return op.output
         pairs = self.pairs(op, op.mapped(hold))
+        if callable(pairs):
+            return pairs(op.output)
         return flowing(op.output, [factor for factor, _ in pairs], [source for _, source in pairs])
 
     def hook(self, op: Operation) -> Scale | None:
@@ -155,6 +171,7 @@ class Flow:
             inputs = (*live, *op.inputs[count:])
             output = op.output if self.remakes else op.function(*inputs)
             pairs = self.pairs(op._replace(inputs=inputs, output=output), op) or [(None, output * 0)]
+            pairs = [(None, pairs(output))] if callable(pairs) else pairs
             return tuple(source for _, source in pairs), [gradient if f is None else gradient * f for f, _ in pairs]
 
         if transforms_active() or torch.is_grad_enabled():
@@ -176,7 +193,7 @@ class Scale:
     the graph, and a hook there, behind. The factor is made when something uses the output, or in the backward pass."""
 
     def __init__(self, rule: Flow, op: Operation, place: Tensor):
-        self.rule, self.at = rule, op._replace(inputs=(), output=op.output.detach())
+        self.rule, self.at = rule, Operation(op.name, op.function, (), place.detach())
         self.factor: Tensor | None = None
         self.handle = place.register_hook(self)
         self.used = False  # by something else than a batch norm that is merged
@@ -195,15 +212,13 @@ class Scale:
 
     def settled(self) -> Tensor:
         if self.factor is None:
-            self.factor = self.rule.pairs(self.at, self.at)[0][0]
+            pairs: Any = self.rule.pairs(self.at, self.at)  # of one that scales, a factor
+            self.factor = pairs[0][0]
         assert self.factor is not None
         return self.factor
 
     def __call__(self, gradient: Tensor) -> Tensor:
-        factor = self.settled()
-        if not factor.dim() or factor.shape == gradient.shape:
-            return gradient * factor
-        return (gradient.reshape(self.at.output.shape) * factor).reshape(gradient.shape)
+        return gradient * self.settled()
 
 
 def whole(name: str, func: Any, args: Any, kwargs: Any, y: Any, varies: Callable[[Any], bool]) -> Operation:
