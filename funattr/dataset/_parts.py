@@ -58,7 +58,7 @@ def reduced(leaves: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]
         if storage.top_k > flat.shape[1]:
             raise ValueError(f"top_k={storage.top_k} is more than the {flat.shape[1]} numbers of an attribution.")
         order = flat.abs().argsort(dim=1, descending=True, stable=True)[:, : storage.top_k]
-        shape = torch.tensor(leaf.shape[1:]).expand(leaf.shape[0], -1)
+        shape = torch.tensor(leaf.shape[1:], device="cpu").expand(leaf.shape[0], -1)
         found[f"{name}.values"] = _rounded(flat.gather(1, order), storage.dtype)
         found[f"{name}.indices"], found[f"{name}.shape"] = order.int(), shape.int()
     return found
@@ -88,7 +88,7 @@ def _rounded(leaf: Tensor, dtype: str | None) -> Tensor:
 
 def overflown(found: Found) -> list[int]:
     """The rows that rounding made infinite: a method's own results are finite."""
-    rows = torch.zeros(len(found.ids), dtype=torch.bool)
+    rows = torch.zeros(len(found.ids), dtype=torch.bool, device="cpu")
     for leaf in found.leaves.values():
         if leaf.is_floating_point():
             rows |= ~leaf.reshape(len(found.ids), -1).isfinite().all(1)

@@ -83,7 +83,7 @@ def as_tensors(value: Any) -> Any:
     if isinstance(value, np.ndarray) and not value.flags.writeable:
         value = value.copy()  # torch warns of what it could overwrite
     try:
-        return torch.as_tensor(value)
+        return torch.as_tensor(value, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         text = f"an example must be a tensor, an array, or a tuple or dict of these, got {type(value).__name__}"
         raise TypeError(f"{text}: make it one in the data set, or with transform=.") from error

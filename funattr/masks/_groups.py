@@ -120,10 +120,10 @@ def words(tokens: Sequence[str | int | None]) -> Tensor:
     """
     given = list(tokens) if isinstance(tokens, (list, tuple)) else None
     if given is not None and all(token is None or is_int(token) for token in given):
-        return torch.tensor(_in_a_row(given), dtype=torch.long)
+        return torch.tensor(_in_a_row(given), dtype=torch.long, device="cpu")
     if given is None or not all(isinstance(token, str) for token in given):
         raise complaint(TypeError, f"tokens must be a list of strings, or of numbers of words and None, got {kind_of(tokens)}.")
-    return torch.tensor(_numbers([str(token) for token in given]), dtype=torch.long)
+    return torch.tensor(_numbers([str(token) for token in given]), dtype=torch.long, device="cpu")
 
 
 def _in_a_row(given: list[Any]) -> list[int]:
