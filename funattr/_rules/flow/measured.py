@@ -14,14 +14,14 @@ from ..._types import map_leaves
 from ..lift.origins import among
 from ..spelled import Entry
 from .facts import UNKNOWN, Event, Fact, Unseen, spot
-from .given import Rules
+from .given import Chosen
 from .mode import Ruled, Table, other
 
 
 class Measured(Ruled):
     """Rules, and a note of each operation, whose inputs are aliases for it alone: so they have gradients of their own."""
 
-    def __init__(self, rules: Rules, table: Table, fired: list[str], unmet: list[str], events: list[Event]):
+    def __init__(self, rules: Chosen, table: Table, fired: list[str], unmet: list[str], events: list[Event]):
         super().__init__(rules, table, fired, unmet)
         self.unseen = Unseen(True, "first" in rules.kinds)  # it is all to sum to the score, whatever the rules are for
         self.events: list[Event] = events

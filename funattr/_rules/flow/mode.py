@@ -19,7 +19,7 @@ from ..lift.table import ENTRIES, NAMES, PLAIN, SHAPES, is_chosen
 from ..relu import ReluRule, in_place
 from ..spelled import Entry, called, counterpart, name_in_torch, named
 from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen, made_unseen
-from .given import Rules, check_weighted
+from .given import Chosen, check_weighted
 from .operation import Flow, Operation, Scale, same, whole
 from .own import own
 
@@ -39,7 +39,7 @@ class Ruled(TorchFunctionMode):
     scales: tuple[Tensor, ...] = ()
     events: list[Event] | None = None  # where somebody asks what goes into an operation, and comes out of it
 
-    def __init__(self, rules: Rules, table: Table, fired: list[str], unmet: list[str]):
+    def __init__(self, rules: Chosen, table: Table, fired: list[str], unmet: list[str]):
         super().__init__()
         self.rules = rules
         self.table = table
