@@ -79,7 +79,10 @@ METHODS = {
     "deep_lift": partial(fa.deep_lift, baselines=0.2),
     "deep_lift_shap": partial(fa.deep_lift_shap, baselines=torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(2, 6)),
 }
-CALLS = [(name, kind, layer) for name in METHODS for kind in ACTS for layer in (None, "site")]
+#: Several references take the way of one: of them, at the input.
+CALLS = [("deep_lift", kind, layer) for kind in ACTS for layer in (None, "site")] + [
+    ("deep_lift_shap", kind, None) for kind in ACTS
+]
 
 
 @pytest.mark.parametrize(
