@@ -11,7 +11,7 @@ import torch
 from ._config import Storage, fingerprint
 from ._data import FATAL, Bad, Batch, Example, Indexed, bad, collate
 from ._draws import Seeded
-from ._methods import arrays_in, bound, generators_in, leading
+from ._methods import bound, generators_in, leading
 from ._model import built, device_of
 from ._parts import Found, reduced
 from ._trees import flatten, mapped
@@ -62,7 +62,7 @@ class Worker:
         self.seeded = Seeded(call, job.seed, generators_in(job.method, job.arguments), self.leading)
         self.well, self.alike = job.trusted, 0
         self.first = ""
-        self.given, self.alone = arrays_in([job.arguments, job.method, self.model]), False
+        self.alone = False
 
     def results(self, batches: Iterable[Batch | Bad]) -> Iterator[Found | Bad]:
         """Attributions and bad examples; those that come before all others wait until the call is known to be right."""
@@ -97,13 +97,13 @@ class Worker:
         yield found
 
     def _found(self, batch: Batch) -> Found:
-        if not self.alone and 1 < len(batch.ids) in [given.shape[0] for given in self.given]:
-            # With a row for each example of a batch, an argument would have another one for them in another batch.
-            self._found(_part(batch, slice(0, 1)))
-            self.alone = True
         x = mapped(lambda t: t.to(self.device, non_blocking=True), batch.x)
         target = batch.target if self.job.own_target else self.job.target
         leaves, spec = flatten(self.seeded(batch.ids, x, target))
+        if not self.alone and len(batch.ids) > 1 and not self.seeded.random:  # what draws is compared with examples alone
+            # What has a row for each example of a batch, wherever it is, would have another one for them in another batch.
+            self._found(_part(batch, slice(0, 1)))
+            self.alone = True
         leaves = {name: leaf.detach().movedim(self.leading, 0) for name, leaf in leaves.items()}
         for name, leaf in leaves.items():
             if leaf.dim() == 0 or leaf.shape[0] != len(batch.ids):
