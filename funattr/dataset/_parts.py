@@ -131,8 +131,8 @@ def _columns(name: str, leaves: Sequence[Tensor], storage: Storage) -> list[tupl
     if not storage.varying or name.endswith(".shape"):
         if len(set(shapes)) > 1:
             raise ValueError(
-                f"run(): attributions differ in shape, {list(shapes[0])} and {list(min(set(shapes) - {shapes[0]}))}: run with "
-                "varying=True, into another folder."
+                f"run(): attributions differ in shape, {list(shapes[0])} and {list(min(set(shapes) - {shapes[0]}))}: give "
+                "examples one size, or run with varying=True, into another folder."
             )
         size = int(np.prod(shapes[0]))
         column = numbers if not shapes[0] else pa.FixedSizeListArray.from_arrays(numbers, size)
