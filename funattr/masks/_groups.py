@@ -214,7 +214,7 @@ def _slic(picture: Tensor, count: int, compactness: float) -> Tensor:
         raise ImportError('superpixels() needs scikit-image: pip install "funattr[superpixels]".') from error
     low, high = picture.min(), picture.max()
     scaled = ((picture - low) / (high - low if high > low else 1)).permute(1, 2, 0).numpy()
-    colors = scaled if scaled.shape[2] == 3 else scaled.mean(2)
-    last = -1 if scaled.shape[2] == 3 else None
-    labels: Any = slic(colors, n_segments=count, compactness=compactness, channel_axis=last, start_label=0)
+    # Grey as colours, too: compactness is for those of Lab, from 0 to 100.
+    colors = scaled if scaled.shape[2] == 3 else scaled.mean(2, keepdims=True).repeat(3, 2)
+    labels: Any = slic(colors, n_segments=count, compactness=compactness, channel_axis=-1, start_label=0)
     return torch.from_numpy(labels).long()
