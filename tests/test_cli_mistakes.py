@@ -73,6 +73,7 @@ MISTAKES: dict[str, str] = {
     f"{NET} --target cat": "--target 'cat' is a name, and the model's classes have none: give their names with --labels",
     f"{NET} --target sqare --labels names.txt": "there is no class 'sqare': did you mean 'square'?",
     f"{NET} --target twice --labels names.txt": "the name 'twice' stands for several classes: choose by number, 1, 2",
+    f"{NET} --labels few.txt": "there are names of 2 classes, and the model has 3: name each",
     f"{NET} --labels lost.txt": "there is no file 'lost.txt' of labels",
     f"{NET} --labels bad.json": "cannot read the labels 'bad.json': JSONDecodeError",
     f"{NET} --layer conv9": "--layer conv9: Net has no layer 'conv9'. Did you mean 'conv2'?",
@@ -136,6 +137,7 @@ def mistaken(here: Path) -> None:
     Path("other_ending.safetensors").rename("other_ending.pt")
     Path("bad.safetensors").write_bytes(b"nothing of the kind")
     Path("names.txt").write_text("square\ntwice\ntwice\n")
+    Path("few.txt").write_text("square\ntwice\n")
     Path("bad.json").write_text("{")
 
 

@@ -162,8 +162,8 @@ def check_scores(x: Tree) -> None:
 
 
 def check_attributable(value: Tree, label: str, moves: bool = False) -> None:
-    """Refuse a value without floating-point tensors, and an input with complex ones; `label` is "x", or a layer's. `moves`: x is
-    what the method moves, and a layer what it explains."""
+    """Refuse a value without floating-point tensors, and an input with complex ones; `label` is "x", or a layer's. `moves`: the
+    method moves x, and a layer is what it explains."""
     if attributable(value):
         return
     found, at_input = tensors(value), label == "x"
