@@ -253,6 +253,17 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
         run(tmp_path, model=model)
 
 
+def test_other_layers_are_refused(tmp_path: Path) -> None:
+    """Of the same weights: another activation, or dropout that draws, was taken for the same model, and everything was done."""
+    run(tmp_path, model=net().eval())
+    assert run(tmp_path, model=net().eval()) == (0, 0, N)
+    for index, other in ((1, nn.Sigmoid()), (3, nn.Dropout(0.5))):
+        changed: Any = net().eval()
+        changed[index] = other
+        with pytest.raises(ValueError, match="the model's layers or modes was"):
+            run(tmp_path, model=changed)
+
+
 def test_several_drivers_share(tmp_path: Path) -> None:
     assert run(tmp_path, shard=(0, 2)) == (12, 0, 0)
     assert run(tmp_path, shard=(2, 3), batch_size=5) == (3, 0, 4)  # others: what is done in any shard is done

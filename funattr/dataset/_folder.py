@@ -131,10 +131,10 @@ class Folder:
                 "or run it as it was."
             )
 
-    def check_model(self, fingerprint: str) -> None:
-        """That the model has the weights that the results here were made with."""
-        weights = {"the model's weights": fingerprint}
-        self._check("model.json", weights, weights)
+    def check_model(self, fingerprint: tuple[str, str]) -> None:
+        """That the model has the weights and the layers that the results here were made with."""
+        for name, what, found in zip(("model.json", "layers.json"), ("weights", "layers or modes"), fingerprint):
+            self._check(name, here := {f"the model's {what}": found}, here)
 
     # What is there.
 

@@ -105,6 +105,8 @@ def table_of(found: Sequence[Found], storage: Storage, about: dict[str, Any]) ->
         raise ValueError("run(): the method's results differ in structure from batch to batch.")
     columns, fields = [], []
     ids = [identity for part in found for identity in part.ids]
+    if len(set(map(type, ids))) > 1:
+        raise TypeError("run(): ids must be all integers or all text.")
     fields.append(pa.field("id", pa.int64() if isinstance(ids[0], int) else pa.string(), nullable=False))
     columns.append(pa.array(ids, fields[0].type))
     for name in found[0].leaves:

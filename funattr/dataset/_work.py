@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from ._config import Storage, fingerprint
+from ._config import Storage, fingerprint, layers_of
 from ._data import FATAL, Bad, Batch, Example, Indexed, bad, collate
 from ._draws import Seeded
 from ._methods import bound, generators_in, leading
@@ -56,7 +57,7 @@ class Worker:
         self.job = job
         self.model = built(job.model, job.device)
         self.device = torch.device(device_of(self.model, job.device))
-        self.fingerprint = fingerprint(self.model)
+        self.fingerprint = fingerprint(self.model), layers_of(self.model)
         call = bound(job.method, job.arguments, job.target, job.own_target)(self.model)
         self.leading = leading(job.method)
         self.seeded = Seeded(call, job.seed, generators_in(job.method, job.arguments), self.leading)
@@ -124,6 +125,7 @@ class Worker:
         if self.well or not all(bool(leaf.isfinite().all()) for leaf in flatten(batch.x)[0].values()):
             return
         words = f"{type(error).__name__} {getattr(error, 'complaint', error)}"  # without the call, which has the target in it
+        words = re.sub(r"[\d.]+|True|False", "", words)  # nor which number, or class, it was
         self.first = self.first or words
         self.well, self.alike = words != self.first, self.alike + 1
         if self.alike >= _ALIKE and not self.well:
