@@ -195,7 +195,7 @@ def _read(path: Path) -> dict[str, Any]:
     except ModuleNotFoundError:
         toml = importlib.import_module("tomli")
     with answered(f"cannot read {path}"):
-        found: dict[str, Any] = toml.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = toml.loads(path.read_text(encoding="utf-8-sig"))
     return found
 
 

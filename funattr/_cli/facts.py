@@ -13,6 +13,7 @@ import funattr as fa
 
 from .gap import Gap
 from .inputs import Input
+from .sites import flat
 from .targets import Chosen, Class
 
 if TYPE_CHECKING:
@@ -178,16 +179,6 @@ def numbers_of(every: Sequence[Explained]) -> dict[str, Tensor]:
                 plain = tensor.detach().cpu()
                 values[key] = (plain.float() if plain.is_floating_point() else plain).contiguous()
     return values
-
-
-def flat(name: str, value: Any) -> list[tuple[str, Tensor]]:
-    """The tensors of a structure, by name."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return [(name, value)]
-    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (tuple, list)) else ()
-    return [leaf for key, part in parts for leaf in flat(f"{name}.{key}" if name else str(key), part)]
 
 
 def per_token(found: Found, count: int) -> Tensor | None:

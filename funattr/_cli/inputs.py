@@ -185,7 +185,7 @@ def _is_picture(data: bytes) -> bool:
 
 def _decoded(data: bytes, name: str) -> str:
     with answered(f"cannot read {name!r} as UTF-8"):
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
 
 
 def read(source: Source, item: Item, options: argparse.Namespace) -> Input:
