@@ -326,6 +326,13 @@ COMMAND: list[Cure] = [
         [job, "run job.toml --quiet --model nets:build"],
     ),
     row(
+        "facts.py",
+        "choose another --layer, or --out with .npz",
+        "explain a.png --model nets:build --method saliency --layer head --out o.csv",
+        "explain a.png --model nets:build --method saliency --layer features --out o.csv",
+        "explain a.png --model nets:build --method saliency --layer head --out o.npz",
+    ),
+    row(
         "draw.py",
         "choose another --layer, or --out with .npz",
         "explain a.png --model nets:build --method saliency --layer head --out o.png",

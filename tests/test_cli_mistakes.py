@@ -106,6 +106,7 @@ MISTAKES: dict[str, str] = {
     "explain cat.png --model own_way:build": "the model failed on this input, [1, 3, 5, 6]",
     "explain 'a great film' --model own_way:build": "making the text ready by own_way's preprocess failed: ValueError",
     # the file
+    f"{NET} --method saliency --layer fc --out a.csv": "saliency has no number for each place, for a line of .csv",
     f"{NET} --out a.gif": "--out must end with .png, .jpg, .jpeg, .pdf, .svg, .html, .json, .csv, .npz or .safetensors, or",
     f"{NET} --out nowhere/a.png": "the folder 'nowhere' of --out does not exist",
     # layers and others
