@@ -224,6 +224,14 @@ def test_a_picture_from_standard_input(here: Path, piped: Any, capsys: pytest.Ca
     assert capsys.readouterr().err == "funattr: 'standard input' is not an image that pillow can read.\n"
 
 
+@pytest.mark.parametrize("name", ["moving.gif", "pages.tif"])
+def test_of_several_frames_the_first_is_told(name: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Image.open("a.png") as first, Image.open("pictures/b.png") as second:
+        first.save(name, save_all=True, append_images=[second])
+    (found,) = facts(capsys, f"explain {name} {NET}")
+    assert found["made_ready"].startswith(f"{name}, 10 x 8, the first of 2 frames, ")
+
+
 def test_a_model_of_both_gets_what_is_there(here: Path, piped: Any, capsys: pytest.CaptureFixture[str]) -> None:
     piped(Path("a.png").read_bytes())
     (found,) = facts(capsys, "explain - --model both:build --method saliency")
@@ -246,7 +254,9 @@ def test_a_text_from_standard_input(here: Path, piped: Any, capsys: pytest.Captu
 
 @pytest.mark.parametrize("through", ["file", "pipe"])
 def test_a_file_of_lines(through: str, here: Path, piped: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    piped(Path("reviews.txt").read_bytes())
+    marked = b"\xef\xbb\xbf" + Path("reviews.txt").read_bytes()  # as Windows writes it: it was a part of the first line
+    Path("reviews.txt").write_bytes(marked)
+    piped(marked)
     found = facts(capsys, f"explain {'reviews.txt' if through == 'file' else '-'} --lines --model texts:build")
     assert [each["input"] for each in found] == ["line 1", "line 3"]
     assert [each["tokens"] for each in found] == [["a", "good", "film"], ["a", "bad", "film"]]

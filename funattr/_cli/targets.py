@@ -73,6 +73,11 @@ def choose(source: Source, x: Any, wanted: str) -> Chosen:
             raise mistake(f"the model puts out one number, so there is no class {wanted!r} to choose: leave --target out.")
         only = Class(None, None, float(scores.reshape(())), None)
         return Chosen(None if scores.dim() == 1 else 0, only, only)
+    count = len(source.classes or scores[0])
+    if count != scores.shape[1]:
+        raise mistake(
+            f"there are names of {count} classes, and the model has {scores.shape[1]}: name each, one per line of --labels."
+        )
     best = int(scores[0].argmax())
     target = best if wanted == "argmax" else number_of(wanted, scores.shape[1], source.classes)
     return Chosen(target, _class(scores, best, source.classes), _class(scores, target, source.classes))
