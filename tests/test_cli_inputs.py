@@ -9,15 +9,18 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import funattr as fa
 from funattr.__main__ import main
+from funattr._cli.targets import choose
 
 NETS = """
 import torch
@@ -341,3 +344,23 @@ def test_a_cam_that_speaks_for_nothing(here: Path, capsys: pytest.CaptureFixture
     assert "grad_cam is nowhere positive: nothing speaks for the class" in capsys.readouterr().out
     main(shlex.split(f"explain a.png {NET} --checkpoint net.pt --target 0 --out a.npz --raw"))
     assert "nowhere positive" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("scores", "several", "told"),
+    [
+        ([2.0, 0.0, -1.0], False, "class 0, score 2 (84.4%)"),
+        ([0.7, 0.2, 0.1], False, "class 0, score 0.7 (70.0%)"),
+        ([0.9, 0.8, 0.1], False, "class 0, score 0.9"),  # sigmoids, for all that is known
+        ([2.0, 0.0, -1.0], True, "class 0, score 2 (88.1%)"),
+    ],
+)
+def test_a_probability_is_told_where_there_is_one(scores: list[float], several: bool, told: str) -> None:
+    class Model(nn.Module):
+        config = SimpleNamespace(problem_type="multi_label_classification" if several else None)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([scores])
+
+    source: Any = SimpleNamespace(model=Model(), classes=None)
+    assert choose(source, torch.zeros(1, 3), "argmax").told() == told
