@@ -65,10 +65,11 @@ class Measured(Ruled):
     def _over(self, name: str, func: Any, x: Tensor, args: Any, kwargs: Any) -> Any:
         """What writes to something that varies, or to a view."""
         before = [x.clone()] if self.varies(x) else []  # what is overwritten, as something that nothing else reads
-        for old in before:
-            x.copy_(old)
+        made = x if base_of(x) is None else (*before, x)[0].clone()  # a view that is written to leaves its place in the graph
+        if made is x:  # of a view, what is written may be another one, which would be made of `before` too
+            for old in before:
+                x.copy_(old)
         inputs, rest = self.taken(args, kwargs)
-        made = x if base_of(x) is None else x.clone()  # a view leaves its place in the graph when it is written to
         found = func(made, *rest[0], **rest[1])
         self.came(name, [*before, *inputs], made)
         if made is x:
