@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..._torch import base_of
 from ..._types import map_leaves
-from ..lift.origins import among
-from ..spelled import Entry
+from ..lift.origins import among, is_cut, those_taken
+from ..spelled import Entry, counterpart
 from .facts import UNKNOWN, Event, Fact, Unseen, spot
 from .given import Rules
 from .mode import Ruled, Table, other
@@ -59,7 +59,8 @@ class Measured(Ruled):
             return self._over(name.strip("_"), func, x, args[1:], kwargs)
         inputs, rest = self.taken(args, kwargs)
         found = func(*rest[0], **rest[1])
-        self.came(name.strip("_"), inputs, x if func is Tensor.__setitem__ else found)
+        if any(map(self.varies, those_taken(counterpart(func), among((*args, *kwargs.values()))))):  # else it is made like one
+            self.came(name.strip("_"), inputs, x if func is Tensor.__setitem__ else found)
         return found
 
     def _over(self, name: str, func: Any, x: Tensor, args: Any, kwargs: Any) -> Any:
@@ -120,7 +121,7 @@ class Measured(Ruled):
 
     def came(self, name: str, inputs: list[Tensor], found: Any) -> None:
         live = [t for t in among((found,)) if self.facts[t] is UNKNOWN or self.varies(t)]  # not what a rule has made a constant
-        outputs = [t for t in live if t.requires_grad and (t.is_floating_point() or t.is_complex())]
+        outputs = [t for t in live if not is_cut(t) and (t.is_floating_point() or t.is_complex())]
         if inputs and outputs:
             inputs = [t for t in inputs if t.requires_grad]
             self.events.append(Event(name, [spot(t) for t in inputs], [spot(t) for t in outputs]))
