@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from ..._core.checks import anywhere
-from ..._torch import gradient_inside, interrupted, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
+from ..._torch import (
+    dual_made,
+    gradient_inside,
+    interrupted,
+    tracing,
+    transforms_active,
+    tree_flatten,
+    tree_unflatten,
+    without_modes,
+)
 from ..._types import is_number
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, counterpart, exported, named, placed
@@ -22,8 +31,8 @@ from .tape import Lift, Met
 _WRAPPED = [(func, entry) for func, entry in (BARE | ENTRIES).items() if getattr(func, "__module__", "") == "torch._tensor"]
 
 
-#: What takes gradients. (The last is all that Dynamo knows of torch.func.grad.)
-GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward, gradient_inside}
+#: What takes derivatives. (The last but one is all that Dynamo knows of torch.func.grad.)
+GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward, gradient_inside, dual_made}
 
 
 def apply(lift: Any, func: Any, args: Any, kwargs: Any, own: Entry | None = None) -> Any:
