@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..._torch import base_of
 from ..._types import map_leaves
-from ..lift.origins import among
-from ..spelled import Entry
+from ..lift.origins import among, is_cut, those_taken
+from ..spelled import Entry, counterpart
 from .facts import UNKNOWN, Event, Fact, Unseen, spot
 from .given import Chosen
 from .mode import Ruled, Table, other
@@ -59,16 +59,18 @@ class Measured(Ruled):
             return self._over(name.strip("_"), func, x, args[1:], kwargs)
         inputs, rest = self.taken(args, kwargs)
         found = func(*rest[0], **rest[1])
-        self.came(name.strip("_"), inputs, x if func is Tensor.__setitem__ else found)
+        if any(map(self.varies, those_taken(counterpart(func), among((*args, *kwargs.values()))))):  # else it is made like one
+            self.came(name.strip("_"), inputs, x if func is Tensor.__setitem__ else found)
         return found
 
     def _over(self, name: str, func: Any, x: Tensor, args: Any, kwargs: Any) -> Any:
         """What writes to something that varies, or to a view."""
         before = [x.clone()] if self.varies(x) else []  # what is overwritten, as something that nothing else reads
-        for old in before:
-            x.copy_(old)
+        made = x if base_of(x) is None else (*before, x)[0].clone()  # a view that is written to leaves its place in the graph
+        if made is x:  # of a view, what is written may be another one, which would be made of `before` too
+            for old in before:
+                x.copy_(old)
         inputs, rest = self.taken(args, kwargs)
-        made = x if base_of(x) is None else x.clone()  # a view leaves its place in the graph when it is written to
         found = func(made, *rest[0], **rest[1])
         self.came(name, [*before, *inputs], made)
         if made is x:
@@ -119,7 +121,7 @@ class Measured(Ruled):
 
     def came(self, name: str, inputs: list[Tensor], found: Any) -> None:
         live = [t for t in among((found,)) if self.facts[t] is UNKNOWN or self.varies(t)]  # not what a rule has made a constant
-        outputs = [t for t in live if t.requires_grad and (t.is_floating_point() or t.is_complex())]
+        outputs = [t for t in live if not is_cut(t) and (t.is_floating_point() or t.is_complex())]
         if inputs and outputs:
             inputs = [t for t in inputs if t.requires_grad]
             self.events.append(Event(name, [spot(t) for t in inputs], [spot(t) for t in outputs]))

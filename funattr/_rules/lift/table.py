@@ -136,7 +136,7 @@ _LINEAR = """
     storage_offset nonzero bool long int byte short logical_not logical_and logical_or bitwise_not __and__ __or__
     __invert__ __len__ __iter__ __bool__ __float__ __int__ __index__ __hash__ __repr__ __format__ ndimension nelement
     untyped_storage element_size is_same_size fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn real imag view_as_real
-    view_as_complex conj resolve_conj numpy empty zeros ones full arange linspace tensor as_tensor scalar_tensor randn
+    view_as_complex complex conj resolve_conj numpy empty zeros ones full arange linspace tensor as_tensor scalar_tensor randn
     rand randint bernoulli normal is_tensor result_type promote_types finfo can_cast squeeze_ unsqueeze_ is_pinned
     pin_memory share_memory_ is_shared is_inference unsafe_chunk unsafe_split constant_pad_nd count_nonzero isin
     bincount searchsorted bucketize unique unique_consecutive backward register_hook retain_grad
