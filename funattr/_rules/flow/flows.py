@@ -50,7 +50,7 @@ def _activation(op: Operation, at: Operation) -> Pairs:
         return [(ratio, x)]
     hooks: Any = as_it_is if tracing() or transforms_active() else saved_tensors_hooks(same, same)
     with hooks:  # none of the model's (torch.utils.checkpoint)
-        slope = derivative(op.function, z)
+        slope = derivative(op.function, z).nan_to_num(math.nan, 0.0, 0.0)  # of a root at 0, which has no relevance
     return [(torch.where(z == 0, slope, y / torch.where(z == 0, 1.0, z)), x)]
 
 

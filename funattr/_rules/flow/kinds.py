@@ -236,7 +236,12 @@ def apart(body: Any) -> Any:
     return handler
 
 
-_taken_apart = apart(COMPOUND["scaled_dot_product_attention"])
+_taken_apart, _roots = apart(COMPOUND["scaled_dot_product_attention"]), apart(COMPOUND["cdist"])
+
+
+def distances(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Taken apart where there is a rule for roots: else torch's own gradient, which is none where the distance is 0."""
+    return (_roots if "activation" in mode.rules.kinds else unmet)(mode, func, *args, **kwargs)
 
 
 def attention(mode: Ruled, func: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **kwargs: Any) -> Any:
@@ -284,6 +289,7 @@ TABLE: Table = {
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), addmm),
     "linear": linear,
     "einsum": einsum,
+    "cdist": distances,
     "softmax": softmax,
     "log_softmax": softmax,
     "logsumexp": unmet,

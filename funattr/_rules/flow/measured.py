@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..._torch import base_of
 from ..._types import map_leaves
-from ..lift.origins import among, is_cut, those_taken
+from ..lift.origins import among, is_cut, parts, those_taken
 from ..spelled import Entry, counterpart
 from .facts import UNKNOWN, Event, Fact, Unseen, spot
 from .given import Chosen
@@ -59,8 +59,10 @@ class Measured(Ruled):
             return self._over(name.strip("_"), func, x, args[1:], kwargs)
         inputs, rest = self.taken(args, kwargs)
         found = func(*rest[0], **rest[1])
-        if any(map(self.varies, those_taken(counterpart(func), among((*args, *kwargs.values()))))):  # else it is made like one
-            self.came(name.strip("_"), inputs, x if func is Tensor.__setitem__ else found)
+        given = those_taken(counterpart(func), among((*args, *kwargs.values())))
+        made = parts(func, given, among((x if func is Tensor.__setitem__ else found,)))
+        # Not what is made like something that varies, or beside it.
+        self.came(name.strip("_"), inputs, [t for some, own in made if any(map(self.varies, some)) for t in own])
         return found
 
     def _over(self, name: str, func: Any, x: Tensor, args: Any, kwargs: Any) -> Any:

@@ -208,7 +208,11 @@ class Origins:
 #: What makes numbers of Python of a tensor's.
 _READS = {"item", "tolist", "__float__", "numpy", "__array__"}
 #: What gives a tensor back as it is, where it is that already: nothing is written to, and of one pass it may be a copy.
-_RETURNS = functions("contiguous to type_as float double half bfloat16 int long bool cpu cuda requires_grad_")
+_RETURNS = functions("""
+    contiguous to type_as float double half bfloat16 int long bool cpu cuda requires_grad_ atleast_1d atleast_2d atleast_3d
+""")
+#: What makes something of each of its tensors by itself. (A dict: Dynamo finds no function of C in a set.)
+_EACH = dict.fromkeys(functions("broadcast_tensors meshgrid atleast_1d atleast_2d atleast_3d"))
 _NO_TENSORS = {int, float, bool, str, type(None)}
 _ROWS = {tuple, list, torch.Size}
 #: What asks for no more than what a tensor is like.
@@ -234,6 +238,12 @@ def sources(func: Any, given: Iterable[Any]) -> list[Tensor]:
 def those_taken(func: Any, of_each: list[T]) -> list[T]:
     """Of what is known of each of its tensors, that of those whose numbers an operation takes."""
     return of_each[: _TAKES[func]] if func in _TAKES else of_each
+
+
+def parts(func: Any, of_each: list[T], made: list[Tensor]) -> list[tuple[list[T], list[Tensor]]]:
+    """What an operation made of what: all of all, where it does not make something of each by itself."""
+    apart = func in _EACH and len(of_each) == len(made)
+    return [([one], [found]) for one, found in zip(of_each, made)] if apart else [(of_each, made)]
 
 
 def among(values: Iterable[Any]) -> list[Tensor]:

@@ -125,7 +125,7 @@ _LINEAR = """
     permute transpose t swapaxes swapdims movedim moveaxis adjoint contiguous clone detach requires_grad_ to type
     type_as float double half bfloat16 cpu cuda cat concat concatenate stack hstack vstack dstack split split_with_sizes
     chunk tensor_split unbind unfold fold im2col col2im narrow select copy_ fill_ zero_ roll flip fliplr flipud rot90 repeat
-    tile broadcast_to meshgrid tril
+    tile broadcast_to broadcast_tensors meshgrid tril
     triu diag diagonal diag_embed trace pad dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
     feature_alpha_dropout native_dropout avg_pool1d avg_pool2d avg_pool3d
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d

@@ -22,7 +22,7 @@ from ..._core.kernels import unruled
 from ..._torch import depth, depth_traced, tracing, transforms_active, without_modes
 from ..._types import attributable, broadcasts
 from ..spelled import Entry, counterpart, functions
-from .origins import ASKS, Origins, among, constant, is_new, sources
+from .origins import ASKS, Origins, among, constant, is_new, parts, sources
 
 
 class Met(NamedTuple):
@@ -102,8 +102,10 @@ class Lift(TorchFunctionMode):
             found = self.rules(self, func, args, kwargs)
             found = found.view_as(found) if constant(found) else found  # w.flatten(1) is w in a pass, in a level not
             given = sources(func, (*args, *kwargs.values()))
-            for made in among((args[0] if func is Tensor.__setitem__ else found,)):  # topk makes numbers and indices
-                self.origins.trace(given, made)
+            made = among((args[0] if func is Tensor.__setitem__ else found,))  # topk makes numbers and indices
+            for some, own in parts(func, given, made):
+                for t in own:
+                    self.origins.trace(some, t)
             return found
         if depth() > self.level:
             return self._inside(func, args, kwargs)
@@ -127,7 +129,8 @@ class Lift(TorchFunctionMode):
             found = self.rules(self, func, args, kwargs)
         if not (replays and self.origins.goes_on(given, found)):
             with without_modes():
-                self.origins.note(counterpart(func), given, among((found,)), replays)
+                for some, own in parts(func, given, among((found,))):
+                    self.origins.note(counterpart(func), some, own, replays)
         return found
 
     def _given(self, func: Any, every: Sequence[Any], replays: bool) -> list[tuple[Tensor, bool]]:
