@@ -255,14 +255,10 @@ def attention(mode: Ruled, func: Any, q: Tensor, k: Tensor, v: Tensor, *rest: An
     given = [t.view_as(t) if t.requires_grad else t for t in (q, k)]
     for t in given:
         if t.requires_grad:
-            t.register_hook(_halved)
+            t.register_hook(lambda gradient: gradient * 0.5)
     y = func(*given, v, *rest, **kwargs)
     mode.fired += [kind for kind, _ in filter(None, (soft,))]
     return mode.know(mode.ruled(met, Operation(mode.name, func, (*given, v), y)), q, k, v)
-
-
-def _halved(gradient: Tensor) -> Tensor:
-    return gradient * 0.5
 
 
 _GROUPS = {

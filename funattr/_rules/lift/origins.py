@@ -100,8 +100,12 @@ class Origins:
         """Whether an operation takes numbers from outside."""
         return bool(self.outside or self.traced_outside) and any(map(self.is_outside, sources(func, given)))
 
-    def trace(self, given: list[Tensor], found: Tensor) -> None:
-        """What a call that Dynamo traces made of tensors."""
+    def trace(self, given: list[Tensor], made: list[Tensor]) -> None:
+        """What a call that Dynamo traces made of tensors: numbers and indices, of topk."""
+        for found in made:
+            self._trace(given, found)
+
+    def _trace(self, given: list[Tensor], found: Tensor) -> None:
         dead = is_cut(found) and not (found.requires_grad and any(t is found for t in given))
         live = [t for t in given if t.requires_grad and not t.is_leaf]  # a leaf is a parameter
         if dead and not live and found.is_floating_point() and self._has_numbers(given):
