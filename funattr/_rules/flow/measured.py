@@ -15,7 +15,7 @@ from ..lift.origins import among, is_cut, parts, those_taken
 from ..spelled import Entry, counterpart
 from .facts import UNKNOWN, Event, Fact, Unseen, spot
 from .given import Chosen
-from .mode import Ruled, Table, other
+from .mode import Ruled, Table
 
 
 class Measured(Ruled):
@@ -135,7 +135,8 @@ def _measured(handler: Callable[..., Any], mode: Measured, func: Any, *args: Any
     name, fired, noted = mode.name, len(mode.fired), len(mode.events)
     mode.inputs, rest = mode.taken(args, kwargs)
     found = handler(mode, func, *rest[0], **rest[1])
-    if handler is not other and isinstance(found, Tensor) and base_of(found) is not None:
+    base = base_of(found) if isinstance(found, Tensor) else None
+    if base is not None and not any(base is t or base is base_of(t) for t in mode.inputs):
         # It is a view only because of how it is made, and writing to it would leave the place that was noted.
         found = mode.stands(found, found.clone())
     if len(mode.events) == noted:  # else what it is made of was met by itself
