@@ -236,6 +236,11 @@ def writes_parameters() -> bool:
     return here.state is not None and bool(here.state.parameters)
 
 
+def kept_tensors() -> list[Tensor]:
+    """What the model, and what is bound to it, holds: the same in all passes of this call."""
+    return [] if here.state is None else [t for t, *_ in here.state.tensors.values()]
+
+
 def times_put_back() -> int:
     """How often tensors that passes of this call wrote to were put back: graphs of passes before may have saved them."""
     return 0 if here.state is None else here.state.times
