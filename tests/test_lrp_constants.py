@@ -203,9 +203,13 @@ LIKE: dict[str, Callable[[Tensor], Tensor]] = {  # constants, made with a look a
 
 @pytest.mark.filterwarnings("ignore:the model draws")
 @pytest.mark.parametrize("rules", [R.epsilon(0.2), R.gamma(), R.attn_lrp(), R.cp_lrp()], ids=["epsilon", "gamma", "attn", "cp"])
+@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("name", LIKE)
-def test_what_is_made_like_a_value_is_a_constant(name: str, rules: dict[Any, Any]) -> None:
+def test_what_is_made_like_a_value_is_a_constant(
+    name: str, learned: bool, rules: dict[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A factor of it takes no share of the relevance: only its shape and its type come from x."""
+    monkeypatch.setitem(globals(), "FACTOR", nn.Parameter(FACTOR, learned))
     torch.manual_seed(0)
     first, last, x = nn.Linear(D, D).double(), nn.Linear(D, 2).double(), torch.randn(3, D).double()
 

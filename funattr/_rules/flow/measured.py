@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..._torch import base_of
 from ..._types import map_leaves
-from ..lift.origins import among
-from ..spelled import Entry
+from ..lift.origins import among, sources
+from ..spelled import Entry, counterpart
 from .facts import UNKNOWN, Event, Fact, Unseen, spot
 from .given import Rules
 from .mode import Ruled, Table, other
@@ -57,6 +57,8 @@ class Measured(Ruled):
         in_place = name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and not name.startswith("_"))
         if in_place and isinstance(x, Tensor) and (self.varies(x) or base_of(x) is not None):
             return self._over(name.strip("_"), func, x, args[1:], kwargs)
+        if not any(map(self.varies, sources(counterpart(func), (*args, *kwargs.values())))):  # as in weight.to(x)
+            return func(*args, **kwargs)
         inputs, rest = self.taken(args, kwargs)
         found = func(*rest[0], **rest[1])
         self.came(name.strip("_"), inputs, x if func is Tensor.__setitem__ else found)
