@@ -133,7 +133,8 @@ class State:
         """Keep what `module` holds, but for its parameters, and for what torch's own modules never write to."""
         self.met.add(id(module))
         if module.__dict__.get("max_norm") is not None:  # an attribute that is missing takes a module a while to miss
-            self.note(module.weight, depth)
+            for weight in filled_weights(module):
+                self.note(weight, depth)
         if isinstance(module, torch.jit.ScriptModule):
             names = dict.fromkeys((*own_buffers(module).keys(), *scripted_names(module)))  # to loop over it is not to be had
             self.note_items(Attributes(module, tuple(names)), depth)
