@@ -62,9 +62,9 @@ class Chance:
     def __exit__(self, *exception: object) -> None:
         here.chance = None
         if self.drew and self.apart:
-            for g in self.generators:
-                # The next call has draws of its own.
-                g.draw() if isinstance(g, Beside) else torch.rand((), generator=g, device=g.device)
+            for g, start, after in zip(self.generators, self.start or (), self.after or ()):
+                if _moved(start, after):  # the next call has draws of its own
+                    g.draw() if isinstance(g, Beside) else torch.rand((), generator=g, device=g.device)
         elif self.drew and self.after is not None:
             _set(self.generators, self.after)
 
