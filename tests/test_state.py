@@ -358,6 +358,19 @@ def test_renormalised_embeddings() -> None:
     assert torch.equal(weight, before)
 
 
+class Named(tuple[int, int]):
+    """A pair that says how it is to be read, and has no length."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+def test_a_tuple_without_a_length() -> None:
+    model: Any = nn.Sequential(Short(), nn.Linear(D, 2))
+    model[0].kind, x = [Named((1, 2))], torch.randn(N, D)
+    torch.testing.assert_close(fa.gradient(model, x, layer="0", target=1), model[1].weight[1].expand(N, D).detach())
+
+
 class Short(nn.Module):
     """A parametrization with a bound of its own on norms."""
 

@@ -123,10 +123,11 @@ class State:
                     self.note_items(held, depth)
 
     def note_items(self, items: Any, depth: int) -> None:
+        kept = items
         if not isinstance(items, tuple):
             kept = dict(items) if isinstance(items, Mapping) else set(items) if isinstance(items, Set) else list(items)
             self.holders.append((items, kept))
-        for item in list(items.values() if isinstance(items, Mapping) else items):
+        for item in kept.values() if isinstance(kept, dict) else kept:  # which may have no length
             self.note(item, depth + 1)
 
     def note_module(self, module: nn.Module, depth: int = 0) -> None:
