@@ -200,7 +200,7 @@ def build():
 """
 
 
-CODE = {"nets": NETS + MORE, "unnamed": NETS.replace("classes =", "kinds ="), "texts": TEXTS, "again": AGAIN}
+CODE = {"nets": NETS + MORE, "unnamed": (NETS + MORE).replace("classes =", "kinds ="), "texts": TEXTS, "again": AGAIN}
 
 
 @contextlib.contextmanager
@@ -225,6 +225,7 @@ def _filled() -> None:
     for name, code in CODE.items():
         Path(f"{name}.py").write_text(code)
     Path("names.txt").write_text("round\nangular\n")
+    Path("one.txt").write_text("round\n")
     torch.save(runpy.run_path("nets.py")["build"]().state_dict(), "weights.pt")
     Path("pictures").mkdir()
     for i, name in enumerate(("a.png", "pictures/b.png", "pictures/c.png")):

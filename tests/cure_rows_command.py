@@ -240,6 +240,12 @@ COMMAND: list[Cure] = [
     ),
     row(
         "targets.py",
+        "name each, one per line of --labels",
+        "explain a.png --model nets:build --labels one.txt --out o.json",
+        "explain a.png --model nets:build --labels names.txt --out o.json",
+    ),
+    row(
+        "targets.py",
         "choose by number",
         "explain a.png --model nets:same --target dog --out o.json",
         "explain a.png --model nets:same --target 0 --out o.json",
@@ -318,6 +324,13 @@ COMMAND: list[Cure] = [
         [job, "run job.toml"],
         [lambda: job(model="nets:build"), "run job.toml --quiet"],
         [job, "run job.toml --quiet --model nets:build"],
+    ),
+    row(
+        "facts.py",
+        "choose another --layer, or --out with .npz",
+        "explain a.png --model nets:build --method saliency --layer head --out o.csv",
+        "explain a.png --model nets:build --method saliency --layer features --out o.csv",
+        "explain a.png --model nets:build --method saliency --layer head --out o.npz",
     ),
     row(
         "draw.py",
@@ -437,7 +450,7 @@ COMMAND: list[Cure] = [
         "targets.py",
         "explain wants scores of classes",
         "explain a.png --model nets:maps --out o.json",
-        "explain a.png --model nets:means --out o.json",
+        "explain a.png --model unnamed:means --out o.json",
     ),
     row(
         "_demo/command.py",

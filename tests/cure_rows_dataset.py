@@ -58,6 +58,13 @@ def of_shapes(out: Any = None, **options: Any) -> Any:
     return run(model=lambda: lambda v: v.square().sum(1), data=several, target=None, batch_size=1, **options)
 
 
+signs = torch.tensor([[1.0], [-1.0], [1.0], [1.0]]).expand(4, 6)
+
+
+def by_sign(model: Any, x: Any, target: Any = None) -> Any:
+    return x if bool(x[0, 0] > 0) else x.bfloat16()
+
+
 def both_of(ids: Any) -> Any:
     """What two folders hold, of which the second has these ids."""
     with tempfile.TemporaryDirectory() as place:
@@ -89,6 +96,24 @@ DATASET = [
         lambda: [twice(into, into)(), run(target=2)],
     ),
     Cure("dataset/_parts.py", "run with varying=True, into another folder", of_shapes, lambda: of_shapes(varying=True)),
+    Cure(
+        "dataset/_parts.py",
+        "run with dtype={}, or another",
+        lambda: run(by_sign, data=signs, batch_size=1),
+        lambda: [run(by_sign, data=signs, batch_size=1, dtype=dtype) for dtype in ("bfloat16", "float64")],
+    ),
+    Cure(
+        "dataset/_parts.py",
+        "make others of them by pool=",
+        lambda: run(lambda model, x, target: x + 1j),
+        lambda: run(lambda model, x, target: x + 1j, pool=torch.view_as_real),
+    ),
+    Cure(
+        "dataset/_trees.py",
+        "give their dict other keys",
+        lambda: run(lambda model, x, target: {0: x, "0": x}),
+        lambda: run(lambda model, x, target: {0: x, "1": x}),
+    ),
     Cure("dataset/_ids.py", "give it as text", lambda: run(ids=[2**70, 1, 2, 3]), lambda: run(ids=[str(2**70), "1", "2", "3"])),
     Cure(
         "dataset/_methods.py",

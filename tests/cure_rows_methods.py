@@ -111,6 +111,17 @@ class Packed(nn.Module):
 
 METHODS = [
     Cure(
+        "_core/checks.py",
+        "pass embeddings in place of ids, or take one that",
+        lambda: F.conductance(text, ids, layer="mix", target=1),
+        lambda: [
+            F.conductance(
+                lambda v: text.head(text.mix(v).tanh().mean(1)), text.embedding(ids).detach(), layer=text.mix, target=1
+            ),
+            F.integrated_gradients(text, ids, layer="mix", target=1),
+        ],
+    ),
+    Cure(
         "_combine/shapes.py",
         "give the size to interpolate",
         lambda: F.interpolate(torch.ones(1, 1, 2, 2)),

@@ -129,7 +129,8 @@ def halves(like: Any) -> Any:
         nonlocal count
         if not isinstance(t, Tensor) or not t.is_floating_point():
             return None
-        ids = count + (2 * torch.arange(t.shape[-1]) >= t.shape[-1]).long() if t.dim() > 1 else torch.tensor(count)
+        at = torch.arange(t.shape[-1] if t.dim() > 1 else 1, device="cpu")
+        ids = count + (2 * at >= t.shape[-1]).long() if t.dim() > 1 else at[0] + count
         count += 2
         return ids
 

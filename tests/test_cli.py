@@ -145,9 +145,11 @@ def test_targets(options: str, target: int | None, here: Path, capsys: pytest.Ca
     assert facts["predicted"]["probability"] == pytest.approx(share[best].item())
 
 
-@pytest.mark.parametrize("kind", ["list", "dict"])
-def test_labels_in_json(kind: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("names.json").write_text('["a", "b", "c"]' if kind == "list" else '{"2": "c", "0": "a", "1": "b"}')
+@pytest.mark.parametrize(
+    "names", ['["a", "b", "c"]', '{"2": "c", "0": "a", "1": "b"}', '{"2": "c", "1": "b"}', '\ufeff["a", "b", "c"]']
+)
+def test_labels_in_json(names: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("names.json").write_text(names, encoding="utf-8")
     found = told(run(capsys, "explain cat.png --model my_net:build --labels names.json --target b --out a.npz"))
     assert found["explained"].startswith("1 (b)")
 

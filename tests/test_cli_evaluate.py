@@ -159,12 +159,13 @@ def test_one_picture_and_the_page(here: Path, capsys: pytest.CaptureFixture[str]
     page = Path("table.html").read_text()
     assert "<th scope=col>0.png</th>" in page
     assert "sensitivity_max" in page
-    assert run(f"{line} --methods gradient,ig --metrics infidelity --n-samples 3 --out table.png") == 0
+    assert run(f"{line} --methods gradient,ig,internal_influence --metrics infidelity --n-samples 3 --out table.png") == 0
     with Image.open("table.png") as picture:
         assert picture.size[0] > 200
     printed = capsys.readouterr().out.splitlines()
     x = ready("0.png")
-    for row, method, shares in ((-5, fa.gradient, False), (-4, fa.integrated_gradients, True)):
+    methods = ((fa.gradient, False), (fa.integrated_gradients, True), (fa.internal_influence, False))
+    for row, (method, shares) in enumerate(methods, -6):
         generator = torch.Generator().manual_seed(0)
         found = fa.metrics.infidelity(
             method, model(), x, target="argmax", n_samples=3, generator=generator, multiply_by_inputs=shares

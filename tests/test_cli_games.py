@@ -55,6 +55,8 @@ def test_options(here: Path, capsys: pytest.CaptureFixture[str], shown: list[Any
     expected = fa.shapley(model, pixels(), layer="conv2", feature_mask=mask, target=1).mean(1, keepdim=True)
     torch.testing.assert_close(shown[-1][2]["shapley at conv2"], expected)
     assert exact["largest"].startswith("channel ")
+    assert "shapley: each place has the mean over its channels, which is the same everywhere" in exact["largest"]
+    assert "deletion" not in exact  # a map of one number puts nothing first
     assert exact["largest"].splitlines()[0].endswith(" exactly")
     assert not any("error" in name for name in shown[-1][2])
     few = told(run(capsys, f"{line} shapley --sampling permutation --n-samples 80"))

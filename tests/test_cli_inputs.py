@@ -9,15 +9,18 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import funattr as fa
 from funattr.__main__ import main
+from funattr._cli.targets import choose
 
 NETS = """
 import torch
@@ -224,6 +227,14 @@ def test_a_picture_from_standard_input(here: Path, piped: Any, capsys: pytest.Ca
     assert capsys.readouterr().err == "funattr: 'standard input' is not an image that pillow can read.\n"
 
 
+@pytest.mark.parametrize("name", ["moving.gif", "pages.tif"])
+def test_of_several_frames_the_first_is_told(name: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Image.open("a.png") as first, Image.open("pictures/b.png") as second:
+        first.save(name, save_all=True, append_images=[second])
+    (found,) = facts(capsys, f"explain {name} {NET}")
+    assert found["made_ready"].startswith(f"{name}, 10 x 8, the first of 2 frames, ")
+
+
 def test_a_model_of_both_gets_what_is_there(here: Path, piped: Any, capsys: pytest.CaptureFixture[str]) -> None:
     piped(Path("a.png").read_bytes())
     (found,) = facts(capsys, "explain - --model both:build --method saliency")
@@ -246,7 +257,9 @@ def test_a_text_from_standard_input(here: Path, piped: Any, capsys: pytest.Captu
 
 @pytest.mark.parametrize("through", ["file", "pipe"])
 def test_a_file_of_lines(through: str, here: Path, piped: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    piped(Path("reviews.txt").read_bytes())
+    marked = b"\xef\xbb\xbf" + Path("reviews.txt").read_bytes()  # as Windows writes it: it was a part of the first line
+    Path("reviews.txt").write_bytes(marked)
+    piped(marked)
     found = facts(capsys, f"explain {'reviews.txt' if through == 'file' else '-'} --lines --model texts:build")
     assert [each["input"] for each in found] == ["line 1", "line 3"]
     assert [each["tokens"] for each in found] == [["a", "good", "film"], ["a", "bad", "film"]]
@@ -331,3 +344,23 @@ def test_a_cam_that_speaks_for_nothing(here: Path, capsys: pytest.CaptureFixture
     assert "grad_cam is nowhere positive: nothing speaks for the class" in capsys.readouterr().out
     main(shlex.split(f"explain a.png {NET} --checkpoint net.pt --target 0 --out a.npz --raw"))
     assert "nowhere positive" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("scores", "several", "told"),
+    [
+        ([2.0, 0.0, -1.0], False, "class 0, score 2 (84.4%)"),
+        ([0.7, 0.2, 0.1], False, "class 0, score 0.7 (70.0%)"),
+        ([0.9, 0.8, 0.1], False, "class 0, score 0.9"),  # sigmoids, for all that is known
+        ([2.0, 0.0, -1.0], True, "class 0, score 2 (88.1%)"),
+    ],
+)
+def test_a_probability_is_told_where_there_is_one(scores: list[float], several: bool, told: str) -> None:
+    class Model(nn.Module):
+        config = SimpleNamespace(problem_type="multi_label_classification" if several else None)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([scores])
+
+    source: Any = SimpleNamespace(model=Model(), classes=None)
+    assert choose(source, torch.zeros(1, 3), "argmax").told() == told

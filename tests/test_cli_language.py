@@ -394,7 +394,7 @@ def test_the_seam_is_told(models: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_prompts_from_elsewhere(models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     line = ["--model", str(models / "gpt2"), "--answer", ANSWER]
     expected = facts(capsys, PROMPT, *line)
-    Path("prompt.txt").write_text(PROMPT + "\n", encoding="utf-8")
+    Path("prompt.txt").write_text(PROMPT + "\n", encoding="utf-8-sig")
     assert facts(capsys, "prompt.txt", *line) == expected
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(io.TextIOWrapper(io.BytesIO(f"{PROMPT}\n".encode())))

@@ -166,6 +166,19 @@ def test_tokens_that_are_parts_of_letters(here: Path, capsys: pytest.CaptureFixt
     assert [each["word"] for each in found["words"]][1] == "café"
 
 
+def test_a_model_that_gives_padding_other_places(bert: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """RoBERTa's positions follow from its ids: at the embedding, no path from padding is complete."""
+    from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = RobertaConfig(vocab_size=11, max_position_embeddings=64, pad_token_id=0, initializer_range=0.5, **sizes)
+    RobertaForSequenceClassification(config).save_pretrained("roberta")
+    AutoTokenizer.from_pretrained(bert).save_pretrained("roberta")
+    for layer in ("", " --layer roberta.encoder.layer.0.attention.self"):  # whose value is a tuple
+        found = told(run(capsys, f'explain "it was a good film" --model ./roberta --method ig --out a.npz{layer}'))
+        assert float(re.findall(r"gap \S+ \((\S+)%\)", found["completeness"])[0]) < 0.1 or layer
+
+
 def test_a_model_that_jumps_at_padding(tmp_path: Path, bert: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A row of zeros, and a norm right behind it: a path from there is complete after no number of steps."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification

@@ -73,6 +73,7 @@ MISTAKES: dict[str, str] = {
     f"{NET} --target cat": "--target 'cat' is a name, and the model's classes have none: give their names with --labels",
     f"{NET} --target sqare --labels names.txt": "there is no class 'sqare': did you mean 'square'?",
     f"{NET} --target twice --labels names.txt": "the name 'twice' stands for several classes: choose by number, 1, 2",
+    f"{NET} --labels few.txt": "there are names of 2 classes, and the model has 3: name each",
     f"{NET} --labels lost.txt": "there is no file 'lost.txt' of labels",
     f"{NET} --labels bad.json": "cannot read the labels 'bad.json': JSONDecodeError",
     f"{NET} --layer conv9": "--layer conv9: Net has no layer 'conv9'. Did you mean 'conv2'?",
@@ -105,6 +106,7 @@ MISTAKES: dict[str, str] = {
     "explain cat.png --model own_way:build": "the model failed on this input, [1, 3, 5, 6]",
     "explain 'a great film' --model own_way:build": "making the text ready by own_way's preprocess failed: ValueError",
     # the file
+    f"{NET} --method saliency --layer fc --out a.csv": "saliency has no number for each place, for a line of .csv",
     f"{NET} --out a.gif": "--out must end with .png, .jpg, .jpeg, .pdf, .svg, .html, .json, .csv, .npz or .safetensors, or",
     f"{NET} --out nowhere/a.png": "the folder 'nowhere' of --out does not exist",
     # layers and others
@@ -136,6 +138,7 @@ def mistaken(here: Path) -> None:
     Path("other_ending.safetensors").rename("other_ending.pt")
     Path("bad.safetensors").write_bytes(b"nothing of the kind")
     Path("names.txt").write_text("square\ntwice\ntwice\n")
+    Path("few.txt").write_text("square\ntwice\n")
     Path("bad.json").write_text("{")
 
 

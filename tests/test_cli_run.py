@@ -202,6 +202,7 @@ def test_jobs(method: str, here: Path) -> None:
 
 def test_arguments_of_one_of_several(here: Path) -> None:
     more = '[arguments]\nn_steps = 2\n[arguments.grad_cam]\nlayer = "features.0"\n'
+    more += '[arguments.ig]\nquadrature = "riemann_left"\n'  # by the name that is short, as in method
     assert run(job(here, '["grad_cam", "ig"]', '"net:data"', more)) == 0
     for _, found in fa.dataset.load("maps"):
         assert found["grad_cam"].shape == (1, 4, 4)

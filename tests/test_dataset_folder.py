@@ -103,6 +103,16 @@ def test_a_folder_that_was_removed_is_forgotten(tmp_path: Path) -> None:
     assert fa.dataset.failed(out) == []
 
 
+def test_a_folder_that_never_held_a_result_takes_another_configuration(tmp_path: Path) -> None:
+    """What a mistaken call left was refused to the call that was meant: "holds results of another configuration"."""
+    out = tmp_path / "maps"
+    with pytest.raises(ValueError, match="target 7 is out of range"):
+        run(out, target=7)
+    assert run(out) == (N, 0, 0)
+    with pytest.raises(ValueError, match="holds results of another configuration"):
+        run(out, target=7)
+
+
 def test_a_folder_that_was_moved_knows_what_made_it(tmp_path: Path) -> None:
     run(tmp_path / "maps")
     shutil.move(tmp_path / "maps", tmp_path / "moved")

@@ -61,10 +61,16 @@ class Masked(nn.Module):
         return self.net(x * mask)
 
 
+GIVEN = partial(fa.integrated_gradients, baselines=IMAGES[:8], n_steps=2)
+
 #: Arguments with a row for each example of a batch of 8.
 ROWS: dict[str, dict[str, Any]] = {
     "an argument": {"method": fa.integrated_gradients, "baselines": IMAGES[:8], "n_steps": 2},
-    "bound": {"method": partial(fa.integrated_gradients, baselines=IMAGES[:8], n_steps=2)},
+    "bound": {"method": GIVEN},
+    "in a composition": {"method": fa.multiply(GIVEN, fa.saliency)},
+    "of a method of one's own": {"method": lambda model, x, target: GIVEN(model, x, target=target)},
+    "groups": {"method": fa.sum_groups(fa.saliency, torch.arange(8)[:, None] % 3)},
+    "in a target": {"method": fa.saliency, "target": lambda output: (output * torch.eye(8, 4)).sum(1)},
     "of one of several methods": {"method": ["saliency", partial(fa.feature_ablation, feature_mask=(IMAGES[:8] > 0).long())]},
     "bound to the model": {"method": fa.saliency, "model": bound_mask},
 }
@@ -73,7 +79,7 @@ ROWS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", ROWS)
 def test_an_argument_with_a_row_for_each_place_in_a_batch_is_refused(name: str, tmp_path: Path) -> None:
     """It went well by chance: example 8 had the row of example 0, and with another size of batch another one."""
-    with pytest.raises(ValueError, match=r"\[8, (3|1)|8 values for the 1"):
+    with pytest.raises(ValueError, match=r"\[8, (3|1)|8 (values|ids) for|has the shape \[8\]"):
         run(tmp_path, **ROWS[name], batch_size=8)
     assert not list(tmp_path.glob("*.parquet"))
 
@@ -81,3 +87,49 @@ def test_an_argument_with_a_row_for_each_place_in_a_batch_is_refused(name: str, 
 def test_a_distribution_as_long_as_the_batch_is_none_of_these(tmp_path: Path) -> None:
     run(tmp_path, method=fa.deep_lift_shap, baselines=IMAGES[:8], batch_size=8)
     check(tmp_path, loop(fa.deep_lift_shap, baselines=IMAGES[:8]))
+
+
+#: Results whose names are easily mixed up with each other, or with those of columns, and options.
+NAMED: dict[str, tuple[Callable[[torch.Tensor], Any], dict[str, Any]]] = {
+    "of columns": (lambda x: {"shape": x, "values": 2 * x, "a.of": 3 * x, "a.indices": 4 * x}, {}),
+    "of columns of the largest": (lambda x: {"shape": x, "values": 2 * x, "a.indices": 4 * x}, {"top_k": 3}),
+    "numbers": (lambda x: {0: x, 6: [2 * x, 3 * x]}, {}),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_results_of_any_names_come_back(name: str, tmp_path: Path) -> None:
+    """A run was stored, and could not be loaded."""
+    made, options = NAMED[name]
+    run(tmp_path, method=lambda model, x: made(x), batch_size=8, **options)
+    found = list(fa.dataset.load(tmp_path))
+    assert len(found) == N
+    for i, own in found:
+        own = own if not options else {key: part.dense() for key, part in own.items()}
+        expected = made(IMAGES[i])
+        if options:
+            largest = {key: part.flatten().abs().topk(3).values[-1] for key, part in expected.items()}
+            expected = {key: torch.where(part.abs() >= largest[key], part, 0) for key, part in expected.items()}
+        torch.testing.assert_close(own, expected)
+
+
+#: What a file cannot hold: results, and what is said.
+REFUSED: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
+    "two of one name": (lambda x: {"a.b": x, "a": {"b": 2 * x}}, r"have the name 'attribution\.a\.b'"),
+    "a number and its text": (lambda x: {0: x, "0": 2 * x}, r"have the name 'attribution\.0'"),
+    "complex numbers": (lambda x: x + 1j, r"hold complex numbers, .* by pool="),
+    "nothing": (lambda x: x[:, :0], "hold no numbers"),
+    "other dtypes": (
+        lambda x: x.bfloat16() if x[0, 0, 0, 0] == IMAGES[0, 0, 0, 0] else x,
+        "differ in dtype, bfloat16 and float32",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_results_that_cannot_be_stored_are_refused(name: str, tmp_path: Path) -> None:
+    """They were stored as others, in silence, or ended in an error of pyarrow, or of torch when they were loaded."""
+    made, words = REFUSED[name]
+    with pytest.raises(ValueError, match=words):
+        run(tmp_path, method=lambda model, x: made(x), batch_size=1 if name == "other dtypes" else 8, part_size=16)
+    assert not list(tmp_path.glob("*.parquet"))

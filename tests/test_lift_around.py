@@ -3,6 +3,7 @@ whatever requires a gradient, whichever ran first, and however the call runs."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -109,17 +110,13 @@ def test_numbers_from_around_keep_their_share(name: str, order: str) -> None:
 def test_and_compiled(name: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 4).double()
-    for order in ("before", "the input"):
-        model, x0 = Gated(MEETS[name], order), x * 0.97
-        for learned in (True, False):
-            torch._dynamo.reset()
-            model.requires_grad_(learned)
-            run = torch.compile(
-                lambda x, x0, model=model: fa.deep_lift(model, x, baselines=x0, layer="router"),
-                backend="aot_eager",
-                fullgraph=True,
-            )
-            close(run(x, x0), by_hand(model, x, x0))
+    for order, learned in (("before", True), ("the input", True), ("the input", False)):
+        torch._dynamo.reset()
+        model, x0 = Gated(MEETS[name], order).requires_grad_(learned), x * 0.97
+        run = torch.compile(
+            lambda x, x0, model=model: fa.deep_lift(model, x, baselines=x0, layer="router"), backend="aot_eager", fullgraph=True
+        )
+        close(run(x, x0), by_hand(model, x, x0))
 
 
 class Held(Gated):
@@ -154,3 +151,51 @@ def test_masks_from_around_are_those_at_x_with_create_graph_too(of_input: bool) 
     with pytest.warns(UserWarning, match="do not come from the layer"):
         found = fa.deep_lift(model, x.clone().requires_grad_(), baselines=-x, layer="router", create_graph=True)
     close(found, expected)
+
+
+def _centred(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(1) / ((a * a).sum(1).sqrt() * (b * b).sum(1).sqrt())
+
+
+def _crossed(a: Tensor, b: Tensor) -> Tensor:
+    """Sums over a mesh of two rows."""
+    return torch.stack([(p * q.tanh()).sum() for p, q in (torch.meshgrid(r, s, indexing="ij") for r, s in zip(a, b))])
+
+
+#: What makes something of each of two tensors by itself, and the same by hand.
+EACH: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "broadcast_tensors": (lambda a, b: _centred(*torch.broadcast_tensors(a, b)), _centred),
+    "atleast_2d": (lambda a, b: _centred(*torch.atleast_2d(a, b)), _centred),
+    "atleast_3d": (lambda a, b: _centred(*torch.atleast_3d([a, b]))[:, 0], _centred),
+    "meshgrid": (_crossed, lambda a, b: (a[:, :, None] * b[:, None, :].tanh()).sum((1, 2))),
+    "cosine_similarity": (lambda a, b: torch.cosine_similarity(a, b, eps=0.0), _centred),
+}
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_what_is_made_of_each_by_itself(name: str) -> None:
+    """What is made of the one, around the layer, or of a parameter, is not made of the other."""
+    torch.manual_seed(0)
+    inner, last, weight = nn.Linear(4, 4).double(), nn.Linear(4, 4).double(), nn.Parameter(torch.randn(3, 4).double())
+    x, x0 = torch.randn(3, 4).double(), torch.randn(3, 4).double()
+    calls: dict[str, Callable[[Any], Any]] = {
+        "at a layer": lambda m: fa.deep_lift(m, x, baselines=x0, layer=inner),
+        "differentiated": lambda m: fa.deep_lift(m, x, baselines=x0, layer=inner, create_graph=True),
+        "at the input": lambda m: fa.deep_lift(m, x, baselines=x0),
+        "rules": lambda m: fa.lrp(m, x, rules=fa.rules.epsilon(0.1)),
+        "absorbed": lambda m: sum(fa.absorbed(m, x, rules=fa.rules.epsilon(0.1)).values()),
+    }
+
+    def model(f: Callable[[Tensor, Tensor], Tensor], other: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda t: f(last(inner(t)), other(t))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of masks around
+        for call, other in [(call, other) for call in calls for other in ("x", "a parameter")]:
+            of = (lambda t: t.sin()) if other == "x" else (lambda t: weight + 0)
+            found, expected = (calls[call](model(f, of)) for f in EACH[name])
+            close(found, expected, 1e-9)
+        if name == "cosine_similarity":
+            torch._dynamo.reset()
+            compiled: Any = torch.compile(calls["at a layer"], backend="aot_eager", fullgraph=True)
+            close(compiled(model(EACH[name][0], torch.sin)), calls["at a layer"](model(_centred, torch.sin)), 1e-9)

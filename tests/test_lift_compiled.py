@@ -79,7 +79,10 @@ METHODS = {
     "deep_lift": partial(fa.deep_lift, baselines=0.2),
     "deep_lift_shap": partial(fa.deep_lift_shap, baselines=torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(2, 6)),
 }
-CALLS = [(name, kind, layer) for name in METHODS for kind in ACTS for layer in (None, "site")]
+#: Several references take the way of one: of them, at the input.
+CALLS = [("deep_lift", kind, layer) for kind in ACTS for layer in (None, "site")] + [
+    ("deep_lift_shap", kind, None) for kind in ACTS
+]
 
 
 @pytest.mark.parametrize(
@@ -135,3 +138,28 @@ def test_baselines_of_named_inputs() -> None:
     found, wanted = (f(lambda a, b: side(a).tanh() * side(b), x, **options) for f in (fast, fa.deep_lift_shap))
     for name in x:
         close(found[name], wanted[name])
+
+
+ROW = torch.linspace(0.5, 1.0, 4, dtype=torch.float64)
+COMPLEX: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "abs": (lambda f: f.abs(), True),
+    "tanh": (lambda f: torch.tanh(f).real, True),
+    "power": (lambda f: (f * f.conj()).real, True),
+    "quotient": (lambda f: (1 / (f + 9)).real, True),
+    "filter": (lambda f: (f * torch.complex(ROW, -ROW) + 1).real, False),
+    "mixed": (lambda f: (torch.complex(f.real, f.imag) @ torch.complex(ROW, ROW)[:, None] / (2 + 1j)).imag, False),
+}
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_numbers_have_no_rule_and_compiled_that_is_told(name: str) -> None:
+    does, told = COMPLEX[name]
+    x, said = torch.randn(3, 4, dtype=torch.float64), []
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(fa.deep_lift, fullgraph=True, backend="aot_eager")
+    for method in (fa.deep_lift, compiled):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            method(lambda x: does(torch.fft.fft(x)).sum(1), x, baselines=0.3)
+        said.append(any("DeepLIFT has no rule" in str(each.message) for each in caught))
+    assert said == [told, told]

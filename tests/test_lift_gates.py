@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -256,7 +257,19 @@ def test_a_model_that_differentiates_itself() -> None:
     def curved(x: Tensor) -> Tensor:
         return torch.func.vmap(torch.func.grad(lambda z: net(z)[0]))(x)[:, 0] + net(x)[:, 0]
 
-    assert any("torch.func" in text for text in said(lambda: fa.deep_lift(curved, x)))
+    def pushed(x: Tensor) -> Tensor:
+        return torch.func.jvp(net, (x,), (torch.ones_like(x),))[1] + net(x)
+
+    def dual(x: Tensor) -> Tensor:
+        with torch.autograd.forward_ad.dual_level() as level:
+            made = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+            return torch.autograd.forward_ad.unpack_dual(net(made), level=level).tangent
+
+    for model in (curved, pushed):
+        assert any("torch.func" in text for text in said(partial(fa.deep_lift, model, x)))
+    for method, differentiated in ((fa.lrp, pushed), (fa.lrp, dual), (fa.absorbed, dual), (fa.deep_lift, dual)):
+        with pytest.raises(ValueError, match="differentiates itself"):
+            method(differentiated, x)
 
 
 @pytest.mark.parametrize("left", [True, False])
@@ -291,6 +304,18 @@ def test_solving_is_a_product_from_the_other_side(how: str, left: bool) -> None:
         )
         torch.testing.assert_close(found[0].sum(), of_a.sum())
         torch.testing.assert_close(found[1].sum(), of_b.sum())
+
+
+def test_solving_for_vectors_by_what_all_examples_share() -> None:
+    """By the shape of the matrices torch tells that these are vectors; at the baseline, too."""
+    torch.manual_seed(0)
+    weight, x, x0 = (torch.randn(n, 4, dtype=torch.float64) for n in (4, 3, 3))
+
+    def model(x: Tensor) -> Tensor:
+        solved: Tensor = torch.linalg.solve(weight.expand(len(x), 4, 4) + 4 * torch.eye(4).double(), x)
+        return solved.sum(1)
+
+    torch.testing.assert_close(fa.deep_lift(model, x, baselines=x0).sum(1), model(x) - model(x0))
 
 
 class Hand(nn.Module):

@@ -204,15 +204,13 @@ LIKE: dict[str, Callable[[Tensor], Tensor]] = {  # constants, made with a look a
 
 
 @pytest.mark.filterwarnings("ignore:the model draws")
+@pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("rules", [R.epsilon(0.2), R.gamma(), R.attn_lrp(), R.cp_lrp()], ids=["epsilon", "gamma", "attn", "cp"])
-@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("name", LIKE)
-def test_what_is_made_like_a_value_is_a_constant(
-    name: str, learned: bool, rules: dict[Any, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_made_like_a_value_is_a_constant(name: str, rules: dict[Any, Any], trained: bool) -> None:
     """A factor of it takes no share of the relevance: only its shape and its type come from x."""
-    monkeypatch.setitem(globals(), "FACTOR", nn.Parameter(FACTOR, learned))
     torch.manual_seed(0)
+    FACTOR.requires_grad_(trained)
     first, last, x = nn.Linear(D, D).double(), nn.Linear(D, 2).double(), torch.randn(3, D).double()
 
     def model(factor: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -221,7 +219,8 @@ def test_what_is_made_like_a_value_is_a_constant(
 
     made, given = partial(model, LIKE[name]), partial(model, lambda h: FACTOR)
     close(fa.lrp(made, x, target=1, rules=rules), fa.lrp(given, x, target=1, rules=rules))
-    found, wanted = (fa.absorbed(f, x, target=1, rules=rules) for f in (made, given))
-    assert found.keys() == wanted.keys()
-    for key, amount in found.items():
-        close(amount, wanted[key])
+    for layer in (None, last):
+        found, wanted = (fa.absorbed(f, x, target=1, layer=layer, rules=rules) for f in (made, given))
+        assert found.keys() == wanted.keys()
+        for key, amount in found.items():
+            close(amount, wanted[key])

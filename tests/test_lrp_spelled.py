@@ -300,3 +300,29 @@ def test_flops() -> None:
     for rules in (R.alpha_beta(), R.gamma(), {**R.epsilon(), **R.zbox(LOW, HIGH)}):
         assert flops(fa.lrp, rules=rules) <= 4.5 * base
         assert flops(fa.lrp, X.abs(), rules=rules) <= 3.5 * base
+
+
+@pytest.mark.parametrize("rules", [R.attn_lrp(), R.gamma(), {**R.frozen(), **R.deconv()}], ids=["attn", "gamma", "frozen"])
+def test_a_distance_of_nothing_has_no_relevance(rules: dict[Any, Any]) -> None:
+    """As torch has it, and not that of a root at 0: of points from themselves, as in kernels and clouds."""
+    points, last = torch.randn(2, 3, 4, dtype=torch.float64), nn.Linear(9, 3).double()
+
+    def model(t: Tensor) -> Tensor:
+        found: Tensor = last((-torch.cdist(t, t)).exp().relu().flatten(1))
+        return found
+
+    found, kept = fa.lrp(model, points, target=1, rules=rules), fa.absorbed(model, points, target=1, rules=rules)
+    assert (found != 0).any()
+    close(found.flatten(1).sum(1) + sum(kept.values()), model(points)[:, 1].detach(), 1e-9)
+
+
+def test_what_is_absorbed_is_not_left_out_where_it_is_no_number() -> None:
+    """The model's own root at 0, of which nothing reaches x: it goes to a constant."""
+
+    def model(t: Tensor) -> Tensor:
+        h = torch.maximum(t, torch.full_like(t, 9.0))
+        return LAST(t.softmax(1)) + (h - h.flip(1)).pow(2).sum(1, keepdim=True).sqrt()
+
+    assert fa.lrp(model, ROWS, target=1, rules=R.frozen()).isfinite().all()
+    with pytest.raises(ValueError, match="holds NaN or inf"):
+        fa.absorbed(model, ROWS, target=1, rules=R.frozen())

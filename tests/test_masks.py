@@ -49,6 +49,11 @@ def test_channels() -> None:
         ([-2, 0, 1, -2, None], [-2, 0, 1, -2, -1]),
         (["<s>", "▁film", "▁", "<0xF0>", "<0x9F>", "</s>", "<extra_id_0>"], [-1, 0, 1, 1, 1, -1, -1]),
         (["a", "film"], [0, 1]),
+        (["[CLS]", "the", "[UNK]", "[UNK]", "film", "##s", "[SEP]"], [-1, 0, 1, 2, 3, 3, -1]),  # unknown words are words
+        (["▁caf", "<unk>", "▁<unk>", "</s>"], [0, 0, 1, -1]),
+        (["Line", "s", "Ċ", "Ċ", "go", "Ġon", ".Ċ", "and", "Ġ", "on"], [0, 0, 1, 2, 2, 3, 3, 4, 5, 5]),
+        (["▁Lines", "<0x0A>", "go", "▁on"], [0, 1, 1, 2]),
+        (["<|startoftext|>", "a</w>", "ca", "t</w>", "sits</w>", "<|endoftext|>"], [-1, 0, 1, 1, 2, -1]),
         ([], []),
     ],
 )
@@ -81,7 +86,11 @@ def test_superpixels_follow_edges() -> None:
     for one, edge in zip(found[:, 0], (picture[0, 0] > 1, picture[1, 0] < -1)):
         for k in one.unique():
             assert len(edge[one == k].unique()) == 1  # no superpixel on both sides
-    assert masks.superpixels(picture[:, :1], 4).shape == (2, 1, 24, 24)
+    for channels in (1, 2):  # in grey as in colours, away from a grid of squares
+        grey = torch.zeros(1, channels, 48, 48)
+        grey[..., 17:] = 1.0
+        left = masks.superpixels(grey, 16)[0, 0, :, :17].unique()
+        assert not set(left.tolist()) & set(masks.superpixels(grey, 16)[0, 0, :, 17:].unique().tolist())
     assert masks.superpixels(picture[:0], 4).shape == (0, 1, 24, 24)
     assert fa.shapley(lambda x: x.mean((1, 2, 3)), picture, feature_mask=found).shape == picture.shape
 

@@ -83,6 +83,10 @@ def test_agreement_of_what_methods_return() -> None:
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         assert M.agreement(a.to(dtype), b.to(dtype)).dtype == dtype
     assert M.agreement(a.long(), b).dtype == torch.float64
+    large = 2**24 + torch.tensor([[0, 1, 2]])  # which are two numbers to float32
+    assert M.agreement(large, torch.tensor([[1.0, 2.0, 3.0]])).item() == pytest.approx(1.0)
+    assert M.deletion(large, lambda x: x.sum(1), torch.tensor([[1.0, 2.0, 4.0]]), steps=3).item() == pytest.approx(7.5 / 3)
+    assert M.pointing_game(large[None], regions=torch.tensor([False, False, True])).item() == 1
     assert M.agreement((a, None), (b, None)).shape == (3,)
     assert M.agreement(a[:0], b[:0]).shape == (0,)
 

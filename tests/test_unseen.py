@@ -113,6 +113,7 @@ class Same(torch.autograd.Function):
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "a slice": after(lambda h: h[:, :2].mul_(2)),
     "a slice, augmented": after(lambda h: h.__setitem__((slice(None), slice(2)), h[:, :2] * 2)),
+    "one of a view, augmented": after(lambda h: (v := h.view(-1, D)).__setitem__((slice(None), slice(2)), v[:, :2].add_(1))),
     "reshaped, by halves": after(lambda h: h.view(-1, 2, 2)[:, 0].relu_()),
     "a view of a view": after(lambda h: h[:, 1:][:, :2].add_(1)),
     "an attribute": after(lambda h: h.T[:2].add_(1)),

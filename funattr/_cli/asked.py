@@ -52,14 +52,14 @@ def prompt_of(given: str) -> str:
     text = given
     if given == "-":
         with answered("cannot read standard input as UTF-8"):
-            text = sys.stdin.buffer.read().decode("utf-8")
+            text = sys.stdin.buffer.read().decode("utf-8-sig")
         text = text.removesuffix("\n").removesuffix("\r")
     elif given.endswith(".txt") and len(given) < 256 and "\n" not in given:
         if not Path(given).is_file() and " " not in given:
             raise mistake(f"there is no file {given!r}.")
         if Path(given).is_file():
             with answered(f"cannot read {given!r} as UTF-8"):
-                text = Path(given).read_bytes().decode("utf-8").removesuffix("\n").removesuffix("\r")
+                text = Path(given).read_bytes().decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     check_utf8(text, "the prompt")
     if not text.strip():
         raise mistake("the prompt is empty: write it in quotes, or pipe it in with -.")

@@ -117,6 +117,7 @@ def _started(job: dict[str, Any], own: dict[str, Any], pictures: bool) -> Any:
     given = {key: job.pop(key) for key in READY if key in job}
     names = _listed(job.pop("method"))
     methods = {SHORT.get(each, each): method_named(each) for each in names}
+    own = {SHORT.get(key, key) if isinstance(value, dict) else key: value for key, value in own.items()}
     shared = {key: value for key, value in own.items() if not isinstance(value, dict)}
     options = {each: dict(own.get(each, {})) for each in methods}
     _check_taken(methods, shared, [key for key, value in own.items() if isinstance(value, dict)])
@@ -194,7 +195,7 @@ def _read(path: Path) -> dict[str, Any]:
     except ModuleNotFoundError:
         toml = importlib.import_module("tomli")
     with answered(f"cannot read {path}"):
-        found: dict[str, Any] = toml.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = toml.loads(path.read_text(encoding="utf-8-sig"))
     return found
 
 

@@ -210,7 +210,7 @@ class _Evaluator:
         options = {**options, "generator": torch.Generator().manual_seed(self.arguments.seed), "target": target}
         options |= {} if layer is None else {"layer": layer}
         if name == "infidelity":  # of what the method finds for each value, slopes or shares
-            slopes = explained.method in ("gradient", "saliency", "guided_backprop", "deconvnet")
+            slopes = explained.method in _SLOPES
             explained, options = partial(explained, whole=False), {**options, "multiply_by_inputs": not slopes}
         return getattr(fa.metrics, name)(explained, model, x, **options)
 
@@ -238,6 +238,8 @@ def blocks(model: Any) -> list[str]:
     return [f"{prefix}{name}" for name, _ in reversed(inside)] or [prefix.removesuffix(".")]
 
 
+#: The methods that find slopes, and not shares of the score.
+_SLOPES = ("gradient", "saliency", "smoothgrad", "internal_influence", "guided_backprop", "deconvnet")
 _SIGN = {"deletion": "-", "insertion": "+", "comprehensiveness": "+", "sufficiency": "-", "infidelity": "-"}
 
 

@@ -95,6 +95,8 @@ class Explainer:
             if name == "shapley" and errors is None:
                 least = 4 * len(groups.mask.unique()) + 2
                 self.later.append(f"no standard errors: of so many groups, --n-samples {least} or more tell them")
+        if groups is not None and arguments.groups == "channels" and first:
+            self.later.append(f"{name}: each place has the mean over its channels, which is the same everywhere")
         total = None if groups is None else float(of_each(groups, attribution).double().sum())
         if groups is not None and groups.part is not None:
             attribution, errors = attribution * groups.part, None if errors is None else errors * groups.part
@@ -133,7 +135,8 @@ class Explainer:
         """Compare the maps with random orders."""
         chance: dict[Any, float] = {}
         for found in each.found:
-            if found.name not in self.places:  # standard errors, which are no map
+            of_channels = self.arguments.groups == "channels" and found.total is not None
+            if found.name not in self.places or of_channels:  # standard errors, and what has no places, are no maps
                 continue
             where = self.places[found.name]
             target, seed = each.chosen.target, self.arguments.seed

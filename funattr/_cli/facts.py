@@ -13,7 +13,9 @@ import funattr as fa
 
 from .gap import Gap
 from .inputs import Input
+from .sites import flat
 from .targets import Chosen, Class
+from .words import mistake
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,12 +161,17 @@ def rows_of(model: str, every: Sequence[Explained]) -> Iterator[list[Any]]:
 
 
 def _places(found: Found, given: Input) -> Iterator[tuple[int, int | None, str | None, float]]:
-    if given.tokens is not None:
-        sums = per_token(found, len(given.tokens))
-        yield from ((i, None, given.tokens[i], value) for i, value in enumerate([] if sums is None else _rounded(sums)))
+    tokens = given.tokens
+    values = as_map(found, given) if tokens is None else per_token(found, len(tokens))
+    if values is None:
+        what = "place" if tokens is None else "token"
+        raise mistake(
+            f"{found.name} has no number for each {what}, for a line of .csv: choose another --layer, or --out with .npz."
+        )
+    if tokens is not None:
+        yield from ((i, None, tokens[i], value) for i, value in enumerate(_rounded(values)))
         return
-    values = as_map(found, given)
-    for i, row in enumerate([] if values is None else values[0, 0]):
+    for i, row in enumerate(values[0, 0]):
         yield from ((i, j, None, value) for j, value in enumerate(_rounded(row)))
 
 
@@ -178,16 +185,6 @@ def numbers_of(every: Sequence[Explained]) -> dict[str, Tensor]:
                 plain = tensor.detach().cpu()
                 values[key] = (plain.float() if plain.is_floating_point() else plain).contiguous()
     return values
-
-
-def flat(name: str, value: Any) -> list[tuple[str, Tensor]]:
-    """The tensors of a structure, by name."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return [(name, value)]
-    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (tuple, list)) else ()
-    return [leaf for key, part in parts for leaf in flat(f"{name}.{key}" if name else str(key), part)]
 
 
 def per_token(found: Found, count: int) -> Tensor | None:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import funattr as fa
 
+from .sites import flat
+
 LARGE = 0.01  # of the difference that is explained
 _LEAST, _MOST = 4, 2000  # times as many steps
 
@@ -32,8 +34,7 @@ class Gap(NamedTuple):
 def measure(attribution: Any, model: Any, x: Any, baselines: Any, target: int | None, *, several: bool) -> Gap:
     """The gap of an attribution; over `several` baselines, to the mean of their scores."""
     deltas = [fa.convergence_delta(attribution, model, x, baselines=one, target=target) for one in each(baselines, several)]
-    tensors = list(attribution.values()) if isinstance(attribution, Mapping) else [attribution]
-    total = sum(float(t.double().sum()) for t in tensors if t is not None)
+    total = sum(float(t.double().sum()) for _, t in flat("", attribution))
     return Gap(total, total - sum(float(delta) for delta in deltas) / len(deltas))
 
 

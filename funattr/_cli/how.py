@@ -102,8 +102,12 @@ def _padding(source: Source, x: Mapping[str, Any], where: Where | None) -> Any:
     kept = torch.tensor([special], device=ids.device).bool()
     tokens = (tokenizer.pad_token_id, tokenizer.mask_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id)
     nothing = [token for token in tokens if token is not None] or [0]
-    found = torch.where(kept, ids, nothing[0])
     model: Any = source.model
+    if where is not None:
+        stays = (token for token in nothing if _stays(model, x, torch.where(kept, ids, token), where.layer))
+        first = next(stays, nothing[0])
+        nothing.sort(key=lambda token: token != first)
+    found = torch.where(kept, ids, nothing[0])
     weight = getattr(model.get_input_embeddings(), "weight", None)
     if where is None or weight is None or bool((weight[nothing[0]] != 0).any()) or not _jumps(model, x, found, where.layer):
         return found
@@ -112,6 +116,17 @@ def _padding(source: Source, x: Mapping[str, Any], where: Where | None) -> Any:
     then = f"the baseline has {names[1]}" if other is not None else "take a method without a baseline, such as input_x_gradient"
     warn(f"the embedding of {names[0]} is all zeros, where the model jumps, and no path from it is complete: {then}.")
     return found if other is None else torch.where(kept, ids, other)
+
+
+def _stays(model: Any, x: Mapping[str, Any], baseline: Any, layer: Any) -> bool:
+    """Whether all that the baseline changes is the value at the layer: RoBERTa gives padding other places, too."""
+    import torch
+
+    value_at, rest = fa.split(model, layer)
+    start = {**x, "input_ids": baseline}
+    with torch.no_grad():
+        value = value_at(start)
+        return torch.allclose(rest(value, x).logits, rest(value, start).logits, rtol=1e-3, atol=1e-5)
 
 
 def _jumps(model: Any, x: Mapping[str, Any], baseline: Any, layer: Any) -> bool:

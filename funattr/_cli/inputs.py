@@ -185,7 +185,7 @@ def _is_picture(data: bytes) -> bool:
 
 def _decoded(data: bytes, name: str) -> str:
     with answered(f"cannot read {name!r} as UTF-8"):
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
 
 
 def read(source: Source, item: Item, options: argparse.Namespace) -> Input:
@@ -230,7 +230,9 @@ def _grey(source: Source, size: tuple[int, int], options: argparse.Namespace) ->
 
 def _pictured(source: Source, image: Any, name: str, options: argparse.Namespace, item: Item | None = None) -> Input:
     made = pictures.ready(source, image, name, options)
-    told = f"{name}, {image.width} x {image.height}, {made.how}: {list(made.x.shape)}"
+    frames = image.info.get("frames", 1)
+    first = f", the first of {frames} frames" if frames > 1 else ""
+    told = f"{name}, {image.width} x {image.height}{first}, {made.how}: {list(made.x.shape)}"
     seen = partial(_seen, source, item, options, made.picture.shape[1]) if item is not None else None
     return Input(made.x, told, name, made.picture, mean=made.mean, std=made.std, seen=seen)
 

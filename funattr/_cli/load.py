@@ -75,10 +75,11 @@ def _labels(path: Path) -> list[str]:
     if not path.is_file():
         raise mistake(f"there is no file {str(path)!r} of labels.")
     with answered(f"cannot read the labels {str(path)!r}"):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             found = json.loads(text)
             if isinstance(found, dict):  # {"0": "cat", ...}
-                return [str(found[key]) for key in sorted(found, key=int)]
+                by_number = {int(key): str(name) for key, name in found.items()}
+                return [by_number.get(i, f"class {i}") for i in range(max(by_number) + 1)]
             return [str(name) for name in found]
     return text.splitlines()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import funattr as fa
 
 from .source import Source
 from .words import answered, listed, mistake, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SPECIAL = 9  # tokens that are no patches, at most
 
@@ -125,3 +128,13 @@ class Layers:
 def only_input(attribution: Any) -> Any:
     """The attribution of the one input: out of the dict where there is one."""
     return next(iter(attribution.values())) if isinstance(attribution, Mapping) and len(attribution) == 1 else attribution
+
+
+def flat(name: str, value: Any) -> list[tuple[str, Tensor]]:
+    """The tensors of a structure, by name."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return [(name, value)]
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (tuple, list)) else ()
+    return [leaf for key, part in parts for leaf in flat(f"{name}.{key}" if name else str(key), part)]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Class(NamedTuple):
-    """A class, and what the model says of it. `number` and `probability` are None of a model with one output."""
+    """A class, and what the model says of it. `number` is None of a model with one output, `probability` where nobody knows."""
 
     number: int | None
     name: str | None
@@ -29,10 +29,10 @@ class Class(NamedTuple):
         return f"class {self.number}" if self.name is None else self.name
 
     def told(self) -> str:
-        if self.number is None or self.probability is None:
+        if self.number is None:
             return f"{self.score:.4g}, the model's only output"
         name = f"class {self.number}" if self.name is None else f"{self.number} ({self.name})"
-        return f"{name}, score {self.score:.4g} ({self.probability:.1%})"
+        return f"{name}, score {self.score:.4g}" + (f" ({self.probability:.1%})" if self.probability is not None else "")
 
     def titled(self) -> str:
         return f"{self.label}, {self.probability:.1%}" if self.probability is not None else f"{self.label}, {self.score:.4g}"
@@ -73,9 +73,14 @@ def choose(source: Source, x: Any, wanted: str) -> Chosen:
             raise mistake(f"the model puts out one number, so there is no class {wanted!r} to choose: leave --target out.")
         only = Class(None, None, float(scores.reshape(())), None)
         return Chosen(None if scores.dim() == 1 else 0, only, only)
+    count = len(source.classes or scores[0])
+    if count != scores.shape[1]:
+        raise mistake(
+            f"there are names of {count} classes, and the model has {scores.shape[1]}: name each, one per line of --labels."
+        )
     best = int(scores[0].argmax())
     target = best if wanted == "argmax" else number_of(wanted, scores.shape[1], source.classes)
-    return Chosen(target, _class(scores, best, source.classes), _class(scores, target, source.classes))
+    return Chosen(target, _class(source, scores, best), _class(source, scores, target))
 
 
 def scores_of(source: Source, x: Any) -> Tensor:
@@ -149,9 +154,15 @@ def number_of(wanted: str, count: int, classes: Sequence[str] | None) -> int:
     raise mistake(f"there is no class {wanted!r}{choices(wanted, names)}")
 
 
-def _class(scores: Tensor, number: int, classes: Sequence[str] | None) -> Class:
-    """A class, its score, and its share where scores are not shares already."""
-    row = scores[0]
-    share = row if bool((row >= 0).all()) and abs(float(row.sum()) - 1) < 1e-3 else row.softmax(0)
-    name = str(classes[number]) if classes and number < len(classes) else None
-    return Class(number, name, float(row[number]), float(share[number]))
+def _class(source: Source, scores: Tensor, number: int) -> Class:
+    """A class, its score, and its probability: of scores that may be sigmoids, which tell of each class by itself, none."""
+    row, several = (
+        scores[0],
+        getattr(getattr(source.model, "config", None), "problem_type", None) == "multi_label_classification",
+    )
+    if several or bool(((row >= 0) & (row <= 1)).all()):
+        shares = row.sigmoid() if several else row if abs(float(row.sum()) - 1) < 1e-3 else None
+    else:
+        shares = row.softmax(0)
+    name = str(source.classes[number]) if source.classes else None
+    return Class(number, name, float(row[number]), None if shares is None else float(shares[number]))

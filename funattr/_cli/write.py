@@ -56,8 +56,9 @@ def write(out: Path, model: str, every: Sequence[Explained], failed: Sequence[Fa
             text = facts.json_text(facts.facts_of(model, every, failed, maps=True))
             out.write_text(text, encoding="utf-8")
         elif kind == ".csv":
+            rows = list(facts.rows_of(model, every))
             with out.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows(facts.rows_of(model, every))
+                csv.writer(file).writerows(rows)
         elif kind in (".npz", ".safetensors"):
             about = facts.json_text(facts.facts_of(model, every, failed, maps=False))
             (_save_npz if kind == ".npz" else _save_safetensors)(out, facts.numbers_of(every), about, every)

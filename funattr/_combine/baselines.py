@@ -84,7 +84,7 @@ def default_baselines(method: Explains) -> Any:
 def at_layer(kind: str, value_at: Callable[[Tree], Tree], x: Tree, baselines: Any, create_graph: bool) -> dict[str, Any]:
     """The `baselines` of integers, as values at a layer: they are integers, and are read there."""
     if kind == "path":
-        check_attributable(x, "x")  # integers have none, here as elsewhere
+        check_attributable(x, "x", moves=True)
     if kind == "site" or baselines is inspect.Parameter.empty:
         return {}
     if kind == "x":

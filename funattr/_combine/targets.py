@@ -163,6 +163,6 @@ def _classes(targets: Sequence[Target] | Tensor) -> Tensor | None:
     if isinstance(targets, Tensor):
         return targets
     if all(map(is_int, targets)):
-        return torch.tensor(list(targets))
+        return torch.tensor(list(targets), device="cpu")
     given = [t for t in targets if isinstance(t, Tensor)]
     return torch.stack(given) if len(given) == len(targets) and len({t.shape for t in given}) == 1 else None

@@ -161,8 +161,9 @@ def check_scores(x: Tree) -> None:
 # Values: what can be explained, and of what there are maps.
 
 
-def check_attributable(value: Tree, label: str) -> None:
-    """Refuse a value without floating-point tensors, and an input with complex ones; `label` is "x", or a layer's."""
+def check_attributable(value: Tree, label: str, moves: bool = False) -> None:
+    """Refuse a value without floating-point tensors, and an input with complex ones; `label` is "x", or a layer's. `moves`: the
+    method moves x, and a layer is what it explains."""
     if attributable(value):
         return
     found, at_input = tensors(value), label == "x"
@@ -174,12 +175,16 @@ def check_attributable(value: Tree, label: str) -> None:
     elif some:
         return
     else:
-        cure = f", and {_FLOATS}" if at_input else ""
+        cure = f", and {_MOVES if moves else _FLOATS}" if at_input else ""
         text = f"{where} holds no floating-point tensor ({_dtypes(found) or 'no tensor at all'}){cure}."
     raise complaint(TypeError, text)
 
 
 _FLOATS = "integers have no gradient: choose a layer after the embedding, layer='...'; of pictures, pass x.float()"
+_MOVES = (
+    "the method moves x, at a layer too: pass embeddings in place of ids, or take one that moves the layer's value, such as "
+    "integrated_gradients"
+)
 _VIEW = (
     "pass torch.view_as_real(x) to a model that begins with torch.view_as_complex, and sum over the last dimension; or bind "
     "what is not to be explained with functools.partial"

@@ -90,7 +90,7 @@ def _dims_of(i: Any) -> int:
 
 def _mask(given: Any, sizes: Sequence[int], name: str) -> Tensor:
     """A mask, the same for all examples."""
-    mask = torch.as_tensor(given)
+    mask = given if isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")
     if mask.dim() and mask.shape == sizes[: mask.dim()]:
         if not (tracing() or bool(mask.any())):
             raise complaint(ValueError, f"the mask {list(mask.shape)} in {name} selects nothing: all of it is False.")
@@ -106,7 +106,7 @@ def one_of_each(out: Tensor, target: Any) -> Tensor:
     if len(items) != out.shape[0]:
         raise complaint(ValueError, f"target lists {len(items)} entries for {out.shape[0]} examples: give one per example.")
     if all(is_index(i) for i in items):
-        return class_of_each(classes_of(out, "a list"), torch.tensor(items, dtype=torch.long))
+        return class_of_each(classes_of(out, "a list"), torch.tensor(items, dtype=torch.long, device="cpu"))
     if not all(isinstance(item, tuple) and all(is_index(i) for i in item) for item in items):
         raise complaint(TypeError, f"target={target} must hold ints only, or tuples of ints only.")
     for item in items:

@@ -258,9 +258,9 @@ def shown(error: Exception, model: Any = None, x: Any = None, *_: Any, target: A
         def moved(which: Tensor) -> Tensor:
             """The rows that the sum of these scores depends on."""
             found = torch.autograd.grad(score[which.to(score.device)].sum(), leaf, retain_graph=True, allow_unused=True)[0]
-            return torch.zeros(len(x), dtype=torch.bool) if found is None else found.flatten(1).ne(0).any(1).cpu()
+            return torch.zeros(len(x), dtype=torch.bool, device="cpu") if found is None else found.flatten(1).ne(0).any(1).cpu()
 
-        numbers, ids = torch.arange(count), torch.zeros(len(x), dtype=torch.long)
+        numbers, ids = torch.arange(count, device="cpu"), torch.zeros(len(x), dtype=torch.long, device="cpu")
         for bit in range((count - 1).bit_length()):
             has = (numbers >> bit & 1).bool()
             with_it = moved(has)

@@ -43,7 +43,7 @@ def _stacked(items: list[Any], name: str, cure: str) -> Tensor:
     for item in items:
         if isinstance(item, (bool, np.bool_)) or not isinstance(item, (int, np.integer)):
             raise complaint(TypeError, f"{name} must hold integers, got {kind_of(item)}: {cure}.")
-    return torch.tensor([int(item) for item in items], dtype=torch.long)
+    return torch.tensor([int(item) for item in items], dtype=torch.long, device="cpu")
 
 
 _IDS = "pass ids, tokenizer(text, add_special_tokens=False).input_ids"

@@ -192,7 +192,7 @@ def _plain(value: Tensor) -> Tensor:
 def _as_tensor(value: Any) -> Any:
     """Classes in a list or an array, as a tensor."""
     numbers = isinstance(value, list) and all(isinstance(each, (int, np.integer)) for each in value)
-    return torch.as_tensor(value) if numbers or isinstance(value, np.ndarray) else value
+    return torch.as_tensor(value, device="cpu") if numbers or isinstance(value, np.ndarray) else value
 
 
 def _has_rows(method: Explains, name: str, value: Any, size: int) -> bool:

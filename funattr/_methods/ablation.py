@@ -162,7 +162,7 @@ says(occlusion, baselines="site", spare="yes")
 
 def _plan(q: Question, features: Features, values: list[Tree], slides: list[list[Slides | None]], chunk: int | None) -> Plan:
     numbers = iter(range(sum(map(len, slides))))
-    ids = [[None if one is None else torch.tensor(next(numbers)) for one in each] for each in slides]
+    ids = [[None if one is None else torch.tensor(next(numbers), device="cpu") for one in each] for each in slides]
     table = table_of(slides)
 
     def which(steps: Tensor) -> Tensor:

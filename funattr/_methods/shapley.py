@@ -223,10 +223,10 @@ says(lime, baselines="site", spare="no mask")
 
 def _slopes(game: Opened, count: int, alpha: float, width: float, generator: torch.Generator | None) -> Tensor:
     uniform = uniform_from(generator, tensors(game.q.x)[0].device)
-    kept = torch.cat([torch.ones(1, game.players, dtype=torch.bool), uniform(count - 1, game.players) < 0.5])
+    kept = torch.cat([torch.ones(1, game.players, dtype=torch.bool, device="cpu"), uniform(count - 1, game.players) < 0.5])
     scores = scores_of(game, count if game.q.size else 1, lambda numbers: kept.to(numbers.device).index_select(0, numbers))
     if not game.q.size:
         return scores.new_zeros(game.players, 0)
-    there = kept.double().mean(1).sqrt() if game.players else torch.ones(count, dtype=torch.float64)
+    there = kept.double().mean(1).sqrt() if game.players else kept.new_ones(count, dtype=torch.float64)
     weights = torch.exp(-(((1 - there) / width) ** 2))
     return lasso(kept, in_double(scores), weights, alpha).to(scores)

@@ -106,7 +106,7 @@ def absorbed(
         for sums, value in ((total, amount), (flown, size)):
             sums.setdefault(name, found.new_zeros(q.size, dtype=value.dtype))[n] += value
     rounding = 100 * torch.finfo(found.dtype).eps
-    kept = {name: a for name, a in total.items() if name in ready.kinds or bool((a.abs() > rounding * flown[name]).any())}
+    kept = {name: a for name, a in total.items() if name in ready.kinds or not bool((a.abs() <= rounding * flown[name]).all())}
     return kept or {name: found.detach().new_zeros(q.size) for name in fired}  # nothing after the site keeps anything
 
 

@@ -161,7 +161,7 @@ class _Rows:
 
 # Which integrand, of which examples.
 
-_MIDDLE = torch.full((1,), 0.5, dtype=torch.float64)
+_MIDDLE = torch.full((1,), 0.5, dtype=torch.float64, device="cpu")
 
 
 def told(q: Question, found: tuple[list[Tree], Tensor], asked: Tolerance) -> Tree:

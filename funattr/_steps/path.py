@@ -94,7 +94,7 @@ def input_ends(q: Question, baselines: Tree) -> tuple[list[Tensor], list[Tensor]
 
 def _numbers(values: list[float]) -> Tensor:
     """No `new_tensor`, which inside torch.func.grad torch 2.0 does not have."""
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
 def points(start: list[Tensor], end: list[Tensor], nodes: Tensor) -> list[Tensor]:
@@ -277,7 +277,7 @@ _SMALL = 1 << 12
 def _speeds(rates: Rates, at: slice, held: list[tuple[int, Tree]]) -> Tree:
     """The rates at some nodes, from values that are held in parts, each from some place on."""
     low, high = rates.lows[at.start], rates.highs[at.stop - 1] + 1
-    rows = torch.tensor(rates.rows[at], dtype=torch.float64)[:, low:high]
+    rows = torch.tensor(rates.rows[at], dtype=torch.float64, device="cpu")[:, low:high]
     window = [at_steps(value, slice(max(low - place, 0), max(high - place, 0))) for place, value in held]
     return together(partial(_weighted, rows), window)
 

@@ -227,7 +227,7 @@ def _as_ids(mask: Any) -> Tensor | None:
     if mask is None:
         return None
     if is_int(mask):
-        return torch.tensor(mask)
+        return torch.tensor(mask, device="cpu")
     if not isinstance(mask, Tensor):
         cure = ": pass torch.from_numpy(feature_mask)" if isinstance(mask, np.ndarray) else ""
         raise complaint(TypeError, f"feature_mask must hold integer tensors, one id per feature, got {kind_of(mask)}{cure}.")

@@ -49,7 +49,7 @@ def width(q: Question) -> int:
 
 
 def input_floats(q: Question) -> list[Tensor]:
-    check_attributable(q.x, "x")
+    check_attributable(q.x, "x", moves=bool(q.inner))
     return floats_of(q.x)
 
 

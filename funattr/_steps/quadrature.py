@@ -143,7 +143,7 @@ def rule_for(quadrature: Any, n_steps: int) -> Rule:
     n_steps = len([None] * n_steps)  # torch.compile may have made it symbolic, and the rule needs the number
     if isinstance(quadrature, str):
         check_choice(quadrature, "quadrature rule", RULES)
-        return Rule(*[torch.tensor(part, dtype=torch.float64) for part in _known(quadrature, n_steps)])
+        return Rule(*[torch.tensor(part, dtype=torch.float64, device="cpu") for part in _known(quadrature, n_steps)])
     if not callable(quadrature):
         text = f"quadrature must be the name of a rule or a callable n -> (nodes, weights), got {kind_of(quadrature)}."
         raise complaint(TypeError, text)
@@ -236,7 +236,7 @@ def kronrod_rates() -> Rates:
 
 def nodes_on(on: Interval) -> Tensor:
     """The nodes of an interval."""
-    return on.left + on.width * torch.tensor(kronrod()[0], dtype=torch.float64)
+    return on.left + on.width * torch.tensor(kronrod()[0], dtype=torch.float64, device="cpu")
 
 
 def integral(steps: Iterator[list[Tree]], on: Interval, size: int) -> Piece:
@@ -244,9 +244,9 @@ def integral(steps: Iterator[list[Tree]], on: Interval, size: int) -> Piece:
 
     The error of an example is a norm over all that belongs to it.
     """
-    weights = torch.tensor(kronrod()[1], dtype=torch.float64)
+    weights = torch.tensor(kronrod()[1], dtype=torch.float64, device="cpu")
     sums: list[Tensor] = []
-    sizes = torch.zeros(size, dtype=torch.float64)  # mean squares
+    sizes = torch.zeros(size, dtype=torch.float64, device="cpu")  # mean squares
     done, like = 0, None
     for like in steps:
         found = [in_single(t) for t in floats_of(like)]
@@ -264,7 +264,7 @@ def integral(steps: Iterator[list[Tree]], on: Interval, size: int) -> Piece:
 def squares(tensors: Sequence[Tensor], size: int) -> Tensor:
     """The sum of squares for each example: of all, where there is one."""
     if not size:
-        return torch.zeros(0, dtype=torch.float64)
+        return torch.zeros(0, dtype=torch.float64, device="cpu")
     return torch.stack([(t.double() ** 2).reshape(size, -1).sum(1) for t in tensors]).sum(0).cpu()
 
 

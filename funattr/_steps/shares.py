@@ -32,7 +32,7 @@ def of_nobody(game: Opened) -> Found:
 def of_all(game: Opened) -> Found:
     """``sum over S without i of |S|! (M - |S| - 1)! / M! (v(S + i) - v(S))``: every coalition."""
     m = len([None] * game.players)  # torch.compile may have made it symbolic, and the weights need the number
-    bits = torch.arange(m)
+    bits = torch.arange(m, device="cpu")
 
     def which(numbers: Tensor) -> Tensor:
         return torch.bitwise_right_shift(numbers[:, None], bits.to(numbers.device)) & 1 == 1
@@ -96,7 +96,7 @@ def of_pairs(game: Opened, pairs: Pairs) -> Found:
 def _from_2(numbers: Tensor) -> Tensor:
     """The numbers of draws, on the CPU, where draws are: the first two coalitions are none and all."""
     if numbers.is_meta:
-        return torch.zeros(len(numbers), dtype=torch.long)
+        return torch.zeros(len(numbers), dtype=torch.long, device="cpu")
     return (numbers - 2).clamp(min=0).cpu()
 
 
@@ -137,8 +137,7 @@ def draw_pairs(players: int, count: int, sampling: str, uniform: Callable[..., T
             # C(M, s) of the kernel is the number of coalitions of this size: twice that of pairs in the middle.
             weights += [(0.5 if 2 * s == players else 1.0) / (s * (players - s) * share)] * number
             chances += [chance] * number
-    wide = torch.float64
-    return Pairs(torch.cat(rows), torch.tensor(weights, dtype=wide), torch.tensor(chances, dtype=wide))
+    return Pairs(torch.cat(rows), *(torch.tensor(t, dtype=torch.float64, device="cpu") for t in (weights, chances)))
 
 
 def shares_of(players: int, count: int, sampling: str, totals: list[int]) -> list[float]:
@@ -181,7 +180,7 @@ def of_size(players: int, size: int, count: int, total: int, uniform: Callable[.
     if 2 * count > total:
         every = _all_of(players, size, middle)
         return every if count == total else every[torch.argsort(uniform(total))[:count]]
-    found = torch.zeros(0, players, dtype=torch.bool)
+    found = torch.zeros(0, players, dtype=torch.bool, device="cpu")
     while len(found) < count:  # never more than are missing, so that none is left out for what it is
         drawn = uniform(count - len(found), players).argsort(1) < size
         if middle:
@@ -193,8 +192,8 @@ def of_size(players: int, size: int, count: int, total: int, uniform: Callable[.
 def _all_of(players: int, size: int, middle: bool) -> Tensor:
     chosen = itertools.combinations(range(1, players), size - 1) if middle else itertools.combinations(range(players), size)
     listed = list(chosen)
-    members = torch.tensor(listed, dtype=torch.long).reshape(len(listed), size - middle)
-    found = torch.zeros(len(members), players, dtype=torch.bool).scatter(1, members, True)
+    members = torch.tensor(listed, dtype=torch.long, device="cpu").reshape(len(listed), size - middle)
+    found = torch.zeros(len(members), players, dtype=torch.bool, device="cpu").scatter(1, members, True)
     found[:, 0] |= middle
     return found
 
@@ -240,7 +239,7 @@ def _inverse(rows: Callable[[int, int], Tensor], parts: list[tuple[int, int]], w
         least = 1e-13 * s.max()
         found: Tensor = (v.T * torch.where(s > least, 1 / s.clamp(min=least).square(), 0)) @ v
     else:
-        gram = torch.zeros(width, width, dtype=torch.float64)
+        gram = torch.zeros(width, width, dtype=torch.float64, device="cpu")
         for a, b in parts:
             own = rows(a, b)
             gram += own.T @ own
@@ -259,7 +258,7 @@ def lasso(kept: Tensor, right: Tensor, weights: Tensor, alpha: float) -> Tensor:
     z, y = z - (share * z).sum(0), right - (share.to(right) * right).sum(0)
     roots = share.sqrt()
     if not alpha:
-        return least_squares(lambda a, b: roots[a:b] * z[a:b], roots.to(y) * y, z.shape[1], torch.zeros(len(z)))[0]
+        return least_squares(lambda a, b: roots[a:b] * z[a:b], roots.to(y) * y, z.shape[1], torch.zeros_like(weights))[0]
     gram, slope = (z.T @ (share * z)).to(y), z.T.to(y) @ (share.to(y) * y)
     found = torch.zeros_like(slope)
     for _ in range(SWEEPS):

@@ -85,13 +85,13 @@ def table_of(slides: list[list[Slides | None]]) -> Tensor:
     """
     flat = [one for each in slides for one in each if one is not None]
     width = max(len(one.sizes) for one in flat)
-    rows = [torch.full((1, 1 + 2 * width), -1)]
+    rows = [torch.full((1, 1 + 2 * width), -1, device="cpu")]
     for k, one in enumerate(flat):
-        lines = [torch.tensor(starts) for starts in one.starts]
-        corners = torch.cartesian_prod(*lines) if lines else torch.zeros(1, 0, dtype=torch.long)
+        lines = [torch.tensor(starts, device="cpu") for starts in one.starts]
+        corners = torch.cartesian_prod(*lines) if lines else torch.zeros(1, 0, dtype=torch.long, device="cpu")
         corners = corners.reshape(one.windows, len(one.sizes))
-        ends = corners + torch.tensor(one.window, dtype=torch.long)
-        part = torch.zeros(one.windows, 1 + 2 * width, dtype=torch.long)
+        ends = corners + torch.tensor(one.window, dtype=torch.long, device="cpu")
+        part = torch.zeros(one.windows, 1 + 2 * width, dtype=torch.long, device="cpu")
         part[:, 0] = k
         part[:, 1 : 1 + 2 * len(one.sizes)] = torch.stack([corners, ends], 2).flatten(1)
         rows.append(part)

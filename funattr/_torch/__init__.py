@@ -14,6 +14,9 @@ from torch._functorch.eager_transforms import _autograd_grad as gradient_inside
 # For autograd.Functions that hold at one grad level, unknown to those below: without it torch.func refuses them.
 from torch._functorch.utils import enable_single_level_autograd_function as at_one_level
 
+# What fwAD.make_dual, torch.func.jvp and the like call: all that a function mode is told of them.
+from torch._VF import _make_dual as dual_made
+
 # The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
 from torch.utils._pytree import TreeSpec, tree_flatten
 

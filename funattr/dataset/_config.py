@@ -7,6 +7,7 @@ import importlib.metadata
 import inspect
 import json
 import platform
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import CodeType
@@ -221,10 +222,23 @@ def _attributes(value: Any, depth: int) -> dict[str, Any]:
 _SAMPLE = 1 << 16
 
 
-def fingerprint(model: Any) -> str:
-    """A digest of a model's weights: of a large tensor, of 65,536 numbers spread over it."""
+def _module_in(model: Any) -> Any:
     while isinstance(model, partial):
         model = model.args[0] if not isinstance(model.func, nn.Module) and model.args else model.func
+    return model
+
+
+def layers_of(model: Any) -> str:
+    """A digest of what a model's layers say of themselves, and of which of them train: what has no weights is there, too."""
+    model = _module_in(model)
+    modes = [module.training for module in model.modules()] if isinstance(model, nn.Module) else None
+    said = "no module" if modes is None else f"{re.sub(r' at 0x[0-9a-f]+', '', repr(model))} {modes}"
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def fingerprint(model: Any) -> str:
+    """A digest of a model's weights: of a large tensor, of 65,536 numbers spread over it."""
+    model = _module_in(model)
     if not isinstance(model, nn.Module):
         return "no module"
     digest = hashlib.sha256()

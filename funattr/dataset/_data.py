@@ -116,7 +116,7 @@ class Indexed:
             return None
         if len(tensors) == 2 and tensors[1].dim() != 1:
             return None
-        rows = torch.tensor(indices)
+        rows = torch.tensor(indices, device="cpu")
         target = tensors[1][rows].tolist() if len(tensors) == 2 and self.own_target else None
         return Batch([self.id_at(i) for i in indices], tensors[0][rows], target)
 

@@ -79,7 +79,7 @@ class Folder:
         self.own.mkdir(parents=True, exist_ok=True)
         with _locked(self.own / "lock", self.token, self.out) as self.lock:
             self._check_alone()
-            if self.shard is None and not self.out.exists():
+            if self.shard is None and not self._holds_results():
                 self._forget()
             self.place.mkdir(parents=True, exist_ok=True)
             self.failures.mkdir(parents=True, exist_ok=True)
@@ -101,8 +101,11 @@ class Folder:
         if busy:
             raise RuntimeError(f"run(): another run writes into {str(self.out)!r}: wait for it to end.")
 
+    def _holds_results(self) -> bool:
+        return self.out.exists() and bool(parts_of(self.out) or failures_of(self.out, Ids()))
+
     def _forget(self) -> None:
-        """The notes of a folder that has been removed since: they are about nothing."""
+        """The notes of a folder that has been removed since, or never held anything: they are about nothing."""
         for path in self.notes.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -128,10 +131,10 @@ class Folder:
                 "or run it as it was."
             )
 
-    def check_model(self, fingerprint: str) -> None:
-        """That the model has the weights that the results here were made with."""
-        weights = {"the model's weights": fingerprint}
-        self._check("model.json", weights, weights)
+    def check_model(self, fingerprint: tuple[str, str]) -> None:
+        """That the model has the weights and the layers that the results here were made with."""
+        for name, what, found in zip(("model.json", "layers.json"), ("weights", "layers or modes"), fingerprint):
+            self._check(name, here := {f"the model's {what}": found}, here)
 
     # What is there.
 
@@ -178,8 +181,8 @@ class Folder:
         self.layout = self.layout or part.layout
         if self.layout != part.layout:
             raise ValueError(
-                f"run(): attributions differ in shape or dtype, {part.layout} and {self.layout}: run with varying=True, into "
-                "another folder."
+                f"run(): attributions differ in shape or dtype, {part.layout} and {self.layout}: give examples one size, "
+                "or run with varying=True, into another folder."
             )
 
     def new_file(self) -> Path:

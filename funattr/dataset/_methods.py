@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 import funattr as fa
@@ -91,17 +90,6 @@ def generators_in(method: Callable[..., Any], arguments: Mapping[str, Any]) -> l
         found += [value for value in method.keywords.values() if isinstance(value, torch.Generator)]
         method = method.func
     return list({id(g): g for g in [*found, *getattr(getattr(method, "about", None), "generators", ())]}.values())
-
-
-def arrays_in(given: Any) -> list[Any]:
-    """The tensors and arrays with rows that are given to a call: in its arguments, and bound in functions."""
-    if isinstance(given, (torch.Tensor, np.ndarray)):
-        return [given] if given.ndim else []
-    if isinstance(given, partial):
-        return arrays_in([given.func, given.args, given.keywords])
-    given = getattr(given, "together", given)
-    parts = given.values() if isinstance(given, Mapping) else given if isinstance(given, (list, tuple)) else ()
-    return [found for part in parts for found in arrays_in(part)]
 
 
 def _inner(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ._arrow import needs_pyarrow
 from ._config import Storage
 from ._ids import Id
-from ._trees import Spec, unflatten
+from ._trees import Spec, names_in, unflatten
 
 #: What Arrow has no type for is stored as the bits of another.
 _BITS = {torch.bfloat16: torch.int16}
@@ -51,6 +51,9 @@ def reduced(leaves: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]
     found: dict[str, Tensor] = {}
     for name, leaf in leaves.items():
         leaf = pooled(leaf, storage.pool)
+        if leaf.is_complex() or not (storage.varying or leaf[:1].numel()):
+            what = "complex numbers" if leaf.is_complex() else "no numbers"
+            raise ValueError(f"attributions {list(leaf.shape)} hold {what}, which no file holds: make others of them by pool=.")
         if storage.top_k is None:
             found[name] = _rounded(leaf, storage.dtype)
             continue
@@ -58,7 +61,7 @@ def reduced(leaves: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]
         if storage.top_k > flat.shape[1]:
             raise ValueError(f"top_k={storage.top_k} is more than the {flat.shape[1]} numbers of an attribution.")
         order = flat.abs().argsort(dim=1, descending=True, stable=True)[:, : storage.top_k]
-        shape = torch.tensor(leaf.shape[1:]).expand(leaf.shape[0], -1)
+        shape = torch.tensor(leaf.shape[1:], device="cpu").expand(leaf.shape[0], -1)
         found[f"{name}.values"] = _rounded(flat.gather(1, order), storage.dtype)
         found[f"{name}.indices"], found[f"{name}.shape"] = order.int(), shape.int()
     return found
@@ -88,7 +91,7 @@ def _rounded(leaf: Tensor, dtype: str | None) -> Tensor:
 
 def overflown(found: Found) -> list[int]:
     """The rows that rounding made infinite: a method's own results are finite."""
-    rows = torch.zeros(len(found.ids), dtype=torch.bool)
+    rows = torch.zeros(len(found.ids), dtype=torch.bool, device="cpu")
     for leaf in found.leaves.values():
         if leaf.is_floating_point():
             rows |= ~leaf.reshape(len(found.ids), -1).isfinite().all(1)
@@ -102,6 +105,8 @@ def table_of(found: Sequence[Found], storage: Storage, about: dict[str, Any]) ->
         raise ValueError("run(): the method's results differ in structure from batch to batch.")
     columns, fields = [], []
     ids = [identity for part in found for identity in part.ids]
+    if len(set(map(type, ids))) > 1:
+        raise TypeError("run(): ids must be all integers or all text.")
     fields.append(pa.field("id", pa.int64() if isinstance(ids[0], int) else pa.string(), nullable=False))
     columns.append(pa.array(ids, fields[0].type))
     for name in found[0].leaves:
@@ -120,14 +125,16 @@ def _sorted(ids: Sequence[Any]) -> bool:
 def _columns(name: str, leaves: Sequence[Tensor], storage: Storage) -> list[tuple[Any, Any]]:
     pa = needs_pyarrow()
     shapes = [tuple(leaf.shape[1:]) for leaf in leaves]
-    dtype = str(leaves[0].dtype)[6:]
+    dtype, *others = dict.fromkeys(str(leaf.dtype)[6:] for leaf in leaves)
+    if others:
+        raise ValueError(f"run(): attributions differ in dtype, {dtype} and {others[0]}: run with dtype={dtype!r}, or another.")
     numbers = pa.array(np.concatenate([_numpy(leaf).reshape(-1) for leaf in leaves]))
     about = {"dtype": dtype, "shape": json.dumps(shapes[0])}
     if not storage.varying or name.endswith(".shape"):
         if len(set(shapes)) > 1:
             raise ValueError(
-                f"run(): attributions differ in shape, {list(shapes[0])} and {list(min(set(shapes) - {shapes[0]}))}: run with "
-                "varying=True, into another folder."
+                f"run(): attributions differ in shape, {list(shapes[0])} and {list(min(set(shapes) - {shapes[0]}))}: give "
+                "examples one size, or run with varying=True, into another folder."
             )
         size = int(np.prod(shapes[0]))
         column = numbers if not shapes[0] else pa.FixedSizeListArray.from_arrays(numbers, size)
@@ -162,14 +169,13 @@ def write(table: Any, path: Path) -> None:
 
 def rows_of(batch: Any, about: Mapping[str, Any], schema: Any) -> list[tuple[Id, Any]]:
     """The examples of a record batch: ids, and attributions as the method returned them, without the batch."""
-    leaves: dict[str, Any] = {
-        name: _read(batch, schema, name) for name in batch.schema.names if name != "id" and not name.endswith(".of")
-    }
-    names = [name.removesuffix(".values") for name in leaves if not name.endswith((".indices", ".shape"))]
-    if about["storage"]["top_k"] is not None:
-        for name in names:
-            parts = [leaves.pop(f"{name}.{what}") for what in ("values", "indices", "shape")]
-            leaves[name] = [TopK(v, i, tuple(s.tolist())) for v, i, s in zip(*parts)]
+    names, leaves = names_in(about["structure"]), dict[str, Any]()
+    for name in names:
+        if about["storage"]["top_k"] is None:
+            leaves[name] = _read(batch, schema, name)
+            continue
+        parts = [_read(batch, schema, f"{name}.{what}") for what in ("values", "indices", "shape")]
+        leaves[name] = [TopK(v, i, tuple(s.tolist())) for v, i, s in zip(*parts)]
     ids = batch.column("id").to_pylist()
     return [(i, unflatten({name: leaves[name][row] for name in names}, about["structure"])) for row, i in enumerate(ids)]
 

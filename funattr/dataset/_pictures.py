@@ -68,7 +68,7 @@ def pillow() -> Any:
 
 
 def opened(file: Any, name: str | None = None) -> Any:
-    """The image in a file, upright.
+    """The image in a file, upright: of several, the first. How many frames there are is in its `info`.
 
     Raises:
         ValueError: it is no image, is damaged, or has more than 8 bits per value.
@@ -78,6 +78,7 @@ def opened(file: Any, name: str | None = None) -> Any:
     try:
         with images.open(file) as found:
             image = found.copy()  # which reads all of it, and lets the file go
+            image.info["frames"] = getattr(found, "n_frames", 1)
     except images.UnidentifiedImageError as error:
         raise ValueError(f"{name!r} is not an image that pillow can read.") from error
     except Exception as error:  # truncated, not permitted, too large, ...

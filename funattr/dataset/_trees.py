@@ -18,6 +18,7 @@ def flatten(tree: Any, name: str = "attribution") -> tuple[dict[str, Tensor], Sp
 
     Raises:
         TypeError: something else than tensors, None, tuples, lists and dicts is in it.
+        ValueError: two parts have one name, as ``{"a.b": ...}`` and ``{"a": {"b": ...}}`` have.
     """
     if isinstance(tree, Tensor):
         return {name: tree}, "leaf"
@@ -31,9 +32,18 @@ def flatten(tree: Any, name: str = "attribution") -> tuple[dict[str, Tensor], Sp
     specs: list[Spec] = []
     for key, part in parts:
         found, spec = flatten(part, f"{name}.{key}")
+        if twice := leaves.keys() & found.keys():
+            raise ValueError(f"two parts of a method's result have the name {min(twice)!r}: give their dict other keys.")
         leaves |= found
-        specs.append([str(key), spec])
+        specs.append([key if kind == "dict" and isinstance(key, int) else str(key), spec])
     return leaves, {kind: specs}
+
+
+def names_in(spec: Spec, name: str = "attribution") -> list[str]:
+    """The names of the tensors of a structure."""
+    if spec is None or spec == "leaf":
+        return [] if spec is None else [name]
+    return [found for parts in spec.values() for key, part in parts for found in names_in(part, f"{name}.{key}")]
 
 
 def unflatten(leaves: Mapping[str, Any], spec: Spec, name: str = "attribution") -> Any:
@@ -83,7 +93,7 @@ def as_tensors(value: Any) -> Any:
     if isinstance(value, np.ndarray) and not value.flags.writeable:
         value = value.copy()  # torch warns of what it could overwrite
     try:
-        return torch.as_tensor(value)
+        return torch.as_tensor(value, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         text = f"an example must be a tensor, an array, or a tuple or dict of these, got {type(value).__name__}"
         raise TypeError(f"{text}: make it one in the data set, or with transform=.") from error

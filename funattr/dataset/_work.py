@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from ._config import Storage, fingerprint
+from ._config import Storage, fingerprint, layers_of
 from ._data import FATAL, Bad, Batch, Example, Indexed, bad, collate
 from ._draws import Seeded
-from ._methods import arrays_in, bound, generators_in, leading
+from ._methods import bound, generators_in, leading
 from ._model import built, device_of
 from ._parts import Found, reduced
 from ._trees import flatten, mapped
@@ -56,13 +57,13 @@ class Worker:
         self.job = job
         self.model = built(job.model, job.device)
         self.device = torch.device(device_of(self.model, job.device))
-        self.fingerprint = fingerprint(self.model)
+        self.fingerprint = fingerprint(self.model), layers_of(self.model)
         call = bound(job.method, job.arguments, job.target, job.own_target)(self.model)
         self.leading = leading(job.method)
         self.seeded = Seeded(call, job.seed, generators_in(job.method, job.arguments), self.leading)
         self.well, self.alike = job.trusted, 0
         self.first = ""
-        self.given, self.alone = arrays_in([job.arguments, job.method, self.model]), False
+        self.alone = False
 
     def results(self, batches: Iterable[Batch | Bad]) -> Iterator[Found | Bad]:
         """Attributions and bad examples; those that come before all others wait until the call is known to be right."""
@@ -97,13 +98,13 @@ class Worker:
         yield found
 
     def _found(self, batch: Batch) -> Found:
-        if not self.alone and 1 < len(batch.ids) in [given.shape[0] for given in self.given]:
-            # With a row for each example of a batch, an argument would have another one for them in another batch.
-            self._found(_part(batch, slice(0, 1)))
-            self.alone = True
         x = mapped(lambda t: t.to(self.device, non_blocking=True), batch.x)
         target = batch.target if self.job.own_target else self.job.target
         leaves, spec = flatten(self.seeded(batch.ids, x, target))
+        if not self.alone and len(batch.ids) > 1 and not self.seeded.random:  # what draws is compared with examples alone
+            # What has a row for each example of a batch, wherever it is, would have another one for them in another batch.
+            self._found(_part(batch, slice(0, 1)))
+            self.alone = True
         leaves = {name: leaf.detach().movedim(self.leading, 0) for name, leaf in leaves.items()}
         for name, leaf in leaves.items():
             if leaf.dim() == 0 or leaf.shape[0] != len(batch.ids):
@@ -124,6 +125,7 @@ class Worker:
         if self.well or not all(bool(leaf.isfinite().all()) for leaf in flatten(batch.x)[0].values()):
             return
         words = f"{type(error).__name__} {getattr(error, 'complaint', error)}"  # without the call, which has the target in it
+        words = re.sub(r"[\d.]+|True|False", "", words)  # nor which number, or class, it was
         self.first = self.first or words
         self.well, self.alike = words != self.first, self.alike + 1
         if self.alike >= _ALIKE and not self.well:

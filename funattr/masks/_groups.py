@@ -89,9 +89,12 @@ def channels(like: Tensor, dim: int = 1) -> Tensor:
     return torch.arange(like.shape[at], device=like.device).reshape([-1] + [1] * (like.dim() - 1 - at))
 
 
-#: What a token begins with where a new word begins: byte pairs and sentence pieces.
-_STARTS = ("Ġ", "▁")
-_SPECIAL = re.compile(r"\[[A-Z]+\d*\]|<(?!0x[0-9A-F]{2}>)[^<>]+>")  # <0xF0> is a byte of a letter
+#: What byte pairs and sentence pieces write for a blank, or the end of a line, with which a new word begins.
+_BLANKS = "Ġ▁Ċĉč"
+_STARTS = (*_BLANKS, "<0x0A>", "<0x09>", "<0x0D>")
+#: What a word ends with, in byte pairs of other kinds.
+_END = "</w>"
+_SPECIAL = re.compile(r"\[(?!UNK\])[A-Z]+\d*\]|<(?!0x[0-9A-F]{2}>|unk>|/w>)[^<>]+>")  # not a byte, nor an unknown word
 
 
 @door
@@ -101,12 +104,13 @@ def words(tokens: Sequence[str | int | None]) -> Tensor:
     Args:
         tokens: for each token the number of its word, as a fast tokenizer's ``encoding.word_ids()`` has it, None for special
             tokens (where numbers begin anew a second text does, with words of its own); or the tokens themselves, as
-            ``tokenizer.convert_ids_to_tokens(ids)`` gives them, with the marks of WordPiece (``##ing``), byte pairs (``Ġfilm``)
-            or sentence pieces (``▁film``).
+            ``tokenizer.convert_ids_to_tokens(ids)`` gives them, with the marks of WordPiece (``##ing``), byte pairs (``Ġfilm``,
+            ``film</w>``) or sentence pieces (``▁film``). Where no token has a mark, each is a word: a lone word in byte pairs
+            has none.
 
     Returns:
-        Ids ``[T]``. All special tokens are one player, of the lowest id. For a value ``[N, T, D]`` at an embedding, pass
-        ``words(...)[:, None]``.
+        Ids ``[T]``. All special tokens but unknown words are one player, of the lowest id. For a value ``[N, T, D]`` at an
+        embedding, pass ``words(...)[:, None]``.
 
     Raises:
         TypeError: `tokens` are neither strings nor numbers.
@@ -120,10 +124,10 @@ def words(tokens: Sequence[str | int | None]) -> Tensor:
     """
     given = list(tokens) if isinstance(tokens, (list, tuple)) else None
     if given is not None and all(token is None or is_int(token) for token in given):
-        return torch.tensor(_in_a_row(given), dtype=torch.long)
+        return torch.tensor(_in_a_row(given), dtype=torch.long, device="cpu")
     if given is None or not all(isinstance(token, str) for token in given):
         raise complaint(TypeError, f"tokens must be a list of strings, or of numbers of words and None, got {kind_of(tokens)}.")
-    return torch.tensor(_numbers([str(token) for token in given]), dtype=torch.long)
+    return torch.tensor(_numbers([str(token) for token in given]), dtype=torch.long, device="cpu")
 
 
 def _in_a_row(given: list[Any]) -> list[int]:
@@ -143,17 +147,22 @@ def _in_a_row(given: list[Any]) -> list[int]:
 
 
 def _numbers(tokens: list[str]) -> list[int]:
-    marked, found, count, inside = any(token.startswith(_STARTS) for token in tokens), [], -1, False
+    marked, ended = any(token.startswith(_STARTS) for token in tokens), any(token.endswith(_END) for token in tokens)
+    found, count, before = list[int](), -1, ""
     for token in tokens:
         if _SPECIAL.fullmatch(token):
             found.append(-1)
-            inside = False
+            before = ""
             continue
-        continues = not token.startswith(_STARTS) if marked else token.startswith("##")
-        if not (continues and inside):
-            count += 1
-        inside = True
+        if ended:
+            continues = not before.endswith(_END)
+        elif marked:  # a blank alone belongs to what follows
+            continues = not token.startswith(_STARTS) and not (before[-1:] in _BLANKS and before.strip(_BLANKS))
+        else:
+            continues = token.startswith("##")
+        count += not (before and continues)
         found.append(count)
+        before = token
     return found
 
 
@@ -205,7 +214,7 @@ def _slic(picture: Tensor, count: int, compactness: float) -> Tensor:
         raise ImportError('superpixels() needs scikit-image: pip install "funattr[superpixels]".') from error
     low, high = picture.min(), picture.max()
     scaled = ((picture - low) / (high - low if high > low else 1)).permute(1, 2, 0).numpy()
-    colors = scaled if scaled.shape[2] == 3 else scaled.mean(2)
-    last = -1 if scaled.shape[2] == 3 else None
-    labels: Any = slic(colors, n_segments=count, compactness=compactness, channel_axis=last, start_label=0)
+    # Grey as colours, too: compactness is for those of Lab, from 0 to 100.
+    colors = scaled if scaled.shape[2] == 3 else scaled.mean(2, keepdims=True).repeat(3, 2)
+    labels: Any = slic(colors, n_segments=count, compactness=compactness, channel_axis=-1, start_label=0)
     return torch.from_numpy(labels).long()

@@ -95,7 +95,7 @@ def _curve(how: Ordered, steps: int, kind: str) -> Curve:
     count = min(steps, units)
     counts = [(2 * j * units + count) // (2 * count) for j in range(count + 1)]
     scores = how.scores(counts, kind)
-    return Curve(torch.tensor(counts, dtype=torch.float64).div(units).to(scores), scores)
+    return Curve(torch.tensor(counts, dtype=torch.float64, device="cpu").div(units).to(scores), scores)
 
 
 def _area(found: Curve) -> Tensor:

@@ -100,7 +100,7 @@ def judged(found: Tree, what: str = "expected a method, or what one returned, go
         if value.is_floating_point() and may_read() and is_plain(value) and not is_finite(value):
             text = f"the attributions {list(value.shape)} hold NaN or inf, and cannot be judged"
             raise complaint(ValueError, f"{text}: look at the method's result, and at the model's output for x.")
-    return map_tensors(lambda t: t if t.is_floating_point() else t.to(torch.get_default_dtype()), found)
+    return map_tensors(lambda t: t if t.is_floating_point() else t.double(), found)  # large integers stay apart
 
 
 def flat_rows(t: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def sensitivity_max(
     explain, steps = at_noise(method, default_baselines(method), model, x, options)
     start = steps.like
     given = judged(explain(start), "the method returned")
-    here, most = rows(given), torch.zeros(())
+    here, most = rows(given), torch.zeros((), device="cpu")
     size = sizes(here)
     length = torch.linalg.vector_norm(here / size, norm, dim=1)
     length = torch.where(length == 0, 1.0, length)

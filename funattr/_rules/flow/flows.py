@@ -50,7 +50,7 @@ def _activation(op: Operation, at: Operation) -> Pairs:
         return [(ratio, x)]
     hooks: Any = as_it_is if tracing() or transforms_active() else saved_tensors_hooks(same, same)
     with hooks:  # none of the model's (torch.utils.checkpoint)
-        slope = derivative(op.function, z)
+        slope = derivative(op.function, z).nan_to_num(math.nan, 0.0, 0.0)  # of a root at 0, which has no relevance
     return [(torch.where(z == 0, slope, y / torch.where(z == 0, 1.0, z)), x)]
 
 
@@ -112,7 +112,7 @@ def epsilon_rule(epsilon: float) -> Flow:
 
 def alpha_beta_rule(alpha: float, beta: float, epsilon: float, bias: bool) -> Flow:
     def flow(op: Operation, at: Operation) -> Pairs:
-        (more, less), b = _parts(op, at), torch.as_tensor(_bias(at, bias))
+        (more, less), b = _parts(op, at), torch.as_tensor(_bias(at, bias), device=op.output.device)
         pairs: Pairs = [(alpha * _share(at.output, hold(more) + b.clamp(min=0), epsilon), more)]
         if beta:
             negative = less()
@@ -124,7 +124,7 @@ def alpha_beta_rule(alpha: float, beta: float, epsilon: float, bias: bool) -> Fl
 
 def gamma_rule(gamma: float, epsilon: float, bias: bool) -> Flow:
     def flow(op: Operation, at: Operation) -> Pairs:
-        (more, less), b = _parts(op, at), torch.as_tensor(_bias(at, bias))
+        (more, less), b = _parts(op, at), torch.as_tensor(_bias(at, bias), device=op.output.device)
         negative = less()
         down = gamma * (at.output < 0).to(more.dtype)
         up, down = 1 + gamma - down, 1 + down

@@ -28,7 +28,7 @@ _PRODUCTS = [
 WEIGHTED = {*map(called, _PRODUCTS), "linear", "addmm", "baddbmm", "addmv", "einsum", "bilinear"}
 
 
-def prepared(rules: Any) -> Rules:
+def prepared(rules: Any) -> Chosen:
     """The caller's rules by kind and by torch's names for operations."""
     if tracing():  # Dynamo sees what has been called before, or fails in its own words
         return _by_name(rules)
@@ -50,8 +50,8 @@ def prepared(rules: Any) -> Rules:
     return _by_name(rules)
 
 
-class Rules:
-    """A set of rules, by kind and by torch's names."""
+class Chosen:
+    """The rules that a caller has chosen, by kind and by torch's names."""
 
     def __init__(self, kinds: Mapping[str, Any], named: Mapping[str, Any]):
         self.kinds = dict(kinds)
@@ -64,14 +64,14 @@ class Rules:
         return next(((kind, self.kinds[kind]) for kind in kinds if kind in self.kinds), None)
 
 
-def _by_name(rules: Any) -> Rules:
+def _by_name(rules: Any) -> Chosen:
     kinds, named = {}, {}
     for key, rule in rules.items():
         if isinstance(key, str):
             kinds[key] = rule
         else:
             named[called((ENTRIES.get(key) or BARE[key]).name)] = rule
-    return Rules(kinds, named)
+    return Chosen(kinds, named)
 
 
 def check_weighted(rule: Flow, name: str) -> None:

@@ -193,7 +193,7 @@ def boxed(low: Any, high: Any, epsilon: float = 1e-6) -> Flow:
     for value, name in ((low, "low"), (high, "high")):
         if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
             raise complaint(TypeError, f"{name} must be a number or a tensor that broadcasts to x, got {type(value).__name__}.")
-    if bool((torch.as_tensor(low) > torch.as_tensor(high)).any()):
+    if bool((torch.as_tensor(low, device="cpu") > torch.as_tensor(high, device="cpu")).any()):
         text = f"low is {low} and high {high}" if not isinstance(low, Tensor) else "low is above high somewhere"
         raise complaint(ValueError, f"{text}: low is the least value that an input can have, high the largest.")
     return first_rule(box_rule(low, high), "zbox", epsilon)

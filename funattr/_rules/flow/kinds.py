@@ -236,7 +236,12 @@ def apart(body: Any) -> Any:
     return handler
 
 
-_taken_apart = apart(COMPOUND["scaled_dot_product_attention"])
+_taken_apart, _roots = apart(COMPOUND["scaled_dot_product_attention"]), apart(COMPOUND["cdist"])
+
+
+def distances(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Taken apart where there is a rule for roots: else torch's own gradient, which is none where the distance is 0."""
+    return (_roots if "activation" in mode.rules.kinds else unmet)(mode, func, *args, **kwargs)
 
 
 def attention(mode: Ruled, func: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **kwargs: Any) -> Any:
@@ -250,14 +255,10 @@ def attention(mode: Ruled, func: Any, q: Tensor, k: Tensor, v: Tensor, *rest: An
     given = [t.view_as(t) if t.requires_grad else t for t in (q, k)]
     for t in given:
         if t.requires_grad:
-            t.register_hook(_halved)
+            t.register_hook(lambda gradient: gradient * 0.5)
     y = func(*given, v, *rest, **kwargs)
     mode.fired += [kind for kind, _ in filter(None, (soft,))]
     return mode.know(mode.ruled(met, Operation(mode.name, func, (*given, v), y)), q, k, v)
-
-
-def _halved(gradient: Tensor) -> Tensor:
-    return gradient * 0.5
 
 
 _GROUPS = {
@@ -284,6 +285,7 @@ TABLE: Table = {
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), addmm),
     "linear": linear,
     "einsum": einsum,
+    "cdist": distances,
     "softmax": softmax,
     "log_softmax": softmax,
     "logsumexp": unmet,

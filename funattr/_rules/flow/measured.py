@@ -11,17 +11,17 @@ from torch import Tensor
 
 from ..._torch import base_of
 from ..._types import map_leaves
-from ..lift.origins import among, sources
+from ..lift.origins import among, is_cut, parts, those_taken
 from ..spelled import Entry, counterpart
 from .facts import UNKNOWN, Event, Fact, Unseen, spot
-from .given import Rules
+from .given import Chosen
 from .mode import Ruled, Table, other
 
 
 class Measured(Ruled):
     """Rules, and a note of each operation, whose inputs are aliases for it alone: so they have gradients of their own."""
 
-    def __init__(self, rules: Rules, table: Table, fired: list[str], unmet: list[str], events: list[Event]):
+    def __init__(self, rules: Chosen, table: Table, fired: list[str], unmet: list[str], events: list[Event]):
         super().__init__(rules, table, fired, unmet)
         self.unseen = Unseen(True, "first" in rules.kinds)  # it is all to sum to the score, whatever the rules are for
         self.events: list[Event] = events
@@ -57,20 +57,22 @@ class Measured(Ruled):
         in_place = name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and not name.startswith("_"))
         if in_place and isinstance(x, Tensor) and (self.varies(x) or base_of(x) is not None):
             return self._over(name.strip("_"), func, x, args[1:], kwargs)
-        if not any(map(self.varies, sources(counterpart(func), (*args, *kwargs.values())))):  # as in weight.to(x)
-            return func(*args, **kwargs)
         inputs, rest = self.taken(args, kwargs)
         found = func(*rest[0], **rest[1])
-        self.came(name.strip("_"), inputs, x if func is Tensor.__setitem__ else found)
+        given = those_taken(counterpart(func), among((*args, *kwargs.values())))
+        made = parts(func, given, among((x if func is Tensor.__setitem__ else found,)))
+        # Not what is made like something that varies, or beside it.
+        self.came(name.strip("_"), inputs, [t for some, own in made if any(map(self.varies, some)) for t in own])
         return found
 
     def _over(self, name: str, func: Any, x: Tensor, args: Any, kwargs: Any) -> Any:
         """What writes to something that varies, or to a view."""
         before = [x.clone()] if self.varies(x) else []  # what is overwritten, as something that nothing else reads
-        for old in before:
-            x.copy_(old)
+        made = x if base_of(x) is None else (*before, x)[0].clone()  # a view that is written to leaves its place in the graph
+        if made is x:  # of a view, what is written may be another one, which would be made of `before` too
+            for old in before:
+                x.copy_(old)
         inputs, rest = self.taken(args, kwargs)
-        made = x if base_of(x) is None else x.clone()  # a view leaves its place in the graph when it is written to
         found = func(made, *rest[0], **rest[1])
         self.came(name, [*before, *inputs], made)
         if made is x:
@@ -120,7 +122,7 @@ class Measured(Ruled):
         return found
 
     def came(self, name: str, inputs: list[Tensor], found: Any) -> None:
-        outputs = [t for t in among((found,)) if t.requires_grad and (t.is_floating_point() or t.is_complex())]
+        outputs = [t for t in among((found,)) if not is_cut(t) and (t.is_floating_point() or t.is_complex())]
         if inputs and outputs:
             inputs = [t for t in inputs if t.requires_grad]
             self.events.append(Event(name, [spot(t) for t in inputs], [spot(t) for t in outputs]))

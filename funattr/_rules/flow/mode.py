@@ -14,12 +14,12 @@ from ..._core.kernels import unruled
 from ..._torch import as_recorded, base_of, depth, depth_traced, edge_of, tracing
 from ..._types import map_leaves, tensors
 from ..lift.dispatch import GRADIENTS, apply, bent, known
-from ..lift.origins import among, those_taken
+from ..lift.origins import among, parts, those_taken
 from ..lift.table import ENTRIES, NAMES, PLAIN, SHAPES, is_chosen
 from ..relu import ReluRule, in_place
 from ..spelled import Entry, called, counterpart, name_in_torch, named
 from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen, made_unseen
-from .given import Rules, check_weighted
+from .given import Chosen, check_weighted
 from .operation import Flow, Operation, Scale, same, whole
 from .own import own
 
@@ -39,7 +39,7 @@ class Ruled(TorchFunctionMode):
     scales: tuple[Tensor, ...] = ()
     events: list[Event] | None = None  # where somebody asks what goes into an operation, and comes out of it
 
-    def __init__(self, rules: Rules, table: Table, fired: list[str], unmet: list[str]):
+    def __init__(self, rules: Chosen, table: Table, fired: list[str], unmet: list[str]):
         super().__init__()
         self.rules = rules
         self.table = table
@@ -131,9 +131,10 @@ class Ruled(TorchFunctionMode):
         if given and (found is given[0] or func is Tensor.__setitem__) and self.facts[given[0]] is facts[0]:  # not yet noted
             fact = self.result(func, (), {"": None}, facts, given[0])
             self._wrote(given[0], fact._replace(activated=left and func not in PLAIN))
-        for y in (found,) if isinstance(found, Tensor) else among((found,)):
-            if self.facts[y] is UNKNOWN:  # else its handler knew more
-                self.facts[y] = self.result(func, args, kwargs, facts, y)
+        for some, made in [(facts, [found])] if isinstance(found, Tensor) else parts(func, facts, among((found,))):
+            for y in made:
+                if self.facts[y] is UNKNOWN:  # else its handler knew more
+                    self.facts[y] = self.result(func, args, kwargs, some, y)
 
     def _own(self, func: Any) -> Entry | None:
         """An operation that has a rule by its function, in whatever spelling."""

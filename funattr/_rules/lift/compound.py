@@ -113,13 +113,6 @@ def lerp(x: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
     return x + (end - x) * weight
 
 
-def broadcast_tensors(*given: Any) -> list[Tensor]:
-    """Each by itself: what one is made of is not what the others are."""
-    every = given if isinstance(given[0], Tensor) else given[0]
-    shape = torch.broadcast_shapes(*(t.shape for t in every))
-    return [t.expand(shape) for t in every]
-
-
 def mse_loss(x: Tensor, y: Tensor, *codes: Any, reduction: Any = "mean", weight: Any = None, **old: Any) -> Tensor:
     reduction = codes[0] if codes and isinstance(codes[0], int) and not isinstance(codes[0], bool) else reduction
     d = (x - y) * (x - y)
@@ -268,7 +261,7 @@ def _cell(step: Step, one_state: bool) -> Callable[..., Any]:
 #: Those that are called here as torch calls them.
 _OWN: tuple[Callable[..., Any], ...] = (
     *(norm, cosine_similarity, pairwise_distance, glu, addcmul, addcdiv, lerp),
-    *(broadcast_tensors, mse_loss, cross_entropy, binary_cross_entropy_with_logits, float_power),
+    *(mse_loss, cross_entropy, binary_cross_entropy_with_logits, float_power),
 )
 COMPOUND: dict[str, Callable[..., Any]] = {
     **{body.__name__: body for body in _OWN},

@@ -10,20 +10,33 @@ import torch
 from torch import Tensor
 
 from ..._core.checks import anywhere
-from ..._torch import gradient_inside, interrupted, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
+from ..._torch import (
+    dual_made,
+    gradient_inside,
+    interrupted,
+    tracing,
+    transforms_active,
+    tree_flatten,
+    tree_unflatten,
+    without_modes,
+)
 from ..._types import is_number
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, counterpart, exported, named, placed
 from .origins import among, constant
-from .table import BARE, ENTRIES, NAMED, OPENED, PLAIN, SHAPES, SPARSE, WEIGHED
+from .table import BARE, ENTRIES, NAMED, NAMES, OPENED, PLAIN, SHAPES, SPARSE, WEIGHED
 from .tape import Lift, Met
 
 # Python functions that torch wraps: Dynamo finds them by identity only, and takes them for missing in a dictionary.
 _WRAPPED = [(func, entry) for func, entry in (BARE | ENTRIES).items() if getattr(func, "__module__", "") == "torch._tensor"]
 
 
-#: What takes gradients. (The last is all that Dynamo knows of torch.func.grad.)
-GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward, gradient_inside}
+#: What takes derivatives. (The last but one is all that Dynamo knows of torch.func.grad.)
+GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward, gradient_inside, dual_made}
+
+_PRODUCTS = ("product", "matrix product", "bilinear", "grouped product", "convolution", "solve", "indexed")
+#: What is linear where but one of its tensors varies.
+_ONCE = {"linear", "einsum", "where", "masked_fill", *(name for group in _PRODUCTS for name in NAMES[group])}
 
 
 def apply(lift: Any, func: Any, args: Any, kwargs: Any, own: Entry | None = None) -> Any:
@@ -85,10 +98,13 @@ def _seen(lift: Any, func: Any, args: Any, kwargs: Any, own: Entry | None) -> An
 
 
 def _traced(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
-    """The same where torch.compile traces, and nobody looks at what is linear."""
+    """The same where torch.compile traces, and nobody looks at what is linear; of complex numbers, that has no rule either."""
     found = _linear(lift, func, args, kwargs)
-    live = any(t.requires_grad and lift.varies(t) for t in among((*args, *kwargs.values())))
-    if live and lift.baseline is not None and any(t.is_floating_point() for t in among((found,))):
+    live = [t for t in among((*args, *kwargs.values())) if is_number(t) and t.requires_grad and not lift.constant(t)]
+    entry = known(func)
+    name = "" if entry is None else entry.name
+    once = name in _ONCE or (name in NAMES["quotient"] and any(t is args[0] for t in live))
+    if len(live) > once and lift.baseline is not None and any(map(is_number, among((found,)))):
         lift.unknown.append(named(func, args))
     return found
 

@@ -88,7 +88,7 @@ def solve(lift: Lift, func: Callable[..., Tensor], x: Tensor, y: Tensor, *, left
     with lift.constants():
         (a, a0), (b, b0) = met
         value = solved(a, b)
-        middle, between = (a + a0) / 2, (value + solved(a0, b0)) / 2
+        middle, between = (a + a0) / 2, (value + solved(a0.expand_as(a), b0.expand_as(b))) / 2
         between = between.unsqueeze(-1) if vector else between
     change = _triangle(x - a, **kwargs)
     change = change @ between if left else between @ change

@@ -28,7 +28,7 @@ def normalised(
         (z, root), (z0, root0) = (_standard(t, dims, eps, centred) for t in met[0])
         share = root / (root + root0)
         slopes = z, z0, share * (root0 + root0), share
-        value = z.clone() if weight is None and bias is None else _weighted(z, weight, bias)  # which the model may write to
+        value = z.clone() if weight is None and bias is None else _weighted(z, weight, bias)  # the model may write to it
     return normal(x, slopes if weight is None else (*slopes, weight), dims, centred, value)
 
 

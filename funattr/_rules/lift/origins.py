@@ -101,8 +101,12 @@ class Origins:
         """Whether an operation takes numbers from outside."""
         return bool(self.outside or self.traced_outside) and any(map(self.is_outside, sources(func, given)))
 
-    def trace(self, given: list[Tensor], found: Tensor) -> None:
-        """What a call that Dynamo traces made of tensors."""
+    def trace(self, given: list[Tensor], made: list[Tensor]) -> None:
+        """What a call that Dynamo traces made of tensors: numbers and indices, of topk."""
+        for found in made:
+            self._trace(given, found)
+
+    def _trace(self, given: list[Tensor], found: Tensor) -> None:
         dead = is_cut(found) and not (found.requires_grad and any(t is found for t in given))
         live = [t for t in given if t.requires_grad and not t.is_leaf]  # a leaf is a parameter
         if dead and not live and found.is_floating_point() and self._has_numbers(given):
@@ -210,7 +214,11 @@ class Origins:
 #: What makes numbers of Python of a tensor's.
 _READS = {"item", "tolist", "__float__", "numpy", "__array__"}
 #: What gives a tensor back as it is, where it is that already: nothing is written to, and of one pass it may be a copy.
-_RETURNS = functions("contiguous to type_as float double half bfloat16 int long bool cpu cuda requires_grad_")
+_RETURNS = functions("""
+    contiguous to type_as float double half bfloat16 int long bool cpu cuda requires_grad_ atleast_1d atleast_2d atleast_3d
+""")
+#: What makes something of each of its tensors by itself. (A dict: Dynamo finds no function of C in a set.)
+_EACH = dict.fromkeys(functions("broadcast_tensors meshgrid atleast_1d atleast_2d atleast_3d"))
 _NO_TENSORS = {int, float, bool, str, type(None)}
 _ROWS = {tuple, list, torch.Size}
 #: What asks for no more than what a tensor is like.
@@ -236,6 +244,12 @@ def sources(func: Any, given: Iterable[Any]) -> list[Tensor]:
 def those_taken(func: Any, of_each: list[T]) -> list[T]:
     """Of what is known of each of its tensors, that of those whose numbers an operation takes."""
     return of_each[: _TAKES[func]] if func in _TAKES else of_each
+
+
+def parts(func: Any, of_each: list[T], made: list[Tensor]) -> list[tuple[list[T], list[Tensor]]]:
+    """What an operation made of what: all of all, where it does not make something of each by itself."""
+    apart = func in _EACH and len(of_each) == len(made)
+    return [([one], [found]) for one, found in zip(of_each, made)] if apart else [(of_each, made)]
 
 
 def among(values: Iterable[Any]) -> list[Tensor]:

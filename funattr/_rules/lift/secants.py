@@ -48,7 +48,7 @@ def secant(
         few = _not_above(dx, bound)  # first: what is large is soon out of the processor's reach
         least = _least(f, a, dx, kind, few) if few.numel() else None
         slope = ((f(a) if value is None else value) - f(b)).div_(dx)
-        return slope if least is None else slope.put_(few, least)
+        return slope if least is None else slope.contiguous().view(-1).index_copy_(0, few, least).view(slope.shape)
     rise = (f(a) if value is None else value) - f(b)
     tiny = ~(dx.abs() > bound)
     # Where the slope has a derivative, 0 / 0 would spoil it for the others too.

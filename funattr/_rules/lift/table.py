@@ -125,7 +125,7 @@ _LINEAR = """
     permute transpose t swapaxes swapdims movedim moveaxis adjoint contiguous clone detach requires_grad_ to type
     type_as float double half bfloat16 cpu cuda cat concat concatenate stack hstack vstack dstack split split_with_sizes
     chunk tensor_split unbind unfold fold im2col col2im narrow select copy_ fill_ zero_ roll flip fliplr flipud rot90 repeat
-    tile broadcast_to meshgrid tril
+    tile broadcast_to broadcast_tensors meshgrid tril
     triu diag diagonal diag_embed trace pad dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
     feature_alpha_dropout native_dropout avg_pool1d avg_pool2d avg_pool3d
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
@@ -136,7 +136,7 @@ _LINEAR = """
     storage_offset nonzero bool long int byte short logical_not logical_and logical_or bitwise_not __and__ __or__
     __invert__ __len__ __iter__ __bool__ __float__ __int__ __index__ __hash__ __repr__ __format__ ndimension nelement
     untyped_storage element_size is_same_size fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn real imag view_as_real
-    view_as_complex conj resolve_conj numpy empty zeros ones full arange linspace tensor as_tensor scalar_tensor randn
+    view_as_complex complex conj resolve_conj numpy empty zeros ones full arange linspace tensor as_tensor scalar_tensor randn
     rand randint bernoulli normal is_tensor result_type promote_types finfo can_cast squeeze_ unsqueeze_ is_pinned
     pin_memory share_memory_ is_shared is_inference unsafe_chunk unsafe_split constant_pad_nd count_nonzero isin
     bincount searchsorted bucketize unique unique_consecutive backward register_hook retain_grad

@@ -22,7 +22,7 @@ from ..._core.kernels import unruled
 from ..._torch import depth, depth_traced, tracing, transforms_active, without_modes
 from ..._types import attributable, broadcasts
 from ..spelled import Entry, counterpart, functions
-from .origins import ASKS, Origins, among, constant, is_new, sources
+from .origins import ASKS, Origins, among, constant, is_new, parts, sources
 
 
 class Met(NamedTuple):
@@ -101,9 +101,9 @@ class Lift(TorchFunctionMode):
                 return self._inside(func, args, kwargs)
             found = self.rules(self, func, args, kwargs)
             found = found.view_as(found) if constant(found) else found  # w.flatten(1) is w in a pass, in a level not
-            given = sources(func, (*args, *kwargs.values()))
-            for made in among((args[0] if func is Tensor.__setitem__ else found,)):  # topk makes numbers and indices
-                self.origins.trace(given, made)
+            made, given = args[0] if func is Tensor.__setitem__ else found, sources(func, (*args, *kwargs.values()))
+            for some, own in parts(func, given, among((made,))):
+                self.origins.trace(some, own)
             return found
         if depth() > self.level:
             return self._inside(func, args, kwargs)
@@ -127,12 +127,12 @@ class Lift(TorchFunctionMode):
             found = self.rules(self, func, args, kwargs)
         if not (replays and self.origins.goes_on(given, found)):
             with without_modes():
-                self.origins.note(counterpart(func), given, among((found,)), replays)
+                for some, own in parts(counterpart(func), given, among((found,))):
+                    self.origins.note(counterpart(func), some, own, replays)
         return found
 
     def _given(self, func: Any, every: Sequence[Any], replays: bool) -> list[tuple[Tensor, bool]]:
-        """What an operation takes, and whether that has a gradient, before something is written to it. (While a baseline is
-        recorded another mode may be on, which sees what is read.)"""
+        """What an operation takes, and whether that has a gradient, before something is written to it."""
         given = [(t, replays and self.origins.is_live(t)) for t in sources(func, every)]
         if func in _ADDS:
             self.added(func, given)
