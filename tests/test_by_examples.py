@@ -271,6 +271,12 @@ def test_rows_that_are_shown_to_be_parts_of_examples() -> None:
             with pytest.warns(UserWarning, match=told):
                 found = method(model, x, layer=place, target=1)
             close(found, fa.by_examples(method, ids)(model, x, layer=place, target=1))
+    each = fa.each_target(fa.gradient, [1, 0])  # which has the targets: the call has none
+    with pytest.warns(UserWarning, match=told):
+        close(each(model, x), fa.by_examples(each, ids)(model, x))
+    of_two: Any = fa.each_target(fa.gradient, [lambda output: output[0][:, 1], lambda output: output[1][:, 0]])
+    with pytest.raises(ValueError, match="the score has 3 values for the 6 examples of x: the target must"):
+        of_two(lambda x: (model(x), model(x)), x)
 
 
 @pytest.mark.parametrize(

@@ -224,3 +224,15 @@ def test_models_that_do_not_draw_leave_the_generator_alone() -> None:
     for _ in range(2):
         torch.randn(x.shape, dtype=x.dtype)
     assert following == float(torch.rand(()))
+
+
+@pytest.mark.filterwarnings(f"ignore:{SAMPLES}")
+def test_generators_that_the_model_does_not_draw_from_stay() -> None:
+    """A method that draws, too, moved all that the model's code names, of which it may draw from none."""
+
+    def model(x: Tensor) -> Tensor:
+        return (x * torch.rand_like(x)).tanh() if x.dim() == 2 else x * random.random() + np.random.random()
+
+    before = random.getstate(), np.random.get_state()[2]
+    fa.noise_tunnel(fa.gradient, n_samples=2)(model, x, target=1)
+    assert (random.getstate(), np.random.get_state()[2]) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Callable
@@ -280,3 +281,28 @@ def test_indices_made_of_a_buffer_hide_no_gap_at_a_layer() -> None:
     torch.manual_seed(0)
     with pytest.warns(UserWarning, match=r"miss the difference of the scores.*\(detach\)"):
         fa.deep_lift(Graph(), torch.randn(3, 5).double(), layer="first", target=0)
+
+
+_ENDS = torch.tensor([0, 2, 2, 1, 0, 5])
+
+
+@pytest.mark.parametrize("held", ["file", "attribute", "bound"])
+def test_indices_that_the_model_holds_hide_no_gap_at_a_layer(held: str) -> None:
+    """Nor does what is written to a tensor just made: both were taken for what comes around the layer."""
+
+    class Graph(Net):
+        def __init__(self) -> None:
+            super().__init__(lambda h: h)
+            self.ends = _ENDS.clone()
+
+        def forward(self, x: Tensor, ends: Tensor | None = None) -> Tensor:
+            h = self.first(x)
+            ends = ends if ends is not None else _ENDS if held == "file" else self.ends
+            into = ends.expand_as(h)
+            most = h.new_zeros(h.shape).scatter_reduce_(1, into, h.detach(), "amax")
+            return self.last(torch.zeros_like(h).scatter_add_(1, into, (h - most.gather(1, into)).exp()))
+
+    torch.manual_seed(0)
+    model = functools.partial(Graph(), ends=_ENDS.clone()) if held == "bound" else Graph()
+    with pytest.warns(UserWarning, match=r"miss the difference of the scores.*\(detach\)"):
+        fa.deep_lift(model, torch.randn(3, 5).double(), layer="first", target=0)

@@ -70,6 +70,8 @@ WRITES = {
     "copied to a part": written(lambda y, h: y[:, :3].copy_(h[:, :3])),
     "copied to a row of a part": written(lambda y, h: y[:, :3][0].copy_(h[0, :3])),
     "a product with a part": written(lambda y, h: y.narrow(1, 0, 3).mul_(h[:, :3])),
+    "added to what a rule holds": written(lambda y, h: y.add_(h), lambda h: 1 / (1 + h * h)),
+    "put into what a rule holds": written(lambda y, h: y.__setitem__((slice(None), 1), h[:, 1]), lambda h: 1 / (1 + h * h)),
     "two parts": written(lambda y, h: (y[:, :2].add_(h[:, :2]), y[:, 4:].sub_(h[:, 4:]))),
 }
 #: What is left out, or given by name.

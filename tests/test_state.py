@@ -358,6 +358,51 @@ def test_renormalised_embeddings() -> None:
     assert torch.equal(weight, before)
 
 
+class Named(tuple[int, int]):
+    """A pair that says how it is to be read, and has no length."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+def test_a_tuple_without_a_length() -> None:
+    model: Any = nn.Sequential(Short(), nn.Linear(D, 2))
+    model[0].kind, x = [Named((1, 2))], torch.randn(N, D)
+    torch.testing.assert_close(fa.gradient(model, x, layer="0", target=1), model[1].weight[1].expand(N, D).detach())
+
+
+class Short(nn.Module):
+    """A parametrization with a bound of its own on norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.max_norm = 0.5
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return torch.renorm(weight, 2, 0, self.max_norm)
+
+
+class LooksUp(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.max_norm, self.table = 0.5, nn.Parameter(torch.randn(9, D))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return nn.functional.embedding(ids, self.table, max_norm=self.max_norm)
+
+
+def test_a_bound_on_norms_of_a_module_without_a_weight() -> None:
+    """Each method ended in "object has no attribute 'weight'"."""
+    torch.manual_seed(0)
+    x, model = torch.randn(2, D), nn.Linear(D, 2)
+    torch.nn.utils.parametrize.register_parametrization(model, "weight", Short())
+    torch.testing.assert_close(fa.gradient(model, x, target=1), model.weight[1].expand(2, D).detach())
+    looks = nn.Sequential(LooksUp(), nn.Flatten(), nn.Linear(2 * D, 2))
+    before = copy.deepcopy(looks.state_dict())
+    fa.gradient(looks, torch.tensor([[1, 2], [3, 4]]), layer="0", target=1)
+    torch.testing.assert_close(looks.state_dict(), before, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     "norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm], ids=["hook", "parametrized"]
 )

@@ -14,7 +14,7 @@ from .._types import About, Layer, Model, Neuron, Tree, as_arguments, as_it_is, 
 from .._words import complaint, kind_of, warn
 from .kept import left_as_found
 from .labels import whole_numbers
-from .score import alone, score_of
+from .score import alone, score_of, the_tensor
 from .sites import resolve
 from .tap import Site
 from .where import Bound, bind
@@ -247,7 +247,11 @@ def shown(error: Exception, model: Any = None, x: Any = None, *_: Any, target: A
         return None
     bound, leaf = bind(model), x.detach().clone().requires_grad_()
     with torch.enable_grad(), left_as_found(model):
-        score = score_of(bound(leaf.clone()), alone(target))
+        output = bound(leaf.clone())
+        try:  # of all that is there, where a combinator has the targets
+            score = the_tensor(output).reshape(count, -1).sum(1) if target is None else score_of(output, alone(target))
+        except ValueError:  # it is no one tensor
+            return None
         if not score.requires_grad:
             return None
 

@@ -62,9 +62,9 @@ class Chance:
     def __exit__(self, *exception: object) -> None:
         here.chance = None
         if self.drew and self.apart:
-            for g in self.generators:
-                # The next call has draws of its own.
-                g.draw() if isinstance(g, Beside) else torch.rand((), generator=g, device=g.device)
+            for g, start, after in zip(self.generators, self.start or (), self.after or ()):
+                if _moved(start, after):  # the next call has draws of its own
+                    g.draw() if isinstance(g, Beside) else torch.rand((), generator=g, device=g.device)
         elif self.drew and self.after is not None:
             _set(self.generators, self.after)
 
@@ -234,6 +234,11 @@ def left_as_found(model: Any) -> Iterator[None]:
 def writes_parameters() -> bool:
     """Whether the model may write to its parameters: in a transform of torch.func, it would write the transform's tensors."""
     return here.state is not None and bool(here.state.parameters)
+
+
+def kept_tensors() -> list[Tensor]:
+    """What the model, and what is bound to it, holds: the same in all passes of this call."""
+    return [] if here.state is None else [t for t, *_ in here.state.tensors.values()]
 
 
 def times_put_back() -> int:

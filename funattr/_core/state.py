@@ -123,17 +123,19 @@ class State:
                     self.note_items(held, depth)
 
     def note_items(self, items: Any, depth: int) -> None:
+        kept = items
         if not isinstance(items, tuple):
             kept = dict(items) if isinstance(items, Mapping) else set(items) if isinstance(items, Set) else list(items)
             self.holders.append((items, kept))
-        for item in list(items.values() if isinstance(items, Mapping) else items):
+        for item in kept.values() if isinstance(kept, dict) else kept:  # which may have no length
             self.note(item, depth + 1)
 
     def note_module(self, module: nn.Module, depth: int = 0) -> None:
         """Keep what `module` holds, but for its parameters, and for what torch's own modules never write to."""
         self.met.add(id(module))
         if module.__dict__.get("max_norm") is not None:  # an attribute that is missing takes a module a while to miss
-            self.note(module.weight, depth)
+            for weight in filled_weights(module):
+                self.note(weight, depth)
         if isinstance(module, torch.jit.ScriptModule):
             names = dict.fromkeys((*own_buffers(module).keys(), *scripted_names(module)))  # to loop over it is not to be had
             self.note_items(Attributes(module, tuple(names)), depth)

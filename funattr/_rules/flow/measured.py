@@ -122,8 +122,7 @@ class Measured(Ruled):
         return found
 
     def came(self, name: str, inputs: list[Tensor], found: Any) -> None:
-        live = [t for t in among((found,)) if self.facts[t] is UNKNOWN or self.varies(t)]  # not what a rule has made a constant
-        outputs = [t for t in live if not is_cut(t) and (t.is_floating_point() or t.is_complex())]
+        outputs = [t for t in among((found,)) if not is_cut(t) and (t.is_floating_point() or t.is_complex())]
         if inputs and outputs:
             inputs = [t for t in inputs if t.requires_grad]
             self.events.append(Event(name, [spot(t) for t in inputs], [spot(t) for t in outputs]))
@@ -140,7 +139,8 @@ def _measured(handler: Callable[..., Any], mode: Measured, func: Any, *args: Any
         # It is a view only because of how it is made, and writing to it would leave the place that was noted.
         found = mode.stands(found, found.clone())
     if len(mode.events) == noted:  # else what it is made of was met by itself
-        mode.came(mode.fired[-1] if len(mode.fired) > fired else name, mode.inputs, found)
+        live = [t for t in among((found,)) if mode.facts[t] is UNKNOWN or mode.varies(t)]  # not what a rule has made a constant
+        mode.came(mode.fired[-1] if len(mode.fired) > fired else name, mode.inputs, live)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Sequence
 from types import MethodWrapperType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from ..._types import is_number
 from ..spelled import functions
 
 T = TypeVar("T")
+_Given: TypeAlias = list[tuple[Tensor, bool]]  # and whether that has a gradient
 
 
 class Origins:
@@ -169,6 +170,7 @@ class Origins:
             if not self.writes:
                 self.fixed.update((id(t), t) for t in results if not constant(t))
         else:
+            others = [(t, live) for t, live in given if not self.is_fixed(t) and (live or id(t) not in self.made)]
             if func is Tensor.__setitem__ or (func not in _RETURNS and results and any(results[0] is t for t, _ in given)):
                 # Something is written to.
                 self.writes = self.writes or bool(self.fixed)
@@ -180,13 +182,13 @@ class Origins:
                 if not given[0][1] and any(live for _, live in given):
                     self.beside.clear()
             if replays:
-                self._follow(func, given, written)
+                self._follow(func, given, others, written)
 
     def is_fixed(self, t: Tensor) -> bool:
         return constant(t) or id(t) in self.fixed or self.is_given(t)
 
-    def _follow(self, func: Any, given: list[tuple[Tensor, bool]], results: list[Tensor]) -> None:
-        others = [(t, live) for t, live in given if not self.is_fixed(t) and (live or id(t) not in self.made)]
+    def _follow(self, func: Any, given: _Given, others: _Given, results: list[Tensor]) -> None:
+        """The same of what may vary: `others` are those that were no constants before something was written to."""
         live = any(live for _, live in others)
         around = [t for t, live in others if not live and id(t) not in self.cut and id(t) not in self.held]
         self.around.update((id(t), weakref.ref(t)) for t in around)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..._core.backward import connected
 from ..._core.cures import check_level
 from ..._core.gradient import gradients
+from ..._core.kept import kept_tensors
 from ..._core.passes import Question, forward, question
 from ..._core.score import Every, each_of, neuron_score, one_for_each, score_of, the_tensor
 from ..._core.tap import Run, Stop, call_tapped
@@ -231,8 +232,9 @@ class _Replay:
             self._start((args, kwargs))
         else:
             self.lift.origins.comes_in(tensors((args, kwargs)))
-            if q.bound.root is not None and not tracing():
-                self.lift.origins.held.update((id(t), t) for t in q.bound.root.buffers())
+            if not tracing():
+                known = () if q.bound.root is None else q.bound.root.buffers()
+                self.lift.origins.held.update((id(t), t) for t in (*known, *kept_tensors()))
         with self.lift, as_it_is if tracing() else _NothingRunsAgain():
             sites = q.inner if q.neuron is None else [*q.inner, q.neuron]
             output = call_tapped(q.bound.call, args, kwargs, Run(sites, self._mark))
