@@ -95,3 +95,38 @@ def test_others_are_not_copied() -> None:
     assert not _WRITING.in_class(nn.Linear)
     Quiet.forward = lambda self, x: x.relu()  # type: ignore[method-assign]  # without what could write
     assert not _WRITING.in_class(Quiet)
+
+
+class Moves(Writes):
+    """To where x is, which torch does by putting other data into the parameters: in a transform, the transform's own."""
+
+    def forward(self, x: Tensor) -> Any:
+        self.one.to(x.device, non_blocking=True)
+        return self.two(torch.tanh(self.one(x)))
+
+
+def test_what_moves_its_modules_runs_outside_of_transforms() -> None:
+    torch.manual_seed(0)
+    model, still = Moves(lambda layer: None).double(), made(lambda layer: None)
+    still.renormed = lambda: None  # type: ignore[method-assign]
+
+    def lifted(model: nn.Module) -> Tensor:
+        return fa.noise_tunnel(fa.deep_lift, stdevs=0.0, n_samples=3)(model, x, target=1)
+
+    for method in (*METHODS.values(), lifted):
+        torch.testing.assert_close(method(model), method(still))
+        assert all(type(weight) is nn.Parameter for weight in model.parameters())
+        assert model(x).isfinite().all()
+
+
+def test_what_moves_tensors_does_not_count() -> None:
+    class Casts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            kept = []
+            kept.append(x.to(torch.float64))
+            self.seen = x.to("cpu")
+            print(x.cpu().sum(), self.seen.float())
+            return kept[0].to(x.dtype)
+
+    assert _WRITING.in_class(Moves)
+    assert not _WRITING.in_class(Casts)
