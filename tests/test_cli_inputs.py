@@ -346,12 +346,16 @@ def test_a_cam_that_speaks_for_nothing(here: Path, capsys: pytest.CaptureFixture
     assert "nowhere positive" not in capsys.readouterr().out
 
 
+SIGMOIDS = [0.9, 0.8, 0.1]
+
+
 @pytest.mark.parametrize(
     ("scores", "several", "told"),
     [
         ([2.0, 0.0, -1.0], False, "class 0, score 2 (84.4%)"),
         ([0.7, 0.2, 0.1], False, "class 0, score 0.7 (70.0%)"),
-        ([0.9, 0.8, 0.1], False, "class 0, score 0.9"),  # sigmoids, for all that is known
+        ([0.9, 0.8, 0.1], False, "class 0, score 0.9 (42.5%)"),
+        (SIGMOIDS, False, "class 0, score 0.9"),
         ([2.0, 0.0, -1.0], True, "class 0, score 2 (88.1%)"),
     ],
 )
@@ -360,7 +364,8 @@ def test_a_probability_is_told_where_there_is_one(scores: list[float], several: 
         config = SimpleNamespace(problem_type="multi_label_classification" if several else None)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.tensor([scores])
+            given = torch.tensor([scores]) + 0 * x
+            return given.logit().sigmoid()[:, :] if scores is SIGMOIDS else given
 
     source: Any = SimpleNamespace(model=Model(), classes=None)
     assert choose(source, torch.zeros(1, 3), "argmax").told() == told

@@ -80,7 +80,8 @@ def choose(source: Source, x: Any, wanted: str) -> Chosen:
         )
     best = int(scores[0].argmax())
     target = best if wanted == "argmax" else number_of(wanted, scores.shape[1], source.classes)
-    return Chosen(target, _class(source, scores, best), _class(source, scores, target))
+    shares = _shares(source, x, scores)
+    return Chosen(target, _class(source, scores, shares, best), _class(source, scores, shares, target))
 
 
 def scores_of(source: Source, x: Any) -> Tensor:
@@ -91,9 +92,8 @@ def scores_of(source: Source, x: Any) -> Tensor:
     """
     import torch
 
-    with torch.no_grad(), answered(f"the model failed on this input, {shapes(x)}"):
-        output = source.model(**x) if isinstance(x, Mapping) else source.model(x)
-    scores = _scores(output)
+    with torch.no_grad():
+        scores = _run(source, x).detach().float()
     if scores.numel() != 1 and (scores.dim() != 2 or len(scores) != 1):
         raise mistake(f"the model's output has the shape {list(scores.shape)}: explain wants scores of classes, [1, C].")
     return scores
@@ -123,7 +123,7 @@ def _scores(output: Any) -> Tensor:
                 f"a field `logits`; wrap the model in a factory of yours that returns the scores."
             )
         found = tensors[0]
-    result: Tensor = found.detach().float()
+    result: Tensor = found
     return result
 
 
@@ -154,15 +154,38 @@ def number_of(wanted: str, count: int, classes: Sequence[str] | None) -> int:
     raise mistake(f"there is no class {wanted!r}{choices(wanted, names)}")
 
 
-def _class(source: Source, scores: Tensor, number: int) -> Class:
-    """A class, its score, and its probability: of scores that may be sigmoids, which tell of each class by itself, none."""
+def _run(source: Source, x: Any) -> Tensor:
+    with answered(f"the model failed on this input, {shapes(x)}"):
+        return _scores(source.model(**x) if isinstance(x, Mapping) else source.model(x))
+
+
+def _shares(source: Source, x: Any, scores: Tensor) -> Tensor | None:
+    """The probability of each class: the softmax of the scores, but where they sum to 1, or several classes may hold at once;
+    None where they came out of a sigmoid, and tell of each class by itself."""
     row, several = (
         scores[0],
         getattr(getattr(source.model, "config", None), "problem_type", None) == "multi_label_classification",
     )
-    if several or bool(((row >= 0) & (row <= 1)).all()):
-        shares = row.sigmoid() if several else row if abs(float(row.sum()) - 1) < 1e-3 else None
-    else:
-        shares = row.softmax(0)
+    if several:
+        return row.sigmoid()
+    if not bool(((row >= 0) & (row <= 1)).all()):
+        return row.softmax(0)
+    return row if abs(float(row.sum()) - 1) < 1e-3 else None if _came_of_sigmoid(source, x) else row.softmax(0)
+
+
+def _came_of_sigmoid(source: Source, x: Any) -> bool:
+    import torch
+
+    with torch.enable_grad():
+        given = x if isinstance(x, Mapping) or not x.is_floating_point() else x.detach().requires_grad_()
+        node: Any = _run(source, given).grad_fn
+    while node is not None and node.name().startswith(
+        ("View", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Select", "Alias", "ToCopy")
+    ):
+        node = node.next_functions[0][0]
+    return node is not None and node.name().startswith("SigmoidBackward")
+
+
+def _class(source: Source, scores: Tensor, shares: Tensor | None, number: int) -> Class:
     name = str(source.classes[number]) if source.classes else None
-    return Class(number, name, float(row[number]), None if shares is None else float(shares[number]))
+    return Class(number, name, float(scores[0, number]), None if shares is None else float(shares[number]))
