@@ -78,7 +78,7 @@ def check(model: Program, layer: str | None, rules: dict[Any, Any], score: Tenso
                 close(other, found, 1e-7)
 
 
-@pytest.mark.parametrize("number", breadth(NUMBERS, lambda number: number < 24))
+@pytest.mark.parametrize("number", breadth(NUMBERS, lambda number: number < 16))
 def test_laws(number: int) -> None:
     model = Program(number)
     score, start = (model(t).detach()[:, 1] for t in (X, START))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import funattr as fa
 from funattr import rules as R
 
+from .breadth import breadth
 from .close import close
 from .operations import OPS, Around
 
@@ -39,7 +40,7 @@ def halved(y: Tensor) -> Tensor:
     return y.mul_(0.5)
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("name", breadth(RESULTS, lambda name: name not in OPS or name[0] in "lmn"))
 def test_what_is_written_to_a_result(name: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 5, dtype=torch.float64)
