@@ -5,7 +5,6 @@ have parameters without a size."""
 from __future__ import annotations
 
 import contextlib
-import dis
 import functools
 import inspect
 import types
@@ -120,25 +119,12 @@ def _filled(cell: types.CellType) -> bool:
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
-    """What code names; with brackets, methods that it calls for what they do, and not for what they return."""
     yield from code.co_names
-    yield from _done(code)
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
             yield from _names(inner)
         elif isinstance(inner, tuple):  # those of arguments, as dropout_p=, among others
             yield from (name for name in inner if isinstance(name, str))
-
-
-def _done(code: types.CodeType) -> Iterator[str]:
-    depth, looked_up, last = 0, dict[int, str](), ""  # of the stack; what was looked up last of what lies at each depth
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_METHOD", "LOAD_ATTR"):
-            looked_up[depth] = step.argval
-        elif step.opname == "POP_TOP" and last.startswith("CALL") and depth in looked_up:
-            yield f"{looked_up[depth]}()"
-        depth, last = depth + dis.stack_effect(step.opcode, step.arg, jump=False), step.opname
-        looked_up = {at: name for at, name in looked_up.items() if at <= depth}
 
 
 # What functions run.

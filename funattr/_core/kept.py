@@ -179,11 +179,7 @@ def observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
 def _may_write(names: set[str]) -> bool:
     unseen = names & {"no_grad", "detach", "set_grad_enabled", "inference_mode"}  # by autograd, which refuses it otherwise
     in_place = any(name.endswith("_") and not name.endswith("__") for name in names)
-    return bool(names & {"data", "Parameter", *_MOVES}) or bool(unseen and in_place)
-
-
-#: What modules do to their own parameters, and tensors to none.
-_MOVES = ("to()", "cuda()", "cpu()", "type()", "float()", "double()", "half()", "bfloat16()")
+    return bool(names & {"data", "Parameter"}) or bool(unseen and in_place)
 
 
 _WRITING = Words(rule=_may_write)

@@ -17,7 +17,7 @@ from .._torch import below_vmap, is_mapped, is_plain, modes_around, only_vmap_ru
 from .._types import map_tensors
 from .._words import complaint
 from .where import Bound
-from .written import WRITES, Own
+from .written import MOVES, WRITES, Own, unmoved
 
 
 def unruled(func: Any, args: Any, kwargs: Any) -> Any:
@@ -36,6 +36,8 @@ class PlainAttention(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in MOVES and (moved := unmoved(func, args, kwargs)) is not None:
+            return moved
         if func is F.scaled_dot_product_attention and self.only in (None, args[0].device.type if args else None):
             return plain_attention(*args, **kwargs)
         if func is F.multi_head_attention_forward:
@@ -181,6 +183,8 @@ class Folded(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in MOVES and (moved := unmoved(func, args, kwargs)) is not None:
+            return moved
         if func in WRITES:
             self.own.written(*args, *kwargs.values())
         if func in _LOOKS and is_mapped(args[0]) and only_vmap_runs() and not _ours(sys._getframe(1)):

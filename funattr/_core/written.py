@@ -18,11 +18,14 @@ from .._torch import (
     below_vmap,
     is_mapped,
     is_view,
+    is_wrapped,
     only_vmap_runs,
+    plain_data,
     saved_tensors_hooked,
     swap_tensors,
     tracing,
     vmapped_over,
+    without_transforms,
 )
 from .._types import as_it_is
 
@@ -37,6 +40,20 @@ WRITES = {
     if name in ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__iand__", "__ior__", "__ixor__")
     or (name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name[:-1]))
 } | {Tensor.copy_, Tensor.index_copy_, Tensor.masked_fill_, Tensor.scatter_}
+
+
+#: What moves or casts a tensor, and returns the tensor itself where that changes nothing.
+MOVES = {Tensor.to, Tensor.cuda, Tensor.cpu, Tensor.type, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16}
+
+
+def unmoved(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """What an operation of `MOVES` makes outside of transforms of a tensor that is none of theirs: the tensor itself, or one
+    without a graph. A module that the model moves would keep a transform's tensor in the place of a parameter."""
+    if tracing() or not args or is_wrapped(args[0]):
+        return None
+    with without_transforms():
+        found = func(*(plain_data(t) if isinstance(t, Tensor) else t for t in args), **kwargs)
+    return found if found is args[0] or not torch.is_grad_enabled() else None
 
 
 class WrittenTo(RuntimeError):
