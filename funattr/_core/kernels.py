@@ -36,7 +36,7 @@ class PlainAttention(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in MOVES and (moved := unmoved(func, args, kwargs)) is not None:
+        if not tracing() and func in MOVES and (moved := unmoved(func, args, kwargs)) is not None:
             return moved
         if func is F.scaled_dot_product_attention and self.only in (None, args[0].device.type if args else None):
             return plain_attention(*args, **kwargs)
@@ -183,7 +183,7 @@ class Folded(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in MOVES and (moved := unmoved(func, args, kwargs)) is not None:
+        if not tracing() and func in MOVES and (moved := unmoved(func, args, kwargs)) is not None:
             return moved
         if func in WRITES:
             self.own.written(*args, *kwargs.values())

@@ -49,7 +49,7 @@ MOVES = {Tensor.to, Tensor.cuda, Tensor.cpu, Tensor.type, Tensor.float, Tensor.d
 def unmoved(func: Any, args: Any, kwargs: Any) -> Tensor | None:
     """What an operation of `MOVES` makes outside of transforms of a tensor that is none of theirs: the tensor itself, or one
     without a graph. A module that the model moves would keep a transform's tensor in the place of a parameter."""
-    if tracing() or not args or is_wrapped(args[0]):
+    if not args or is_wrapped(args[0]):
         return None
     with without_transforms():
         found = func(*(plain_data(t) if isinstance(t, Tensor) else t for t in args), **kwargs)
