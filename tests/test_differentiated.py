@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import funattr as fa
@@ -75,6 +76,31 @@ def test_differentiable_in_the_parameters() -> None:
         expected = gradients(slope.square().sum(), list(parameters.values()))
     close(found, expected)
     assert any(bool(g.abs().max() > 0) for g in expected)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("way", ["gradient", "integrated_gradients", "deep_lift", "lrp"])
+def test_hardsigmoid(way: str, inplace: bool) -> None:
+    """Of whose derivative torch has none: MobileNetV3's gates. Against central differences."""
+    torch.manual_seed(0)
+    weight = torch.randn(4, 4, dtype=torch.float64)
+    x, direction = (2 * torch.randn(2, 3, 4, dtype=torch.float64)).unbind()
+    x[0, 0] = 20.0  # where it is flat
+    options: dict[str, dict[str, Any]] = {"integrated_gradients": {"n_steps": 3}, "lrp": {"rules": fa.rules.epsilon()}}
+
+    def prior(x: torch.Tensor, create_graph: bool = False) -> torch.Tensor:
+        def model(x: torch.Tensor) -> torch.Tensor:
+            return (x * F.hardsigmoid(x @ weight, inplace)).square().sum(1)
+
+        found = getattr(fa, way)(model, x, create_graph=create_graph, **options.get(way, {}))
+        return torch.as_tensor(found.square().sum())
+
+    leaf = x.clone().requires_grad_()
+    found = prior(leaf, create_graph=True)
+    close(found, prior(x), 1e-7)  # in float64 the derivative of torch is one of float32
+    step = 1e-6 * direction
+    slope = (prior(x + step) - prior(x - step)) / 2e-6
+    torch.testing.assert_close((gradients(found, [leaf])[0] * direction).sum(), slope, rtol=1e-6, atol=1e-6)
 
 
 def test_constant_results_pin_no_graph() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Sequence
-from types import FrameType, FunctionType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -14,172 +12,23 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._torch import below_vmap, is_mapped, is_plain, modes_around, only_vmap_runs, plain_data, tracing, without_modes
-from .._types import map_tensors
 from .._words import complaint
-from .where import Bound
+from .plain import attention_body, plain_attention, plain_hardsigmoid
 from .written import MOVES, WRITES, Own, unmoved
-
-
-def unruled(func: Any, args: Any, kwargs: Any) -> Any:
-    """What a mode does with an operation that it leaves alone."""
-    if func is Tensor.unflatten:  # written in Python with super(), which does not trace inside a mode
-        func = torch.unflatten
-    return (linear_and_bias if func is F.linear and tracing() else func)(*args, **kwargs)
-
-
-class PlainAttention(TorchFunctionMode):
-    """Attention in plain operations: the fused kernels have no second derivative, and not all have a batching rule."""
-
-    def __init__(self, only: str | None = None):
-        super().__init__()
-        self.only = only
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if not tracing() and func in MOVES and (moved := unmoved(func, args, kwargs)) is not None:
-            return moved
-        if func is F.scaled_dot_product_attention and self.only in (None, args[0].device.type if args else None):
-            return plain_attention(*args, **kwargs)
-        if func is F.multi_head_attention_forward:
-            with self:  # a mode is off while it handles a call, and the attention is inside this one
-                return attention_body(*args, **kwargs)
-        return unruled(func, args, kwargs)
-
-
-#: The body of `F.multi_head_attention_forward`, which does not hand itself to the mode again.
-attention_body = FunctionType(
-    F.multi_head_attention_forward.__code__,
-    {**vars(F), "has_torch_function": lambda _: False},
-    "multi_head_attention_forward",
-    F.multi_head_attention_forward.__defaults__,
-)
-attention_body.__kwdefaults__ = F.multi_head_attention_forward.__kwdefaults__
-
-
-def plain_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """``softmax(q k^T scale + mask) v``, with the arguments and the result of `F.scaled_dot_product_attention`."""
-    if enable_gqa:
-        key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
-        value = value.repeat_interleave(query.size(-3) // value.size(-3), -3)
-    scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.size(-1)) if scale is None else scale)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is None:
-        weights = scores.softmax(-1)
-    else:
-        if attn_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attn_mask, -math.inf)
-        else:
-            scores = scores + attn_mask
-        nothing = (scores == -math.inf).all(-1, keepdim=True)  # a query that may look nowhere gets zeros, not NaN
-        weights = scores.masked_fill(nothing, 0.0).softmax(-1).masked_fill(nothing, 0.0)
-    return F.dropout(weights, dropout_p) @ value if dropout_p else weights @ value
-
-
-class PlainForms(PlainAttention):
-    """Compiled, under vmap: plain operations for what has no batching rule there and would run sample by sample.
-
-    And `out + shortcut` for `out += shortcut`, which vmap refuses where it maps over the shortcut alone: where `out` was just
-    made, in memory of its own, and nothing has been made of it, that is the same. By all its names it is the sum from then on.
-    """
-
-    def __init__(self, ruled: bool) -> None:
-        super().__init__("cpu")
-        self.ruled = ruled  # a rule for linear operations is for the bias, too
-        self.fresh: list[Tensor] = []
-        self.sums: list[tuple[Tensor, Tensor]] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tuple([self.now(t) for t in args]), {name: self.now(t) for name, t in (kwargs or {}).items()}
-        if func is Tensor.add_ and _among(args[0], self.fresh):
-            self.sums.append((args[0], torch.add(*args, **kwargs)))
-            return self.sums[-1][1]
-        self.fresh = [t for t in self.fresh if not _among(t, args)]
-        if func is F.batch_norm:
-            found = plain_batch_norm(*args, **kwargs)
-        elif func is F.linear and not self.ruled:
-            found = linear_and_bias(*args, **kwargs)
-        else:
-            found = super().__torch_function__(func, types, args, kwargs)
-        if func in _FRESH:
-            self.fresh = [*self.fresh[-7:], found]
-        return found
-
-    def now(self, given: Any) -> Any:
-        """What a name stands for now."""
-        if type(given) is list or type(given) is tuple:
-            return type(given)([self.now(part) for part in given])
-        for old, new in self.sums:
-            if given is old:
-                return new
-        return given
-
-
-def linear_and_bias(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As two operations: as one torch reads the size of the batch as a number, under vmap, and fails if it is a symbol."""
-    found = F.linear(input, weight)
-    return found if bias is None else found + bias
-
-
-def _among(value: object, others: Sequence[object]) -> bool:
-    return any(value is other for other in others)
-
-
-def in_plain_forms(bound: Bound) -> Bound:
-    """The model under `PlainForms`, in each of its passes, where it is being compiled."""
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        forms = PlainForms(bound.rules is not None)
-        with forms:
-            return map_tensors(forms.now, bound.call(*args, **kwargs))
-
-    return bound._replace(call=run) if tracing() else bound
-
-
-#: Operations whose result is in memory of its own.
-_FRESH = {F.conv1d, F.conv2d, F.conv3d, F.linear, F.batch_norm, F.layer_norm, torch.matmul}
-
-
-def plain_batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Batch norm, in eval mode as a scale and a shift, with the arguments of `F.batch_norm`."""
-    if training or running_mean is None or running_var is None:
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    scale = torch.rsqrt(running_var + eps)
-    scale = scale if weight is None else scale * weight
-    shift = -running_mean * scale if bias is None else bias - running_mean * scale
-    shape = [1, -1, *[1] * (input.dim() - 2)]
-    return (input * scale.reshape(shape) + shift.reshape(shape)).to(input.dtype)
 
 
 class Folded(TorchFunctionMode):
     """Without it, vmap takes the plain form of attention, which holds every weight, or runs it sample by sample.
 
     It also lets models write what vmap maps over into what they made themselves in this pass: `out += shortcut`. And it tells
-    those that look for a graph, which is recorded below vmap, of the one that each step has by itself. With `plain`, attention
-    runs in plain operations: the fused kernels have no second derivative. `made`, a mode, counts what is made while asked to.
+    those that look for a graph, which is recorded below vmap, of the one that each step has by itself. With `plain`, what has
+    no second derivative (the fused kernels of attention) runs in plain operations. `made`, a mode, counts what is made while
+    asked to.
     """
 
     def __init__(self, plain: bool = False, made: Any = None) -> None:
         super().__init__()
-        self.own, self.attention, self.made = Own(), plain_attention if plain else _folded, made
+        self.own, self.plain, self.made = Own(), plain, made
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -193,7 +42,9 @@ class Folded(TorchFunctionMode):
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is F.scaled_dot_product_attention and only_vmap_runs():
-            return self.attention(*args, **kwargs)
+            return (plain_attention if self.plain else _folded)(*args, **kwargs)
+        if func is F.hardsigmoid and self.plain:
+            return plain_hardsigmoid(*args, **kwargs)
         if func is F.batch_norm and only_vmap_runs():
             return _folded_norm(*args, **kwargs)
         if func in (torch.select_scatter, Tensor.select_scatter) and only_vmap_runs():

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from .._torch import beside_traces, constant, nodes_before, saved_as, without_modes, without_transforms
 from .code import Words
-from .kernels import plain_batch_norm, unruled
+from .plain import plain_batch_norm, unruled
 from .where import Bound, all_modules
 
 

@@ -17,7 +17,8 @@ from .._words import complaint
 from .checks import check_outside, meet
 from .code import train_mode_traced
 from .kept import keep_written, laid_as, observed
-from .kernels import Folded, PlainAttention
+from .kernels import Folded
+from .plain import PlainAttention
 from .score import Every, Row, entries_of, neuron_score, score_of, the_tensor
 from .sites import Sites, check_reached, not_reached, resolve
 from .tap import Run, Site, Stop

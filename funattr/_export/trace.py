@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functionalize
 
-from .._core.kernels import PlainAttention
+from .._core.plain import PlainAttention
 from .._steps.fold import rows_taken_alone
 from .._torch import fake_batch, unlogged, writes
 from .._types import as_it_is

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .._core.checks import channel_of, check_attributable
 from .._core.door import method
-from .._core.kernels import in_plain_forms
 from .._core.passes import Question, question
+from .._core.plain import in_plain_forms
 from .._core.score import once
 from .._steps.chunks import given_chunk
 from .._steps.plan import Features, Opened, Plan, features_of, planned

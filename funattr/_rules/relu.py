@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._core.checks import may_read
-from .._core.kernels import unruled
+from .._core.plain import unruled
 from .._torch import (
     as_recorded,
     autograd_function,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.kernels import in_plain_forms
+from .._core.plain import in_plain_forms
 from .._torch import tracing
 from .._types import ChunkSize, Layer, Model, Target, Tree, floats_of, tensors
 from .._words import complaint, kind_of

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.kernels import in_plain_forms
 from .._core.passes import Point, Question, forward, kept, question, read
+from .._core.plain import in_plain_forms
 from .._core.score import Every, alone, own_row, predicted, score_of, shares
 from .._types import ChunkSize, Layer, Model, Target, Tree, broadcasts, floats_of, map_floats, map_tensors, tensors
 from .._words import complaint

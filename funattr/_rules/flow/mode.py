@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..._core.kernels import unruled
+from ..._core.plain import unruled
 from ..._torch import as_recorded, base_of, depth, depth_traced, edge_of, tracing
 from ..._types import map_leaves, tensors
 from ..lift.dispatch import GRADIENTS, apply, bent, known

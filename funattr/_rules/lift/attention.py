@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._core.checks import may_read
-from ..._core.kernels import plain_attention
+from ..._core.plain import plain_attention
 from ..._torch import is_plain, only_vmap_runs, tracing, transforms_active
 from . import slopes
 from .rows import falls

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..._core.kernels import plain_attention
+from ..._core.plain import plain_attention
 from ..._words import complaint
 from .secants import Rule
 from .tape import Lift

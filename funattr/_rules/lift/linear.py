@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._core.kernels import linear_and_bias
+from ..._core.plain import linear_and_bias
 from ..._torch import tracing
 from .slopes import matmul
 from .tape import Lift, Met
