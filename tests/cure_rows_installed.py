@@ -232,9 +232,9 @@ INSTALLED = [
     Cure(
         "dataset/_ray.py",
         "ray.init(num_cpus={}), or have fewer workers",
-        lambda: by_ray(2, workers=3),
-        lambda: [by_ray(5, workers=3), by_ray(2, workers=1)],
+        lambda: by_ray(2, workers=2),
+        lambda: [by_ray(3, workers=2), by_ray(2, workers=1)],
         True,
     ),
-    Cure("dataset/_run.py", "leave out shard", lambda: of_ray(shard=(0, 2)), lambda: by_ray(4), True),
+    Cure("dataset/_run.py", "leave out shard", lambda: of_ray(shard=(0, 2)), lambda: by_ray(2), True),
 ]

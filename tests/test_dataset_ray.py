@@ -19,14 +19,15 @@ from .breadth import full
 from .test_dataset import BAD, GOOD, IMAGES, Broken, N, check, flat_table, images, loop, nested_table, net, parts
 
 ray = pytest.importorskip("ray", reason="the engine 'ray' needs Ray: pip install ray[data]")
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of several kinds
+#: Warnings are Ray's own, of several kinds; in one process, for each would start a cluster.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("ray")]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """A cluster for this file, on this machine."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="warning")
     yield
     ray.shutdown()
 
@@ -103,7 +104,7 @@ def test_ray_reads_it(tmp_path: Path) -> None:
 def test_errors_of_the_call(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no layer '9'"):
         run(tmp_path / "layer", images(), fa.saliency, target=1, layer="9")
-    with pytest.raises(ValueError, match="Ray has 4 CPUs, and 4 workers and a reader need 5"):
-        run(tmp_path / "cpus", images(), workers=4)
+    with pytest.raises(ValueError, match="Ray has 3 CPUs, and 3 workers and a reader need 4"):
+        run(tmp_path / "cpus", images(), workers=3)
     with pytest.raises(ValueError, match="leave out shard"):
         run(tmp_path / "shard", images(), shard=(0, 2))
