@@ -30,8 +30,8 @@ TOLD = (
     *("modified by an inplace operation", "a view of a leaf", "single memory location", "requires grad is being used"),
     "Expected X.is_contiguous",  # torch's vmap of a group norm of a slice, as findings/vmapped_norm.sh has it
 )
-#: Whose second derivatives are not those of central differences: what is cut has none, torch's of a distance is none at 0, or not
-#: implemented, and its gradient of a cosine similarity is of another function where a length is below eps (findings/cosine.sh).
+#: Whose second derivatives are not those of central differences: what is cut has none, torch's of a distance is none at 0, or
+#: missing, and its gradient of a cosine similarity is of another function where a length is below eps (findings/cosine.sh).
 UNLIKE = {"cut", "distance", "cosine"}
 
 
