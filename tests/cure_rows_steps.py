@@ -51,15 +51,12 @@ def path(**options: Any) -> Any:
 STEPS = [
     Cure(
         "_steps/coalitions.py",
-        "coalitions must be a bool tensor",
-        lambda: F.game(mlp, x, target=1).value(torch.ones(2, 6)),
-        lambda: F.game(mlp, x, target=1).value(torch.ones(2, 6).bool()),
-    ),
-    Cure(
-        "_steps/coalitions.py",
-        "torch.from_numpy(coalitions).bool()",
+        "pass torch.as_tensor(coalitions).bool()",
         lambda: F.game(mlp, x, target=1).value(np.ones((2, 6))),
-        lambda: F.game(mlp, x, target=1).value(torch.from_numpy(np.ones((2, 6))).bool()),
+        lambda: [
+            F.game(mlp, x, target=1).value(torch.as_tensor(coalitions).bool())
+            for coalitions in (np.ones((2, 6)), torch.ones(2, 6), [[True] * 6])
+        ],
     ),
     Cure(
         "_steps/windows.py",
@@ -109,6 +106,12 @@ STEPS = [
         "pass feature_mask.long()",
         lambda: ablated(feature_mask=side.float()),
         lambda: ablated(feature_mask=side.float().long()),
+    ),
+    Cure(
+        "_methods/gradient_shap.py",
+        "bind it to the model, with functools.partial",
+        lambda: F.gradient_shap(two, (x, torch.tensor(0.5)), baselines=0.0),
+        lambda: F.gradient_shap(functools.partial(two, b=torch.tensor(0.5)), x, baselines=0.0),
     ),
     Cure(
         "_steps/without.py",

@@ -114,4 +114,8 @@ def _one_row_each(each: list[Tree], size: int) -> Tree:
 def one_of(samples: Tree, sample: list[Tensor], x: Tree) -> Tree:
     """One baseline in the structure of x, with batch 1; what has no baseline stays at x's value."""
     rest = iter(sample)
-    return map_leaves(lambda t, own: own if t is None else next(rest)[None], samples, tree_flatten(x)[0])
+
+    def one(t: Tensor | None, own: Any) -> Any:
+        return own if t is None else next(rest)[None] if own.dim() else next(rest)  # a scale has no batch
+
+    return map_leaves(one, samples, tree_flatten(x)[0])
