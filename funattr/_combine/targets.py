@@ -60,7 +60,8 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     check_method(method)
     chunk, known = given_chunk(chunk_size), about(method).rows
     if isinstance(targets, str) or not isinstance(targets, (Sequence, Tensor)):
-        raise complaint(TypeError, f"targets must be a list of targets or a tensor of classes, got {kind_of(targets)}.")
+        text = f"targets must be a list of targets or a tensor of classes, got {kind_of(targets)}"
+        raise complaint(TypeError, f"{text}: give one alone to the method, as target=.")
     if len(targets) == 0:
         raise complaint(ValueError, "targets is empty: name at least one.")
 
