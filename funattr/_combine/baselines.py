@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._core.checks import check_attributable, may_read
 from .._core.score import shares
+from .._core.split import split
 from .._steps.baselines import distribution, full_batch, references
 from .._steps.chunks import chunks
 from .._steps.points import together
@@ -34,7 +35,8 @@ def mean_over_baselines(method: Explains) -> Method:
 
     Returns:
         A method with the arguments of `method`, where `baselines` is a distribution ``[n_baselines, ...]`` or a callable
-        ``x -> baselines``. Completeness is kept: the result sums to F(x) minus the mean of F over the baselines.
+        ``x -> baselines``, where those of `method` are: of `shapley` and its kind, at the site. Completeness is kept: the
+        result sums to F(x) minus the mean of F over the baselines.
 
     Raises:
         TypeError: `method` is not a method that takes `baselines`.
@@ -55,10 +57,18 @@ def mean_over_baselines(method: Explains) -> Method:
     def averaged(model: Model, x: Tree, *, baselines: Tree, **options: Any) -> Tree:
         if shares(options.get("target")):  # all targets of each baseline from its passes
             return around_targets(mean_over_baselines, method, model, x, options | {"baselines": baselines})
-        samples, count = distribution(x, baselines, ids=options.get("layer") is not None)
+        layer, at_site = options.get("layer"), about(method).baselines == "site"
+        if at_site and isinstance(baselines, (int, float)):
+            return method(model, x, baselines=baselines, **options)
+        like = x
+        if at_site and layer is not None:
+            with torch.no_grad():
+                like = split(model, layer).value_at(x)
+        samples, count = distribution(like, baselines, ids=at_site or layer is not None)
         total = Sum()
         for i, _ in reported(chunks(count, 1)):
-            one = method(model, x, baselines=one_of(samples, [t[i] for t in tensors(samples)], x), **options)
+            given = one_of(samples, [t[i] for t in tensors(samples)], samples if at_site else x)  # at a site, None may stay
+            one = method(model, x, baselines=given, **options)
             total.add(as_one(one))
         return total.total(count)
 
