@@ -150,6 +150,9 @@ def _put_right(line: Line, key: str, value: Any, names: Sequence[str], args: Seq
     if key == "abs" and line.name == "saliency":
         line.name = "saliency" if value else "gradient"
         return ": saliency is absolute(gradient)"
+    if args and key in (getattr(getattr(args[0], "about", None), "accepts", None) or ()):
+        line.first[0] = f"functools.partial({line.first[0]}, {key}={written(value, key)})"
+        return ": it is the method's own, and bound to it"
     said = _elsewhere(line, key, value) or (ELSEWHERE.get(new) if new not in names else None)
     if said is not None:
         return said

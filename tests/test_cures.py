@@ -104,6 +104,11 @@ CALLS: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any]]] = 
         {},
     ),
     "abs=True": (lambda: any_method.saliency(model, x, target=1, abs=True), lambda: fa.saliency(model, x, target=1), {}),
+    "what is the method's of a metric": (
+        lambda: any_method.metrics.deletion(ig, model, x, target=1, quadrature="riemann_left"),
+        lambda: fa.metrics.deletion(functools.partial(ig, quadrature="riemann_left"), model, x, target=1),
+        {},
+    ),
     "return_convergence_delta": (
         lambda: any_method.integrated_gradients(model, x, target=1, return_convergence_delta=True),
         lambda: fa.convergence_delta(ig(model, x, target=1), model, x, target=1),
@@ -271,6 +276,13 @@ def test_a_combinator_that_takes_nothing_else_says_so() -> None:
     anything: Any = fa
     message = told(lambda: anything.relu(fa.grad_cam, mode="conv"))
     assert "there is no argument 'mode'. It takes nothing else. Write fa.relu(fa.grad_cam)" in message
+
+
+def test_what_is_the_methods_is_bound_to_it() -> None:
+    line = line_of(told(lambda: any_method.relu(fa.feature_ablation, feature_mask=mask)))
+    assert line == "fa.relu(functools.partial(fa.feature_ablation, feature_mask=feature_mask))"
+    found, expected = run(line)(model, x, target=1), fa.feature_ablation(model, x, feature_mask=mask, target=1).relu()
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(
