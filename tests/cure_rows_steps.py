@@ -108,6 +108,12 @@ STEPS = [
         lambda: ablated(feature_mask=side.float().long()),
     ),
     Cure(
+        "_methods/shapley.py",
+        "pass a larger kernel_width, or more n_samples",
+        lambda: F.lime(mlp, x, target=1, kernel_width=1e-3),
+        lambda: [F.lime(mlp, x, target=1, kernel_width=0.1), F.lime(mlp, x, target=1, n_samples=300)],
+    ),
+    Cure(
         "_methods/gradient_shap.py",
         "bind it to the model, with functools.partial",
         lambda: F.gradient_shap(two, (x, torch.tensor(0.5)), baselines=0.0),
