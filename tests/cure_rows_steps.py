@@ -114,6 +114,12 @@ STEPS = [
         lambda: [F.lime(mlp, x, target=1, kernel_width=0.1), F.lime(mlp, x, target=1, n_samples=300)],
     ),
     Cure(
+        "_steps/matching.py",
+        "pass {}[...{}]",
+        lambda: F.feature_ablation(text, ids, layer="embedding", feature_mask=torch.arange(7), target=1),
+        lambda: F.feature_ablation(text, ids, layer="embedding", feature_mask=torch.arange(7)[..., None], target=1),
+    ),
+    Cure(
         "_methods/gradient_shap.py",
         "bind it to the model, with functools.partial",
         lambda: F.gradient_shap(two, (x, torch.tensor(0.5)), baselines=0.0),
@@ -231,7 +237,7 @@ STEPS = [
     ),
     Cure(
         "_steps/matching.py",
-        "give each dimension that size or 1.",
+        "give each dimension that size or 1",
         lambda: ablated(feature_mask=torch.arange(5)),
         lambda: ablated(feature_mask=torch.arange(6)),
     ),

@@ -162,6 +162,9 @@ def test_a_text_in_place_of_another_as_a_tokenizer_gives_both() -> None:
             options["feature_mask"] = tf.BatchEncoding(groups)
         found = method(model, tf.BatchEncoding(x), target=1, baselines=tf.BatchEncoding(other), **options)
         torch.testing.assert_close(found, expected)
+        with pytest.raises(ValueError, match="None for what stays as it is"):
+            method(model, x, target=1, baselines={"input_ids": 3}, **options)
+        method(model, x, target=1, baselines={"input_ids": 3, "attention_mask": None}, **options)
 
 
 def test_one_id_stands_in_for_tokens_and_not_for_masks() -> None:
