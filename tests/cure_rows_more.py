@@ -231,6 +231,20 @@ MORE = [
     ),
     Cure(
         "_combine/targets.py",
+        "pass list(targets)",
+        lambda: F.each_target(fa.saliency, iter([0, 1])),
+        lambda: F.each_target(fa.saliency, list(iter([0, 1])))(mlp, x),
+    ),
+    Cure(
+        "_combine/grouped.py",
+        "of words, fa.masks.words(tokens) + 1",
+        lambda: F.sum_groups(fa.input_x_gradient, [None, 0, 0, 1, 2, None]),
+        lambda: F.sum_groups(fa.input_x_gradient, fa.masks.words([None, 0, 0, 1, 2, None]) + 1)(
+            language, prompt, layer="embed", target=likely([7])
+        ),
+    ),
+    Cure(
+        "_combine/targets.py",
         "give one alone to the method, as target=",
         lambda: F.each_target(fa.saliency, likely([7])),
         lambda: through(likely([7])),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -61,7 +61,9 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     chunk, known = given_chunk(chunk_size), about(method).rows
     if isinstance(targets, str) or not isinstance(targets, (Sequence, Tensor)):
         text = f"targets must be a list of targets or a tensor of classes, got {kind_of(targets)}"
-        raise complaint(TypeError, f"{text}: give one alone to the method, as target=.")
+        several = isinstance(targets, Iterable) and not isinstance(targets, str)
+        cure = "pass list(targets)" if several else "give one alone to the method, as target="
+        raise complaint(TypeError, f"{text}: {cure}.")
     if len(targets) == 0:
         raise complaint(ValueError, "targets is empty: name at least one.")
 
