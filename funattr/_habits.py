@@ -153,10 +153,7 @@ def _put_right(line: Line, key: str, value: Any, names: Sequence[str], args: Seq
     if key == "abs" and line.name == "saliency":
         line.name = "saliency" if value else "gradient"
         return ": saliency is absolute(gradient)"
-    if args and key in (getattr(getattr(args[0], "about", None), "accepts", None) or ()):
-        line.first[0] = f"functools.partial({line.first[0]}, {key}={written(value, key)})"
-        return ": it is the method's own, and bound to it"
-    said = _elsewhere(line, key, value) or (ELSEWHERE.get(new) if new not in names else None)
+    said = _elsewhere(line, key, value, args) or (ELSEWHERE.get(new) if new not in names else None)
     if said is not None:
         return said
     hint = "" if new in names else did_you_mean(key, names, f"It takes {', '.join(names) or 'nothing else'}", 0.65)
@@ -167,9 +164,12 @@ def _put_right(line: Line, key: str, value: Any, names: Sequence[str], args: Seq
     return f". {hint}{own}" if hint else f": it is {new} here"
 
 
-def _elsewhere(line: Line, key: str, value: Any) -> str | None:
-    """The same for what is no argument here but a place, a target or a function of its own."""
+def _elsewhere(line: Line, key: str, value: Any, args: Sequence[Any]) -> str | None:
+    """The same for what is no argument here but one of the method, a place, a target or a function of its own."""
     options = line.options
+    if args and key in (getattr(getattr(args[0], "about", None), "accepts", None) or ()):
+        line.first[0] = f"functools.partial({line.first[0]}, {key}={written(value, key)})"
+        return ": it is the method's own, and bound to it"
     if key in ("neuron_selector", "neuron_index"):
         options["target"] = f"fa.neuron({options.pop('layer', 'layer')}, {written(value, 'index')})"
         return ": a neuron is a target"

@@ -57,20 +57,7 @@ def mean_over_baselines(method: Explains) -> Method:
     def averaged(model: Model, x: Tree, *, baselines: Tree, **options: Any) -> Tree:
         if shares(options.get("target")):  # all targets of each baseline from its passes
             return around_targets(mean_over_baselines, method, model, x, options | {"baselines": baselines})
-        layer, at_site = options.get("layer"), about(method).baselines == "site"
-        if at_site and isinstance(baselines, (int, float)):
-            return method(model, x, baselines=baselines, **options)
-        like = x
-        if at_site and layer is not None:
-            with torch.no_grad():
-                like = split(model, layer).value_at(x)
-        samples, count = distribution(like, baselines, ids=at_site or layer is not None)
-        total = Sum()
-        for i, _ in reported(chunks(count, 1)):
-            given = one_of(samples, [t[i] for t in tensors(samples)], samples if at_site else x)  # at a site, None may stay
-            one = method(model, x, baselines=given, **options)
-            total.add(as_one(one))
-        return total.total(count)
+        return _mean(method, model, x, baselines, options)
 
     return combined(
         averaged,
@@ -81,6 +68,27 @@ def mean_over_baselines(method: Explains) -> Method:
         errors=True,
         baselines="several",
     )
+
+
+def _mean(method: Explains, model: Model, x: Tree, baselines: Tree, options: dict[str, Any]) -> Tree:
+    """A call for each baseline, which is where those of the method are."""
+    at_site = about(method).baselines == "site"
+    if at_site and isinstance(baselines, (int, float)):
+        return method(model, x, baselines=baselines, **options)
+    layer = options.get("layer")
+    like = _value(model, x, layer) if at_site and layer is not None else x
+    samples, count = distribution(like, baselines, ids=at_site or layer is not None)
+    total, held = Sum(), samples if at_site else x  # at a site, None may stay
+    for i, _ in reported(chunks(count, 1)):
+        given = one_of(samples, [t[i] for t in tensors(samples)], held)
+        total.add(as_one(method(model, x, baselines=given, **options)))
+    return total.total(count)
+
+
+def _value(model: Model, x: Tree, layer: Any) -> Tree:
+    """The value at a layer, for its shapes."""
+    with torch.no_grad():
+        return split(model, layer).value_at(x)
 
 
 def default_baselines(method: Explains) -> Any:
