@@ -46,6 +46,8 @@ LINES = {
     "dataloaderattribution": "fa.dataset.run(method, model, data, out)",
     "tokenreferencebase": "fa.integrated_gradients(model, x, baselines=baselines, layer=layer, target=target)",
 }  # fmt: skip
+#: Where functions are that are not in fa itself.
+WINGS = ("masks", "metrics", "rules")
 #: Arguments that there are for something else, in words; the line goes without them.
 ELSEWHERE = {
     "show_progress": ": with fa.progress() any call is watched", "dataloader": ": whole data sets are for fa.dataset.run",
@@ -70,7 +72,7 @@ class Line:
         known = self.name.replace(".", "").isidentifier()
         method = f"{self.home}.{self.name}" if known else "method"  # one that a combinator made is the caller's
         made = f"fa.noise_tunnel({_listed(method, **self.noise)})" if self.noise else method
-        return self.around.format(f"{made}({_listed(*self.first, **self.options)})", model=self.first[0])
+        return self.around.format(f"{made}({_listed(*self.first, **self.options)})", model=(self.first or ["model"])[0])
 
 
 def refusal(
@@ -85,7 +87,7 @@ def refusal(
     places = sum(p.kind is not p.KEYWORD_ONLY for p in parameters) if method is None else 2
     first = [written(value, name) for value, name in zip(args[:places], names)] if method is None else names[:2]
     rest = names[len(first) :]
-    wing = "metrics." if function.__module__.startswith("funattr.metrics") else ""
+    wing = next((f"{name}." for name in WINGS if function.__module__.replace("._", ".").startswith(f"funattr.{name}")), "")
     line = Line(wing + function.__name__, {key: written(value, key) for key, value in kwargs.items() if key in rest}, first)
     *owner, _ = function.__qualname__.split(".<locals>.")
     line.home = owner[-1] if owner else line.home  # what a function has made, such as the parts of a game
@@ -120,8 +122,9 @@ def _missing(parameters: Iterable[inspect.Parameter], names: Sequence[str], line
     """Those without a default that the line does not give yet, and now does."""
     needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     missing = [p for p in needed if p.name in names and p.name not in line.options]
-    line.options |= {p.name: p.name for p in missing if p.kind is p.KEYWORD_ONLY}
-    line.first += [p.name for p in missing if p.kind is not p.KEYWORD_ONLY]
+    named = any(p.kind is not p.KEYWORD_ONLY and p.name in line.options for p in needed)  # then others are, too
+    line.options |= {p.name: p.name for p in missing if named or p.kind is p.KEYWORD_ONLY}
+    line.first += [p.name for p in missing if not (named or p.kind is p.KEYWORD_ONLY)]
     return [f"{p.name} is missing" for p in missing]
 
 
@@ -150,7 +153,7 @@ def _put_right(line: Line, key: str, value: Any, names: Sequence[str], args: Seq
     if key == "abs" and line.name == "saliency":
         line.name = "saliency" if value else "gradient"
         return ": saliency is absolute(gradient)"
-    said = _elsewhere(line, key, value) or (ELSEWHERE.get(new) if new not in names else None)
+    said = _elsewhere(line, key, value, args) or (ELSEWHERE.get(new) if new not in names else None)
     if said is not None:
         return said
     hint = "" if new in names else did_you_mean(key, names, f"It takes {', '.join(names) or 'nothing else'}", 0.65)
@@ -161,9 +164,12 @@ def _put_right(line: Line, key: str, value: Any, names: Sequence[str], args: Seq
     return f". {hint}{own}" if hint else f": it is {new} here"
 
 
-def _elsewhere(line: Line, key: str, value: Any) -> str | None:
-    """The same for what is no argument here but a place, a target or a function of its own."""
+def _elsewhere(line: Line, key: str, value: Any, args: Sequence[Any]) -> str | None:
+    """The same for what is no argument here but one of the method, a place, a target or a function of its own."""
     options = line.options
+    if args and key in (getattr(getattr(args[0], "about", None), "accepts", None) or ()):
+        line.first[0] = f"functools.partial({line.first[0]}, {key}={written(value, key)})"
+        return ": it is the method's own, and bound to it"
     if key in ("neuron_selector", "neuron_index"):
         options["target"] = f"fa.neuron({options.pop('layer', 'layer')}, {written(value, 'index')})"
         return ": a neuron is a target"

@@ -197,7 +197,9 @@ def batch_size(x: Tree) -> int:
     """The number of examples: the first dimension of the first tensor of `x`."""
     found = (x,) if isinstance(x, Tensor) else tensors(x)
     if not found:
-        raise complaint(TypeError, "x holds no tensor: pass a tensor, or a tuple or dict with at least one.")
+        lists = isinstance(x, Mapping) and any(type(part).__name__ in ("list", "ndarray") for part in x.values())
+        cure = "ask a tokenizer for tensors, return_tensors='pt'" if lists else "pass a tensor, or a tuple or dict with one"
+        raise complaint(TypeError, f"x holds no tensor{', but lists or arrays' * lists}: {cure}.")
     if found[0].dim() == 0:
         raise complaint(ValueError, "x is a 0-d tensor, expected the batch first: pass x[None].")
     return found[0].shape[0]

@@ -145,8 +145,8 @@ def said(model: Any = mlp, x: Any = x, **options: Any) -> Any:
     return F.saliency(model, x, **options)
 
 
-def through(target: Any) -> Tensor:
-    return F.integrated_gradients(language, prompt, target=target, n_steps=2, **embedded)
+def through(target: Any, x: Any = prompt) -> Tensor:
+    return F.integrated_gradients(language, x, target=target, n_steps=2, **embedded)
 
 
 def keep(operation: Any, gradient: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import UserDict
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from .cure_rows import (
     image,
     inside,
     keep,
+    language,
     likely,
     mlp,
     prompt,
@@ -34,6 +36,12 @@ from .cure_rows import (
 from .cures import Cure
 from .models import Recurrent
 from .wrong import PartScripted, Unused, attention
+
+
+def tokenizer(text: str, return_tensors: str = "", padding: bool = False) -> Any:
+    """Ids of words, as a tokenizer of transformers gives them."""
+    found = [[len(word) for word in text.split()]]
+    return UserDict(ids=torch.tensor(found) if return_tensors else found)
 
 
 def gated(v: Tensor) -> Tensor:
@@ -196,6 +204,56 @@ MORE = [
         "call it for each example alone, or for those of one size",
         lambda: F.by_examples(fa.lime, uneven)(Nodes(), x, target=1),
         lambda: [F.lime(lambda v: v.tanh().sum(1), x[uneven == i].reshape(1, -1), n_samples=40) for i in (0, 1)],
+    ),
+    Cure(
+        "_core/checks.py",
+        "pass tokenizer(x, return_tensors='pt', padding=True)",
+        lambda: through(likely([7]), "a film"),
+        lambda: through(likely([7]), tokenizer("a film", return_tensors="pt", padding=True)),
+    ),
+    Cure(
+        "_types.py",
+        "ask a tokenizer for tensors, return_tensors='pt'",
+        lambda: through(likely([7]), tokenizer("a film")),
+        lambda: through(likely([7]), tokenizer("a film", return_tensors="pt")),
+    ),
+    Cure(
+        "_core/cures.py",
+        "use its own tokenizer, and an id of its own for padding",
+        lambda: through(likely([7]), {"ids": torch.tensor([[4, -100]])}),
+        lambda: through(likely([7]), {"ids": torch.tensor([[4, 0]])}),
+    ),
+    Cure(
+        "_core/score.py",
+        "several are for each_target(method, targets)",
+        lambda: through(fa.tokens([7, 8])),
+        lambda: F.each_target(fa.integrated_gradients, fa.tokens([7, 8]))(language, prompt, n_steps=2, layer="embed"),
+    ),
+    Cure(
+        "_combine/targets.py",
+        "pass list(targets)",
+        lambda: F.each_target(fa.saliency, iter([0, 1])),
+        lambda: F.each_target(fa.saliency, list(iter([0, 1])))(mlp, x),
+    ),
+    Cure(
+        "_combine/grouped.py",
+        "of words, fa.masks.words(tokens) + 1",
+        lambda: F.sum_groups(fa.input_x_gradient, [None, 0, 0, 1, 2, None]),
+        lambda: F.sum_groups(fa.input_x_gradient, fa.masks.words([None, 0, 0, 1, 2, None]) + 1)(
+            language, prompt, layer="embed", target=likely([7])
+        ),
+    ),
+    Cure(
+        "_combine/targets.py",
+        "give one alone to the method, as target=",
+        lambda: F.each_target(fa.saliency, likely([7])),
+        lambda: through(likely([7])),
+    ),
+    Cure(
+        "masks/_groups.py",
+        "pass tokenizer.convert_ids_to_tokens(ids), or its word_ids()",
+        lambda: fa.masks.words([7, 4, 1]),
+        lambda: [fa.masks.words(["a", "fil", "##m"]), fa.masks.words([0, 1, 1])],
     ),
     Cure("_core/labels.py", "pass ids, tokenizer(text", lambda: likely("Paris"), lambda: through(likely([7]))),
     Cure("_core/labels.py", "use this model's tokenizer", lambda: through(likely([9])), lambda: through(likely([8]))),

@@ -51,15 +51,12 @@ def path(**options: Any) -> Any:
 STEPS = [
     Cure(
         "_steps/coalitions.py",
-        "coalitions must be a bool tensor",
-        lambda: F.game(mlp, x, target=1).value(torch.ones(2, 6)),
-        lambda: F.game(mlp, x, target=1).value(torch.ones(2, 6).bool()),
-    ),
-    Cure(
-        "_steps/coalitions.py",
-        "torch.from_numpy(coalitions).bool()",
+        "pass torch.as_tensor(coalitions).bool()",
         lambda: F.game(mlp, x, target=1).value(np.ones((2, 6))),
-        lambda: F.game(mlp, x, target=1).value(torch.from_numpy(np.ones((2, 6))).bool()),
+        lambda: [
+            F.game(mlp, x, target=1).value(torch.as_tensor(coalitions).bool())
+            for coalitions in (np.ones((2, 6)), torch.ones(2, 6), [[True] * 6])
+        ],
     ),
     Cure(
         "_steps/windows.py",
@@ -109,6 +106,24 @@ STEPS = [
         "pass feature_mask.long()",
         lambda: ablated(feature_mask=side.float()),
         lambda: ablated(feature_mask=side.float().long()),
+    ),
+    Cure(
+        "_methods/shapley.py",
+        "pass a larger kernel_width, or more n_samples",
+        lambda: F.lime(mlp, x, target=1, kernel_width=1e-3),
+        lambda: [F.lime(mlp, x, target=1, kernel_width=0.1), F.lime(mlp, x, target=1, n_samples=300)],
+    ),
+    Cure(
+        "_steps/matching.py",
+        "pass {}[...{}]",
+        lambda: F.feature_ablation(text, ids, layer="embedding", feature_mask=torch.arange(7), target=1),
+        lambda: F.feature_ablation(text, ids, layer="embedding", feature_mask=torch.arange(7)[..., None], target=1),
+    ),
+    Cure(
+        "_methods/gradient_shap.py",
+        "bind it to the model, with functools.partial",
+        lambda: F.gradient_shap(two, (x, torch.tensor(0.5)), baselines=0.0),
+        lambda: F.gradient_shap(functools.partial(two, b=torch.tensor(0.5)), x, baselines=0.0),
     ),
     Cure(
         "_steps/without.py",
@@ -222,7 +237,7 @@ STEPS = [
     ),
     Cure(
         "_steps/matching.py",
-        "give each dimension that size or 1.",
+        "give each dimension that size or 1",
         lambda: ablated(feature_mask=torch.arange(5)),
         lambda: ablated(feature_mask=torch.arange(6)),
     ),

@@ -97,6 +97,10 @@ def test_against_and_contrast_are_differences() -> None:
         expected = [a(logits) - b(logits) for a, b in zip(fa.tokens(ANSWER), fa.tokens(other))]
         close(found, torch.stack(expected))
     close(torch.stack([t(logits) for t in fa.tokens(ANSWER, against=other[0])])[:, :1], found[:, :1])
+    # What the answer ignores is compared with nothing: the first place has no position, and the model need not know an id.
+    ours, theirs = IDS.clone(), torch.full_like(IDS, V)
+    ours[:, :-3], theirs[:, -3:] = -100, other
+    close(torch.stack([target(logits) for target in fa.tokens(ours, against=theirs)])[-3:], found)
     close(
         torch.stack([t(logits) for t in fa.tokens(ANSWER, of="logit")]),
         torch.stack([logits[torch.arange(2), 4 + t, ANSWER[:, t]] for t in range(3)]),

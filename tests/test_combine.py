@@ -131,6 +131,28 @@ def test_mean_over_baselines_is_the_mean(net: Made, x: Tensor, n: int, seed: int
     close(complete.flatten(1).sum(1), net(x)[:, 1] - net(references)[:, 1].mean())
 
 
+@pytest.mark.parametrize("method", [fa.feature_ablation, fa.shapley, functools.partial(fa.occlusion, window=2)])
+def test_mean_over_baselines_at_the_site(method: Any) -> None:
+    """What replaces values has its baselines where these are: at a layer, and for ids."""
+    net = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)).double()
+    ids = torch.tensor([[3, 1, 0, 2]])
+    x, at_layer, others = ids.double(), torch.randn(3, 5, dtype=torch.float64), torch.randint(0, 5, (3, 4))
+    calls: list[tuple[Any, Any, Any, Any]] = [
+        (net, x, "0", at_layer),
+        (net, x, "0", 0.5),
+        (net, x, None, 0.5),
+        (lambda ids: net(ids.double()), ids, None, others),
+    ]
+    for model, given_x, layer, base in calls:
+        found = fa.mean_over_baselines(method)(model, given_x, layer=layer, baselines=base, target=1)
+        each = [base] if isinstance(base, float) else [row[None] for row in base]
+        close(found, torch.stack([method(model, given_x, layer=layer, baselines=b, target=1) for b in each]).mean(0))
+    joint: Any = fa.mean_over_baselines(method)(net, x, layer=["0"], baselines=[at_layer], target=1)
+    close(joint[0], fa.mean_over_baselines(method)(net, x, layer="0", baselines=at_layer, target=1))
+    with pytest.raises(ValueError, match=r"pass baselines\[None\]"):
+        fa.mean_over_baselines(method)(net, x, layer="0", baselines=at_layer[0], target=1)
+
+
 @given(net=nets, x=batches, n=st.integers(1, 6), chunk=st.integers(1, 7), seed=seeds, stdev=st.floats(0, 2))
 def test_noise_tunnel_is_a_moment(net: Made, x: Tensor, n: int, chunk: int, seed: int, stdev: float) -> None:
     g = seeded(seed)

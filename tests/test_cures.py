@@ -104,6 +104,21 @@ CALLS: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any]]] = 
         {},
     ),
     "abs=True": (lambda: any_method.saliency(model, x, target=1, abs=True), lambda: fa.saliency(model, x, target=1), {}),
+    "what is the method's of a metric": (
+        lambda: any_method.metrics.deletion(ig, model, x, target=1, quadrature="riemann_left"),
+        lambda: fa.metrics.deletion(functools.partial(ig, quadrature="riemann_left"), model, x, target=1),
+        {},
+    ),
+    "of a mask": (
+        lambda: any_method.masks.grid(x, sides=2),
+        lambda: fa.masks.grid(x, side=2),
+        {"like": x},
+    ),
+    "all by name": (
+        lambda: any_method.score(output=model(x), targets=1),
+        lambda: fa.score(model(x), target=1),
+        {"output": model(x)},
+    ),
     "return_convergence_delta": (
         lambda: any_method.integrated_gradients(model, x, target=1, return_convergence_delta=True),
         lambda: fa.convergence_delta(ig(model, x, target=1), model, x, target=1),
@@ -271,6 +286,30 @@ def test_a_combinator_that_takes_nothing_else_says_so() -> None:
     anything: Any = fa
     message = told(lambda: anything.relu(fa.grad_cam, mode="conv"))
     assert "there is no argument 'mode'. It takes nothing else. Write fa.relu(fa.grad_cam)" in message
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: any_method.contrast(yes=5, no=6, positions=-1), "fa.contrast(yes=5, no=6, position=-1)"),
+        (
+            lambda: any_method.sum_groups(method=fa.gradient, groups=[0], axis=1),
+            "fa.sum_groups(method=fa.gradient, groups=[0])",
+        ),
+        (lambda: any_method.multiply(method=fa.gradient), "fa.multiply(method=fa.gradient, other=other)"),
+        (lambda: any_method.rules.zbox(lo=-1.0, high=2.0), "fa.rules.zbox(high=2.0, low=-1.0)"),
+    ],
+)
+def test_the_line_of_a_call_by_name(call: Any, line: str) -> None:
+    assert line_of(told(call)) == line
+    run(line, other=fa.saliency)
+
+
+def test_what_is_the_methods_is_bound_to_it() -> None:
+    line = line_of(told(lambda: any_method.relu(fa.feature_ablation, feature_mask=mask)))
+    assert line == "fa.relu(functools.partial(fa.feature_ablation, feature_mask=feature_mask))"
+    found, expected = run(line)(model, x, target=1), fa.feature_ablation(model, x, feature_mask=mask, target=1).relu()
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,15 @@ images = torch.randint(0, 255, (2, 3, 8, 7)).float()
 ids = torch.randint(0, 9, (2, 3))
 
 
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = words
+
+    def forward(self, ids: Tensor, scale: Tensor) -> Tensor:
+        return self.words(ids) * scale
+
+
 def compiled(model: Any) -> Any:
     try:
         return torch.compile(model, backend="eager")
@@ -63,6 +72,8 @@ CASES: dict[str, tuple[Any, Any, str, Any]] = {
     "in colours": (grey, images, "x.mean(1, keepdim=True)", images.mean(1, keepdim=True)),
     "with transparency": (net, torch.cat([images, images[:, :1]], 1), "x[:, :3]", images),
     "ids as floats": (words, ids.float(), "x.long()", ids),
+    "ids of 16 bits": (words, ids.short(), "x.long()", ids),
+    "ids by name": (Named(), {"ids": ids.float(), "scale": torch.tensor(0.5)}, "x['ids'].long()", None),
     "bound": (functools.partial(net, other=images), images.double()[0].movedim(0, -1), "", None),
     "compiled": (compiled(net), images.double(), "x.float()", images),
     "one of two": (net, (images, images.double()), "x[1].float()", (images, images)),
@@ -82,7 +93,7 @@ def told(call: Callable[[], Any]) -> str:
 @pytest.mark.parametrize("name", [name for name, row in CASES.items() if row[2]])
 def test_the_cure_is_named_and_cures(name: str) -> None:
     model, x, cure, meant = CASES[name]
-    where: Any = {"layer": "0" if model is words else "conv"} if "bytes" in name or model is words else {}
+    where: Any = {"layer": {words: "0", net: "conv"}.get(model, "words.0")} if "bytes" in name or "ids " in name else {}
     message = told(lambda: fa.gradient(model, x, target=1, **where))
     assert message.startswith("gradient(")
     (written,) = re.findall(r"pass (.*)\.$", message)
@@ -104,6 +115,23 @@ def test_through_combinators_layers_and_paths() -> None:
     for method in (fa.relu(fa.noise_tunnel(fa.saliency)), fa.integrated_gradients, fa.feature_ablation, fa.deep_lift):
         assert "pass x.float().movedim(-1, 1)." in told(lambda method=method: method(net, x, target=1))  # type: ignore[misc]  # a lambda with a default has no type for mypy
     assert "pass x.float()." in told(lambda: fa.grad_cam(net, images.double(), layer="conv", target=1))
+
+
+@pytest.mark.parametrize("odd", [9, -100])
+def test_an_id_that_no_embedding_has(odd: int) -> None:
+    wrong = ids.clone()
+    wrong[1, 2] = odd
+    told_of = f"x holds the id {odd}, and the model has embeddings of 0 to 8"
+    for method in (fa.gradient, fa.integrated_gradients, fa.relu(fa.saliency)):
+        with pytest.raises(IndexError, match=told_of):
+            method(words, wrong, layer="0", target=1)
+    with pytest.raises(IndexError, match=told_of):
+        fa.gradient(Named(), {"ids": wrong, "scale": torch.tensor(0.5)}, layer="words.0", target=1)
+    x = {"ids": ids, "scale": torch.tensor(0.5)}
+    with pytest.raises(IndexError, match="the model takes x, and not the baselines"):
+        fa.integrated_gradients(Named(), x, layer="words.0", target=1, baselines={"ids": wrong, "scale": 0.5})
+    with pytest.raises(IndexError, match=r"^index 9"):  # of another kind, and left alone
+        fa.gradient(lambda x: words(x)[:, torch.tensor(9)], ids, layer=words[0])
 
 
 def test_a_model_without_weights() -> None:

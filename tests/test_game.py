@@ -80,6 +80,16 @@ def test_the_ends_are_the_scores_themselves() -> None:
     assert fa.game(NET, X[:0], target=2).value(subsets(3, 5)).shape == (3, 0)
 
 
+@pytest.mark.parametrize("layer", [None, "0"])
+@pytest.mark.parametrize("rows", [1, 0])
+def test_of_no_examples_over_a_distribution(layer: str | None, rows: int) -> None:
+    width = 5 if layer is None else 7
+    given: Any = {"layer": layer, "target": 2, "baselines": B[:, :rows, :width]}
+    assert fa.game(NET, X[:0], **given).value(subsets(3, width)).shape == (3, 0)
+    for method in (fa.shapley, fa.lime, fa.feature_ablation, functools.partial(fa.occlusion, window=2)):
+        assert method(NET, X[:0], **given).shape == (0, width)
+
+
 @given(seed=st.integers(0, 100), chunk_size=st.sampled_from([None, 1, 3, 64]), layer=st.sampled_from([None, "0", "1"]))
 def test_without_one_player_is_ablation(seed: int, chunk_size: int | None, layer: str | None) -> None:
     width = 5 if layer is None else 7
@@ -248,10 +258,10 @@ def test_as_another_library_plays_it() -> None:
 REFUSED: list[tuple[type[Exception], str, Callable[[], Any]]] = [
     (
         TypeError,
-        r"value\(\): coalitions must be a bool tensor .*float32.*pass coalitions.bool\(\)",
+        r"value\(\): coalitions must be a bool tensor .*float32.*pass torch.as_tensor\(coalitions\).bool\(\)",
         lambda: play(torch.ones(2, 5)),
     ),
-    (TypeError, r"bool.*from_numpy", lambda: play(np.ones((2, 5), dtype=bool))),
+    (TypeError, r"bool.*array", lambda: play(np.ones((2, 5), dtype=bool))),
     (ValueError, r"\[2, 4\], expected \[..., 5\].*the 5 players", lambda: play(torch.ones(2, 4, dtype=torch.bool))),
     (ValueError, r"expected \[..., 5\]", lambda: play(torch.tensor(True))),
     (ValueError, r"baselines\[:, None\]", lambda: fa.game(NET, X, target=1, baselines=torch.zeros(6, 5))),

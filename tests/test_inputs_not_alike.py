@@ -378,3 +378,26 @@ def test_maps_of_tiles_are_brought_to_their_size_outside() -> None:
             fa.by_examples(method, even)(model, x, **options)
     summed = fa.by_examples(fa.sum_channels(fa.gradient, channel_dim=-3), even)(model, x, target=1)
     close(summed, fa.by_examples(fa.gradient, even)(model, x, target=1).sum(1, keepdim=True))
+
+
+def test_a_number_without_dimensions() -> None:
+    """A temperature beside the input: it has no row for any example, and takes part as the others do."""
+    net, x, scale = nn.Linear(4, 3, dtype=D), draw(3, 4), torch.tensor(0.5, dtype=D)
+
+    def model(a: Tensor, scale: Tensor) -> Tensor:
+        return torch.tanh(net(a))[:, 1] / (1 + scale**2)
+
+    given, zeros = {"a": x, "scale": scale}, torch.zeros(1, 4, dtype=D)
+    starts = [(0.0, 0.0), (0.1, {"a": 0.0, "scale": 0.1}), (0.1, {"a": zeros, "scale": torch.tensor(0.1, dtype=D)})]
+    methods: list[Any] = [fa.integrated_gradients, fa.conductance, fa.deep_lift, fa.deep_lift_shap, fa.shapley]
+    for method in (*methods, fa.mean_over_baselines(fa.integrated_gradients)):
+        for first, start in starts:
+            found = method(model, given, baselines=start)
+            assert (found["a"].shape, found["scale"].shape) == (x.shape, scale.shape)
+            gain = model(x, scale) - model(torch.zeros_like(x), torch.tensor(first, dtype=D))
+            close(found["a"].sum() + found["scale"].sum(), gain.sum().detach())
+        alone = method(functools.partial(model, scale=scale), x, baselines=zeros)
+        close(method(model, given, baselines={"a": zeros, "scale": None})["a"], alone)
+    for shared in (scale, draw(2, 1)):
+        with pytest.raises(ValueError, match="without a row for each of the 3 examples, for which baselines are drawn"):
+            fa.gradient_shap(lambda a, scale: model(a, scale.mean()), {"a": x, "scale": shared}, baselines=0.0)

@@ -104,6 +104,7 @@ REFUSED: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, r"alpha must be finite and not negative", {"alpha": -1.0}),
     (TypeError, r"alpha must be a number", {"alpha": "1"}),
     (ValueError, r"kernel_width must be finite and above 0", {"kernel_width": 0.0}),
+    (ValueError, r"none but the full one has any weight at kernel_width=0.001", {"kernel_width": 1e-3}),
     (TypeError, r"no argument 'create_graph', for the result is a constant", {"create_graph": True}),
 ]
 

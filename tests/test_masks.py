@@ -54,6 +54,8 @@ def test_channels() -> None:
         (["Line", "s", "Ċ", "Ċ", "go", "Ġon", ".Ċ", "and", "Ġ", "on"], [0, 0, 1, 2, 2, 3, 3, 4, 5, 5]),
         (["▁Lines", "<0x0A>", "go", "▁on"], [0, 1, 1, 2]),
         (["<|startoftext|>", "a</w>", "ca", "t</w>", "sits</w>", "<|endoftext|>"], [-1, 0, 1, 1, 2, -1]),
+        (["<s>", "[INST]", "▁fil", "m", "[/INST]", "[TOOL_CALLS]", "▁a", "</s>"], [-1, -1, 0, 0, -1, -1, 1, -1]),
+        (["<s>", "a", "mov@@", "i@@", "ng", "film", "</s>"], [-1, 0, 1, 1, 1, 2, -1]),
         ([], []),
     ],
 )
@@ -105,6 +107,7 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], Any]]] = [
     (ValueError, r"dim=0 is no dimension", lambda: masks.channels(torch.zeros(2, 3), 0)),
     (TypeError, r"tokens must be", lambda: masks.words("a film")),
     (TypeError, r"tokens must be", lambda: masks.words([1.0])),  # type: ignore[list-item]  # wrong on purpose
+    (ValueError, r"holds 7 after 45.*convert_ids_to_tokens", lambda: masks.words([1, 45, 7, 2])),  # ids of tokens
     (TypeError, r"floating-point", lambda: masks.superpixels(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))),
     (ValueError, r"pictures\[None\]", lambda: masks.superpixels(torch.zeros(3, 8, 8))),
     (ValueError, r"count must be at least 1", lambda: masks.superpixels(torch.zeros(1, 3, 8, 8), 0)),

@@ -147,6 +147,26 @@ def test_masks_may_be_bound_or_given() -> None:
         torch.testing.assert_close(method(bound, half, layer=layer, target=1), found)
 
 
+def test_a_text_in_place_of_another_as_a_tokenizer_gives_both() -> None:
+    model, (tokens, mask) = prepared(bert("sdpa")), texts()
+    x, other = ({"input_ids": ids, "attention_mask": mask} for ids in (tokens, tokens.flip(0)))
+    groups = {"input_ids": torch.arange(5), "attention_mask": None}
+    calls: list[tuple[Any, dict[str, Any]]] = [
+        (fa.integrated_gradients, {"layer": "bert.embeddings", "n_steps": 4}),
+        (fa.deep_lift, {"layer": "bert.embeddings"}),
+        (fa.feature_ablation, {"feature_mask": groups}),
+    ]
+    for method, options in calls:
+        expected = method(model, x, target=1, baselines=other, **options)
+        if "feature_mask" in options:
+            options["feature_mask"] = tf.BatchEncoding(groups)
+        found = method(model, tf.BatchEncoding(x), target=1, baselines=tf.BatchEncoding(other), **options)
+        torch.testing.assert_close(found, expected)
+        with pytest.raises(ValueError, match="None for what stays as it is"):
+            method(model, x, target=1, baselines={"input_ids": 3}, **options)
+        method(model, x, target=1, baselines={"input_ids": 3, "attention_mask": None}, **options)
+
+
 def test_one_id_stands_in_for_tokens_and_not_for_masks() -> None:
     """All in one dict, as a tokenizer gives it: attributions are complete, for what the model makes of the baseline's ids."""
     model, (tokens, mask) = prepared(bert("sdpa")), texts()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._core.checks import check_attributable, may_read
 from .._core.score import shares
+from .._core.split import split
 from .._steps.baselines import distribution, full_batch, references
 from .._steps.chunks import chunks
 from .._steps.points import together
@@ -34,7 +35,8 @@ def mean_over_baselines(method: Explains) -> Method:
 
     Returns:
         A method with the arguments of `method`, where `baselines` is a distribution ``[n_baselines, ...]`` or a callable
-        ``x -> baselines``. Completeness is kept: the result sums to F(x) minus the mean of F over the baselines.
+        ``x -> baselines``, where those of `method` are: of `shapley` and its kind, at the site. Completeness is kept: the
+        result sums to F(x) minus the mean of F over the baselines.
 
     Raises:
         TypeError: `method` is not a method that takes `baselines`.
@@ -55,12 +57,7 @@ def mean_over_baselines(method: Explains) -> Method:
     def averaged(model: Model, x: Tree, *, baselines: Tree, **options: Any) -> Tree:
         if shares(options.get("target")):  # all targets of each baseline from its passes
             return around_targets(mean_over_baselines, method, model, x, options | {"baselines": baselines})
-        samples, count = distribution(x, baselines, ids=options.get("layer") is not None)
-        total = Sum()
-        for i, _ in reported(chunks(count, 1)):
-            one = method(model, x, baselines=one_of(samples, [t[i] for t in tensors(samples)], x), **options)
-            total.add(as_one(one))
-        return total.total(count)
+        return _mean(method, model, x, baselines, options)
 
     return combined(
         averaged,
@@ -71,6 +68,27 @@ def mean_over_baselines(method: Explains) -> Method:
         errors=True,
         baselines="several",
     )
+
+
+def _mean(method: Explains, model: Model, x: Tree, baselines: Tree, options: dict[str, Any]) -> Tree:
+    """A call for each baseline, which is where those of the method are."""
+    at_site = about(method).baselines == "site"
+    if at_site and isinstance(baselines, (int, float)):
+        return method(model, x, baselines=baselines, **options)
+    layer = options.get("layer")
+    like = _value(model, x, layer) if at_site and layer is not None else x
+    samples, count = distribution(like, baselines, ids=at_site or layer is not None)
+    total, held = Sum(), samples if at_site else x  # at a site, None may stay
+    for i, _ in reported(chunks(count, 1)):
+        given = one_of(samples, [t[i] for t in tensors(samples)], held)
+        total.add(as_one(method(model, x, baselines=given, **options)))
+    return total.total(count)
+
+
+def _value(model: Model, x: Tree, layer: Any) -> Tree:
+    """The value at a layer, for its shapes."""
+    with torch.no_grad():
+        return split(model, layer).value_at(x)
 
 
 def default_baselines(method: Explains) -> Any:
@@ -114,4 +132,8 @@ def _one_row_each(each: list[Tree], size: int) -> Tree:
 def one_of(samples: Tree, sample: list[Tensor], x: Tree) -> Tree:
     """One baseline in the structure of x, with batch 1; what has no baseline stays at x's value."""
     rest = iter(sample)
-    return map_leaves(lambda t, own: own if t is None else next(rest)[None], samples, tree_flatten(x)[0])
+
+    def one(t: Tensor | None, own: Any) -> Any:
+        return own if t is None else next(rest)[None] if own.dim() else next(rest)  # a scale has no batch
+
+    return map_leaves(one, samples, tree_flatten(x)[0])

@@ -57,7 +57,8 @@ def sum_groups(method: Any, groups: Any, *, dim: int = 1) -> Any:
 def _known(groups: Any, name: str = "groups") -> Any:
     if isinstance(groups, Mapping):
         return {key: _known(part, f"groups[{key!r}]") for key, part in groups.items()}
-    ids = whole_numbers(groups, name, "number the groups from 0, one integer for each place")
+    cure = "number the groups from 0, one integer for each place; of words, fa.masks.words(tokens) + 1"
+    ids = whole_numbers(groups, name, cure)
     if ids.dim() not in (1, 2) or not ids.numel():
         raise complaint(
             ValueError, f"{name} has the shape {list(ids.shape)}, expected one group for each place, [S] or [N, S]."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -59,10 +59,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     """
     check_method(method)
     chunk, known = given_chunk(chunk_size), about(method).rows
-    if isinstance(targets, str) or not isinstance(targets, (Sequence, Tensor)):
-        raise complaint(TypeError, f"targets must be a list of targets or a tensor of classes, got {kind_of(targets)}.")
-    if len(targets) == 0:
-        raise complaint(ValueError, "targets is empty: name at least one.")
+    _check_targets(targets)
 
     def of_each(model: Model, x: Tree, **options: Any) -> Tree:
         each = targets if isinstance(targets, Tensor) else [numbered(target, model) for target in targets]
@@ -84,6 +81,16 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
 
     leading = about(method).leading + 1
     return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], errors=True, leading=leading)
+
+
+def _check_targets(targets: Any) -> None:
+    if isinstance(targets, str) or not isinstance(targets, (Sequence, Tensor)):
+        text = f"targets must be a list of targets or a tensor of classes, got {kind_of(targets)}"
+        several = isinstance(targets, Iterable) and not isinstance(targets, str)
+        cure = "pass list(targets)" if several else "give one alone to the method, as target="
+        raise complaint(TypeError, f"{text}: {cure}.")
+    if len(targets) == 0:
+        raise complaint(ValueError, "targets is empty: name at least one.")
 
 
 def _one_by_one(

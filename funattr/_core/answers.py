@@ -226,8 +226,7 @@ def tokens(
     """
     if of not in ("log_prob", "prob", "logit"):
         raise complaint(ValueError, f"of must be 'log_prob', 'prob' or 'logit', got {kind_of(of)}.")
-    labels = labels_of(answer_ids, ignore_index, shift)
-    others = None
+    labels, others = labels_of(answer_ids, ignore_index, shift), None
     if against is not None:
         if of == "prob":
             text = "against compares log-probabilities (or logits, which differ by the same), and not of='prob'"
@@ -236,6 +235,8 @@ def tokens(
         if others.ids.shape != labels.ids.shape and others.ids.shape != labels.ids.shape[-1:]:
             text = f"against has the shape {list(others.ids.shape)} and answer_ids {list(labels.ids.shape)}"
             raise complaint(ValueError, f"{text}: pass one other id for each place.")
+        both = labels.counts & others.counts.to(labels.counts.device)  # what the answer ignores needs no position
+        others = labels_of(torch.where(both, others.ids.to(both.device), ignore_index), ignore_index, shift, "against")
     # The logits' difference: the sum over the vocabulary is the same for both.
     return Tokens(labels, of if others is None else "logit", others, range(labels.width))
 

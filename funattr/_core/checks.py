@@ -89,15 +89,20 @@ def check_structure(x: Tree) -> None:
     batch_size(x)
 
 
+_OF_TEXTS = ": a text is ids to the model, pass tokenizer(x, return_tensors='pt', padding=True)"
+
+
 def _as_x(given: Any) -> str:
     """How what was given as x is passed as x."""
     if isinstance(given, np.ndarray):
         return ": pass torch.from_numpy(x)"
     if isinstance(given, list):
+        if any(isinstance(part, str) for part in given):
+            return _OF_TEXTS
         shapes = {part.shape if isinstance(part, Tensor) else None for part in given}
         examples = "torch.tensor(x)" if None in shapes else "torch.stack(x)" if len(shapes) == 1 else "one at a time"
         return f": pass {examples} where these are examples, tuple(x) where they are inputs"
-    return ": the model comes first, then x" if callable(given) else ""
+    return _OF_TEXTS if isinstance(given, str) else ": the model comes first, then x" if callable(given) else ""
 
 
 def check_dense(value: Tensor, what: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import must_rise
-from .._types import Tree, as_arguments, tensors
+from .._types import Tree, as_arguments, map_tensors, tensors
 from .._words import complaint
 from .checks import may_read
 from .kept import left_as_found
@@ -46,7 +46,7 @@ def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, baseli
         return error
     said = shorten(str(error), 200, placeholder=" ...")
     if _runs(model, x):
-        if not isinstance(error, IndexError) or not isinstance(x, Tensor) or _runs(model, _ids_of(baselines, x)):
+        if not isinstance(error, IndexError) or _runs(model, _ids_of(baselines, x)):
             return error
         return complaint(IndexError, f"the model takes x, and not the baselines ({said}): give ids of its vocabulary.")
     root = bind(model).root
@@ -56,7 +56,7 @@ def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, baseli
         return complaint(Misfit, f"{text}: call model.to_empty(device={device!r}), and load a state_dict.")
     cure = next((cure for cure in _cures(x, root) if _runs(model, cure.x)), None)
     if cure is None:
-        return error
+        return _unknown_ids(error, model, x, root) if isinstance(error, IndexError) else error
     text = f"the model does not take x {_told(x, cure.x)} ({said})"
     return complaint(Misfit, f"{text}, and takes {_told(cure.x, x)}: {'; '.join(cure.why)}, pass {cure.written}.")
 
@@ -86,8 +86,24 @@ def check_level(error: Exception, model: Any) -> None:
         raise told from error
 
 
-def _ids_of(baselines: Any, x: Tensor) -> Tensor:
+def _unknown_ids(error: Exception, model: Any, x: Tree, root: nn.Module | None) -> Exception:
+    """Ours, where x is shown to hold an id that no embedding of the model has."""
+    rows = max((m.num_embeddings for m in all_modules(root) if isinstance(m, nn.Embedding)), default=0)
+    ids = [t for t in tensors(x) if t.dtype in (torch.int32, torch.int64) and t.numel()]
+    odd = [i for t in ids for i in map(int, torch.aminmax(t)) if not 0 <= i < rows]
+    known = map_tensors(lambda t: t.clamp(0, rows - 1) if any(t is one for one in ids) else t, x)
+    if not (rows and odd) or not _runs(model, known):
+        return error
+    text = f"x holds the id {odd[0]}, and the model has embeddings of 0 to {rows - 1} ({error})"
+    return complaint(IndexError, f"{text}: use its own tokenizer, and an id of its own for padding.")
+
+
+def _ids_of(baselines: Any, x: Tree) -> Tree:
     """Baselines of ids as an x; x itself, where they are something else."""
+    if isinstance(x, Mapping) and isinstance(baselines, Mapping):
+        return {key: _ids_of(baselines.get(key), part) for key, part in x.items()}
+    if not isinstance(x, Tensor):
+        return x
     if isinstance(baselines, Tensor):
         return baselines if baselines.dim() == x.dim() else x
     return torch.full_like(x, baselines) if isinstance(baselines, int) else x
@@ -157,8 +173,12 @@ def _kinds(x: Tree, root: nn.Module | None) -> Iterator[Cure]:
 
     whole = isinstance(x, Tensor)  # ids that come beside numbers stay what they are
     yield from _each(x, f"as the weights are {_listed(dtypes)} on {_listed(devices)}", like_weights)
-    if isinstance(x, Tensor) and x.is_floating_point() and bool((x == x.round()).all()):
-        yield Cure(("ids are integers",), "x.long()", x.long())
+    yield from _each(x, "ids are integers of 64 bits", _as_ids)
+
+
+def _as_ids(t: Tensor) -> tuple[str, Tensor]:
+    ids = t if t.is_complex() or t.dtype == torch.bool else t.long()
+    return (".long()", ids) if ids.dtype != t.dtype and torch.equal(ids.to(t.dtype), t) else ("", t)
 
 
 def _listed(kinds: set[Any]) -> str:

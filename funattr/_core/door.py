@@ -72,7 +72,7 @@ class Entrance(NamedTuple):
             args, kwargs = ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
         check_input(x, reads)
         model = args[0] if args else kwargs["model"]
-        return model, x, args, named(kwargs, model)
+        return model, x, args, named({name: _plain(value) for name, value in kwargs.items()}, model)
 
     def run(self, check: Check, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call, in whose course the model keeps its state, and what it returns, looked at."""
@@ -198,9 +198,14 @@ def named(arguments: dict[str, Any], model: Model) -> dict[str, Any]:
     return {**arguments, "target": numbered(target, model)}
 
 
+def _plain(given: Any) -> Any:
+    """A dict, where transformers' tokenizers return what is none."""
+    return dict(given) if isinstance(given, UserDict) else given
+
+
 def _ready(x: Tree) -> Tree:
     """x as a batch of tensors that autograd takes."""
-    x = dict(x) if isinstance(x, UserDict) else x  # transformers' tokenizers return one
+    x = _plain(x)
     return copied(x) if any(t.is_inference() for t in tensors(x)) else x
 
 

@@ -28,11 +28,16 @@ def classes_of(out: Tensor, what: str) -> Tensor:
         text = f"target={what}, but the model's output {list(out.shape)} is one value per example: leave the target out"
         raise complaint(ValueError, f"{text}, or where x is one example, without a batch dimension, pass x[None].")
     if not is_one(out.shape[2:]):
-        text = f"target={what} leaves several values per example of the model's output {list(out.shape)}: pass a tuple of"
-        example = f"({what if what.isdigit() else 1}{', slice(None)' * (out.dim() - 2)})"
-        cure = f"{out.dim() - 1} indices, slices for what is to be summed: target={example}; or a callable"
-        raise complaint(ValueError, f"{text} {cure}.")
+        text = f"target={what} leaves several values per example of the model's output {list(out.shape)}"
+        raise complaint(ValueError, f"{text}: {one_value_of(out, what)}.")
     return out if out.dim() == 2 else out.reshape(out.shape[:2])
+
+
+def one_value_of(out: Tensor, what: str = "") -> str:
+    """How one value is taken of an output with more dimensions than those of classes."""
+    example = f"({what if what.isdigit() else 1}{', slice(None)' * (out.dim() - 2)})"
+    text = f"pass a tuple of {out.dim() - 1} indices, slices for what is to be summed: target={example}; or a callable"
+    return f"{text}, which of a language model's logits is log_likelihood(ids)" if out.dim() == 3 else text
 
 
 def entry(out: Tensor, index: tuple[Any, ...], what: str = "the model's output", name: str = "target") -> Tensor:

@@ -16,7 +16,7 @@ from .._torch import tracing, transforms_active, tree_flatten
 from .._types import Neuron, Place, Target, Tree, attributable, is_number, tensors
 from .._words import check_range, complaint, door, is_index, kind_of
 from .checks import real
-from .entries import class_of_each, classes_of, entry, is_mask, is_one, one_of_each
+from .entries import class_of_each, classes_of, entry, is_mask, is_one, one_of_each, one_value_of
 from .sites import place_of
 
 
@@ -109,14 +109,16 @@ def entries_of(out: Tensor, target: Any) -> Tensor:
         return out.gather(1, out.argmax(1, keepdim=True)).squeeze(1)
     if not is_index(target):
         text = "target must be None, an int, a tensor or list of ints (one per example), a tuple, a list of tuples, 'argmax'"
-        raise complaint(TypeError, f"{text}, a callable or neuron(...), got {kind_of(target)}.")
+        cure = ": several are for each_target(method, targets)" if isinstance(target, Sequence) else ""
+        raise complaint(TypeError, f"{text}, a callable or neuron(...), got {kind_of(target)}{cure}.")
     return entry(classes_of(out, f"{target}"), (target,))
 
 
 def _only_one(out: Tensor) -> Tensor:
     if any(size != 1 for size in out.shape[1:]):
         text = f"the model's output {list(out.shape)} has several values per example, and no target says which"
-        raise complaint(ValueError, f"{text}: pass target=3, one class per example, target='argmax', or a callable.")
+        cure = "pass target=3, one class per example, target='argmax', or a callable"
+        raise complaint(ValueError, f"{text}: {cure if is_one(out.shape[2:]) else one_value_of(out)}.")
     return out.reshape(out.shape[0])
 
 

@@ -119,6 +119,10 @@ class Draws:
 
     def __init__(self, x: Tree, references: int, n_samples: int, generator: torch.Generator | None):
         first = tensors(x)[0]
+        for t in floats_of(x):
+            if t.shape[:1] != first.shape[:1]:
+                text = f"x holds a tensor {list(t.shape)} without a row for each of the {first.shape[0]} examples, for which"
+                raise complaint(ValueError, f"{text} baselines are drawn: bind it to the model, with functools.partial.")
         self.generator = generator
         wide = torch.float64 if first.dtype == torch.float64 else torch.float32
         size = (n_samples, first.shape[0])

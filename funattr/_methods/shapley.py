@@ -179,7 +179,7 @@ def lime(
         alpha: the weight of ``|b|_1``, which makes small slopes 0; in units of the score. 0: least squares, of least norm where
             several are.
         kernel_width: how fast coalitions count less the more of the groups they lack. Below some 0.04 too few count at all, and
-            slopes are of least norm.
+            slopes are of least norm; where none does, it is refused.
         generator: where draws come from, or None for torch's global one. The same seed gives the same result.
         chunk_size: how many evaluations run at once: the memory knob. None: as many as a budget of memory allows. The result
             does not depend on it.
@@ -224,9 +224,12 @@ says(lime, baselines="site", spare="no mask")
 def _slopes(game: Opened, count: int, alpha: float, width: float, generator: torch.Generator | None) -> Tensor:
     uniform = uniform_from(generator, tensors(game.q.x)[0].device)
     kept = torch.cat([torch.ones(1, game.players, dtype=torch.bool, device="cpu"), uniform(count - 1, game.players) < 0.5])
+    there = kept.double().mean(1).sqrt() if game.players else kept.new_ones(count, dtype=torch.float64)
+    weights = torch.exp(-(((1 - there) / width) ** 2))
+    if game.players and not bool(weights[there < 1].any()):
+        text = f"of the {count} coalitions none but the full one has any weight at kernel_width={width}, and all slopes are 0"
+        raise complaint(ValueError, f"{text}: pass a larger kernel_width, or more n_samples.")
     scores = scores_of(game, count if game.q.size else 1, lambda numbers: kept.to(numbers.device).index_select(0, numbers))
     if not game.q.size:
         return scores.new_zeros(game.players, 0)
-    there = kept.double().mean(1).sqrt() if game.players else kept.new_ones(count, dtype=torch.float64)
-    weights = torch.exp(-(((1 - there) / width) ** 2))
     return lasso(kept, in_double(scores), weights, alpha).to(scores)

@@ -32,8 +32,8 @@ def references(x: Tree, baselines: Any, *, ids: bool) -> Tree:
 def _reference(known: Ranges, leaf: Any, given: Any) -> Any:
     if given is None:
         return leaf
-    batched = isinstance(given, Tensor) and given.dim() == leaf.dim() and given.shape[0] == leaf.shape[0]
-    shape = (leaf.shape[0] if batched else 1, *leaf.shape[1:])
+    batched = isinstance(given, Tensor) and given.dim() == leaf.dim() and given.shape[:1] == leaf.shape[:1]
+    shape = leaf.shape if batched or not leaf.dim() else (1, *leaf.shape[1:])
     found: Tensor = laid_as(fit(leaf, given, known, None).expand(shape), leaf)
     return found
 
@@ -63,7 +63,7 @@ def _several(leaf: Tensor, given: Any, known: Ranges) -> Tensor:
         if given.dim() > 0 and given.shape == leaf.shape[1:]:
             text = f"baselines {list(given.shape)} lack the leading dimension of a distribution: pass baselines[None]."
             raise complaint(ValueError, text)
-        rows = given.reshape(given.shape + (1,) * (leaf.dim() - given.dim()))
+        rows = given.reshape(given.shape + (1,) * (max(leaf.dim(), 1) - given.dim()))
         known = known if id(given) not in known else {id(rows): known[id(given)]}
         given, count = rows, rows.shape[0]
     shape = (count, *leaf.shape[1:])

@@ -96,8 +96,8 @@ def check_coalitions(coalitions: Any, players: int) -> None:
     """Refuse what is no coalition of these players."""
     if not isinstance(coalitions, Tensor) or coalitions.dtype != torch.bool:
         got = f"a tensor of {coalitions.dtype}" if isinstance(coalitions, Tensor) else kind_of(coalitions)
-        cure = "coalitions.bool()" if isinstance(coalitions, Tensor) else "torch.from_numpy(coalitions).bool() of an array"
-        raise complaint(TypeError, f"coalitions must be a bool tensor [..., {players}], got {got}: pass {cure}.")
+        text = f"coalitions must be a bool tensor [..., {players}], got {got}"
+        raise complaint(TypeError, f"{text}: pass torch.as_tensor(coalitions).bool().")
     if not coalitions.dim() or (coalitions.shape[-1] != players and not tracing()):
         text = f"coalitions have the shape {list(coalitions.shape)}, expected [..., {players}]: True for each of the {players}"
         raise complaint(ValueError, f"{text} players that is in, in the order of their ids.")

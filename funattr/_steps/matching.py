@@ -71,8 +71,10 @@ def _is_leaf(tree: Any) -> bool:
 
 def _differs(given: Any, like: Any, what: str, label: str | None, counts: Counts) -> Exception:
     has, wanted = _structure(given), _structure(like)
+    fewer = isinstance(given, Mapping) and isinstance(like, Mapping) and set(given) < set(like)
+    rest = ", None for what stays as it is" * fewer
     if label is None:
-        text = f"{what} must be a scalar or have the structure of x ({wanted}), got {has}."
+        text = f"{what} must be a scalar or have the structure of x ({wanted}){rest}, got {has}."
     elif counts is floats_of and isinstance(given, Mapping) and isinstance(like, Mapping):
         names = ", ".join(map(repr, given)), ", ".join(map(repr, like))
         text = f"{what} has the names {names[0]}, and {label} {names[1]}: give one for each."
@@ -80,7 +82,7 @@ def _differs(given: Any, like: Any, what: str, label: str | None, counts: Counts
         count = len(floats_of(like))
         text = f"{what} has {len(given)} entries for {count} floating-point tensors of {label}: give one for each."
     else:
-        text = f"{what} is {has}, and {label} is {wanted}: give {what} the same structure."
+        text = f"{what} is {has}, and {label} is {wanted}: give {what} the same structure{rest}."
     return complaint(ValueError, text)
 
 
@@ -208,10 +210,11 @@ def check_fits(given: Tensor, shape: Sequence[int], what: str, label: str | None
             cure = "give one for all or one for each example, and several to fa.mean_over_baselines(method)"
         text = f"{what} {list(given.shape)} do not broadcast to {list(shape)}: {cure}."
     else:
-        text = (
-            f"{what} has the shape {list(given.shape)}, which does not broadcast to {label} {list(shape)}: give each dimension "
-            f"that size or 1."
-        )
+        # Of each token, or each channel: dimensions lack behind.
+        lacks = [len(shape) - given.dim() - k for k in (1, 0) if given.dim() and given.shape == shape[k : k + given.dim()]]
+        behind = ", None" * (lacks or [0])[0]
+        cure = f"pass {what}[...{behind}]" if lacks else "give each dimension that size or 1"
+        text = f"{what} has the shape {list(given.shape)}, which does not broadcast to {label} {list(shape)}: {cure}."
     raise complaint(ValueError, text)
 
 

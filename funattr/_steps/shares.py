@@ -25,7 +25,7 @@ class Found(NamedTuple):
 
 def of_nobody(game: Opened) -> Found:
     """Of an empty batch: one pass tells the dtype."""
-    found = scores_of(game, 1, lambda numbers: torch.zeros(1, game.players, dtype=torch.bool, device=numbers.device))
+    found = scores_of(game, 1, lambda numbers: torch.zeros(len(numbers), game.players, dtype=torch.bool, device=numbers.device))
     return Found(*(found.new_zeros(game.players, 0) for _ in range(2)))
 
 

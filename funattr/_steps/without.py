@@ -168,7 +168,8 @@ def _each_score(q: Question, outputs: Tensor) -> Tensor:
 
 def _mean_over(rows: int, scores: Tensor) -> Tensor:
     """Of runs side by side."""
-    return in_single(scores).reshape(-1, rows, *scores.shape[1:]).mean(1).to(scores.dtype)
+    runs: Tensor = in_single(scores).unflatten(0, (-1, rows))  # whose sizes can be told of no examples, too
+    return runs.mean(1).to(scores.dtype)
 
 
 def _outputs(q: Question, make: Makes | Plan) -> Iterator[tuple[Plan, list[Tensor]]]:

@@ -94,7 +94,8 @@ _BLANKS = "Ġ▁Ċĉč"
 _STARTS = (*_BLANKS, "<0x0A>", "<0x09>", "<0x0D>")
 #: What a word ends with, in byte pairs of other kinds.
 _END = "</w>"
-_SPECIAL = re.compile(r"\[(?!UNK\])[A-Z]+\d*\]|<(?!0x[0-9A-F]{2}>|unk>|/w>)[^<>]+>")  # not a byte, nor an unknown word
+_SPECIAL = re.compile(r"\[(?!UNK\])/?[A-Z_]+\d*\]|<(?!0x[0-9A-F]{2}>|unk>|/w>)[^<>]+>")  # not a byte, nor an unknown word
+_OF_IDS = "of the ids of one text, pass tokenizer.convert_ids_to_tokens(ids), or its word_ids()"
 
 
 @door
@@ -105,8 +106,8 @@ def words(tokens: Sequence[str | int | None]) -> Tensor:
         tokens: for each token the number of its word, as a fast tokenizer's ``encoding.word_ids()`` has it, None for special
             tokens (where numbers begin anew a second text does, with words of its own); or the tokens themselves, as
             ``tokenizer.convert_ids_to_tokens(ids)`` gives them, with the marks of WordPiece (``##ing``), byte pairs (``Ġfilm``,
-            ``film</w>``) or sentence pieces (``▁film``). Where no token has a mark, each is a word: a lone word in byte pairs
-            has none.
+            ``film</w>``, ``fil@@``) or sentence pieces (``▁film``). Where no token has a mark, each is a word: a lone word in
+            byte pairs has none.
 
     Returns:
         Ids ``[T]``. All special tokens but unknown words are one player, of the lowest id. For a value ``[N, T, D]`` at an
@@ -114,6 +115,7 @@ def words(tokens: Sequence[str | int | None]) -> Tensor:
 
     Raises:
         TypeError: `tokens` are neither strings nor numbers.
+        ValueError: numbers that are not those of words: ids of tokens.
 
     Example:
         >>> import funattr as fa
@@ -126,7 +128,8 @@ def words(tokens: Sequence[str | int | None]) -> Tensor:
     if given is not None and all(token is None or is_int(token) for token in given):
         return torch.tensor(_in_a_row(given), dtype=torch.long, device="cpu")
     if given is None or not all(isinstance(token, str) for token in given):
-        raise complaint(TypeError, f"tokens must be a list of strings, or of numbers of words and None, got {kind_of(tokens)}.")
+        text = f"tokens must be a list of strings, or of numbers of words and None, got {kind_of(tokens)}"
+        raise complaint(TypeError, f"{text}: {_OF_IDS}.")
     return torch.tensor(_numbers([str(token) for token in given]), dtype=torch.long, device="cpu")
 
 
@@ -139,6 +142,8 @@ def _in_a_row(given: list[Any]) -> list[int]:
             found.append(-1 if number is None else number)
             between = True
             continue
+        if number < last and number and not between:
+            raise complaint(ValueError, f"tokens holds {number} after {last}, and words are counted up: {_OF_IDS}.")
         if number < last or (between and number == last):
             first = max(found) + 1
         found.append(first + number)
@@ -159,7 +164,7 @@ def _numbers(tokens: list[str]) -> list[int]:
         elif marked:  # a blank alone belongs to what follows
             continues = not token.startswith(_STARTS) and not (before[-1:] in _BLANKS and before.strip(_BLANKS))
         else:
-            continues = token.startswith("##")
+            continues = token.startswith("##") or before.endswith("@@")
         count += not (before and continues)
         found.append(count)
         before = token
