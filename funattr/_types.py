@@ -133,6 +133,11 @@ def in_single(t: Tensor) -> Tensor:
     return t if t.element_size() >= 4 else t.float()
 
 
+def in_floats(t: Tensor) -> Tensor:
+    """As floating-point numbers, of integers and bools: what a method of one's own may give."""
+    return t if t.is_floating_point() or t.is_complex() else t.to(torch.get_default_dtype())
+
+
 def in_double(t: Tensor) -> Tensor:
     """In the widest floating-point type that its device has."""
     return t.float() if t.device.type == "mps" else t.double()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core.door import method
 from .._steps.points import together
 from .._steps.ways import Runner
 from .._torch import tracing
-from .._types import About, Layer, Method, Model, Tree, innermost, map_tensors, tensors
+from .._types import About, Layer, Method, Model, Tree, in_floats, innermost, map_tensors, tensors
 from .._words import complaint
 
 
@@ -114,9 +115,15 @@ def then(f: Callable[[Tree, int, Tree], Tree], method: Any, name: str, **says: A
     leading = about(method).leading
 
     def made(model: Model, x: Tree, **options: Any) -> Tree:
-        return f(method(model, x, **options), leading, x)
+        return f(as_numbers(method(model, x, **options)), leading, x)
 
     return combined(made, f"{name}({name_of(method)})", method, **says)
+
+
+def as_numbers(found: Tree) -> Tree:
+    """What a method of one's own found, where that is integers and bools alone, as floating-point numbers. Integers beside
+    others are those of an input that has no attribution."""
+    return found if any(t.is_floating_point() for t in tensors(found)) else map_tensors(in_floats, found)
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -135,8 +142,17 @@ def per_layer(f: Callable[[Any, Layer], Tree], layer: Any, found: Any) -> Tree:
 
 
 def check_method(function: Any) -> None:
+    """Refuse what cannot be called with a model and x: what a method returned, or the model itself."""
+    text = "expected a method such as fa.gradient, got"
     if not callable(function):
-        raise complaint(TypeError, f"expected a method such as fa.gradient, got {type(function).__name__}.")
+        raise complaint(TypeError, f"{text} {type(function).__name__}.")
+    if tracing():
+        return
+    with contextlib.suppress(ValueError):  # of what is not written in Python, nobody knows
+        parameters = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters.values()
+        if sum(9 if p.kind is p.VAR_POSITIONAL else p.kind < p.VAR_POSITIONAL for p in parameters) < 2:
+            takes = "a method takes a model and its input, method(model, x, ...)"
+            raise complaint(TypeError, f"{text} {name_of(function)}: {takes}.")
 
 
 # Running a method many times.
