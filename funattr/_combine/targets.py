@@ -21,7 +21,7 @@ from .._steps.ways import OneByOne, Runner, at_once_or_not
 from .._torch import any_batch, tracing, transforms_active
 from .._types import ChunkSize, Explains, Method, Model, Target, Tree, map_tensors, tensors
 from .._words import complaint, door, is_int, kind_of
-from .dress import about, as_one, check_method, combined, device_of, generators_given, has_steps, name_of, run_steps
+from .dress import about, as_one, check_method, chosen, combined, device_of, generators_given, has_steps, name_of, run_steps
 
 
 @door
@@ -58,9 +58,13 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         True
     """
     check_method(method)
+    if "target" not in chosen(method, {"target": None}):
+        raise complaint(TypeError, f"expected a method that takes a target, such as fa.gradient, got {name_of(method)}.")
     chunk, known = given_chunk(chunk_size), about(method).rows
-    if isinstance(targets, str) or not isinstance(targets, (Sequence, Tensor)):
-        raise complaint(TypeError, f"targets must be a list of targets or a tensor of classes, got {kind_of(targets)}.")
+    several = targets.dim() > 0 if isinstance(targets, Tensor) else isinstance(targets, Sequence)
+    if isinstance(targets, str) or not several:
+        text = f"targets must be a list of targets, such as [3] or range(10), or a tensor of classes, got {kind_of(targets)}."
+        raise complaint(TypeError, text)
     if len(targets) == 0:
         raise complaint(ValueError, "targets is empty: name at least one.")
 
