@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.passes import question
-from .._core.score import shares
+from .._core.passes import forward, kept, question
+from .._core.score import predicted, shares
 from .._core.split import split
 from .._core.where import bind, find
 from .._steps.chunks import chunk_for, chunks, given_chunk
@@ -58,9 +58,10 @@ def noise_tunnel(
 
     ``mean_i a_i``, ``mean_i a_i^2`` or ``mean_i a_i^2 - (mean_i a_i)^2``, for the attributions ``a_i`` of ``x + noise_i``.
     Where x holds only integers, the noise is added at the layer, and baselines, integers still, are read there without noise;
-    several layers are then one joint site, and must not depend on each other. A deviation of 10 to 20 % of the range of x is
-    usual. Calls of the method run together, in one batch or by vmap; one after another where the method takes many steps of
-    its own or draws random numbers, where vmap cannot, and in a compiled function.
+    several layers are then one joint site, and must not depend on each other. ``target="argmax"`` is the class predicted at x,
+    in all samples. A deviation of 10 to 20 % of the range of x is usual. Calls of the method run together, in one batch or by
+    vmap; one after another where the method takes many steps of its own or draws random numbers, where vmap cannot, and in a
+    compiled function.
 
     Args:
         method: a method.
@@ -105,6 +106,8 @@ def noise_tunnel(
         if shares(options.get("target")):  # all targets of each sample from its passes
             again = {"n_samples": n_samples, "stdevs": stdevs, "nt_type": nt_type, "generator": generator}
             return around_targets(partial(noise_tunnel, **again, chunk_size=chunk_size), method, model, x, options)
+        if isinstance(options.get("target"), str) and options["target"] == "argmax":
+            options["target"] = at_rest(model, x)
         explain, steps = at_noise(method, default, model, x, options)
         start = steps.like
         spread = [*zip(floats_of(start), deviations(stdevs, start, "x" if start is x else "the value at the site"))]
@@ -139,6 +142,12 @@ def _in_one_batch(method: Explains, model: Model, x: Tree, options: dict[str, An
         return mapped(function, noise, shared, **named) if found is None else found
 
     return [ask]
+
+
+def at_rest(model: Model, x: Tree) -> Tensor:
+    """What "argmax" means in all samples: the class predicted at x. A mean over maps of several classes would be of none."""
+    with torch.no_grad():
+        return predicted(forward(question(model, x, None, None), kept).output)
 
 
 def moved(explain: Callable[[Tree], Tree], start: Tree, way: list[Tensor]) -> Tree:
