@@ -392,7 +392,8 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "channel_dim": (lambda: viz.overlay(SIGNED[0], channel_dim=1), ValueError, r"must be -3 .* or -1 .*, got 1"),
     "NaN": (lambda: viz.overlay(SIGNED[0] / 0 * 0), ValueError, r"attribution \[3, 4, 5\] holds NaN or inf"),
     "inf image": (lambda: viz.show(GREY / 0, {"a": SIGNED}), ValueError, r"images \[2, 1, 8, 10\] holds NaN or inf"),
-    "percentile 0": (lambda: viz.overlay(SIGNED[0], percentile=0), ValueError, "above 0 and at most 100, got 0"),
+    "percentile 0": (lambda: viz.overlay(SIGNED[0], percentile=0), ValueError, "above 1 and at most 100, got 0"),
+    "percentile of a fraction": (lambda: viz.overlay(SIGNED[0], percentile=0.99), ValueError, "99.0 clips the largest 1 %"),
     "percentile 101": (lambda: viz.show(GREY, {"a": SIGNED}, percentile=101), ValueError, "at most 100, got 101"),
     "no batch": (lambda: viz.show(GREY[0, 0], {"a": SIGNED}), ValueError, r"images has the shape \[8, 10\].*images\[None\]"),
     "lone image": (lambda: viz.show(torch.ones(3, 8, 8), {"a": SIGNED[:1]}), ValueError, r"1 maps for 3 images.*image\[None\]"),
@@ -458,4 +459,5 @@ def test_lists_of_tensors_of_any_kind() -> None:
                 np.testing.assert_allclose(own, expected, rtol=1e-6)
     assert len(drawn(viz.show(list(GREY.bfloat16()), {"a": list(SIGNED.bfloat16())}).axes[1])) == 2
     byte = (GREY * 255).byte()
-    np.testing.assert_array_equal(*(drawn(viz.show(given, {"a": SIGNED}).axes[0])[0] for given in (byte, list(byte))))
+    whole, listed = (drawn(viz.show(given, {"a": SIGNED}).axes[0])[0] for given in (byte, list(byte)))
+    np.testing.assert_array_equal(whole, listed)
