@@ -182,14 +182,13 @@ def test_noise_is_over_maps_of_one_class(name: str) -> None:
             torch.nn.Sequential(torch.nn.Embedding(12, 2).double(), torch.nn.Flatten(), net),
         )
 
-    def smooth(target: Any) -> Tensor:
+    def smooth(target: Any) -> Any:
         method = fa.noise_tunnel(kind, n_samples=9, stdevs=3.0, generator=seeded())
-        options = {"layer": "0"} if name == "at a layer" else {}
         if name == "of each target":
-            return fa.each_target(method, [target, 1])(model, x)  # type: ignore[no-any-return]
+            return fa.each_target(method, [target, 1])(model, x)
         if name == "mapped":
-            return torch.func.vmap(lambda x: method(model, x, target=target), randomness="same")(x[None])  # type: ignore[no-any-return]
-        return method(model, x, target=target, **options)  # type: ignore[no-any-return]
+            return torch.func.vmap(lambda x: method(model, x, target=target), randomness="same")(x[None])
+        return method(model, x, target=target, **({"layer": "0"} if name == "at a layer" else {}))
 
     close(smooth("argmax"), smooth(model(x).argmax(1)))
 

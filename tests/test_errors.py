@@ -222,7 +222,7 @@ TABLE: list[Row] = [
         ValueError,
         ["rest()", "a dict of 2 layers ['a', 'b']"],
     ),
-    ("value_at of a list", lambda: fa.split(mlp, "fc1").value_at([x]), TypeError, ["value_at()", "got list"]),  # type: ignore[arg-type]
+    ("value_at of a list", lambda: fa.split(mlp, "fc1").value_at([x]), TypeError, ["value_at()", "got list"]),
     # combinators
     ("a model for a method", lambda: fa.noise_tunnel(mlp), TypeError, ["noise_tunnel()", "got Mlp", "method(model, x, ...)"]),
     ("a function of one thing", lambda: fa.relu(lambda model: 3), TypeError, ["relu()", "method(model, x, ...)"]),

@@ -1,4 +1,5 @@
-"""What combinators make of methods of one's own that do not return floating-point numbers, as shipped ones do."""
+"""What combinators make of methods of one's own, and of methods with arguments bound: numbers of any kind, and what is bound is
+what a call would give."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from torch import Tensor
 import funattr as fa
 
 from .close import close
-from .models import Conv
+from .models import Conv, Text
 
 torch.manual_seed(0)
 model, image = Conv().eval(), torch.randn(4, 3, 8, 8)
@@ -65,3 +66,74 @@ def test_integers_and_bools_are_numbers(name: str, method: Any) -> None:
     assert found.is_floating_point()
     close(found, around(in_floats)(model, image, target=1, **options), 1e-6)
     assert found.abs().sum() > 0
+
+
+class Two(torch.nn.Module):
+    """Takes two pictures, each through a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(8, 5)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.head(torch.cat([self.left(a).tanh().mean((2, 3)), self.right(b).tanh().mean((2, 3))], 1))
+
+
+two, text = Two().eval(), Text().eval()
+ids, slides, tiles = torch.randint(0, 20, (4, 7)), torch.tensor([0, 1, 0, 1, 1]), torch.randn(5, 6)
+
+
+def bags(tiles: Tensor) -> Tensor:
+    return torch.zeros(2, 6).index_add(0, slides, tiles.tanh())
+
+
+def squared(method: Any) -> Any:
+    size: Any = fa.absolute(method)
+    return fa.interpolate(fa.multiply(method, size))
+
+
+def noisy(method: Any) -> Any:
+    return fa.noise_tunnel(method, n_samples=5, stdevs=3.0, generator=torch.Generator().manual_seed(0))
+
+
+#: A combinator, a method, a model, its input, what is bound, and what else is given.
+BOUND: dict[str, tuple[Any, Any, Any, Any, dict[str, Any], dict[str, Any]]] = {
+    "which picture a layer sees": (fa.interpolate, fa.grad_cam, two, (image, image), {"layer": "left"}, {"target": 1}),
+    "deeper inside": (
+        lambda method: fa.interpolate(fa.relu(fa.absolute(method))),
+        *(fa.grad_cam, two, (image, image), {"layer": "left"}, {"target": 1}),
+    ),
+    "in both of two": (
+        squared,
+        *(fa.grad_cam, two, (image, image), {"layer": "left"}, {"target": 1}),
+    ),
+    "where noise is added": (noisy, fa.gradient, text, ids, {"layer": "embedding"}, {"target": 1}),
+    "a class under noise": (noisy, fa.gradient, model, image, {"target": "argmax"}, {}),
+    "where baselines are": (
+        fa.mean_over_baselines,
+        *(fa.integrated_gradients, text, ids, {"layer": "embedding"}, {"target": 1, "baselines": ids[:2].flip(1)}),
+    ),
+    "rows of baselines": (
+        lambda method: fa.by_examples(method, slides),
+        *(fa.integrated_gradients, bags, tiles, {"baselines": tiles.flip(0)}, {"target": 1}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOUND)
+def test_what_is_bound_is_what_a_call_gives(name: str) -> None:
+    """Combinators looked at the call alone: noise was added nowhere, and maps drawn over pictures that a layer does not see."""
+    around, method, net, x, bound, options = BOUND[name]
+    found = around(functools.partial(method, **bound))(net, x, **options)
+    expected = around(method)(net, x, **bound, **options)
+    close(found, expected)
+    if isinstance(x, tuple):
+        assert found[1] is None is expected[1]
+
+
+def test_noise_on_integers_alone_is_refused() -> None:
+    """It was added nowhere, and the mean was the method, in silence."""
+    for method in (fa.feature_ablation, lambda model, x, target: fa.gradient(model, x, layer="embedding", target=target)):
+        with pytest.raises(ValueError, match="integers only, which take no noise: name the layer"):
+            fa.noise_tunnel(method)(text, ids, target=1)
+    fa.noise_tunnel(fa.feature_ablation, n_samples=2)(text, ids, layer="embedding", target=1)

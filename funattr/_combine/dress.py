@@ -23,7 +23,8 @@ def about(function: Callable[..., Any]) -> About:
     """What a method says of itself; what the signature tells of somebody else's."""
     if isinstance(function, partial):  # a method with some of its arguments bound
         inner = about(function.func)
-        return inner._replace(generators=(*generators_given(function.keywords), *inner.generators), mean=None)
+        generators, bound = generators_given(function.keywords), {**inner.bound, **function.keywords}
+        return inner._replace(generators=(*generators, *inner.generators), bound=bound, mean=None)
     found: About | None = getattr(function, "about", None)
     if found is None:
         parameters = inspect.signature(function).parameters.values()
@@ -69,6 +70,14 @@ def combined(
     names = None
     if all(part.accepts is not None for part in known):
         names = (*extra, *(name for part in known for name in part.accepts or () if name not in without))
+    first, *others = (part.bound for part in known)
+    bound = {
+        name: value
+        for name, value in first.items()
+        if name not in (*without, "generator") and all(name in other and other[name] is value for other in others)
+    }
+    if bound:  # the same to all parts
+        function = _filled(function, bound)
     made: Any = function  # to mypy a callable has no attributes
     made.about = About(
         names,
@@ -80,6 +89,7 @@ def combined(
         spare=max(part.spare for part in known),
         front=any(part.front for part in known),
         generators=tuple(g for part in known for g in part.generators),
+        bound=bound,
         baselines=next((part.baselines for part in known if "baselines" in (part.accepts or ())), "x"),
     )._replace(**says)
     if tracing():
@@ -88,6 +98,15 @@ def combined(
     function.__doc__ = f"``{name}``, with the arguments of {' and '.join(name_of(part) for part in parts)}."
     made.__signature__ = _signature(parts, extra, without, needs)
     return method(function)
+
+
+def _filled(function: Callable[..., Tree], bound: dict[str, Any]) -> Callable[..., Tree]:
+    """`function`, given what is bound in its parts where a call has nothing else to say."""
+
+    def filled(model: Model, x: Tree, **options: Any) -> Tree:
+        return function(model, x, **{**bound, **options})
+
+    return filled
 
 
 def _signature(

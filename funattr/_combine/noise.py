@@ -36,7 +36,7 @@ from .._types import (
     map_tensors,
     tensors,
 )
-from .._words import check_choice, check_count, door
+from .._words import check_choice, check_count, complaint, door
 from .baselines import at_layer, default_baselines
 from .dress import about, check_method, combined, device_of, generators_given, has_steps, name_of, run_steps
 from .targets import around_targets
@@ -174,8 +174,10 @@ def at_noise(
 ) -> tuple[Callable[[Tree], Tree], Steps]:
     """What takes the noise, and calls with it: the method as a function of the input; or, for integers, of the value at the
     layer."""
-    if any(attributable(leaf) for leaf in tensors(x)) or options.get("layer") is None:
+    if any(attributable(leaf) for leaf in tensors(x)):
         return lambda noisy: method(model, noisy, **options), Steps(question(model, x, None, None), x)
+    if options.get("layer") is None:
+        raise complaint(ValueError, "x holds integers only, which take no noise: name the layer that takes it, layer='...'.")
     if isinstance(options["layer"], (list, tuple, dict)):
         look(question(model, x, options["layer"], None))  # noise at one must not be undone by noise at another
     value_at, rest = split(model, options["layer"])
