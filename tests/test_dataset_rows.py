@@ -166,3 +166,32 @@ def test_what_mixes_examples_explains_each_alone(name: str, tmp_path: Path) -> N
     for i, found in fa.dataset.load(tmp_path):
         own = found["b"] if isinstance(method, dict) else found
         torch.testing.assert_close(own, alone(make().eval(), IMAGES[i : i + 1], target=CLASSES[i])[0], rtol=1e-4, atol=1e-5)
+
+
+def moves_x(model: Any, x: torch.Tensor, target: Any = None) -> torch.Tensor:
+    return x.mul_(2)
+
+
+@pytest.mark.parametrize("methods", [moves_x, {"a": moves_x, "b": moves_x}], ids=["one", "two"])
+def test_a_method_may_write_to_its_x(methods: Any, tmp_path: Path) -> None:
+    """It wrote to the caller's data, and examples that were explained again were others."""
+    before = IMAGES.clone()
+    run(tmp_path, method=methods, batch_size=7)
+    assert torch.equal(IMAGES, before)
+    for i, found in fa.dataset.load(tmp_path):
+        for own in found.values() if isinstance(found, dict) else [found]:
+            torch.testing.assert_close(own, 2 * IMAGES[i])
+
+
+@pytest.mark.parametrize("nothing", [None, (), {"a": None}], ids=str)
+def test_a_method_that_returns_no_tensor_is_refused(nothing: Any, tmp_path: Path) -> None:
+    """It was stored as explained, where a `return` was forgotten."""
+    with pytest.raises(TypeError, match="returned no tensor"):
+        run(tmp_path, method=lambda model, x: nothing)
+
+
+def test_an_attribution_that_is_not_finite_is_that_of_a_bad_example(tmp_path: Path) -> None:
+    """Of a method of one's own it was stored, where one of the library's is refused."""
+    first = IMAGES[0, 0, 0, 0]
+    assert run(tmp_path, method=lambda model, x: torch.where(x == first, torch.nan, x), batch_size=7) == (N - 1, 1, 0)
+    assert "holds NaN or inf" in fa.dataset.failed(tmp_path)[0]["message"]

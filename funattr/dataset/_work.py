@@ -125,6 +125,10 @@ class Worker:
         for name, leaf in leaves.items():
             if leaf.dim() == 0 or leaf.shape[0] != len(batch.ids):
                 raise ValueError(f"{name} must have a row for each of the {len(batch.ids)} examples, got {list(leaf.shape)}.")
+            if leaf.is_floating_point() and not bool(leaf.isfinite().all()):
+                raise ValueError(f"{name} holds NaN or inf.")
+        if not leaves:
+            raise TypeError("the method returned no tensor.")
         return leaves, spec
 
     def _alike(self, batch: Batch, row: int, leaves: dict[str, torch.Tensor]) -> bool:
