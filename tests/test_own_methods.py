@@ -137,3 +137,63 @@ def test_noise_on_integers_alone_is_refused() -> None:
         with pytest.raises(ValueError, match="integers only, which take no noise: name the layer"):
             fa.noise_tunnel(method)(text, ids, target=1)
     fa.noise_tunnel(fa.feature_ablation, n_samples=2)(text, ids, layer="embedding", target=1)
+
+
+def classic(model: Any, x: Tensor, *, target: Any = None, baselines: Any = 0.0) -> Tensor:
+    """As it is written by hand: gradients are added up in x."""
+    x.requires_grad_(True)
+    fa.score(model(x), target).sum().backward()
+    assert x.grad is not None
+    return x.grad * (x - baselines).detach()
+
+
+def writes(model: Any, x: Tensor, *, target: Any = None, baselines: Any = 0.0) -> Tensor:
+    """Moves x where it lies."""
+    return fa.gradient(model, x, target=target) * x.sub_(baselines)
+
+
+def plain(model: Any, x: Tensor, *, target: Any = None, baselines: Any = 0.0) -> Tensor:
+    return fa.gradient(model, x, target=target) * (x - baselines)
+
+
+#: What calls a method several times with the same x.
+SEVERAL: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
+    "each_target": (lambda method: fa.each_target(method, [0, 1, 2]), {"baselines": 0.5}),
+    "each_target, callables": (lambda method: fa.each_target(method, [lambda out: out[:, 0], lambda out: out[:, 1]]), {}),
+    "each_target, one at a time": (lambda method: fa.each_target(method, [0, 1, 2], chunk_size=1), {"baselines": 0.5}),
+    "multiply": (lambda method: fa.multiply(method, method), {"target": 1, "baselines": 0.5}),
+    "multiply, with another": (lambda method: fa.multiply(method, fa.gradient), {"target": 1, "baselines": 0.5}),
+    "mean_over_baselines": (fa.mean_over_baselines, {"target": 1, "baselines": torch.randn(3, 3, 8, 8)}),
+    "relu": (fa.relu, {"target": 1, "baselines": 0.5}),
+    "bound": (lambda method: fa.each_target(functools.partial(method, baselines=0.5), [0, 1]), {}),
+    "randomisation": (
+        lambda method: (
+            lambda model, x, **options: fa.metrics.randomisation(
+                functools.partial(method, baselines=0.5), model, x, generator=torch.Generator().manual_seed(0), **options
+            )
+        ),
+        {"target": 1},
+    ),
+    "sensitivity": (
+        lambda method: (
+            lambda model, x, **options: fa.metrics.sensitivity_max(
+                functools.partial(method, baselines=0.5), model, x, generator=torch.Generator().manual_seed(0), **options
+            )
+        ),
+        {"target": 1},
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the steps run one after another")  # classic's cannot be mapped
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("method", [classic, writes])
+def test_each_call_has_an_x_of_its_own(name: str, method: Any) -> None:
+    """What a call left in x was in the next one's: gradients added up, and x moved twice, in silence."""
+    around, options = SEVERAL[name]
+    x = image.clone()
+    close(around(method)(model, x, **options), around(plain)(model, image, **options), 1e-5)
+    assert torch.equal(x, image)
+    assert not x.requires_grad
+    for p in model.parameters():
+        p.grad = None

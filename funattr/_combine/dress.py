@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from .._core.door import method
 from .._steps.points import together
 from .._steps.ways import Runner
 from .._torch import tracing
-from .._types import About, Layer, Method, Model, Tree, in_floats, innermost, map_tensors, tensors
+from .._types import About, Layer, Method, Model, Tree, copied, in_floats, innermost, map_tensors, tensors
 from .._words import complaint
 
 
@@ -130,7 +131,7 @@ def then(f: Callable[[Tree, int, Tree], Tree], method: Any, name: str, **says: A
     """``f(found, leading, x)`` of what `method` finds, as a method; or at once, of a tensor of attributions."""
     if isinstance(method, Tensor):
         return f(method, 0, method)
-    check_method(method)
+    method = known_method(method)
     leading = about(method).leading
 
     def made(model: Model, x: Tree, **options: Any) -> Tree:
@@ -158,6 +159,21 @@ def per_layer(f: Callable[[Any, Layer], Tree], layer: Any, found: Any) -> Tree:
     if isinstance(layer, (list, tuple)):
         return type(layer)([per_layer(f, part, found[i]) for i, part in enumerate(layer)])
     return f(found, layer)
+
+
+def known_method(function: Any) -> Any:
+    """A method as combinators call it: somebody else's has an x of its own in each call, to write to and to have a grad in."""
+    check_method(function)
+    if tracing() or getattr(innermost(function), "about", None) is not None:
+        return function
+
+    @functools.wraps(function)
+    def called(model: Model, x: Tree, **options: Any) -> Tree:
+        return function(model, copied(x), **options)
+
+    made: Any = called
+    made.about, made.__name__ = about(function), name_of(function)
+    return made
 
 
 def check_method(function: Any) -> None:

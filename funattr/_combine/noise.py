@@ -38,7 +38,7 @@ from .._types import (
 )
 from .._words import check_choice, check_count, complaint, door
 from .baselines import at_layer, default_baselines
-from .dress import about, check_method, combined, device_of, generators_given, has_steps, name_of, run_steps
+from .dress import about, combined, device_of, generators_given, has_steps, known_method, name_of, run_steps
 from .targets import around_targets
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
@@ -91,7 +91,7 @@ def noise_tunnel(
         Adebayo et al., "Local Explanation Methods for Deep Neural Networks Lack Sensitivity to Parameter Values", 2018,
         https://arxiv.org/abs/1810.03307
     """
-    check_method(method)
+    method = known_method(method)
     check_count(n_samples, "n_samples")
     check_generator(generator)
     together = given_chunk(chunk_size)

@@ -16,7 +16,7 @@ from .._core.passes import question
 from .._torch import tree_flatten
 from .._types import Layer, Model, Tree, map_floats, tensors
 from .._words import check_choice, check_int, complaint, door, is_index, kind_of
-from .dress import about, as_numbers, check_method, combined, name_of, per_layer, then
+from .dress import about, as_numbers, combined, known_method, name_of, per_layer, then
 
 #: F.interpolate's modes, and the numbers of spatial dimensions they are for.
 MODES = {
@@ -91,7 +91,7 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
             text = "give the size to interpolate the tensor to: size=(height, width), or a tensor of that size."
             raise complaint(ValueError, text)
         return resized(method, _spatial(size), mode)
-    check_method(method)
+    method = known_method(method)
     told, name = about(method), name_of(method)
     if size is not None:
         _spatial(size)

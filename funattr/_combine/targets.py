@@ -21,7 +21,7 @@ from .._steps.ways import OneByOne, Runner, at_once_or_not
 from .._torch import any_batch, tracing, transforms_active
 from .._types import ChunkSize, Explains, Method, Model, Target, Tree, map_tensors, tensors
 from .._words import complaint, door, is_int, kind_of
-from .dress import about, as_one, check_method, chosen, combined, device_of, generators_given, has_steps, name_of, run_steps
+from .dress import about, as_one, chosen, combined, device_of, generators_given, has_steps, known_method, name_of, run_steps
 
 
 @door
@@ -57,7 +57,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         >>> torch.equal(every(model, torch.randn(4, 2))[:, 0], model.weight)
         True
     """
-    check_method(method)
+    method = known_method(method)
     if "target" not in chosen(method, {"target": None}):
         raise complaint(TypeError, f"expected a method that takes a target, such as fa.gradient, got {name_of(method)}.")
     chunk, known = given_chunk(chunk_size), about(method).rows
