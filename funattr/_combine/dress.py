@@ -68,20 +68,12 @@ def combined(
     """
     without = [*without, *([] if errors else ["return_error", "standard_errors"])]
     known = [about(part) for part in parts]
-    names = None
-    if all(part.accepts is not None for part in known):
-        names = (*extra, *(name for part in known for name in part.accepts or () if name not in without))
-    first, *others = (part.bound for part in known)
-    bound = {
-        name: value
-        for name, value in first.items()
-        if name not in (*without, "generator") and all(name in other and other[name] is value for other in others)
-    }
-    if bound:  # the same to all parts
-        function = _filled(function, bound)
-    made: Any = function  # to mypy a callable has no attributes
+    any_name = any(part.accepts is None for part in known)
+    names = [*extra, *(name for part in known for name in part.accepts or () if name not in without)]
+    bound = _bound_in(known, [*without, "generator"])
+    made: Any = _filled(function, bound) if bound else function  # to mypy a callable has no attributes
     made.about = About(
-        names,
+        None if any_name else tuple(names),
         leading=max(part.leading for part in known),
         layered=any(part.layered for part in known),
         at_input=any(part.at_input for part in known),
@@ -94,11 +86,21 @@ def combined(
         baselines=next((part.baselines for part in known if "baselines" in (part.accepts or ())), "x"),
     )._replace(**says)
     if tracing():
-        return function
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"``{name}``, with the arguments of {' and '.join(name_of(part) for part in parts)}."
+        return made  # type: ignore[no-any-return]  # Any, to have attributes
+    made.__name__ = made.__qualname__ = name
+    made.__doc__ = f"``{name}``, with the arguments of {' and '.join(name_of(part) for part in parts)}."
     made.__signature__ = _signature(parts, extra, without, needs)
-    return method(function)
+    return method(made)
+
+
+def _bound_in(known: list[About], without: Sequence[str]) -> dict[str, Any]:
+    """What is bound to the same value in all parts."""
+    first, *others = (part.bound for part in known)
+    return {
+        name: value
+        for name, value in first.items()
+        if name not in without and all(name in other and other[name] is value for other in others)
+    }
 
 
 def _filled(function: Callable[..., Tree], bound: dict[str, Any]) -> Callable[..., Tree]:

@@ -25,6 +25,7 @@ from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import (
     ChunkSize,
     Explains,
+    Layer,
     Method,
     Model,
     Neuron,
@@ -176,10 +177,7 @@ def at_noise(
     layer."""
     if any(attributable(leaf) for leaf in tensors(x)):
         return lambda noisy: method(model, noisy, **options), Steps(question(model, x, None, None), x)
-    if options.get("layer") is None:
-        raise complaint(ValueError, "x holds integers only, which take no noise: name the layer that takes it, layer='...'.")
-    if isinstance(options["layer"], (list, tuple, dict)):
-        look(question(model, x, options["layer"], None))  # noise at one must not be undone by noise at another
+    _check_takes_noise(model, x, options.get("layer"))
     value_at, rest = split(model, options["layer"])
     create_graph = bool(options.get("create_graph"))
     value = value_at(x) if create_graph else map_tensors(torch.detach, value_at(x))
@@ -205,6 +203,14 @@ def at_noise(
         return method(lambda _, value: rest(value, x), (examples, noisy), **options)[1]
 
     return explain, steps
+
+
+def _check_takes_noise(model: Model, x: Tree, layer: Layer) -> None:
+    """Refuse noise for integers without a layer to take it, and at several of which one follows from another."""
+    if layer is None:
+        raise complaint(ValueError, "x holds integers only, which take no noise: name the layer that takes it, layer='...'.")
+    if isinstance(layer, (list, tuple, dict)):
+        look(question(model, x, layer, None))  # noise at one must not be undone by noise at another
 
 
 def _after(rest: Callable[..., Any], x: Tree, value: Tree, *parts: Any, **named: Any) -> Any:

@@ -61,12 +61,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
     if "target" not in chosen(method, {"target": None}):
         raise complaint(TypeError, f"expected a method that takes a target, such as fa.gradient, got {name_of(method)}.")
     chunk, known = given_chunk(chunk_size), about(method).rows
-    several = targets.dim() > 0 if isinstance(targets, Tensor) else isinstance(targets, Sequence)
-    if isinstance(targets, str) or not several:
-        text = f"targets must be a list of targets, such as [3] or range(10), or a tensor of classes, got {kind_of(targets)}."
-        raise complaint(TypeError, text)
-    if len(targets) == 0:
-        raise complaint(ValueError, "targets is empty: name at least one.")
+    _check_targets(targets)
 
     def of_each(model: Model, x: Tree, **options: Any) -> Tree:
         each = targets if isinstance(targets, Tensor) else [numbered(target, model) for target in targets]
@@ -88,6 +83,15 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
 
     leading = about(method).leading + 1
     return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], errors=True, leading=leading)
+
+
+def _check_targets(targets: Any) -> None:
+    several = targets.dim() > 0 if isinstance(targets, Tensor) else isinstance(targets, Sequence)
+    if isinstance(targets, str) or not several:
+        text = f"targets must be a list of targets, such as [3] or range(10), or a tensor of classes, got {kind_of(targets)}."
+        raise complaint(TypeError, text)
+    if len(targets) == 0:
+        raise complaint(ValueError, "targets is empty: name at least one.")
 
 
 def _one_by_one(
