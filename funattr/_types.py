@@ -82,6 +82,7 @@ class About(NamedTuple):
     rows: bool = False  #: whether several targets, one call for each, share its passes; somebody else's method has not said
     spare: Literal["", "no mask", "yes"] = ""  #: where places that hold nothing change what it finds
     front: bool = False  #: whether it takes dimension 1 for channels, and what follows for places, whatever is asked
+    bound: Mapping[str, Any] = {}  #: the arguments that are bound in it: combinators look at them as at those of a call
     mean: Callable[..., Any] | None = None  #: the same averaged over baselines, where that takes less than a call for each
 
 
@@ -131,6 +132,11 @@ def is_number(leaf: object) -> bool:
 def in_single(t: Tensor) -> Tensor:
     """In single precision, of what has less: half would be too coarse for a sum."""
     return t if t.element_size() >= 4 else t.float()
+
+
+def in_floats(t: Tensor) -> Tensor:
+    """As floating-point numbers, of integers and bools: what a method of one's own may give."""
+    return t if t.is_floating_point() or t.is_complex() else t.to(torch.get_default_dtype())
 
 
 def in_double(t: Tensor) -> Tensor:

@@ -129,6 +129,30 @@ METHODS = [
     ),
     Cure(
         "_combine/shapes.py",
+        ": pass mode={}",
+        lambda: F.interpolate(fa.grad_cam, "bilinear"),
+        lambda: F.interpolate(fa.grad_cam, mode="bilinear")(conv, image, layer="conv2", target=1),
+    ),
+    Cure(
+        "_combine/shapes.py",
+        "give a size of as many numbers, such as x.shape[2:]",
+        lambda: F.interpolate(fa.grad_cam, image.shape)(conv, image, layer="conv2", target=1),
+        lambda: F.interpolate(fa.grad_cam, image.shape[2:])(conv, image, layer="conv2", target=1),
+    ),
+    Cure(
+        "_core/passes.py",
+        "give it the same structure",
+        lambda: F.split(mlp, "fc1").rest((F.activation(mlp, x, layer="fc1"),), x),
+        lambda: F.split(mlp, "fc1").rest(F.activation(mlp, x, layer="fc1"), x),
+    ),
+    Cure(
+        "_rules/flow/own.py",
+        "return the gradient of its first input",
+        lambda: F.under({torch.tanh: lambda op, gradient: None})(fa.gradient)(torch.tanh, x, target=1),
+        lambda: F.under({torch.tanh: lambda op, gradient: gradient})(fa.gradient)(torch.tanh, x, target=1),
+    ),
+    Cure(
+        "_combine/shapes.py",
         "choose a layer whose value is [N, C, *spatial]",
         lambda: F.guided_grad_cam(conv, image, layer="fc", target=1),
         lambda: F.guided_grad_cam(conv, image, layer="conv2", target=1),

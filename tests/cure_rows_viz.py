@@ -111,6 +111,12 @@ VIZ = [
     ),
     Cure(
         "viz/_arrays.py",
+        "bring them to one size, or draw them one at a time",
+        lambda: show([torch.ones(8, 8), torch.ones(6, 8)]),
+        lambda: [show([torch.ones(8, 8), torch.ones(8, 8)]), viz.overlay(signed[0], torch.ones(6, 8))],
+    ),
+    Cure(
+        "viz/_arrays.py",
         "choose what has these dimensions, and drop the others",
         lambda: viz.volume(torch.rand(2, 2), torch.rand(2, 2)),
         lambda: viz.volume(torch.rand(2, 4, 6, 6), torch.rand(2, 4, 6, 6)),

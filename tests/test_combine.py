@@ -186,6 +186,35 @@ def test_noisy_samples_in_one_batch_are_those_of_vmap(target: Any, chunk_size: i
         torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "name", ["at x", "of a method of one's own", "at a layer", "of each target", "of rows of examples", "mapped"]
+)
+def test_noise_is_over_maps_of_one_class(name: str) -> None:
+    """Of "argmax", each sample had its own class, and the mean was over maps of several, in silence."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).double()
+    x, ids = torch.randn(6, 4).double(), torch.arange(6) // 2
+    kind: Any = (lambda *args, **options: fa.gradient(*args, **options)) if "own" in name else fa.gradient
+    model: Any = net
+    if name == "of rows of examples":
+        kind, model = fa.by_examples(fa.gradient, ids), lambda x: net(x).reshape(3, 2, 3).mean(1)
+    if name == "at a layer":
+        x, model = (
+            torch.arange(12).reshape(6, 2),
+            torch.nn.Sequential(torch.nn.Embedding(12, 2).double(), torch.nn.Flatten(), net),
+        )
+
+    def smooth(target: Any) -> Any:
+        method = fa.noise_tunnel(kind, n_samples=9, stdevs=3.0, generator=seeded())
+        if name == "of each target":
+            return fa.each_target(method, [target, 1])(model, x)
+        if name == "mapped":
+            return torch.func.vmap(lambda x: method(model, x, target=target), randomness="same")(x[None])
+        return method(model, x, target=target, **({"layer": "0"} if name == "at a layer" else {}))
+
+    close(smooth("argmax"), smooth(model(x).argmax(1)))
+
+
 # Composition: each with every other. What the combination does is said by plain functions of plain functions.
 
 

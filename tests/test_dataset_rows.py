@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, S
 
 import funattr as fa
 
-from .test_dataset import IMAGES, N, check, images, loop, net, run
+from .test_dataset import CLASSES, IMAGES, N, check, images, loop, net, run
 
 
 class Pairs(Sampler[list[int]]):
@@ -133,3 +133,65 @@ def test_results_that_cannot_be_stored_are_refused(name: str, tmp_path: Path) ->
     with pytest.raises(ValueError, match=words):
         run(tmp_path, method=lambda model, x: made(x), batch_size=1 if name == "other dtypes" else 8, part_size=16)
     assert not list(tmp_path.glob("*.parquet"))
+
+
+def largest_over_all(model: Any, x: torch.Tensor, target: Any = None) -> torch.Tensor:
+    found = fa.gradient(model, x, target=target)
+    return found / found.abs().max()
+
+
+def by_the_batch() -> nn.Module:
+    """Normalises by the examples of a batch, in eval mode too."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        norm = nn.BatchNorm2d(5, track_running_stats=False)
+        return nn.Sequential(nn.Conv2d(3, 5, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(80, 4)).eval()
+
+
+MIXED: dict[str, tuple[Any, Any]] = {
+    "a method": (largest_over_all, net),
+    "a method in a combinator": (fa.absolute(largest_over_all), net),
+    "a model": (fa.gradient, by_the_batch),
+    "one of two": ({"a": fa.saliency, "b": largest_over_all}, net),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_what_mixes_examples_explains_each_alone(name: str, tmp_path: Path) -> None:
+    """Each had what its batch made of it, another in another batch, in silence."""
+    method, make = MIXED[name]
+    with pytest.warns(UserWarning, match="depends on the others in its batch"):
+        assert run(tmp_path, method=method, model=make, batch_size=7) == (N, 0, 0)
+    alone = method["b"] if isinstance(method, dict) else method
+    for i, found in fa.dataset.load(tmp_path):
+        own = found["b"] if isinstance(method, dict) else found
+        torch.testing.assert_close(own, alone(make().eval(), IMAGES[i : i + 1], target=CLASSES[i])[0], rtol=1e-4, atol=1e-5)
+
+
+def moves_x(model: Any, x: torch.Tensor, target: Any = None) -> torch.Tensor:
+    return x.mul_(2)
+
+
+@pytest.mark.parametrize("methods", [moves_x, {"a": moves_x, "b": moves_x}], ids=["one", "two"])
+def test_a_method_may_write_to_its_x(methods: Any, tmp_path: Path) -> None:
+    """It wrote to the caller's data, and examples that were explained again were others."""
+    before = IMAGES.clone()
+    run(tmp_path, method=methods, batch_size=7)
+    assert torch.equal(IMAGES, before)
+    for i, found in fa.dataset.load(tmp_path):
+        for own in found.values() if isinstance(found, dict) else [found]:
+            torch.testing.assert_close(own, 2 * IMAGES[i])
+
+
+@pytest.mark.parametrize("nothing", [None, (), {"a": None}], ids=str)
+def test_a_method_that_returns_no_tensor_is_refused(nothing: Any, tmp_path: Path) -> None:
+    """It was stored as explained, where a `return` was forgotten."""
+    with pytest.raises(TypeError, match="returned no tensor"):
+        run(tmp_path, method=lambda model, x: nothing)
+
+
+def test_an_attribution_that_is_not_finite_is_that_of_a_bad_example(tmp_path: Path) -> None:
+    """Of a method of one's own it was stored, where one of the library's is refused."""
+    first = IMAGES[0, 0, 0, 0]
+    assert run(tmp_path, method=lambda model, x: torch.where(x == first, torch.nan, x), batch_size=7) == (N - 1, 1, 0)
+    assert "holds NaN or inf" in fa.dataset.failed(tmp_path)[0]["message"]

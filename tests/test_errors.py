@@ -210,6 +210,32 @@ TABLE: list[Row] = [
         ["relu(integrated_gradients)(target=1, multiply_by_inputs=None)"],
     ),
     # split
+    (
+        "rest with one value for two layers",
+        lambda: fa.split(mlp, ["fc1", "fc2"]).rest([x], x),
+        ValueError,
+        ["rest()", "a list of 2 layers has a list of as many values"],
+    ),
+    (
+        "rest with values by name",
+        lambda: fa.split(mlp, {"a": "fc1", "b": "fc2"}).rest([x, x], x),
+        ValueError,
+        ["rest()", "a dict of 2 layers ['a', 'b']"],
+    ),
+    ("value_at of a list", lambda: fa.split(mlp, "fc1").value_at([x]), TypeError, ["value_at()", "got list"]),
+    # combinators
+    ("a model for a method", lambda: fa.noise_tunnel(mlp), TypeError, ["noise_tunnel()", "got Mlp", "method(model, x, ...)"]),
+    ("a function of one thing", lambda: fa.relu(lambda model: 3), TypeError, ["relu()", "method(model, x, ...)"]),
+    ("a model for what is judged", lambda: fa.metrics.deletion(mlp, fa.gradient, x), TypeError, ["deletion()", "got Mlp"]),
+    (
+        "targets in one number",
+        lambda: fa.each_target(fa.gradient, torch.tensor(3)),
+        TypeError,
+        ["each_target()", "[3] or range"],
+    ),
+    ("targets for none", lambda: fa.each_target(fa.activation, [1]), TypeError, ["that takes a target", "activation"]),
+    ("a size that is none", lambda: fa.interpolate(fa.grad_cam, 4.5), TypeError, ["interpolate()", "whole numbers"]),
+    ("no size at all", lambda: fa.interpolate(fa.grad_cam, (0, 4)), ValueError, ["interpolate()", "at least 1 in each"]),
     ("split of no layer", lambda: fa.split(mlp, "fc9"), ValueError, ["split()", "no layer 'fc9'"]),
     (
         "wrong structure",

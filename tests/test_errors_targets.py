@@ -85,7 +85,7 @@ TABLE: list[Row] = [
         "neuron of the whole batch",
         lambda: fa.integrated_gradients(mlp, x, target=fa.neuron("fc1", lambda v: v[:, 1].sum())),
         ValueError,
-        ["1 values for the 4 examples", "must be the batch"],
+        ["1 values for the 4 examples", "the target must give one for each"],
     ),
     ("neuron index", lambda: fa.neuron("fc1", 1.5), TypeError, ["neuron()", "float 1.5"]),
     ("neuron layer", lambda: fa.neuron(3, 1), TypeError, ["neuron()", "int 3"]),

@@ -392,7 +392,8 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "channel_dim": (lambda: viz.overlay(SIGNED[0], channel_dim=1), ValueError, r"must be -3 .* or -1 .*, got 1"),
     "NaN": (lambda: viz.overlay(SIGNED[0] / 0 * 0), ValueError, r"attribution \[3, 4, 5\] holds NaN or inf"),
     "inf image": (lambda: viz.show(GREY / 0, {"a": SIGNED}), ValueError, r"images \[2, 1, 8, 10\] holds NaN or inf"),
-    "percentile 0": (lambda: viz.overlay(SIGNED[0], percentile=0), ValueError, "above 0 and at most 100, got 0"),
+    "percentile 0": (lambda: viz.overlay(SIGNED[0], percentile=0), ValueError, "above 1 and at most 100, got 0"),
+    "percentile of a fraction": (lambda: viz.overlay(SIGNED[0], percentile=0.99), ValueError, "99.0 clips the largest 1 %"),
     "percentile 101": (lambda: viz.show(GREY, {"a": SIGNED}, percentile=101), ValueError, "at most 100, got 101"),
     "no batch": (lambda: viz.show(GREY[0, 0], {"a": SIGNED}), ValueError, r"images has the shape \[8, 10\].*images\[None\]"),
     "lone image": (lambda: viz.show(torch.ones(3, 8, 8), {"a": SIGNED[:1]}), ValueError, r"1 maps for 3 images.*image\[None\]"),
@@ -406,7 +407,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "titles": (lambda: viz.show(GREY, {"a": SIGNED}, titles=["x"]), ValueError, "1 entries for 2 images: pass one title per"),
     "no dict": (lambda: viz.show(GREY, SIGNED), TypeError, "must be a dict of method name -> maps, got Tensor: pass"),  # type: ignore[arg-type]  # wrong on purpose
     "no method": (lambda: viz.show(GREY, {}), ValueError, "attributions is empty, expected at least one method"),
-    "complex": (lambda: viz.overlay(torch.ones(2, 2) * 1j), TypeError, "real numbers, got ndarray of complex64"),
+    "complex": (lambda: viz.overlay(torch.ones(2, 2) * 1j), TypeError, "real numbers, got Tensor of complex64"),
     "None": (lambda: viz.overlay(None), TypeError, "attribution must be a tensor or an array of real numbers, got NoneType"),
 }
 
@@ -440,3 +441,23 @@ def test_importing_needs_no_matplotlib_and_drawing_no_pyplot() -> None:
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, "/dev/null"], check=True)
+
+
+def test_lists_of_tensors_of_any_kind() -> None:
+    """They ended in errors of numpy and torch."""
+    plain = viz.show(GREY, {"a": SIGNED})
+    kinds: list[Callable[[torch.Tensor], Any]] = [
+        lambda t: list(t.clone().requires_grad_()),
+        lambda t: list(t.double()),
+        lambda t: t.to_sparse(),
+        lambda t: tuple(t.numpy()),
+    ]
+    for kind in kinds:
+        figure = viz.show(kind(GREY), {"a": kind(SIGNED)})
+        for i in range(4):
+            for own, expected in zip(drawn(figure.axes[i]), drawn(plain.axes[i])):
+                np.testing.assert_allclose(own, expected, rtol=1e-6)
+    assert len(drawn(viz.show(list(GREY.bfloat16()), {"a": list(SIGNED.bfloat16())}).axes[1])) == 2
+    byte = (GREY * 255).byte()
+    whole, listed = (drawn(viz.show(given, {"a": SIGNED}).axes[0])[0] for given in (byte, list(byte)))
+    np.testing.assert_array_equal(whole, listed)

@@ -185,7 +185,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "4-d": (lambda: viz.text(["a"], torch.ones(1, 1, 1, 1)), ValueError, r"shape \[1, 1, 1, 1\], expected \[L\]"),
     "a number": (lambda: viz.text(["a"], 1.0), ValueError, r"shape \[\], expected"),
     "NaN": (lambda: viz.text(["a"], [float("nan")]), ValueError, "NaN or inf"),
-    "complex": (lambda: viz.text(["a"], torch.ones(1) * 1j), TypeError, "real numbers, got ndarray of complex64"),
+    "complex": (lambda: viz.text(["a"], torch.ones(1) * 1j), TypeError, "real numbers, got Tensor of complex64"),
     "titles": (
         lambda: viz.text([["a"]], [[1.0]], titles=["x", "y"]),
         ValueError,

@@ -19,7 +19,7 @@ from .._steps.progress import Sum, reported
 from .._torch import tracing, tree_flatten
 from .._types import Explains, Method, Model, Tree, batch_size, map_leaves, map_tensors, tensors
 from .._words import complaint, door
-from .dress import about, as_one, chosen, combined, name_of
+from .dress import about, as_one, chosen, combined, known_method, name_of
 from .targets import around_targets
 
 
@@ -50,6 +50,7 @@ def mean_over_baselines(method: Explains) -> Method:
     if not callable(method) or "baselines" not in chosen(method, {"baselines": None}):
         text = f"expected a method that takes baselines, such as fa.deep_lift, got {name_of(method)}."
         raise complaint(TypeError, text)
+    method = known_method(method)
     faster = about(method).mean
     if faster is not None:
         return faster

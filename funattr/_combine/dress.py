@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core.door import method
 from .._steps.points import together
 from .._steps.ways import Runner
 from .._torch import tracing
-from .._types import About, Layer, Method, Model, Tree, innermost, map_tensors, tensors
+from .._types import About, Layer, Method, Model, Tree, copied, in_floats, innermost, map_tensors, tensors
 from .._words import complaint
 
 
@@ -22,7 +24,8 @@ def about(function: Callable[..., Any]) -> About:
     """What a method says of itself; what the signature tells of somebody else's."""
     if isinstance(function, partial):  # a method with some of its arguments bound
         inner = about(function.func)
-        return inner._replace(generators=(*generators_given(function.keywords), *inner.generators), mean=None)
+        generators, bound = generators_given(function.keywords), {**inner.bound, **function.keywords}
+        return inner._replace(generators=(*generators, *inner.generators), bound=bound, mean=None)
     found: About | None = getattr(function, "about", None)
     if found is None:
         parameters = inspect.signature(function).parameters.values()
@@ -65,12 +68,12 @@ def combined(
     """
     without = [*without, *([] if errors else ["return_error", "standard_errors"])]
     known = [about(part) for part in parts]
-    names = None
-    if all(part.accepts is not None for part in known):
-        names = (*extra, *(name for part in known for name in part.accepts or () if name not in without))
-    made: Any = function  # to mypy a callable has no attributes
+    any_name = any(part.accepts is None for part in known)
+    names = [*extra, *(name for part in known for name in part.accepts or () if name not in without)]
+    bound = _bound_in(known, [*without, "generator"])
+    made: Any = _filled(function, bound) if bound else function  # to mypy a callable has no attributes
     made.about = About(
-        names,
+        None if any_name else tuple(names),
         leading=max(part.leading for part in known),
         layered=any(part.layered for part in known),
         at_input=any(part.at_input for part in known),
@@ -79,14 +82,34 @@ def combined(
         spare=max(part.spare for part in known),
         front=any(part.front for part in known),
         generators=tuple(g for part in known for g in part.generators),
+        bound=bound,
         baselines=next((part.baselines for part in known if "baselines" in (part.accepts or ())), "x"),
     )._replace(**says)
     if tracing():
-        return function
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"``{name}``, with the arguments of {' and '.join(name_of(part) for part in parts)}."
+        return made  # type: ignore[no-any-return]  # Any, to have attributes
+    made.__name__ = made.__qualname__ = name
+    made.__doc__ = f"``{name}``, with the arguments of {' and '.join(name_of(part) for part in parts)}."
     made.__signature__ = _signature(parts, extra, without, needs)
-    return method(function)
+    return method(made)
+
+
+def _bound_in(known: list[About], without: Sequence[str]) -> dict[str, Any]:
+    """What is bound to the same value in all parts."""
+    first, *others = (part.bound for part in known)
+    return {
+        name: value
+        for name, value in first.items()
+        if name not in without and all(name in other and other[name] is value for other in others)
+    }
+
+
+def _filled(function: Callable[..., Tree], bound: dict[str, Any]) -> Callable[..., Tree]:
+    """`function`, given what is bound in its parts where a call has nothing else to say."""
+
+    def filled(model: Model, x: Tree, **options: Any) -> Tree:
+        return function(model, x, **{**bound, **options})
+
+    return filled
 
 
 def _signature(
@@ -110,13 +133,19 @@ def then(f: Callable[[Tree, int, Tree], Tree], method: Any, name: str, **says: A
     """``f(found, leading, x)`` of what `method` finds, as a method; or at once, of a tensor of attributions."""
     if isinstance(method, Tensor):
         return f(method, 0, method)
-    check_method(method)
+    method = known_method(method)
     leading = about(method).leading
 
     def made(model: Model, x: Tree, **options: Any) -> Tree:
-        return f(method(model, x, **options), leading, x)
+        return f(as_numbers(method(model, x, **options)), leading, x)
 
     return combined(made, f"{name}({name_of(method)})", method, **says)
+
+
+def as_numbers(found: Tree) -> Tree:
+    """What a method of one's own found, where that is integers and bools alone, as floating-point numbers. Integers beside
+    others are those of an input that has no attribution."""
+    return found if any(t.is_floating_point() for t in tensors(found)) else map_tensors(in_floats, found)
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -134,9 +163,33 @@ def per_layer(f: Callable[[Any, Layer], Tree], layer: Any, found: Any) -> Tree:
     return f(found, layer)
 
 
+def known_method(function: Any) -> Any:
+    """A method as combinators call it: somebody else's has an x of its own in each call, to write to and to have a grad in."""
+    check_method(function)
+    if tracing() or getattr(innermost(function), "about", None) is not None:
+        return function
+
+    @functools.wraps(function)
+    def called(model: Model, x: Tree, **options: Any) -> Tree:
+        return function(model, copied(x), **options)
+
+    made: Any = called
+    made.about, made.__name__ = about(function), name_of(function)
+    return made
+
+
 def check_method(function: Any) -> None:
+    """Refuse what cannot be called with a model and x: what a method returned, or the model itself."""
+    text = "expected a method such as fa.gradient, got"
     if not callable(function):
-        raise complaint(TypeError, f"expected a method such as fa.gradient, got {type(function).__name__}.")
+        raise complaint(TypeError, f"{text} {type(function).__name__}.")
+    if tracing():
+        return
+    with contextlib.suppress(ValueError):  # of what is not written in Python, nobody knows
+        parameters = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters.values()
+        if sum(9 if p.kind is p.VAR_POSITIONAL else p.kind < p.VAR_POSITIONAL for p in parameters) < 2:
+            takes = "a method takes a model and its input, method(model, x, ...)"
+            raise complaint(TypeError, f"{text} {name_of(function)}: {takes}.")
 
 
 # Running a method many times.

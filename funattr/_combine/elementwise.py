@@ -10,7 +10,7 @@ from torch import Tensor
 from .._torch import tree_flatten, tree_unflatten
 from .._types import Explains, Method, Model, Tree, batch_size, map_floats, tensors
 from .._words import complaint, door
-from .dress import about, check_method, chosen, combined, name_of, per_layer, then
+from .dress import about, chosen, combined, known_method, name_of, per_layer, then
 
 
 @door
@@ -37,8 +37,8 @@ def multiply(method: Explains, other: Explains) -> Method:
         >>> signed_square(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0]]))
         tensor([[  4., -16.]])
     """
-    check_method(method)
-    check_method(other)
+    method = known_method(method)
+    other = known_method(other)
     mine, others = about(method), about(other)
 
     def product(model: Model, x: Tree, **options: Any) -> Tree:
@@ -177,7 +177,7 @@ def at_input(method: Explains) -> Method:
         >>> fa.at_input(fa.gradient)(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0]]), layer="any")
         tensor([[ 2., -4.]])
     """
-    check_method(method)
+    method = known_method(method)
 
     def there(model: Model, x: Tree, *, layer: Any = None, **options: Any) -> Tree:
         return method(model, x, **options)

@@ -13,7 +13,7 @@ from .._core.examples import laid_out, of_examples
 from .._core.labels import whole_numbers
 from .._types import Explains, Method, Model, Tree, in_single, map_floats
 from .._words import check_int, complaint, door
-from .dress import about, check_method, combined, name_of, then
+from .dress import about, combined, known_method, name_of, then
 
 
 @door
@@ -137,7 +137,7 @@ def by_examples(method: Explains, examples: Tree) -> Method:
                 [12., 12.],
                 [30., 30.]])
     """
-    check_method(method)
+    method = known_method(method)
     told, layouts = about(method), laid_out(examples)
 
     def rows(model: Model, x: Tree, **options: Any) -> Tree:

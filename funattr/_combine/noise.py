@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.passes import question
-from .._core.score import shares
+from .._core.passes import forward, kept, question
+from .._core.score import predicted, shares
 from .._core.split import split
 from .._core.where import bind, find
 from .._steps.chunks import chunk_for, chunks, given_chunk
@@ -25,6 +25,7 @@ from .._torch import tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import (
     ChunkSize,
     Explains,
+    Layer,
     Method,
     Model,
     Neuron,
@@ -36,9 +37,9 @@ from .._types import (
     map_tensors,
     tensors,
 )
-from .._words import check_choice, check_count, door
+from .._words import check_choice, check_count, complaint, door
 from .baselines import at_layer, default_baselines
-from .dress import about, check_method, combined, device_of, generators_given, has_steps, name_of, run_steps
+from .dress import about, combined, device_of, generators_given, has_steps, known_method, name_of, run_steps
 from .targets import around_targets
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
@@ -58,9 +59,10 @@ def noise_tunnel(
 
     ``mean_i a_i``, ``mean_i a_i^2`` or ``mean_i a_i^2 - (mean_i a_i)^2``, for the attributions ``a_i`` of ``x + noise_i``.
     Where x holds only integers, the noise is added at the layer, and baselines, integers still, are read there without noise;
-    several layers are then one joint site, and must not depend on each other. A deviation of 10 to 20 % of the range of x is
-    usual. Calls of the method run together, in one batch or by vmap; one after another where the method takes many steps of
-    its own or draws random numbers, where vmap cannot, and in a compiled function.
+    several layers are then one joint site, and must not depend on each other. ``target="argmax"`` is the class predicted at x,
+    in all samples. A deviation of 10 to 20 % of the range of x is usual. Calls of the method run together, in one batch or by
+    vmap; one after another where the method takes many steps of its own or draws random numbers, where vmap cannot, and in a
+    compiled function.
 
     Args:
         method: a method.
@@ -90,7 +92,7 @@ def noise_tunnel(
         Adebayo et al., "Local Explanation Methods for Deep Neural Networks Lack Sensitivity to Parameter Values", 2018,
         https://arxiv.org/abs/1810.03307
     """
-    check_method(method)
+    method = known_method(method)
     check_count(n_samples, "n_samples")
     check_generator(generator)
     together = given_chunk(chunk_size)
@@ -105,6 +107,8 @@ def noise_tunnel(
         if shares(options.get("target")):  # all targets of each sample from its passes
             again = {"n_samples": n_samples, "stdevs": stdevs, "nt_type": nt_type, "generator": generator}
             return around_targets(partial(noise_tunnel, **again, chunk_size=chunk_size), method, model, x, options)
+        if isinstance(options.get("target"), str) and options["target"] == "argmax":
+            options["target"] = at_rest(model, x)
         explain, steps = at_noise(method, default, model, x, options)
         start = steps.like
         spread = [*zip(floats_of(start), deviations(stdevs, start, "x" if start is x else "the value at the site"))]
@@ -141,6 +145,12 @@ def _in_one_batch(method: Explains, model: Model, x: Tree, options: dict[str, An
     return [ask]
 
 
+def at_rest(model: Model, x: Tree) -> Tensor:
+    """What "argmax" means in all samples: the class predicted at x. A mean over maps of several classes would be of none."""
+    with torch.no_grad():
+        return predicted(forward(question(model, x, None, None), kept).output)
+
+
 def moved(explain: Callable[[Tree], Tree], start: Tree, way: list[Tensor]) -> Tree:
     """What is found a way from the start, for each floating-point tensor there."""
     return explain(with_floats(start, [t + w for t, w in zip(floats_of(start), way)]))
@@ -165,10 +175,9 @@ def at_noise(
 ) -> tuple[Callable[[Tree], Tree], Steps]:
     """What takes the noise, and calls with it: the method as a function of the input; or, for integers, of the value at the
     layer."""
-    if any(attributable(leaf) for leaf in tensors(x)) or options.get("layer") is None:
+    if any(attributable(leaf) for leaf in tensors(x)):
         return lambda noisy: method(model, noisy, **options), Steps(question(model, x, None, None), x)
-    if isinstance(options["layer"], (list, tuple, dict)):
-        look(question(model, x, options["layer"], None))  # noise at one must not be undone by noise at another
+    _check_takes_noise(model, x, options.get("layer"))
     value_at, rest = split(model, options["layer"])
     create_graph = bool(options.get("create_graph"))
     value = value_at(x) if create_graph else map_tensors(torch.detach, value_at(x))
@@ -194,6 +203,14 @@ def at_noise(
         return method(lambda _, value: rest(value, x), (examples, noisy), **options)[1]
 
     return explain, steps
+
+
+def _check_takes_noise(model: Model, x: Tree, layer: Layer) -> None:
+    """Refuse noise for integers without a layer to take it, and at several of which one follows from another."""
+    if layer is None:
+        raise complaint(ValueError, "x holds integers only, which take no noise: name the layer that takes it, layer='...'.")
+    if isinstance(layer, (list, tuple, dict)):
+        look(question(model, x, layer, None))  # noise at one must not be undone by noise at another
 
 
 def _after(rest: Callable[..., Any], x: Tree, value: Tree, *parts: Any, **named: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,8 +15,8 @@ from .._core.gradient import with_places
 from .._core.passes import question
 from .._torch import tree_flatten
 from .._types import Layer, Model, Tree, map_floats, tensors
-from .._words import check_choice, check_int, complaint, door
-from .dress import about, check_method, combined, name_of, per_layer, then
+from .._words import check_choice, check_int, complaint, door, is_index, kind_of
+from .dress import about, as_numbers, combined, known_method, name_of, per_layer, then
 
 #: F.interpolate's modes, and the numbers of spatial dimensions they are for.
 MODES = {
@@ -89,8 +91,10 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
             text = "give the size to interpolate the tensor to: size=(height, width), or a tensor of that size."
             raise complaint(ValueError, text)
         return resized(method, _spatial(size), mode)
-    check_method(method)
+    method = known_method(method)
     told, name = about(method), name_of(method)
+    if size is not None:
+        _spatial(size)
 
     def upsampled(model: Model, x: Tree, **options: Any) -> Tree:
         def for_inputs(attribution: Tree, layer: Layer) -> Tree:
@@ -100,7 +104,7 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
             seen = iter(with_places(x, maps[0].dim() - told.leading, asked))
             return map_floats(lambda leaf: _at_size(maps[0], leaf, told.leading, size, mode) if next(seen) else None, x)
 
-        return per_layer(for_inputs, options.get("layer") if told.layered else None, method(model, x, **options))
+        return per_layer(for_inputs, options.get("layer") if told.layered else None, as_numbers(method(model, x, **options)))
 
     return combined(upsampled, f"interpolate({name})", method, front=True)
 
@@ -124,9 +128,16 @@ def _for_each_input(attribution: Tree, x: Tree, leading: int, size: Any, mode: s
 
 
 def _spatial(size: Any) -> tuple[int, ...]:
-    if isinstance(size, Tensor):
+    if isinstance(size, Tensor) and size.dim() > 2:
         return tuple(size.shape[2:])
-    return (size,) if isinstance(size, int) else tuple(size)
+    sides = tuple(size) if isinstance(size, (tuple, list, np.ndarray)) else (size,)
+    if not all(is_index(side) or isinstance(side, torch.SymInt) for side in sides):
+        cure = f": pass mode={size!r}" if isinstance(size, str) and size in MODES else ""
+        text = f"size must be whole numbers, such as (height, width), or a tensor [N, C, *S] of that size, got {kind_of(size)}"
+        raise complaint(TypeError, f"{text}{cure}.")
+    if any(side < 1 for side in sides):
+        raise complaint(ValueError, f"size must be at least 1 in each dimension, got {size}.")
+    return sides
 
 
 def resized(attribution: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
@@ -134,7 +145,8 @@ def resized(attribution: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
         raise complaint(
             ValueError,
             f"an attribution {list(attribution.shape)} has {max(attribution.dim() - 2, 0)} spatial dimensions and the size "
-            f"{list(size)} has {len(size)}: choose a layer whose value is [N, C, *spatial] like the input.",
+            f"{list(size)} has {len(size)}: choose a layer whose value is [N, C, *spatial] like the input, or give a size of "
+            f"as many numbers, such as x.shape[2:].",
         )
     if len(size) not in MODES[mode]:
         fitting = ", ".join(repr(name) for name, dims in MODES.items() if len(size) in dims)

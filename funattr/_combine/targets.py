@@ -21,7 +21,7 @@ from .._steps.ways import OneByOne, Runner, at_once_or_not
 from .._torch import any_batch, tracing, transforms_active
 from .._types import ChunkSize, Explains, Method, Model, Target, Tree, map_tensors, tensors
 from .._words import complaint, door, is_int, kind_of
-from .dress import about, as_one, check_method, combined, device_of, generators_given, has_steps, name_of, run_steps
+from .dress import about, as_one, chosen, combined, device_of, generators_given, has_steps, known_method, name_of, run_steps
 
 
 @door
@@ -57,7 +57,9 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         >>> torch.equal(every(model, torch.randn(4, 2))[:, 0], model.weight)
         True
     """
-    check_method(method)
+    method = known_method(method)
+    if "target" not in chosen(method, {"target": None}):
+        raise complaint(TypeError, f"expected a method that takes a target, such as fa.gradient, got {name_of(method)}.")
     chunk, known = given_chunk(chunk_size), about(method).rows
     _check_targets(targets)
 
@@ -84,9 +86,10 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
 
 
 def _check_targets(targets: Any) -> None:
-    if isinstance(targets, str) or not isinstance(targets, (Sequence, Tensor)):
-        text = f"targets must be a list of targets or a tensor of classes, got {kind_of(targets)}"
-        several = isinstance(targets, Iterable) and not isinstance(targets, str)
+    listed = targets.dim() > 0 if isinstance(targets, Tensor) else isinstance(targets, Sequence)
+    if isinstance(targets, str) or not listed:
+        text = f"targets must be a list of targets, such as [3] or range(10), or a tensor of classes, got {kind_of(targets)}"
+        several = isinstance(targets, Iterable) and not isinstance(targets, (str, Tensor))
         cure = "pass list(targets)" if several else "give one alone to the method, as target="
         raise complaint(TypeError, f"{text}: {cure}.")
     if len(targets) == 0:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from .._torch import depth, mapped_below, only_vmap_runs, out_of_levels, tracing, transforms_active, tree_flatten
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, map_tensors, tensors
-from .._words import complaint
+from .._words import complaint, in_short
 from .checks import check_outside, meet
 from .code import train_mode_traced
 from .kept import keep_written, laid_as, observed
@@ -191,7 +191,7 @@ def _one_for_each(q: Question, found: Tensor) -> Tensor:
     if found.shape[0] != q.size:
         cure = "the first dimension of the model's output must be the batch; of one example without it, pass x[None]"
         cure += "; where rows are parts of examples, take by_examples(method, examples)" if found.shape[0] < q.size else ""
-        if callable(q.target):
+        if callable(q.target.index if isinstance(q.target, Neuron) else q.target):
             cure = "the target must give one for each, and a loss takes reduction='none' for that"
         text = f"the score has {found.shape[0]} values for the {q.size} examples of x: {cure}."
         raise complaint(ValueError, text, scores=found.shape[0] if q.bound.grouped is None else 0)
@@ -229,8 +229,8 @@ def replace(q: Question, x: Tree, values: Sequence[Tree]) -> Any:
     def put(i: int, value: Tree, shared: bool) -> Tree:
         expected, got = (None if isinstance(tree, Tensor) else tree_flatten(tree)[1] for tree in (value, values[i]))
         if expected != got and q.sites.sites[i] is not None:
-            text = f"the value at {q.label(i)} has the structure {expected}, the one to put there {got}."
-            raise complaint(ValueError, text)
+            text = f"the value at {q.label(i)} is {in_short(value)}, and what is to be put there {in_short(values[i])}"
+            raise complaint(ValueError, f"{text}: give it the same structure.")
         return copied(values[i])
 
     return forward(q, put, x).output

@@ -9,7 +9,7 @@ from torch import nn
 
 from .._torch import TreeSpec, tracing, tree_flatten, tree_unflatten
 from .._types import Layer, Place, Tree
-from .._words import complaint, door, kind_of, warn
+from .._words import complaint, door, in_short, kind_of, warn
 from .tap import Run, Site
 from .where import Bound, find, opaque_module
 
@@ -94,9 +94,15 @@ class Sites(NamedTuple):
 def _collect(keys: Any, joint: Any, values: list[Tree]) -> None:
     if isinstance(keys, int):
         values[keys] = joint
-    else:
-        for key in keys if isinstance(keys, dict) else range(len(keys)):
-            _collect(keys[key], joint[key], values)
+        return
+    named = isinstance(keys, dict)
+    fits = isinstance(joint, dict) and joint.keys() == keys.keys() if named else isinstance(joint, (list, tuple))
+    if not fits or len(joint) != len(keys):
+        kind, names = type(keys).__name__, f" {list(keys)}" if named else ""
+        text = f"a {kind} of {len(keys)} layers{names} has a {kind} of as many values"
+        raise complaint(ValueError, f"{text}, got {in_short(joint)}.")
+    for key in keys if named else range(len(keys)):
+        _collect(keys[key], joint[key], values)
 
 
 def resolve(bound: Bound, layer: Layer) -> Sites:

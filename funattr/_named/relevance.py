@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .._combine.dress import check_method, combined, name_of
+from .._combine.dress import combined, known_method, name_of
 from .._combine.elementwise import at_input, multiply, relu
 from .._combine.shapes import MODES, interpolate
 from .._core.door import method
@@ -66,7 +66,7 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
     moves = getattr(ready.kinds.get("first"), "shares", False)
 
     def combinator(method: Explains) -> Method:
-        check_method(method)
+        method = known_method(method)
 
         def ruled(model: Model, x: Tree, **options: Any) -> Tree:
             if not rules:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from .._torch import tracing, tree_flatten, tree_unflatten
-from .._types import Tree, in_single
+from .._types import Tree, in_floats, in_single
 from .._words import complaint, warn
 
 #: More runs than anybody waits for who does not know of them: each pixel of a photograph, say.
@@ -147,7 +147,10 @@ _WIDTH = 30
 
 
 class Sum:
-    """A sum of trees over their leading dimension. What is no tensor stays as it first came."""
+    """A sum of trees over their leading dimension. What is no tensor stays as it first came.
+
+    Of integers and bools, which a method of one's own may give, a mean is no integer.
+    """
 
     def __init__(self) -> None:
         self.parts: list[Any] = []
@@ -159,7 +162,7 @@ class Sum:
         new = [_summed(t, weights, power) if isinstance(t, Tensor) else t for t in leaves]
         check_rows(self.parts, new)
         self.parts = [a + b if isinstance(a, Tensor) else a for a, b in zip(self.parts, new)] if self.parts else new
-        self.dtypes = [t.dtype if isinstance(t, Tensor) else None for t in leaves]
+        self.dtypes = [in_floats(t[:0]).dtype if isinstance(t, Tensor) else None for t in leaves]
 
     def total(self, count: int = 1) -> Tree:
         """The sum, divided by `count`, in the dtypes of what was added."""
@@ -171,7 +174,8 @@ class Sum:
 
 
 def _summed(t: Tensor, weights: Tensor | None, power: int) -> Tensor:
-    wide = in_single(t) if power == 1 else in_single(t) ** power
+    wide = in_single(in_floats(t))
+    wide = wide if power == 1 else wide**power
     if weights is not None:
         wide = wide * weights.to(wide).reshape(-1, *[1] * (t.dim() - 1))
     return wide.sum(0)

@@ -52,6 +52,10 @@ class Seeded:
                 return found
         return self._each(ids, x, target)
 
+    def one_by_one(self) -> None:
+        """From now on each example is explained alone, as if the method drew numbers that rows share."""
+        self.random = self.compared = True
+
     def _watched(self, x: Any, target: Any) -> tuple[Any, bool]:
         """The batch, and whether the method drew. It starts where the last batch ended, unless somebody else draws."""
         before = self._state() if self.others or self.last is None else self.last

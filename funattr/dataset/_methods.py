@@ -13,6 +13,7 @@ import funattr as fa
 
 from ._config import method_name
 from ._names import meant, method_named
+from ._trees import mapped
 
 
 def method_of(given: Any) -> Callable[..., Any]:
@@ -57,7 +58,7 @@ def _together(methods: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
 
     def each(model: Any, x: Any, **arguments: Any) -> dict[str, Any]:
         return {
-            name: method(model, x, **{key: value for key, value in arguments.items() if takes[name](key)})
+            name: method(model, mapped(torch.clone, x), **{key: value for key, value in arguments.items() if takes[name](key)})
             for name, method in methods.items()
         }
 
@@ -141,7 +142,8 @@ def bound(method: Callable[..., Any], arguments: dict[str, Any], target: Any, ow
 
 def _on(method: Callable[..., Any], arguments: dict[str, Any], targeted: bool, model: Any) -> Callable[[Any, Any], Any]:
     def call(x: Any, target: Any) -> Any:
-        return method(model, x, **({"target": target} if targeted else {}), **arguments)
+        own = mapped(torch.clone, x)  # which may be a part of the caller's data, and the method may write to it
+        return method(model, own, **({"target": target} if targeted else {}), **arguments)
 
     return call
 

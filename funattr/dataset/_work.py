@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,12 @@ from ._parts import Found, reduced
 from ._trees import flatten, mapped
 
 _ALIKE = 8  # so many examples that fail alike before any has gone well are no bad examples, but a mistake in the call
+
+
+_MIXED = (
+    "what the method finds of an example depends on the others in its batch (the model, or the method, takes a mean or a "
+    "largest value over all of them): examples are explained one at a time, which is slower."
+)
 
 
 class Job(NamedTuple):
@@ -98,18 +105,40 @@ class Worker:
         yield found
 
     def _found(self, batch: Batch) -> Found:
+        leaves, spec = self._leaves(batch)
+        if not self.alone and len(batch.ids) > 1 and not self.seeded.random:  # what draws is compared with examples alone
+            # What has a row for each example of a batch, wherever it is, would have another one for them in another batch.
+            alike = [self._alike(batch, row, leaves) for row in (0, len(batch.ids) - 1)]
+            self.alone = True
+            if not all(alike):
+                warnings.warn(_MIXED, stacklevel=1)
+                self.seeded.one_by_one()
+                leaves, spec = self._leaves(batch)
+        return Found(list(batch.ids), reduced(leaves, self.job.storage), spec)
+
+    def _leaves(self, batch: Batch) -> tuple[dict[str, torch.Tensor], Any]:
+        """What the method finds, a row for each example, and its structure."""
         x = mapped(lambda t: t.to(self.device, non_blocking=True), batch.x)
         target = batch.target if self.job.own_target else self.job.target
         leaves, spec = flatten(self.seeded(batch.ids, x, target))
-        if not self.alone and len(batch.ids) > 1 and not self.seeded.random:  # what draws is compared with examples alone
-            # What has a row for each example of a batch, wherever it is, would have another one for them in another batch.
-            self._found(_part(batch, slice(0, 1)))
-            self.alone = True
         leaves = {name: leaf.detach().movedim(self.leading, 0) for name, leaf in leaves.items()}
         for name, leaf in leaves.items():
             if leaf.dim() == 0 or leaf.shape[0] != len(batch.ids):
                 raise ValueError(f"{name} must have a row for each of the {len(batch.ids)} examples, got {list(leaf.shape)}.")
-        return Found(list(batch.ids), reduced(leaves, self.job.storage), spec)
+            if leaf.is_floating_point() and not bool(leaf.isfinite().all()):
+                raise ValueError(f"{name} holds NaN or inf.")
+        if not leaves:
+            raise TypeError("the method returned no tensor.")
+        return leaves, spec
+
+    def _alike(self, batch: Batch, row: int, leaves: dict[str, torch.Tensor]) -> bool:
+        """Whether an example alone has what it has in its batch: by far more than rounding, of half precision too."""
+        alone, _ = self._leaves(_part(batch, slice(row, row + 1)))
+        for name, leaf in leaves.items():
+            both, one = leaf[row].double(), alone[name][0].double()
+            if both.shape != one.shape or bool((both - one).norm() > 0.1 * torch.maximum(both.norm(), one.norm())):
+                return False
+        return True
 
     def _checked(self, row: Bad, error: Exception | None = None) -> Bad:
         """A bad example, unless the run is strict."""

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from .._combine.dress import chosen
+from .._combine.dress import check_method, chosen, known_method
 from .._core.checks import is_finite, may_read
 from .._core.door import entered
 from .._core.passes import Question
@@ -81,7 +81,7 @@ def options_for(explain: Callable[..., Any], layer: Layer, target: Target) -> di
 def attributions(explained: Any, model: Model, x: Tree, layer: Layer, target: Target) -> Tree:
     """What is judged: as it was given, or from one call of the method."""
     if callable(explained):
-        return judged(explained(model, x, **options_for(explained, layer, target)), "the method returned")
+        return judged(known_method(explained)(model, x, **options_for(explained, layer, target)), "the method returned")
     return judged(explained)
 
 
@@ -113,6 +113,7 @@ def check_explains(explain: Any) -> None:
     if not callable(explain):
         text = f"expected a method such as fa.gradient, which is called several times, got {kind_of(explain)}"
         raise complaint(TypeError, f"{text}: pass the method itself, with its options bound by functools.partial.")
+    check_method(explain)
 
 
 def fitted(q: Question, found: Tree, values: list[Tree]) -> list[list[Tensor | None]]:

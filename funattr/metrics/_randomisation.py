@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._combine.dress import about, device_of
+from .._combine.dress import about, device_of, known_method
 from .._core.where import bind, find
 from .._steps.draws import Rewound, check_generator, drawn_by
 from .._types import Explains, Layer, Model, Target, Tree, innermost, tensors
@@ -80,6 +80,7 @@ def randomisation(
     options = options_for(method, layer, resolved(model, x, target))
     generators = [*([] if generator is None else [generator]), *about(method).generators]
     start = Rewound(generators, device_of(x))
+    method = known_method(method)
     given = judged(method(model, x, **options), "the method returned")
     result: dict[str, Tensor] = {}
     shuffled: dict[str, Tensor] = {}

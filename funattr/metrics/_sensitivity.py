@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._combine.baselines import default_baselines
-from .._combine.dress import about, device_of, has_steps
+from .._combine.dress import about, device_of, has_steps, known_method
 from .._combine.noise import at_noise, moved, sampled
 from .._steps.chunks import given_chunk
 from .._steps.draws import Rewound, check_generator, drawn_by
@@ -81,7 +81,7 @@ def sensitivity_max(
     if layer is None and not floats_of(x):
         text = "x holds no floating-point tensor, and integers do not move"
         raise complaint(TypeError, f"{text}: name a layer after the embedding, layer='...', whose value moves.")
-    explain, steps = at_noise(method, default_baselines(method), model, x, options)
+    explain, steps = at_noise(known_method(method), default_baselines(method), model, x, options)
     start = steps.like
     given = judged(explain(start), "the method returned")
     here, most = rows(given), torch.zeros((), device="cpu")

@@ -65,7 +65,7 @@ def _black_and_white(given: Any) -> tuple[float, float]:
 
 
 def _is_bytes(value: Any) -> bool:
-    return (value.dtype == torch.uint8) if isinstance(value, Tensor) else np.asarray(value).dtype == np.uint8
+    return (value.dtype == torch.uint8) if isinstance(value, Tensor) else np.asarray(_for_numpy(value)).dtype == np.uint8
 
 
 def resized(maps: Array, height: int, width: int) -> Array:
@@ -146,10 +146,12 @@ def _channels_last(value: Any, name: str, channel_dim: int, lone: bool) -> Array
 
 def numbers(value: Any, name: str) -> Array:
     """A float64 array. It may share memory with `value`: it is only read."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        value = value.to(torch.float64).numpy() if value.is_floating_point() else value.numpy()  # numpy has no bfloat16
-    found = np.asarray(value)
+    try:
+        found = np.asarray(_for_numpy(value))
+    except ValueError:  # numpy's, of parts that are not alike
+        shapes = " and ".join(list(dict.fromkeys(map(shape_of, value)))[:2])
+        cure = "bring them to one size, or draw them one at a time"
+        raise ValueError(f"{name} holds parts of different shapes, such as {shapes}: {cure}.") from None
     if found.dtype.kind not in "fiub":  # floats, integers, bools
         raise TypeError(f"{name} must be a tensor or an array of real numbers, got {type(value).__name__} of {found.dtype}.")
     found = found.astype(np.float64, copy=False)
@@ -158,5 +160,19 @@ def numbers(value: Any, name: str) -> Array:
     return found
 
 
+def _for_numpy(value: Any) -> Any:
+    """Tensors, also those in a list, as arrays."""
+    if isinstance(value, (list, tuple)):
+        return [_for_numpy(part) for part in value]
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().to_dense().cpu()
+    return value.to(torch.float64).numpy() if value.is_floating_point() else value.numpy()  # numpy has no bfloat16
+
+
 def shape_of(value: Any) -> str:
-    return str(list(np.shape(value)))
+    """Its shape; of parts that are not alike, how many there are."""
+    try:
+        return str(list(np.shape(value if isinstance(value, Tensor) else _for_numpy(value))))
+    except ValueError:
+        return f"[{len(value)}]"

@@ -63,8 +63,8 @@ def check_scale(scale: str, allowed: Sequence[str]) -> None:
 
 
 def check_percentile(percentile: float) -> None:
-    if not 0 < percentile <= 100:
-        raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}: 99.0 clips the largest 1 % of values.")
+    if not 1 < percentile <= 100:  # a fraction, 0.99, would draw all that is not 0 alike
+        raise ValueError(f"percentile must be above 1 and at most 100, got {percentile}: 99.0 clips the largest 1 % of values.")
 
 
 def _pooled(maps: Sequence[Array] | Array) -> Array:

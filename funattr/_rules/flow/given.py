@@ -40,7 +40,8 @@ def prepared(rules: Any) -> Chosen:
         raise complaint(TypeError, f"{text}: such as fa.rules.epsilon(), or {{'linear': rule}}.")
     for key, rule in rules.items():
         if not callable(rule):
-            text = f"the rule for {key!r} must be callable, got {type(rule).__name__}"
+            named = repr(key) if isinstance(key, str) else getattr(key, "__name__", repr(key))
+            text = f"the rule for {named} must be callable, got {type(rule).__name__}"
             raise complaint(TypeError, f"{text}: a function of the operation and the gradient of its output.")
         if isinstance(key, str) and key not in KINDS:
             raise complaint(ValueError, f"there is no kind of operation {key!r}. {did_you_mean(key, KINDS)}")

@@ -90,6 +90,8 @@ def _casts(device: str) -> tuple[bool, torch.dtype]:
 
 def checked(name: str, found: Any, inputs: Sequence[Tensor]) -> list[Tensor | None]:
     """What a rule returned, one gradient for each input."""
+    if found is None:
+        raise complaint(ValueError, f"the rule for {name} returned None: return the gradient of its first input.")
     parts = list(found) if isinstance(found, (tuple, list)) else [found, *[None] * (len(inputs) - 1)]
     shapes = [list(t.shape) for t in inputs]
     if len(parts) != len(inputs):

@@ -1,0 +1,199 @@
+"""What combinators make of methods of one's own, and of methods with arguments bound: numbers of any kind, and what is bound is
+what a call would give."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import funattr as fa
+
+from .close import close
+from .models import Conv, Text
+
+torch.manual_seed(0)
+model, image = Conv().eval(), torch.randn(4, 3, 8, 8)
+
+
+def positive(model: Any, x: Tensor, *, target: Any = None, baselines: Any = 0.0) -> Tensor:
+    """Where the gradient is above 0: the mean over noise is how often."""
+    return fa.gradient(model, x - baselines, target=target) > 0
+
+
+def counted(model: Any, x: Tensor, *, target: Any = None, baselines: Any = 0.0) -> Tensor:
+    return (1e4 * fa.gradient(model, x - baselines, target=target)).long()
+
+
+def tunnel(nt_type: str, chunk_size: int | None = None) -> Callable[[Any], Any]:
+    def made(method: Any) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        return fa.noise_tunnel(method, n_samples=7, stdevs=0.5, nt_type=nt_type, generator=generator, chunk_size=chunk_size)
+
+    return made
+
+
+AROUND: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
+    "relu": (fa.relu, {}),
+    "absolute": (fa.absolute, {}),
+    "normalize": (fa.normalize, {}),
+    "sum_channels": (fa.sum_channels, {}),
+    "sum_groups": (lambda method: fa.sum_groups(method, [0, 0, 1]), {}),
+    "interpolate": (lambda method: fa.interpolate(method, (4, 4), mode="bilinear"), {}),
+    "smoothgrad": (tunnel("smoothgrad"), {}),
+    "smoothgrad_sq": (tunnel("smoothgrad_sq", 2), {}),
+    "vargrad": (tunnel("vargrad", 1), {}),
+    "mean_over_baselines": (fa.mean_over_baselines, {"baselines": torch.randn(3, 3, 8, 8)}),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+@pytest.mark.parametrize("method", [positive, counted])
+def test_integers_and_bools_are_numbers(name: str, method: Any) -> None:
+    """A mean of them was rounded to an integer, or to True, in silence; others dropped them, or kept them as they were."""
+    around, options = AROUND[name]
+
+    @functools.wraps(method)
+    def in_floats(*args: Any, **named: Any) -> Tensor:
+        found: Tensor = method(*args, **named).float()
+        return found
+
+    found = around(method)(model, image, target=1, **options)
+    assert found.is_floating_point()
+    close(found, around(in_floats)(model, image, target=1, **options), 1e-6)
+    assert found.abs().sum() > 0
+
+
+class Two(torch.nn.Module):
+    """Takes two pictures, each through a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(8, 5)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.head(torch.cat([self.left(a).tanh().mean((2, 3)), self.right(b).tanh().mean((2, 3))], 1))
+
+
+two, text = Two().eval(), Text().eval()
+ids, slides, tiles = torch.randint(0, 20, (4, 7)), torch.tensor([0, 1, 0, 1, 1]), torch.randn(5, 6)
+
+
+def bags(tiles: Tensor) -> Tensor:
+    return torch.zeros(2, 6).index_add(0, slides, tiles.tanh())
+
+
+def squared(method: Any) -> Any:
+    size: Any = fa.absolute(method)
+    return fa.interpolate(fa.multiply(method, size))
+
+
+def noisy(method: Any) -> Any:
+    return fa.noise_tunnel(method, n_samples=5, stdevs=3.0, generator=torch.Generator().manual_seed(0))
+
+
+#: A combinator, a method, a model, its input, what is bound, and what else is given.
+BOUND: dict[str, tuple[Any, Any, Any, Any, dict[str, Any], dict[str, Any]]] = {
+    "which picture a layer sees": (fa.interpolate, fa.grad_cam, two, (image, image), {"layer": "left"}, {"target": 1}),
+    "deeper inside": (
+        lambda method: fa.interpolate(fa.relu(fa.absolute(method))),
+        *(fa.grad_cam, two, (image, image), {"layer": "left"}, {"target": 1}),
+    ),
+    "in both of two": (
+        squared,
+        *(fa.grad_cam, two, (image, image), {"layer": "left"}, {"target": 1}),
+    ),
+    "where noise is added": (noisy, fa.gradient, text, ids, {"layer": "embedding"}, {"target": 1}),
+    "a class under noise": (noisy, fa.gradient, model, image, {"target": "argmax"}, {}),
+    "where baselines are": (
+        fa.mean_over_baselines,
+        *(fa.integrated_gradients, text, ids, {"layer": "embedding"}, {"target": 1, "baselines": ids[:2].flip(1)}),
+    ),
+    "rows of baselines": (
+        lambda method: fa.by_examples(method, slides),
+        *(fa.integrated_gradients, bags, tiles, {"baselines": tiles.flip(0)}, {"target": 1}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOUND)
+def test_what_is_bound_is_what_a_call_gives(name: str) -> None:
+    """Combinators looked at the call alone: noise was added nowhere, and maps drawn over pictures that a layer does not see."""
+    around, method, net, x, bound, options = BOUND[name]
+    found = around(functools.partial(method, **bound))(net, x, **options)
+    expected = around(method)(net, x, **bound, **options)
+    close(found, expected)
+    if isinstance(x, tuple):
+        assert found[1] is None is expected[1]
+
+
+def test_noise_on_integers_alone_is_refused() -> None:
+    """It was added nowhere, and the mean was the method, in silence."""
+    for method in (fa.feature_ablation, lambda model, x, target: fa.gradient(model, x, layer="embedding", target=target)):
+        with pytest.raises(ValueError, match="integers only, which take no noise: name the layer"):
+            fa.noise_tunnel(method)(text, ids, target=1)
+    fa.noise_tunnel(fa.feature_ablation, n_samples=2)(text, ids, layer="embedding", target=1)
+
+
+def classic(model: Any, x: Tensor, *, target: Any = None, baselines: Any = 0.0) -> Tensor:
+    """As it is written by hand: gradients are added up in x."""
+    x.requires_grad_(True)
+    fa.score(model(x), target).sum().backward()
+    assert x.grad is not None
+    return x.grad * (x - baselines).detach()
+
+
+def writes(model: Any, x: Tensor, *, target: Any = None, baselines: Any = 0.0) -> Tensor:
+    """Moves x where it lies."""
+    return fa.gradient(model, x, target=target) * x.sub_(baselines)
+
+
+def plain(model: Any, x: Tensor, *, target: Any = None, baselines: Any = 0.0) -> Tensor:
+    return fa.gradient(model, x, target=target) * (x - baselines)
+
+
+#: What calls a method several times with the same x.
+SEVERAL: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
+    "each_target": (lambda method: fa.each_target(method, [0, 1, 2]), {"baselines": 0.5}),
+    "each_target, callables": (lambda method: fa.each_target(method, [lambda out: out[:, 0], lambda out: out[:, 1]]), {}),
+    "each_target, one at a time": (lambda method: fa.each_target(method, [0, 1, 2], chunk_size=1), {"baselines": 0.5}),
+    "multiply": (lambda method: fa.multiply(method, method), {"target": 1, "baselines": 0.5}),
+    "multiply, with another": (lambda method: fa.multiply(method, fa.gradient), {"target": 1, "baselines": 0.5}),
+    "mean_over_baselines": (fa.mean_over_baselines, {"target": 1, "baselines": torch.randn(3, 3, 8, 8)}),
+    "relu": (fa.relu, {"target": 1, "baselines": 0.5}),
+    "bound": (lambda method: fa.each_target(functools.partial(method, baselines=0.5), [0, 1]), {}),
+    "randomisation": (
+        lambda method: (
+            lambda model, x, **options: fa.metrics.randomisation(
+                functools.partial(method, baselines=0.5), model, x, generator=torch.Generator().manual_seed(0), **options
+            )
+        ),
+        {"target": 1},
+    ),
+    "sensitivity": (
+        lambda method: (
+            lambda model, x, **options: fa.metrics.sensitivity_max(
+                functools.partial(method, baselines=0.5), model, x, generator=torch.Generator().manual_seed(0), **options
+            )
+        ),
+        {"target": 1},
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the steps run one after another")  # classic's cannot be mapped
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("method", [classic, writes])
+def test_each_call_has_an_x_of_its_own(name: str, method: Any) -> None:
+    """What a call left in x was in the next one's: gradients added up, and x moved twice, in silence."""
+    around, options = SEVERAL[name]
+    x = image.clone()
+    close(around(method)(model, x, **options), around(plain)(model, image, **options), 1e-5)
+    assert torch.equal(x, image)
+    assert not x.requires_grad
+    for p in model.parameters():
+        p.grad = None
