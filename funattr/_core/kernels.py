@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from types import FrameType, FunctionType
@@ -16,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from .._torch import below_vmap, is_mapped, is_plain, modes_around, only_vmap_runs, plain_data, tracing, without_modes
 from .._types import map_tensors
 from .._words import complaint
+from .attention import plain_attention
 from .where import Bound
 from .written import MOVES, WRITES, Own, unmoved
 
@@ -54,35 +54,6 @@ attention_body = FunctionType(
     F.multi_head_attention_forward.__defaults__,
 )
 attention_body.__kwdefaults__ = F.multi_head_attention_forward.__kwdefaults__
-
-
-def plain_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """``softmax(q k^T scale + mask) v``, with the arguments and the result of `F.scaled_dot_product_attention`."""
-    if enable_gqa:
-        key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
-        value = value.repeat_interleave(query.size(-3) // value.size(-3), -3)
-    scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.size(-1)) if scale is None else scale)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is None:
-        weights = scores.softmax(-1)
-    else:
-        if attn_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attn_mask, -math.inf)
-        else:
-            scores = scores + attn_mask
-        nothing = (scores == -math.inf).all(-1, keepdim=True)  # a query that may look nowhere gets zeros, not NaN
-        weights = scores.masked_fill(nothing, 0.0).softmax(-1).masked_fill(nothing, 0.0)
-    return F.dropout(weights, dropout_p) @ value if dropout_p else weights @ value
 
 
 class PlainForms(PlainAttention):

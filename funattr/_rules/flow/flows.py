@@ -30,8 +30,9 @@ def stabilised(z: Tensor, epsilon: float) -> Tensor:
 
 def _share(z: Tensor, total: Tensor, epsilon: float) -> Tensor:
     """``z / total``; 0 where both are."""
-    total = stabilised(total, epsilon)
-    return z / total if epsilon else torch.where(total == 0, torch.zeros_like(z), z / torch.where(total == 0, 1.0, total))
+    if epsilon >= torch.finfo(z.dtype).tiny:  # else z over it may be too large
+        return z / stabilised(total, epsilon)
+    return torch.where(total == 0, torch.zeros_like(z), z / torch.where(total == 0, 1.0, total))
 
 
 def _plain(op: Operation, at: Operation) -> Pairs:
