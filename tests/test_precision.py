@@ -211,6 +211,20 @@ def test_rules_sum_in_single_precision_as_torch_does(name: str, method: str, dty
             )
 
 
+@pytest.mark.skipif(not hasattr(F, "rms_norm"), reason="this torch has no half precision on a CPU")
+@pytest.mark.parametrize(
+    "first", [fa.rules.flat(), fa.rules.wsquare(), fa.rules.zbox(0.0, 1.0)], ids=["flat", "wsquare", "zbox"]
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_zeros_that_get_a_share_count_as_nothing(first: Any, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 4)).to(dtype), torch.rand(2, 784).to(dtype)
+    x[:, 32:] = 0
+    rules = fa.rules.epsilon() | first
+    found = fa.lrp(model, x, target=1, rules=rules)
+    assert distance(found, fa.lrp(model.double(), x.double(), target=1, rules=rules)) < 0.03
+
+
 @every_method
 def test_channels_last(row: Row) -> None:
     model, x = subject(torch.float64)

@@ -145,7 +145,8 @@ def _ones(x: Tensor) -> Tensor:
 
 def nothing(dtype: torch.dtype) -> float:
     """What an exact 0 in x counts as where its share does not depend on it: too small to be seen in any sum."""
-    return float(torch.finfo(dtype).tiny ** 0.5)
+    limits = torch.finfo(dtype)
+    return float(min(limits.tiny**0.5, limits.eps / 4))
 
 
 def flat_rule(op: Operation) -> Tensor:
