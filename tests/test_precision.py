@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import funattr as fa
+from funattr._core.kernels import plain_batch_norm
 
 from .breadth import full
 from .close import distance
@@ -223,6 +224,17 @@ def test_zeros_that_get_a_share_count_as_nothing(first: Any, dtype: torch.dtype)
     rules = fa.rules.epsilon() | first
     found = fa.lrp(model, x, target=1, rules=rules)
     assert distance(found, fa.lrp(model.double(), x.double(), target=1, rules=rules)) < 0.03
+
+
+@pytest.mark.skipif(not hasattr(F, "rms_norm"), reason="this torch has no half precision on a CPU")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_batch_norm_in_plain_operations_is_made_in_single_precision(dtype: torch.dtype) -> None:
+    """As compiled methods have it: its scale and shift, rounded, cancelled where the mean is large."""
+    torch.manual_seed(0)
+    mean, var, weight, bias = torch.full((3,), 50.0), torch.full((3,), 0.3), torch.randn(3), torch.randn(3)
+    given = [t.to(dtype) for t in (50 + torch.randn(4, 3, 5), mean, var, weight, bias)]
+    expected = F.batch_norm(*[t.double() for t in given])
+    assert distance(plain_batch_norm(*given), expected) < torch.finfo(dtype).eps
 
 
 @every_method

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._torch import below_vmap, is_mapped, is_plain, modes_around, only_vmap_runs, plain_data, tracing, without_modes
-from .._types import map_tensors
+from .._types import in_single, map_tensors
 from .._words import complaint
 from .attention import plain_attention
 from .where import Bound
@@ -133,6 +133,7 @@ def plain_batch_norm(
     """Batch norm, in eval mode as a scale and a shift, with the arguments of `F.batch_norm`."""
     if training or running_mean is None or running_var is None:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    running_mean, running_var = in_single(running_mean), in_single(running_var)  # and so all that is made of these
     scale = torch.rsqrt(running_var + eps)
     scale = scale if weight is None else scale * weight
     shift = -running_mean * scale if bias is None else bias - running_mean * scale
