@@ -102,7 +102,7 @@ def rms_norm(lift: Lift, func: Any, x: Tensor, shape: Sequence[int], weight: Any
 def group_norm(
     lift: Lift, func: Any, x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *cudnn: bool
 ) -> Tensor:
-    y = normalised(lift, x.reshape(x.shape[0], groups, -1), [-1], eps).reshape(x.shape)
+    y = normalised(lift, x.reshape(x.shape[0], groups, x.shape[1:].numel() // groups), [-1], eps).reshape(x.shape)
     return _per_channel(lift, y, weight, bias)
 
 
