@@ -201,6 +201,8 @@ def test_rules_sum_in_single_precision_as_torch_does(name: str, method: str, dty
     plain = Summed(SUMMED[name]).double()
     plain.load_state_dict(model.state_dict())
     x = torch.randn(2, 4, 6).to(dtype)
+    if not distance(model(x), plain(x.double())) < 0.1:
+        pytest.skip("this torch has not made it in float32 itself")
     expected = RULED[method](plain, x.double(), target=1)
     found = RULED[method](model, x, target=1)
     assert found.dtype == dtype
