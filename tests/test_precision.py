@@ -201,12 +201,14 @@ def test_rules_sum_in_single_precision_as_torch_does(name: str, method: str, dty
     plain = Summed(SUMMED[name]).double()
     plain.load_state_dict(model.state_dict())
     x = torch.randn(2, 4, 6).to(dtype)
-    if not distance(model(x), plain(x.double())) < 0.1:
-        pytest.skip("this torch has not made it in float32 itself")
+    near = 0.02 if dtype == torch.float16 else 0.1
+    for own in (lambda net, z: net(z).detach(), lambda net, z: fa.gradient(net, z, target=1)):
+        if not distance(own(model, x), own(plain, x.double())) < near:
+            pytest.skip("this torch itself does not make it in float32")
     expected = RULED[method](plain, x.double(), target=1)
     found = RULED[method](model, x, target=1)
     assert found.dtype == dtype
-    assert distance(found, expected) < (0.02 if dtype == torch.float16 else 0.1)
+    assert distance(found, expected) < near
     if name in ("attention", "large scores"):
         with torch.autocast("cpu", dtype):
             assert distance(RULED[method](model.float(), x.float(), target=1), expected) < (
@@ -234,9 +236,9 @@ def test_batch_norm_in_plain_operations_is_made_in_single_precision(dtype: torch
     """As compiled methods have it: its scale and shift, rounded, cancelled where the mean is large."""
     torch.manual_seed(0)
     mean, var, weight, bias = torch.full((3,), 50.0), torch.full((3,), 0.3), torch.randn(3), torch.randn(3)
-    given = [t.to(dtype) for t in (50 + torch.randn(4, 3, 5), mean, var, weight, bias)]
-    expected = F.batch_norm(*[t.double() for t in given])
-    assert distance(plain_batch_norm(*given), expected) < torch.finfo(dtype).eps
+    x, mean, var, weight, bias = (t.to(dtype) for t in (50 + torch.randn(4, 3, 5), mean, var, weight, bias))
+    expected = F.batch_norm(x.double(), mean.double(), var.double(), weight.double(), bias.double())
+    assert distance(plain_batch_norm(x, mean, var, weight, bias), expected) < torch.finfo(dtype).eps
 
 
 @every_method
