@@ -130,8 +130,8 @@ def is_number(leaf: object) -> bool:
 
 
 def in_single(t: Tensor) -> Tensor:
-    """In single precision, of what has less: half would be too coarse for a sum."""
-    return t if t.element_size() >= 4 else t.float()
+    """In single precision, of floating-point numbers in less: half would be too coarse for a sum."""
+    return t.float() if t.dtype.is_floating_point and t.element_size() < 4 else t
 
 
 def in_floats(t: Tensor) -> Tensor:

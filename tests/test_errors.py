@@ -294,6 +294,9 @@ def test_an_empty_batch_gives_an_empty_result() -> None:
             assert method(net, image[:0], layer=layer, target=target).shape == shape
     assert fa.guided_grad_cam(net, image[:0], layer="layer2", target=1).shape == (0, 3, 8, 8)
     assert fa.activation(net, image[:0], layer="stem").shape == (0, 6, 6, 6)
+    assert fa.convergence_delta(image[:0], net, image[:0], target=1).shape == (0,)
+    grouped = nn.Sequential(nn.GroupNorm(1, 3), nn.Flatten(), nn.Linear(192, 3))
+    assert fa.deep_lift(grouped, torch.zeros(0, 3, 8, 8), target=1).shape == (0, 3, 8, 8)
 
 
 def test_no_layer_is_needed_twice() -> None:

@@ -97,6 +97,12 @@ OPTIONS: dict[str, Callable[[Tensor], Any]] = {
 NETS = WRITES | OPTIONS
 
 
+def unused(h: Tensor) -> Tensor:
+    """What it makes of a part is let go: its graph is gone, and a rule has met it."""
+    _ = (h * h.sigmoid()).softmax(-1) * torch.nn.functional.softplus(h)
+    return h
+
+
 class Net(nn.Module):
     def __init__(self, does: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -128,10 +134,10 @@ def test_the_sum_and_the_value(name: str, rules: Any) -> None:
             close(seen, plain, 1e-12)
 
 
-@pytest.mark.parametrize("name", ["a mask", "added to a part", "layer norm, a bias alone", "joined"])
+@pytest.mark.parametrize("name", ["a mask", "added to a part", "layer norm, a bias alone", "joined", "unused"])
 def test_without_edges_of_the_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which torch has since 2.2: before, places in a graph are its nodes and a number."""
-    model, x = Net(NETS[name]), torch.randn(3, D, dtype=torch.float64)
+    model, x = Net({**NETS, "unused": unused}[name]), torch.randn(3, D, dtype=torch.float64)
 
     def found() -> list[Tensor]:
         kept = [fa.absorbed(model, x, target=1, layer=layer) for layer in (None, "first")]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 from funattr import rules as R
-from funattr._core.plain import plain_attention
+from funattr._core.attention import plain_attention
 
 from .close import close
 from .test_lrp import FIRST, HIGH, LAST, LOW, NET, ROWS, X

@@ -5,17 +5,21 @@ What is compared with is the float32 or float64 result of one process on the CPU
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import funattr as fa
+from funattr._core.plain import plain_batch_norm
 
 from .breadth import full
 from .close import distance
@@ -142,6 +146,99 @@ def test_rules_in_autocast_in_the_model(rules: Any) -> None:
         assert 0 < distance(found, expected) < 0.15
     assert seen
     assert all(seen)
+
+
+#: What torch computes in float32 whatever goes in, of large numbers and of small ones; and contributions that sum to nothing.
+SUMMED: dict[str, Callable[[Tensor], Tensor]] = {
+    "layer norm": lambda h: F.layer_norm(h, (8,)),
+    "rms norm": lambda h: F.rms_norm(h, (8,), eps=1e-5),
+    "rms norm, no eps": lambda h: F.rms_norm(h / 2**14, (8,)),
+    "group norm": lambda h: F.group_norm(h.mT, 2).mT,
+    "batch norm": lambda h: F.batch_norm(h.mT, None, None, training=True).mT,
+    "attention": lambda h: F.scaled_dot_product_attention(h[:, None], h[:, None] / 256, h[:, None])[:, 0],
+    "attention, masked": lambda h: F.scaled_dot_product_attention(
+        h[:, None], h[:, None] / 256, h[:, None], torch.zeros(4, 4, dtype=h.dtype)
+    )[:, 0],
+    "large scores": lambda h: F.scaled_dot_product_attention(h[:, None], h[:, None], h[:, None])[:, 0],
+    "normalize": lambda h: F.normalize(h, dim=-1),
+    "cosine": lambda h: h / 256 + F.cosine_similarity(h, h.flip(1), dim=-1)[..., None],
+    "deviation": lambda h: h + h.std(-1, keepdim=True),
+    "selu": lambda h: F.selu(h / 2**14),
+    "of one sign": lambda h: F.linear(h.abs() / 512, -torch.eye(8, dtype=h.dtype)),
+}
+
+
+class Summed(nn.Module):
+    def __init__(self, operation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.operation, self.first, self.last = operation, nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.operation(self.first(x) * 512)[:, 0])
+
+
+RULED: dict[str, Callable[..., Tensor]] = {
+    "deep_lift": functools.partial(fa.deep_lift, baselines=0.5),
+    **{
+        rules.__name__: functools.partial(fa.lrp, rules=rules())
+        for rules in (fa.rules.attn_lrp, fa.rules.cp_lrp, fa.rules.epsilon, fa.rules.alpha_beta)
+    },
+    "create_graph": lambda *args, **named: fa.deep_lift(*args, **named, baselines=0.5, create_graph=True).detach(),
+    "each_target": lambda model, x, target: fa.each_target(fa.under(fa.rules.epsilon())(fa.input_x_gradient), [target])(
+        model, x
+    )[0],
+}
+
+
+@pytest.mark.skipif(not hasattr(F, "rms_norm"), reason="this torch has no half precision on a CPU")
+@pytest.mark.filterwarnings("ignore:DeepLIFT's attributions miss")  # of scores rounded by autocast
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("method", RULED)
+@pytest.mark.parametrize("name", SUMMED)
+def test_rules_sum_in_single_precision_as_torch_does(name: str, method: str, dtype: torch.dtype) -> None:
+    model = Summed(SUMMED[name]).to(dtype)
+    plain = Summed(SUMMED[name]).double()
+    plain.load_state_dict(model.state_dict())
+    x = torch.randn(2, 4, 6).to(dtype)
+    near = 0.02 if dtype == torch.float16 else 0.1
+    for own in (lambda net, z: net(z).detach(), lambda net, z: fa.gradient(net, z, target=1)):
+        if not distance(own(model, x), own(plain, x.double())) < near:
+            pytest.skip("this torch itself does not make it in float32")
+    expected = RULED[method](plain, x.double(), target=1)
+    found = RULED[method](model, x, target=1)
+    assert found.dtype == dtype
+    assert distance(found, expected) < near
+    if name in ("attention", "large scores"):
+        with torch.autocast("cpu", dtype):
+            assert distance(RULED[method](model.float(), x.float(), target=1), expected) < (
+                0.03 if dtype == torch.float16 else 0.15
+            )
+
+
+@pytest.mark.skipif(not hasattr(F, "rms_norm"), reason="this torch has no half precision on a CPU")
+@pytest.mark.parametrize(
+    "first", [fa.rules.flat(), fa.rules.wsquare(), fa.rules.zbox(0.0, 1.0)], ids=["flat", "wsquare", "zbox"]
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_zeros_that_get_a_share_count_as_nothing(first: Any, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 4)).to(dtype), torch.rand(2, 784).to(dtype)
+    x[:, 32:] = 0
+    rules = fa.rules.epsilon() | first
+    found = fa.lrp(model, x, target=1, rules=rules)
+    assert distance(found, fa.lrp(model.double(), x.double(), target=1, rules=rules)) < 0.03
+
+
+@pytest.mark.skipif(not hasattr(F, "rms_norm"), reason="this torch has no half precision on a CPU")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_batch_norm_in_plain_operations_is_made_in_single_precision(dtype: torch.dtype) -> None:
+    """As compiled methods have it: its scale and shift, rounded, cancelled where the mean is large."""
+    torch.manual_seed(0)
+    mean, var, weight, bias = torch.full((3,), 50.0), torch.full((3,), 0.3), torch.randn(3), torch.randn(3)
+    x, mean, var, weight, bias = (t.to(dtype) for t in (50 + torch.randn(4, 3, 5), mean, var, weight, bias))
+    expected = F.batch_norm(x.double(), mean.double(), var.double(), weight.double(), bias.double())
+    assert distance(plain_batch_norm(x, mean, var, weight, bias), expected) < torch.finfo(dtype).eps
 
 
 @every_method

@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from .._torch import below_vmap, is_mapped, is_plain, modes_around, only_vmap_runs, plain_data, tracing, without_modes
 from .._words import complaint
-from .plain import attention_body, plain_attention, plain_hardsigmoid
+from .attention import plain_attention
+from .plain import attention_body, plain_hardsigmoid
 from .written import MOVES, WRITES, Own, unmoved
 
 

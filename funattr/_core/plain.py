@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from types import FunctionType
 from typing import Any
@@ -13,7 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._torch import tracing
-from .._types import map_tensors
+from .._types import in_single, map_tensors
+from .attention import plain_attention
 from .where import Bound
 from .written import MOVES, unmoved
 
@@ -55,35 +55,6 @@ attention_body = FunctionType(
     F.multi_head_attention_forward.__defaults__,
 )
 attention_body.__kwdefaults__ = F.multi_head_attention_forward.__kwdefaults__
-
-
-def plain_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """``softmax(q k^T scale + mask) v``, with the arguments and the result of `F.scaled_dot_product_attention`."""
-    if enable_gqa:
-        key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
-        value = value.repeat_interleave(query.size(-3) // value.size(-3), -3)
-    scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.size(-1)) if scale is None else scale)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is None:
-        weights = scores.softmax(-1)
-    else:
-        if attn_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attn_mask, -math.inf)
-        else:
-            scores = scores + attn_mask
-        nothing = (scores == -math.inf).all(-1, keepdim=True)  # a query that may look nowhere gets zeros, not NaN
-        weights = scores.masked_fill(nothing, 0.0).softmax(-1).masked_fill(nothing, 0.0)
-    return F.dropout(weights, dropout_p) @ value if dropout_p else weights @ value
 
 
 def plain_hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
@@ -169,6 +140,7 @@ def plain_batch_norm(
     """Batch norm, in eval mode as a scale and a shift, with the arguments of `F.batch_norm`."""
     if training or running_mean is None or running_var is None:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    running_mean, running_var = in_single(running_mean), in_single(running_var)  # and so all that is made of these
     scale = torch.rsqrt(running_var + eps)
     scale = scale if weight is None else scale * weight
     shift = -running_mean * scale if bias is None else bias - running_mean * scale

@@ -291,7 +291,7 @@ def _delta(model: Model, x: Tree, *, attributions: Tree, baselines: Tree, target
             if t.dim() == 0 or t.shape[0] != q.size:
                 text = f"attributions {list(t.shape)} have no row for each of the {q.size} examples of x."
                 raise complaint(ValueError, text)
-            total = total + t.reshape(q.size, -1).sum(1)
+            total = total + t.reshape(q.size, t.shape[1:].numel()).sum(1)  # of no example, too
         return total
 
     return asked(delta, model, x, None, target, False, attributions, baselines)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from ..._core.checks import may_read
 from ..._core.written import WRITES
@@ -103,10 +104,13 @@ class Spot(NamedTuple):
 
     place: Any
     value: Tensor
+    alias: Any  # what keeps the place: before torch 2.5 a node that was made in Python does not
 
 
 def spot(t: Tensor) -> Spot:
-    return Spot(edge_of(t), t.detach().clone())
+    with torch.enable_grad():
+        alias = t.view_as(t) if isinstance(t.grad_fn, BackwardCFunction) else t
+    return Spot(edge_of(t), t.detach().clone(), alias.grad_fn)
 
 
 class Event(NamedTuple):

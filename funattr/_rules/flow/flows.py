@@ -30,8 +30,9 @@ def stabilised(z: Tensor, epsilon: float) -> Tensor:
 
 def _share(z: Tensor, total: Tensor, epsilon: float) -> Tensor:
     """``z / total``; 0 where both are."""
-    total = stabilised(total, epsilon)
-    return z / total if epsilon else torch.where(total == 0, torch.zeros_like(z), z / torch.where(total == 0, 1.0, total))
+    if epsilon >= torch.finfo(z.dtype).tiny:  # else z over it may be too large
+        return z / stabilised(total, epsilon)
+    return torch.where(total == 0, torch.zeros_like(z), z / torch.where(total == 0, 1.0, total))
 
 
 def _plain(op: Operation, at: Operation) -> Pairs:
@@ -144,7 +145,8 @@ def _ones(x: Tensor) -> Tensor:
 
 def nothing(dtype: torch.dtype) -> float:
     """What an exact 0 in x counts as where its share does not depend on it: too small to be seen in any sum."""
-    return float(torch.finfo(dtype).tiny ** 0.5)
+    limits = torch.finfo(dtype)
+    return float(min(limits.tiny**0.5, limits.eps / 4))
 
 
 def flat_rule(op: Operation) -> Tensor:

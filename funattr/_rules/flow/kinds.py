@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ..._torch import saved_as, tracing, transforms_active
+from ..._types import in_single
 from ..lift.compound import COMPOUND
 from ..lift.dispatch import bent
+from ..lift.norms import least
 from ..lift.origins import among
 from ..lift.table import NAMES
 from .flows import CUT, HALF, NORMALIZATION, PLAIN
@@ -156,9 +158,9 @@ def _norm(
     def led(op: Operation, at: Operation) -> Pairs | Led:
         scale = _inverse_deviation(op.output)
         if scale is None:
-            c = at.inputs[0].reshape(shape)
+            c = in_single(at.inputs[0].reshape(shape))
             c = c - c.mean(dims, True) if centred else c
-            scale = torch.rsqrt((c * c).mean(dims, True) + eps)
+            scale = torch.rsqrt((c * c).mean(dims, True) + eps).to(x.dtype)
         w = None if weight is None else at.inputs[1] if last else at.inputs[1].reshape(-1, *[1] * (x.dim() - 2))
         if not centred:
             return [(scale if w is None else scale * w, op.inputs[0])]
@@ -185,8 +187,8 @@ def layer_norm(mode: Ruled, func: Any, x: Tensor, shape: Any, w: Any = None, b: 
 
 
 def rms_norm(mode: Ruled, func: Any, x: Tensor, shape: Any, w: Any = None, eps: float | None = None) -> Any:
-    least = torch.finfo(x.dtype).eps if eps is None else eps
-    return _norm(mode, lambda x, w, b: func(x, shape, w, eps), x, w, None, x.shape, [*range(-len(shape), 0)], least, False)
+    across = [*range(-len(shape), 0)]
+    return _norm(mode, lambda x, w, b: func(x, shape, w, eps), x, w, None, x.shape, across, least(x, eps), False)
 
 
 def group_norm(mode: Ruled, func: Any, x: Tensor, groups: int, w: Any = None, b: Any = None, eps: float = 1e-5, *_: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from ..._core.attention import casts_on
 from ..._torch import can_defer, current_grad_level, deferred, fixed, tracing
 from ..._types import as_it_is
 from ..._words import complaint
@@ -22,10 +23,10 @@ def own(rule: Callable[[Operation, Tensor], Any], op: Operation) -> Tensor:
     if tracing():
         return _own_traced(rule, op)
     name, function, device = op.name, op.function, op.output.device.type
-    casts = _casts(device)
+    casts = casts_on(device)
 
     def back(gradient: Tensor, value: Tensor, *inputs: Tensor) -> list[Tensor | None]:
-        with as_it_is if casts == _casts(device) else torch.autocast(device, casts[1], casts[0]):
+        with as_it_is if casts == casts_on(device) else torch.autocast(device, casts[1], casts[0]):
             found = checked(name, rule(Operation(name, function, inputs, value), gradient), inputs)
             return [*[None] * (1 + len(inputs)), *found]
 
@@ -77,15 +78,6 @@ def _put(rule: Callable[[Operation, Tensor], Any], name: str, count: int, traced
         return (own(ruled, Operation(name, again, inputs, again(*inputs))),)
 
     return run
-
-
-def _casts(device: str) -> tuple[bool, torch.dtype]:
-    """Whether autocast is on, which a model may turn on inside, and what it casts to."""
-    if hasattr(torch, "get_autocast_dtype"):
-        return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-    if device == "cpu":  # before torch 2.4
-        return torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()
-    return torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
 
 
 def checked(name: str, found: Any, inputs: Sequence[Tensor]) -> list[Tensor | None]:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._core.attention import in_float32, plain_attention
 from ..._core.checks import may_read
-from ..._core.plain import plain_attention
 from ..._torch import is_plain, only_vmap_runs, tracing, transforms_active
 from . import slopes
 from .rows import falls
@@ -30,6 +30,28 @@ def attention(
 ) -> Any:
     """``softmax(q k^T scale + mask) v`` by the rules for its parts. With a mask that is added, dropout or shared heads, and
     where not all three vary, it is taken apart."""
+    with lift:
+        (q, k, v), off, kind = in_float32(query, key, value)
+    if q is query:
+        return _attention(lift, func, q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+    with off:
+        found = _attention(lift, func, q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+    with lift:
+        return found.to(kind)
+
+
+def _attention(
+    lift: Lift,
+    func: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Any,
+    dropout_p: float,
+    is_causal: bool,
+    scale: Any,
+    enable_gqa: bool,
+) -> Any:
     given = query, key, value
     options: dict[str, Any] = {} if scale is None else {"scale": scale}  # since torch 2.1
     adds = attn_mask is not None and attn_mask.dtype != torch.bool

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..._core.plain import plain_attention
+from ..._core.attention import plain_attention
+from ..._types import in_single, map_tensors
 from ..._words import complaint
 from .secants import Rule
 from .tape import Lift
@@ -258,19 +259,31 @@ def _cell(step: Step, one_state: bool) -> Callable[..., Any]:
 
 # All of them.
 
+
+def _single(body: Callable[..., Any]) -> Callable[..., Any]:
+    """Of half precision in float32, as torch runs it: squares and products of a few hundred are too large for float16."""
+
+    def run(x: Tensor, *args: Any, dtype: Any = None, **kwargs: Any) -> Any:
+        kind = x.dtype if dtype is None else dtype
+        args, kwargs = map_tensors(in_single, ((x, *args), kwargs))
+        return map_tensors(lambda t: t.to(kind), body(*args, **kwargs))
+
+    return run
+
+
 #: Those that are called here as torch calls them.
 _OWN: tuple[Callable[..., Any], ...] = (
-    *(norm, cosine_similarity, pairwise_distance, glu, addcmul, addcdiv, lerp),
-    *(mse_loss, cross_entropy, binary_cross_entropy_with_logits, float_power),
+    *(glu, addcmul, addcdiv, lerp, mse_loss, cross_entropy, binary_cross_entropy_with_logits, float_power),
 )
 COMPOUND: dict[str, Callable[..., Any]] = {
     **{body.__name__: body for body in _OWN},
-    **dict.fromkeys(("linalg_norm", "vector_norm", "linalg_vector_norm"), norm),
-    "cdist": distances,
-    "var": variance,
-    "std": deviation,
-    "var_mean": variance_mean,
-    "std_mean": deviation_mean,
+    **{body.__name__: _single(body) for body in (norm, cosine_similarity, pairwise_distance)},
+    **dict.fromkeys(("linalg_norm", "vector_norm", "linalg_vector_norm"), _single(norm)),
+    "cdist": _single(distances),
+    "var": _single(variance),
+    "std": _single(deviation),
+    "var_mean": _single(variance_mean),
+    "std_mean": _single(deviation_mean),
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), addmm),
     "addbmm": added(lambda x, y: torch.matmul(x, y).sum(0)),
     "addr": added(lambda x, y: x.unsqueeze(1) * y),

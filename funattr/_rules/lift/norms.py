@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._torch import tracing
+from ..._types import in_single
 from .secants import Rule
 from .slopes import normal
 from .tape import Lift
@@ -38,8 +39,17 @@ def _standard(x: Tensor, dims: tuple[int, ...], eps: float, centred: bool) -> tu
         z, _, root = torch.native_layer_norm(x, x.shape[-len(dims) :], None, None, eps)
         return z, root if root.dtype == x.dtype else root.to(x.dtype)
     c = x - x.mean(dims, keepdim=True) if centred else x
-    root = torch.rsqrt((c * c).mean(dims, keepdim=True) + eps)
+    root = torch.rsqrt(in_single(c).square().mean(dims, keepdim=True) + eps).to(c.dtype)
     return c * root, root
+
+
+#: Of half precision, where no eps is given: newer versions of torch have that of float32.
+_SINGLE = hasattr(F, "rms_norm") and bool(F.rms_norm(torch.full((1,), 0.01, dtype=torch.float16, device="cpu"), (1,)) > 0.9)
+
+
+def least(x: Tensor, eps: float | None) -> float:
+    """What an RMS norm adds to the mean of the squares."""
+    return torch.finfo(in_single(x).dtype if _SINGLE else x.dtype).eps if eps is None else eps
 
 
 def _weighted(z: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -85,15 +95,14 @@ def layer_norm(
 
 
 def rms_norm(lift: Lift, func: Any, x: Tensor, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Tensor:
-    least = torch.finfo(x.dtype).eps if eps is None else eps
     across = range(-len(shape), 0)
-    return _normed(lift, lambda: func(x, shape, weight, eps), x, across, least, (weight, None), centred=False)
+    return _normed(lift, lambda: func(x, shape, weight, eps), x, across, least(x, eps), (weight, None), centred=False)
 
 
 def group_norm(
     lift: Lift, func: Any, x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *cudnn: bool
 ) -> Tensor:
-    y = normalised(lift, x.reshape(x.shape[0], groups, -1), [2], eps).reshape(x.shape)
+    y = normalised(lift, x.reshape(x.shape[0], groups, x.shape[1:].numel() // groups), [-1], eps).reshape(x.shape)
     return _per_channel(lift, y, weight, bias)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..._core.checks import may_read
 from ..._torch import below_vmap, grad_levels_in_vmap, grad_of_sum, is_plain, slope_of_one, tracing, transforms_active
-from ..._types import attributable
+from ..._types import attributable, in_single
 from .slopes import scaled, scaled2
 from .tape import Lift, Met
 
@@ -40,6 +40,8 @@ def secant(
     if alone and not (tracing() or torch.is_grad_enabled()) and (levels := grad_levels_in_vmap(a, b)):
         given = (a, b, f(a) if value is None else value)
         return below_vmap(lambda a, b, value: [secant(f, a, b, kind, value, alone)], *given, levels=levels)[0]
+    if alone and in_single(a) is not a:  # a difference of rounded values has few digits
+        return secant(f, in_single(a), in_single(b), kind, None, alone).to(a.dtype)
     dx = a - b
     digits = torch.finfo(a.dtype).eps ** (1 / 3)
     bound: Any = kind * digits if kind >= 0 else digits * ((a + b) / 2).abs()
