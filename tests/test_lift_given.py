@@ -74,6 +74,26 @@ def test_parameters_that_are_handed_in(name: str, how: str) -> None:
         torch.testing.assert_close(vmap(lambda p: vjp(of, p)[0])(stacked)[0], expected)
 
 
+@pytest.mark.parametrize("write", ["copy_", "add_", "[:, 0] ="])
+def test_a_parameter_made_like_a_value_that_is_mapped_over(write: str) -> None:
+    """Vmap makes another tensor of it, of which there is none at the baseline: once something was written to, whatever it was,
+    the model passed for one that takes other paths there."""
+    bias, scale = (torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in (1, 2))
+    bias, scale = nn.Parameter(bias), nn.Parameter(scale)
+
+    def model(x: Tensor) -> Tensor:
+        h = x.tanh() + bias.type_as(x)
+        if write == "[:, 0] =":
+            h[:, 0] = 0
+        else:
+            getattr(h[:, :2], write)(2 * x[:, 4:])
+        return (h * scale / (2 + scale)).sum(1)
+
+    method = partial(fa.deep_lift, model, baselines=0.5 * X[:1])
+    torch.testing.assert_close(vmap(lambda t: method(t[None])[0])(X), method(X))
+    torch.testing.assert_close(fa.each_target(fa.deep_lift, [None, None])(model, X, baselines=0.5 * X[:1])[1], method(X))
+
+
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore:DeepLIFT. masks or indices", "ignore:DeepLIFT's attributions miss")
 @pytest.mark.parametrize("name", list(MEETS))

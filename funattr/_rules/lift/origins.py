@@ -173,7 +173,7 @@ class Origins:
             others = [(t, live) for t, live in given if not self.is_fixed(t) and (live or id(t) not in self.made)]
             if func is Tensor.__setitem__ or (func not in _RETURNS and results and any(results[0] is t for t, _ in given)):
                 # Something is written to.
-                self.writes = self.writes or bool(self.fixed)
+                self.writes = self.writes or self.is_fixed(written[0])  # and what it is a view of may be a parameter
                 self.fixed.clear()
                 self.made.clear()
                 if not known:
