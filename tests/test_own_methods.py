@@ -134,7 +134,7 @@ def test_what_is_bound_is_what_a_call_gives(name: str) -> None:
 def test_noise_on_integers_alone_is_refused() -> None:
     """It was added nowhere, and the mean was the method, in silence."""
     for method in (fa.feature_ablation, lambda model, x, target: fa.gradient(model, x, layer="embedding", target=target)):
-        with pytest.raises(ValueError, match="integers only, which take no noise: name the layer"):
+        with pytest.raises(TypeError, match="integers have no gradient: choose a layer after"):
             fa.noise_tunnel(method)(text, ids, target=1)
     fa.noise_tunnel(fa.feature_ablation, n_samples=2)(text, ids, layer="embedding", target=1)
 

@@ -252,7 +252,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "special": (lambda: viz.page(IMAGES, {"a": torch.ones(2, 7, 3)}, special="auto"), ValueError, "7 tokens"),
     "alpha": (lambda: viz.page(IMAGES, MAPS, alpha=70), ValueError, "alpha must be from 0 to 1, got 70"),
-    "percentile": (lambda: viz.page(IMAGES, MAPS, percentile=0), ValueError, "above 0 and at most 100"),
+    "percentile": (lambda: viz.page(IMAGES, MAPS, percentile=0), ValueError, "above 1 and at most 100"),
     "NaN": (lambda: viz.page(IMAGES, {"a": SIGNED / 0 * 0}), ValueError, r"attributions\['a'\] .*NaN or inf"),
     "a picture": (lambda: viz.page(IMAGES, MAPS, out="a.png"), ValueError, "'a.png' does not name a page"),
 }

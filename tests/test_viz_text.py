@@ -192,7 +192,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "2 entries for 1 sentences: pass one title per",
     ),
     "a title": (lambda: viz.text(["a"], [1.0], titles="x"), TypeError, r"titles is one string.*\['x'\]"),
-    "percentile": (lambda: viz.text(["a"], [1.0], percentile=0), ValueError, "above 0 and at most 100"),
+    "percentile": (lambda: viz.text(["a"], [1.0], percentile=0), ValueError, "above 1 and at most 100"),
     "scale": (lambda: viz.text(["a"], [1.0], scale="method"), ValueError, r"'grid' \(one for all\) or 'example'.*got 'method'"),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import check_attributable
 from .._core.passes import forward, kept, question
 from .._core.score import predicted, shares
 from .._core.split import split
@@ -37,7 +38,7 @@ from .._types import (
     map_tensors,
     tensors,
 )
-from .._words import check_choice, check_count, complaint, door
+from .._words import check_choice, check_count, door
 from .baselines import at_layer, default_baselines
 from .dress import about, combined, device_of, generators_given, has_steps, known_method, name_of, run_steps
 from .targets import around_targets
@@ -208,7 +209,7 @@ def at_noise(
 def _check_takes_noise(model: Model, x: Tree, layer: Layer) -> None:
     """Refuse noise for integers without a layer to take it, and at several of which one follows from another."""
     if layer is None:
-        raise complaint(ValueError, "x holds integers only, which take no noise: name the layer that takes it, layer='...'.")
+        check_attributable(x, "x")
     if isinstance(layer, (list, tuple, dict)):
         look(question(model, x, layer, None))  # noise at one must not be undone by noise at another
 
