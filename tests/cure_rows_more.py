@@ -404,12 +404,6 @@ MORE = [
         ],
     ),
     Cure(
-        "_combine/noise.py",
-        "name the layer that takes it",
-        lambda: F.noise_tunnel(fa.feature_ablation, n_samples=2)(TimeIds(), prompt, target=1),
-        lambda: F.noise_tunnel(fa.feature_ablation, n_samples=2)(TimeIds(), prompt, layer="embed", target=1),
-    ),
-    Cure(
         "_combine/baselines.py",
         "choose a layer with the batch first",
         lambda: F.noise_tunnel(fa.deep_lift_shap, n_samples=2)(TimeIds(), prompt, layer="turned", baselines=prompt, target=1),

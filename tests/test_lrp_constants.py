@@ -51,6 +51,23 @@ def several(y: Tensor, h: Tensor) -> None:
     y[1, 1:3] *= 2
 
 
+#: What comes from h, written to a part of a constant: the rest of that is a part of what varies from then on.
+PARTS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "added to a part": lambda y, h: y[:, :3].add_(h[:, :3]),
+    "copied to a part": lambda y, h: y[:, :3].copy_(h[:, :3]),
+    "copied to a row of a part": lambda y, h: y[:, :3][0].copy_(h[0, :3]),
+    "a product with a part": lambda y, h: y.narrow(1, 0, 3).mul_(h[:, :3]),
+    "put into a part": lambda y, h: y.__setitem__((slice(None), slice(1, 3)), h[:, :2]),
+    "two parts": lambda y, h: (y[:, :2].add_(h[:, :2]), y[:, 4:].sub_(h[:, 4:])),
+    "a part twice": lambda y, h: (y[:, :3].add_(h[:, :3]), y[:, 1:4].mul_(h[:, 1:4]), y[:, :2].relu_()),
+}
+TRAINED = nn.Parameter(BIAS.clone())
+STARTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "": full,
+    ", of parameters": lambda h: TRAINED.expand(len(h), D).clone(),
+    ", a norm of what is cut off": lambda h: F.layer_norm(h.detach(), (D,), TRAINED, BIAS),
+    ", cut off": lambda h: h.detach().tanh(),
+}
 #: What is written to: constants to what comes from h, and that to constants.
 WRITES = {
     "a slice": written(put((slice(None), slice(3))), torch.clone),
@@ -66,13 +83,9 @@ WRITES = {
     "into a constant, by a mask": written(some),
     "into a constant like h": written(lambda y, h: y[:, 1:].copy_(h[:, :-1]), lambda h: torch.full_like(h, 0.3)),
     "added to a constant": written(lambda y, h: y.add_(h)),
-    "added to a part": written(lambda y, h: y[:, :3].add_(h[:, :3])),
-    "copied to a part": written(lambda y, h: y[:, :3].copy_(h[:, :3])),
-    "copied to a row of a part": written(lambda y, h: y[:, :3][0].copy_(h[0, :3])),
-    "a product with a part": written(lambda y, h: y.narrow(1, 0, 3).mul_(h[:, :3])),
     "added to what a rule holds": written(lambda y, h: y.add_(h), lambda h: 1 / (1 + h * h)),
     "put into what a rule holds": written(lambda y, h: y.__setitem__((slice(None), 1), h[:, 1]), lambda h: 1 / (1 + h * h)),
-    "two parts": written(lambda y, h: (y[:, :2].add_(h[:, :2]), y[:, 4:].sub_(h[:, 4:]))),
+    **{f"{what}{of}": written(write, start) for of, start in STARTS.items() for what, write in PARTS.items()},
 }
 #: What is left out, or given by name.
 OPTIONS: dict[str, Callable[[Tensor], Any]] = {

@@ -86,7 +86,8 @@ class Measured(Ruled):
     def _put(self, name: str, x: Tensor, y: Tensor, put: Callable[[Tensor, Tensor], Tensor] = Tensor.copy_) -> Tensor:
         """Writes y to x: of a view of a constant, what lies beside x is a part of what varies from here on."""
         base = base_of(x)
-        constant = base is not None and not base.requires_grad
+        # Made of parameters, it may require a gradient; cut off, it varies, and has none.
+        constant = base is not None and not (base.requires_grad and self.varies(base))
         found = put(x, y)
         if constant and y.requires_grad:
             self.came(name, [y], base)
