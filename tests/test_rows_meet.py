@@ -130,8 +130,9 @@ TRACED = [name for name in ASKED if name != "frames"]
 SEVERAL = [row for row in METHODS if row.name in ("integrated_gradients", "conductance", "gradient_shap", "deep_lift_shap")]
 
 
-ONE_GRAPH = [(name, row) for name in ASKED if name != "frames" for row in SEVERAL]
 ALWAYS = (("nodes", "integrated_gradients"),)
+#: Half of all, to save time: each net and each method.
+ONE_GRAPH = [(name, row) for i, name in enumerate(ASKED) if name != "frames" for row in SEVERAL[i % 2 :: 2]]
 
 
 @pytest.mark.parametrize(
