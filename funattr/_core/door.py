@@ -76,8 +76,7 @@ class Entrance(NamedTuple):
         self.look(args, kwargs)
         x = args[1] if len(args) > 1 else kwargs["x"]
         if type(x) is not Tensor or x.is_inference():
-            x = _ready(x)
-            args, kwargs = ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
+            args, kwargs = _given(x := _ready(x), args, kwargs)
         check_input(x, reads)
         model = args[0] if args else kwargs["model"]
         return model, x, args, named({name: _plain(value) for name, value in kwargs.items()}, model)
@@ -90,6 +89,8 @@ class Entrance(NamedTuple):
         sized(modules, model, x)
         training = noisy_modules(modules)
         state = state_of(modules, model)
+        if state is not None:  # x, or baselines, may be a buffer of the model: it is meant as it is now
+            args, kwargs = _given(x := state.apart(x), args, state.apart(kwargs))
         chance = chance_of(modules, model, x, self.about.draws, bool(training))
         if training:
             tell_of_train_mode(training)
@@ -216,6 +217,11 @@ def _ready(x: Tree) -> Tree:
     """x as a batch of tensors that autograd takes."""
     x = _plain(x)
     return copied(x) if any(t.is_inference() for t in tensors(x)) else x
+
+
+def _given(x: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with this x."""
+    return ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
 
 
 def _leave(before: Surroundings) -> bool:
