@@ -109,6 +109,10 @@ class Packed(nn.Module):
         return self.head(self.rnn(given)[1][-1])
 
 
+def _of_bands(v: Tensor, mask: Tensor) -> Any:
+    return F.shapley(lambda v: v.sum(1), v[None], feature_mask=mask, sampling="exact")
+
+
 METHODS = [
     Cure(
         "_core/checks.py",
@@ -424,5 +428,11 @@ METHODS = [
         "put features together with feature_mask, or choose another sampling",
         lambda: F.shapley(lambda v: v.sum(1), torch.ones(1, 40), sampling="exact"),
         lambda: F.shapley(lambda v: v.sum(1), torch.ones(1, 40), sampling="exact", feature_mask=torch.arange(40) // 10),
+    ),
+    Cure(
+        "_methods/shapley.py",
+        "call it uncompiled, of a compiled model, or map over x alone",
+        lambda: torch.func.vmap(_of_bands, (None, 0))(torch.ones(40), torch.arange(40)[None] // 10),
+        lambda: torch.func.vmap(_of_bands, (0, None))(torch.ones(2, 40), torch.arange(40) // 10),
     ),
 ]

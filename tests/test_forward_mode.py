@@ -1,4 +1,5 @@
-"""Methods inside torch.func.jvp, jacfwd and hessian: forward derivatives, equal to those of the backward pass."""
+"""Methods inside torch.func.jvp, jacfwd, linearize and hessian, and on dual numbers: forward derivatives, equal to those of the
+backward pass."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 import funattr as fa
 
@@ -63,6 +65,26 @@ def test_forward_is_backward(asked: Any) -> None:
     expected = torch.stack([torch.autograd.grad(t, x, retain_graph=True)[0].flatten() for t in numbers])
     torch.testing.assert_close(torch.func.jacfwd(explain, randomness="same")(X).reshape(expected.shape), expected)
     torch.testing.assert_close(torch.func.jvp(explain, (X,), (way,))[1].flatten(), expected @ way.flatten())
+    with forward_ad.dual_level():
+        for leaf in (X, x):  # a tensor that has no gradient, and one that has
+            found = forward_ad.unpack_dual(explain(forward_ad.make_dual(leaf, way))).tangent
+            torch.testing.assert_close(found.flatten(), expected @ way.flatten())
+
+
+@pytest.mark.skipif(not hasattr(torch.func, "linearize"), reason="this torch has none")
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node")  # torch's own, of constants that it folds
+@pytest.mark.parametrize("name", ["gradient", "input_x_gradient", "integrated_gradients"])
+def test_linearized(name: str) -> None:
+    """Of a plain net: torch's linearize takes no operation in place, of attention, say."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    explain, way = partial(METHODS[name], model, target=1, create_graph=True), torch.randn_like(X)
+    found = torch.func.linearize(explain, X)[1](way)
+    torch.testing.assert_close(found, torch.func.jvp(explain, (X,), (way,))[1])
+
+
+def test_a_constant_of_what_has_no_forward_derivative() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2), nn.SiLU())
+    assert not torch.func.jvp(partial(fa.gradient, model, target=1), (X.float(),), (X.float(),))[1].any()
 
 
 @pytest.mark.parametrize("asked", ["lrp", "guided_backprop", "deep_lift"], indirect=True)
@@ -78,3 +100,13 @@ def test_hessian(asked: Any) -> None:
 def test_a_constant_without_create_graph(asked: Any) -> None:
     """And no part of the derivative: values were constants, and gradients were not."""
     assert not torch.func.jvp(asked, (X,), (torch.ones_like(X),))[1].any()
+    with forward_ad.dual_level():
+        for leaf in (X, X.clone().requires_grad_()):
+            found = asked(forward_ad.make_dual(leaf, torch.ones_like(X)))
+            assert forward_ad.unpack_dual(found).tangent is None
+            assert not found.requires_grad
+
+
+def test_a_delta_is_a_constant() -> None:
+    model = Block().double().eval()
+    assert not torch.func.jvp(lambda x: fa.convergence_delta(x, model, X, target=1), (X,), (torch.ones_like(X),))[1].any()

@@ -137,6 +137,8 @@ def test_noise_on_integers_alone_is_refused() -> None:
         with pytest.raises(TypeError, match="integers have no gradient: choose a layer after"):
             fa.noise_tunnel(method)(text, ids, target=1)
     fa.noise_tunnel(fa.feature_ablation, n_samples=2)(text, ids, layer="embedding", target=1)
+    with pytest.raises(TypeError, match=r"x is complex.*view_as_real"):
+        fa.noise_tunnel(fa.saliency)(lambda x: x.abs().sum(1), torch.randn(2, 3, dtype=torch.complex64))
 
 
 def classic(model: Any, x: Tensor, *, target: Any = None, baselines: Any = 0.0) -> Tensor:

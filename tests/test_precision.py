@@ -294,6 +294,12 @@ def test_no_data(row: Row) -> None:
     assert all(leaf.is_meta for leaf in leaves(found))
 
 
+def test_no_data_under_rules() -> None:
+    """Of activations too, whose relevance at 0 is looked for."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).to("meta")
+    assert fa.lrp(model, torch.zeros(5, 3, device="meta"), target=1).shape == (5, 3)
+
+
 def test_devices_that_do_not_meet() -> None:
     """An error of the model, which the caller knows, comes through as it is."""
     model, x = subject()

@@ -68,9 +68,11 @@ def test_jagged_inputs() -> None:
     found: Any = fa.gradient(model, jagged, target=1)
     for part, row in zip(found.unbind(), rows):
         assert torch.allclose(part, fa.gradient(lambda x: NET(x[0]).sum(0)[None], row[None], target=1)[0])
-    for method in (fa.integrated_gradients, fa.conductance, fa.deep_lift):  # these need a baseline for each place
-        with pytest.raises(TypeError, match=r"x is a nested tensor: pass it padded"):
+    for method in (fa.integrated_gradients, fa.conductance, fa.deep_lift, fa.feature_ablation, fa.noise_tunnel(fa.saliency)):
+        with pytest.raises(TypeError, match=r"x is a nested tensor: pass it padded"):  # what they put in is for each place
             method(model, jagged, target=1)
+    with pytest.raises(TypeError, match=r"the attribution is a nested tensor: pass it padded"):
+        fa.each_target(fa.gradient, [0, 1])(model, jagged)
 
 
 @pytest.mark.parametrize("method", [fa.integrated_gradients, fa.deep_lift_shap, fa.gradient_shap, fa.feature_ablation])

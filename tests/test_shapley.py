@@ -380,6 +380,20 @@ def test_samplings_that_cannot_be_traced_say_so() -> None:
             torch.func.vmap(lambda x: fa.shapley(net, x[None], target=1), randomness=randomness)(x)
 
 
+def test_groups_of_a_mask_that_cannot_be_counted_are_said_to_be_so() -> None:
+    mask, x = torch.arange(24).reshape(1, 24) // 8, torch.randn(2, 24)
+
+    def exact(x: Tensor, mask: Tensor) -> Tensor:
+        found: Tensor = fa.shapley(lambda x: x.sum(1) ** 2, x, feature_mask=mask, sampling="exact")
+        return found
+
+    with pytest.raises(Exception, match=r"compiled.*each number of a mask.*uncompiled, of a compiled model"):
+        torch.compile(exact, fullgraph=True, backend="aot_eager")(x, mask)
+    with pytest.raises(ValueError, match=r"maps over masks, each number of a mask.*map over x alone"):
+        torch.func.vmap(exact, in_dims=(None, 0))(x, mask[None])
+    close(torch.func.vmap(lambda x: exact(x[None], mask)[0])(x), exact(x, mask))
+
+
 REFUSED: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, r"no sampling 'perm'.*Did you mean 'permutation'", {"sampling": "perm"}),
     (TypeError, r"n_samples must be an int, got bool", {"n_samples": True}),

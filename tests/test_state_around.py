@@ -256,3 +256,31 @@ def test_written_inside_a_transform_of_the_callers(method: Any, transform: Any, 
     with pytest.raises(ValueError, match=f"the model writes to its own .*{said}"):
         transform(lambda x: method(model, x, target=1, create_graph=create_graph).sum())(torch.randn(2, 3))
     assert not model.seen.any()
+
+
+class Advances(nn.Module):
+    """A buffer that each pass moves on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+        self.register_buffer("memory", torch.randn(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.memory.add_(1.0)
+        found: Tensor = torch.tanh(self.head(x * self.memory[0].sin()))
+        return found
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(0, 2)])
+def test_what_is_explained_may_be_what_the_model_writes_to(part: slice) -> None:
+    net = Advances().double().eval()
+    whole = net.memory.clone()
+    asked: list[Callable[[Tensor], Any]] = [
+        lambda t: fa.input_x_gradient(net, t, target=1),
+        lambda t: fa.integrated_gradients(net, t, target=1, n_steps=4),
+        lambda t: fa.integrated_gradients(net, whole[: len(t)] + 1, baselines=t, target=1, n_steps=4),
+    ]
+    for ask in asked:
+        torch.testing.assert_close(ask(net.memory[part]), ask(whole[part].clone()), rtol=0, atol=0)
+        torch.testing.assert_close(net.memory, whole, rtol=0, atol=0)

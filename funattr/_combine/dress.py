@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.checks import check_dense
 from .._core.door import method
 from .._steps.points import together
 from .._steps.ways import Runner
@@ -209,4 +210,6 @@ def device_of(x: Tree) -> torch.device:
 
 def as_one(found: Tree) -> Tree:
     """A result with the leading dimension of a chunk of one."""
+    for t in tensors(found):
+        check_dense(t, "the attribution")
     return map_tensors(lambda t: t[None], found)

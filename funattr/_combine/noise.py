@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_attributable
+from .._core.checks import check_attributable, check_dense
 from .._core.passes import forward, kept, question
 from .._core.score import predicted, shares
 from .._core.split import split
@@ -112,6 +112,8 @@ def noise_tunnel(
             options["target"] = at_rest(model, x)
         explain, steps = at_noise(method, default, model, x, options)
         start = steps.like
+        for leaf in floats_of(start):
+            check_dense(leaf, "x" if start is x else "the value at the site")
         spread = [*zip(floats_of(start), deviations(stdevs, start, "x" if start is x else "the value at the site"))]
 
         def drawn() -> list[Tensor]:  # one draw per sample, whatever the chunks: the same numbers in the same order

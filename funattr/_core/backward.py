@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._torch import (
     below_vmap,
+    forward_mode,
     grad_of_sum,
     is_mapped,
     is_view,
@@ -95,7 +96,6 @@ def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None
 def _placed(q: Question, values: list[Tree], slopes: Iterable[Tensor]) -> Found:
     """The values, constants unless they are to be differentiated, and slopes in the places of their floating-point tensors."""
     constant = values if q.create_graph else [map_tensors(torch.detach, value) for value in values]
-    slopes = slopes if q.create_graph or not transforms_active() else map(torch.detach, slopes)  # of forward mode, too
     if len(values) == 1 and isinstance(values[0], Tensor):
         return constant, list(slopes)
     rest = iter(slopes)
@@ -162,7 +162,7 @@ def _goes_through(scores: Tensor, name: str) -> bool:
 
 def leaf_of(t: Tensor, shared: bool, in_level: bool, connected: bool) -> Tensor:
     """`t` as a leaf of the graph to come, `connected` to what came before (a site, an outer transform, the caller's graph)."""
-    if in_level or (connected and t.requires_grad):
+    if in_level or (connected and (t.requires_grad or forward_mode())):  # `detach` takes a tangent away
         leaf = t.clone()
     else:
         leaf = t.detach()

@@ -24,9 +24,9 @@ from .._words import check_int, complaint, kind_of
 from .state import here
 
 
-def may_read() -> bool:
-    """Whether checks may look at the data: not under a transform, nor while somebody traces."""
-    return not (tracing() or transforms_active() or observed_by_dispatch_mode())
+def may_read(*given: Tensor) -> bool:
+    """Whether checks may look at the data (of `given`): not under a transform, nor while somebody traces, nor without any."""
+    return not (tracing() or transforms_active() or observed_by_dispatch_mode()) and all(map(is_plain, given))
 
 
 def anywhere(flags: Tensor) -> bool:

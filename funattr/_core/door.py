@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from .._habits import refusal
 from .._torch import (
     Surroundings,
+    forward_mode,
     indexing_shown,
     is_dressed,
     put_back,
@@ -21,6 +22,7 @@ from .._torch import (
     tracing,
     tree_flatten,
     tree_unflatten,
+    without_tangents,
 )
 from .._types import About, Model, Tree, as_it_is, copied, map_tensors, tensors
 from .._words import complaint, complete, door
@@ -61,6 +63,12 @@ class Entrance(NamedTuple):
             check_arguments(self.function, self.names, args, kwargs)
         check_flags(self.flags, kwargs)
 
+    def called(self, args: Any, kwargs: Any) -> Any:
+        """What the method returns: without `create_graph` a constant, in forward mode too."""
+        constant = forward_mode() and "create_graph" in (self.names or ()) and not kwargs.get("create_graph")
+        with without_tangents() if constant else as_it_is:
+            return self.function(*args, **kwargs)
+
     def ready(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], reads: bool
     ) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
@@ -68,8 +76,7 @@ class Entrance(NamedTuple):
         self.look(args, kwargs)
         x = args[1] if len(args) > 1 else kwargs["x"]
         if type(x) is not Tensor or x.is_inference():
-            x = _ready(x)
-            args, kwargs = ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
+            args, kwargs = _given(x := _ready(x), args, kwargs)
         check_input(x, reads)
         model = args[0] if args else kwargs["model"]
         return model, x, args, named({name: _plain(value) for name, value in kwargs.items()}, model)
@@ -82,12 +89,14 @@ class Entrance(NamedTuple):
         sized(modules, model, x)
         training = noisy_modules(modules)
         state = state_of(modules, model)
+        if state is not None:  # x, or baselines, may be a buffer of the model: it is meant as it is now
+            args, kwargs = _given(x := state.apart(x), args, state.apart(kwargs))
         chance = chance_of(modules, model, x, self.about.draws, bool(training))
         if training:
             tell_of_train_mode(training)
         with statistics_kept(training) if training else as_it_is, state or as_it_is, chance, indexing_shown:
             here.scores = [] if reads else None
-            result = self.function(*args, **kwargs)
+            result = self.called(args, kwargs)
             check_scores(x)
         check(result, reads)
         if type(result) is not Tensor and any(is_dressed(t) for t in tensors(result)):
@@ -112,9 +121,10 @@ def _inner(function: Callable[P, R], entrance: Entrance) -> Callable[P, R]:
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
         entrance.look(args, kwargs)
+        if not tracing():
+            return cast("R", entrance.called(args, kwargs))
         given: Any = (args, kwargs)  # to mypy, which knows no more of a ParamSpec's, they can be neither read nor changed
-        known = named(kwargs, given[0][0] if args else given[1]["model"]) if tracing() else kwargs
-        return function(*args, **known)
+        return function(*args, **named(kwargs, given[0][0] if args else given[1]["model"]))
 
     return inner
 
@@ -207,6 +217,11 @@ def _ready(x: Tree) -> Tree:
     """x as a batch of tensors that autograd takes."""
     x = _plain(x)
     return copied(x) if any(t.is_inference() for t in tensors(x)) else x
+
+
+def _given(x: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with this x."""
+    return ((args[0], x), kwargs) if len(args) > 1 else (args, kwargs | {"x": x})
 
 
 def _leave(before: Surroundings) -> bool:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._torch import tracing
+from .._torch import constant, show_to_modes, tracing
 from .._types import in_single, map_tensors
 from .attention import plain_attention
 from .where import Bound
@@ -32,6 +32,8 @@ class PlainAttention(TorchFunctionMode):
     def __init__(self, only: str | None = None):
         super().__init__()
         self.only = only
+        if tracing():
+            _show()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -45,6 +47,11 @@ class PlainAttention(TorchFunctionMode):
             with self:  # a mode is off while it handles a call, and the attention is inside this one
                 return attention_body(*args, **kwargs)
         return unruled(func, args, kwargs)
+
+
+@constant
+def _show() -> None:
+    show_to_modes([F.hardsigmoid])
 
 
 #: The body of `F.multi_head_attention_forward`, which does not hand itself to the mode again.

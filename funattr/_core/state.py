@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import (
+    base_of,
     beside_traces,
     is_plain,
     is_view,
@@ -30,7 +31,7 @@ from .._torch import (
     transforms_active,
     without_transforms,
 )
-from .._types import as_it_is
+from .._types import as_it_is, map_tensors
 from .._words import warn
 from .code import Words
 from .holders import (
@@ -58,6 +59,11 @@ _CONSTANT = (str, bytes, int, float, complex, type(None), enum.Enum, type, torch
 _NO_STATE = (types.BuiltinFunctionType, types.ModuleType, torch.jit.ScriptModule)
 _DEEP = 6  # a model that refers to its trainer is not followed to the data
 _BUFFERING = Words("register_buffer")
+
+
+def _whole(t: Tensor) -> Tensor:
+    base = base_of(t)
+    return t if base is None else base
 
 
 class State:
@@ -166,6 +172,11 @@ class State:
                     with beside_traces(), without_transforms():
                         self.lies.append((weight, where := weight.detach()))
                         self.parameters.append((where, _copied(weight)))
+
+    def apart(self, given: Any) -> Any:
+        """`given`, with copies of the tensors in it that the model may write to."""
+        held = {id(_whole(t)) for t in (*(t for t, *_ in self.tensors.values()), *(t for t, _ in self.parameters))}
+        return map_tensors(lambda t: t.clone() if id(_whole(t)) in held else t, given)
 
     def __enter__(self) -> None:
         here.state = self

@@ -292,6 +292,6 @@ def _delta(model: Model, x: Tree, *, attributions: Tree, baselines: Tree, target
                 text = f"attributions {list(t.shape)} have no row for each of the {q.size} examples of x."
                 raise complaint(ValueError, text)
             total = total + t.reshape(q.size, t.shape[1:].numel()).sum(1)  # of no example, too
-        return total
+        return total.detach()  # forward mode takes no heed of no_grad
 
     return asked(delta, model, x, None, target, False, attributions, baselines)

@@ -12,6 +12,7 @@ from .._steps.coalitions import opened, scores_of, spread_over
 from .._steps.draws import check_generator, uniform_from
 from .._steps.plan import Opened, tell_of_many
 from .._steps.shares import Found, draw_pairs, lasso, of_all, of_nobody, of_orders, of_pairs
+from .._torch import tracing, transforms_active
 from .._types import ChunkSize, Layer, Model, Target, Tree, in_double, says, tensors
 from .._words import check_choice, check_count, check_size, complaint
 
@@ -95,7 +96,7 @@ def shapley(
         check_count(n_samples, "n_samples")
     with torch.set_grad_enabled(create_graph):
         game = opened(model, x, layer, target, baselines, feature_mask, chunk_size, create_graph)
-        budget = _budget(game.players, n_samples, sampling, standard_errors)
+        budget = _budget(game, n_samples, sampling, standard_errors)
         tell_of_many(game.features, game.players)
         found = _found(game, budget, sampling, generator)
         values = spread_over(game, found.values)
@@ -116,8 +117,9 @@ def _found(game: Opened, budget: int | None, sampling: str, generator: torch.Gen
     return of_pairs(game, draw_pairs(m, (budget - 2) // 2, sampling, uniform))
 
 
-def _budget(m: int, n_samples: int | None, sampling: str, errors: bool) -> int | None:
+def _budget(game: Opened, n_samples: int | None, sampling: str, errors: bool) -> int | None:
     """How many coalitions to ask at most; None: all."""
+    m = game.players
     if sampling == "exact":
         if n_samples is not None:
             raise complaint(
@@ -125,6 +127,9 @@ def _budget(m: int, n_samples: int | None, sampling: str, errors: bool) -> int |
             )
         if m > _FEW:
             text = f"sampling='exact' asks all 2**{m} coalitions of the {m} players, and is for {_FEW} or fewer"
+            if game.features.masks is not None and (tracing() or transforms_active()):
+                text = f"{text} (where the call is compiled, or maps over masks, each number of a mask counts as a player)"
+                raise complaint(ValueError, f"{text}: call it uncompiled, of a compiled model, or map over x alone.")
             raise complaint(ValueError, f"{text}: put features together with feature_mask, or choose another sampling.")
         return None
     budget = 20 * m + 2 if n_samples is None else n_samples

@@ -140,6 +140,9 @@ def _its_group(step: Tensor, ids: Tensor, leaf: Tensor) -> Tensor:
 
 def identified(q: Question, features: Features, values: list[Tree]) -> tuple[list[list[Tensor | None]], int]:
     """The group of each feature of these values, and how many groups there are."""
+    for i, value in enumerate(values):
+        for t in tensors(value):
+            check_dense(t, q.where(i))
     if features.masks is None:
         ids, groups = one_each(values, q.size)
     else:

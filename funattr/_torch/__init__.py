@@ -67,6 +67,7 @@ from .traces import (
     compiled_from,
     constant,
     fake_batch,
+    forward_mode,
     indexing_shown,
     made_by_func,
     may_be_compiled,
@@ -76,6 +77,7 @@ from .traces import (
     told_already,
     tracing,
     unlogged,
+    without_tangents,
     writes,
 )
 from .transforms import (

@@ -20,6 +20,7 @@ from torch import Tensor
 # warnings.catch_warnings is not thread-safe. (There is no getter; True is the default.)
 from torch._C._functorch import _set_vmap_fallback_warning_enabled as set_vmap_fallback_warning  # type: ignore[attr-defined]  # private: its stub leaves it out
 from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
 F = TypeVar("F")
@@ -80,6 +81,16 @@ def any_batch() -> bool:
     kinds = getattr(torch._C, "_TorchDispatchModeKey", None)  # before torch 2.1 modes cannot be asked for by what they are
     mode: Any = None if kinds is None else torch._C._get_dispatch_mode(kinds.PROXY)
     return mode is not None and getattr(mode, "tracing_mode", None) == "symbolic"
+
+
+def forward_mode() -> bool:
+    """Whether tensors may have tangents: inside torch.autograd.forward_ad, and so torch.func.jvp and linearize."""
+    return forward_ad._current_level >= 0
+
+
+def without_tangents() -> AbstractContextManager[Any]:
+    """What is made inside is a constant to forward mode, as to the backward pass what is made under torch.no_grad."""
+    return forward_ad._set_fwd_grad_enabled(False)
 
 
 def beside_traces() -> AbstractContextManager[Any]:

@@ -47,7 +47,7 @@ def _activation(op: Operation, at: Operation) -> Pairs:
     z, y, x = at.inputs[0], at.output, op.inputs[0]
     x = x if x.shape == y.shape else x.expand_as(y)
     ratio = y / z
-    if may_read() and math.isfinite(ratio.sum()):  # one fast pass: at 0 it is none, or infinite
+    if may_read(ratio) and math.isfinite(ratio.sum()):  # one fast pass: at 0 it is none, or infinite
         return [(ratio, x)]
     hooks: Any = as_it_is if tracing() or transforms_active() else saved_tensors_hooks(same, same)
     with hooks:  # none of the model's (torch.utils.checkpoint)
