@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from .._core.door import method
 from .._steps.points import together
 from .._steps.ways import Runner
-from .._torch import tracing
-from .._types import About, Layer, Method, Model, Tree, copied, in_floats, innermost, map_tensors, tensors
+from .._torch import tracing, transforms_active
+from .._types import About, Layer, Method, Model, Tree, in_floats, innermost, map_tensors, tensors
 from .._words import complaint
 
 
@@ -81,6 +81,7 @@ def combined(
         rows=all(part.rows for part in known),
         spare=max(part.spare for part in known),
         front=any(part.front for part in known),
+        pictured=any(part.pictured for part in known),
         generators=tuple(g for part in known for g in part.generators),
         bound=bound,
         baselines=next((part.baselines for part in known if "baselines" in (part.accepts or ())), "x"),
@@ -171,11 +172,19 @@ def known_method(function: Any) -> Any:
 
     @functools.wraps(function)
     def called(model: Model, x: Tree, **options: Any) -> Tree:
-        return function(model, copied(x), **options)
+        return function(model, map_tensors(_own, x), **options)
 
     made: Any = called
     made.about, made.__name__ = about(function), name_of(function)
     return made
+
+
+def _own(t: Tensor) -> Tensor:
+    """A copy, in the graph of what it was made of, that has a grad as what a method is called with has."""
+    own = t.clone()
+    if own.requires_grad and not (tracing() or transforms_active()):
+        own.retain_grad()
+    return own
 
 
 def check_method(function: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import check_attributable
 from .._core.passes import forward, kept, question
 from .._core.score import predicted, shares
 from .._core.split import split
@@ -208,6 +209,8 @@ def at_noise(
 def _check_takes_noise(model: Model, x: Tree, layer: Layer) -> None:
     """Refuse noise for integers without a layer to take it, and at several of which one follows from another."""
     if layer is None:
+        if any(t.is_complex() for t in tensors(x)):
+            check_attributable(x, "x")
         raise complaint(ValueError, "x holds integers only, which take no noise: name the layer that takes it, layer='...'.")
     if isinstance(layer, (list, tuple, dict)):
         look(question(model, x, layer, None))  # noise at one must not be undone by noise at another
