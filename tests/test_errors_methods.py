@@ -239,6 +239,12 @@ TABLE: list[Row] = [
         ValueError,
         ["baselines [5, 8, 8] do not broadcast to [5, 3, 8, 8]"],
     ),
+    (
+        "another class in each sample",
+        lambda: fa.noise_tunnel(fa.absolute(fa.each_target(fa.gradient, [1, "argmax"]))),
+        ValueError,
+        ['the "argmax" in absolute(each_target(gradient))', "of a method to each_target"],
+    ),
     ("a group for each id", lambda: fa.sum_groups(fa.gradient, [0, 10**15]), ValueError, [f"holds {10**15}", "torch.unique("]),
     (
         "baselines as nested lists",
