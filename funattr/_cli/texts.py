@@ -46,7 +46,7 @@ def ready(source: Source, given: str, options: argparse.Namespace) -> Text:
     for part in [x] if isinstance(x, torch.Tensor) else x.values():
         if part.shape[:1] != (1,):
             text = f"a text made ready {source.how} must have the batch first, [1, T], got {list(part.shape)}"
-            raise mistake(f"{text}: add it with [None].")
+            raise mistake(f"{text}, which [None] brings.")
     tokens = [str(token) for token in made.tokens]
     return Text(x, tokens, _shown(x, tokens, made.words), made.whole)
 
