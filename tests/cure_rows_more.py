@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import UserDict
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +37,9 @@ from .cure_rows import (
 from .cures import Cure
 from .models import Recurrent
 from .wrong import PartScripted, Unused, attention
+
+#: With a layer whose value has the shape of x.
+same = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3)).to(x.dtype)
 
 
 def tokenizer(text: str, return_tensors: str = "", padding: bool = False) -> Any:
@@ -168,6 +172,24 @@ MORE = [
         lambda: F.shapley(
             lambda v: v.sum(1), torch.ones(1, 20001), sampling="kernel", feature_mask=torch.arange(20001) // 8000
         ),
+    ),
+    Cure(
+        "metrics/_judged.py",
+        "give the metric the layer, too, or bring it to x",
+        lambda: M.deletion(partial(fa.gradient, layer="0"), same, x, target=1),
+        lambda: M.deletion(partial(fa.gradient, layer="0"), same, x, target=1, layer="0"),
+    ),
+    Cure(
+        "_combine/noise.py",
+        "pass the noise_tunnel of a method to each_target",
+        lambda: F.noise_tunnel(fa.each_target(fa.gradient, ["argmax"])),
+        lambda: F.each_target(fa.noise_tunnel(fa.gradient), ["argmax"])(same, x),
+    ),
+    Cure(
+        "_steps/baselines.py",
+        "with 1 where it is the same",
+        lambda: F.mean_over_baselines(fa.deep_lift)(conv, image, target=1, baselines=torch.zeros(5, 8, 8)),
+        lambda: F.mean_over_baselines(fa.deep_lift)(conv, image, target=1, baselines=torch.zeros(5, 1, 8, 8)),
     ),
     Cure(
         "metrics/_order.py",

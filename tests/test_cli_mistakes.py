@@ -105,6 +105,7 @@ MISTAKES: dict[str, str] = {
     "explain cat.png --model own_way:picture --size 8": "--size would change what the model brings",
     "explain cat.png --model own_way:build": "the model failed on this input, [1, 3, 5, 6]",
     "explain 'a great film' --model own_way:build": "making the text ready by own_way's preprocess failed: ValueError",
+    "explain 'a good film' --model own_way:Flat": "must have the batch first, [1, T], got [3], which [None] brings.",
     # the file
     f"{NET} --method saliency --layer fc --out a.csv": "saliency has no number for each place, for a line of .csv",
     f"{NET} --out a.gif": "--out must end with .png, .jpg, .jpeg, .pdf, .svg, .html, .json, .csv, .npz or .safetensors, or",

@@ -287,6 +287,19 @@ def test_many_failures_are_counted(here: Path, capsys: pytest.CaptureFixture[str
     assert err[-2] == "funattr: and 11 more: fa.dataset.failed('maps') in Python has all of them"
 
 
+def test_what_says_little_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message of a KeyError is the key alone, and that of an assertion is empty."""
+    lost = "\n\ndef lost(item):\n    assert int(item[0].sum()) % 2\n    return {}['pixels']\n"
+    data = "\n\ndata = torch.utils.data.TensorDataset(torch.arange(4.)[:, None], torch.arange(4))\n"
+    Path("net.py").write_text(NET + data + lost)
+    Path("job.toml").write_text(
+        'method = "saliency"\nmodel = "net:build"\ndata = "net:data"\nout = "maps"\ntransform = "net:lost"\n'
+    )
+    assert run("run job.toml --quiet") == 1
+    err = capsys.readouterr().err.splitlines()
+    assert err[:2] == ["funattr: not explained: 0: AssertionError", "funattr: not explained: 1: KeyError: 'pixels'"]
+
+
 def test_a_damaged_part_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(LINE)
     (part,) = Path("maps").glob("*.parquet")

@@ -234,6 +234,19 @@ TABLE: list[Row] = [
         ["baselines=<tensor [3, 6]>", "do not broadcast to [4, 6]"],
     ),
     (
+        "references without a dimension, by their own shape",
+        lambda: fa.mean_over_baselines(fa.deep_lift)(conv, image, target=1, baselines=torch.zeros(5, 8, 8)),
+        ValueError,
+        ["baselines [5, 8, 8] do not broadcast to [5, 3, 8, 8]"],
+    ),
+    (
+        "another class in each sample",
+        lambda: fa.noise_tunnel(fa.absolute(fa.each_target(fa.gradient, [1, "argmax"]))),
+        ValueError,
+        ['the "argmax" in absolute(each_target(gradient))', "of a method to each_target"],
+    ),
+    ("a group for each id", lambda: fa.sum_groups(fa.gradient, [0, 10**15]), ValueError, [f"holds {10**15}", "torch.unique("]),
+    (
         "baselines as nested lists",
         lambda: fa.deep_lift_shap(lambda a, b: (a * b).sum(1), (x, x), baselines=([[0.0] * 6], [[1.0] * 6])),
         ValueError,

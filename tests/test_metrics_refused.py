@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import OrderedDict
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,8 @@ conv, image, ids = Conv().eval(), torch.randn(3, 3, 8, 8), torch.randint(0, 20, 
 phi, nan = torch.randn(3, 3, 8, 8), torch.full((3, 3, 8, 8), math.nan)
 inside = torch.rand(8, 8) < 0.5
 table, score = torch.randn(2, 5), partial(torch.sum, dim=1)
-cam = partial(fa.grad_cam, layer="conv2")
+cam, every = partial(fa.grad_cam, layer="conv2"), fa.each_target(fa.gradient, [1, 2])
+same = nn.Sequential(OrderedDict(same=nn.Conv2d(3, 3, 3, padding=1), net=conv))
 
 TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("no x", lambda: M.deletion(fa.gradient, conv), TypeError, ["x is missing", "fa.metrics.deletion(fa.gradient, model, x)"]),
@@ -43,6 +45,21 @@ TABLE: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("sizes", lambda: M.deletion(phi[..., :7], conv, image, target=1), ValueError, ["[3, 3, 8, 7]", "x [3, 3, 8, 8]"]),
     ("dimensions", lambda: M.deletion(phi.flatten(2), conv, image, target=1), ValueError, ["[3, 3, 64]", "[3, 3, 8, 8]"]),
     ("a layer's map", lambda: M.deletion(cam, conv, image, target=1), ValueError, ["[3, 1, 4, 4]", "fa.interpolate"]),
+    (
+        "of a bound layer, as large as x",
+        lambda: M.deletion(partial(fa.gradient, layer="same"), same, image, target=1),
+        ValueError,
+        ["gradient finds is of layer 'same'", "give the metric the layer"],
+    ),
+    (
+        "the same, of infidelity and inside of others",
+        lambda: M.infidelity(fa.relu(partial(fa.gradient, layer="same")), same, image, target=1),
+        ValueError,
+        ["relu(gradient) finds is of layer 'same'"],
+    ),
+    ("of each target", lambda: M.sensitivity_max(every, conv, image), ValueError, ["each of several targets", "inside it"]),
+    ("where, of each", lambda: M.relevance_mass(every, conv, image, regions=inside), ValueError, ["several targets"]),
+    ("random, of each", lambda: M.randomisation(every, conv, image), ValueError, ["several targets"]),
     (
         "at a layer",
         lambda: M.deletion(phi, conv, image, layer="conv2", target=1),

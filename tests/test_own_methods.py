@@ -108,6 +108,7 @@ BOUND: dict[str, tuple[Any, Any, Any, Any, dict[str, Any], dict[str, Any]]] = {
         *(fa.grad_cam, two, (image, image), {"layer": "left"}, {"target": 1}),
     ),
     "where noise is added": (noisy, fa.gradient, text, ids, {"layer": "embedding"}, {"target": 1}),
+    "at the input all the same": (fa.at_input, fa.gradient, model, image, {"layer": "conv2"}, {"target": 1}),
     "a class under noise": (noisy, fa.gradient, model, image, {"target": "argmax"}, {}),
     "where baselines are": (
         fa.mean_over_baselines,
@@ -190,12 +191,28 @@ SEVERAL: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
 @pytest.mark.filterwarnings("ignore:the steps run one after another")  # classic's cannot be mapped
 @pytest.mark.parametrize("name", SEVERAL)
 @pytest.mark.parametrize("method", [classic, writes])
-def test_each_call_has_an_x_of_its_own(name: str, method: Any) -> None:
-    """What a call left in x was in the next one's: gradients added up, and x moved twice, in silence."""
+@pytest.mark.parametrize("asks", [False, True])
+def test_each_call_has_an_x_of_its_own(name: str, method: Any, asks: bool) -> None:
+    """What a call left in x was in the next one's: gradients added up, and x moved twice, in silence. Of a copy in the graph of
+    an x that asks for a gradient, torch keeps no grad."""
     around, options = SEVERAL[name]
-    x = image.clone()
+    x = image.clone().requires_grad_(asks)
     close(around(method)(model, x, **options), around(plain)(model, image, **options), 1e-5)
     assert torch.equal(x, image)
-    assert not x.requires_grad
+    assert x.requires_grad is asks
     for p in model.parameters():
         p.grad = None
+
+
+def test_metrics_ask_what_is_bound() -> None:
+    """No target of theirs took the place of the one that was bound, in silence where the model has one output."""
+
+    def one(x: Tensor) -> Tensor:
+        return model(x)[:, 0]
+
+    for measure in (fa.metrics.randomisation, functools.partial(fa.metrics.sensitivity_max, n_samples=2)):
+        found, wanted = (
+            measure(method, at, image, target=target, generator=torch.Generator().manual_seed(0))
+            for method, at, target in ((functools.partial(fa.gradient, target=2), model, None), (fa.gradient, model, 2))
+        )
+        close(found, wanted, 1e-6)

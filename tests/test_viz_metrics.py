@@ -141,3 +141,15 @@ def test_refused(name: str) -> None:
     call, kind, words = REFUSED[name]
     with pytest.raises(kind, match=words):
         call()
+
+
+def test_the_caption_is_of_what_is_there() -> None:
+    """It told of arrows, of errors and of bold numbers where there were none."""
+
+    def caption(found: Any) -> str:
+        return viz.table(found).texts[-1].get_text().replace("\n", " ")
+
+    assert caption({"a": {"mine": [1.0]}}) == "mean over the examples"
+    assert caption({"a": {"mine": [1.0, 2.0], "insertion": [1.0, 2.0]}}).endswith("± its standard error; ↑ higher is better")
+    two = {"a": {"deletion": [1.0]}, "b": {"deletion": [2.0]}}
+    assert caption(two) == "mean over the examples; ↓ lower is better; bold: the best of a column"

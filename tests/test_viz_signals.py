@@ -81,6 +81,12 @@ def test_the_scale_of_signals_is_the_percentile(percentile: float) -> None:
     assert bar(figure) == ([f"{-limit:.3g}", "0", f"{limit:.3g}"], caption)
 
 
+def test_one_step_is_seen() -> None:
+    """A line of one point has no length."""
+    (line,) = viz.series(SIGNALS[:1, :1, :1], BANDS[:1, :1, :1]).axes[0].get_lines()
+    assert line.get_marker() == "o"
+
+
 def test_a_scale_for_each_signal() -> None:
     figure = viz.series(SIGNALS, BANDS, percentile=100, scale="example")
     peaks = BANDS.abs().amax((1, 2)).tolist()

@@ -175,12 +175,18 @@ def _failures(out: str) -> int:
     """Name the examples that have no result, and why; the exit status."""
     failed = fa.dataset.failed(out)
     for row in failed[:_TOLD]:
-        print(f"funattr: not explained: {row['id']}: {shorten(row['message'], 300, placeholder=' ...')}", file=sys.stderr)
+        print(f"funattr: not explained: {row['id']}: {shorten(_why(row), 300, placeholder=' ...')}", file=sys.stderr)
     if len(failed) > _TOLD:
         print(f"funattr: and {len(failed) - _TOLD} more: fa.dataset.failed({out!r}) in Python has all of them", file=sys.stderr)
     if failed:
         print("funattr: --retry explains them again, where the cause is gone", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    """The message; after what it is of, where it says little."""
+    message: str = row["message"]
+    return message if message and row["error"] != "KeyError" else f"{row['error']}: {message}".removesuffix(": ")
 
 
 def _run_takes() -> list[str]:

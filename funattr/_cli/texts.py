@@ -43,6 +43,10 @@ def ready(source: Source, given: str, options: argparse.Namespace) -> Text:
         raise mistake(
             f"a text made ready {source.how} must be a tensor [1, T] or a dict of tensors, got {type(made.x).__name__}."
         )
+    for part in [x] if isinstance(x, torch.Tensor) else x.values():
+        if part.shape[:1] != (1,):
+            text = f"a text made ready {source.how} must have the batch first, [1, T], got {list(part.shape)}"
+            raise mistake(f"{text}, which [None] brings.")
     tokens = [str(token) for token in made.tokens]
     return Text(x, tokens, _shown(x, tokens, made.words), made.whole)
 

@@ -16,8 +16,8 @@ from .._core.checks import check_dense
 from .._core.door import method
 from .._steps.points import together
 from .._steps.ways import Runner
-from .._torch import tracing
-from .._types import About, Layer, Method, Model, Tree, copied, in_floats, innermost, map_tensors, tensors
+from .._torch import tracing, transforms_active
+from .._types import About, Layer, Method, Model, Tree, in_floats, innermost, map_tensors, tensors
 from .._words import complaint
 
 
@@ -52,6 +52,10 @@ def has_steps(function: Callable[..., Any]) -> bool:
     return "chunk_size" in (about(function).accepts or ())
 
 
+#: What is so of a combination where it is so of one of its parts.
+_OF_ANY = ("layered", "at_input", "draws", "front", "pictured", "predicts")
+
+
 def combined(
     function: Callable[..., Tree],
     name: str,
@@ -73,19 +77,16 @@ def combined(
     names = [*extra, *(name for part in known for name in part.accepts or () if name not in without)]
     bound = _bound_in(known, [*without, "generator"])
     made: Any = _filled(function, bound) if bound else function  # to mypy a callable has no attributes
+    facts: dict[str, Any] = {fact: any(getattr(part, fact) for part in known) for fact in _OF_ANY}
     made.about = About(
         None if any_name else tuple(names),
         leading=max(part.leading for part in known),
-        layered=any(part.layered for part in known),
-        at_input=any(part.at_input for part in known),
-        draws=any(part.draws for part in known),
         rows=all(part.rows for part in known),
         spare=max(part.spare for part in known),
-        front=any(part.front for part in known),
         generators=tuple(g for part in known for g in part.generators),
         bound=bound,
         baselines=next((part.baselines for part in known if "baselines" in (part.accepts or ())), "x"),
-    )._replace(**says)
+    )._replace(**facts | says)
     if tracing():
         return made  # type: ignore[no-any-return]  # Any, to have attributes
     made.__name__ = made.__qualname__ = name
@@ -172,11 +173,19 @@ def known_method(function: Any) -> Any:
 
     @functools.wraps(function)
     def called(model: Model, x: Tree, **options: Any) -> Tree:
-        return function(model, copied(x), **options)
+        return function(model, map_tensors(_own, x), **options)
 
     made: Any = called
     made.about, made.__name__ = about(function), name_of(function)
     return made
+
+
+def _own(t: Tensor) -> Tensor:
+    """A copy, in the graph of what it was made of, that has a grad as what a method is called with has."""
+    own = t.clone()
+    if own.requires_grad and not (tracing() or transforms_active()):
+        own.retain_grad()
+    return own
 
 
 def check_method(function: Any) -> None:

@@ -167,7 +167,7 @@ def at_input(method: Explains) -> Method:
         method: a method that works without a layer.
 
     Returns:
-        A method with the same arguments, and `layer`, which it drops.
+        A method with the same arguments, and `layer`, which it drops, given in a call or bound in `method`.
 
     Raises:
         TypeError: not a method.
@@ -178,11 +178,12 @@ def at_input(method: Explains) -> Method:
         tensor([[ 2., -4.]])
     """
     method = known_method(method)
+    dropped = {"layer": None} if about(method).bound.get("layer") is not None else {}
 
     def there(model: Model, x: Tree, *, layer: Any = None, **options: Any) -> Tree:
-        return method(model, x, **options)
+        return method(model, x, **options, **dropped)
 
-    return combined(there, f"at_input({name_of(method)})", method, extra=["layer"], layered=False, at_input=True)
+    return combined(there, f"at_input({name_of(method)})", method, extra=["layer"], layered=False, at_input=True, pictured=True)
 
 
 def _peak(found: Tensor, rows: int, size: int, name: str) -> Tensor:

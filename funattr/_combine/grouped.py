@@ -15,6 +15,8 @@ from .._types import Explains, Method, Model, Tree, in_single, map_floats
 from .._words import check_int, complaint, door
 from .dress import about, combined, known_method, name_of, then
 
+_MOST = 1 << 24  # groups, which nobody means: sums of so many would not fit
+
 
 @door
 def sum_groups(method: Any, groups: Any, *, dim: int = 1) -> Any:
@@ -66,6 +68,9 @@ def _known(groups: Any, name: str = "groups") -> Any:
     if int(ids.min()) < 0:
         text = f"{name} holds {int(ids.min())}: every place has a group, so that totals are kept"
         raise complaint(ValueError, f"{text}. Give what is of no interest a group of its own.")
+    if int(ids.max()) >= _MOST:
+        text = f"{name} holds {int(ids.max())}, and there is a sum for each group from 0 on"
+        raise complaint(ValueError, f"{text}: number them in a row, torch.unique({name}, return_inverse=True)[1].")
     return ids, int(ids.max()) + 1
 
 

@@ -38,7 +38,7 @@ from .._types import (
     map_tensors,
     tensors,
 )
-from .._words import check_choice, check_count, door
+from .._words import check_choice, check_count, complaint, door
 from .baselines import at_layer, default_baselines
 from .dress import about, combined, device_of, generators_given, has_steps, known_method, name_of, run_steps
 from .targets import around_targets
@@ -93,7 +93,7 @@ def noise_tunnel(
         Adebayo et al., "Local Explanation Methods for Deep Neural Networks Lack Sensitivity to Parameter Values", 2018,
         https://arxiv.org/abs/1810.03307
     """
-    method = known_method(method)
+    method = _of_one_class(known_method(method))
     check_count(n_samples, "n_samples")
     check_generator(generator)
     together = given_chunk(chunk_size)
@@ -124,6 +124,14 @@ def noise_tunnel(
         return _moment(sampled(steps, partial(moved, explain, start), drawn, n_samples, chunk, noise, ways), n_samples, nt_type)
 
     return combined(tunnel, f"noise_tunnel({name_of(method)})", method, generators=generators, draws=True)
+
+
+def _of_one_class(method: Explains) -> Explains:
+    """Refuse what asks each sample for a class of its own."""
+    if about(method).predicts:
+        text = f'the "argmax" in {name_of(method)} would be another class for each sample'
+        raise complaint(ValueError, f"{text}: pass the noise_tunnel of a method to each_target, where it is that of x.")
+    return method
 
 
 def _in_one_batch(method: Explains, model: Model, x: Tree, options: dict[str, Any]) -> list[Callable[..., Tree]]:

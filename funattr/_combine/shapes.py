@@ -106,7 +106,7 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
 
         return per_layer(for_inputs, options.get("layer") if told.layered else None, as_numbers(method(model, x, **options)))
 
-    return combined(upsampled, f"interpolate({name})", method, front=True)
+    return combined(upsampled, f"interpolate({name})", method, front=True, pictured=True)
 
 
 def _at_size(found: Tensor, leaf: Tensor, leading: int, size: Any, mode: str) -> Tensor:

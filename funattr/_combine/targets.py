@@ -81,8 +81,10 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
             parts, size = _in_chunks(explain, classes.to(device_of(x)), size, known and shares), chunk or 1
         return together(torch.cat, parts or _one_by_one(explain, list(each), known, shares, size, noise))
 
-    leading = about(method).leading + 1
-    return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], errors=True, leading=leading)
+    says: dict[str, Any] = {"leading": about(method).leading + 1}
+    if not isinstance(targets, Tensor) and any(isinstance(target, str) and target == "argmax" for target in targets):
+        says["predicts"] = True
+    return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], errors=True, **says)
 
 
 def _check_targets(targets: Any) -> None:

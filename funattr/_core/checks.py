@@ -83,10 +83,15 @@ def check_input(x: Tree, reads: bool) -> None:
 
 def check_structure(x: Tree) -> None:
     """Refuse what is not a batch of tensors."""
+    check_kind(x)
+    batch_size(x)
+
+
+def check_kind(x: Tree) -> None:
+    """Refuse what holds no tensors as a model takes them."""
     if not isinstance(x, (Tensor, tuple, Mapping)):
         text = "x must be a tensor, a tuple of tensors (positional inputs) or a dict of tensors (keyword inputs)"
         raise complaint(TypeError, f"{text}, got {type(x).__name__}{_as_x(x)}.")
-    batch_size(x)
 
 
 _OF_TEXTS = ": a text is ids to the model, pass tokenizer(x, return_tensors='pt', padding=True)"

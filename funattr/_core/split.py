@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .._types import Layer, Model, Tree
 from .._words import door
-from .checks import check_structure
+from .checks import check_kind
 from .passes import question, read, replace
 from .sites import resolve
 from .where import bind
@@ -54,12 +54,12 @@ def split(model: Model, layer: Layer = None) -> Split:
 
     @door
     def value_at(x: Tree) -> Tree:
-        check_structure(x)
+        check_kind(x)
         return sites.build(read(question(bound, x, layer, None), once=False))
 
     @door
     def rest(value: Tree, x: Tree) -> Any:
-        check_structure(x)
+        check_kind(x)
         return replace(question(bound, x, layer, None), x, sites.flat(value))
 
     return Split(value_at, rest)

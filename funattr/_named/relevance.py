@@ -273,4 +273,4 @@ def guided_grad_cam(
     return explain(model, x, layer=layer, target=target, create_graph=create_graph)
 
 
-says(guided_grad_cam, front=True)
+says(guided_grad_cam, front=True, pictured=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._core.checks import check_attributable
 from .._core.kept import laid_as
 from .._torch import tree_flatten, tree_unflatten
-from .._types import Tree, is_number, map_leaves
+from .._types import Tree, broadcasts, is_number, map_leaves
 from .._words import complaint
 from .matching import Ranges, check_compares, fit, matched, ranges
 
@@ -64,6 +64,9 @@ def _several(leaf: Tensor, given: Any, known: Ranges) -> Tensor:
             text = f"baselines {list(given.shape)} lack the leading dimension of a distribution: pass baselines[None]."
             raise complaint(ValueError, text)
         rows = given.reshape(given.shape + (1,) * (max(leaf.dim(), 1) - given.dim()))
+        if given.dim() < leaf.dim() and not broadcasts(rows.shape[1:], leaf.shape[1:]):
+            text = f"baselines {list(given.shape)} do not broadcast to {[len(rows), *leaf.shape[1:]]}"
+            raise complaint(ValueError, f"{text}: give each reference x's own shape, with 1 where it is the same.")
         known = known if id(given) not in known else {id(rows): known[id(given)]}
         given, count = rows, rows.shape[0]
     shape = (count, *leaf.shape[1:])

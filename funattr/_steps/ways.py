@@ -206,7 +206,8 @@ class Runner:
         """Say, once, that the steps run one after another: a step has, so vmap was to blame."""
         if self.cause is not None:
             cause, self.cause = textwrap.shorten(self.cause, 300, placeholder=" ..."), None
-            warn(f"the steps run one after another, which is slower: torch.func.vmap cannot run this model ({cause})")
+            text = "the steps run one after another, which is slower: torch.func.vmap cannot run this model"
+            warn(f"{text}, or what is asked of it ({cause})")
 
 
 _OTHERS = "what it {} comes out otherwise there"

@@ -58,7 +58,7 @@ def _together(methods: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
 
     def each(model: Any, x: Any, **arguments: Any) -> dict[str, Any]:
         return {
-            name: method(model, mapped(torch.clone, x), **{key: value for key, value in arguments.items() if takes[name](key)})
+            name: method(model, _own(method, x), **{key: value for key, value in arguments.items() if takes[name](key)})
             for name, method in methods.items()
         }
 
@@ -69,6 +69,11 @@ def _together(methods: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
     generators = [generator for method in methods.values() for generator in generators_in(method, {})]
     made.about = _About(next(iter(before.values())), tuple(generators))
     return each
+
+
+def _own(method: Callable[..., Any], x: Any) -> Any:
+    """The x of somebody else's method, which may write to it and have a grad in it: x may be a part of the caller's data."""
+    return x if hasattr(_inner(method), "about") else mapped(lambda t: t.detach().clone(), x)
 
 
 class _About(NamedTuple):
@@ -142,8 +147,7 @@ def bound(method: Callable[..., Any], arguments: dict[str, Any], target: Any, ow
 
 def _on(method: Callable[..., Any], arguments: dict[str, Any], targeted: bool, model: Any) -> Callable[[Any, Any], Any]:
     def call(x: Any, target: Any) -> Any:
-        own = mapped(torch.clone, x)  # which may be a part of the caller's data, and the method may write to it
-        return method(model, own, **({"target": target} if targeted else {}), **arguments)
+        return method(model, _own(method, x), **({"target": target} if targeted else {}), **arguments)
 
     return call
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ._arrow import needs_pyarrow
@@ -139,9 +140,10 @@ def run(
     own_target = isinstance(target, str) and target == "data"
     target = None if own_target else target
     storage, how = Storage(dtype, pool, top_k, varying), _How(engine, workers, threads, num_gpus, shard, retry, progress)
-    _check(model, target, storage, how)
     for name, count in {"batch_size": batch_size, "part_size": part_size, "workers": workers, "threads": threads}.items():
         _check_count(name, count)
+    _check(model, target, storage, how)
+    _check_seed_and_device(seed, device)
     bound(method, arguments, target, own_target)
     source, own_loaders = source_of(data, ids, transform, own_target, seed)
     size, loaders = batch_size or getattr(data, "batch_size", None) or 32, (own_loaders or 0) if loaders is None else loaders
@@ -266,6 +268,15 @@ def _check(model: Any, target: Any, storage: Storage, how: _How) -> None:
         )
     if how.shard is not None and not (len(how.shard) == 2 and 0 <= how.shard[0] < how.shard[1]):
         raise ValueError(f"run(): shard must be (rank, of how many) with a rank from 0, got {how.shard!r}.")
+
+
+def _check_seed_and_device(seed: Any, device: Any) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"run(): seed must be an integer, got {seed!r}.")
+    try:
+        torch.device("cpu" if device is None else device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"run(): device must be such as 'cpu', 'cuda', 'cuda:1' or 'mps', got {device!r}.") from error
 
 
 def _check_count(name: str, value: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._combine.dress import about
+from .._combine.dress import about, name_of
 from .._core.checks import may_read
 from .._torch import tree_flatten
 from .._types import Layer, Model, Target, Tree, copied, innermost
@@ -90,6 +90,7 @@ def _once(method: Callable[..., Tree], model: Model, x: Tree) -> Callable[..., T
         return copied(known)
 
     made: Any = functools.update_wrapper(remembering, method)
+    made.__name__ = name_of(method)
     if hasattr(innermost(method), "about"):
         made.about = about(method)
     return remembering

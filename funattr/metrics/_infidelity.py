@@ -22,7 +22,7 @@ from .._steps.without import look
 from .._torch import tree_flatten
 from .._types import ChunkSize, Layer, Model, Target, Tree, copied, filled, in_double, tensors
 from .._words import check_count, check_real, check_size, complaint, kind_of
-from ._judged import attributions, check_shape, fitted, metric, resolved
+from ._judged import attributions, check_place, check_shape, fitted, metric, resolved
 
 
 @metric
@@ -101,6 +101,7 @@ def infidelity(
         if runs_fused(q.bound.root):
             q = q._replace(bound=q.bound.under(Unfused()))  # one form for all steps: alone, a step might run fused
         site = _site(q, found, baselines)
+        check_place(explained, layer)
         dots, scored = _sampled(q, site, _moves(q, site, perturb, generator), n_samples, multiply_by_inputs, chunk_size)
         square = _mean_square(dots[1:], scored[0] - scored[1:], normalize)
     return square.to(torch.promote_types(scored.dtype, tensors(found)[0].dtype))

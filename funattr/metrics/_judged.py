@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from .._combine.dress import check_method, chosen, known_method
+from .._combine.dress import about, check_method, chosen, known_method, name_of
 from .._core.checks import is_finite, may_read
 from .._core.door import entered
 from .._core.passes import Question
@@ -18,7 +18,7 @@ from .._habits import refusal
 from .._steps.matching import at_sites
 from .._steps.path import ready
 from .._torch import is_plain
-from .._types import Layer, Model, Target, Tree, broadcasts, map_tensors, tensors
+from .._types import Layer, Model, Target, Tree, broadcasts, innermost, map_tensors, tensors
 from .._words import complaint, door, kind_of
 
 P = ParamSpec("P")
@@ -74,8 +74,24 @@ def resolved(model: Model, x: Tree, target: Target) -> Target:
 
 
 def options_for(explain: Callable[..., Any], layer: Layer, target: Target) -> dict[str, Any]:
-    """What a method is called with besides the model and x, of that what it takes."""
-    return chosen(explain, {"target": target}) | ({} if layer is None else {"layer": layer})
+    """What a method is called with besides the model and x, of that what it takes. A target that is bound in it stays, where
+    nothing else is asked."""
+    if about(explain).leading:
+        text = f"{name_of(explain)} finds something for each of several targets, and a metric judges one explanation"
+        raise complaint(ValueError, f"{text}: measure the method inside it, once for each target.")
+    bound = target is None and "target" in about(explain).bound
+    return chosen(explain, {} if bound else {"target": target}) | ({} if layer is None else {"layer": layer})
+
+
+def check_place(explained: Any, layer: Layer) -> None:
+    """Refuse to judge at the input what is of a layer that is bound in a method, and has the shape of x by chance."""
+    if layer is not None or getattr(innermost(explained), "about", None) is None:
+        return
+    told = about(explained)
+    place, cam = told.bound.get("layer"), "channel_dim" in (told.accepts or ())  # whose maps are seen over the input
+    if place is not None and told.layered and not (told.pictured or cam):
+        text = f"what {name_of(explained)} finds is of layer {place!r}, which is bound in it, and is to be judged at the input"
+        raise complaint(ValueError, f"{text}: give the metric the layer, too, or bring it to x with fa.interpolate(method).")
 
 
 def attributions(explained: Any, model: Model, x: Tree, layer: Layer, target: Target) -> Tree:

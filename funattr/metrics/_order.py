@@ -13,7 +13,7 @@ from .._torch import tree_flatten
 from .._types import Layer, Model, Target, Tree, tensors
 from .._words import complaint
 from ._agreement import largest_first
-from ._judged import attributions, check_shape, fitted, flat_rows, resolved
+from ._judged import attributions, check_place, check_shape, fitted, flat_rows, resolved
 
 #: What is done with the first units of the order: they are replaced, or they alone are kept.
 KINDS = ("deletion", "insertion")
@@ -49,6 +49,7 @@ def ordered(
         for t, leaf in zip(entries, tree_flatten(value)[0]):
             if t is not None:
                 check_shape(t, leaf, game.q.where(i), shared=True)
+    check_place(explained, layer)
     if feature_mask is None:
         game, sizes = _entries(game, each)
     else:

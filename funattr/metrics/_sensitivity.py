@@ -99,7 +99,7 @@ def sensitivity_max(
 def _chunk(method: Any, together: int | None) -> int | None:
     """How many calls at once. What is not of this library may do what vmap cannot, and not say so; what draws has numbers of
     its own for each call."""
-    alone = has_steps(method) or about(method).leading > 0 or not hasattr(innermost(method), "about")
+    alone = has_steps(method) or not hasattr(innermost(method), "about")
     return 1 if about(method).draws or (alone and together is None) else together
 
 

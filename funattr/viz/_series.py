@@ -139,8 +139,9 @@ def _draw(ax: Axes, lines: Array, band: Array, scale: Scale, alpha: float) -> No
     frame = (-0.5, length - 0.5, low, high)
     how: Any = {"alpha": alpha, "extent": frame, "aspect": "auto", "interpolation": "nearest"}
     ax.imshow(band[None], cmap=look.cmap, norm=look.norm, **how)
+    drawn: Any = {"color": "black", "linewidth": 1, "marker": "o" if length == 1 else None}  # one step makes no line
     for channel in range(lines.shape[1]):
-        ax.plot(np.arange(length), lines[:, channel], color="black", linewidth=1, linestyle=_LINES[channel % len(_LINES)])
+        ax.plot(np.arange(length), lines[:, channel], linestyle=_LINES[channel % len(_LINES)], **drawn)
     places, names = zip(*_ticks(lines))
     ax.set_yticks(places, labels=names)
     ax.tick_params(labelsize=SMALL)

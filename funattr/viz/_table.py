@@ -35,7 +35,8 @@ BETTER = {
 #: A check that is passed or not: no method is the best of it.
 _CHECKS = {"randomisation"}
 _SIGNS = {"low": "↓", "high": "↑", None: ""}
-_MEANING = "mean over the examples ± its standard error; ↓ lower is better, ↑ higher is better; bold: the best of a column"
+#: What the caption says of what a table shows.
+_MEANINGS = {"↓": "↓ lower is better", "↑": "↑ higher is better"}
 _ROW, _PAD, _NAME = 0.28, 0.28, 2.6  # inches
 
 
@@ -86,7 +87,7 @@ def table(
     left = max(label.width for label in labels) + _PAD
     tall = [max(column[0].height for column in columns) + 0.14, *(max(_ROW, label.height + 0.1) for label in labels)]
     whole = max(left + sum(widths), 3.0)
-    told, note = None if title is None else fitted(title, whole, LARGE), fitted(_MEANING, whole, SMALL)
+    told, note = None if title is None else fitted(title, whole, LARGE), fitted(_meaning(cells, best, heads), whole, SMALL)
     above = MARGIN + (told.height + 0.1 if told else 0.0)
     figure = new_figure((whole + 2 * MARGIN, above + sum(tall) + note.height + 0.1 + MARGIN))
     ax = axes_at(figure, Box(MARGIN, above, whole, sum(tall)))
@@ -147,7 +148,7 @@ def table_page(
         _line(name, [(cell.text, (i, key) in best) for key, cell in zip(names, row)])
         for i, (name, row) in enumerate(zip(found, cells))
     ]
-    parts = [_tabled("method", heads, rows), f"<p class=note>{html.escape(_MEANING)}</p>"]
+    parts = [_tabled("method", heads, rows), f"<p class=note>{html.escape(_meaning(cells, best, heads))}</p>"]
     for key, head in zip(names, heads):
         parts += _each_example(key, head, found, examples)
     body = "\n".join(parts)
@@ -205,6 +206,15 @@ def _read(found: Any, better: Mapping[str, str] | None) -> tuple[list[str], list
             top = min(known) if way == "low" else max(known)
             best |= {(j, name) for j, mean in enumerate(means) if mean == top}
     return names, cells, best, [f"{name} {_SIGNS[ways.get(name)]}".strip() for name in names]
+
+
+def _meaning(cells: Sequence[Sequence[_Cell]], best: set[tuple[int, str]], heads: Sequence[str]) -> str:
+    """The caption: of the signs that there are."""
+    errors = any("±" in cell.text for row in cells for cell in row)
+    signs = [told for sign, told in _MEANINGS.items() if any(head.endswith(sign) for head in heads)]
+    marked = "bold: the best of a column" * bool(best)
+    parts = ["mean over the examples" + " ± its standard error" * errors, ", ".join(signs), marked]
+    return "; ".join(filter(None, parts))
 
 
 def _ways(names: Sequence[str], better: Mapping[str, str] | None) -> dict[str, str]:
