@@ -108,7 +108,7 @@ def check(model: Program, layer: str | None, rules: dict[Any, Any], score: Tenso
             differentiated(method)
 
 
-@pytest.mark.parametrize("number", breadth(NUMBERS, lambda number: number < 16))
+@pytest.mark.parametrize("number", breadth(NUMBERS, lambda number: number < 8))
 def test_laws(number: int) -> None:
     model = Program(number)
     score, start = (model(t).detach()[:, 1] for t in (X, START))
