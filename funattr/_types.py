@@ -131,9 +131,14 @@ def is_number(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
+_EIGHT = [f"float8_{kind}" for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz", "e8m0fnu")]
+#: Floating-point numbers in less than single precision.
+HALVES = [d for d in map(torch.__dict__.get, ("float16", "bfloat16", *_EIGHT)) if d is not None]
+
+
 def in_single(t: Tensor) -> Tensor:
     """In single precision, of floating-point numbers in less: half would be too coarse for a sum."""
-    return t.float() if t.dtype.is_floating_point and t.element_size() < 4 else t
+    return t.float() if t.dtype in HALVES else t
 
 
 def in_floats(t: Tensor) -> Tensor:

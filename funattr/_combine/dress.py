@@ -193,7 +193,7 @@ def check_method(function: Any) -> None:
     text = "expected a method such as fa.gradient, got"
     if not callable(function):
         raise complaint(TypeError, f"{text} {type(function).__name__}.")
-    if tracing():
+    if tracing() or getattr(innermost(function), "about", None) is not None:
         return
     with contextlib.suppress(ValueError):  # of what is not written in Python, nobody knows
         parameters = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters.values()

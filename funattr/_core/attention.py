@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._types import as_it_is, in_single
+from .._types import HALVES, as_it_is, in_single
 
 
 def plain_attention(
@@ -23,6 +23,8 @@ def plain_attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """``softmax(q k^T scale + mask) v``, with the arguments and the result of `F.scaled_dot_product_attention`."""
+    if is_single(query):
+        return _attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     (query, key, value), off, kind = in_float32(query, key, value)
     with off:
         return _attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa).to(kind)
@@ -44,6 +46,11 @@ def _attention(
         nothing = (scores == -math.inf).all(-1, keepdim=True)  # a query that may look nowhere gets zeros, not NaN
         weights = scores.masked_fill(nothing, 0.0).softmax(-1).masked_fill(nothing, 0.0)
     return F.dropout(weights, dropout_p) @ value if dropout_p else weights @ value
+
+
+def is_single(query: Tensor) -> bool:
+    """Whether attention with this query runs in no less than single precision as it is: as most does."""
+    return query.dtype not in HALVES and not casts_on(query.device.type)[0]
 
 
 def in_float32(*given: Tensor) -> tuple[list[Tensor], Any, torch.dtype]:

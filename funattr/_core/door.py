@@ -65,8 +65,9 @@ class Entrance(NamedTuple):
 
     def called(self, args: Any, kwargs: Any) -> Any:
         """What the method returns: without `create_graph` a constant, in forward mode too."""
-        constant = forward_mode() and "create_graph" in (self.names or ()) and not kwargs.get("create_graph")
-        with without_tangents() if constant else as_it_is:
+        if not forward_mode() or kwargs.get("create_graph") or "create_graph" not in (self.names or ()):
+            return self.function(*args, **kwargs)
+        with without_tangents():
             return self.function(*args, **kwargs)
 
     def ready(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._core.attention import in_float32, plain_attention
+from ..._core.attention import in_float32, is_single, plain_attention
 from ..._core.checks import may_read
 from ..._torch import is_plain, only_vmap_runs, tracing, transforms_active
 from . import slopes
@@ -30,10 +30,10 @@ def attention(
 ) -> Any:
     """``softmax(q k^T scale + mask) v`` by the rules for its parts. With a mask that is added, dropout or shared heads, and
     where not all three vary, it is taken apart."""
+    if is_single(query):
+        return _attention(lift, func, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     with lift:
         (q, k, v), off, kind = in_float32(query, key, value)
-    if q is query:
-        return _attention(lift, func, q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     with off:
         found = _attention(lift, func, q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     with lift:
