@@ -19,8 +19,7 @@ from .breadth import full
 from .test_dataset import BAD, GOOD, IMAGES, Broken, N, check, flat_table, images, loop, nested_table, net, parts
 
 ray = pytest.importorskip("ray", reason="the engine 'ray' needs Ray: pip install ray[data]")
-#: Warnings are Ray's own, of several kinds; in one process, for each would start a cluster.
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of several kinds
 
 
 @pytest.fixture(scope="module", autouse=True)
