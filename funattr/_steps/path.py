@@ -13,6 +13,7 @@ from torch import Tensor
 from .._core.passes import Point, Question, forward, kept, question, read
 from .._core.plain import in_plain_forms
 from .._core.score import Every, alone, own_row, predicted, score_of, shares
+from .._torch import tracing
 from .._types import ChunkSize, Layer, Model, Target, Tree, broadcasts, floats_of, map_floats, map_tensors, tensors
 from .._words import complaint
 from .baselines import full_batch, references
@@ -72,7 +73,7 @@ def for_each(q: Question, f: Callable[[Question], list[Tree]]) -> Tree:
 def ready(model: Model, x: Tree, layer: Layer, target: Target, create_graph: bool) -> Question:
     """A question about many points: "argmax" is settled, and nothing is recorded that need not be."""
     q = question(model, x if create_graph else map_tensors(torch.detach, x), layer, target, create_graph)
-    q = q._replace(bound=in_plain_forms(q.bound))
+    q = q._replace(bound=in_plain_forms(q.bound)) if tracing() else q
     return q._replace(target=_settled(q))
 
 
