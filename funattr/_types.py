@@ -82,7 +82,7 @@ class About(NamedTuple):
     rows: bool = False  #: whether several targets, one call for each, share its passes; somebody else's method has not said
     spare: Literal["", "no mask", "yes"] = ""  #: where places that hold nothing change what it finds
     front: bool = False  #: whether it takes dimension 1 for channels, and what follows for places, whatever is asked
-    pictured: bool = False  #: whether its results have the size of the input, wherever they are made
+    pictured: bool = False  #: whether its results are seen over the input, wherever they are made: maps, and what has its size
     predicts: bool = False  #: whether a target in it is the class that is predicted at the x of each call
     bound: Mapping[str, Any] = {}  #: the arguments that are bound in it: combinators look at them as at those of a call
     mean: Callable[..., Any] | None = None  #: the same averaged over baselines, where that takes less than a call for each

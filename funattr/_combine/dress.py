@@ -88,7 +88,8 @@ def combined(
         baselines=next((part.baselines for part in known if "baselines" in (part.accepts or ())), "x"),
     )._replace(**facts | says)
     if tracing():
-        return made  # type: ignore[no-any-return]  # Any, to have attributes
+        found: Method = made
+        return found
     made.__name__ = made.__qualname__ = name
     made.__doc__ = f"``{name}``, with the arguments of {' and '.join(name_of(part) for part in parts)}."
     made.__signature__ = _signature(parts, extra, without, needs)

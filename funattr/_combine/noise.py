@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_attributable, check_dense
-from .._core.passes import forward, kept, question
-from .._core.score import predicted, shares
+from .._core.passes import question
+from .._core.score import shares
 from .._core.split import split
 from .._core.where import bind, find
 from .._steps.chunks import chunk_for, chunks, given_chunk
 from .._steps.draws import Rewound, check_generator, normal_from
 from .._steps.fold import attempted, repeated, rows_alone
 from .._steps.matching import deviations
+from .._steps.path import settled
 from .._steps.points import with_floats
 from .._steps.progress import Sum, reported
 from .._steps.ways import Runner, Steps, mapped
@@ -109,7 +110,8 @@ def noise_tunnel(
             again = {"n_samples": n_samples, "stdevs": stdevs, "nt_type": nt_type, "generator": generator}
             return around_targets(partial(noise_tunnel, **again, chunk_size=chunk_size), method, model, x, options)
         if isinstance(options.get("target"), str) and options["target"] == "argmax":
-            options["target"] = at_rest(model, x)
+            # The class predicted at x, in all samples: a mean over maps of several classes would be of none.
+            options["target"] = settled(question(model, x, None, "argmax"))
         explain, steps = at_noise(method, default, model, x, options)
         start = steps.like
         for leaf in floats_of(start):
@@ -154,12 +156,6 @@ def _in_one_batch(method: Explains, model: Model, x: Tree, options: dict[str, An
         return mapped(function, noise, shared, **named) if found is None else found
 
     return [ask]
-
-
-def at_rest(model: Model, x: Tree) -> Tensor:
-    """What "argmax" means in all samples: the class predicted at x. A mean over maps of several classes would be of none."""
-    with torch.no_grad():
-        return predicted(forward(question(model, x, None, None), kept).output)
 
 
 def moved(explain: Callable[[Tree], Tree], start: Tree, way: list[Tensor]) -> Tree:

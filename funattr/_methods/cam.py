@@ -18,7 +18,7 @@ from .._core.gradient import at_site
 from .._core.passes import question, read
 from .._core.sites import resolve
 from .._core.where import Bound, bind
-from .._types import Layer, Model, Target, Tree, batch_size, map_floats, map_tensors, tensors
+from .._types import Layer, Model, Target, Tree, batch_size, map_floats, map_tensors, says, tensors
 from .._words import complaint
 
 #: ``w(v, g, c)``: the weights of a value at the site, with its gradient, whose channels are in dimension c.
@@ -279,3 +279,7 @@ def layer_cam(
         Jiang et al., "LayerCAM", 2021, https://doi.org/10.1109/TIP.2021.3089943
     """
     return _mapped(lambda v, g, c: g.relu(), channel_dim, model, x, layer, target, create_graph)
+
+
+for _cam in (grad_cam, grad_cam_plus_plus, xgrad_cam, hires_cam, layer_cam):
+    says(_cam, pictured=True)

@@ -85,7 +85,7 @@ def score_cam(
     return asked(cams, model, x, layer, target, create_graph)
 
 
-says(score_cam, front=True)
+says(score_cam, front=True, pictured=True)
 
 
 def _score_cam(q: Question, channel_dim: int, chunk_size: ChunkSize, value: Tensor) -> Tensor:
@@ -266,3 +266,7 @@ def _with_derivatives(direction: Tensor, rows: Tensor) -> Tensor:
         step = torch.linalg.solve(torch.cat([above, below], -2), miss) * alive
         direction, value = direction - step[..., :-1, :], value - step[..., -1:, :]
     return direction
+
+
+for _cam in (ablation_cam, eigen_cam):
+    says(_cam, pictured=True)

@@ -74,10 +74,10 @@ def ready(model: Model, x: Tree, layer: Layer, target: Target, create_graph: boo
     """A question about many points: "argmax" is settled, and nothing is recorded that need not be."""
     q = question(model, x if create_graph else map_tensors(torch.detach, x), layer, target, create_graph)
     q = q._replace(bound=in_plain_forms(q.bound)) if tracing() else q
-    return q._replace(target=_settled(q))
+    return q._replace(target=settled(q))
 
 
-def _settled(q: Question) -> Target:
+def settled(q: Question) -> Target:
     """ "argmax" is the class predicted at x, at all points."""
     if not isinstance(q.target, str):
         target: Target = q.target

@@ -54,6 +54,12 @@ def fixed(value: Any) -> Any:
     return guard_scalar(value) if isinstance(value, (int, float)) else value
 
 
+def _known(wrapper: Any, plain: Any) -> Any:
+    """`wrapper`, which is known for what it wraps: so that it is wrapped once."""
+    wrapper.plain = plain
+    return wrapper
+
+
 def show_assignment_to_modes() -> None:
     """Have Dynamo hand `t[index] = value` to function modes, as eager calls do, and torch 2.13. Torch 2.14 does so where
     `t.__setitem__` is called by its name, and for reading, `t[index]`. Imports Dynamo."""
@@ -67,8 +73,7 @@ def show_assignment_to_modes() -> None:
     def assigned(self: Any, tx: Any, key: Any, value: Any) -> Any:
         return plain(self, tx, key, value) if value is None else self.call_method(tx, "__setitem__", [key, value], {})
 
-    assigned.plain = plain  # type: ignore[attr-defined]  # so that it is known, and wrapped once
-    kind.mp_ass_subscript_impl = assigned
+    kind.mp_ass_subscript_impl = _known(assigned, plain)
 
 
 def show_parts_to_modes() -> None:
@@ -101,8 +106,7 @@ def show_parts_to_modes() -> None:
             return powers(self, tx, other, modulus, reverse)
         return kind.build(tx, operator.pow).call_function(tx, [other, self] if reverse else [self, other], {})
 
-    unpacked.plain = rows  # type: ignore[attr-defined]  # so that it is known, and wrapped once
-    kind.unpack_var_sequence, kind.nb_absolute_impl = unpacked, absolute
+    kind.unpack_var_sequence, kind.nb_absolute_impl = _known(unpacked, rows), absolute
     setattr(kind, getter, attribute)
     powers = vars(kind).get("nb_power_impl")
     if powers is not None:  # torch 2.14; before, `pow` is not traced
@@ -124,8 +128,7 @@ def show_allowed_to_modes() -> None:
         shown = plain(self, tx, args, kwargs)
         return shown or (is_callable_allowed(self.value) and can_dispatch_torch_function(tx, args, kwargs))
 
-    enabled.plain = plain  # type: ignore[attr-defined]  # so that it is known, and wrapped once
-    kind.torch_function_override_enabled = enabled
+    kind.torch_function_override_enabled = _known(enabled, plain)
 
 
 def keep_checks_whole() -> None:

@@ -88,8 +88,8 @@ def check_place(explained: Any, layer: Layer) -> None:
     if layer is not None or getattr(innermost(explained), "about", None) is None:
         return
     told = about(explained)
-    place, cam = told.bound.get("layer"), "channel_dim" in (told.accepts or ())  # whose maps are seen over the input
-    if place is not None and told.layered and not (told.pictured or cam):
+    place = told.bound.get("layer")
+    if place is not None and told.layered and not told.pictured:
         text = f"what {name_of(explained)} finds is of layer {place!r}, which is bound in it, and is to be judged at the input"
         raise complaint(ValueError, f"{text}: give the metric the layer, too, or bring it to x with fa.interpolate(method).")
 
