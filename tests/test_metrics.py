@@ -291,6 +291,9 @@ def test_argmax_is_resolved_once_and_methods_are_handed_the_class(name: str) -> 
         close(a, b)
 
 
+CAMS = ("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam", "ablation_cam", "score_cam")
+
+
 def test_a_method_is_called_without_a_layer_where_none_is_named() -> None:
     def method(model: Any, x: Tensor, *, target: Any) -> Tensor:
         return fa.gradient(model, x, target=target)
@@ -300,6 +303,9 @@ def test_a_method_is_called_without_a_layer_where_none_is_named() -> None:
     found = M.deletion(partial(cam, layer="conv2"), CONV, IMAGE, target=1)
     close(found, M.deletion(cam(CONV, IMAGE, layer="conv2", target=1), CONV, IMAGE, target=1))
     assert M.deletion(partial(fa.eigen_cam, layer="conv1"), CONV, IMAGE, target=1).shape == (3,)  # which takes no target
+    for name in CAMS:  # maps of a layer that is as large as x are seen over it
+        found = M.deletion(partial(getattr(fa, name), layer="conv1"), CONV, IMAGE, target=1)
+        close(found, M.deletion(getattr(fa, name)(CONV, IMAGE, layer="conv1", target=1), CONV, IMAGE, target=1))
 
 
 @pytest.mark.parametrize("kind", [M.deletion, M.insertion, M.comprehensiveness, M.sufficiency])

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import funattr as fa
+from funattr._core.attention import plain_attention
 from funattr._core.plain import plain_batch_norm
 
 from .breadth import full
@@ -443,3 +444,19 @@ def test_two_processes() -> None:
                 elif distance([torch.cat(same) for same in zip(*found)], expected) > 1e-10:
                     wrong.append(f"{kind} {row.name} at {site}: other numbers")
     assert wrong == []
+
+
+@pytest.mark.skipif(torch.__version__ < "2.4", reason="torch's own is no better there")
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+def test_attention_in_plain_operations_under_autocast(given: torch.dtype, mask: bool) -> None:
+    """Large scores that lie near each other, of what autocast makes half precision: in float32, as the fused kernels."""
+    query, key, value = (t.to(given) for t in torch.randn(3, 2, 2, 5, 16, generator=torch.Generator().manual_seed(0)))
+    query, key = query + 6, key + 6
+    seen = torch.ones(5, 5, dtype=torch.bool).tril() if mask else None
+    with torch.autocast("cpu", torch.bfloat16):
+        found, fused = (f(query, key, value, seen) for f in (plain_attention, F.scaled_dot_product_attention))
+    q, k, v = (t.to(torch.bfloat16).double() for t in (query, key, value))
+    expected = F.scaled_dot_product_attention(q, k, v, seen)
+    assert found.dtype == fused.dtype == torch.bfloat16
+    assert distance(found, expected) < 0.01
