@@ -140,6 +140,11 @@ def largest_over_all(model: Any, x: torch.Tensor, target: Any = None) -> torch.T
     return found / found.abs().max()
 
 
+def a_little_of_all(model: Any, x: torch.Tensor, target: Any = None) -> torch.Tensor:
+    found = fa.gradient(model, x, target=target)
+    return found + 0.05 * found.mean(0)
+
+
 def by_the_batch() -> nn.Module:
     """Normalises by the examples of a batch, in eval mode too."""
     with torch.random.fork_rng():
@@ -150,6 +155,7 @@ def by_the_batch() -> nn.Module:
 
 MIXED: dict[str, tuple[Any, Any]] = {
     "a method": (largest_over_all, net),
+    "a method, a little": (a_little_of_all, net),
     "a method in a combinator": (fa.absolute(largest_over_all), net),
     "a model": (fa.gradient, by_the_batch),
     "one of two": ({"a": fa.saliency, "b": largest_over_all}, net),

@@ -27,6 +27,14 @@ _MIXED = (
 )
 
 
+#: How far an example alone may be from what it is in a batch, of its size: in half precision, and otherwise.
+_COARSE, _FINE = 0.1, 0.01
+
+
+def _is_coarse(t: torch.Tensor) -> bool:
+    return t.is_floating_point() and t.element_size() < 4
+
+
 class Job(NamedTuple):
     """All that a worker needs to know."""
 
@@ -71,6 +79,7 @@ class Worker:
         self.well, self.alike = job.trusted, 0
         self.first = ""
         self.alone = False
+        self.coarse = isinstance(self.model, torch.nn.Module) and any(map(_is_coarse, self.model.parameters()))
 
     def results(self, batches: Iterable[Batch | Bad]) -> Iterator[Found | Bad]:
         """Attributions and bad examples; those that come before all others wait until the call is known to be right."""
@@ -132,11 +141,12 @@ class Worker:
         return leaves, spec
 
     def _alike(self, batch: Batch, row: int, leaves: dict[str, torch.Tensor]) -> bool:
-        """Whether an example alone has what it has in its batch: by far more than rounding, of half precision too."""
+        """Whether an example alone has what it has in its batch, but for rounding, which kinks make larger than it is."""
         alone, _ = self._leaves(_part(batch, slice(row, row + 1)))
         for name, leaf in leaves.items():
             both, one = leaf[row].double(), alone[name][0].double()
-            if both.shape != one.shape or bool((both - one).norm() > 0.1 * torch.maximum(both.norm(), one.norm())):
+            most = _COARSE if self.coarse or _is_coarse(leaf) else _FINE
+            if both.shape != one.shape or bool((both - one).norm() > most * torch.maximum(both.norm(), one.norm())):
                 return False
         return True
 
