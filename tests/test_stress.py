@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _pop_mode_temporarily
 
 import funattr as fa
 from funattr._core.kept import Chance
@@ -76,6 +79,34 @@ def test_what_an_interrupted_call_has_entered_is_left(what: str) -> None:
     assert stress.alone()
     assert stress.clean(model)
     assert stress.same(fa.guided_backprop(model, x, target=stress.TARGET), expected)
+
+
+@pytest.mark.parametrize("which", range(8))
+def test_a_mode_that_an_interruption_has_kept_does_not_come_back_later(which: int) -> None:
+    """Torch takes a mode off while it handles a call; what puts it back may be interrupted, and run when its frame is freed."""
+    around: Any = _pop_mode_temporarily()
+    ended, inside = type(around).__exit__.__code__, around.gen.gi_code
+    left = [which]
+
+    def interrupt(frame: FrameType, event: str, arg: Any) -> None:
+        if event == "line" and frame.f_code is ended and frame.f_locals["self"].gen.gi_code is inside:
+            left[0] -= 1
+            if left[0] < 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+
+    model, x = stress.subject()
+    expected = fa.saliency(model, x, target=stress.TARGET)
+    tracing = sys.gettrace()
+    sys.settrace(lambda frame, event, arg: interrupt if frame.f_code is ended else None)
+    try:
+        with pytest.raises((KeyboardInterrupt, RuntimeError)):  # torch's cleaning up after the first
+            fa.guided_backprop(model, x, target=stress.TARGET)
+    finally:
+        sys.settrace(tracing)
+    gc.collect()  # frees the frames of the error
+    assert stress.alone()
+    assert stress.same(fa.saliency(model, x, target=stress.TARGET), expected)
 
 
 class Streaming(nn.Module):

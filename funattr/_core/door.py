@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
@@ -14,6 +15,7 @@ from torch import Tensor
 from .._habits import refusal
 from .._torch import (
     Surroundings,
+    end_contexts,
     forward_mode,
     indexing_shown,
     is_dressed,
@@ -227,6 +229,7 @@ def _given(x: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tupl
 
 def _leave(before: Surroundings) -> bool:
     here.inside, here.state, here.chance, here.scores = False, None, None, None
+    end_contexts(sys.exc_info()[1])
     if surroundings() != before:
         put_back(before)
     return True

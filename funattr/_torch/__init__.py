@@ -57,6 +57,14 @@ from .tensors import (
     times_written,
     tree_unflatten,
 )
+from .thread import (
+    Surroundings,
+    end_contexts,
+    interrupted,
+    must_rise,
+    put_back,
+    surroundings,
+)
 from .traces import (
     any_batch,
     as_written,
@@ -82,28 +90,23 @@ from .traces import (
 )
 from .transforms import (
     Late,
-    Surroundings,
     as_recorded,
     below_vmap,
     current_grad_level,
     depth,
     grad_level,
-    interrupted,
     is_mapped,
     is_wrapped,
     make_leaf,
     mapped_below,
     mapped_without,
-    must_rise,
     no_vmap_inside,
     numbers,
     only_vmap_runs,
     operation_spaces,
     out_of_levels,
     plain_data,
-    put_back,
     saved_tensors_hooked,
-    surroundings,
     transforms_active,
     vmap_runs,
     vmapped_over,

@@ -1,5 +1,5 @@
-"""What a call finds in its thread: the transforms of torch.func that run, what they map over, and those entered by hand; modes,
-the grad mode and hooks, all to be left as they were; and errors from outside."""
+"""What a call finds in its thread: the transforms of torch.func that run, what they map over, and those entered by hand; and
+what function modes and hooks are around it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from torch._C._functorch import TransformType, maybe_get_level, peek_interpreter
 from torch._C._functorch import _add_batch_dim as add_batch_dim
 from torch._functorch import eager_transforms
 from torch._functorch.eager_transforms import enable_inplace_requires_grad
-
-from .traces import modes_around
 
 
 def transforms_active() -> bool:
@@ -219,74 +217,12 @@ def make_leaf(value: torch.Tensor) -> torch.Tensor:
         return value.requires_grad_()
 
 
-# What else a call finds in its thread, and must leave there; and errors from outside.
-
-#: Documented since torch 2.5.
-OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
-
+# What else a call finds in its thread.
 
 #: Turns off function modes and subclasses: for looking at data without being seen, and for calling an operation plainly.
 without_modes = torch._C.DisableTorchFunction
-#: Left once more, in any thread, it turns them on: what it found when it was entered.
-_MODES_ON = without_modes()
-_MODES_ON.__enter__()
-_MODES_ON.__exit__(None, None, None)
-
-
-def interrupted(error: BaseException) -> bool:
-    """Whether `error` comes of torch's cleaning up after another (Ctrl-C in the middle of vmap) that asks to stop at once."""
-    if hasattr(error, "complaint"):  # ours; and it may have ended the pass by a Stop, which is no interruption
-        return False
-    before = error.__context__
-    while before is not None and isinstance(before, Exception):
-        before = before.__context__
-    return before is not None
-
-
-def must_rise(error: BaseException) -> bool:
-    """Whether nobody is to try another way after `error`: memory has run out, or somebody asks to stop."""
-    return isinstance(error, OutOfMemoryError) or interrupted(error)
-
-
 #: Where the Python functions of torch.nn.functional find the operations themselves.
 operation_spaces = (torch._C._nn, torch._VF)
-
-
-#: See `surroundings`.
-Surroundings = tuple[int, bool, int, bool, "str | None"]
-
-
-def surroundings() -> Surroundings:
-    """What a call must leave as it was in its thread: how many function modes there are, whether they are on, how many
-    transforms, the grad mode, and why hooks on saved tensors are refused, if they are."""
-    refused = torch._C._autograd._saved_tensors_hooks_get_disabled_error_message()
-    modes = modes_around(), torch._C._is_torch_function_enabled()
-    return (*modes, depth(), torch.is_grad_enabled(), refused)
-
-
-def put_back(before: Surroundings) -> None:
-    """Leave what was entered since. Torch's context managers are Python functions: an exception from outside (Ctrl-C, a
-    timeout) that comes just as one is being left would keep it entered, for all that the thread does from then on."""
-    modes, on, outer, grad, refused = before
-    if on:
-        _MODES_ON.__exit__(None, None, None)
-    if refused is None:
-        torch._C._autograd._saved_tensors_hooks_enable()
-    else:
-        torch._C._autograd._saved_tensors_hooks_disable(refused)
-    while modes_around() > modes:
-        torch._C._pop_torch_function_stack()
-    while (level := peek_interpreter_stack()) is not None and level.level() > outer:
-        _LEAVE[level.key()]()
-    torch.set_grad_enabled(grad)
-
-
-_LEAVE: dict[TransformType, Callable[[], Any]] = {
-    TransformType.Vmap: _functorch._vmap_decrement_nesting,
-    TransformType.Grad: _functorch._grad_decrement_nesting,
-    TransformType.Jvp: _functorch._jvp_decrement_nesting,
-    TransformType.Functionalize: _functorch._func_decrement_nesting,
-}
 
 
 def saved_tensors_hooked() -> bool:

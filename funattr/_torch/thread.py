@@ -1,0 +1,90 @@
+"""What a call must leave in its thread as it was, whatever error ends it, and errors from outside."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._C import _functorch
+from torch._C._functorch import TransformType, peek_interpreter_stack
+
+from .traces import modes_around
+from .transforms import depth, without_modes
+
+#: Documented since torch 2.5.
+OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether `error` comes of torch's cleaning up after another (Ctrl-C in the middle of vmap) that asks to stop at once."""
+    if hasattr(error, "complaint"):  # ours; and it may have ended the pass by a Stop, which is no interruption
+        return False
+    before = error.__context__
+    while before is not None and isinstance(before, Exception):
+        before = before.__context__
+    return before is not None
+
+
+def must_rise(error: BaseException) -> bool:
+    """Whether nobody is to try another way after `error`: memory has run out, or somebody asks to stop."""
+    return isinstance(error, OutOfMemoryError) or interrupted(error)
+
+
+#: Left once more, in any thread, it turns them on: what it found when it was entered.
+_MODES_ON = without_modes()
+_MODES_ON.__enter__()
+_MODES_ON.__exit__(None, None, None)
+
+#: See `surroundings`.
+Surroundings = tuple[int, bool, int, bool, "str | None"]
+
+
+def surroundings() -> Surroundings:
+    """What a call must leave as it was in its thread: how many function modes there are, whether they are on, how many
+    transforms, the grad mode, and why hooks on saved tensors are refused, if they are."""
+    refused = torch._C._autograd._saved_tensors_hooks_get_disabled_error_message()
+    modes = modes_around(), torch._C._is_torch_function_enabled()
+    return (*modes, depth(), torch.is_grad_enabled(), refused)
+
+
+def put_back(before: Surroundings) -> None:
+    """Leave what was entered since. Torch's context managers are Python functions: an exception from outside (Ctrl-C, a
+    timeout) that comes just as one is being left would keep it entered, for all that the thread does from then on."""
+    modes, on, outer, grad, refused = before
+    if on:
+        _MODES_ON.__exit__(None, None, None)
+    if refused is None:
+        torch._C._autograd._saved_tensors_hooks_enable()
+    else:
+        torch._C._autograd._saved_tensors_hooks_disable(refused)
+    while modes_around() > modes:
+        torch._C._pop_torch_function_stack()
+    while (level := peek_interpreter_stack()) is not None and level.level() > outer:
+        _LEAVE[level.key()]()
+    torch.set_grad_enabled(grad)
+
+
+#: What leaves any context manager that is made of a generator.
+_EXIT = type(contextlib.contextmanager(lambda: iter(()))()).__exit__.__code__
+
+
+def end_contexts(error: BaseException | None) -> None:
+    """End what an exception from outside has kept from being left, now: torch takes a function mode off while the mode
+    handles a call, in a generator that would put it back when `error` is let go of, in the middle of whatever runs then."""
+    while error is not None:
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code is _EXIT:
+                trace.tb_frame.f_locals["self"].gen.close()
+            trace = trace.tb_next
+        error = error.__context__
+
+
+_LEAVE: dict[TransformType, Callable[[], Any]] = {
+    TransformType.Vmap: _functorch._vmap_decrement_nesting,
+    TransformType.Grad: _functorch._grad_decrement_nesting,
+    TransformType.Jvp: _functorch._jvp_decrement_nesting,
+    TransformType.Functionalize: _functorch._func_decrement_nesting,
+}
