@@ -285,10 +285,8 @@ def through(job: Job) -> Job:
 
 
 def came(error: BaseException | None) -> bool:
-    """Whether the fault got through, be it as what torch's cleaning up ran into."""
-    while error is not None and not isinstance(error, (Fault, FromOutside)):
-        error = error.__context__
-    return error is not None
+    """Whether the fault got through, and not what torch's cleaning up after it ran into."""
+    return isinstance(error, (Fault, FromOutside))
 
 
 IN_MODEL = ("model", "interrupted")

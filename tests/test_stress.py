@@ -100,13 +100,32 @@ def test_a_mode_that_an_interruption_has_kept_does_not_come_back_later(which: in
     tracing = sys.gettrace()
     sys.settrace(lambda frame, event, arg: interrupt if frame.f_code is ended else None)
     try:
-        with pytest.raises((KeyboardInterrupt, RuntimeError)):  # torch's cleaning up after the first
+        with pytest.raises(KeyboardInterrupt):  # and not torch's error of cleaning up after it
             fa.guided_backprop(model, x, target=stress.TARGET)
     finally:
         sys.settrace(tracing)
     gc.collect()  # frees the frames of the error
     assert stress.alone()
     assert stress.same(fa.saliency(model, x, target=stress.TARGET), expected)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), ValueError("of the caller")])
+def test_a_call_in_a_handler(error: BaseException) -> None:
+    """Python calls what the caller handles the context of every error inside: vmap's, after which steps run in turn."""
+    torch.manual_seed(0)
+    cell = nn.LSTM(3, 4, batch_first=True).double()
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+
+    def model(x: Tensor) -> Tensor:
+        return cell(x)[0][:, -1]
+
+    expected = fa.integrated_gradients(model, x, target=0)
+    try:
+        raise error
+    except BaseException:
+        assert stress.same(fa.integrated_gradients(model, x, target=0), expected)
+        with pytest.raises(ValueError, match="target 9 is out of range"):
+            fa.integrated_gradients(model, x, target=9)
 
 
 class Streaming(nn.Module):

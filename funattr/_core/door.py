@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
@@ -15,12 +14,12 @@ from torch import Tensor
 from .._habits import refusal
 from .._torch import (
     Surroundings,
-    end_contexts,
+    enter,
     forward_mode,
     indexing_shown,
+    interruption,
     is_dressed,
-    put_back,
-    surroundings,
+    leave,
     tracing,
     tree_flatten,
     tree_unflatten,
@@ -144,12 +143,14 @@ def entered(function: Callable[P, R], check: Check) -> Callable[P, R]:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return call(*_normal(args), **_normal(kwargs))
-        before, left = surroundings(), False
+        before, left = enter(), False
         here.inside = True
         try:
             found: R = entrance.run(check, args, kwargs)
             return found
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
+            if (stop := interruption(error)) is not None:
+                raise stop from None
             given: Any = kwargs  # mypy keeps a ParamSpec's arguments from being given to others
             ids = shown(error, *args, **given)
             if ids is None:
@@ -229,7 +230,5 @@ def _given(x: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tupl
 
 def _leave(before: Surroundings) -> bool:
     here.inside, here.state, here.chance, here.scores = False, None, None, None
-    end_contexts(sys.exc_info()[1])
-    if surroundings() != before:
-        put_back(before)
+    leave(before)
     return True

@@ -59,8 +59,9 @@ from .tensors import (
 )
 from .thread import (
     Surroundings,
-    end_contexts,
-    interrupted,
+    enter,
+    interruption,
+    leave,
     must_rise,
     put_back,
     surroundings,

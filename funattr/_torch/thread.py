@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,19 +19,26 @@ from .transforms import depth, without_modes
 OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 
 
-def interrupted(error: BaseException) -> bool:
-    """Whether `error` comes of torch's cleaning up after another (Ctrl-C in the middle of vmap) that asks to stop at once."""
+class _Thread(threading.local):
+    handled: BaseException | None = None  # the caller's own, in whose handler it calls: to Python, the context of ours
+
+
+_thread = _Thread()
+
+
+def interruption(error: BaseException) -> BaseException | None:
+    """What asks to stop at once, where `error` comes of torch's cleaning up after it (Ctrl-C in the middle of vmap)."""
     if hasattr(error, "complaint"):  # ours; and it may have ended the pass by a Stop, which is no interruption
-        return False
+        return None
     before = error.__context__
-    while before is not None and isinstance(before, Exception):
+    while isinstance(before, Exception) and before is not _thread.handled:
         before = before.__context__
-    return before is not None
+    return None if before is _thread.handled else before
 
 
 def must_rise(error: BaseException) -> bool:
     """Whether nobody is to try another way after `error`: memory has run out, or somebody asks to stop."""
-    return isinstance(error, OutOfMemoryError) or interrupted(error)
+    return isinstance(error, OutOfMemoryError) or interruption(error) is not None
 
 
 #: Left once more, in any thread, it turns them on: what it found when it was entered.
@@ -47,6 +56,20 @@ def surroundings() -> Surroundings:
     refused = torch._C._autograd._saved_tensors_hooks_get_disabled_error_message()
     modes = modes_around(), torch._C._is_torch_function_enabled()
     return (*modes, depth(), torch.is_grad_enabled(), refused)
+
+
+def enter() -> Surroundings:
+    """The surroundings of a call that begins."""
+    _thread.handled = sys.exc_info()[1]
+    return surroundings()
+
+
+def leave(before: Surroundings) -> None:
+    """Leave them as they were."""
+    _end_contexts(sys.exc_info()[1])
+    _thread.handled = None
+    if surroundings() != before:
+        put_back(before)
 
 
 def put_back(before: Surroundings) -> None:
@@ -70,7 +93,7 @@ def put_back(before: Surroundings) -> None:
 _EXIT = type(contextlib.contextmanager(lambda: iter(()))()).__exit__.__code__
 
 
-def end_contexts(error: BaseException | None) -> None:
+def _end_contexts(error: BaseException | None) -> None:
     """End what an exception from outside has kept from being left, now: torch takes a function mode off while the mode
     handles a call, in a generator that would put it back when `error` is let go of, in the middle of whatever runs then."""
     while error is not None:

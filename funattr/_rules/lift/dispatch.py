@@ -13,7 +13,7 @@ from ..._core.checks import anywhere
 from ..._torch import (
     dual_made,
     gradient_inside,
-    interrupted,
+    interruption,
     tracing,
     transforms_active,
     tree_flatten,
@@ -183,7 +183,7 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
             ends = at([own for own, _ in met.values()]), at([base.expand_as(own) for own, base in met.values()])
             middle = at([(own + base) / 2 for own, base in met.values()])
     except Exception as error:  # it does not run on copies, or half way: nothing is known of it then
-        if interrupted(error):
+        if interruption(error) is not None:
             raise
         return False
 
