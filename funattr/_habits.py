@@ -210,7 +210,7 @@ def did_you_mean(name: object, known: Iterable[str], otherwise: str | None = Non
 
 def written(value: Any, name: str) -> str:
     """A value as it is written in a call; by the argument's name, where that would say nothing."""
-    if hasattr(value, "about") and value.__name__.isidentifier():
+    if hasattr(getattr(value, "about", None), "accepts") and value.__name__.isidentifier():
         return f"fa.{value.__name__}"
     parts = value if isinstance(value, (tuple, list)) else (value,)
     plain = all(part is None or isinstance(part, (bool, int, float, str)) for part in parts) and len(parts) < 8

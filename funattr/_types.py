@@ -108,6 +108,12 @@ def innermost(function: Any) -> Any:
     return function
 
 
+def told_by(function: Any) -> About | None:
+    """What a method tells of itself, with arguments bound to it or not; None of somebody else's, whatever it calls `about`."""
+    found = getattr(innermost(function), "about", None)
+    return found if isinstance(found, About) else None
+
+
 def tensors(tree: Tree) -> list[Tensor]:
     """The tensors in `tree`, in order."""
     if isinstance(tree, Tensor):

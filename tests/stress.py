@@ -261,7 +261,7 @@ def faults(kind: str, stride: int = 1, some: int = 1, offset: int = 0) -> dict[s
                 here.inside = False
             if not alone():
                 figures["mode left in the thread"] += 1
-                put_back(AT_REST)
+                put_back(AT_REST, None)
             if state(model) != before or not torch.equal(x, kept) or x.requires_grad:
                 figures["changed"] += 1
                 print(f"  changed by {job.name} at point {point - stride}")

@@ -216,3 +216,29 @@ def test_metrics_ask_what_is_bound() -> None:
             for method, at, target in ((functools.partial(fa.gradient, target=2), model, None), (fa.gradient, model, 2))
         )
         close(found, wanted, 1e-6)
+
+
+class Described:
+    """A method with an attribute of its own that methods of the library have, too."""
+
+    about = "my own"
+
+    def __call__(self, model: Any, x: Tensor, *, target: Any = None) -> Tensor:
+        return fa.gradient(model, x, target=target)
+
+
+@pytest.mark.parametrize("around", [fa.relu, fa.noise_tunnel, fa.absolute, lambda method: fa.each_target(method, [0, 1])])
+def test_what_somebody_else_calls_about(around: Callable[[Any], Any]) -> None:
+    options = {} if around(fa.gradient).about.leading else {"target": 1}
+    torch.manual_seed(0)
+    found = around(Described())(model, image, **options)
+    torch.manual_seed(0)
+    close(found, around(fa.gradient)(model, image, **options))
+    assert fa.metrics.sensitivity_max(Described(), model, image, target=1, n_samples=2).shape == (4,)
+    with pytest.raises(TypeError, match="there is no argument 'methods'"):
+        fa.saliency(model, image, methods=Described())  # type: ignore[call-overload]  # which it has not
+
+
+def test_a_wrong_name_that_is_bound() -> None:
+    with pytest.raises(TypeError, match=r"shapley has no argument 'samples'\. Did you mean 'n_samples'\?"):
+        fa.relu(functools.partial(fa.shapley, samples=3))

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from .._core.checks import check_dense
 from .._core.door import method
+from .._habits import did_you_mean
 from .._steps.points import together
 from .._steps.ways import Runner
 from .._torch import tracing, transforms_active
-from .._types import About, Layer, Method, Model, Tree, in_floats, innermost, map_tensors, tensors
+from .._types import About, Layer, Method, Model, Tree, in_floats, innermost, map_tensors, tensors, told_by
 from .._words import complaint
 
 
@@ -27,7 +28,7 @@ def about(function: Callable[..., Any]) -> About:
         inner = about(function.func)
         generators, bound = generators_given(function.keywords), {**inner.bound, **function.keywords}
         return inner._replace(generators=(*generators, *inner.generators), bound=bound, mean=None)
-    found: About | None = getattr(function, "about", None)
+    found = told_by(function)
     if found is None:
         parameters = inspect.signature(function).parameters.values()
         any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -169,7 +170,7 @@ def per_layer(f: Callable[[Any, Layer], Tree], layer: Any, found: Any) -> Tree:
 def known_method(function: Any) -> Any:
     """A method as combinators call it: somebody else's has an x of its own in each call, to write to and to have a grad in."""
     check_method(function)
-    if tracing() or getattr(innermost(function), "about", None) is not None:
+    if tracing() or told_by(function) is not None:
         return function
 
     @functools.wraps(function)
@@ -194,7 +195,11 @@ def check_method(function: Any) -> None:
     text = "expected a method such as fa.gradient, got"
     if not callable(function):
         raise complaint(TypeError, f"{text} {type(function).__name__}.")
-    if tracing() or getattr(innermost(function), "about", None) is not None:
+    names = about(function).accepts if isinstance(function, partial) else None
+    for name in function.keywords if names is not None else ():
+        if name not in (names or ()):
+            raise complaint(TypeError, f"{name_of(function)} has no argument {name!r}. {did_you_mean(name, names or ())}")
+    if tracing() or told_by(function) is not None:
         return
     with contextlib.suppress(ValueError):  # of what is not written in Python, nobody knows
         parameters = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters.values()

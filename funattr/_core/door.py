@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
@@ -19,13 +20,14 @@ from .._torch import (
     indexing_shown,
     interruption,
     is_dressed,
-    leave,
+    put_back,
+    surroundings,
     tracing,
     tree_flatten,
     tree_unflatten,
     without_tangents,
 )
-from .._types import About, Model, Tree, as_it_is, copied, map_tensors, tensors
+from .._types import About, Model, Tree, as_it_is, copied, map_tensors, tensors, told_by
 from .._words import complaint, complete, door
 from .checks import check_flags, check_input, check_result, check_scores, may_read
 from .code import modules_of, noisy_modules, sized, tell_of_train_mode
@@ -108,7 +110,7 @@ class Entrance(NamedTuple):
 
 def _entrance(function: Callable[..., Any]) -> Entrance:
     parameters = inspect.signature(function).parameters.values()
-    about: About | None = getattr(function, "about", None)
+    about = told_by(function)
     names = tuple(p.name for p in parameters) if about is None else about.accepts
     needed = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
     flags = [p.name for p in parameters if p.annotation == "bool"]
@@ -149,14 +151,8 @@ def entered(function: Callable[P, R], check: Check) -> Callable[P, R]:
             found: R = entrance.run(check, args, kwargs)
             return found
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
-            if (stop := interruption(error)) is not None:
-                raise stop from None
-            given: Any = kwargs  # mypy keeps a ParamSpec's arguments from being given to others
-            ids = shown(error, *args, **given)
+            ids = _after(error, function, args, kwargs)
             if ids is None:
-                told = complete(in_words(error, *args, **kwargs), function, kwargs)
-                if told is not error:
-                    raise told from error
                 raise
         finally:
             # Again, where an exception from outside (Ctrl-C, a timeout) has cut the first one short.
@@ -172,6 +168,19 @@ def entered(function: Callable[P, R], check: Check) -> Callable[P, R]:
     made.__code__ = made.__code__.replace(co_name=function.__name__)
     made.about = entrance.about
     return call
+
+
+def _after(error: Exception, function: Any, args: Any, kwargs: Any) -> Any:
+    """Which example each row of x is a part of, where `error` shows that rows are parts of some; else the error in words, if
+    there are any."""
+    if (stop := interruption(error)) is not None:
+        raise stop from None
+    ids = shown(error, *args, **kwargs)
+    if ids is None:
+        told = complete(in_words(error, *args, **kwargs), function, kwargs)
+        if told is not error:
+            raise told from error
+    return ids
 
 
 def opening(function: Callable[P, R]) -> Callable[P, R]:
@@ -230,5 +239,7 @@ def _given(x: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tupl
 
 def _leave(before: Surroundings) -> bool:
     here.inside, here.state, here.chance, here.scores = False, None, None, None
-    leave(before)
+    error = sys.exc_info()[1]
+    if error is not None or surroundings() != before:
+        put_back(before, error)
     return True

@@ -20,6 +20,7 @@ from torch._VF import _make_dual as dual_made
 # The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
 from torch.utils._pytree import TreeSpec, tree_flatten
 
+from .interrupted import interruption, must_rise, put_back
 from .shown import (
     can_defer,
     deferred,
@@ -57,15 +58,6 @@ from .tensors import (
     times_written,
     tree_unflatten,
 )
-from .thread import (
-    Surroundings,
-    enter,
-    interruption,
-    leave,
-    must_rise,
-    put_back,
-    surroundings,
-)
 from .traces import (
     any_batch,
     as_written,
@@ -91,10 +83,12 @@ from .traces import (
 )
 from .transforms import (
     Late,
+    Surroundings,
     as_recorded,
     below_vmap,
     current_grad_level,
     depth,
+    enter,
     grad_level,
     is_mapped,
     is_wrapped,
@@ -108,6 +102,7 @@ from .transforms import (
     out_of_levels,
     plain_data,
     saved_tensors_hooked,
+    surroundings,
     transforms_active,
     vmap_runs,
     vmapped_over,

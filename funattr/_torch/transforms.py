@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,6 +16,8 @@ from torch._C._functorch import TransformType, maybe_get_level, peek_interpreter
 from torch._C._functorch import _add_batch_dim as add_batch_dim
 from torch._functorch import eager_transforms
 from torch._functorch.eager_transforms import enable_inplace_requires_grad
+
+from .traces import modes_around
 
 
 def transforms_active() -> bool:
@@ -232,3 +236,27 @@ def saved_tensors_hooked() -> bool:
             return False
     except RuntimeError:
         return True
+
+
+class _Caller(threading.local):
+    handled: BaseException | None = None  # the caller's own, in whose handler it calls: to Python, the context of ours
+
+
+caller = _Caller()
+
+#: See `surroundings`.
+Surroundings = tuple[int, bool, int, bool, "str | None"]
+
+
+def surroundings() -> Surroundings:
+    """What a call must leave as it was in its thread: how many function modes there are, whether they are on, how many
+    transforms, the grad mode, and why hooks on saved tensors are refused, if they are."""
+    refused = torch._C._autograd._saved_tensors_hooks_get_disabled_error_message()
+    modes = modes_around(), torch._C._is_torch_function_enabled()
+    return (*modes, depth(), torch.is_grad_enabled(), refused)
+
+
+def enter() -> Surroundings:
+    """The surroundings of a call that begins."""
+    caller.handled = sys.exc_info()[1]
+    return surroundings()

@@ -73,7 +73,7 @@ def _together(methods: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
 
 def _own(method: Callable[..., Any], x: Any) -> Any:
     """The x of somebody else's method, which may write to it and have a grad in it: x may be a part of the caller's data."""
-    return x if hasattr(_inner(method), "about") else mapped(lambda t: t.detach().clone(), x)
+    return x if hasattr(getattr(_inner(method), "about", None), "leading") else mapped(lambda t: t.detach().clone(), x)
 
 
 class _About(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._combine.dress import about, name_of
 from .._core.checks import may_read
 from .._torch import tree_flatten
-from .._types import Layer, Model, Target, Tree, copied, innermost
+from .._types import Layer, Model, Target, Tree, copied, told_by
 from .._words import complaint, kind_of
 from ._judged import metric, resolved
 
@@ -91,7 +91,7 @@ def _once(method: Callable[..., Tree], model: Model, x: Tree) -> Callable[..., T
 
     made: Any = functools.update_wrapper(remembering, method)
     made.__name__ = name_of(method)
-    if hasattr(innermost(method), "about"):
+    if told_by(method) is not None:
         made.about = about(method)
     return remembering
 

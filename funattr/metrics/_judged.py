@@ -18,7 +18,7 @@ from .._habits import refusal
 from .._steps.matching import at_sites
 from .._steps.path import ready
 from .._torch import is_plain
-from .._types import Layer, Model, Target, Tree, broadcasts, innermost, map_tensors, tensors
+from .._types import Layer, Model, Target, Tree, broadcasts, map_tensors, tensors, told_by
 from .._words import complaint, door, kind_of
 
 P = ParamSpec("P")
@@ -85,7 +85,7 @@ def options_for(explain: Callable[..., Any], layer: Layer, target: Target) -> di
 
 def check_place(explained: Any, layer: Layer) -> None:
     """Refuse to judge at the input what is of a layer that is bound in a method, and has the shape of x by chance."""
-    if layer is not None or getattr(innermost(explained), "about", None) is None:
+    if layer is not None or told_by(explained) is None:
         return
     told = about(explained)
     place = told.bound.get("layer")

@@ -14,7 +14,7 @@ from .._combine.dress import about, device_of, has_steps, known_method
 from .._combine.noise import at_noise, moved, sampled
 from .._steps.chunks import given_chunk
 from .._steps.draws import Rewound, check_generator, drawn_by
-from .._types import ChunkSize, Explains, Layer, Model, Target, Tree, floats_of, innermost, tensors
+from .._types import ChunkSize, Explains, Layer, Model, Target, Tree, floats_of, tensors, told_by
 from .._words import check_count, check_size, complaint, kind_of
 from ._agreement import rows, sizes
 from ._judged import check_explains, judged, metric, options_for, resolved
@@ -99,7 +99,7 @@ def sensitivity_max(
 def _chunk(method: Any, together: int | None) -> int | None:
     """How many calls at once. What is not of this library may do what vmap cannot, and not say so; what draws has numbers of
     its own for each call."""
-    alone = has_steps(method) or not hasattr(innermost(method), "about")
+    alone = has_steps(method) or told_by(method) is None
     return 1 if about(method).draws or (alone and together is None) else together
 
 

@@ -1,10 +1,8 @@
-"""What a call must leave in its thread as it was, whatever error ends it, and errors from outside."""
+"""Errors from outside (Ctrl-C, a timeout): which are, and what must be left that they kept from being left."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,17 +11,10 @@ from torch._C import _functorch
 from torch._C._functorch import TransformType, peek_interpreter_stack
 
 from .traces import modes_around
-from .transforms import depth, without_modes
+from .transforms import Surroundings, caller, without_modes
 
 #: Documented since torch 2.5.
 OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
-
-
-class _Thread(threading.local):
-    handled: BaseException | None = None  # the caller's own, in whose handler it calls: to Python, the context of ours
-
-
-_thread = _Thread()
 
 
 def interruption(error: BaseException) -> BaseException | None:
@@ -31,9 +22,9 @@ def interruption(error: BaseException) -> BaseException | None:
     if hasattr(error, "complaint"):  # ours; and it may have ended the pass by a Stop, which is no interruption
         return None
     before = error.__context__
-    while isinstance(before, Exception) and before is not _thread.handled:
+    while isinstance(before, Exception) and before is not caller.handled:
         before = before.__context__
-    return None if before is _thread.handled else before
+    return None if before is caller.handled else before
 
 
 def must_rise(error: BaseException) -> bool:
@@ -46,35 +37,12 @@ _MODES_ON = without_modes()
 _MODES_ON.__enter__()
 _MODES_ON.__exit__(None, None, None)
 
-#: See `surroundings`.
-Surroundings = tuple[int, bool, int, bool, "str | None"]
 
-
-def surroundings() -> Surroundings:
-    """What a call must leave as it was in its thread: how many function modes there are, whether they are on, how many
-    transforms, the grad mode, and why hooks on saved tensors are refused, if they are."""
-    refused = torch._C._autograd._saved_tensors_hooks_get_disabled_error_message()
-    modes = modes_around(), torch._C._is_torch_function_enabled()
-    return (*modes, depth(), torch.is_grad_enabled(), refused)
-
-
-def enter() -> Surroundings:
-    """The surroundings of a call that begins."""
-    _thread.handled = sys.exc_info()[1]
-    return surroundings()
-
-
-def leave(before: Surroundings) -> None:
-    """Leave them as they were."""
-    _end_contexts(sys.exc_info()[1])
-    _thread.handled = None
-    if surroundings() != before:
-        put_back(before)
-
-
-def put_back(before: Surroundings) -> None:
+def put_back(before: Surroundings, error: BaseException | None) -> None:
     """Leave what was entered since. Torch's context managers are Python functions: an exception from outside (Ctrl-C, a
     timeout) that comes just as one is being left would keep it entered, for all that the thread does from then on."""
+    _end_contexts(error)
+    caller.handled = None
     modes, on, outer, grad, refused = before
     if on:
         _MODES_ON.__exit__(None, None, None)
@@ -99,8 +67,8 @@ def _end_contexts(error: BaseException | None) -> None:
     while error is not None:
         trace = error.__traceback__
         while trace is not None:
-            if trace.tb_frame.f_code is _EXIT:
-                trace.tb_frame.f_locals["self"].gen.close()
+            if trace.tb_frame.f_code is _EXIT and not (made := trace.tb_frame.f_locals["self"].gen).gi_running:
+                made.close()
             trace = trace.tb_next
         error = error.__context__
 
