@@ -181,9 +181,18 @@ MORE = [
     ),
     Cure(
         "_combine/noise.py",
-        "pass the noise_tunnel of a method to each_target",
+        "or a tunnel to each_target",
         lambda: F.noise_tunnel(fa.each_target(fa.gradient, ["argmax"])),
-        lambda: F.each_target(fa.noise_tunnel(fa.gradient), ["argmax"])(same, x),
+        lambda: (
+            F.each_target(fa.noise_tunnel(fa.gradient), ["argmax"])(same, x),
+            F.noise_tunnel(fa.multiply(fa.gradient, fa.saliency))(same, x, target="argmax"),
+        ),
+    ),
+    Cure(
+        "metrics/_judged.py",
+        "pass target='argmax' to the metric",
+        lambda: M.randomisation(fa.multiply(partial(fa.saliency, target="argmax"), fa.gradient), same, x),
+        lambda: M.randomisation(fa.multiply(fa.saliency, fa.gradient), same, x, target="argmax"),
     ),
     Cure(
         "_steps/baselines.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -243,7 +244,19 @@ TABLE: list[Row] = [
         "another class in each sample",
         lambda: fa.noise_tunnel(fa.absolute(fa.each_target(fa.gradient, [1, "argmax"]))),
         ValueError,
-        ['the "argmax" in absolute(each_target(gradient))', "of a method to each_target"],
+        ['the "argmax" in absolute(each_target(gradient))', "or a tunnel to each_target"],
+    ),
+    (
+        "another class in each sample, of a part",
+        lambda: fa.noise_tunnel(fa.multiply(functools.partial(fa.saliency, target="argmax"), fa.gradient)),
+        ValueError,
+        ['the "argmax" in multiply(saliency, gradient)', "pass target='argmax' to the tunnel"],
+    ),
+    (
+        "another class in each call of a metric",
+        lambda: fa.metrics.randomisation(fa.multiply(functools.partial(fa.saliency, target="argmax"), fa.gradient), mlp, x),
+        ValueError,
+        ['the "argmax" in multiply(saliency, gradient)', "pass target='argmax' to the metric"],
     ),
     ("a group for each id", lambda: fa.sum_groups(fa.gradient, [0, 10**15]), ValueError, [f"holds {10**15}", "torch.unique("]),
     (

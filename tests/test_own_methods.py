@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import funattr as fa
 
 from .close import close
 from .models import Conv, Text
+from .reference import leaves
 
 torch.manual_seed(0)
 model, image = Conv().eval(), torch.randn(4, 3, 8, 8)
@@ -216,6 +217,25 @@ def test_metrics_ask_what_is_bound() -> None:
             for method, at, target in ((functools.partial(fa.gradient, target=2), model, None), (fa.gradient, model, 2))
         )
         close(found, wanted, 1e-6)
+
+
+@pytest.mark.parametrize("around", [lambda method: method, fa.relu])
+def test_a_class_that_is_predicted_is_that_of_x(around: Callable[[Any], Any]) -> None:
+    """Bound in the method, it was another in each call of it: at other inputs, or of a model that is shuffled."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(6, 4)
+    bound = around(functools.partial(fa.gradient, target="argmax"))
+    for measure in (fa.metrics.randomisation, functools.partial(fa.metrics.sensitivity_max, n_samples=9, radius=5.0)):
+        found, wanted, otherwise = (
+            measure(method, net, x, target=target, generator=torch.Generator().manual_seed(0))
+            for method, target in (
+                (bound, None),
+                (around(fa.gradient), net(x).argmax(1)),
+                (lambda model, x: bound(model, x), None),
+            )
+        )
+        close(found, wanted, 1e-6)
+        assert not all(torch.allclose(a, b) for a, b in zip(leaves(found), leaves(otherwise)))
 
 
 class Described:

@@ -79,6 +79,7 @@ def combined(
     bound = _bound_in(known, [*without, "generator"])
     made: Any = _filled(function, bound) if bound else function  # to mypy a callable has no attributes
     facts: dict[str, Any] = {fact: any(getattr(part, fact) for part in known) for fact in _OF_ANY}
+    facts["predicts"] |= "target" not in bound and any(is_predicted(part.bound.get("target")) for part in known)
     made.about = About(
         None if any_name else tuple(names),
         leading=max(part.leading for part in known),
@@ -95,6 +96,10 @@ def combined(
     made.__doc__ = f"``{name}``, with the arguments of {' and '.join(name_of(part) for part in parts)}."
     made.__signature__ = _signature(parts, extra, without, needs)
     return method(made)
+
+
+def is_predicted(target: Any) -> bool:
+    return isinstance(target, str) and target == "argmax"
 
 
 def _bound_in(known: list[About], without: Sequence[str]) -> dict[str, Any]:

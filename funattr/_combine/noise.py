@@ -41,7 +41,7 @@ from .._types import (
 )
 from .._words import check_choice, check_count, complaint, door
 from .baselines import at_layer, default_baselines
-from .dress import about, combined, device_of, generators_given, has_steps, known_method, name_of, run_steps
+from .dress import about, combined, device_of, generators_given, has_steps, is_predicted, known_method, name_of, run_steps
 from .targets import around_targets
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
@@ -109,7 +109,7 @@ def noise_tunnel(
         if shares(options.get("target")):  # all targets of each sample from its passes
             again = {"n_samples": n_samples, "stdevs": stdevs, "nt_type": nt_type, "generator": generator}
             return around_targets(partial(noise_tunnel, **again, chunk_size=chunk_size), method, model, x, options)
-        if isinstance(options.get("target"), str) and options["target"] == "argmax":
+        if is_predicted(options.get("target")):
             # The class predicted at x, in all samples: a mean over maps of several classes would be of none.
             options["target"] = settled(question(model, x, None, "argmax"))
         explain, steps = at_noise(method, default, model, x, options)
@@ -131,8 +131,8 @@ def noise_tunnel(
 def _of_one_class(method: Explains) -> Explains:
     """Refuse what asks each sample for a class of its own."""
     if about(method).predicts:
-        text = f'the "argmax" in {name_of(method)} would be another class for each sample'
-        raise complaint(ValueError, f"{text}: pass the noise_tunnel of a method to each_target, where it is that of x.")
+        text = f'the "argmax" in {name_of(method)} would be another class in each sample'
+        raise complaint(ValueError, f"{text}: pass target='argmax' to the tunnel, or a tunnel to each_target.")
     return method
 
 

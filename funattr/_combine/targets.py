@@ -21,7 +21,19 @@ from .._steps.ways import OneByOne, Runner, at_once_or_not
 from .._torch import any_batch, tracing, transforms_active
 from .._types import ChunkSize, Explains, Method, Model, Target, Tree, map_tensors, tensors
 from .._words import complaint, door, is_int, kind_of
-from .dress import about, as_one, chosen, combined, device_of, generators_given, has_steps, known_method, name_of, run_steps
+from .dress import (
+    about,
+    as_one,
+    chosen,
+    combined,
+    device_of,
+    generators_given,
+    has_steps,
+    is_predicted,
+    known_method,
+    name_of,
+    run_steps,
+)
 
 
 @door
@@ -82,7 +94,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         return together(torch.cat, parts or _one_by_one(explain, list(each), known, shares, size, noise))
 
     says: dict[str, Any] = {"leading": about(method).leading + 1}
-    if not isinstance(targets, Tensor) and any(isinstance(target, str) and target == "argmax" for target in targets):
+    if not isinstance(targets, Tensor) and any(map(is_predicted, targets)):
         says["predicts"] = True
     return combined(of_each, f"each_target({name_of(method)})", method, without=["target"], errors=True, **says)
 

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from .._combine.dress import about, check_method, chosen, known_method, name_of
+from .._combine.dress import about, check_method, chosen, is_predicted, known_method, name_of
 from .._core.checks import is_finite, may_read
 from .._core.door import entered
 from .._core.passes import Question
@@ -81,6 +81,17 @@ def options_for(explain: Callable[..., Any], layer: Layer, target: Target) -> di
         raise complaint(ValueError, f"{text}: measure the method inside it, once for each target.")
     bound = target is None and "target" in about(explain).bound
     return chosen(explain, {} if bound else {"target": target}) | ({} if layer is None else {"layer": layer})
+
+
+def options_throughout(method: Callable[..., Any], model: Model, x: Tree, layer: Layer, target: Target) -> dict[str, Any]:
+    """The same for a method that is called at other inputs or models, too: a class that is predicted is that of x as given,
+    be "argmax" asked or bound."""
+    told = about(method)
+    if told.predicts:
+        text = f'the "argmax" in {name_of(method)} would be another class in each call'
+        raise complaint(ValueError, f"{text}: pass target='argmax' to the metric.")
+    predicted = target is None and is_predicted(told.bound.get("target"))
+    return options_for(method, layer, resolved(model, x, "argmax" if predicted else target))
 
 
 def check_place(explained: Any, layer: Layer) -> None:

@@ -15,7 +15,7 @@ from .._steps.draws import Rewound, check_generator, drawn_by
 from .._types import Explains, Layer, Model, Target, Tree, innermost, tensors
 from .._words import check_choice, complaint, kind_of
 from ._agreement import SIMILARITIES, agreement
-from ._judged import check_explains, judged, metric, options_for, resolved
+from ._judged import check_explains, judged, metric, options_throughout
 
 ORDERS = ("cascading", "independent")
 
@@ -77,7 +77,7 @@ def randomisation(
     if not callable(similarity):
         check_choice(similarity, "similarity", SIMILARITIES)
     root = _root(model)
-    options = options_for(method, layer, resolved(model, x, target))
+    options = options_throughout(method, model, x, layer, target)
     generators = [*([] if generator is None else [generator]), *about(method).generators]
     start = Rewound(generators, device_of(x))
     method = known_method(method)

@@ -17,7 +17,7 @@ from .._steps.draws import Rewound, check_generator, drawn_by
 from .._types import ChunkSize, Explains, Layer, Model, Target, Tree, floats_of, tensors, told_by
 from .._words import check_count, check_size, complaint, kind_of
 from ._agreement import rows, sizes
-from ._judged import check_explains, judged, metric, options_for, resolved
+from ._judged import check_explains, judged, metric, options_throughout
 
 
 @metric
@@ -76,7 +76,7 @@ def sensitivity_max(
     check_size(radius, "radius")
     if isinstance(norm, bool) or norm not in (1, 2, math.inf):
         raise complaint(ValueError, f"norm must be 1, 2 or math.inf, got {kind_of(norm)}.")
-    options = options_for(method, layer, resolved(model, x, target))
+    options = options_throughout(method, model, x, layer, target)
     told = about(method)
     if layer is None and not floats_of(x):
         text = "x holds no floating-point tensor, and integers do not move"
