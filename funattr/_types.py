@@ -207,6 +207,31 @@ def leaf_of(t: Tensor) -> Tensor:
     return t.detach().clone().requires_grad_() if t.is_floating_point() else t
 
 
+def get_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tree:
+    """The value at a layer's input: the lone tensor, else the arguments that hold tensors, keywords by name."""
+    positional = [arg for arg in args if tensors(arg)]
+    named = {name: arg for name, arg in kwargs.items() if tensors(arg)}
+    lone = [*positional, *named.values()]
+    if len(lone) == 1 and isinstance(lone[0], Tensor):
+        return lone[0]
+    if not positional:
+        return named
+    return (*positional, named) if named else tuple(positional)
+
+
+def put_inputs(args: tuple[Any, ...], kwargs: dict[str, Any], value: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with `value`, of the structure that `get_inputs` gives, in place of what holds tensors."""
+    where = [i for i, arg in enumerate(args) if tensors(arg)]
+    names = [name for name, arg in kwargs.items() if tensors(arg)]
+    if isinstance(value, Tensor):
+        value = (value,) if where else {names[0]: value} if names else ()
+    named: Mapping[str, Any] = value if isinstance(value, Mapping) else value[-1] if names else {}
+    replaced = list(args)
+    for i, arg in zip(where, () if isinstance(value, Mapping) else value):
+        replaced[i] = arg
+    return tuple(replaced), {**kwargs, **named}
+
+
 def copied(tree: Tree) -> Tree:
     """A copy that somebody else may change in place."""
     return map_tensors(torch.clone, tree)

@@ -64,6 +64,19 @@ class Nodes(nn.Module):
         return torch.zeros(2, 6).index_add(0, uneven, self.act(x))
 
 
+class Ignored(nn.Module):
+    """Goes on with what a layer in place was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = 2 * x
+        self.relu(h)
+        return h
+
+
 class Expert(nn.Module):
     """Takes the rows above 0 alone: how many there are depends on the data."""
 
@@ -187,6 +200,12 @@ MORE = [
             F.each_target(fa.noise_tunnel(fa.gradient), ["argmax"])(same, x),
             F.noise_tunnel(fa.multiply(fa.gradient, fa.saliency))(same, x, target="argmax"),
         ),
+    ),
+    Cure(
+        "_core/sites.py",
+        "let the model go on with what the layer returns",
+        lambda: torch.func.vmap(lambda v: F.split(Ignored(), "relu").rest(v, x))(torch.randn(3, 4, 6)),
+        lambda: torch.func.vmap(lambda v: F.split(nn.Sequential(nn.ReLU(inplace=True)), "0").rest(v, x))(torch.randn(3, 4, 6)),
     ),
     Cure(
         "metrics/_judged.py",

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch import transforms_active
+from .._torch import shadowing, transforms_active
 from .._types import Tree, as_arguments, copied
 from .._words import complaint, warn
 from .holders import LIBRARIES, is_made_of_code, of_library
-from .tap import shadowing
 from .where import Bound, all_modules, bind, own_weights
 
 _PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, types.BuiltinFunctionType, Tensor)

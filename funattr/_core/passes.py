@@ -141,8 +141,9 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
 
     run = Run(sites, visit, early or bool(last))  # which `visit` must not hold: a circle keeps what the pass left
     output = watched(q.bound, x, run, q.create_graph, fresh=fresh and None in q.sites.sites)
-    check_reached(q.bound, run)
-    keep_written(q.create_graph, [*tensors(output), *neuron])
+    found = [*tensors(output), *neuron]
+    check_reached(q.bound, run, found)
+    keep_written(q.create_graph, found)
     return Seen(output, neuron[0] if neuron else None, recording if neuron else torch.is_grad_enabled())
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from .._torch import TreeSpec, tracing, tree_flatten, tree_unflatten
 from .._types import Layer, Place, Tree
 from .._words import complaint, door, in_short, kind_of, warn
+from .checks import anywhere
 from .tap import Run, Site
 from .where import Bound, find, opaque_module
 
@@ -20,7 +21,8 @@ def input_of(layer: str | nn.Module, call: int | None = None) -> Place:
 
     The value is the lone tensor the layer is called with, else a tuple of the positional arguments that hold tensors
     (keyword arguments in a dict by name; where there are both, the dict comes last in the tuple). Replacing it changes
-    what *this* layer sees, and nothing else that uses the same tensor.
+    what *this* layer sees, and nothing else that uses the same tensor; what the layer writes into it (``inplace=True``), all
+    who hold that tensor see, as they do in the model.
 
     Args:
         layer: a dotted name, or the module itself.
@@ -132,8 +134,12 @@ def _site(bound: Bound, selector: Any) -> Site | None:
     return Site(module, repr(place.layer) if named else f"<{type(module).__name__}>", place.inputs, place.call)
 
 
-def check_reached(bound: Bound, run: Run) -> None:
-    """Every site must have been reached, and without `call` just once."""
+def check_reached(bound: Bound, run: Run, found: Sequence[Tensor]) -> None:
+    """Every site must have been reached, and without `call` just once; and nothing is `found` of what could not be put."""
+    if run.torn and any(anywhere(t != t) for t in found):
+        names = ", ".join(site.label for site in run.sites)
+        text = f"what layer {names} writes to is read under another name, where torch.func.vmap cannot put what it maps over"
+        raise complaint(ValueError, f"{text}: let the model go on with what the layer returns (h = layer(h)).", written=True)
     for site, count in zip(run.sites, run.seen):
         if count <= (site.call or 0):
             raise complaint(ValueError, not_reached(bound, site, count))

@@ -4,21 +4,29 @@ Five things hold at once. *Threads*: which values are tapped is kept per thread,
 constant, shared hook that does nothing for other threads. *No residue*: every step is idempotent and undone twice.
 *Transforms*: values are handed on as they come. *Compile*: while Dynamo traces, hook dictionaries cannot be
 changed, so the layer's `forward` is shadowed instead. *Cost*: microseconds, with no search through the model.
-
-This is the only file that writes to an `nn.Module`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
-from .._torch import compile_lock, tracing
-from .._types import Tree, tensors
+from .._torch import (
+    compile_lock,
+    recorded,
+    says_it_writes,
+    says_what_it_writes,
+    shadowing,
+    times_written,
+    tracing,
+    tree_flatten,
+    written_over,
+)
+from .._types import Tree, get_inputs, map_leaves, map_tensors, put_inputs, tensors
 
 #: `visit(i, value, shared)` sees the value of site `i` and returns what the model goes on with. `shared` says that
 #: somebody else holds this very tensor and may change it in place later.
@@ -50,6 +58,8 @@ class Run:
         self.visit = visit
         self.seen = [0] * len(sites)
         self.waiting = len(sites)
+        self.running: list[_Running] = []  # tapped layers
+        self.torn = False  # whether those who hold what a layer writes to could not be given the value that is put there
         #: Stop after the last site. Only where the calls are given: otherwise it must be seen how often a layer runs.
         self.early = early and all(site.call is not None for site in sites) and not tracing()
 
@@ -78,39 +88,62 @@ class Run:
                         raise Stop(self)
         return value
 
-    def reach_inputs(
-        self, indices: Sequence[int], args: tuple[Any, ...], kwargs: dict[str, Any]
+    def enter(
+        self, layer: nn.Module, indices: Sequence[int], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        # The caller keeps its own reference to what it passes, and may well write to it: `x += block(x)`.
-        return put_inputs(args, kwargs, self.reach(indices, True, get_inputs(args, kwargs), True))
+        """What a layer is called with, where that is a site with the value that is put there."""
+        given = _alone(args, kwargs)
+        if any(self.sites[i].inputs for i in indices):
+            # The caller keeps its own reference to what it passes, and may well write to it: `x += block(x)`.
+            args, kwargs = put_inputs(args, kwargs, self.reach(indices, True, get_inputs(args, kwargs), True))
+        taken = _alone(args, kwargs)
+        self.running.append(_Running(layer, given, taken, list(map(times_written, taken))))
+        return args, kwargs
 
-    def reach_output(self, indices: Sequence[int], args: tuple[Any, ...], output: Any) -> Any:
-        return self.reach(indices, False, output, any(output is arg for arg in args))
+    def leave(self, layer: nn.Module, indices: Sequence[int], args: Sequence[Any], output: Any) -> Any:
+        """What goes on as a layer's output. What a layer writes to its input (``nn.ReLU(inplace=True)``), all see who hold it,
+        under whatever name: so what is put there is written there."""
+        theirs = [output] if says_it_writes(layer) else []
+        if self.running and any(call.layer is layer for call in self.running):
+            while (call := self.running.pop()).layer is not layer:  # that one ended in an error which the model has caught
+                continue
+            written = [k for k, t in enumerate(call.taken) if times_written(t) != call.times[k]]
+            theirs, args = [call.given[k] for k in written] or theirs, call.given
+            for k in range(len(args)) if theirs and not written else written:  # while Dynamo traces, nobody can count
+                if call.given[k] is not call.taken[k]:
+                    self.torn |= not written_over(call.given[k], call.taken[k])
+            if theirs and not self.torn:
+                output = map_tensors(partial(_instead, call.taken, call.given), output)
+        found = self.reach(indices, False, output, any(t is one for t in tensors(output) for one in args))
+        if not theirs or found is output:
+            return found
+        return map_leaves(partial(self._share, theirs), output, tree_flatten(found)[0])
+
+    def _share(self, theirs: list[Tensor], t: Any, new: Any) -> Any:
+        """What is put in the place of `t`, for all who hold it where it is one of `theirs`."""
+        if new is t or recorded(t) or not any(t is one for one in theirs):  # a graph may need what is there
+            return new
+        shared = written_over(t, new)
+        self.torn |= not shared
+        return t if shared else new
 
 
-def get_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tree:
-    """The value at a layer's input: the lone tensor, else the arguments that hold tensors, keywords by name."""
-    positional = [arg for arg in args if tensors(arg)]
-    named = {name: arg for name, arg in kwargs.items() if tensors(arg)}
-    lone = [*positional, *named.values()]
-    if len(lone) == 1 and isinstance(lone[0], Tensor):
-        return lone[0]
-    if not positional:
-        return named
-    return (*positional, named) if named else tuple(positional)
+def _alone(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that a layer is called with, but for those inside of others."""
+    return [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
 
 
-def put_inputs(args: tuple[Any, ...], kwargs: dict[str, Any], value: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with `value`, of the structure that `get_inputs` gives, in place of what holds tensors."""
-    where = [i for i, arg in enumerate(args) if tensors(arg)]
-    names = [name for name, arg in kwargs.items() if tensors(arg)]
-    if isinstance(value, Tensor):
-        value = (value,) if where else {names[0]: value} if names else ()
-    named: Mapping[str, Any] = value if isinstance(value, Mapping) else value[-1] if names else {}
-    replaced = list(args)
-    for i, arg in zip(where, () if isinstance(value, Mapping) else value):
-        replaced[i] = arg
-    return tuple(replaced), {**kwargs, **named}
+def _instead(ours: list[Tensor], theirs: list[Tensor], t: Tensor) -> Tensor:
+    return next((old for new, old in zip(ours, theirs) if t is new), t)
+
+
+class _Running(NamedTuple):
+    """A call of a tapped layer: what it was given, what it runs with, and how often that had been written to."""
+
+    layer: nn.Module
+    given: list[Tensor]
+    taken: list[Tensor]
+    times: list[int]
 
 
 def call_tapped(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
@@ -167,18 +200,15 @@ _frames = _Frames()
 
 
 def _install(layers: list[tuple[nn.Module, list[int]]], frame: _Frame) -> None:
-    sites = frame.run.sites
     with compile_lock(), _lock:
         for layer, indices in layers:
             _tapped[id(layer)] = _tapped.get(id(layer), frozenset()) | {frame}
             # Straight into the dictionaries: register_forward_hook makes a new key per call, races with other
             # threads on the with_kwargs marker (which must be there first), and cannot be undone when interrupted.
-            sides = {sites[i].inputs for i in indices}
-            if True in sides:
+            if any(frame.run.sites[i].inputs for i in indices) or not says_what_it_writes(layer):
                 layer._forward_pre_hooks_with_kwargs[_KEY] = True
                 layer._forward_pre_hooks[_KEY] = _before
-            if False in sides:
-                layer._forward_hooks[_KEY] = _after
+            layer._forward_hooks[_KEY] = _after
 
 
 def _remove(layers: list[tuple[nn.Module, list[int]]], frame: _Frame) -> None:
@@ -217,15 +247,13 @@ def _here(layer: nn.Module) -> list[_Frame]:
 
 def _before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     for frame in _here(layer):
-        indices = frame.indices[id(layer)]
-        if any(frame.run.sites[i].inputs for i in indices):
-            args, kwargs = frame.run.reach_inputs(indices, args, kwargs)
+        args, kwargs = frame.run.enter(layer, frame.indices[id(layer)], args, kwargs)
     return args, kwargs
 
 
 def _after(layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     for frame in _here(layer):
-        output = frame.run.reach_output(frame.indices[id(layer)], args, output)
+        output = frame.run.leave(layer, frame.indices[id(layer)], args, output)
     return output
 
 
@@ -266,21 +294,6 @@ def _call_traced(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
 
 
 def _around(run: Run, indices: list[int], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if any(run.sites[i].inputs for i in indices):
-        args, kwargs = run.reach_inputs(indices, args, kwargs)
-    return run.reach_output(indices, args, forward(*args, **kwargs))
-
-
-def shadowing(others: Sequence[tuple[nn.Module, str, Any]], call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """`call(*args, **kwargs)`, in which attributes of modules have other values."""
-    found = [(module, name, module.__dict__.get(name)) for module, name, _ in others]
-    try:
-        for module, name, value in others:
-            module.__dict__[name] = value
-        return call(*args, **kwargs)
-    finally:
-        for module, name, before in found:
-            if before is None:
-                module.__dict__.pop(name, None)
-            else:
-                module.__dict__[name] = before
+    layer = run.sites[indices[0]].layer
+    args, kwargs = run.enter(layer, indices, args, kwargs)
+    return run.leave(layer, indices, args, forward(*args, **kwargs))

@@ -185,8 +185,7 @@ class _Tally(Run):
     def layers(self) -> list[tuple[nn.Module, list[int]]]:
         return [(site.layer, [i]) for i, site in enumerate(self.sites)]  # each layer is one site
 
-    def reach_output(self, indices: Sequence[int], args: tuple[Any, ...], output: Any) -> Any:
-        layer = self.sites[indices[0]].layer
+    def leave(self, layer: nn.Module, indices: Sequence[int], args: Sequence[Any], output: Any) -> Any:
         self.layout = _layout(layer, output) or self.layout
         self.runs[layer].append(_Ran(_shape(output), _channel_dim(output, self.batch, self.layout), self.ended))
         self.ended += 1

@@ -274,7 +274,7 @@ def _first(run: Runner, q: Question, make: Makes) -> tuple[Plan, list[Tensor] | 
         return plans[0], None if drawn() else found  # the runner looks whether all steps drew the same
     except TooMuch as error:
         run.stopped(error, made)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         if late.level is None or not refused(error):
             raise
         run.refuse(error)

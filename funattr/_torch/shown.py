@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from .traces import constant
 from .transforms import depth
@@ -16,6 +17,21 @@ from .transforms import depth
 def depth_traced() -> str:
     """`depth` where Dynamo traces, which enters transforms as it meets them. (A number might become a symbol there.)"""
     return str(depth())
+
+
+def shadowing(others: Sequence[tuple[nn.Module, str, Any]], call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`call(*args, **kwargs)`, in which attributes of modules have other values."""
+    found = [(module, name, module.__dict__.get(name)) for module, name, _ in others]
+    try:
+        for module, name, value in others:
+            module.__dict__[name] = value
+        return call(*args, **kwargs)
+    finally:
+        for module, name, before in found:
+            if before is None:
+                module.__dict__.pop(name, None)
+            else:
+                module.__dict__[name] = before
 
 
 def show_to_modes(functions: Iterable[Any]) -> None:

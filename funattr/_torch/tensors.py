@@ -18,7 +18,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten
 from torch.utils._pytree import tree_unflatten as _tree_unflatten
 
 from .traces import observed_by_dispatch_mode, tracing
-from .transforms import is_mapped, is_wrapped, levels
+from .transforms import is_mapped, is_wrapped, levels, plain_data
 
 #: Makes of a tensor, by whatever name it is held, another; since torch 2.3.
 swap_tensors: Any = getattr(torch.utils, "swap_tensors", None)
@@ -147,7 +147,8 @@ def copy_saved(found: Iterable[torch.Tensor], copies: Callable[[torch.Tensor], b
 
 def times_written(value: torch.Tensor) -> int:
     """How often the memory of `value` was written to, as torch counts it; 0 where it does not."""
-    return 0 if tracing() or value.is_inference() else value._version
+    # What a vmap shows of a tensor does not count.
+    return 0 if tracing() or value.is_inference() else plain_data(value)._version
 
 
 @functools.lru_cache(64)

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 from torch._C import _functorch
 from torch._C._functorch import TransformType, maybe_get_level, peek_interpreter_stack
 from torch._C._functorch import _add_batch_dim as add_batch_dim
 from torch._functorch import eager_transforms
 from torch._functorch.eager_transforms import enable_inplace_requires_grad
 
-from .traces import modes_around
+from .traces import constant, modes_around, tracing
 
 
 def transforms_active() -> bool:
@@ -106,6 +107,42 @@ def as_recorded(value: torch.Tensor) -> torch.Tensor:
 def mapped_without(value: torch.Tensor, others: Iterable[torch.Tensor]) -> bool:
     """Whether a vmap maps over `value` and over none of the `others`."""
     return bool(_mapped_by(value).difference(*map(_mapped_by, others)))
+
+
+@constant
+def _vmap_traced() -> bool:
+    """Whether a vmap runs where Dynamo traces."""
+    return any(level.key() == TransformType.Vmap for level in levels())
+
+
+def recorded(value: torch.Tensor) -> bool:
+    """Whether a graph holds `value`, of any level."""
+    while not (value.requires_grad or tracing()) and is_wrapped(value):
+        value = _functorch.get_unwrapped(value)
+    return value.requires_grad
+
+
+def says_what_it_writes(layer: nn.Module) -> bool:
+    """Whether `layer` is one of torch's that run no others: they write to their input where they are to be in place."""
+    kind, place = type(layer), type(layer).__module__
+    alone = not place.endswith((".container", ".transformer")) and kind is not nn.MultiheadAttention
+    as_made = tracing() or "forward" not in vars(layer)  # for Dynamo, the tap puts one there
+    return alone and as_made and place.startswith("torch.nn.modules.")
+
+
+def says_it_writes(layer: nn.Module) -> bool:
+    in_place: bool = vars(layer).get("inplace", False) and says_what_it_writes(layer)
+    return in_place and (layer.training or not type(layer).__module__.endswith(".dropout"))
+
+
+def written_over(value: torch.Tensor, new: torch.Tensor) -> bool:
+    """Whether `new` could be written where `value` lies, for all who hold that. What a vmap maps over has no room there: it is
+    NaN then, which shows if somebody reads it."""
+    if _vmap_traced() if tracing() else mapped_without(new, [value]):
+        value.fill_(math.nan)
+        return False
+    value.copy_(new)
+    return True
 
 
 def _mapped_by(value: torch.Tensor) -> set[int]:
