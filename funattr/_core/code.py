@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .._torch import transforms_active
 from .._types import Tree, as_arguments, copied
 from .._words import complaint, warn
-from .holders import LIBRARIES, is_made_of_code, of_library
+from .holders import HOLDING, LIBRARIES, is_made_of_code, of_library
 from .tap import shadowing
 from .where import Bound, all_modules, bind, own_weights
 
@@ -167,7 +167,7 @@ def _held(value: Any) -> Iterable[Any]:
         return value
     if isinstance(value, dict):
         return list(value.values())
-    if of_library(type(value)):
+    if of_library(type(value)) and not isinstance(value, HOLDING):
         return ()
     return (*getattr(value, "__dict__", {}).values(), type(value).__call__ if callable(value) else None)
 
