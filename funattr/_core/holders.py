@@ -8,6 +8,7 @@ import functools
 import operator
 import pickle
 import queue
+import random
 import sys
 import threading
 import types
@@ -105,7 +106,7 @@ def shared_by(kind: type) -> tuple[Any, ...]:
     own += [name for name in {**objects, **dict.fromkeys(stored_elsewhere(kind))} if name not in own and name not in stands]
     functions = [f for f in vars(kind).values() if isinstance(f, types.FunctionType)]
     held = (Attributes(kind, tuple(own)), *_of_files(functions))
-    return *(some for some in held if some.names), tuple(stands.values())
+    return *(some for some in held if getattr(some, "names", some)), tuple(stands.values())
 
 
 @functools.cache
@@ -119,7 +120,7 @@ def computes(value: Any) -> bool:
     return isinstance(value, OrderedDict) and type(value).__getitem__ is not OrderedDict.__getitem__
 
 
-def _of_files(functions: list[types.FunctionType]) -> Iterator[Attributes]:
+def _of_files(functions: list[types.FunctionType]) -> Iterator[Any]:
     """Of each, what it names of its file and can change, with the functions that it calls there."""
     met = set(functions)
     for f in functions:  # which grows
@@ -128,14 +129,26 @@ def _of_files(functions: list[types.FunctionType]) -> Iterator[Attributes]:
         names = [name for name in written if matters(f.__globals__.get(name))]
         names += [name for name, value in named.items() if isinstance(value, (np.ndarray, Tensor)) or _is_of(f, value)]
         yield Attributes(Space(f.__globals__), tuple(names))
+        yield from _made_with(f)
         new = {g for g in named.values() if isinstance(g, types.FunctionType) and g.__globals__ is f.__globals__} - met
         met |= new
         functions += new
 
 
 def _is_of(f: types.FunctionType, value: Any) -> bool:
-    """Whether a value is an object of a class that is in the file of a function."""
-    return matters(value) and not isinstance(value, _CODE) and type(value).__module__ == f.__module__
+    """Whether a value is an object of a class that is in the file of a function, or a generator."""
+    own = type(value).__module__ == f.__module__ or generator_kind(value) is not None
+    return own and matters(value) and not isinstance(value, _CODE)
+
+
+def _made_with(f: types.FunctionType) -> Iterator[Any]:
+    """What is around a function, and its defaults."""
+    for cell in f.__closure__ or ():
+        with contextlib.suppress(ValueError):  # one that nothing was put into yet
+            if matters(cell.cell_contents):
+                yield Attributes(cell, ("cell_contents",))
+    defaults = (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values())
+    yield tuple(value for value in defaults if matters(value))
 
 
 def around(f: Any) -> Iterator[Any]:
@@ -151,11 +164,7 @@ def around(f: Any) -> Iterator[Any]:
     if (f.__module__ or "").partition(".")[0] in LIBRARIES:
         return
     yield Attributes(f, tuple(name for name, value in vars(f).items() if matters(value)))
-    for cell in f.__closure__ or ():
-        with contextlib.suppress(ValueError):  # one that nothing was put into yet
-            yield Attributes(cell, ("cell_contents",)) if matters(cell.cell_contents) else ()
-    defaults = (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values())
-    yield tuple(value for value in defaults if matters(value))
+    yield from _made_with(f)
     read, written = names_of_file(f.__code__)
     yield Attributes(Space(f.__globals__), tuple(name for name in written if matters(f.__globals__.get(name))))
     values = map(f.__globals__.get, read)
@@ -251,6 +260,7 @@ GENERATORS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] =
         lambda g, state: setattr(g.bit_generator, "state", state),
     ),
     "numpy.random.mtrand.RandomState": (lambda g: g.get_state(legacy=False), lambda g, state: g.set_state(state)),
+    "numpy.random.bit_generator.BitGenerator": (lambda g: g.state, lambda g, state: setattr(g, "state", state)),
     "random.Random": (lambda g: g.getstate(), lambda g, state: g.setstate(state)),
 }
 
@@ -258,7 +268,21 @@ GENERATORS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] =
 def generator_kind(value: Any) -> str | None:
     """Which kind of generator a value is."""
     names = (f"{base.__module__}.{base.__name__}" for base in type(value).__mro__)
-    return next((name for name in names if name in GENERATORS), None)
+    return next((name for name in names if name in GENERATORS and not isinstance(value, random.SystemRandom)), None)
+
+
+def draws_of(value: Any) -> list[tuple[Any, str, Any]] | None:
+    """A generator, or that of one of its methods, with how it is; None of all else. Those that functions of a library draw from
+    are nobody's own."""
+    value = value.__self__ if isinstance(value, types.BuiltinMethodType) else value
+    kind = generator_kind(value)
+    if kind is None:
+        return None
+    shared = (torch.default_generator, *torch.cuda.default_generators, *(getattr(f, "__self__", None) for f in _SHARED))
+    return [] if any(value is one for one in shared) else [(value, kind, GENERATORS[kind][0](value))]
+
+
+_SHARED = (random.random, np.random.random)
 
 
 def same_state(a: Any, b: Any) -> bool:

@@ -133,7 +133,8 @@ def _laid_as(t: Tensor, like: Tensor) -> Tensor:
 
 def chance_of(modules: Sequence[nn.Module], model: Any, x: Tree, apart: bool, training: bool) -> Chance | Any:
     """A block for a call in which passes draw the same, where the model may draw at all."""
-    if isinstance(model, nn.Module) and not (training or _WORDS.in_modules(modules)):  # of a function, who knows
+    # Of a function, who knows; and a module that turns dropout on draws, which nothing of its own says.
+    if isinstance(model, nn.Module) and not (training or _WORDS.in_modules(modules) or _TURNING.in_modules(modules)):
         return as_it_is
     cuda = {t.device.index or 0 for t in tensors(x) if t.device.type == "cuda"}
     generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in sorted(cuda))]
@@ -166,7 +167,7 @@ def _apart(generator: torch.Generator | Beside, state: Any) -> Any:
 
 _WORDS = Words(
     *("rand", "drop", "bernoulli", "multinomial", "normal", "poisson", "sampl", "rrelu", "gumbel", "uniform", "exponential"),
-    *("geometric", "cauchy", "generator", "noise", "stochastic", "distribution", "scaled_dot_product"),
+    *("geometric", "cauchy", "generator", "noise", "stochastic", "distribution", "fractional", "scaled_dot_product"),
     also=(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, torch.jit.ScriptModule),
 )
 #: Python's and numpy's, which cost more to look at.

@@ -43,7 +43,7 @@ from .holders import (
     Attributes,
     around,
     computes,
-    generator_kind,
+    draws_of,
     is_torchs_layer,
     of_library,
     rebind,
@@ -112,8 +112,8 @@ class State:
             self.code += [value, getattr(value, "__self__", None)]
             for held in around(value):
                 self.note_items(held, depth)
-        elif (kind := generator_kind(value)) is not None:
-            self.draws.append((value, kind, GENERATORS[kind][0](value)))
+        elif (draws := draws_of(value)) is not None:
+            self.draws += draws
         elif isinstance(value, weakref.ref):
             self.note(value(), depth)
         elif isinstance(value, HOLDING) or not (isinstance(value, _NO_STATE) or of_library(type(value))):
