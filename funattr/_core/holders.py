@@ -278,11 +278,9 @@ def draws_of(value: Any) -> list[tuple[Any, str, Any]] | None:
     kind = generator_kind(value)
     if kind is None:
         return None
-    shared = (torch.default_generator, *torch.cuda.default_generators, *(getattr(f, "__self__", None) for f in _SHARED))
+    of_python = getattr((np.random if kind.startswith("numpy.") else random).random, "__self__", None)
+    shared = (torch.default_generator, *torch.cuda.default_generators, of_python)
     return [] if any(value is one for one in shared) else [(value, kind, GENERATORS[kind][0](value))]
-
-
-_SHARED = (random.random, np.random.random)
 
 
 def same_state(a: Any, b: Any) -> bool:
