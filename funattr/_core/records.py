@@ -13,9 +13,9 @@ from torch import Tensor
 
 from .._torch import is_wrapped
 from .bytecode import names_of_file
-from .holders import LIBRARIES, of_library, rebind
+from .holders import LIBRARIES, of_library
 
-_KINDS = (dict, list, set, deque)
+_KINDS = (dict, list, deque)
 _MOST = 10_000  # of a longer one, of data, say, no copy is made
 
 
@@ -61,17 +61,20 @@ def _held(value: Any) -> Iterator[Any]:
 
 
 def take_back(records: Iterable[tuple[Any, Any]]) -> None:
-    """Take back what holds tensors of a transform."""
+    """Put back what tensors of a transform stand for. What was appended to a list stays: somebody may count passes there."""
     for held, before in records:
-        if not isinstance(held, dict):
-            if any(map(_holds_wrapped, held)):
-                rebind(held, before)
-            continue
-        for key in [key for key, value in held.items() if _holds_wrapped(value)]:
-            if key in before:
+        for key in [key for key, value in _items(held) if _holds_wrapped(value)]:
+            if not isinstance(held, dict):
+                if key < len(before) <= len(held):
+                    held[key] = before[key]
+            elif key in before:
                 held[key] = before[key]
             else:
                 del held[key]
+
+
+def _items(held: Any) -> Iterable[tuple[Any, Any]]:
+    return held.items() if isinstance(held, dict) else enumerate(held)
 
 
 def _holds_wrapped(value: Any) -> bool:
