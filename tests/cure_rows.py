@@ -140,15 +140,6 @@ inside = torch.rand(8, 8) < 0.5
 phi = torch.randn(4, 3, 8, 8)
 
 
-class Holder:
-    """An output that shows nothing of what it holds."""
-
-    __slots__ = ("held",)
-
-    def __init__(self, held: Tensor) -> None:
-        self.held = held
-
-
 def said(model: Any = mlp, x: Any = x, **options: Any) -> Any:
     """A saliency that is refused."""
     return F.saliency(model, x, **options)
@@ -480,27 +471,6 @@ CORE = [
         lambda: F.gradient(
             Recurrent().eval(), torch.randn(2, 3, 4), target=fa.neuron("lstm", lambda value: value[0][:, -1, 1])
         ),
-    ),
-    Cure(
-        "_core/picking.py",
-        "return the tensor that it was made of",
-        lambda: said(lambda v: mlp(v).detach().numpy(), target=1),
-        lambda: said(lambda v: (mlp(v), mlp(v).detach().numpy()), target=1),
-    ),
-    Cure(
-        "_core/picking.py",
-        "return a tensor, or pass a callable target",
-        lambda: said(lambda v: Holder(mlp(v)), target=1),
-        lambda: [
-            said(lambda v: Holder(mlp(v)), target=lambda out: out.held[:, 1]),
-            said(lambda v: Holder(mlp(v)).held, target=1),
-        ],
-    ),
-    Cure(
-        "_core/score.py",
-        "leave out what sums or averages over the batch",
-        lambda: said(lambda v: mlp(v)[:, 1].mean()),
-        lambda: said(lambda v: mlp(v)[:, 1]),
     ),
     Cure(
         "_core/picking.py",

@@ -199,7 +199,70 @@ def shipped(method: Any = locked, **options: Any) -> Any:
     return folder(lambda out: run(out, method, lambda: mlp, **options))
 
 
+class Holder:
+    """An output that shows nothing of what it holds."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: Tensor) -> None:
+        self.held = held
+
+
+class Picture:
+    """As a library of pictures has them."""
+
+    __array_interface__ = np.zeros((4, 6), np.uint8).__array_interface__
+
+
+plain_layers = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+
+
 OTHERS = [
+    Cure(
+        "_steps/matching.py",
+        ": pass {}(baselines)",
+        lambda: F.integrated_gradients(mlp, x, target=1, baselines=[0.0] * x.shape[1]),
+        lambda: [F.integrated_gradients(mlp, x, target=1, baselines=b) for b in (torch.tensor([0.0] * 6), torch.stack([*x]))],
+    ),
+    Cure(
+        "_core/sites.py",
+        ": write layer={}",
+        lambda: F.gradient(plain_layers, x, target=1, layer=1),
+        lambda: F.gradient(plain_layers, x, target=1, layer="1"),
+    ),
+    Cure(
+        "_core/cures.py",
+        "bind the rest, such as lambda output",
+        lambda: said(target=nn.CrossEntropyLoss(reduction="none")),
+        lambda: said(target=lambda output: nn.CrossEntropyLoss(reduction="none")(output, torch.zeros(4).long())),
+    ),
+    Cure(
+        "_core/checks.py",
+        "pass torch.from_numpy(numpy.array(x))",
+        lambda: said(x=Picture()),
+        lambda: said(x=torch.from_numpy(np.array(Picture())).float(), target=1),
+    ),
+    Cure(
+        "_core/picking.py",
+        "return the tensor that it was made of",
+        lambda: said(lambda v: mlp(v).detach().numpy(), target=1),
+        lambda: said(lambda v: (mlp(v), mlp(v).detach().numpy()), target=1),
+    ),
+    Cure(
+        "_core/picking.py",
+        "return a tensor, or pass a callable target",
+        lambda: said(lambda v: Holder(mlp(v)), target=1),
+        lambda: [
+            said(lambda v: Holder(mlp(v)), target=lambda out: out.held[:, 1]),
+            said(lambda v: Holder(mlp(v)).held, target=1),
+        ],
+    ),
+    Cure(
+        "_core/score.py",
+        "leave out what sums or averages over the batch",
+        lambda: said(lambda v: mlp(v)[:, 1].mean()),
+        lambda: said(lambda v: mlp(v)[:, 1]),
+    ),
     Cure(
         "_core/examples.py",
         "count channels from the end",

@@ -101,6 +101,8 @@ def _as_x(given: Any) -> str:
     """How what was given as x is passed as x."""
     if isinstance(given, np.ndarray):
         return ": pass torch.from_numpy(x)"
+    if hasattr(given, "__array_interface__"):
+        return ": pass torch.from_numpy(numpy.array(x)), and what the model was trained on made of it"
     if isinstance(given, list):
         if any(isinstance(part, str) for part in given):
             return _OF_TEXTS
