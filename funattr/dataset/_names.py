@@ -99,7 +99,7 @@ def at(name: str) -> Any:
     found: Any = imported(module_name)
     for part in attribute.split("."):
         if not hasattr(found, part):
-            known = [key for key in vars(found) if not key.startswith("_")]
+            known = [key for key, value in vars(found).items() if not (key.startswith("_") or isinstance(value, ModuleType))]
             raise NoSuchName(f"{module_name} has no {part!r}{meant(part, known)}")
         found = getattr(found, part)
     return found
