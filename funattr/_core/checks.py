@@ -19,7 +19,7 @@ from .._torch import (
     transforms_active,
     without_transforms,
 )
-from .._types import Tree, as_it_is, attributable, batch_size, tensors
+from .._types import Tree, as_it_is, attributable, batch_size, map_floats, tensors
 from .._words import check_int, complaint, kind_of
 from .state import here
 
@@ -231,8 +231,9 @@ def channel_of(value: Tensor, channel_dim: int, leading: int = 0) -> int:
     return leading + channel_dim % len(shape)
 
 
-def check_rows(values: Sequence[Tensor], size: int) -> None:
-    """Refuse a value of which no part has the batch first: of a sequence-first layer, a map mixes examples.
+def with_rows(found: Tree, size: int) -> Tree:
+    """What was found at a layer, and None for parts without a row for each example: the state of a recurrent layer. Refused
+    where the first part has none: of a sequence-first layer, a map mixes examples.
 
     Several rows for each example (sentences of a document, windows of a picture) are each a map, where there are several
     examples: of a single one, nothing tells such rows from steps in time.
@@ -241,6 +242,8 @@ def check_rows(values: Sequence[Tensor], size: int) -> None:
     def has_rows(value: Tensor) -> bool:
         return value.shape[0] == size or (size > 1 and value.shape[0] % size == 0)
 
-    if values and not any(map(has_rows, values)):
-        text = f"the layer gives a tensor {list(values[0].shape)} without a row for each of the {size} examples"
+    parts = tensors(found)
+    if parts and not has_rows(parts[0]):
+        text = f"the layer gives a tensor {list(parts[0].shape)} without a row for each of the {size} examples"
         raise complaint(ValueError, f"{text}: choose a layer whose value has the batch first.")
+    return found if all(map(has_rows, parts)) else map_floats(lambda t: t if has_rows(t) else None, found)
