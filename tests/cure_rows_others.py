@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -217,7 +218,60 @@ class Picture:
 plain_layers = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
 
 
+@dataclasses.dataclass
+class Boxed:
+    held: Tensor
+
+
+@dataclasses.dataclass
+class Known:
+    held: Tensor
+
+
+class Boxes(nn.Module):
+    """A layer whose value torch does not look into."""
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.first, self.box, self.last = nn.Linear(6, 5), Wraps(kind), nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(self.box(self.first(x)).held)
+
+
+class Wraps(nn.Module):
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.kind, self.inside = kind, nn.Tanh()
+
+    def forward(self, h: Tensor) -> Any:
+        return self.kind(self.inside(h))
+
+
+def boxed(kind: Any, layer: str = "box", method: Any = F.gradient) -> Any:
+    return method(Boxes(kind), x, layer=layer, target=1)
+
+
+def registered() -> None:
+    if Known not in getattr(torch.utils._pytree, "SUPPORTED_NODES", {}):
+        torch.export.register_dataclass(Known)
+    for method in (F.gradient, F.feature_ablation, F.integrated_gradients):
+        assert boxed(Known, method=method).held.shape == (4, 5)
+
+
 OTHERS = [
+    Cure(
+        "_core/checks.py",
+        "and torch looks for no tensors in there",
+        lambda: boxed(Boxed),
+        registered,
+    ),
+    Cure(
+        "_core/checks.py",
+        "a layer inside it",
+        lambda: boxed(Holder, method=F.feature_ablation),
+        lambda: boxed(Holder, layer="box.inside", method=F.feature_ablation),
+    ),
     Cure(
         "_steps/matching.py",
         ": pass {}(baselines)",

@@ -4,6 +4,7 @@ holds channels), scores, and what it is about to return."""
 from __future__ import annotations
 
 import cmath
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from .._torch import (
     plain_data,
     tracing,
     transforms_active,
+    tree_flatten,
     without_transforms,
 )
 from .._types import Tree, as_it_is, attributable, batch_size, map_floats, tensors
@@ -186,10 +188,27 @@ def check_attributable(value: Tree, label: str, moves: bool = False) -> None:
         text = f"{where} is complex ({_dtypes(complexes)}), and attributions are of real numbers: {cure}."
     elif some:
         return
+    elif not found and (kind := closed(value)) is not None:
+        text = f"{where} {kind}."
     else:
         cure = f", and {_MOVES if moves else _FLOATS}" if at_input else ""
         text = f"{where} holds no floating-point tensor ({_dtypes(found) or 'no tensor at all'}){cure}."
     raise complaint(TypeError, text)
+
+
+def closed(value: Tree) -> str | None:
+    """What there is to say of an object that torch does not look into for tensors, but for plain ones."""
+    kind = next((type(part) for part in tree_flatten(value)[0] if not isinstance(part, _PLAIN)), None)
+    if kind is None:
+        return None
+    cure = f"torch.export.register_dataclass({kind.__name__})" if dataclasses.is_dataclass(kind) else "a layer inside it"
+    verb = "call" if dataclasses.is_dataclass(kind) else "choose"
+    return (
+        f"is {kind.__name__}, and torch looks for no tensors in there: {verb} {cure}, or have it be a tensor, a tuple or a dict"
+    )
+
+
+_PLAIN = (Tensor, str, bytes, int, float, complex, type(None), torch.dtype, torch.device)
 
 
 _FLOATS = "integers have no gradient: choose a layer after the embedding, layer='...'; of pictures, pass x.float()"
