@@ -111,6 +111,13 @@ class Names(Keeps):
         GLOBAL.value = factor
 
 
+class InOwnSlot(Keeps):
+    __slots__ = ("factor",)
+
+    def keep(self, factor: Tensor) -> None:
+        self.factor = factor
+
+
 def at(name: str, value: Callable[[], Any]) -> Callable[[Any], Any]:
     return lambda m: setattr(m, name, value())
 
@@ -192,6 +199,7 @@ PLACES: dict[str, Callable[[], Keeps]] = {
     "a queue": lambda: Keeps(at("held", filled_queue), lambda m: m.held.get(), lambda m, v: m.held.put(v)),
     "weak keys": lambda: Keeps(start_weak, lambda m: m.held[m.key], lambda m, v: m.held.__setitem__(m.key, v)),
     "a layer of torch": lambda: OnLayer(lambda m: None, lambda m: getattr(m.before, "factor", START), set_attribute),
+    "a slot of the module": lambda: InOwnSlot(lambda m: setattr(m, "factor", START.clone()), lambda m: m.factor, set_attribute),
     "a class that has none yet": lambda: OnClass(
         lambda m: setattr(OnClass, "none", None), lambda m: START if m.none is None else m.none, set_attribute
     ),

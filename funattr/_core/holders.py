@@ -73,11 +73,18 @@ class Attributes(MutableMapping[str, Any]):
 
 def slots_of(value: Any) -> Attributes | None:
     """The slots of an object; None where it has none."""
-    listed = [(kind.__name__.lstrip("_"), vars(kind).get("__slots__", ())) for kind in type(value).__mro__]
-    named = [(kind, name) for kind, slots in listed for name in ((slots,) if isinstance(slots, str) else slots)]
-    own = [(kind, name) for kind, name in named if name not in ("__dict__", "__weakref__")]
-    names = tuple(f"_{kind}{name}" if name[:2] == "__" and name[-2:] != "__" else name for kind, name in own)  # private ones
+    kind: Any = type(value)
+    names = _slots(kind)
     return Attributes(value, names) if names else None
+
+
+@functools.cache
+def _slots(kind: type) -> tuple[str, ...]:
+    """The names of slots, of private ones as they are outside of their class."""
+    listed = [(base.__name__.lstrip("_"), vars(base).get("__slots__", ())) for base in kind.__mro__]
+    named = [(base, name) for base, slots in listed for name in ((slots,) if isinstance(slots, str) else slots)]
+    own = [(base, name) for base, name in named if name not in ("__dict__", "__weakref__")]
+    return tuple(f"_{base}{name}" if name[:2] == "__" and name[-2:] != "__" else name for base, name in own)
 
 
 def switches_of(modules: Iterable[Any]) -> Iterator[Attributes]:

@@ -66,8 +66,7 @@ _BUFFERING = Words("register_buffer")
 
 
 def _whole(t: Tensor) -> Tensor:
-    base = base_of(t)
-    return t if base is None else base
+    return t if (base := base_of(t)) is None else base
 
 
 class State:
@@ -179,6 +178,8 @@ class State:
         for name, value in list(module.__dict__.items()):
             if name not in _COMMON:
                 self.note(value, depth + 1)
+        if (slots := slots_of(module)) is not None:
+            self.note_items(slots, depth)
 
     def note_parameters(self, module: nn.Module) -> None:
         """Keep all that is learned in `module`, which may write to it."""
