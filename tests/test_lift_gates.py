@@ -73,6 +73,9 @@ ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "a count": lambda z: z / (1 + (z > 0).sum(-1, keepdim=True)),
     "rows of a table": lambda z: z * TABLE[z.argmax(-1)],
     "chosen from a table": lambda z: z * TABLE[: len(z)].gather(1, z.argsort(-1)),
+    "the largest, by topk": lambda z: z * torch.zeros_like(z).scatter(1, z.topk(3, -1).indices, 1.0),
+    "ranks, by sort": lambda z: z * (z.sort(-1).indices < 4),
+    "above a kthvalue": lambda z: z * (z >= z.kthvalue(4, -1, keepdim=True).values),
     "written by an index": lambda z: z * torch.zeros_like(z).scatter(1, z.argsort(-1)[:, 5:], 1.0),
 }
 

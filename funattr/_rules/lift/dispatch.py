@@ -149,8 +149,19 @@ def _unknown(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
     if found is not None and any(lift.origins.is_live(leaves[i]) for i in where):
         others = any(anywhere(own != base) for own, base in found[len(where) :])
         if others or not _straight(func, leaves, spec, dict(zip(where, found))):
-            lift.unknown.append(name)
+            return _noted(lift, name, func(*args, **kwargs))
     return func(*args, **kwargs)
+
+
+def _noted(lift: Lift, name: str, made: Any) -> Any:
+    """What an operation without a rule made, and its name noted; of values beside indices, once a gradient comes back."""
+    values = [t for t in among((made,)) if t.requires_grad]
+    if transforms_active() or len(values) == len(among((made,))):
+        lift.unknown.append(name)
+    else:
+        for t in values:
+            t.register_hook(lambda _: lift.unknown.append(name))
+    return made
 
 
 def bent(func: Any, args: Any, kwargs: Any, varies: Callable[[Any], bool]) -> bool:
