@@ -340,7 +340,30 @@ class Divided(nn.Module):
         return x / ((x * x).mean(-1, keepdim=True) + 1e-6).sqrt()
 
 
-NORMS: list[Callable[[], nn.Module]] = [Hand, Powered, Divided]
+def root(x: Tensor) -> Tensor:
+    return torch.rsqrt(x.pow(2).mean(-1) + 1e-6)
+
+
+class Spelled(nn.Module):
+    """The same, by other products with the root."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.product = product
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x, root(x))
+
+
+PRODUCTS: list[Callable[[Tensor, Tensor], Tensor]] = [
+    lambda x, r: torch.einsum("nd,n->nd", x, r),
+    lambda x, r: torch.einsum("n,nd->nd", [r, x]),
+    lambda x, r: x * r[:, None].repeat(1, x.shape[1]),
+    lambda x, r: torch.diag(r) @ x,
+    lambda x, r: torch.bmm(r[:, None, None], x[:, None])[:, 0],
+    lambda x, r: (x[:, None] @ torch.diag_embed(r[:, None].expand_as(x)))[:, 0],
+]
+NORMS: list[Callable[[], nn.Module]] = [Hand, Powered, Divided, *(partial(Spelled, product) for product in PRODUCTS)]
 if hasattr(nn, "RMSNorm"):  # since torch 2.4
     NORMS.append(lambda: nn.RMSNorm(16, eps=1e-6))
 

@@ -24,7 +24,7 @@ from ..._types import is_number
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, counterpart, exported, named, placed
 from .origins import among, constant
-from .table import BARE, ENTRIES, NAMED, NAMES, OPENED, PLAIN, SHAPES, SPARSE, WEIGHED
+from .table import BARE, ENTRIES, NAMED, NAMES, OPENED, PLAIN, SPARSE, SPREAD, WEIGHED
 from .tape import Lift, Met
 
 # Python functions that torch wraps: Dynamo finds them by identity only, and takes them for missing in a dictionary.
@@ -123,7 +123,7 @@ def _linear(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
     if lift.events is not None:
         return lift.probed(func, args, kwargs)
     found = func(*args, **kwargs)
-    return lift.scale(found, args[0]) if lift.scales and counterpart(func) in SHAPES else found
+    return lift.scale(found, args[0]) if lift.scales and counterpart(func) in SPREAD else found
 
 
 def _ruled(lift: Any, entry: Entry, args: Any, kwargs: Any) -> Any:
