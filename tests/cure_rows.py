@@ -473,7 +473,7 @@ CORE = [
         ),
     ),
     Cure(
-        "_core/score.py",
+        "_core/picking.py",
         "tensors: pass a callable target that",
         lambda: said(lambda v: (v, 2 * v), target=1),
         lambda: said(lambda v: (v, 2 * v), target=lambda out: out[0][:, 1]),

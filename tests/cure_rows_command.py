@@ -257,6 +257,7 @@ COMMAND: list[Cure] = [
         "explain a.png --model nets:first --out o.json",
     ),
     row("libraries.py", "name your own as package.module:factory", "explain a.png --model nett --out o.json", PICTURE),
+    row("libraries.py", "is a file of code: write {}:NAME", "explain a.png --model nets.py --out o.json", PICTURE),
     row(
         "inputs.py",
         "or the size of its images with --size",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -199,7 +200,123 @@ def shipped(method: Any = locked, **options: Any) -> Any:
     return folder(lambda out: run(out, method, lambda: mlp, **options))
 
 
+class Holder:
+    """An output that shows nothing of what it holds."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: Tensor) -> None:
+        self.held = held
+
+
+class Picture:
+    """As a library of pictures has them."""
+
+    __array_interface__ = np.zeros((4, 6), np.uint8).__array_interface__
+
+
+plain_layers = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+
+
+@dataclasses.dataclass
+class Boxed:
+    held: Tensor
+
+
+@dataclasses.dataclass
+class Known:
+    held: Tensor
+
+
+class Boxes(nn.Module):
+    """A layer whose value torch does not look into."""
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.first, self.box, self.last = nn.Linear(6, 5), Wraps(kind), nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(self.box(self.first(x)).held)
+
+
+class Wraps(nn.Module):
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.kind, self.inside = kind, nn.Tanh()
+
+    def forward(self, h: Tensor) -> Any:
+        return self.kind(self.inside(h))
+
+
+def boxed(kind: Any, layer: str = "box", method: Any = F.gradient) -> Any:
+    return method(Boxes(kind), x, layer=layer, target=1)
+
+
+def registered() -> None:
+    if Known not in getattr(torch.utils._pytree, "SUPPORTED_NODES", {}):
+        torch.export.register_dataclass(Known)
+    for method in (F.gradient, F.feature_ablation, F.integrated_gradients):
+        assert boxed(Known, method=method).held.shape == (4, 5)
+
+
 OTHERS = [
+    Cure(
+        "_core/checks.py",
+        "and torch looks for no tensors in there",
+        lambda: boxed(Boxed),
+        registered,
+    ),
+    Cure(
+        "_core/checks.py",
+        "a layer inside it",
+        lambda: boxed(Holder, method=F.feature_ablation),
+        lambda: boxed(Holder, layer="box.inside", method=F.feature_ablation),
+    ),
+    Cure(
+        "_steps/matching.py",
+        ": pass {}(baselines)",
+        lambda: F.integrated_gradients(mlp, x, target=1, baselines=[0.0] * x.shape[1]),
+        lambda: [F.integrated_gradients(mlp, x, target=1, baselines=b) for b in (torch.tensor([0.0] * 6), torch.stack([*x]))],
+    ),
+    Cure(
+        "_core/sites.py",
+        ": write layer={}",
+        lambda: F.gradient(plain_layers, x, target=1, layer=1),
+        lambda: F.gradient(plain_layers, x, target=1, layer="1"),
+    ),
+    Cure(
+        "_core/cures.py",
+        "bind the rest, such as lambda output",
+        lambda: said(target=nn.CrossEntropyLoss(reduction="none")),
+        lambda: said(target=lambda output: nn.CrossEntropyLoss(reduction="none")(output, torch.zeros(4).long())),
+    ),
+    Cure(
+        "_core/checks.py",
+        "pass torch.from_numpy(numpy.array(x))",
+        lambda: said(x=Picture()),
+        lambda: said(x=torch.from_numpy(np.array(Picture())).float(), target=1),
+    ),
+    Cure(
+        "_core/picking.py",
+        "return the tensor that it was made of",
+        lambda: said(lambda v: mlp(v).detach().numpy(), target=1),
+        lambda: said(lambda v: (mlp(v), mlp(v).detach().numpy()), target=1),
+    ),
+    Cure(
+        "_core/picking.py",
+        "return a tensor, or pass a callable target",
+        lambda: said(lambda v: Holder(mlp(v)), target=1),
+        lambda: [
+            said(lambda v: Holder(mlp(v)), target=lambda out: out.held[:, 1]),
+            said(lambda v: Holder(mlp(v)).held, target=1),
+        ],
+    ),
+    Cure(
+        "_core/score.py",
+        "leave out what sums or averages over the batch",
+        lambda: said(lambda v: mlp(v)[:, 1].mean()),
+        lambda: said(lambda v: mlp(v)[:, 1]),
+    ),
     Cure(
         "_core/examples.py",
         "count channels from the end",

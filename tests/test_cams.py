@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,32 @@ def test_steps_in_time_first_are_refused_where_sizes_do_not_tell(cam: Any, steps
     with pytest.raises(ValueError, match=r"with steps in time first, and the 2 examples second|without a row for each"):
         cam(TimeFirst(), torch.randn(2, steps, 3), layer="steps", **options)
     assert cam(TimeFirst(), torch.randn(2, 2, 3), layer="first", **options).shape == (2, 2, 1)
+
+
+class Attends(nn.Module):
+    """Attention over steps in time, which come first, as torch has it; its weights have the batch first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.attend, self.state = nn.MultiheadAttention(8, 2), nn.LSTM(8, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.state(self.embed(x))[0].transpose(0, 1)
+        return self.head((self.attend(h, h, h)[0] + self.mix(h)).mean(0))
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("cam", [fa.grad_cam, fa.layer_cam, partial(fa.eigen_cam)])
+def test_parts_of_a_value_and_several_layers_have_the_batch_first_each(cam: Any, n: int) -> None:
+    model, x = Attends().double().eval(), torch.randn(n, 7, 4).double()
+    target = {"target": 1} if not isinstance(cam, partial) else {}
+    for layer in ("attend", ["embed", "mix"], {"a": "state", "b": "mix"}):
+        with pytest.raises(ValueError, match="choose a layer whose value has the batch first"):
+            cam(model, x, layer=layer, channel_dim=-1, **target)
+    found, state = cam(model, x, layer="state", channel_dim=-1, **target)
+    assert found.shape == (n, 7, 1)
+    assert n == 1 or state == (None, None)  # [1, N, C]: a map of it would mix examples
 
 
 def flat() -> nn.Sequential:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import random
+import random as chances
 import warnings
 from collections.abc import Callable
 from functools import partial
+from random import random as number
+from random import shuffle
 from typing import Any
 
 import numpy as np
+import numpy.random as draws
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch import rand as fill
 from torch._subclasses import FakeTensorMode
+from torch.nn.functional import dropout as thin
 
 import funattr as fa
 
@@ -200,6 +206,111 @@ def test_a_generator_of_the_models_own_is_state(kind: str) -> None:
     torch.testing.assert_close(one, two)
     want = model(x)[:, 1] - Own(*OWN[kind]()).double()(x)[:, 1]  # which has other weights; it has drawn as often
     assert want.shape == (3,)
+
+
+def shuffled(h: Tensor) -> Tensor:
+    order = list(range(h.shape[1]))
+    shuffle(order)
+    return h[:, order]
+
+
+def applied(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """One code for many functions."""
+    return lambda h: f(h)
+
+
+@torch.jit.script
+def scripted(h: Tensor) -> Tensor:
+    return h * torch.rand_like(h)
+
+
+def noisy(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A decorator with a generator of its own."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda *args: f(*args) * torch.rand(4, generator=generator, dtype=torch.float64)
+
+
+FILE = torch.Generator().manual_seed(0)
+
+
+class Hidden(nn.Module):
+    def __init__(self, draw: Any = None) -> None:
+        super().__init__()
+        self.line, self.draw, self.dropout = nn.Linear(5, 4), draw, nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drawn(torch.tanh(self.line(x)))
+
+    def drawn(self, h: Tensor) -> Tensor:
+        found: Tensor = self.draw(h)
+        return found
+
+
+class OfFile(Hidden):
+    def drawn(self, h: Tensor) -> Tensor:
+        return h * torch.rand(4, generator=FILE, dtype=h.dtype)
+
+
+class OfDefault(Hidden):
+    def drawn(self, h: Tensor, generator: torch.Generator = torch.Generator().manual_seed(0)) -> Tensor:  # noqa: B008  (on purpose)
+        return h * torch.rand(4, generator=generator, dtype=h.dtype)
+
+
+class Decorated(Hidden):
+    @noisy
+    def drawn(self, h: Tensor) -> Tensor:
+        return h
+
+
+class TurnsOn(Hidden):
+    def drawn(self, h: Tensor) -> Tensor:
+        found: Tensor = self.dropout.train()(h)
+        return found
+
+
+class OfLibrary(Hidden):
+    def drawn(self, h: Tensor) -> Tensor:
+        return h * self.draw()
+
+
+class OfBits(Hidden):
+    def drawn(self, h: Tensor) -> Tensor:
+        return h * float(np.random.Generator(self.draw).random())
+
+
+HIDDEN: dict[str, Callable[[], nn.Module]] = {
+    "torch, renamed": lambda: Hidden(lambda h: h * fill(4, dtype=h.dtype)),
+    "dropout, renamed": lambda: Hidden(lambda h: thin(h, 0.5, True)),
+    "numpy, renamed": lambda: Hidden(lambda h: h * draws.rand()),
+    "Python, renamed": lambda: Hidden(lambda h: h * chances.random()),
+    "from random": lambda: Hidden(lambda h: h * number()),
+    "shuffle": lambda: Hidden(shuffled),
+    "a scripted function": lambda: Hidden(lambda h: scripted(h)),
+    "a function made as others are": lambda: Hidden(applied(lambda h: torch.rand_like(h) * h)),
+    "of the file": OfFile,
+    "of a default": OfDefault,
+    "of a decorator": Decorated,
+    "dropout turned on": TurnsOn,
+    "a method of a generator": lambda: OfLibrary(random.Random(0).random),
+    "a method of numpy's global one": lambda: OfLibrary(np.random.rand),
+    "a bit generator": lambda: OfBits(np.random.PCG64(0)),
+}
+
+
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_draws_are_seen_wherever_they_come_from(kind: str) -> None:
+    fa.gradient(Hidden(applied(torch.tanh)).double().eval(), x, target=1)  # that draws nothing, and is known from now on
+    model = HIDDEN[kind]().double().eval()
+    for f in (model, lambda x: model(x)):
+        nothing, told, _ = quietly(lambda: fa.feature_ablation(f, x, baselines=x, target=1, chunk_size=1))  # noqa: B023  (at once)
+        assert float(nothing.abs().max()) == 0.0
+        assert sum(SAMPLES in text for text in told) == 1
+
+
+def test_what_the_system_gives_has_no_state() -> None:
+    model = OfLibrary(random.SystemRandom().random).double().eval()
+    assert fa.gradient(model, x, target=1).shape == x.shape
+    assert fa.gradient(Own(random.SystemRandom(), lambda g: g.random()).double(), x, target=1).shape == x.shape
 
 
 def test_models_that_do_not_draw_leave_the_generator_alone() -> None:

@@ -126,6 +126,9 @@ def test_several_that_draw(tmp_path: Path) -> None:
         ([fa.saliency, fa.each_target(fa.saliency, [0, 1])], "methods differ in how many dimensions come before the batch"),
         ("Grad_Cam", r"there is no method 'Grad_Cam': did you mean 'grad_cam'\?"),
         ("progress_bars", r"there is no method"),
+        ("relu", r"there is no method 'relu': choose one of ablation_cam, absorbed, "),
+        ("noise_tunnel", r"there is no method"),
+        ("layers", r"there is no method 'layers': did you mean 'layer_cam'\?"),
     ],
 )
 def test_wrong_methods(given: Any, words: str, tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import types
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import funattr as fa
 
@@ -59,7 +63,7 @@ TABLE: list[Row] = [
         ["no gradient", "does not depend"],
     ),
     ("two outputs", lambda: fa.saliency(Pair(), x, target=1), ValueError, ["tuple with 2 tensors", "callable"]),
-    ("no outputs", lambda: fa.saliency(lambda v: None, x, target=1), ValueError, ["NoneType with no tensors"]),
+    ("no outputs", lambda: fa.saliency(lambda v: None, x, target=1), ValueError, ["the model's output is None", "return"]),
     # neurons
     ("neuron of no layer", lambda: fa.gradient(mlp, x, target=fa.neuron("fc9", 1)), ValueError, ["no layer 'fc9'"]),
     (
@@ -127,3 +131,48 @@ TABLE: list[Row] = [
 @tried(TABLE)
 def test_bad_input(call: Any, kind: type[Exception], words: list[str]) -> None:
     refuses(call, kind, words)
+
+
+OUTPUTS: dict[str, Callable[[Tensor], Any]] = {
+    "dict": lambda h: {"out": h, "aux": -h},
+    "dict of numbers": lambda h: {7: h, 1: -h},
+    "dict of tuples": lambda h: {("a", 1): h, ("b", 2): -h},
+    "dict in a dict": lambda h: {"heads": {"age": h, "sex": -h}, "rest": [h]},
+    "list in a tuple": lambda h: ([h, -h], h),
+    "ordered": lambda h: OrderedDict(out=h, aux=h),
+    "a view of a dict": lambda h: types.MappingProxyType({"out": h, "aux": h}),
+    "deque": lambda h: deque([h, h]),
+    "detectors": lambda h: [{"boxes": one.expand(2, 5), "scores": one} for one in h],
+    "detectors with one score": lambda h: [{"name": "a", "score": one.sum(), "label": one.argmax()} for one in h],
+    "the loss first": lambda h: (h.square().mean(), h),
+    "classes first": lambda h: {"classes": h.argmax(1), "scores": h, "loss": h.mean()},
+    "state first": lambda h: (h[None], h, h),
+    "maps": lambda h: {"out": h[:, :, None, None].expand(-1, -1, 2, 2), "aux": h},
+    "an object": lambda h: types.SimpleNamespace(scores=h, hidden=h),
+    "beside a distribution": lambda h: {"pi": torch.distributions.Normal(h, 1.0), "value": {"v": h}},
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_the_line_for_an_output_of_several_tensors_can_be_run(name: str) -> None:
+    model = lambda v: OUTPUTS[name](mlp(v))  # noqa: E731  (of one test)
+    with pytest.raises(ValueError, match="such as target=") as caught:
+        fa.saliency(model, x, target=1)
+    line = str(caught.value).partition("such as target=")[2].removesuffix(".")
+    assert fa.saliency(model, x, target=eval(line)).shape == x.shape
+
+
+@pytest.mark.parametrize("output", [None, 1.0, "logits", {}, object()])
+def test_outputs_without_a_tensor_are_not_told_to_pick_one(output: Any) -> None:
+    with pytest.raises(ValueError, match="the model's output is") as caught:
+        fa.saliency(lambda v: output, x, target=1)
+    assert "output[0]" not in str(caught.value)
+
+
+def test_the_line_for_an_array_of_numpy_can_be_run() -> None:
+    with pytest.raises(ValueError, match="array of numpy") as caught:
+        fa.feature_ablation(lambda v: mlp(v).detach().numpy(), x, target=1)
+    target = eval(str(caught.value).partition("pass target=")[2].removesuffix("."))
+    with pytest.warns(UserWarning, match="one after another"):
+        found = fa.feature_ablation(lambda v: mlp(v).detach().numpy(), x, target=target)
+    torch.testing.assert_close(found, fa.feature_ablation(mlp, x, target=3))

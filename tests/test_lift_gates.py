@@ -52,6 +52,7 @@ def written_inside(z: Tensor) -> Tensor:
     return y
 
 
+TABLE = torch.linspace(-1, 1, 64, dtype=torch.float64).reshape(8, 8)
 #: Elementwise: the slope that the gate makes between the baseline and x.
 ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "z * (z > 0)": lambda z: z * (z > 0),
@@ -70,6 +71,12 @@ ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "exp of -inf": lambda z: z.masked_fill(z < 0, -torch.inf).exp(),
     "no_grad": gated,
     "a count": lambda z: z / (1 + (z > 0).sum(-1, keepdim=True)),
+    "rows of a table": lambda z: z * TABLE[z.argmax(-1)],
+    "chosen from a table": lambda z: z * TABLE[: len(z)].gather(1, z.argsort(-1)),
+    "the largest, by topk": lambda z: z * torch.zeros_like(z).scatter(1, z.topk(3, -1).indices, 1.0),
+    "ranks, by sort": lambda z: z * (z.sort(-1).indices < 4),
+    "above a kthvalue": lambda z: z * (z >= z.kthvalue(4, -1, keepdim=True).values),
+    "written by an index": lambda z: z * torch.zeros_like(z).scatter(1, z.argsort(-1)[:, 5:], 1.0),
 }
 
 
@@ -333,7 +340,30 @@ class Divided(nn.Module):
         return x / ((x * x).mean(-1, keepdim=True) + 1e-6).sqrt()
 
 
-NORMS: list[Callable[[], nn.Module]] = [Hand, Powered, Divided]
+def root(x: Tensor) -> Tensor:
+    return torch.rsqrt(x.pow(2).mean(-1) + 1e-6)
+
+
+class Spelled(nn.Module):
+    """The same, by other products with the root."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.product = product
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x, root(x))
+
+
+PRODUCTS: list[Callable[[Tensor, Tensor], Tensor]] = [
+    lambda x, r: torch.einsum("nd,n->nd", x, r),
+    lambda x, r: torch.einsum("n,nd->nd", [r, x]),
+    lambda x, r: x * r[:, None].repeat(1, x.shape[1]),
+    lambda x, r: torch.diag(r) @ x,
+    lambda x, r: torch.bmm(r[:, None, None], x[:, None])[:, 0],
+    lambda x, r: (x[:, None] @ torch.diag_embed(r[:, None].expand_as(x)))[:, 0],
+]
+NORMS: list[Callable[[], nn.Module]] = [Hand, Powered, Divided, *(partial(Spelled, product) for product in PRODUCTS)]
 if hasattr(nn, "RMSNorm"):  # since torch 2.4
     NORMS.append(lambda: nn.RMSNorm(16, eps=1e-6))
 

@@ -130,7 +130,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise mistake(f"{explain.failed[0].name}: {explain.failed[0].why}")
     warn_of(source, arguments)
     if folder is not None:
-        say("wrote", f"{explain.drawn} pictures in {folder}{'' if str(folder).endswith('/') else '/'}")
+        say(
+            "wrote",
+            f"{explain.drawn} picture{'s' * (explain.drawn != 1)} in {folder}{'' if str(folder).endswith('/') else '/'}",
+        )
     else:
         texts = explain.done[0].given.tokens is not None
         out = Path(arguments.out or ("explained.html" if texts or len(items) > 1 else "explained.png"))

@@ -28,6 +28,14 @@ def by_name(name: str, options: argparse.Namespace) -> Source:
         if name.partition(".")[0].lower() in found:
             return _FROM[each](name, options)
         known += found
+    file = Path(name.removesuffix(".py") + ".py")
+    if file.is_file():
+        where = os.path.relpath(file.with_suffix(""))
+        there, module = ("", where) if not where.startswith("..") else (f", in the folder {file.parent}", file.stem)
+        module = module.replace(os.sep, ".")
+        raise mistake(
+            f"--model {name} is a file of code: write {module}:NAME{there}, where NAME is what makes the model in it."
+        )
     if "/" in name:
         if os.sep == "/" and name.startswith(("/", ".")):
             raise mistake(f"there is no folder {name!r}.")

@@ -4,6 +4,7 @@ holds channels), scores, and what it is about to return."""
 from __future__ import annotations
 
 import cmath
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,10 @@ from .._torch import (
     plain_data,
     tracing,
     transforms_active,
+    tree_flatten,
     without_transforms,
 )
-from .._types import Tree, as_it_is, attributable, batch_size, tensors
+from .._types import Tree, as_it_is, attributable, batch_size, map_floats, tensors
 from .._words import check_int, complaint, kind_of
 from .state import here
 
@@ -101,6 +103,8 @@ def _as_x(given: Any) -> str:
     """How what was given as x is passed as x."""
     if isinstance(given, np.ndarray):
         return ": pass torch.from_numpy(x)"
+    if hasattr(given, "__array_interface__"):
+        return ": pass torch.from_numpy(numpy.array(x)), and what the model was trained on made of it"
     if isinstance(given, list):
         if any(isinstance(part, str) for part in given):
             return _OF_TEXTS
@@ -184,10 +188,27 @@ def check_attributable(value: Tree, label: str, moves: bool = False) -> None:
         text = f"{where} is complex ({_dtypes(complexes)}), and attributions are of real numbers: {cure}."
     elif some:
         return
+    elif not found and (kind := closed(value)) is not None:
+        text = f"{where} {kind}."
     else:
         cure = f", and {_MOVES if moves else _FLOATS}" if at_input else ""
         text = f"{where} holds no floating-point tensor ({_dtypes(found) or 'no tensor at all'}){cure}."
     raise complaint(TypeError, text)
+
+
+def closed(value: Tree) -> str | None:
+    """What there is to say of an object that torch does not look into for tensors, but for plain ones."""
+    kind = next((type(part) for part in tree_flatten(value)[0] if not isinstance(part, _PLAIN)), None)
+    if kind is None:
+        return None
+    cure = f"torch.export.register_dataclass({kind.__name__})" if dataclasses.is_dataclass(kind) else "a layer inside it"
+    verb = "call" if dataclasses.is_dataclass(kind) else "choose"
+    return (
+        f"is {kind.__name__}, and torch looks for no tensors in there: {verb} {cure}, or have it be a tensor, a tuple or a dict"
+    )
+
+
+_PLAIN = (Tensor, str, bytes, int, float, complex, type(None), torch.dtype, torch.device)
 
 
 _FLOATS = "integers have no gradient: choose a layer after the embedding, layer='...'; of pictures, pass x.float()"
@@ -229,8 +250,9 @@ def channel_of(value: Tensor, channel_dim: int, leading: int = 0) -> int:
     return leading + channel_dim % len(shape)
 
 
-def check_rows(values: Sequence[Tensor], size: int) -> None:
-    """Refuse a value of which no part has the batch first: of a sequence-first layer, a map mixes examples.
+def with_rows(found: Tree, size: int) -> Tree:
+    """What was found at a layer, and None for parts without a row for each example: the state of a recurrent layer. Refused
+    where the first part has none: of a sequence-first layer, a map mixes examples.
 
     Several rows for each example (sentences of a document, windows of a picture) are each a map, where there are several
     examples: of a single one, nothing tells such rows from steps in time.
@@ -239,6 +261,8 @@ def check_rows(values: Sequence[Tensor], size: int) -> None:
     def has_rows(value: Tensor) -> bool:
         return value.shape[0] == size or (size > 1 and value.shape[0] % size == 0)
 
-    if values and not any(map(has_rows, values)):
-        text = f"the layer gives a tensor {list(values[0].shape)} without a row for each of the {size} examples"
+    parts = tensors(found)
+    if parts and not has_rows(parts[0]):
+        text = f"the layer gives a tensor {list(parts[0].shape)} without a row for each of the {size} examples"
         raise complaint(ValueError, f"{text}: choose a layer whose value has the batch first.")
+    return found if all(map(has_rows, parts)) else map_floats(lambda t: t if has_rows(t) else None, found)

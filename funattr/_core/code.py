@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from .._torch import shadowing, transforms_active
 from .._types import Tree, as_arguments, copied
 from .._words import complaint, warn
-from .holders import LIBRARIES, is_made_of_code, of_library
+from .holders import HOLDING, LIBRARIES, generator_kind, is_made_of_code, of_library
 from .where import Bound, all_modules, bind, own_weights
 
 _PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, types.BuiltinFunctionType, Tensor)
 #: What runs before a model does, and not with it.
 _BEFORE = {"__init__", "__repr__", "reset_parameters", "init_weights", "_init_weights", "from_pretrained"}
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
+_NAMED = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, torch.jit.ScriptFunction)
 
 
 class Words:
@@ -66,14 +67,15 @@ class Words:
         )
 
     def in_function(self, f: Any) -> bool:
-        f = _plain(f)
+        f, whole = _plain(f), f
         if not isinstance(f, types.FunctionType):
-            return isinstance(f, types.BuiltinFunctionType) and self.rule({f.__name__})
-        if f.__code__ not in self.known:
-            self.known[f.__code__] = False  # while it is looked at: it may call itself
+            return isinstance(whole, _FUNCTIONS[1:3]) and self.rule(_names_itself(whole))
+        key = _key(f)
+        if key not in self.known:
+            self.known[key] = False  # while it is looked at: it may call itself
             names = set(_names(f.__code__))
-            self.known[f.__code__] = self.rule(names) or any(map(self.in_function, _called(f, names)))
-        return self.known[f.__code__]
+            self.known[key] = self.rule(names | _behind(f, names)) or any(map(self.in_function, _called(f, names)))
+        return self.known[key]
 
 
 @functools.lru_cache(1024)
@@ -101,6 +103,28 @@ def _plain(f: Any) -> Any:
         f = f.fget
     f = getattr(f, "__func__", f) if isinstance(f, (types.MethodType, staticmethod, classmethod)) else f
     return inspect.unwrap(f) if isinstance(f, types.FunctionType) else f
+
+
+def _key(f: Any, depth: int = 0) -> Any:
+    """What a function does, as far as its code says it: that of what is around it is another where it is made again."""
+    f = _plain(f)
+    if not isinstance(f, types.FunctionType):
+        return getattr(f, "__name__", None)
+    inner = [_key(cell.cell_contents, depth + 1) for cell in f.__closure__ or () if depth < _DEEP and _filled(cell)]
+    return (f.__code__, *inner) if inner else f.__code__
+
+
+def _behind(f: types.FunctionType, names: set[str]) -> set[str]:
+    """How functions and files name themselves that a code knows by other names (``from random import gauss as draw``)."""
+    values = map(f.__globals__.get, names)
+    return {name for v in values if isinstance(v, _NAMED) for name in _names_itself(v)}
+
+
+def _names_itself(value: Any) -> set[str]:
+    """The name of a function or file; of a method of a generator, what kind of generator that is; what scripted code runs."""
+    if isinstance(value, torch.jit.ScriptFunction):
+        return {str(value.inlined_graph)}
+    return {getattr(value, "__name__", ""), generator_kind(getattr(value, "__self__", None)) or ""}
 
 
 def _called(f: types.FunctionType, names: set[str]) -> list[Any]:
@@ -166,7 +190,7 @@ def _held(value: Any) -> Iterable[Any]:
         return value
     if isinstance(value, dict):
         return list(value.values())
-    if of_library(type(value)):
+    if of_library(type(value)) and not isinstance(value, HOLDING):
         return ()
     return (*getattr(value, "__dict__", {}).values(), type(value).__call__ if callable(value) else None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from textwrap import shorten
@@ -31,10 +32,12 @@ class Cure(NamedTuple):
     x: Tree
 
 
-def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, baselines: Any = None, **__: Any) -> Exception:
+def in_words(
+    error: Exception, model: Any = None, x: Any = None, *_: Any, baselines: Any = None, target: Any = None, **__: Any
+) -> Exception:
     """`error`, or ours where its cause can be shown: a model that a transform of torch.func does not take, or made in inference
-    mode, an x that it takes once cured, ids in the baselines that it does not know."""
-    if (told := _of_level(error, model)) is not None:
+    mode, an x that it takes once cured, ids in the baselines that it does not know, a target that takes more than an output."""
+    if (told := _of_level(error, model) or _of_target(error, target)) is not None:
         return told
     if not may_read():
         return error
@@ -59,6 +62,22 @@ def in_words(error: Exception, model: Any = None, x: Any = None, *_: Any, baseli
         return _unknown_ids(error, model, x, root) if isinstance(error, IndexError) else error
     text = f"the model does not take x {_told(x, cure.x)} ({said})"
     return complaint(Misfit, f"{text}, and takes {_told(cure.x, x)}: {'; '.join(cure.why)}, pass {cure.written}.")
+
+
+def _of_target(error: Exception, target: Any) -> Exception | None:
+    if not isinstance(error, TypeError) or hasattr(error, "complaint") or not callable(target) or _takes_one(target):
+        return None
+    text = f"the target is called with the model's output alone, target(output), and does not take that so ({error})"
+    return complaint(TypeError, f"{text}: bind the rest, such as lambda output: target(output, labels).")
+
+
+def _takes_one(f: Callable[..., Any]) -> bool:
+    """Whether a function can be called with one argument, as far as it says; of a module, whether its forward can."""
+    try:
+        inspect.signature(f.forward if isinstance(f, nn.Module) else f).bind(None)
+    except (TypeError, ValueError) as error:
+        return isinstance(error, ValueError)  # of what is written in C nobody knows
+    return True
 
 
 _WRITES = {  # by whether part of the model is in train mode

@@ -4,14 +4,17 @@ it back."""
 from __future__ import annotations
 
 import contextlib
-import dis
 import functools
 import operator
 import pickle
+import queue
+import random
 import sys
+import threading
 import types
+import weakref
 from array import array
-from collections import OrderedDict, deque
+from collections import ChainMap, OrderedDict, UserDict, UserList, deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, MutableSet
 from typing import Any
 
@@ -19,8 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .bytecode import names_of_file, stored_elsewhere
+from .tap import hooked
 from .where import own_buffers, own_weights
 
+_WEAK = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
 #: Numbers in a row, which hold no objects.
 NUMBERS = (bytearray, array)
 #: What a pass can change in place; all else in a class, but for numbers and tuples, is code, or says what the class is.
@@ -29,6 +35,8 @@ _DATA = (list, dict, set, deque, np.ndarray, Tensor, *NUMBERS)
 _RECORDS = (bool, int, float, complex, str, bytes, type, types.ModuleType, types.BuiltinFunctionType, torch.Size)
 _CODE = (types.FunctionType, types.MethodType)
 LIBRARIES = {"torch", *sys.stdlib_module_names}
+#: What the standard library has to hold somebody's objects.
+HOLDING = (types.SimpleNamespace, UserDict, UserList, ChainMap, threading.local, queue.Queue, *_WEAK)
 _KINDS: dict[type, bool] = {}
 #: Elements of an array that is copied in each call: a table of counts, and no data set.
 LARGEST = 1 << 20
@@ -65,10 +73,18 @@ class Attributes(MutableMapping[str, Any]):
 
 def slots_of(value: Any) -> Attributes | None:
     """The slots of an object; None where it has none."""
-    listed = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]
-    names = tuple(name for slots in listed for name in ((slots,) if isinstance(slots, str) else slots))
-    names = tuple(name for name in names if not name.startswith("__"))
+    kind: Any = type(value)
+    names = _slots(kind)
     return Attributes(value, names) if names else None
+
+
+@functools.cache
+def _slots(kind: type) -> tuple[str, ...]:
+    """The names of slots, of private ones as they are outside of their class."""
+    listed = [(base.__name__.lstrip("_"), vars(base).get("__slots__", ())) for base in kind.__mro__]
+    named = [(base, name) for base, slots in listed for name in ((slots,) if isinstance(slots, str) else slots)]
+    own = [(base, name) for base, name in named if name not in ("__dict__", "__weakref__")]
+    return tuple(f"_{base}{name}" if name[:2] == "__" and name[-2:] != "__" else name for base, name in own)
 
 
 def switches_of(modules: Iterable[Any]) -> Iterator[Attributes]:
@@ -78,16 +94,32 @@ def switches_of(modules: Iterable[Any]) -> Iterator[Attributes]:
         yield from (Attributes(p, ("requires_grad",)) for p in own_weights(module).values() if p is not None)
 
 
+def _is_code(value: Any) -> bool:
+    """Whether what is in a class is code, or says what the class is: no object of somebody's."""
+    return isinstance(value, (type, *_CODE)) or of_library(type(value))
+
+
 @functools.cache
-def shared_by(kind: type) -> tuple[Attributes, ...]:
+def shared_by(kind: type) -> tuple[Any, ...]:
     """What a class itself, and the file of its functions, hold that a pass can change."""
     own = [
         name
         for name, value in vars(kind).items()
         if isinstance(value, (*_DATA, int, float, complex, tuple)) and not isinstance(value, bool) and name[:2] != "__"
     ]
+    objects = {name: value for name, value in vars(kind).items() if name[:2] != "__" and not _is_code(value)}
+    # Of what stands for an attribute, to ask the class would be to ask for that.
+    stands = {name: value for name, value in objects.items() if hasattr(type(value), "__get__")}
+    own += [name for name in {**objects, **dict.fromkeys(stored_elsewhere(kind))} if name not in own and name not in stands]
     functions = [f for f in vars(kind).values() if isinstance(f, types.FunctionType)]
-    return tuple(held for held in (Attributes(kind, tuple(own)), *_of_files(functions)) if held.names)
+    held = (Attributes(kind, tuple(own)), *_of_files(functions))
+    return *(some for some in held if getattr(some, "names", some)), tuple(stands.values())
+
+
+@functools.cache
+def stores_elsewhere(kind: type) -> bool:
+    """Whether the code of a class, or of one that it is made of, writes to something else than its own objects."""
+    return any(stored_elsewhere(base) for base in kind.__mro__ if not of_library(base))
 
 
 def computes(value: Any) -> bool:
@@ -95,18 +127,35 @@ def computes(value: Any) -> bool:
     return isinstance(value, OrderedDict) and type(value).__getitem__ is not OrderedDict.__getitem__
 
 
-def _of_files(functions: list[types.FunctionType]) -> Iterator[Attributes]:
+def _of_files(functions: list[types.FunctionType]) -> Iterator[Any]:
     """Of each, what it names of its file and can change, with the functions that it calls there."""
     met = set(functions)
     for f in functions:  # which grows
-        read, written = _globals(f.__code__)
+        read, written = names_of_file(f.__code__)
         named = {name: f.__globals__.get(name) for name in read}
         names = [name for name in written if matters(f.__globals__.get(name))]
-        names += [name for name, value in named.items() if isinstance(value, (np.ndarray, Tensor))]
+        names += [name for name, value in named.items() if isinstance(value, (np.ndarray, Tensor)) or _is_of(f, value)]
         yield Attributes(Space(f.__globals__), tuple(names))
+        yield from _made_with(f)
         new = {g for g in named.values() if isinstance(g, types.FunctionType) and g.__globals__ is f.__globals__} - met
         met |= new
         functions += new
+
+
+def _is_of(f: types.FunctionType, value: Any) -> bool:
+    """Whether a value is an object of a class that is in the file of a function, or a generator."""
+    own = type(value).__module__ == f.__module__ or generator_kind(value) is not None
+    return own and matters(value) and not isinstance(value, _CODE)
+
+
+def _made_with(f: types.FunctionType) -> Iterator[Any]:
+    """What is around a function, and its defaults."""
+    for cell in f.__closure__ or ():
+        with contextlib.suppress(ValueError):  # one that nothing was put into yet
+            if matters(cell.cell_contents):
+                yield Attributes(cell, ("cell_contents",))
+    defaults = (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values())
+    yield tuple(value for value in defaults if matters(value))
 
 
 def around(f: Any) -> Iterator[Any]:
@@ -121,12 +170,9 @@ def around(f: Any) -> Iterator[Any]:
         return
     if (f.__module__ or "").partition(".")[0] in LIBRARIES:
         return
-    for cell in f.__closure__ or ():
-        with contextlib.suppress(ValueError):  # one that nothing was put into yet
-            yield Attributes(cell, ("cell_contents",)) if matters(cell.cell_contents) else ()
-    defaults = (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values())
-    yield tuple(value for value in defaults if matters(value))
-    read, written = _globals(f.__code__)
+    yield Attributes(f, tuple(name for name, value in vars(f).items() if matters(value)))
+    yield from _made_with(f)
+    read, written = names_of_file(f.__code__)
     yield Attributes(Space(f.__globals__), tuple(name for name in written if matters(f.__globals__.get(name))))
     values = map(f.__globals__.get, read)
     yield tuple(v for v in values if matters(v) and _file_of(v, f) is f.__globals__)
@@ -144,23 +190,6 @@ def matters(value: Any) -> bool:
     if isinstance(value, tuple):
         return any(matters(item) for item in value if item is not None)
     return not isinstance(value, (*_RECORDS, list, dict, set, deque))
-
-
-@functools.lru_cache(1024)
-def _globals(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of its file that a code reads, and those that it writes to."""
-    read, written = set(), set()
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            read.add(step.argval)
-        elif step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-            written.add(step.argval)
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            more = _globals(inner)
-            read.update(more[0])
-            written.update(more[1])
-    return tuple(sorted(read)), tuple(sorted(written))
 
 
 def rebind(holder: Any, before: Any) -> None:
@@ -186,7 +215,7 @@ def of_library(kind: type) -> bool:
     """Whether a kind of object is made by torch and the standard library alone."""
     if kind not in _KINDS:
         known = all(base.__module__.partition(".")[0] in LIBRARIES for base in kind.__mro__)
-        _KINDS[kind] = known and kind is not types.SimpleNamespace
+        _KINDS[kind] = known
     return _KINDS[kind]
 
 
@@ -197,6 +226,10 @@ _MADE, _WATCHING = ("torch.fx.", "torch.jit.", "torch.export."), "torch.ao."
 def is_torchs_layer(kind: type) -> bool:
     """Whether modules of a kind are torch's own, which write to nothing that they hold."""
     return of_library(kind) and not kind.__module__.startswith((*_MADE, _WATCHING))
+
+
+def written_from_outside(module: Any) -> bool:
+    return hooked(module) or type(module).__module__.startswith("torch.nn.utils.")
 
 
 def is_made_of_code(kind: type) -> bool:
@@ -234,6 +267,7 @@ GENERATORS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] =
         lambda g, state: setattr(g.bit_generator, "state", state),
     ),
     "numpy.random.mtrand.RandomState": (lambda g: g.get_state(legacy=False), lambda g, state: g.set_state(state)),
+    "numpy.random.bit_generator.BitGenerator": (lambda g: g.state, lambda g, state: setattr(g, "state", state)),
     "random.Random": (lambda g: g.getstate(), lambda g, state: g.setstate(state)),
 }
 
@@ -241,7 +275,19 @@ GENERATORS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] =
 def generator_kind(value: Any) -> str | None:
     """Which kind of generator a value is."""
     names = (f"{base.__module__}.{base.__name__}" for base in type(value).__mro__)
-    return next((name for name in names if name in GENERATORS), None)
+    return next((name for name in names if name in GENERATORS and not isinstance(value, random.SystemRandom)), None)
+
+
+def draws_of(value: Any) -> list[tuple[Any, str, Any]] | None:
+    """A generator, or that of one of its methods, with how it is; None of all else. Those that functions of a library draw from
+    are nobody's own."""
+    value = value.__self__ if isinstance(value, types.BuiltinMethodType) else value
+    kind = generator_kind(value)
+    if kind is None:
+        return None
+    of_python = getattr((np.random if kind.startswith("numpy.") else random).random, "__self__", None)
+    shared = (torch.default_generator, *torch.cuda.default_generators, of_python)
+    return [] if any(value is one for one in shared) else [(value, kind, GENERATORS[kind][0](value))]
 
 
 def same_state(a: Any, b: Any) -> bool:

@@ -21,8 +21,16 @@ from .._torch import beside_traces, copy_saved, is_plain, plain_data, tracing, w
 from .._types import Tree, as_it_is, filled, tensors
 from .._words import warn
 from .code import Words, modules_of
-from .holders import is_torchs_layer, is_watching, same_state, statistics_kept, switches_of
-from .state import DRAWS, State, here, written_from_outside
+from .holders import (
+    is_torchs_layer,
+    is_watching,
+    same_state,
+    statistics_kept,
+    stores_elsewhere,
+    switches_of,
+    written_from_outside,
+)
+from .state import DRAWS, State, here
 from .tap import Run, call_tapped, hooked, hooks_of
 
 T = TypeVar("T")
@@ -125,7 +133,8 @@ def _laid_as(t: Tensor, like: Tensor) -> Tensor:
 
 def chance_of(modules: Sequence[nn.Module], model: Any, x: Tree, apart: bool, training: bool) -> Chance | Any:
     """A block for a call in which passes draw the same, where the model may draw at all."""
-    if isinstance(model, nn.Module) and not (training or _WORDS.in_modules(modules)):  # of a function, who knows
+    # Of a function, who knows; and a module that turns dropout on draws, which nothing of its own says.
+    if isinstance(model, nn.Module) and not (training or _WORDS.in_modules(modules) or _TURNING.in_modules(modules)):
         return as_it_is
     cuda = {t.device.index or 0 for t in tensors(x) if t.device.type == "cuda"}
     generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in sorted(cuda))]
@@ -158,7 +167,7 @@ def _apart(generator: torch.Generator | Beside, state: Any) -> Any:
 
 _WORDS = Words(
     *("rand", "drop", "bernoulli", "multinomial", "normal", "poisson", "sampl", "rrelu", "gumbel", "uniform", "exponential"),
-    *("geometric", "cauchy", "generator", "noise", "stochastic", "distribution", "scaled_dot_product"),
+    *("geometric", "cauchy", "generator", "noise", "stochastic", "distribution", "fractional", "scaled_dot_product"),
     also=(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, torch.jit.ScriptModule),
 )
 #: Python's and numpy's, which cost more to look at.
@@ -201,6 +210,10 @@ def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
         state.note_module(module)
     for module in writing:
         state.note_parameters(module)
+    if any(stores_elsewhere(kind) for kind in {*map(type, keeping)}):  # torch's layers write nothing, and may be written to
+        for module in modules:
+            if is_torchs_layer(type(module)):
+                state.note_own(module)
     if keeping and _HOOKING.in_modules(modules):
         state.hooks += [(module, hooks_of(module)) for module in modules]
     if keeping and _TURNING.in_modules(modules):
@@ -211,7 +224,7 @@ def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
         kind = type(module)
         if kind not in _QUIET:
             _QUIET[kind] = is_torchs_layer(kind) and not written_from_outside(module) and not hasattr(module, "max_norm")
-    return state if state.holders or state.tensors or state.arrays or state.draws else None
+    return state if state.holders or state.tensors or state.arrays or state.draws or state.code else None
 
 
 @contextlib.contextmanager
@@ -239,6 +252,12 @@ def writes_parameters() -> bool:
 def kept_tensors() -> list[Tensor]:
     """What the model, and what is bound to it, holds: the same in all passes of this call."""
     return [] if here.state is None else [t for t, *_ in here.state.tensors.values()]
+
+
+def before_transform() -> None:
+    """A transform of torch.func is about to begin in the middle of a pass."""
+    if here.state is not None:
+        here.state.note_records()
 
 
 def times_put_back() -> int:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import tracing, transforms_active, tree_flatten
-from .._types import Neuron, Place, Target, Tree, attributable, is_number, tensors
+from .._types import Neuron, Place, Target, Tree, is_number, tensors
 from .._words import check_range, complaint, door, is_index, kind_of
 from .checks import real
 from .entries import class_of_each, classes_of, entry, is_mask, is_one, one_of_each, one_value_of
+from .picking import picking, several
 from .sites import place_of
 
 
@@ -92,7 +93,8 @@ def entries_of(out: Tensor, target: Any) -> Tensor:
         check_range(target, out.shape[1])
         return out.select(1, int(target))
     if out.dim() == 0:
-        raise complaint(ValueError, "the model's output is a 0-d tensor, expected one value (or row of values) per example.")
+        text = "the model's output is a 0-d tensor, expected one value (or row of values) per example"
+        raise complaint(ValueError, f"{text}: leave out what sums or averages over the batch.")
     if isinstance(target, (list, np.ndarray)):
         return one_of_each(out, target)
     if isinstance(target, tuple):
@@ -139,7 +141,7 @@ def the_tensor(output: Any, size: int | None = None) -> Tensor:
 
     The score, or the classes, of one example may lack the batch dimension: a model that ends in ``squeeze()`` takes it away.
     """
-    found = output if isinstance(output, Tensor) else _the_tensor(output)
+    found = output if isinstance(output, Tensor) else _the_tensor(output, size)
     found = real(found, "the model's output is", "pass a callable target, such as lambda output: output[:, 3].abs()")
     return found[None] if size == 1 and (found.dim() == 0 or (found.dim() == 1 and found.shape[0] != 1)) else found
 
@@ -148,7 +150,7 @@ def the_tensor(output: Any, size: int | None = None) -> Tensor:
 _NO_OUTPUT = (Tensor, numbers.Number, np.ndarray, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
 
 
-def _the_tensor(output: Any) -> Tensor:
+def _the_tensor(output: Any, size: int | None) -> Tensor:
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     found = [logits] if isinstance(logits, Tensor) else []
     if not found:
@@ -161,23 +163,10 @@ def _the_tensor(output: Any) -> Tensor:
             text = (
                 f"the model's output holds a tensor and a {type(other).__name__}: pass a callable target that picks one value"
             )
-            raise complaint(ValueError, f"{text} per example, such as target=lambda output: {_picking(output)}.")
+            raise complaint(ValueError, f"{text} per example, such as target=lambda output: {picking(output, size)}.")
     if len(found) == 1:
         return found[0]
-    text = f"the model's output is a {type(output).__name__} with {len(found) or 'no'} tensors: pass a callable target that"
-    raise complaint(ValueError, f"{text} picks one value per example, such as target=lambda output: {_picking(output)}.")
-
-
-def _picking(output: Any) -> str:
-    """How one value per example is taken from an output of several tensors, as it is written."""
-    fields = None if isinstance(output, (Mapping, list, tuple)) else getattr(output, "__dict__", {})
-    parts = output.items() if isinstance(output, Mapping) else enumerate(output) if fields is None else fields.items()
-    for key, part in parts:
-        if attributable(part):
-            where = f"output[{key!r}]" if fields is None else f"output.{key}"
-            row = f"[:, {min(3, part.shape[1] - 1)}]" if part.dim() > 1 else ""
-            return where + row + (".flatten(1).mean(1)" if part.dim() > 2 else "")
-    return "output[0][:, 3]"
+    raise complaint(ValueError, several(output, size))
 
 
 def predicted(output: Any, size: int | None = None) -> Tensor:

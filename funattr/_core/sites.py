@@ -124,7 +124,7 @@ def _site(bound: Bound, selector: Any) -> Site | None:
         raise complaint(
             TypeError,
             f"layer must be a dotted name, a module, input_of(...), output_of(...), a list, tuple or dict of these, "
-            f"or None for the input; got {kind_of(selector)}.",
+            f"or None for the input; got {kind_of(selector)}{_as_name(bound, selector)}.",
         )
     place = selector if isinstance(selector, Place) else Place(selector, False, None)
     named = isinstance(place.layer, str)
@@ -132,6 +132,12 @@ def _site(bound: Bound, selector: Any) -> Site | None:
     if place.layer == "" and not tracing():
         warn("layer='' is the model itself, whose value is its output: name a layer inside, which fa.layers lists.")
     return Site(module, repr(place.layer) if named else f"<{type(module).__name__}>", place.inputs, place.call)
+
+
+def _as_name(bound: Bound, selector: Any) -> str:
+    """How a number is written that was meant for the name of a layer."""
+    known = isinstance(selector, int) and str(selector) in dict(bound.root.named_children() if bound.root is not None else ())
+    return f": write layer={str(selector)!r}" if known else ""
 
 
 def check_reached(bound: Bound, run: Run, found: Sequence[Tensor]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import threading
 import types
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Set
 from functools import partial
@@ -36,20 +37,23 @@ from .._words import warn
 from .code import Words
 from .holders import (
     GENERATORS,
+    HOLDING,
     LARGEST,
     NUMBERS,
     Attributes,
     around,
     computes,
-    generator_kind,
+    draws_of,
     is_torchs_layer,
     of_library,
     rebind,
     same_state,
     shared_by,
     slots_of,
+    written_from_outside,
 )
-from .tap import Run, call_tapped, hooked, hooks_of, put_hooks_back
+from .records import records_of, take_back
+from .tap import Run, call_tapped, hooks_of, put_hooks_back
 from .where import built, filled_weights, own_buffers, own_layers, own_weights
 
 DRAWS = "the model draws random numbers: all passes of a call have the same, and the attributions are of the function they make"
@@ -62,8 +66,7 @@ _BUFFERING = Words("register_buffer")
 
 
 def _whole(t: Tensor) -> Tensor:
-    base = base_of(t)
-    return t if base is None else base
+    return t if (base := base_of(t)) is None else base
 
 
 class State:
@@ -82,6 +85,8 @@ class State:
         self.parameters: list[tuple[Tensor, Tensor]] = []  # of models that write to them: where they lie, and a copy
         self.lent: list[tuple[dict[str, Any], dict[str, Any]]] = []  # attributes of parameters of others' kinds
         self.lying: set[int] = set()  # where these lie in memory
+        self.code: list[Any] = []  # functions and classes that were met, and what they name that stays as it is but for
+        self.records: list[tuple[Any, Any]] | None = None  # tensors of a transform
         self.unseen = False  # whether the model may write where torch does not count it, as through .data
         self.times = 0  # how often a tensor was put back
 
@@ -96,21 +101,28 @@ class State:
             self.note_module(value, depth)
         elif isinstance(value, (tuple, list, deque, set, dict)):
             self.note_items(value, depth)
+            if not of_library(type(value)):  # somebody's kind of list
+                self.note_attributes(value, depth)
+        elif isinstance(value, np.ndarray):
+            self.arrays += [(value, value.copy())] if value.size <= LARGEST and value.flags.writeable else []
         elif isinstance(value, NUMBERS):
             self.holders += [(value, value[:])] if len(value) <= LARGEST else []
-        elif isinstance(value, np.ndarray):
-            if value.size <= LARGEST and value.flags.writeable:
-                self.arrays.append((value, value.copy()))
         elif isinstance(value, (partial, types.MethodType, types.FunctionType)):
+            self.code += [value, getattr(value, "__self__", None)]
             for held in around(value):
                 self.note_items(held, depth)
-        elif (kind := generator_kind(value)) is not None:
-            self.draws.append((value, kind, GENERATORS[kind][0](value)))
-        elif not (isinstance(value, _NO_STATE) or of_library(type(value))):  # such as the state of FSDP, a logger, a thread
-            self.note_items(getattr(value, "__dict__", {}), depth)
-            if (slots := slots_of(value)) is not None:
-                self.note_items(slots, depth)
-            self.note_class(type(value), depth)
+        elif (draws := draws_of(value)) is not None:
+            self.draws += draws
+        elif isinstance(value, weakref.ref):
+            self.note(value(), depth)
+        elif isinstance(value, HOLDING) or not (isinstance(value, _NO_STATE) or of_library(type(value))):
+            self.note_attributes(value, depth)  # of no logger, thread, state of FSDP
+
+    def note_attributes(self, value: Any, depth: int) -> None:
+        self.note_items(getattr(value, "__dict__", {}), depth)
+        if (slots := slots_of(value)) is not None:
+            self.note_items(slots, depth)
+        self.note_class(type(value), depth)
 
     def note_tensor(self, t: Tensor) -> None:
         if is_wrapped(t) and not transforms_active():  # of a transform that is over: nobody can go on from it
@@ -125,6 +137,7 @@ class State:
         for base in kind.__mro__:
             if id(base) not in self.met and not of_library(base):
                 self.met.add(id(base))
+                self.code.append(base)
                 for held in shared_by(base):
                     self.note_items(held, depth)
 
@@ -149,17 +162,24 @@ class State:
             return
         self.modules.append((module, built(module)))
         self.hooks.append((module, hooks_of(module)))
-        self.holders += [(held, dict(held)) for held in (module.__dict__, own_layers(module))]
+        self.holders.append((own_layers(module), dict(own_layers(module))))
         self.note_class(type(module), depth)
         for weight in filled_weights(module):
             if nn.Parameter in type(weight).__mro__[1:]:  # quantised, by another library
                 self.lent.append((vars(weight), dict(vars(weight))))
                 self.lying.add(weight.data_ptr())
+        self.note_own(module, depth)
+        if (buffers := own_buffers(module)) or _BUFFERING.in_class(type(module)):
+            self.note_items(buffers, depth)
+
+    def note_own(self, module: nn.Module, depth: int = 0) -> None:
+        """Keep the attributes of `module` itself."""
+        self.holders.append((module.__dict__, dict(module.__dict__)))
         for name, value in list(module.__dict__.items()):
             if name not in _COMMON:
                 self.note(value, depth + 1)
-        if (buffers := own_buffers(module)) or _BUFFERING.in_class(type(module)):
-            self.note_items(buffers, depth)
+        if (slots := slots_of(module)) is not None:
+            self.note_items(slots, depth)
 
     def note_parameters(self, module: nn.Module) -> None:
         """Keep all that is learned in `module`, which may write to it."""
@@ -173,6 +193,10 @@ class State:
                         self.lies.append((weight, where := weight.detach()))
                         self.parameters.append((where, _copied(weight)))
 
+    def note_records(self) -> None:
+        """Keep, before a transform of torch.func runs, what is not put back otherwise."""
+        self.records = records_of(self.code) if self.records is None else self.records
+
     def apart(self, given: Any) -> Any:
         """`given`, with copies of the tensors in it that the model may write to."""
         held = {id(_whole(t)) for t in (*(t for t, *_ in self.tensors.values()), *(t for t, _ in self.parameters))}
@@ -182,8 +206,7 @@ class State:
         here.state = self
 
     def __exit__(self, *exception: object) -> None:
-        # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
-        try:
+        try:  # twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short
             self.ready()
         finally:
             here.state = None
@@ -226,6 +249,8 @@ class State:
     def around(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
         """A pass under `run`."""
         self.ready()
+        if transforms_active():
+            self.note_records()
         try:
             return call_tapped(call, args, kwargs, run)
         finally:
@@ -246,11 +271,12 @@ class State:
             rebind(holder, before)
         for module, hooks in self.hooks:
             put_hooks_back(module, hooks)
+        if self.records and transforms_active():
+            take_back(self.records)
 
     def found_later(self, i: int) -> None:
         module = self.modules[i][0]
-        self.modules[i] = module, built(module)
-        own = module.__dict__, own_layers(module), own_buffers(module)
+        self.modules[i], own = (module, built(module)), (module.__dict__, own_layers(module), own_buffers(module))
         self.holders = [(h, dict(h) if any(h is held for held in own) else before) for h, before in self.holders]
         for child in module.modules():
             if id(child) not in self.met:
@@ -260,10 +286,6 @@ class State:
 def _copied(t: Tensor) -> Tensor:
     with as_it_is if is_wrapped(t) else without_transforms():  # a copy must outlive the transform that runs
         return t.detach().clone()
-
-
-def written_from_outside(module: nn.Module) -> bool:
-    return hooked(module) or type(module).__module__.startswith("torch.nn.utils.")
 
 
 class _Here(threading.local):

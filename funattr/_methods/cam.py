@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._core.checks import channel_of, check_rows, may_read
+from .._core.checks import channel_of, may_read, with_rows
 from .._core.door import method
 from .._core.gradient import at_site
 from .._core.passes import question, read
@@ -45,9 +45,15 @@ def _mapped(w: Weights, channel_dim: int, *asked: Any) -> Tree:
 
     values, slopes = at_site(*asked)
     check_batch_first(values, *asked[:3])
-    found = map_floats(cam, values, slopes)
-    check_rows(tensors(found), batch_size(asked[1]))
-    return found
+    return each_with_rows(map_floats(cam, values, slopes), *asked[:3])
+
+
+def each_with_rows(found: Tree, model: Model | Bound, x: Tree, layer: Layer) -> Tree:
+    """The same of each layer, where there are several."""
+    if not isinstance(layer, (list, tuple, dict)):
+        return with_rows(found, batch_size(x))
+    sites = resolve(bind(model), layer)
+    return sites.build([with_rows(part, batch_size(x)) for part in sites.flat(found)])
 
 
 def check_batch_first(values: Tree, model: Model | Bound, x: Tree, layer: Layer) -> None:

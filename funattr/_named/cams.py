@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from .._combine.shapes import resized
-from .._core.checks import channel_of, check_attributable, check_rows, may_read
+from .._core.checks import channel_of, check_attributable, may_read
 from .._core.door import method
 from .._core.gradient import with_places
 from .._core.passes import Question, question, read
 from .._core.where import Bound
 from .._methods.ablation import check_one_row_each, without_channels
-from .._methods.cam import check_batch_first
+from .._methods.cam import check_batch_first, each_with_rows
 from .._methods.gradient import activation
 from .._steps.chunks import given_chunk
 from .._steps.path import asked
@@ -23,7 +23,7 @@ from .._steps.points import along, input_floats, score_at
 from .._steps.progress import reported
 from .._steps.ways import Steps
 from .._torch import is_plain
-from .._types import ChunkSize, Layer, Model, Target, Tree, batch_size, in_single, map_floats, map_leaves, says, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, in_single, map_floats, map_leaves, says
 from .._words import complaint
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -234,9 +234,7 @@ def eigen_cam(model: Model, x: Tree, *, layer: Layer, channel_dim: int = 1, crea
 
     value = activation(model, x, layer=layer, create_graph=create_graph)
     _check(value, model, x, layer)
-    found = map_floats(cam, value)
-    check_rows(tensors(found), batch_size(x))
-    return found
+    return each_with_rows(map_floats(cam, value), model, x, layer)
 
 
 def _projected(rows: Tensor, create_graph: bool) -> Tensor:

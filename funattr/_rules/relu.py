@@ -6,9 +6,7 @@ hooks, works under vmap, and compiles into the one graph.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -16,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._core.checks import may_read
 from .._core.plain import unruled
 from .._torch import (
     as_recorded,
@@ -31,7 +28,8 @@ from .._torch import (
     transforms_active,
 )
 from .._words import complaint
-from .spelled import EXPORTED, SWITCHED, Entry, by_function, exported, placed, told
+from .rectifiers import COPY, KINDS, SPELLED
+from .spelled import EXPORTED, SWITCHED, Entry, exported, placed, told
 
 
 @autograd_function
@@ -101,21 +99,19 @@ class ReluRule(TorchFunctionMode):
         self.rule = rule
         self.fired = fired
         self.unmet = unmet  # likewise: what the graph shows, and no mode was told of
-        self.signs: list[tuple[Tensor, Tensor, bool, int]] = []  # masks, of what they say where it is positive, or where not
+        # Masks, of what they say where it is positive, or where not, and whether that is sure.
+        self.signs: list[tuple[Tensor, Tensor, bool, int, Any]] = []
+        self.copies: list[tuple[Tensor, Tensor, int, int]] = []  # of what, and how often each was written to
+        self.copied: Tensor | None = None  # what the operation copies that was seen last
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = self.seen(func, args, kwargs or {})
-        return unruled(func, args, kwargs or {}) if found is None else found[0]
+        copied, self.copied = self.copied, None
+        return self.made(unruled(func, args, kwargs or {}), copied) if found is None else found[0]
 
     def seen(self, func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any] | None:
         """What becomes of an operation that is a ReLU; None of one that is none, of which is noted what masks it makes."""
-        if func is torch.rnn_relu or func is torch.rnn_relu_cell:
-            text = "nn.RNN(nonlinearity='relu') runs its ReLU inside one fused operation, where a rule cannot reach."
-            raise complaint(ValueError, text)
-        if func in SPELLED:
-            entry: Entry | None = SPELLED[func]
-        else:
-            entry = exported(KINDS, func) if not tracing() and isinstance(func, EXPORTED) else None
+        entry = _entry(func)
         if entry is None:
             if tracing() and isinstance(func, FunctionType) and kept_whole(func):
                 self.unmet.append(told(func))
@@ -128,11 +124,22 @@ class ReluRule(TorchFunctionMode):
             y = unruled(func, args, kwargs)
             self.signs += [(y, *said) for said in found]
             return (y,)
+        if found is COPY:
+            self.copied = placed_args[0]
+            return None
         x, sure = found
         self.fired.append(True)
         if sure is not True:
+            if func is Tensor.__setitem__:
+                return None
             return (torch.where(sure, self.rule(x, False), unruled(func, args, kwargs)),)
         return (self._ruled(x, args[0] if args else x, in_place(func, entry, args, kwargs)),)
+
+    def made(self, y: Any, x: Tensor | None) -> Any:
+        """What an operation made, noted where it is a copy."""
+        if x is not None:
+            self.copies.append((y, x, times_written(y), times_written(x)))
+        return y
 
     def look(self, scores: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
         """Notes ReLUs between these that left torch's own backward pass: what this mode meets leaves another."""
@@ -143,114 +150,34 @@ class ReluRule(TorchFunctionMode):
     def _ruled(self, x: Tensor, target: Tensor, in_place: bool) -> Tensor:
         return target.copy_(self.rule(x, False)) if in_place and target is not x else self.rule(x, in_place)
 
-    def chosen(self, mask: Any, x: Any, positive: bool) -> bool:
+    def chosen(self, mask: Any, x: Any, positive: bool) -> Any:
         """Whether `mask` says where `x` is positive (or where it is not)."""
-        return any(
-            mask is m and x is t and positive is sign and times_written(t) == version for m, t, sign, version in self.signs
+        return next(
+            (
+                sure
+                for m, t, sign, version, sure in self.signs
+                if mask is m and positive is sign and times_written(t) == version and self._same(x, t)
+            ),
+            False,
         )
+
+    def _same(self, x: Any, t: Tensor) -> bool:
+        """Whether `x` is `t`, or one is what the other has been copied from, without a gradient, say, and still is."""
+        return x is t or any(
+            ((x is y and t is z) or (x is z and t is y)) and times_written(y) == of_y and times_written(z) == of_z
+            for y, z, of_y, of_z in self.copies
+        )
+
+
+def _entry(func: Any) -> Entry | None:
+    if func is torch.rnn_relu or func is torch.rnn_relu_cell:
+        text = "nn.RNN(nonlinearity='relu') runs its ReLU inside one fused operation, where a rule cannot reach."
+        raise complaint(ValueError, text)
+    if func in SPELLED:
+        return SPELLED[func]
+    return exported(KINDS, func) if not tracing() and isinstance(func, EXPORTED) else None
 
 
 def in_place(func: Any, entry: Entry, args: Any, kwargs: dict[str, Any]) -> bool:
     at = SWITCHED.get(func, len(args))
-    return entry.in_place or bool(kwargs.get("inplace", args[at] if len(args) > at else False))
-
-
-# What a call is a ReLU of, and whether it is, which may be a tensor where data cannot be read; None where it is not; of a mask,
-# a list. A function of the mode and of the call's arguments.
-
-
-def _zero(t: Any) -> Any:
-    if not isinstance(t, Tensor):
-        return isinstance(t, (int, float)) and t == 0
-    if t.requires_grad:
-        return False
-    zero = (t == 0).all()
-    return bool(zero) if may_read() else zero
-
-
-def _relu(mode: ReluRule, x: Tensor, *inplace: bool, **named: bool) -> Any:
-    return x, True
-
-
-def _clamp(mode: ReluRule, x: Tensor, min: Any = None, max: Any = None) -> Any:
-    return (x, True) if max in (None, math.inf) and not isinstance(min, Tensor) and min == 0 else None
-
-
-def _threshold(mode: ReluRule, x: Tensor, threshold: Any = None, value: Any = None, *inplace: bool, **named: bool) -> Any:
-    return (x, True) if threshold == 0 and value == 0 else None
-
-
-def _leaky(mode: ReluRule, x: Tensor, negative_slope: float = 0.01, *inplace: bool, **named: bool) -> Any:
-    return (x, True) if negative_slope == 0 else None
-
-
-def _hardtanh(mode: ReluRule, x: Tensor, min_val: float = -1.0, max_val: float = 1.0, *inplace: bool, **named: bool) -> Any:
-    return _clamp(mode, x, min_val, max_val)
-
-
-def _larger(mode: ReluRule, x: Tensor, other: Any = None, *rest: Any, **named: Any) -> Any:
-    if not isinstance(other, Tensor) or not x.is_floating_point():
-        return None
-    x, other = torch.broadcast_tensors(x, other)
-    first, second = _zero(other), _zero(x)
-    if first is False or second is False or first is True or second is True:
-        return (x, first) if first is not False and second is not True else (other, second) if second is not False else None
-    return torch.where(first, x, other), first | second
-
-
-def _where(mode: ReluRule, mask: Any, x: Any = None, y: Any = None) -> Any:
-    for t, other, positive in ((x, y, True), (y, x, False)):
-        if mode.chosen(mask, t, positive):
-            zero = _zero(other)
-            return None if zero is False else (t, zero)
-    return None
-
-
-def _where_method(mode: ReluRule, x: Any, mask: Any = None, y: Any = None) -> Any:
-    return _where(mode, mask, x, y)
-
-
-def _filled(mode: ReluRule, x: Tensor, mask: Any = None, value: Any = None) -> Any:
-    return _where(mode, mask, value, x)
-
-
-def _masked(mode: ReluRule, x: Any, y: Any = None) -> Any:
-    """``h * (h > 0)``."""
-    for t, mask in ((x, y), (y, x)):
-        if mode.chosen(mask, t, True):
-            return t, True
-    return None
-
-
-# Of a mask, what it says, to be noted: of which tensor, whether where that is positive, and how often it was written to.
-
-
-def _compared(positive: bool, mode: ReluRule, x: Any, other: Any = 0) -> Any:
-    zero = not isinstance(other, Tensor) and other == 0
-    return [(x, positive, times_written(x))] if zero and isinstance(x, Tensor) else None
-
-
-def _cast(mode: ReluRule, mask: Any, *args: Any, **kwargs: Any) -> Any:
-    """A mask in another dtype."""
-    return [said for known, *said in mode.signs if known is mask] or None
-
-
-KINDS: dict[str, Callable[..., Any]] = {
-    "relu": _relu,
-    **dict.fromkeys(("clamp", "clip", "clamp_min"), _clamp),
-    "threshold": _threshold,
-    "leaky_relu": _leaky,
-    "hardtanh": _hardtanh,
-    **dict.fromkeys(("maximum", "fmax", "max"), _larger),
-    "where": _where,
-    "masked_fill": _filled,
-    **dict.fromkeys(("mul", "multiply", "__mul__", "__rmul__"), _masked),
-    **dict.fromkeys(("gt", "ge", "greater", "greater_equal", "__gt__", "__ge__"), partial(_compared, True)),
-    **dict.fromkeys(("lt", "le", "less", "less_equal", "__lt__", "__le__"), partial(_compared, False)),
-    **dict.fromkeys(("to", "type", "type_as", "float", "double", "half", "bfloat16"), _cast),
-}
-#: function -> what it is, and how it is called.
-SPELLED = {
-    **by_function(KINDS),
-    Tensor.where: Entry(_where_method, Tensor.where, False, ["input", "condition", "other"], "where"),
-}
+    return entry.in_place or func is Tensor.__setitem__ or bool(kwargs.get("inplace", args[at] if len(args) > at else False))

@@ -32,7 +32,8 @@ from .flow.operation import flowing, hold, standing
 from .lift import slopes as slopes
 from .lift.dispatch import GRADIENTS
 from .lift.table import ENTRIES, NAMED, OPENED
-from .relu import KINDS, SPELLED, deconv_relu, guided_relu
+from .rectifiers import KINDS, SPELLED
+from .relu import deconv_relu, guided_relu
 from .spelled import by_export
 
 maps = (slopes.scaled, slopes.scaled2, slopes.matmul, slopes.rows, slopes.attention, slopes.normal, slopes.picked)

@@ -165,7 +165,9 @@ def fit(leaf: Tensor, given: Any, known: Ranges, label: str | None, shape: Seque
     if isinstance(given, Tensor):
         check_fits(given, leaf.shape if shape is None else shape, "baselines", label)
     elif not isinstance(given, (int, float, complex)) or (isinstance(given, bool) and leaf.dtype != torch.bool):
-        hint = ": pass torch.from_numpy(baselines)" if type(given).__name__ == "ndarray" else ""
+        made = "torch.stack" if isinstance(given, list) and any(isinstance(part, Tensor) for part in given) else "torch.tensor"
+        hints = {"ndarray": ": pass torch.from_numpy(baselines)", "list": f": pass {made}(baselines)"}
+        hint = hints.get(type(given).__name__, "")
         place = "" if label is None else f" for {label}"
         raise complaint(TypeError, f"baselines must be numbers or tensors{place}, got {kind_of(given)}{hint}.")
     cure = _misheld(leaf, given, known)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._core.checks import check_dense
+from .._core.checks import check_dense, closed
 from .._core.passes import Question
 from .._torch import any_batch, beside_traces, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Tree, as_it_is, is_number, map_tensors, tensors
@@ -153,7 +153,7 @@ def identified(q: Question, features: Features, values: list[Tree]) -> tuple[lis
         if not held and not any(
             one is not None and isinstance(leaf, Tensor) for one, leaf in zip(each, tree_flatten(value)[0])
         ):
-            raise complaint(TypeError, f"{q.where(i)} holds no tensor to ablate.")
+            raise complaint(TypeError, f"{q.where(i)} {closed(value) or 'holds no tensor to ablate'}.")
     return ids, groups
 
 

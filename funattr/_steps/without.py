@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core.backward import connected
-from .._core.kept import drawn
+from .._core.kept import before_transform, drawn
 from .._core.kernels import Folded
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, read, runs_fused, scores
 from .._core.score import Every, alone, predicted, score_of, shares, the_tensor
@@ -260,6 +260,7 @@ def _first(run: Runner, q: Question, make: Makes) -> tuple[Plan, list[Tensor] | 
     def put(i: int, value: Tree, shared: bool) -> Tree:
         with without_modes():  # which have nothing to do with this
             plans[:] = [make([value])]
+            before_transform()
             step = late.enter(_first_part(run, q, plans[0], made))
             return without(plans[0], step, 0, value)
 

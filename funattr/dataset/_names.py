@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -82,11 +83,21 @@ def method_named(name: str) -> Callable[..., Any]:
         found = at(name)
     else:
         full = SHORT.get(name, name)
-        found = COMPOSED.get(full) or (getattr(fa, full, None) if full in fa.__all__ else None)
+        found = COMPOSED.get(full) or (getattr(fa, full, None) if full in _methods() else None)
     if not callable(found):
-        raise NoSuchName(f"there is no method {name!r}{meant(name, [*fa.__all__, *COMPOSED, *SHORT])}")
+        raise NoSuchName(f"there is no method {name!r}{meant(name, [*_methods(), *COMPOSED, *SHORT], 50)}")
     method: Callable[..., Any] = found
     return method
+
+
+def _methods() -> list[str]:
+    """Public functions of a model and an input, but for those that give no tensors."""
+    found = [name for name in fa.__all__ if callable(f := getattr(fa, name)) and _leading(f) == ["model", "x"]]
+    return [name for name in found if name not in ("layers", "game")]
+
+
+def _leading(f: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(f).parameters)[:2]
 
 
 def at(name: str) -> Any:
@@ -99,7 +110,7 @@ def at(name: str) -> Any:
     found: Any = imported(module_name)
     for part in attribute.split("."):
         if not hasattr(found, part):
-            known = [key for key in vars(found) if not key.startswith("_")]
+            known = [key for key, value in vars(found).items() if not (key.startswith("_") or isinstance(value, ModuleType))]
             raise NoSuchName(f"{module_name} has no {part!r}{meant(part, known)}")
         found = getattr(found, part)
     return found

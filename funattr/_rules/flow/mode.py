@@ -62,6 +62,7 @@ class Ruled(TorchFunctionMode):
         self.level = depth_traced() if tracing() else depth()
         self.below = not tracing() and self.level > 0
         self.relus.signs.clear()
+        self.relus.copies.clear()
         self.unseen.begin()
         given = tensors((args, kwargs))
         self.starts = set() if tracing() else {edge_of(t).node for t in map(as_recorded, given) if t.requires_grad}
@@ -118,7 +119,8 @@ class Ruled(TorchFunctionMode):
             idle = not any(fact.varies or fact.ids for fact in facts) and func not in GRADIENTS
             left = idle or (own is None and self.events is None and (func in PLAIN or self._left(func, args, kwargs)))
         self.count = count = self.count + 1
-        found = func(*args, **kwargs) if left else apply(self, func, args, kwargs, own)
+        copied, self.relus.copied = self.relus.copied, None
+        found = self.relus.made(func(*args, **kwargs) if left else apply(self, func, args, kwargs, own), copied)
         if self.count != count:  # taken apart, before this mode: what it noted nothing of does not vary
             for y in among((found,)):
                 self.facts[y] = self.facts[y]._replace()

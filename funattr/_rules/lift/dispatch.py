@@ -24,7 +24,7 @@ from ..._types import is_number
 from ..._words import complaint
 from ..spelled import EXPORTED, SWITCHED, Entry, counterpart, exported, named, placed
 from .origins import among, constant
-from .table import BARE, ENTRIES, NAMED, NAMES, OPENED, PLAIN, SHAPES, SPARSE, WEIGHED
+from .table import BARE, ENTRIES, NAMED, NAMES, OPENED, PLAIN, SPARSE, SPREAD, WEIGHED
 from .tape import Lift, Met
 
 # Python functions that torch wraps: Dynamo finds them by identity only, and takes them for missing in a dictionary.
@@ -123,7 +123,7 @@ def _linear(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
     if lift.events is not None:
         return lift.probed(func, args, kwargs)
     found = func(*args, **kwargs)
-    return lift.scale(found, args[0]) if lift.scales and counterpart(func) in SHAPES else found
+    return lift.scale(found, args[0]) if lift.scales and counterpart(func) in SPREAD else found
 
 
 def _ruled(lift: Any, entry: Entry, args: Any, kwargs: Any) -> Any:
@@ -149,8 +149,19 @@ def _unknown(lift: Lift, func: Any, args: Any, kwargs: Any) -> Any:
     if found is not None and any(lift.origins.is_live(leaves[i]) for i in where):
         others = any(anywhere(own != base) for own, base in found[len(where) :])
         if others or not _straight(func, leaves, spec, dict(zip(where, found))):
-            lift.unknown.append(name)
+            return _noted(lift, name, func(*args, **kwargs))
     return func(*args, **kwargs)
+
+
+def _noted(lift: Lift, name: str, made: Any) -> Any:
+    """What an operation without a rule made, and its name noted; of values beside indices, once a gradient comes back."""
+    values = [t for t in among((made,)) if t.requires_grad]
+    if transforms_active() or len(values) == len(among((made,))):
+        lift.unknown.append(name)
+    else:
+        for t in values:
+            t.register_hook(lambda _: lift.unknown.append(name))
+    return made
 
 
 def bent(func: Any, args: Any, kwargs: Any, varies: Callable[[Any], bool]) -> bool:

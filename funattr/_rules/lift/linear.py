@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..._core.plain import linear_and_bias
 from ..._torch import tracing
+from .secants import portions
 from .slopes import matmul
 from .tape import Lift, Met
 
@@ -23,7 +24,7 @@ def matrix_product(lift: Lift, func: Any, x: Tensor, y: Tensor, *reduced: str) -
         return func(x, y, *reduced)
     if not (lift.varies(x) and lift.varies(y)):
         return func(x, y)
-    if x.dim() < 2 or y.dim() < 2:
+    if x.dim() < 2 or y.dim() < 2 or lift.is_scale(x) or lift.is_scale(y):
         return bilinear(lift, func, x, y)
     met = lift.meet(x, y)
     if met is None:
@@ -35,18 +36,28 @@ def matrix_product(lift: Lift, func: Any, x: Tensor, y: Tensor, *reduced: str) -
     return matmul(x, y, a, b, value)
 
 
-def bilinear(lift: Lift, func: Any, x: Any, y: Any, *rest: Any, **kwargs: Any) -> Any:
-    """Any function that is linear in each of its first two arguments."""
+def bilinear(lift: Lift, func: Any, x: Any, y: Any, *rest: Any, spread: bool = False, **kwargs: Any) -> Any:
+    """Any function that is linear in each of its first two arguments; `spread` says that each number of a scale meets many."""
     if not (lift.varies(x) and lift.varies(y)):
         return func(x, y, *rest, **kwargs)
     met = lift.meet(x, y)
     if met is None:
         return func(x, y, *rest, **kwargs)
+
+    def f(x: Tensor, y: Tensor) -> Tensor:
+        found: Tensor = func(x, y, *rest, **kwargs)
+        return found
+
     with lift.constants():
         (a, a0), (b, b0) = met
-        value = func(a, b, *rest, **kwargs)
-        am, bm = (a + a0) / 2, (b + b0) / 2
-    return value + func(x - a, bm, *rest, **kwargs) + func(am, y - b, *rest, **kwargs)
+        value = f(a, b)
+    if lift.is_scale(y):  # as in a product
+        p, q = portions(spread, b, b0)
+        return value + f(x - a, p * b + q * b0) + f(a0.expand_as(a), p * (y - b)) + f(a, q * (y - b))
+    if lift.is_scale(x):
+        p, q = portions(spread, a, a0)
+        return value + f(p * a + q * a0, y - b) + f(p * (x - a), b0.expand_as(b)) + f(q * (x - a), b)
+    return value + f(x - a, (b + b0) / 2) + f((a + a0) / 2, y - b)
 
 
 def grouped_product(lift: Lift, func: Any, x: Tensor, y: Tensor, offs: Tensor | None = None, *rest: Any, **kwargs: Any) -> Any:
@@ -109,9 +120,19 @@ def inverse(lift: Lift, func: Any, x: Tensor) -> Any:
 def einsum(lift: Lift, func: Any, equation: str, *operands: Any) -> Any:
     operands, vary = operands_of(operands, lift.varies)
     if len(vary) == 2:
-        return bilinear(lift, of_two(func, equation, operands, *vary), *(operands[i] for i in vary))
+        return bilinear(
+            lift, of_two(func, equation, operands, *vary), *(operands[i] for i in vary), spread=_one_in(equation, vary)
+        )
     met = lift.meet(*(operands[i] for i in vary)) if len(vary) > 2 else None
     return func(equation, *operands) if met is None else _einsum_of_many(lift, func, equation, operands, dict(zip(vary, met)))
+
+
+def _one_in(equation: Any, vary: Sequence[int]) -> bool:
+    """Whether one of two operands has some of the other's dimensions alone."""
+    if not isinstance(equation, str):
+        return False
+    first, second = (set(equation.partition("->")[0].split(",")[i].replace(" ", "")) for i in vary)
+    return first < second or second < first
 
 
 def _einsum_of_many(lift: Lift, func: Any, equation: str, operands: Sequence[Any], met: dict[int, Met]) -> Tensor:

@@ -183,9 +183,10 @@ def indexed(lift: Lift, func: Any, *args: Any, **kwargs: Any) -> Any:
             return masked_fill(lift, torch.masked_fill, x, mask, value)
         lift.written(x, masked_fill(lift, torch.masked_fill, lift.copied(x), mask, value))
         return None
-    choices = [t for t in among((*args, *kwargs.values())) if not attributable(t)]
+    given = among((*args, *kwargs.values()))
+    choices = [t for t in given if not attributable(t)]
     if choices and attributable(args[0]) and not lift.constant(args[0]):
-        lift.differ(*choices)
+        lift.differ(*choices, of=[t for t in given if attributable(t)])
     return lift.scale(func(*args, **kwargs), args[0])
 
 

@@ -218,10 +218,15 @@ def _times_scale(spread: bool, a: Tensor, a0: Tensor, r: Tensor, r0: Tensor) -> 
     """``d(a r) = da (p r + q r0) + dr (p a0 + q a)`` with p + q = 1: halves. But as of a scale, ``a / s`` with s = 1 / r,
     below, p : q is |r0| : |r|: halves would be as complete, and of no use where r is 1000 at one end and 1 at the other, as
     the norm of zeros has it."""
+    p, q = portions(spread, r, r0)
+    return p * r + q * r0, p * a0 + q * a
+
+
+def portions(spread: bool, r: Tensor, r0: Tensor) -> tuple[Tensor, Tensor]:
+    """p and q of that."""
     fair, size, size0 = _fair(spread, r, r0), r.abs(), r0.abs()
     whole = torch.where(fair, size + size0, 1.0)
-    p, q = torch.where(fair, size0 / whole, 0.5), torch.where(fair, size / whole, 0.5)
-    return p * r + q * r0, p * a0 + q * a
+    return torch.where(fair, size0 / whole, 0.5), torch.where(fair, size / whole, 0.5)
 
 
 def _fair(spread: bool, s: Tensor, s0: Tensor) -> Tensor:

@@ -201,6 +201,8 @@ SHAPES = functions("""
     view view_as reshape flatten unflatten squeeze unsqueeze expand expand_as permute transpose movedim broadcast_to clone
     contiguous to type type_as float double half bfloat16
 """)
+#: The same, some of them several times, or with zeros beside.
+SPREAD = SHAPES | functions("repeat tile diag diag_embed")
 #: Left alone at once.
 PLAIN = set(LINEAR) - set(SWITCHED) - {Tensor.backward}
 #: Left alone at once where their second argument is a parameter.

@@ -207,9 +207,9 @@ class Lift(TorchFunctionMode):
             return False
         return any(not fits(a.shape, b.shape) or anywhere(a != b) for a, b in zip(given, base))
 
-    def differ(self, *choices: Tensor) -> None:
-        """Notes an operation whose masks or indices are others at the baseline: no slope follows them."""
-        if self._are_others(choices):
+    def differ(self, *choices: Tensor, of: Sequence[Tensor] = ()) -> None:
+        """Notes an operation whose masks or indices are others at the baseline. Rows `of` a table are a gate."""
+        if self._are_others(choices) and (not any(map(self.follows, choices)) or not of or any(map(self.origins.is_live, of))):
             (self.unknown if any(map(self.follows, choices)) else self.moved).append(self.name)
 
     def added(self, func: Any, given: list[tuple[Tensor, bool]]) -> None:

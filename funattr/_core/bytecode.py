@@ -1,0 +1,56 @@
+"""What the code of functions reads of its file and writes to, as the interpreter's steps say it."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import types
+from collections.abc import Iterator
+from itertools import pairwise
+
+
+@functools.lru_cache(1024)
+def names_of_file(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of its file that a code reads, and those that it writes to."""
+    read, written = set(), set()
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            read.add(step.argval)
+        elif step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+            written.add(step.argval)
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            more = names_of_file(inner)
+            read.update(more[0])
+            written.update(more[1])
+    return tuple(sorted(read)), tuple(sorted(written))
+
+
+@functools.cache
+def stored_elsewhere(kind: type) -> frozenset[str]:
+    """The attributes that the code of a class writes to something else than the object whose method it is: to a class, to a
+    layer. Where only the pass knows the name, what writes it is there in its place."""
+    found: set[str] = set()
+    for f in vars(kind).values():
+        f = f.fset if isinstance(f, property) else f
+        whole = getattr(getattr(f, "__func__", f), "__code__", None)
+        own = whole.co_varnames[:1] if whole is not None and not isinstance(f, classmethod) else ()
+        for code in _with_inner(whole):
+            found.update({"setattr"}.intersection(code.co_names))
+            steps = [step for step in dis.get_instructions(code) if step.opname not in ("CACHE", "EXTENDED_ARG")]
+            pairs = [(before, step) for before, step in pairwise(steps) if step.opname == "STORE_ATTR"]
+            found.update(step.argval for before, step in pairs if not _loads(before, own))
+    return frozenset(found)
+
+
+def _loads(step: dis.Instruction, names: tuple[str, ...]) -> bool:
+    """Whether a step loads, as the last of what it loads, a variable of one of these names."""
+    last = step.argval[-1] if isinstance(step.argval, tuple) else step.argval
+    return step.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and last in names
+
+
+def _with_inner(code: types.CodeType | None) -> Iterator[types.CodeType]:
+    if isinstance(code, types.CodeType):
+        yield code
+        for inner in code.co_consts:
+            yield from _with_inner(inner)
