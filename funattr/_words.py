@@ -84,8 +84,12 @@ def spelled(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> str:
 
 def in_short(value: Any) -> str:
     """A value as it is written in a call, in a few letters."""
-    if type(value) is tuple and any(isinstance(part, (Tensor, np.ndarray)) for part in value) and len(value) < 5:
-        return f"({', '.join(map(in_short, value))})"
+    parts = list(value.values()) if type(value) is dict else value
+    if type(value) in (tuple, list, dict) and any(isinstance(part, (Tensor, np.ndarray)) for part in parts) and len(parts) < 5:
+        if type(value) is dict:
+            return f"{{{', '.join(f'{key!r}: {in_short(part)}' for key, part in value.items())}}}"
+        first, last = "()" if type(value) is tuple else "[]"
+        return f"{first}{', '.join(map(in_short, parts))}{last}"
     if isinstance(value, (Tensor, np.ndarray)):
         return f"<{'tensor' if isinstance(value, Tensor) else 'array'} {list(value.shape)}>"
     if isinstance(value, nn.Module):

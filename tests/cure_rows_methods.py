@@ -133,6 +133,12 @@ METHODS = [
     ),
     Cure(
         "_combine/shapes.py",
+        "call the method without interpolate",
+        lambda: F.interpolate(fa.gradient, 3)(text, ids, layer="embedding", target=1),
+        lambda: F.interpolate(fa.gradient(text, ids, layer="embedding", target=1), 3),
+    ),
+    Cure(
+        "_combine/shapes.py",
         ": pass mode={}",
         lambda: F.interpolate(fa.grad_cam, "bilinear"),
         lambda: F.interpolate(fa.grad_cam, mode="bilinear")(conv, image, layer="conv2", target=1),

@@ -216,3 +216,37 @@ def test_metrics_ask_what_is_bound() -> None:
             for method, at, target in ((functools.partial(fa.gradient, target=2), model, None), (fa.gradient, model, 2))
         )
         close(found, wanted, 1e-6)
+
+
+def anything(model: Any, x: Tensor, **named: Any) -> Any:
+    return fa.integrated_gradients(model, x, n_steps=3, **named)
+
+
+def test_what_takes_any_argument_takes_none_that_a_combinator_sees_to() -> None:
+    """Python's words came for a target beside those of each_target, and a KeyError for baselines that no signature names; the
+    error of each example was averaged as if it were an attribution."""
+    every = fa.each_target(anything, [0, 1])
+    close(
+        fa.multiply(every, fa.gradient)(model, image, target=1)[0],
+        anything(model, image, target=0) * fa.gradient(model, image, target=1),
+        1e-5,
+    )
+    base = torch.randn(2, 3, 8, 8)
+    found = fa.mean_over_baselines(anything)(model, image, target=1, baselines=base)
+    close(found, fa.mean_over_baselines(fa.integrated_gradients)(model, image, target=1, baselines=base, n_steps=3), 1e-5)
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: every(model, image, target=1), "there is no argument 'target'"),
+        (lambda: fa.mean_over_baselines(anything)(model, image, target=1), "baselines is missing"),
+        (lambda: fa.noise_tunnel(anything)(model, image, target=1, return_error=True), "there is no argument 'return_error'"),
+        (lambda: fa.relu(anything)(model, image, 1), r"takes model, x and no more. Write method\(model, x\)"),
+        (lambda: fa.relu(anything)(model, image, x=image), "x is given twice"),
+        (lambda: fa.relu(lambda net, data, layer=None: data)(model, image, foo=1), "there is no argument 'foo'"),
+        (lambda: fa.interpolate(lambda model, x: None)(model, image), "the method returned NoneType"),
+    ]
+    twice: Any = {"x": image}
+    calls.append(
+        (lambda: fa.gradient(model, image, target=1, **twice), r"x is given twice.* Write fa.gradient\(model, x, target=1\)")
+    )
+    for call, words in calls:
+        with pytest.raises(TypeError, match=words):
+            call()

@@ -43,8 +43,9 @@ def generators_given(options: dict[str, Any]) -> list[torch.Generator]:
 
 def chosen(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
     """Those of the keyword arguments that `function` takes."""
-    known = about(function).accepts
-    return {name: value for name, value in options.items() if known is None or name in known}
+    told = about(function)
+    known, given = told.accepts, told.given
+    return {name: value for name, value in options.items() if (name not in given if known is None else name in known)}
 
 
 def has_steps(function: Callable[..., Any]) -> bool:
@@ -80,6 +81,7 @@ def combined(
     facts: dict[str, Any] = {fact: any(getattr(part, fact) for part in known) for fact in _OF_ANY}
     made.about = About(
         None if any_name else tuple(names),
+        tuple({*without, *(name for part in known for name in part.given)}.difference(extra)) if any_name else (),
         leading=max(part.leading for part in known),
         rows=all(part.rows for part in known),
         spare=max(part.spare for part in known),
@@ -120,7 +122,8 @@ def _signature(
 ) -> inspect.Signature:
     parameters: dict[str, inspect.Parameter] = {}
     for part in parts:
-        for parameter in inspect.signature(part).parameters.values():
+        own = list(inspect.signature(part).parameters.values())
+        for parameter in own[2:] if parameters else own:  # the model and x, whatever a part calls them
             # Needed by one part is needed by the whole.
             if parameter.name not in parameters or parameter.default is parameter.empty:
                 parameters[parameter.name] = parameter
@@ -128,7 +131,9 @@ def _signature(
         if added not in parameters:
             parameters[added] = inspect.Parameter(added, inspect.Parameter.KEYWORD_ONLY, default=None)
     for needed in needs:
-        parameters[needed] = parameters[needed].replace(default=inspect.Parameter.empty)
+        parameters[needed] = parameters.get(needed, inspect.Parameter(needed, inspect.Parameter.KEYWORD_ONLY)).replace(
+            default=inspect.Parameter.empty
+        )
     return inspect.Signature(sorted((p for p in parameters.values() if p.name not in without), key=lambda p: p.kind))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._torch import tree_flatten, tree_unflatten
 from .._types import Explains, Method, Model, Tree, batch_size, map_floats, tensors
-from .._words import complaint, door
+from .._words import complaint, door, in_short
 from .dress import about, chosen, combined, known_method, name_of, per_layer, then
 
 
@@ -53,7 +53,7 @@ def multiply(method: Explains, other: Explains) -> Method:
     def times(a: Tree, b: Tree) -> Tree:
         (left, spec), (right, spec_of_right) = tree_flatten(a), tree_flatten(b)
         if spec != spec_of_right:
-            text = f"{name_of(method)} gives {spec}, {name_of(other)} gives {spec_of_right}: they cannot be multiplied."
+            text = f"{name_of(method)} gives {in_short(a)}, {name_of(other)} gives {in_short(b)}: they cannot be multiplied."
             raise complaint(ValueError, text)
         # Where one has a dimension for targets up front, the other is the same for each.
         shorter = mine.leading - others.leading
@@ -178,12 +178,15 @@ def at_input(method: Explains) -> Method:
         tensor([[ 2., -4.]])
     """
     method = known_method(method)
-    dropped = {"layer": None} if about(method).bound.get("layer") is not None else {}
+    told = about(method)
+    dropped = {"layer": None} if told.bound.get("layer") is not None else {}
+    says: dict[str, Any] = {"baselines": "input"} if told.baselines == "site" else {}
 
     def there(model: Model, x: Tree, *, layer: Any = None, **options: Any) -> Tree:
         return method(model, x, **options, **dropped)
 
-    return combined(there, f"at_input({name_of(method)})", method, extra=["layer"], layered=False, at_input=True, pictured=True)
+    says |= {"layered": False, "at_input": True, "pictured": True}
+    return combined(there, f"at_input({name_of(method)})", method, extra=["layer"], **says)
 
 
 def _peak(found: Tensor, rows: int, size: int, name: str) -> Tensor:
