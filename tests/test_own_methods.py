@@ -250,3 +250,42 @@ def test_what_takes_any_argument_takes_none_that_a_combinator_sees_to() -> None:
     for call, words in calls:
         with pytest.raises(TypeError, match=words):
             call()
+
+
+class Draws:
+    """A method that keeps a generator."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator()
+
+    def __call__(self, model: Any, x: Tensor, *, target: Any = None) -> Tensor:
+        return fa.gradient(model, x + 0.5 * torch.randn(x.shape, generator=self.generator), target=target)
+
+
+SEEN = torch.Generator()
+smooth = fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.5, generator=SEEN)
+
+
+def from_file(model: Any, x: Tensor, *, target: Any = None) -> Tensor:
+    return smooth(model, x, target=target)
+
+
+def by_default(model: Any, x: Tensor, *, target: Any = None, generator: torch.Generator = SEEN) -> Tensor:
+    return fa.gradient(model, x + 0.5 * torch.randn(x.shape, generator=generator), target=target)
+
+
+@pytest.mark.parametrize("method", [Draws(), from_file, by_default], ids=["kept", "in its file", "by default"])
+@pytest.mark.parametrize("targets", [[0, 3], [lambda out: out[:, 0] ** 2, (3,)]], ids=["classes", "others"])
+def test_each_target_meets_the_same_draws(method: Any, targets: Any) -> None:
+    """Of a method's own generator each target had other numbers, where they ran one after another, in silence."""
+    generator = getattr(method, "generator", SEEN)
+
+    def seeded(call: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        generator.manual_seed(0)
+        return call(), generator.get_state()
+
+    alone = [seeded(lambda target=target: method(model, image, target=target)) for target in targets]  # type: ignore[misc]  # a lambda with a default has no type for mypy
+    for chunk_size in (None, 1, 2):
+        every, state = seeded(lambda size=chunk_size: fa.each_target(method, targets, chunk_size=size)(model, image))  # type: ignore[misc]  # the same
+        close(every, torch.stack([found for found, _ in alone]), 1e-5)
+        assert torch.equal(state, alone[0][1])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.checks import check_dense
+from .._core.code import generators_of
 from .._core.door import method
 from .._steps.points import together
 from .._steps.ways import Runner
@@ -182,7 +183,9 @@ def known_method(function: Any) -> Any:
         return function(model, map_tensors(_own, x), **options)
 
     made: Any = called
-    made.about, made.__name__ = about(function), name_of(function)
+    told = about(function)
+    own = [g for g in generators_of(function) if all(g is not known for known in told.generators)]
+    made.about, made.__name__ = told._replace(generators=(*told.generators, *own)), name_of(function)
     return made
 
 
