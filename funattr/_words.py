@@ -36,7 +36,7 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         try:
             return function(*args, **kwargs)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, IndexError) as error:  # an id that an embedding has not is an IndexError
             told = complete(_misnamed(error, function, args, kwargs), function, kwargs)
             if told is not error:
                 raise told from None
@@ -91,7 +91,9 @@ def in_short(value: Any) -> str:
         first, last = "()" if type(value) is tuple else "[]"
         return f"{first}{', '.join(map(in_short, parts))}{last}"
     if isinstance(value, (Tensor, np.ndarray)):
-        return f"<{'tensor' if isinstance(value, Tensor) else 'array'} {list(value.shape)}>"
+        nested = isinstance(value, Tensor) and value.is_nested  # of which torch tells no shape
+        kind = "tensor" if isinstance(value, Tensor) else "array"
+        return f"<nested {kind}>" if nested else f"<{kind} {list(value.shape)}>"
     if isinstance(value, nn.Module):
         return f"<{type(value).__name__}>"
     if callable(value):

@@ -229,7 +229,7 @@ METHODS = [
         lambda: said(lambda v: v.to_sparse(), target=lambda output: output.to_dense()[:, 3]),
     ),
     Cure(
-        "_core/passes.py",
+        "_core/cures.py",
         "wrap a model that takes them as one argument",
         lambda: said(lambda pair: two(*pair), (x, x)),
         lambda: said(lambda *x: (lambda pair: two(*pair))(x), (x, x)),

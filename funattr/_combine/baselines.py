@@ -127,7 +127,7 @@ def _one_row_each(each: list[Tree], size: int) -> Tree:
             "each), and noise there takes one: pass noise_tunnel a method with a single baseline."
         )
         raise complaint(ValueError, text)
-    return map_tensors(lambda t: t[:, 0], stacked)
+    return map_tensors(lambda t: t[:, 0] if size else t.new_zeros(len(t), *t.shape[2:]), stacked)
 
 
 def one_of(samples: Tree, sample: list[Tensor], x: Tree) -> Tree:

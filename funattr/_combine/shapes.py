@@ -135,7 +135,7 @@ def _for_each_input(attribution: Tree, x: Tree, leading: int, size: Any, mode: s
 def _spatial(size: Any) -> tuple[int, ...]:
     if isinstance(size, Tensor) and size.dim() > 2:
         return tuple(size.shape[2:])
-    sides = tuple(size) if isinstance(size, (tuple, list, np.ndarray)) else (size,)
+    sides = tuple(size) if isinstance(size, (tuple, list)) or (isinstance(size, np.ndarray) and size.ndim) else (size,)
     if not all(is_index(side) or isinstance(side, torch.SymInt) for side in sides):
         cure = f": pass mode={size!r}" if isinstance(size, str) and size in MODES else ""
         text = f"size must be whole numbers, such as (height, width), or a tensor [N, C, *S] of that size, got {kind_of(size)}"
