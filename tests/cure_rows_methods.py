@@ -132,6 +132,15 @@ METHODS = [
         lambda: [F.interpolate(torch.ones(1, 1, 2, 2), size) for size in ((4, 4), image)],
     ),
     Cure(
+        "_combine/elementwise.py",
+        "Leave create_graph out, or multiply what the two methods return",
+        lambda: F.multiply(fa.gradient, fa.lime)(mlp, x, target=1, create_graph=True),
+        lambda: [
+            F.multiply(fa.gradient, fa.lime)(mlp, x, target=1),
+            F.gradient(mlp, x, target=1, create_graph=True) * F.lime(mlp, x, target=1),
+        ],
+    ),
+    Cure(
         "_combine/shapes.py",
         "call the method without interpolate",
         lambda: F.interpolate(fa.gradient, 3)(text, ids, layer="embedding", target=1),

@@ -66,7 +66,7 @@ def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create
     if every:
         bound = uncompiled(bound, [site.layer for site in every])
     if any(site.call is not None and site.call < 0 for site in every):
-        counted = partial(_counted, bound, x, (*sites.sites, neuron))
+        counted = partial(_counted, bound.for_values(True), x, (*sites.sites, neuron))
         *found, neuron = target.take(counted) if isinstance(target, Row) else counted()
         sites = sites._replace(sites=tuple(found))
     return Question(bound, x, sites, target, neuron, batch_size(x), create_graph)
