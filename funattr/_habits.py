@@ -82,8 +82,9 @@ def refusal(
 
     `method` names the arguments of a method ``(model, x, *, ...)``; any other function has them in its signature.
     """
-    parameters = inspect.signature(function).parameters.values()
-    names = [p.name for p in parameters] if method is None else ["model", "x", *(n for n in method if n not in ("model", "x"))]
+    parameters = list(inspect.signature(function).parameters.values())
+    called = {"model", "x", *(p.name for p in parameters[:2] if p.kind is not p.KEYWORD_ONLY)}  # in a method of one's own
+    names = [p.name for p in parameters] if method is None else ["model", "x", *(n for n in method if n not in called)]
     places = sum(p.kind is not p.KEYWORD_ONLY for p in parameters) if method is None else 2
     first = [written(value, name) for value, name in zip(args[:places], names)] if method is None else names[:2]
     rest = names[len(first) :]
@@ -103,6 +104,7 @@ def refusal(
     for key, value in kwargs.items():
         if key not in names:
             said.append(f"there is no argument {key!r}{_put_right(line, key, value, rest, args)}")
+    said += [f"{key} is given twice, by place and by name" for key in names[: min(len(args), places)] if key in kwargs]
     said += _missing(parameters, rest, line)
     return f"{'; '.join(said)}{'' if said[-1].endswith('?') else '.'} Write {line}" if said else None
 

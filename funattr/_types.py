@@ -73,12 +73,13 @@ class About(NamedTuple):
     """What a method tells the combinators around it, in its attribute `about`."""
 
     accepts: tuple[str, ...] | None  #: the names of its arguments; None where it takes any
+    given: tuple[str, ...] = ()  #: those that it does not take, though it takes any: what a combinator around it sees to
     leading: int = 0  #: how many dimensions its results have before the batch: one for each `each_target` in it
     layered: bool = True  #: whether its results are those of layers, in the structure in which these are named
     at_input: bool = False  #: whether it works at the input too, where a layer is given
     draws: bool = False  #: whether it draws random numbers; somebody else's method has not said
     generators: tuple[torch.Generator, ...] = ()  #: what is bound in it to draw from
-    baselines: Literal["x", "several", "site", "path"] = "x"  #: what its `baselines` are: see `BASELINES`
+    baselines: Literal["x", "several", "site", "input", "path"] = "x"  #: what its `baselines` are; "input": a site that is x
     rows: bool = False  #: whether several targets, one call for each, share its passes; somebody else's method has not said
     spare: Literal["", "no mask", "yes"] = ""  #: where places that hold nothing change what it finds
     front: bool = False  #: whether it takes dimension 1 for channels, and what follows for places, whatever is asked

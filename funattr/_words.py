@@ -36,7 +36,7 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         try:
             return function(*args, **kwargs)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, IndexError) as error:  # an id that an embedding has not is an IndexError
             told = complete(_misnamed(error, function, args, kwargs), function, kwargs)
             if told is not error:
                 raise told from None
@@ -84,10 +84,16 @@ def spelled(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> str:
 
 def in_short(value: Any) -> str:
     """A value as it is written in a call, in a few letters."""
-    if type(value) is tuple and any(isinstance(part, (Tensor, np.ndarray)) for part in value) and len(value) < 5:
-        return f"({', '.join(map(in_short, value))})"
+    parts = list(value.values()) if type(value) is dict else value
+    if type(value) in (tuple, list, dict) and any(isinstance(part, (Tensor, np.ndarray)) for part in parts) and len(parts) < 5:
+        if type(value) is dict:
+            return f"{{{', '.join(f'{key!r}: {in_short(part)}' for key, part in value.items())}}}"
+        first, last = "()" if type(value) is tuple else "[]"
+        return f"{first}{', '.join(map(in_short, parts))}{last}"
     if isinstance(value, (Tensor, np.ndarray)):
-        return f"<{'tensor' if isinstance(value, Tensor) else 'array'} {list(value.shape)}>"
+        nested = isinstance(value, Tensor) and value.is_nested  # of which torch tells no shape
+        kind = "tensor" if isinstance(value, Tensor) else "array"
+        return f"<nested {kind}>" if nested else f"<{kind} {list(value.shape)}>"
     if isinstance(value, nn.Module):
         return f"<{type(value).__name__}>"
     if callable(value):

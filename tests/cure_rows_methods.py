@@ -132,6 +132,21 @@ METHODS = [
         lambda: [F.interpolate(torch.ones(1, 1, 2, 2), size) for size in ((4, 4), image)],
     ),
     Cure(
+        "_combine/elementwise.py",
+        "Leave create_graph out, or multiply what the two methods return",
+        lambda: F.multiply(fa.gradient, fa.lime)(mlp, x, target=1, create_graph=True),
+        lambda: [
+            F.multiply(fa.gradient, fa.lime)(mlp, x, target=1),
+            F.gradient(mlp, x, target=1, create_graph=True) * F.lime(mlp, x, target=1),
+        ],
+    ),
+    Cure(
+        "_combine/shapes.py",
+        "call the method without interpolate",
+        lambda: F.interpolate(fa.gradient, 3)(text, ids, layer="embedding", target=1),
+        lambda: F.interpolate(fa.gradient(text, ids, layer="embedding", target=1), 3),
+    ),
+    Cure(
         "_combine/shapes.py",
         ": pass mode={}",
         lambda: F.interpolate(fa.grad_cam, "bilinear"),
@@ -223,7 +238,7 @@ METHODS = [
         lambda: said(lambda v: v.to_sparse(), target=lambda output: output.to_dense()[:, 3]),
     ),
     Cure(
-        "_core/passes.py",
+        "_core/cures.py",
         "wrap a model that takes them as one argument",
         lambda: said(lambda pair: two(*pair), (x, x)),
         lambda: said(lambda *x: (lambda pair: two(*pair))(x), (x, x)),

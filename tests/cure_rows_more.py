@@ -227,6 +227,12 @@ MORE = [
     ),
     Cure(
         "_core/cures.py",
+        "make it with device={}",
+        lambda: F.integrated_gradients(mlp, x, target=1, baselines=torch.zeros(1, 6, device="meta")),
+        lambda: F.integrated_gradients(mlp, x, target=1, baselines=torch.zeros(1, 6, device="cpu")),
+    ),
+    Cure(
+        "_core/cures.py",
         "pass copy.deepcopy(model)",
         lambda: said(inside_mode, target=1),
         lambda: said(copy.deepcopy(inside_mode), target=1),

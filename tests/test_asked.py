@@ -247,6 +247,9 @@ def test_inputs_that_a_model_does_not_name_so_are_told_with_its_own_names() -> N
     for wrong in ({"image": x}, (x, x)):
         with pytest.raises(TypeError, match=r"the model does not take x so \(.*\): it takes \(input\), a tuple"):
             fa.gradient(linear, wrong, target=1)
+        for method in (fa.deep_lift, fa.lrp, fa.under({})(fa.feature_ablation)):  # under what sees the operations
+            with pytest.raises(TypeError, match=r"the model does not take x so \(.*\): it takes \(input\), a tuple"):
+                method(linear, wrong, target=1)
     assert fa.gradient(linear, {"input": x}, target=1)["input"].shape == x.shape
 
 

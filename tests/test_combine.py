@@ -153,6 +153,19 @@ def test_mean_over_baselines_at_the_site(method: Any) -> None:
         fa.mean_over_baselines(method)(net, x, layer="0", baselines=at_layer[0], target=1)
 
 
+def test_mean_over_baselines_at_the_input() -> None:
+    """What `at_input` puts there has its baselines there, whatever layer is named: it was asked for those of the layer."""
+    net = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)).double()
+    x, base = torch.randn(3, 4, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
+    for bound in (fa.shapley, functools.partial(fa.shapley, layer="0")):
+        found = fa.mean_over_baselines(fa.at_input(bound))(net, x, layer="0", baselines=base, target=1)
+        close(found, fa.mean_over_baselines(fa.shapley)(net, x, baselines=base, target=1))
+    ids = torch.tensor([[3, 1, 0, 2]])
+    ablation = fa.mean_over_baselines(fa.at_input(fa.feature_ablation))
+    found = ablation(lambda ids: net(ids.double()), ids, layer="any", baselines=ids.flip(1), target=1)
+    close(found, fa.feature_ablation(lambda ids: net(ids.double()), ids, baselines=ids.flip(1), target=1))
+
+
 @given(net=nets, x=batches, n=st.integers(1, 6), chunk=st.integers(1, 7), seed=seeds, stdev=st.floats(0, 2))
 def test_noise_tunnel_is_a_moment(net: Made, x: Tensor, n: int, chunk: int, seed: int, stdev: float) -> None:
     g = seeded(seed)

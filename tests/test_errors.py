@@ -292,6 +292,11 @@ def test_an_empty_batch_gives_an_empty_result() -> None:
     ]:
         for target in (1, "argmax", torch.zeros(0, dtype=torch.long), []):
             assert method(net, image[:0], layer=layer, target=target).shape == shape
+    pixels = nn.Sequential(nn.Conv2d(3, 5, 1))  # of which a target names an index, and of none nothing
+    assert fa.saliency(pixels, image[:0], target=[]).shape == (0, 3, 8, 8)
+    for shap in (fa.gradient_shap, fa.deep_lift_shap):
+        noisy = fa.noise_tunnel(shap, n_samples=2)
+        assert noisy(text, ids[:0], layer="embedding", baselines=ids, target=1).shape[0] == 0
     assert fa.guided_grad_cam(net, image[:0], layer="layer2", target=1).shape == (0, 3, 8, 8)
     assert fa.activation(net, image[:0], layer="stem").shape == (0, 6, 6, 6)
     assert fa.convergence_delta(image[:0], net, image[:0], target=1).shape == (0,)

@@ -110,3 +110,61 @@ def test_a_constant_without_create_graph(asked: Any) -> None:
 def test_a_delta_is_a_constant() -> None:
     model = Block().double().eval()
     assert not torch.func.jvp(lambda x: fa.convergence_delta(x, model, X, target=1), (X,), (torch.ones_like(X),))[1].any()
+
+
+class Written(nn.Module):
+    """A loop that writes its values into a tensor made for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.act, self.head = nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, states = x.new_zeros(len(x), 4), torch.empty_like(x)
+        for t in range(x.shape[1]):
+            state = self.act(self.cell(torch.cat([x[:, t], state], 1)))
+            states[:, t] = state
+        return self.head(states.sum(1))
+
+
+def backward_of(asked: Any) -> Tensor:
+    leaf = X.clone().requires_grad_()
+    return torch.autograd.grad(asked(leaf), leaf)[0]
+
+
+def test_rules_at_a_call_counted_from_the_end() -> None:
+    """What counts the calls ran under rules without a graph: "'NoneType' object has no attribute 'clone'" came."""
+    torch.manual_seed(0)
+    model = Written().double()
+    for rules in (None, fa.rules.epsilon()):
+
+        def total(x: Tensor, rules: Any = rules) -> Tensor:
+            layer = fa.output_of("cell", call=-1)
+            return fa.lrp(model, x, layer=layer, target=1, rules=rules, create_graph=True).square().sum()
+
+        tangent = torch.func.jvp(total, (X,), (POINTS,))[1]
+        torch.testing.assert_close(tangent, (backward_of(total) * POINTS).sum())
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2])
+def test_noise_around_steps_where_the_caller_differentiates(chunk_size: int) -> None:
+    """What was functionalized, to run at once, has no graph there: "derivative for aten::copy is not implemented" came."""
+    torch.manual_seed(0)
+    model = Written().double()
+    mask = torch.arange(3)[:, None].expand(3, 4)
+
+    def total(x: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        noisy = fa.noise_tunnel(fa.feature_ablation, n_samples=3, stdevs=0.1, generator=generator, chunk_size=chunk_size)
+        return noisy(model, x, target=1, feature_mask=mask, create_graph=True).square().sum()
+
+    torch.testing.assert_close(torch.func.grad(total)(X), backward_of(total))
+
+
+def test_a_product_with_a_constant_is_not_differentiated() -> None:
+    """The derivative was that of the other factor alone, in silence."""
+    model = Block().double().eval()
+    product = fa.multiply(fa.gradient, partial(fa.lime, n_samples=40))
+    assert product(model, X, target=1).shape == X.shape
+    with pytest.raises(ValueError, match="lime takes no create_graph: its result is a constant"):
+        product(model, X, target=1, create_graph=True)

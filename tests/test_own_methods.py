@@ -262,3 +262,76 @@ def test_what_somebody_else_calls_about(around: Callable[[Any], Any]) -> None:
 def test_a_wrong_name_that_is_bound() -> None:
     with pytest.raises(TypeError, match=r"shapley has no argument 'samples'\. Did you mean 'n_samples'\?"):
         fa.relu(functools.partial(fa.shapley, samples=3))
+
+
+def anything(model: Any, x: Tensor, **named: Any) -> Any:
+    return fa.integrated_gradients(model, x, n_steps=3, **named)
+
+
+def test_what_takes_any_argument_takes_none_that_a_combinator_sees_to() -> None:
+    """Python's words came for a target beside those of each_target, and a KeyError for baselines that no signature names; the
+    error of each example was averaged as if it were an attribution."""
+    every = fa.each_target(anything, [0, 1])
+    close(
+        fa.multiply(every, fa.gradient)(model, image, target=1)[0],
+        anything(model, image, target=0) * fa.gradient(model, image, target=1),
+        1e-5,
+    )
+    base = torch.randn(2, 3, 8, 8)
+    found = fa.mean_over_baselines(anything)(model, image, target=1, baselines=base)
+    close(found, fa.mean_over_baselines(fa.integrated_gradients)(model, image, target=1, baselines=base, n_steps=3), 1e-5)
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: every(model, image, target=1), "there is no argument 'target'"),
+        (lambda: fa.mean_over_baselines(anything)(model, image, target=1), "baselines is missing"),
+        (lambda: fa.noise_tunnel(anything)(model, image, target=1, return_error=True), "there is no argument 'return_error'"),
+        (lambda: fa.relu(anything)(model, image, 1), r"takes model, x and no more. Write method\(model, x\)"),
+        (lambda: fa.relu(anything)(model, image, x=image), "x is given twice"),
+        (lambda: fa.relu(lambda net, data, layer=None: data)(model, image, foo=1), "there is no argument 'foo'"),
+        (lambda: fa.interpolate(lambda model, x: None)(model, image), "the method returned NoneType"),
+    ]
+    twice: Any = {"x": image}
+    calls.append(
+        (lambda: fa.gradient(model, image, target=1, **twice), r"x is given twice.* Write fa.gradient\(model, x, target=1\)")
+    )
+    for call, words in calls:
+        with pytest.raises(TypeError, match=words):
+            call()
+
+
+class Draws:
+    """A method that keeps a generator."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator()
+
+    def __call__(self, model: Any, x: Tensor, *, target: Any = None) -> Tensor:
+        return fa.gradient(model, x + 0.5 * torch.randn(x.shape, generator=self.generator), target=target)
+
+
+SEEN = torch.Generator()
+smooth = fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.5, generator=SEEN)
+
+
+def from_file(model: Any, x: Tensor, *, target: Any = None) -> Tensor:
+    return smooth(model, x, target=target)
+
+
+def by_default(model: Any, x: Tensor, *, target: Any = None, generator: torch.Generator = SEEN) -> Tensor:
+    return fa.gradient(model, x + 0.5 * torch.randn(x.shape, generator=generator), target=target)
+
+
+@pytest.mark.parametrize("method", [Draws(), from_file, by_default], ids=["kept", "in its file", "by default"])
+@pytest.mark.parametrize("targets", [[0, 3], [lambda out: out[:, 0] ** 2, (3,)]], ids=["classes", "others"])
+def test_each_target_meets_the_same_draws(method: Any, targets: Any) -> None:
+    """Of a method's own generator each target had other numbers, where they ran one after another, in silence."""
+    generator = getattr(method, "generator", SEEN)
+
+    def seeded(call: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        generator.manual_seed(0)
+        return call(), generator.get_state()
+
+    alone = [seeded(lambda target=target: method(model, image, target=target)) for target in targets]  # type: ignore[misc]  # a lambda with a default has no type for mypy
+    for chunk_size in (None, 1, 2):
+        every, state = seeded(lambda size=chunk_size: fa.each_target(method, targets, chunk_size=size)(model, image))  # type: ignore[misc]  # the same
+        close(every, torch.stack([found for found, _ in alone]), 1e-5)
+        assert torch.equal(state, alone[0][1])

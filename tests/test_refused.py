@@ -172,3 +172,24 @@ def test_rules_around_rules(layer: str | None, rules: Any) -> None:
         fa.under(merged)(fa.gradient)(nn.Sequential(*NET, nn.ReLU()), X, layer=layer, target=1).shape[0] == 4
     )  # the cure cures
     assert torch.equal(fa.under({})(fa.lrp)(NET, X, layer=layer, target=1), fa.lrp(NET, X, layer=layer, target=1))
+
+
+@pytest.mark.parametrize("name", ["integrated_gradients", "feature_ablation", "deep_lift", "gradient_shap"])
+def test_arguments_without_numbers(name: str) -> None:
+    """Torch's words came for what is on the meta device, is nested or sparse."""
+    method: Any = getattr(fa, name)
+    numbers, classes = torch.zeros(1, 6, device="meta"), torch.tensor([0, 1, 2, 0])
+    given: list[tuple[str, Any, type[Exception]]] = [
+        ("baselines", numbers, ValueError),
+        ("baselines", (torch.nested.nested_tensor([X[0]])), TypeError),
+        ("target", classes.to("meta"), ValueError),
+        ("target", classes.to_sparse(), TypeError),
+    ]
+    if name == "feature_ablation":
+        given.append(("feature_mask", numbers.long(), ValueError))
+    for argument, value, kind in given:
+        options = {"target": 1, "baselines": X[:1], argument: value}
+        with pytest.raises(kind, match=rf"^{name}\(.*\): {argument} is "):
+            method(NET, X, **options)
+    with pytest.raises(TypeError, match="an attribution is a sparse tensor"):
+        fa.convergence_delta(X.to_sparse(), NET, X, target=1)

@@ -124,6 +124,34 @@ def test_groups_of_features(name: str) -> None:
             close(fa.feature_ablation(model, x, chunk_size=chunk_size, **options), wanted)
 
 
+class Kinked(torch.nn.Module):
+    """Its rows meet before a ReLU: slopes are those of rows alone, nearly everywhere, and scores are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.fc, self.head = torch.nn.GRU(4, 4, batch_first=True), torch.nn.Linear(4, 6), torch.nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.fc(x) + 0.001 * self.rnn(x[:, None])[0].sum()  # which vmap has no rule for
+        return self.head((value - 0.3 * value.detach().mean(0)).relu())
+
+
+def test_rows_that_meet_before_a_kink() -> None:
+    """Slopes of one step told that all could run in one batch, and those of others came out otherwise, in silence."""
+    torch.manual_seed(0)
+    model = Kinked().double().eval()
+    for _ in range(10):
+        x, base = torch.randn(4, 4, dtype=torch.float64), torch.randn(1, 4, dtype=torch.float64)
+        q = Asked(model, x, "fc", pick(TARGET))
+        options: dict[str, Any] = {"layer": "fc", "target": TARGET, "baselines": base}
+        for method in (fa.internal_influence, fa.conductance):
+            wanted = getattr(loops, method.__name__)(q, base.expand_as(x), gauss(9))
+            close(method(model, x, n_steps=9, **options), wanted)
+            exact = method(model, x, n_steps=301, chunk_size=1, **options)
+            found = method(model, x, n_steps=3000, rtol=1e-2, **options)
+            assert (found - exact).abs().max() < 3e-2 * exact.abs().max()
+
+
 #: torch neither compiles nor maps an LSTM.
 TRACED = [name for name in ASKED if name != "frames"]
 #: Methods that run several points, and a loop for each.

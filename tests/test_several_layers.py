@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -385,6 +386,26 @@ def test_layers_that_depend_on_each_other(name: str, kind: str) -> None:
     model, x, _, _ = joint()
     with pytest.raises(ValueError, match="depend"):
         METHOD_OF[name](model, x, layer=DEPENDENT[kind], target=1)
+
+
+@pytest.mark.parametrize("around", ["targets", "noise", "vmap"])
+@pytest.mark.parametrize("kind", DEPENDENT)
+@pytest.mark.parametrize("name", METHOD_OF)
+def test_layers_that_depend_on_each_other_where_a_transform_runs(name: str, kind: str, around: str) -> None:
+    """What one contains of the other counted twice there, in silence."""
+    model, x, _, _ = joint()
+    options: dict[str, Any] = {"layer": DEPENDENT[kind]}
+
+    def method(model: Any, x: Any, **options: Any) -> Any:
+        return METHOD_OF[name](model, x, **options)
+
+    def vmapped(model: Any, x: Any, **options: Any) -> Any:
+        return torch.func.vmap(lambda *x: method(model, x, target=1, **options))(*(part[None] for part in x))
+
+    noisy = functools.partial(fa.noise_tunnel(method, chunk_size=5), target=1)
+    call = {"targets": fa.each_target(method, [0, 1], chunk_size=2), "noise": noisy, "vmap": vmapped}[around]
+    with pytest.raises(ValueError, match="depend"):
+        call(model, x, **options)
 
 
 # Cost.

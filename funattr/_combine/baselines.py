@@ -73,11 +73,11 @@ def mean_over_baselines(method: Explains) -> Method:
 
 def _mean(method: Explains, model: Model, x: Tree, baselines: Tree, options: dict[str, Any]) -> Tree:
     """A call for each baseline, which is where those of the method are."""
-    at_site = about(method).baselines == "site"
+    kind, layer = about(method).baselines, options.get("layer")
+    at_site = kind in ("site", "input")
     if at_site and isinstance(baselines, (int, float)):
         return method(model, x, baselines=baselines, **options)
-    layer = options.get("layer")
-    like = _value(model, x, layer) if at_site and layer is not None else x
+    like = _value(model, x, layer) if kind == "site" and layer is not None else x
     samples, count = distribution(like, baselines, ids=at_site or layer is not None)
     total, held = Sum(), samples if at_site else x  # at a site, None may stay
     for i, _ in reported(chunks(count, 1)):
@@ -127,7 +127,7 @@ def _one_row_each(each: list[Tree], size: int) -> Tree:
             "each), and noise there takes one: pass noise_tunnel a method with a single baseline."
         )
         raise complaint(ValueError, text)
-    return map_tensors(lambda t: t[:, 0], stacked)
+    return map_tensors(lambda t: t[:, 0] if size else t.new_zeros(len(t), *t.shape[2:]), stacked)
 
 
 def one_of(samples: Tree, sample: list[Tensor], x: Tree) -> Tree:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.checks import check_dense
+from .._core.code import generators_of
 from .._core.door import method
 from .._habits import did_you_mean
 from .._steps.points import together
@@ -44,8 +45,9 @@ def generators_given(options: dict[str, Any]) -> list[torch.Generator]:
 
 def chosen(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
     """Those of the keyword arguments that `function` takes."""
-    known = about(function).accepts
-    return {name: value for name, value in options.items() if known is None or name in known}
+    told = about(function)
+    known, given = told.accepts, told.given
+    return {name: value for name, value in options.items() if (name not in given if known is None else name in known)}
 
 
 def has_steps(function: Callable[..., Any]) -> bool:
@@ -82,6 +84,7 @@ def combined(
     facts["predicts"] |= "target" not in bound and any(is_predicted(part.bound.get("target")) for part in known)
     made.about = About(
         None if any_name else tuple(names),
+        tuple({*without, *(name for part in known for name in part.given)}.difference(extra)) if any_name else (),
         leading=max(part.leading for part in known),
         rows=all(part.rows for part in known),
         spare=max(part.spare for part in known),
@@ -126,7 +129,8 @@ def _signature(
 ) -> inspect.Signature:
     parameters: dict[str, inspect.Parameter] = {}
     for part in parts:
-        for parameter in inspect.signature(part).parameters.values():
+        own = list(inspect.signature(part).parameters.values())
+        for parameter in own[2:] if parameters else own:  # the model and x, whatever a part calls them
             # Needed by one part is needed by the whole.
             if parameter.name not in parameters or parameter.default is parameter.empty:
                 parameters[parameter.name] = parameter
@@ -134,7 +138,9 @@ def _signature(
         if added not in parameters:
             parameters[added] = inspect.Parameter(added, inspect.Parameter.KEYWORD_ONLY, default=None)
     for needed in needs:
-        parameters[needed] = parameters[needed].replace(default=inspect.Parameter.empty)
+        parameters[needed] = parameters.get(needed, inspect.Parameter(needed, inspect.Parameter.KEYWORD_ONLY)).replace(
+            default=inspect.Parameter.empty
+        )
     return inspect.Signature(sorted((p for p in parameters.values() if p.name not in without), key=lambda p: p.kind))
 
 
@@ -183,7 +189,9 @@ def known_method(function: Any) -> Any:
         return function(model, map_tensors(_own, x), **options)
 
     made: Any = called
-    made.about, made.__name__ = about(function), name_of(function)
+    told = about(function)
+    own = [g for g in generators_of(function) if all(g is not known for known in told.generators)]
+    made.about, made.__name__ = told._replace(generators=(*told.generators, *own)), name_of(function)
     return made
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .._torch import tree_flatten, tree_unflatten
-from .._types import Explains, Method, Model, Tree, batch_size, map_floats, tensors
-from .._words import complaint, door
+from .._types import Explains, Method, Model, Tree, batch_size, innermost, map_floats, tensors
+from .._words import complaint, door, in_short
 from .dress import about, chosen, combined, known_method, name_of, per_layer, then
 
 
@@ -37,11 +37,15 @@ def multiply(method: Explains, other: Explains) -> Method:
         >>> signed_square(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0]]))
         tensor([[  4., -16.]])
     """
+    constant = [name_of(part) for part in (method, other) if _is_constant(part)]
     method = known_method(method)
     other = known_method(other)
     mine, others = about(method), about(other)
 
     def product(model: Model, x: Tree, **options: Any) -> Tree:
+        if constant and options.get("create_graph"):
+            text = f"{constant[0]} takes no create_graph: its result is a constant, of which a derivative would lack its part"
+            raise complaint(ValueError, f"{text}. Leave create_graph out, or multiply what the two methods return.")
         a, b = method(model, x, **chosen(method, options)), other(model, x, **chosen(other, options))
         layer = options.get("layer")
         if mine.layered and not others.layered:
@@ -53,7 +57,7 @@ def multiply(method: Explains, other: Explains) -> Method:
     def times(a: Tree, b: Tree) -> Tree:
         (left, spec), (right, spec_of_right) = tree_flatten(a), tree_flatten(b)
         if spec != spec_of_right:
-            text = f"{name_of(method)} gives {spec}, {name_of(other)} gives {spec_of_right}: they cannot be multiplied."
+            text = f"{name_of(method)} gives {in_short(a)}, {name_of(other)} gives {in_short(b)}: they cannot be multiplied."
             raise complaint(ValueError, text)
         # Where one has a dimension for targets up front, the other is the same for each.
         shorter = mine.leading - others.leading
@@ -61,6 +65,12 @@ def multiply(method: Explains, other: Explains) -> Method:
         return tree_unflatten([_product(p, q, name_of(method), name_of(other)) for p, q in zip(left, right)], spec)
 
     return combined(product, f"multiply({name_of(method)}, {name_of(other)})", method, other)
+
+
+def _is_constant(method: Any) -> bool:
+    """Whether a method of the library gives what cannot be differentiated further; somebody else's has not said."""
+    told = getattr(innermost(method), "about", None)
+    return told is not None and told.accepts is not None and "create_graph" not in told.accepts
 
 
 def _with_leading(leaf: Any, count: int) -> Any:
@@ -178,12 +188,15 @@ def at_input(method: Explains) -> Method:
         tensor([[ 2., -4.]])
     """
     method = known_method(method)
-    dropped = {"layer": None} if about(method).bound.get("layer") is not None else {}
+    told = about(method)
+    dropped = {"layer": None} if told.bound.get("layer") is not None else {}
+    says: dict[str, Any] = {"baselines": "input"} if told.baselines == "site" else {}
 
     def there(model: Model, x: Tree, *, layer: Any = None, **options: Any) -> Tree:
         return method(model, x, **options, **dropped)
 
-    return combined(there, f"at_input({name_of(method)})", method, extra=["layer"], layered=False, at_input=True, pictured=True)
+    says |= {"layered": False, "at_input": True, "pictured": True}
+    return combined(there, f"at_input({name_of(method)})", method, extra=["layer"], **says)
 
 
 def _peak(found: Tensor, rows: int, size: int, name: str) -> Tensor:

@@ -14,7 +14,7 @@ from .._core.checks import channel_of
 from .._core.gradient import with_places
 from .._core.passes import question
 from .._torch import tree_flatten
-from .._types import Layer, Model, Tree, map_floats, tensors
+from .._types import Layer, Model, Tree, attributable, map_floats, tensors
 from .._words import check_choice, check_int, complaint, door, is_index, kind_of
 from .dress import about, as_numbers, combined, known_method, name_of, per_layer, then
 
@@ -98,7 +98,12 @@ def interpolate(method: Any, size: Any = None, mode: str = "nearest") -> Any:
 
     def upsampled(model: Model, x: Tree, **options: Any) -> Tree:
         def for_inputs(attribution: Tree, layer: Layer) -> Tree:
-            if len(maps := tensors(attribution)) > 1:
+            if not (maps := tensors(attribution)):
+                return attribution  # the door says so of it
+            if not any(map(attributable, tensors(x))):
+                text = "x holds no floating-point tensor, and a map is seen over one: call the method without interpolate"
+                raise complaint(TypeError, f"{text}, and fa.interpolate(attributions, size) what it returns.")
+            if len(maps) > 1:
                 return _for_each_input(attribution, x, told.leading, size, mode, name)
             asked = partial(question, model, x, layer if told.layered else None, None)
             seen = iter(with_places(x, maps[0].dim() - told.leading, asked))
@@ -130,7 +135,7 @@ def _for_each_input(attribution: Tree, x: Tree, leading: int, size: Any, mode: s
 def _spatial(size: Any) -> tuple[int, ...]:
     if isinstance(size, Tensor) and size.dim() > 2:
         return tuple(size.shape[2:])
-    sides = tuple(size) if isinstance(size, (tuple, list, np.ndarray)) else (size,)
+    sides = tuple(size) if isinstance(size, (tuple, list)) or (isinstance(size, np.ndarray) and size.ndim) else (size,)
     if not all(is_index(side) or isinstance(side, torch.SymInt) for side in sides):
         cure = f": pass mode={size!r}" if isinstance(size, str) and size in MODES else ""
         text = f"size must be whole numbers, such as (height, width), or a tensor [N, C, *S] of that size, got {kind_of(size)}"

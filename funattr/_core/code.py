@@ -163,20 +163,33 @@ def modules_of(model: Any) -> list[nn.Module]:
     root = bind(model).root
     if root is not None:
         return all_modules(root)
-    found: dict[nn.Module, None] = {}
-    _reach(model, found, set(), 0)
+    found: dict[Any, None] = {}
+    _reach(model, lambda module: module.modules() if isinstance(module, nn.Module) else None, found, set(), 0)
     return list(found)
 
 
-def _reach(value: Any, found: dict[nn.Module, None], met: set[int], depth: int) -> None:
+def generators_of(method: Any) -> tuple[torch.Generator, ...]:
+    """The generators that a method of one's own names in the same ways, and those of the library's methods that it calls."""
+    found: dict[Any, None] = {}
+
+    def kept(value: Any) -> Iterable[Any] | None:
+        told = getattr(value, "about", None) if callable(value) else None
+        return (value,) if isinstance(value, torch.Generator) else getattr(told, "generators", None)
+
+    _reach(method, kept, found, set(), 0)
+    return tuple(found)
+
+
+def _reach(value: Any, kept: Callable[[Any], Iterable[Any] | None], found: dict[Any, None], met: set[int], depth: int) -> None:
+    """Note what is `kept` of a value, or of what it holds where nothing is said of it."""
     if isinstance(value, _PLAIN) or id(value) in met or depth > _DEEP:
         return
     met.add(id(value))
-    if isinstance(value, nn.Module):
-        found.update(dict.fromkeys(value.modules()))
+    if (own := kept(value)) is not None:
+        found.update(dict.fromkeys(own))
         return
     for held in _held(value):
-        _reach(held, found, met, depth + 1)
+        _reach(held, kept, found, met, depth + 1)
 
 
 def _held(value: Any) -> Iterable[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from textwrap import shorten
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from .._types import Tree, as_arguments, map_tensors, tensors
 from .._words import complaint
 from .checks import may_read
 from .kept import left_as_found
-from .where import all_modules, bind, weights
+from .where import all_modules, bind, unfit, weights
 
 
 class Misfit(ValueError, RuntimeError):
@@ -32,8 +32,40 @@ class Cure(NamedTuple):
     x: Tree
 
 
+def not_taken(error: Exception, call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception | None:
+    """Our words for arguments that do not fit the model's signature, as far as that is known."""
+    if (names := unfit(call, args, kwargs)) is None:
+        return None
+    text = f"the model does not take x so ({error}): it takes {names}, a tuple by position and a dict by keyword"
+    return complaint(
+        TypeError, f"{text}; wrap a model that takes them as one argument: lambda {'**' if kwargs else '*'}x: model(x)."
+    )
+
+
+def _said_so(error: Exception, model: Any, x: Tree, given: Mapping[str, Any]) -> Exception | None:
+    """The same of what the error itself says."""
+    if "meta" in str(error) and (told := _without_numbers(x, given)) is not None:
+        return told
+    if str(error).startswith("Inference tensors cannot be saved"):
+        text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
+        return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
+    if isinstance(error, TypeError) and not hasattr(error, "complaint") and callable(model):  # which a rule, say, may have run
+        return not_taken(error, bind(model).call, *as_arguments(x))
+    return None
+
+
+def _without_numbers(x: Tree, given: Mapping[str, Any]) -> Exception | None:
+    """Our words for an argument on the meta device, where x is not."""
+    device = next((t.device.type for t in tensors(x)), "meta")
+    for name, value in given.items() if device != "meta" else ():
+        if any(t.is_meta for t in tensors(value)):
+            text = f"{name} is on the meta device, where tensors hold no numbers: make it with device={device!r}"
+            return complaint(ValueError, f"{text}, where x is.")
+    return None
+
+
 def in_words(
-    error: Exception, model: Any = None, x: Any = None, *_: Any, baselines: Any = None, target: Any = None, **__: Any
+    error: Exception, model: Any = None, x: Any = None, *_: Any, baselines: Any = None, target: Any = None, **others: Any
 ) -> Exception:
     """`error`, or ours where its cause can be shown: a model that a transform of torch.func does not take, or made in inference
     mode, an x that it takes once cured, ids in the baselines that it does not know, a target that takes more than an output."""
@@ -41,9 +73,8 @@ def in_words(
         return told
     if not may_read():
         return error
-    if str(error).startswith("Inference tensors cannot be saved"):
-        text = "the model, or what is bound to it, was made inside torch.inference_mode(), and has no gradient"
-        return complaint(ValueError, f"{text}: make it outside, or pass copy.deepcopy(model).")
+    if (told := _said_so(error, model, x, {"baselines": baselines, "target": target, **others})) is not None:
+        return told
     ours = hasattr(error, "complaint") or isinstance(error, TypeError) or must_rise(error) or raised_by_model(error)
     if ours or not tensors(x) or any(t.is_meta for t in tensors(x)):
         return error

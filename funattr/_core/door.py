@@ -54,7 +54,7 @@ class Entrance(NamedTuple):
 
     function: Callable[..., Any]
     names: tuple[str, ...] | None  # the arguments it takes; None: any
-    known: frozenset[str] | None
+    known: frozenset[str] | None  # beside the model and x
     needed: frozenset[str]
     flags: list[str]
     about: About
@@ -62,8 +62,9 @@ class Entrance(NamedTuple):
     def look(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Refuse arguments that do not fit, the quick way where all is well."""
         fits = len(args) == 2 and self.needed <= kwargs.keys() and (self.known is None or kwargs.keys() <= self.known)
-        if tracing() or not fits:
-            check_arguments(self.function, self.names, args, kwargs)
+        given = self.about.given if self.known is not None else ("model", "x", *self.about.given)
+        if tracing() or not fits or any(name in kwargs for name in given):
+            check_arguments(self.function, self.names, args, kwargs, self.about.given)
         check_flags(self.flags, kwargs)
 
     def called(self, args: Any, kwargs: Any) -> Any:
@@ -116,7 +117,7 @@ def _entrance(function: Callable[..., Any]) -> Entrance:
     flags = [p.name for p in parameters if p.annotation == "bool"]
     own = names or ()
     about = about or About(names, layered="layer" in own, draws="generator" in own, rows=True)
-    return Entrance(function, names, None if names is None else frozenset(names), needed, flags, about)
+    return Entrance(function, names, None if names is None else frozenset(names) - {"model", "x"}, needed, flags, about)
 
 
 def _inner(function: Callable[P, R], entrance: Entrance) -> Callable[P, R]:
@@ -175,9 +176,10 @@ def _after(error: Exception, function: Any, args: Any, kwargs: Any) -> Any:
     there are any."""
     if (stop := interruption(error)) is not None:
         raise stop from None
-    ids = shown(error, *args, **kwargs)
+    given = {**kwargs, **dict(zip(("model", "x"), args))}  # one may be there twice, which was refused
+    ids = shown(error, **given)
     if ids is None:
-        told = complete(in_words(error, *args, **kwargs), function, kwargs)
+        told = complete(in_words(error, **given), function, kwargs)
         if told is not error:
             raise told from error
     return ids
@@ -193,11 +195,17 @@ def undressed(value: Tensor) -> Tensor:
     return value.as_subclass(Tensor) if is_dressed(value) else value
 
 
-def check_arguments(function: Any, names: Sequence[str] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Refuse arguments that a method does not take, and a call without those that it needs, with the line to write."""
-    if tracing() and (names is None or all(name in names for name in kwargs)):
+def check_arguments(
+    function: Any, names: Sequence[str] | None, args: Sequence[Any], kwargs: Mapping[str, Any], given: Sequence[str] = ()
+) -> None:
+    """Refuse arguments that a method does not take, and a call without those that it needs, with the line to write. Of one
+    that takes any, those that are `given` already."""
+    if tracing() and (all(name not in given for name in kwargs) if names is None else all(name in names for name in kwargs)):
         return
-    text = refusal(function, args, kwargs, names or list(inspect.signature(function).parameters))
+    if names is None:
+        own = inspect.signature(function).parameters.values()
+        names = [*(p.name for p in own if p.kind is not p.VAR_KEYWORD), *(name for name in kwargs if name not in given)]
+    text = refusal(function, args, kwargs, names)
     if text is not None:
         raise complaint(TypeError, text)
 

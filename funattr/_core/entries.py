@@ -14,6 +14,7 @@ from .._habits import did_you_mean
 from .._torch import any_batch, is_plain, observed_by_dispatch_mode, plain_data, tracing
 from .._types import Model, Target
 from .._words import check_range, complaint, in_short, is_index, kind_of
+from .checks import check_dense
 from .where import bind, held_by
 
 
@@ -110,6 +111,8 @@ def one_of_each(out: Tensor, target: Any) -> Tensor:
     items = target.tolist() if isinstance(target, np.ndarray) else target
     if len(items) != out.shape[0]:
         raise complaint(ValueError, f"target lists {len(items)} entries for {out.shape[0]} examples: give one per example.")
+    if not items:
+        return out.sum(list(range(1, out.dim()))) if out.dim() > 1 else out  # of no example, whatever a target of one would be
     if all(is_index(i) for i in items):
         return class_of_each(classes_of(out, "a list"), torch.tensor(items, dtype=torch.long, device="cpu"))
     if not all(isinstance(item, tuple) and all(is_index(i) for i in item) for item in items):
@@ -127,6 +130,7 @@ def one_of_each(out: Tensor, target: Any) -> Tensor:
 
 def class_of_each(out: Tensor, target: Tensor) -> Tensor:
     """One class per example, from a tensor: a gather, so that its data is never read in a compiled function."""
+    check_dense(target, "target")
     out = classes_of(out, "a tensor")
     if target.numel() != 1 and target.shape != out.shape[:1]:
         cure = ": of one-hot rows, pass target.argmax(1)" if target.shape == out.shape else ""

@@ -16,13 +16,14 @@ from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is,
 from .._words import complaint, in_short
 from .checks import check_outside, meet
 from .code import train_mode_traced
+from .cures import not_taken
 from .kept import keep_written, laid_as, observed
 from .kernels import Folded
 from .plain import PlainAttention
 from .score import Every, Row, entries_of, neuron_score, score_of, the_tensor
 from .sites import Sites, check_reached, not_reached, resolve
 from .tap import Run, Site, Stop
-from .where import Bound, all_modules, bind, uncompiled, unfit
+from .where import Bound, all_modules, bind, uncompiled
 
 
 class Question(NamedTuple):
@@ -65,7 +66,7 @@ def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create
     if every:
         bound = uncompiled(bound, [site.layer for site in every])
     if any(site.call is not None and site.call < 0 for site in every):
-        counted = partial(_counted, bound, x, (*sites.sites, neuron))
+        counted = partial(_counted, bound.for_values(True), x, (*sites.sites, neuron))
         *found, neuron = target.take(counted) if isinstance(target, Row) else counted()
         sites = sites._replace(sites=tuple(found))
     return Question(bound, x, sites, target, neuron, batch_size(x), create_graph)
@@ -258,11 +259,9 @@ def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False, *, fres
         try:
             return observed(bound.call, args, kwargs, run)
         except TypeError as error:
-            if tracing() or hasattr(error, "complaint") or (names := unfit(bound.call, args, kwargs)) is None:
+            if tracing() or hasattr(error, "complaint") or (told := not_taken(error, bound.call, args, kwargs)) is None:
                 raise
-            text = f"the model does not take x so ({error}): it takes {names}, a tuple by position and a dict by keyword"
-            told = f"{text}; wrap a model that takes them as one argument: lambda {'**' if kwargs else '*'}x: model(x)."
-            raise complaint(TypeError, told) from error
+            raise told from error
 
 
 def _kernels(create_graph: bool) -> AbstractContextManager[Any]:

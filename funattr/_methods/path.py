@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from .._core.checks import check_dense
 from .._core.door import method
 from .._core.passes import Question
 from .._steps.adaptive import flow_within, slope_within, told
@@ -288,6 +289,7 @@ def _delta(model: Model, x: Tree, *, attributions: Tree, baselines: Tree, target
         if not found:
             raise complaint(TypeError, f"attributions must be tensors [N, ...], in any structure, got {kind_of(attributions)}.")
         for t in found:
+            check_dense(t, "an attribution")
             if t.dim() == 0 or t.shape[0] != q.size:
                 text = f"attributions {list(t.shape)} have no row for each of the {q.size} examples of x."
                 raise complaint(ValueError, text)

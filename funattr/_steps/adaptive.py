@@ -13,7 +13,7 @@ from .._core.passes import Question
 from .._torch import numbers
 from .._types import ChunkSize, Tree, map_floats, map_tensors, tensors
 from .._words import complaint, warn
-from .fold import attempted, of_rows, rows_of, same
+from .fold import attempted, of_rows, rows_of, same, with_scores
 from .path import Path, flow_on, input_ends, points
 from .points import at_steps, input_floats, times_way, value_and_slope_at, with_floats
 from .progress import report
@@ -152,10 +152,11 @@ class _Rows:
 
     def shown(self, rows: list[int]) -> bool:
         """Whether some examples, in another order, give what they give among all."""
-        fewer = self.some(rows)
-        if fewer is None:
+        fewer, some = self.some(rows), of_rows(self.q, rows)
+        if fewer is None or some is None:
             return False
-        pairs = list(zip(tensors(fewer.probe()), tensors(self.whole.probe())))
+        alone, among = with_scores(some, fewer.probe), with_scores(self.q, self.whole.probe)
+        pairs = [*zip(tensors(alone[0]), tensors(among[0])), *zip(alone[1], among[1])]
         return all(b.dim() > 0 and b.shape[0] == self.size and same(a, b[rows]) for a, b in pairs)
 
 

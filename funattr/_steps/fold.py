@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .._core.kept import drawn
-from .._core.passes import Question
-from .._core.score import Every, one_for_each
+from .._core.passes import Question, each_score, forward, kept
+from .._core.score import Every, each_of, one_for_each
+from .._core.state import here
 from .._core.tap import touched
 from .._core.where import Bound
 from .._torch import (
@@ -54,20 +55,35 @@ def folded(
 ) -> tuple[Tree, list[int]] | None:
     """`f` at points of some leaves of the input ``[c, N, ...]``, all in one batch, and where the batch is in each tensor.
 
-    Where these `dims` are not known, they are shown: a batch of blocks is exact where each block gives what it gives by itself.
+    Where these `dims` are not known, they are shown: a batch of blocks is exact where each block gives what it gives by itself,
+    and its scores, too: slopes of a net of ReLUs do not change with a little that its rows do to each other.
     One inside of four or more is run to see it: what rows before or after it, their number, or row numbers that the model
     holds do to it would show there. Not the one in the middle, which may be the mean of all. None where something does.
     """
-    found = attempted(lambda: f(*stacked(q, points, at)))
-    if found is None or drawn():
+    whole = attempted(lambda: stacked(q, points, at))
+    both = None if whole is None else attempted(lambda: with_scores(whole[0], lambda: f(*whole), dims is None))
+    if both is None or drawn():
         return None
-    count = points[0].shape[0]
+    (found, scores), count = both, points[0].shape[0]
     if dims is None:
         inside = count // 3
-        alone = tensors(f(q, with_leaves(q.x, at, [t[inside] for t in points])))
-        dims = [_shown(q, own, t, inside, count) for own, t in zip(alone, tensors(found))]
+        own = q._replace(x=with_leaves(q.x, at, [t[inside] for t in points]))
+        alone, own_scores = with_scores(own, lambda: f(own, own.x))
+        dims = [_shown(q, a, t, inside, count) for a, t in zip(tensors(alone), tensors(found))]
+        if not all(map(same, (_blocks(t, 0, count)[inside] for t in scores), own_scores)):
+            return None
     dims = [dim for dim, _ in zip(dims, tensors(found))]
     return None if -1 in dims else (filled(found, [_blocks(t, dim, count) for t, dim in zip(tensors(found), dims)]), dims)
+
+
+def with_scores(q: Question, ask: Callable[[], T], wanted: bool = True) -> tuple[T, list[Tensor]]:
+    """What `ask` gives, and the scores of its last pass, which are kept anyway; where none are, of one of their own, at x."""
+    since = len(here.scores or ())
+    found = ask()
+    if here.scores is not None:
+        return found, [value for value, _ in here.scores[since:][-len(each_of(q.target)) :]]
+    values = q.at()._replace(bound=q.bound.for_values(False))
+    return found, each_score(values, forward(values, kept)) if wanted else []
 
 
 def attempted(run: Callable[[], T]) -> T | None:

@@ -135,8 +135,7 @@ class Runner:
         `few` steps one after another nobody is warned. `asks` tells functions apart that a runner is given.
         """
         single = tensors(part)[0].shape[0] == 1  # vmap over one step costs more than the step
-        unseen = transforms_active() and torch.is_grad_enabled()  # is the graph that is asked for
-        while self.ways and not (single or (unseen and self.ways[0] is mapped_functional)):
+        while not single and self.way_is_seen():
             try:
                 result = with_own_mapped(partial(self.ways[0], function, part, shared), self.places)
                 alike = self.is_as_alone(asks, function, part, shared, result)
@@ -166,7 +165,7 @@ class Runner:
 
         `function` must not draw random numbers: each step has its own where they run one after another.
         """
-        while self.ways:
+        while self.way_is_seen():
             try:
                 found = with_own_mapped(partial(self.ways[0], function, steps, (), randomness="error"), self.places)
                 if not drawn():
@@ -177,6 +176,11 @@ class Runner:
                     raise
                 self.refuse(error)
         return None
+
+    def way_is_seen(self) -> bool:
+        """Whether there is another way whose graph can be seen, where it is asked for below a transform."""
+        unseen = self.ways[:1] == [mapped_functional] and transforms_active() and torch.is_grad_enabled()
+        return bool(self.ways) and not unseen
 
     def is_as_alone(self, asks: Any, function: Callable[..., Tree], part: Tree, shared: Sequence[Any], result: Tree) -> bool:
         """Whether steps of several at once are what they are alone. Two are looked at (one may be without what tells) where the

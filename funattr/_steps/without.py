@@ -10,29 +10,47 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.backward import connected
+from .._core.backward import connected, leaf_of
 from .._core.kept import before_transform, drawn
 from .._core.kernels import Folded
 from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, read, runs_fused, scores
 from .._core.score import Every, alone, predicted, score_of, shares, the_tensor
 from .._core.written import with_own_mapped
-from .._torch import Late, any_batch, quiet, tracing, transforms_active, tree_flatten, tree_unflatten, without_modes
-from .._types import Tree, as_it_is, copied, floats_of, in_single, leaf_of, map_leaves, map_tensors, tensors
+from .._torch import (
+    Late,
+    any_batch,
+    grad_level,
+    quiet,
+    tracing,
+    transforms_active,
+    tree_flatten,
+    tree_unflatten,
+    unwrap_for_grad,
+    without_modes,
+)
+from .._types import Tree, as_it_is, copied, floats_of, in_single, map_leaves, map_tensors, tensors
 from .._words import complaint, is_index
 from .chunks import Made, TooMuch, chunks
 from .fold import all_at_site, taken
 from .matching import check_fits, fit_rows, picked
 from .plan import Makes, Opened, Plan, hollow, spread
-from .points import along
+from .points import along, with_floats
 from .progress import report
 from .ways import Runner, refused
 
 
 def look(q: Question) -> list[Tree]:
     """The values at the sites, hollow; the model runs no further than the last. Joint sites must be independent."""
+    if len(q.sites.sites) == 1 or tracing() or not transforms_active():
+        return _looked(q)
+    with grad_level() as level:  # where a graph can be seen below a transform
+        return [map_tensors(lambda t: unwrap_for_grad(t, level), value) for value in _looked(q)]
+
+
+def _looked(q: Question) -> list[Tree]:
     values: list[Tree] = [None] * len(q.sites.sites)
     leaves: list[Tensor] = []
-    joint = len(values) > 1 and not tracing() and not transforms_active()
+    joint = len(values) > 1 and not tracing()
 
     def put(i: int, value: Tree, shared: bool) -> Tree:
         values[i] = hollow(value, q.where(i))
@@ -41,9 +59,9 @@ def look(q: Question) -> list[Tree]:
             raise complaint(ValueError, f"{text}: choose layers side by side, or ask for each on its own.")
         if not joint:
             return value
-        made = map_tensors(leaf_of, value)
-        leaves.extend(floats_of(made))
-        return copied(made)
+        floats = [leaf_of(t, True, transforms_active(), False) for t in floats_of(value)]
+        leaves.extend(floats)
+        return copied(with_floats(value, floats))
 
     with torch.enable_grad() if joint else as_it_is:
         forward(q._replace(sites=q.sites.first(), neuron=None), put, early=True)

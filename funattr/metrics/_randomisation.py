@@ -78,9 +78,9 @@ def randomisation(
         check_choice(similarity, "similarity", SIMILARITIES)
     root = _root(model)
     options = options_throughout(method, model, x, layer, target)
+    method = known_method(method)
     generators = [*([] if generator is None else [generator]), *about(method).generators]
     start = Rewound(generators, device_of(x))
-    method = known_method(method)
     given = judged(method(model, x, **options), "the method returned")
     result: dict[str, Tensor] = {}
     shuffled: dict[str, Tensor] = {}

@@ -265,7 +265,7 @@ class _Replay:
         if i == len(self.task.q.inner):  # the neuron
             self._look(value)
             return value
-        if self.starts and not tracing() and not transforms_active() and connected(value, self.starts):
+        if self.starts and not tracing() and connected(value, self.starts):
             raise Stop(None, complaint(ValueError, _DEPENDENT))
         self._start(value)
         return value
