@@ -266,3 +266,16 @@ def test_dynamo_shows_operations(part: int) -> None:
     torch._dynamo.reset()
     counts = list(zip(names, fast(ops, h, g), shown(ops, h, g)))
     assert [found for found in counts if not found[1] >= found[2] > 0] == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("rules", [R.epsilon(), R.attn_lrp()])
+def test_gates_whose_slope_has_no_derivative(rules: Any) -> None:
+    """MobileNetV3's: torch.func asks for one, and torch's error came."""
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Hardsigmoid(), nn.Linear(4, 2)).double(), torch.randn(2, 3).double()
+
+    def method(x: Tensor) -> Tensor:
+        return fa.lrp(model, x, target=1, rules=rules)  # type: ignore[return-value]  # a tensor, of a tensor
+
+    close(torch.compile(method, backend="eager", fullgraph=True)(x), method(x), 1e-12)
+    torch._dynamo.reset()

@@ -288,6 +288,27 @@ def test_what_is_written_back_to_its_place_in_one_example(shape: tuple[int, ...]
     torch.testing.assert_close(total, model(x))
 
 
+@pytest.mark.parametrize(
+    "view",
+    [lambda t: t.permute(1, 2, 0).permute(2, 0, 1), lambda t: t.view(3, -1, 4), lambda t: (t @ torch.eye(4).double()).mT.mT],
+)
+def test_what_is_written_to_a_view_from_before_the_layer(view: Any) -> None:
+    """As in Gemma 3n: torch's "created in no_grad mode" came."""
+    layer = nn.Linear(4, 4).double()
+
+    def model(x: Tensor) -> Any:
+        h = x[:, :4].sin()
+        rows = view(torch.stack([h, 2 * h, h.cos()]))
+        rows[1:] += layer(h)
+        return rows.tanh().sum((0, 2))
+
+    for rules in (R.epsilon(), R.attn_lrp()):
+        total = fa.lrp(model, X, layer=layer, rules=rules).sum(1) + sum(
+            fa.absorbed(model, X, layer=layer, rules=rules).values()
+        )
+        close(total, model(X).detach(), 1e-9)
+
+
 @pytest.mark.parametrize("run", [torch.func.grad, partial(torch.func.vmap, in_dims=0)])
 def test_absorbed_under_torch_func(run: Any) -> None:
     """It looks at the graph, and raised torch's error."""

@@ -337,6 +337,40 @@ def test_operations_that_no_table_has(name: str) -> None:
     close(found.sum(1) + sum(kept.values()), model(ROWS).detach(), 1e-9)
 
 
+@pytest.mark.parametrize("reduce", ["sum", "mean", "prod", "amax", "amin"])
+def test_what_writes_to_a_constant_writes_once(reduce: str) -> None:
+    """The look at whether an operation is linear ran it on the tensor that it writes to: the pass had other values."""
+
+    def model(x: Tensor) -> Tensor:
+        h = FIRST(x).tanh()
+        into = torch.tensor([0, 0, 1] * (h.shape[1] // 3)).expand_as(h)
+        return h.new_full((len(h), 4), 0.5).scatter_reduce_(1, into, h, reduce).tanh().sum(1)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found, kept = fa.lrp(model, ROWS), fa.absorbed(model, ROWS)
+    assert bool(caught) == (reduce in ("prod", "amax", "amin"))
+    close(found.sum(1) + sum(kept.values()), model(ROWS).detach(), 1e-9)
+
+
+DROPOUTS = [nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Dropout1d, partial(torch.dropout_, p=0.5, train=False)]
+
+
+@pytest.mark.parametrize("off", DROPOUTS)
+def test_a_dropout_in_place_that_is_off_writes_nothing(off: Any) -> None:
+    """It did under rules, and the softmax before it could not go back (the attention of TNT)."""
+    off = off(inplace=True).eval() if isinstance(off, type) else off
+
+    def model(x: Tensor) -> Tensor:
+        h = FIRST(x).unflatten(1, (4, 3))
+        return (off((h @ h.mT).softmax(-1)) @ h).tanh().flatten(1).sum(1)
+
+    for rules in (R.epsilon(), R.attn_lrp()):
+        found, kept = fa.lrp(model, ROWS, rules=rules), fa.absorbed(model, ROWS, rules=rules)
+        close(found.sum(1) + sum(kept.values()), model(ROWS).detach(), 1e-9)
+    close(fa.deep_lift(model, ROWS).sum(1), (model(ROWS) - model(ROWS * 0)).detach(), 1e-9)
+
+
 @pytest.mark.skipif(not hasattr(torch.library, "custom_op"), reason="since torch 2.4")
 @pytest.mark.filterwarnings(
     "ignore:the model draws random numbers", "ignore:operations without a rule", "ignore:DeepLIFT's rules do not"

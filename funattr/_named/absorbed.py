@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from .._core.backward import tell_of_checkpoints, unreached
-from .._core.checks import check_attributable
+from .._core.checks import UNRECORDED, check_attributable
 from .._core.door import method
 from .._core.norms import mend
-from .._core.passes import forward, question, scores
+from .._core.passes import Put, Question, forward, question, scores
 from .._core.where import bind, transparent
 from .._rules.flow.facts import Event
 from .._rules.flow.given import apart_from_zero, prepared
@@ -87,8 +87,7 @@ def absorbed(
             leaves.extend(t for t in tensors(value) if t.requires_grad)
             return copied(value)
 
-    with torch.no_grad():  # up to the site
-        found = scores(q, forward(q, put))
+    found = _passed(q, put, (fired, unmet, events, leaves, mode.hidden))
     tell(bound.ruled(mode), x, fired, unmet, ready.kinds, mode.hidden)
     total: dict[str, Tensor] = {}
     flown: dict[str, Tensor] = {}
@@ -108,6 +107,20 @@ def absorbed(
     rounding = 100 * torch.finfo(found.dtype).eps
     kept = {name: a for name, a in total.items() if name in ready.kinds or not bool((a.abs() <= rounding * flown[name]).all())}
     return kept or {name: found.detach().new_zeros(q.size) for name in fired}  # nothing after the site keeps anything
+
+
+def _passed(q: Question, put: Put, noted: tuple[list[Any], ...]) -> Tensor:
+    """The scores, with the graph from the sites on; with all of it where the model needs that, as a gradient's pass does."""
+    try:
+        with torch.no_grad():  # up to the site
+            return scores(q, forward(q, put))
+    except RuntimeError as error:
+        if not any(text in str(error) for text in UNRECORDED):
+            raise
+    for some in noted:
+        some.clear()
+    with torch.enable_grad():
+        return scores(q, forward(q, put))
 
 
 def _amounts(score: Tensor, events: list[Event], leaves: list[Tensor]) -> tuple[list[tuple[str, Tensor, Tensor]], bool]:

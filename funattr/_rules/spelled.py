@@ -210,3 +210,24 @@ def _switch(func: FunctionType) -> int | None:
 #: Functions with an argument `inplace`, and its position. Out of place they are all alike, and torch.relu_, which F.relu may
 #: call, is never shown to a mode by Dynamo.
 SWITCHED = {f: at for f in vars(F).values() if isinstance(f, FunctionType) for at in [_switch(f)] if at is not None}
+
+
+def _training(func: FunctionType) -> tuple[int, bool]:
+    """The position of the argument `training`, and what it is by default."""
+    at, code = func.__code__.co_varnames.index("training"), func.__code__
+    return at, (func.__defaults__ or ())[at - code.co_argcount]
+
+
+_DROPOUTS: dict[Any, tuple[int, bool]] = {
+    **{f: _training(f) for f in SWITCHED if "dropout" in f.__name__},
+    **dict.fromkeys((torch.dropout_, torch.alpha_dropout_, torch.feature_dropout_, torch.feature_alpha_dropout_), (2, True)),
+}
+
+
+def dropout_off(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether it is a dropout out of training, which gives its input as it is: in place, it writes nothing."""
+    func = counterpart(func)
+    if func not in _DROPOUTS:
+        return False
+    at, default = _DROPOUTS[func]
+    return not kwargs.get("training", kwargs.get("train", args[at] if len(args) > at else default))

@@ -146,6 +146,7 @@ def addmm(
 
 
 def einsum(mode: Ruled, func: Any, equation: str, *operands: Any) -> Any:
+    func = torch.einsum  # that of an exported graph takes them in a list
     operands, vary = operands_of(operands, mode.varies)
     if len(vary) > 2:
         mode.unmet.append("einsum")

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..._torch import base_of
 from ..._types import map_leaves
 from ..lift.origins import among, is_cut, parts, those_taken
-from ..spelled import Entry, counterpart
+from ..spelled import Entry, counterpart, dropout_off
 from .facts import UNKNOWN, Event, Fact, Unseen, spot
 from .given import Chosen
 from .mode import Ruled, Table
@@ -53,8 +53,10 @@ class Measured(Ruled):
     def probed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A linear operation whose inputs and outputs are noted."""
         x = args[0] if args else None
-        name = getattr(func, "__name__", repr(func))
+        name = getattr(counterpart(func), "__name__", repr(func))  # add_ of an exported graph is torch.ops.aten.add_.Tensor
         in_place = name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and not name.startswith("_"))
+        if in_place and dropout_off(func, args, kwargs):
+            return func(*args, **kwargs)
         if in_place and isinstance(x, Tensor) and (self.varies(x) or base_of(x) is not None):
             return self._over(name.strip("_"), func, x, args[1:], kwargs)
         inputs, rest = self.taken(args, kwargs)

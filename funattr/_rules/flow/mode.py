@@ -187,8 +187,9 @@ class Ruled(TorchFunctionMode):
 
     def result(self, func: Any, args: Any, kwargs: Any, facts: list[Fact], y: Tensor) -> Fact:
         """What follows for a result of an operation that has noted nothing itself."""
+        func = counterpart(func)
         name = name_in_torch(func)
-        facts = [] if name in ("new", "new_tensor") else those_taken(counterpart(func), facts)
+        facts = [] if name in ("new", "new_tensor") else those_taken(func, facts)
         ids, live = any(fact.ids for fact in facts), [fact for fact in facts if fact.varies]
         if not (y.is_floating_point() or y.is_complex()):
             return Fact(ids=ids and func in SHAPES)

@@ -22,7 +22,7 @@ from ..._torch import (
 )
 from ..._types import is_number
 from ..._words import complaint
-from ..spelled import EXPORTED, SWITCHED, Entry, counterpart, exported, named, placed
+from ..spelled import EXPORTED, SWITCHED, Entry, counterpart, dropout_off, exported, named, placed
 from .origins import among, constant
 from .table import BARE, ENTRIES, NAMED, NAMES, OPENED, PLAIN, SPARSE, SPREAD, WEIGHED
 from .tape import Lift, Met
@@ -55,6 +55,8 @@ def apply(lift: Any, func: Any, args: Any, kwargs: Any, own: Entry | None = None
     if func in SWITCHED:
         at = SWITCHED[func]
         in_place = kwargs.get("inplace") or (len(args) > at and args[at])
+        if in_place and own is None and dropout_off(func, args, kwargs):
+            return args[0] if args else kwargs["input"]
         args, kwargs = args[:at], {name: value for name, value in kwargs.items() if name != "inplace"}
         x = args[0] if args else kwargs.pop("input")
         y = _seen(lift, func, (_kept(lift, x) if in_place else x, *args[1:]), kwargs, own)
@@ -178,11 +180,11 @@ def _straight(func: Any, leaves: list[Any], spec: Any, met: dict[int, Met]) -> b
     """Whether the operation is half way between its two values where its inputs are half way."""
 
     def at(values: list[Tensor]) -> list[Tensor]:
-        filled, copies = list(leaves), [value.clone() for value in values]
+        copies = [value.clone() for value in values]
         if transforms_active():  # what is written to is mapped over, where what is written is
             copies[0] = copies[0] + sum(torch.zeros_like(t).abs().sum() for t in copies[1:])
-        for i, copy in zip(met, copies):
-            filled[i] = copy
+        live = dict(zip(met, copies))  # what does not vary is copied, too: the operation may write to it, and runs again
+        filled = [live[i] if i in live else t.clone() if isinstance(t, Tensor) else t for i, t in enumerate(leaves)]
         again, named = tree_unflatten(filled, spec)
         with torch.random.fork_rng(devices):  # what draws, draws the same at each, and again when it runs
             found = [t for t in tree_flatten(func(*again, **named))[0] if is_number(t)]

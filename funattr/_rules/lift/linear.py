@@ -118,6 +118,7 @@ def inverse(lift: Lift, func: Any, x: Tensor) -> Any:
 
 
 def einsum(lift: Lift, func: Any, equation: str, *operands: Any) -> Any:
+    func = torch.einsum  # that of an exported graph takes them in a list
     operands, vary = operands_of(operands, lift.varies)
     if len(vary) == 2:
         return bilinear(

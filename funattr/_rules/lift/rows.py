@@ -96,6 +96,7 @@ def max_pool(n: int, adaptive: bool, indices: bool = False) -> Rule:
     def rule(lift: Lift, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         size = 1 if adaptive else 5
         given = kwargs.pop("return_indices", False) or (len(args) > size and args[size]) or indices
+        given = given or (adaptive and func is not pool)  # torch.adaptive_max_pool1d, as a graph has it, always gives both
         shapes: list[Any] = []
 
         def flat_pool(flat: Tensor) -> tuple[Tensor, Tensor]:

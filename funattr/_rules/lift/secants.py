@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..._core.checks import may_read
+from ..._core.plain import PlainAttention
 from ..._torch import below_vmap, grad_levels_in_vmap, grad_of_sum, is_plain, slope_of_one, tracing, transforms_active
 from ..._types import attributable, in_single
 from .slopes import scaled, scaled2
@@ -81,7 +82,8 @@ def _not_above(t: Tensor, bound: Tensor | float) -> Tensor:
 def derivative(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """f'(x), elementwise; differentiable where x is."""
     if tracing() or transforms_active():
-        pulled = torch.func.vjp(f, x)
+        with PlainAttention():  # what has no second derivative, which torch.func makes ready for
+            pulled = torch.func.vjp(f, x)
         slope: Tensor = pulled[1](torch.ones_like(pulled[0]))[0]
         return slope
     again = torch.is_grad_enabled() and x.requires_grad
