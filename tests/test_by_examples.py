@@ -320,7 +320,8 @@ def test_a_mask_of_features_where_there_are_as_many_rows() -> None:
     def bags(x: Tensor) -> Tensor:
         return head(torch.zeros(2, 4).index_add(0, ids, x.tanh()))
 
-    for options in ({"feature_mask": mask}, {"feature_mask": mask, "baselines": torch.linspace(0, 1, 4)}):
+    asked: list[dict[str, Any]] = [{"feature_mask": mask}, {"feature_mask": mask, "baselines": torch.linspace(0, 1, 4)}]
+    for options in asked:
         found = fa.by_examples(fa.feature_ablation, ids)(bags, x, target=1, **options)
         for n in range(2):
             rows = x[ids == n]
