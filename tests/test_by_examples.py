@@ -310,3 +310,20 @@ def test_refused_in_words() -> None:
         fa.by_examples(fa.lime, IDS)(model, x, target=1)
     with pytest.raises(ValueError, match="the score has 3 values for the 4 examples of x"):
         fa.by_examples(fa.gradient, IDS + 1)(model, x, target=1)
+
+
+def test_a_mask_of_features_where_there_are_as_many_rows() -> None:
+    """By its size it passed for a number of each row, and was refused."""
+    x, ids, mask = torch.randn(4, 4), torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 2])
+    head = nn.Linear(4, 3)
+
+    def bags(x: Tensor) -> Tensor:
+        return head(torch.zeros(2, 4).index_add(0, ids, x.tanh()))
+
+    asked: list[dict[str, Any]] = [{"feature_mask": mask}, {"feature_mask": mask, "baselines": torch.linspace(0, 1, 4)}]
+    for options in asked:
+        found = fa.by_examples(fa.feature_ablation, ids)(bags, x, target=1, **options)
+        for n in range(2):
+            rows = x[ids == n]
+            alone = fa.feature_ablation(lambda x: head(x.tanh().sum(1)), rows[None], target=1, **options)
+            torch.testing.assert_close(found[ids == n], alone[0])

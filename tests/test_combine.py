@@ -414,3 +414,19 @@ def test_a_generator_in_a_compiled_function() -> None:
     for expected in eager:
         close(compiled(net, x, target=1), expected)
     assert not torch.allclose(eager[0], eager[1])
+
+
+@pytest.mark.parametrize(
+    "targets", [[(0,), (3,), (0,)], [lambda out: out[:, 0], (1,), lambda out: out[:, 0]]], ids=["tuples", "callables"]
+)
+@pytest.mark.parametrize("own", [True, False])
+def test_targets_of_a_compiled_function_meet_the_same_noise(targets: Any, own: bool) -> None:
+    """What runs for one target after another drew anew for each, in silence: no generator is set back there."""
+    net, x = Made(3, 4, ["tanh"]).double().eval(), torch.randn(3, 3, 5, dtype=torch.float64)
+    generator = seeded(1) if own else None
+    noisy = fa.noise_tunnel(functools.partial(fa.integrated_gradients, n_steps=2), n_samples=2, stdevs=0.3, generator=generator)
+    found = torch.compile(fa.each_target(noisy, targets), fullgraph=True, backend="aot_eager")(net, x)
+    assert torch.equal(found[0], found[2])
+    if generator is not None:
+        generator.manual_seed(1)
+        close(found, fa.each_target(noisy, targets)(net, x))

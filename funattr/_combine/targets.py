@@ -81,8 +81,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         noise = Rewound([*about(method).generators, *generators_given(options)], device_of(x))
 
         def explain(target: Target) -> Tree:
-            noise.rewind()  # every target, in whatever chunk, meets the same noise
-            return method(model, x, target=target, **options)
+            return noise.again(lambda: method(model, x, target=target, **options))  # in whatever chunk
 
         mapped = classes is not None and options.get("rtol") is None  # with which each target takes nodes of its own
         size = chunk or (_at_once(method, len(targets), model, x, options.get("layer")) if mapped else 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._torch import tracing, transforms_active, tree_flatten, without_modes
-from .._types import About, Layer, Model, Neuron, Tree, as_arguments, as_it_is, attributable, map_tensors, tensors
+from .._types import About, Layer, Model, Neuron, Tree, as_arguments, as_it_is, attributable, broadcasts, map_tensors, tensors
 from .._words import complaint, kind_of, warn
 from .kept import left_as_found
 from .labels import whole_numbers
@@ -111,14 +111,14 @@ def _rows_of(layout: Layout, t: Any) -> Any:
     return layout.taken(t)
 
 
-def over(f: Callable[[Layout, Any], Any], layouts: Tree, given: Any) -> Any:
-    """`f` of what is given for each tensor that has rows; all else as it is."""
+def over(f: Callable[..., Any], layouts: Tree, given: Any, *x: Any) -> Any:
+    """`f` of what is given for each tensor that has rows, and of that tensor of x; all else as it is."""
     if isinstance(layouts, Layout):
-        return f(layouts, given)
+        return f(layouts, given, *x)
     if isinstance(layouts, dict) and isinstance(given, Mapping):
-        return {key: over(f, layouts.get(key), part) for key, part in given.items()}
+        return {key: over(f, layouts.get(key), part, *(t.get(key) for t in x)) for key, part in given.items()}
     if isinstance(layouts, tuple) and isinstance(given, (tuple, list)) and len(given) == len(layouts):
-        return type(given)([over(f, own, part) for own, part in zip(layouts, given)])
+        return type(given)([over(f, own, part, *(t[i] for t in x)) for i, (own, part) in enumerate(zip(layouts, given))])
     return given
 
 
@@ -219,13 +219,15 @@ def _laid_option(grouped: Grouped, told: About, name: str, value: Any, x: Tree, 
         given = value(x) if callable(value) and not isinstance(value, Tensor) else value
         return over(lambda one, t: t.unsqueeze(1) if isinstance(t, Tensor) and t.dim() else t, grouped.layouts, given)
     if layer is None or (name == "baselines" and told.baselines != "site"):
-        return over(_laid_entry, grouped.layouts, value)
+        return over(_laid_entry, grouped.layouts, value, x)
     return map_tensors(lambda t: t if (one := grouped.of_rows(t)) is None else _laid_entry(one, t), value)
 
 
-def _laid_entry(layout: Layout, given: Any) -> Any:
-    """A baseline, or a mask: of each row, or of all."""
+def _laid_entry(layout: Layout, given: Any, x: Tensor | None = None) -> Any:
+    """A baseline, or a mask: of each row, or of all, as what has fewer dimensions than x and broadcasts to a row of it."""
     if not isinstance(given, Tensor) or not given.dim():
+        return given
+    if x is not None and given.dim() < x.dim() and broadcasts(given.shape, x.shape[1:]):
         return given
     if given.shape[0] == layout.rows:
         return layout.laid(given, given[:1])  # no value that is not there already

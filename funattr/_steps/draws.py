@@ -45,7 +45,7 @@ def drawn_by(
 ) -> Tensor:
     """``make(*what)``, such as torch.rand, for this device: from `generator`, where that draws, or from torch's global one."""
     if generator is None:  # and not said to be: torch cannot trace a draw of a symbolic size so
-        return make(*what, device=device, **how)
+        return _replayed(partial(make, *what, device=device, **how))
     if tracing():
         text = "torch.compile takes no generator into a graph: pass generator=None, after torch.manual_seed"
         raise complaint(ValueError, f"{text}, or make noise_tunnel(..., generator=generator) outside of what is compiled.")
@@ -60,8 +60,7 @@ def _from_known(
     generator: torch.Generator, number: int, there: torch.device, shape: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     if tracing():
-        found: Tensor = torch.ops.funattr.randn(number, shape, dtype, there)
-        return found.to(device)
+        return _replayed(lambda: torch.ops.funattr.randn(number, shape, dtype, there).to(device))
     return _drawn(generator, shape, dtype, device)
 
 
@@ -91,6 +90,27 @@ def uniform_from(generator: torch.Generator | None, device: torch.device, cure: 
     return uniform
 
 
+class _Kept:
+    """The draws of a call in a compiled function, where no generator can be set back: those after it take them."""
+
+    def __init__(self) -> None:
+        self.made: list[Tensor] = []
+        self.met = 0
+
+
+_replays: list[_Kept] = []
+
+
+def _replayed(draw: Callable[[], Tensor]) -> Tensor:
+    if not (tracing() and _replays):
+        return draw()
+    kept = _replays[-1]
+    if kept.met == len(kept.made):
+        kept.made.append(draw())
+    kept.met += 1
+    return kept.made[kept.met - 1]
+
+
 class Rewound:
     """Calls of a function that all draw the same numbers, from `generators` and from torch's global ones."""
 
@@ -99,10 +119,23 @@ class Rewound:
         self.generators = [] if tracing() else [default, *generators]
         self.before = [g.get_state() for g in self.generators]
         self.after: list[Tensor] | None = None
+        self.kept = _Kept()
 
     def rewind(self) -> None:
         for g, state in zip(self.generators, self.before):
             g.set_state(state)
+
+    def again(self, function: Callable[[], Any]) -> Any:
+        """What `function` gives with the same numbers as before."""
+        self.rewind()
+        if not tracing():
+            return function()
+        self.kept.met = 0
+        _replays.append(self.kept)
+        try:
+            return function()
+        finally:
+            _replays.pop()
 
     def begin(self) -> None:
         """Rewind to here from now on."""
