@@ -16,9 +16,11 @@ import funattr as fa
 from .cure_rows import (
     F,
     M,
+    answer,
     both,
     conv,
     dropping,
+    embedded,
     first,
     image,
     inside,
@@ -206,6 +208,12 @@ MORE = [
         "let the model go on with what the layer returns",
         lambda: torch.func.vmap(lambda v: F.split(Ignored(), "relu").rest(v, x))(torch.randn(3, 4, 6)),
         lambda: torch.func.vmap(lambda v: F.split(nn.Sequential(nn.ReLU(inplace=True)), "0").rest(v, x))(torch.randn(3, 4, 6)),
+    ),
+    Cure(
+        "_combine/noise.py",
+        "pass the method itself, without at_input",
+        lambda: F.noise_tunnel(fa.at_input(fa.shapley))(language, prompt, target=likely(answer), **embedded),
+        lambda: F.noise_tunnel(fa.shapley)(language, prompt, target=likely(answer), **embedded),
     ),
     Cure(
         "metrics/_judged.py",

@@ -185,6 +185,9 @@ def at_noise(
     if any(attributable(leaf) for leaf in tensors(x)):
         return lambda noisy: method(model, noisy, **options), Steps(question(model, x, None, None), x)
     _check_takes_noise(model, x, options.get("layer"))
+    if about(method).at_input:
+        text = f"{name_of(method)} works at the input, whose integers take no noise, and the layer's value takes it"
+        raise complaint(ValueError, f"{text}: pass the method itself, without at_input.")
     value_at, rest = split(model, options["layer"])
     create_graph = bool(options.get("create_graph"))
     value = value_at(x) if create_graph else map_tensors(torch.detach, value_at(x))
