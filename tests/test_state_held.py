@@ -93,7 +93,7 @@ class OnLayer(Keeps):
 
 class OnClass(Keeps):
     def keep(self, factor: Tensor) -> None:
-        type(self).none = factor  # type: ignore[assignment]
+        type(self).none = factor  # type: ignore[assignment]  # None before
 
 
 class Shares(Keeps):

@@ -21,7 +21,7 @@ from .._torch import (
     tree_flatten,
     without_transforms,
 )
-from .._types import Tree, as_it_is, attributable, batch_size, map_floats, tensors
+from .._types import Tree, as_it_is, attributable, batch_size, tensors
 from .._words import check_int, complaint, kind_of
 from .state import here
 
@@ -250,9 +250,9 @@ def channel_of(value: Tensor, channel_dim: int, leading: int = 0) -> int:
     return leading + channel_dim % len(shape)
 
 
-def with_rows(found: Tree, size: int) -> Tree:
-    """What was found at a layer, and None for parts without a row for each example: the state of a recurrent layer. Refused
-    where the first part has none: of a sequence-first layer, a map mixes examples.
+def check_rows(found: Tree, size: int) -> None:
+    """Refuse what was found at a layer where its first tensor has no row for each example: of a sequence-first layer, a map
+    mixes examples. Others, such as the state of a recurrent layer, are by the formula, whatever they are.
 
     Several rows for each example (sentences of a document, windows of a picture) are each a map, where there are several
     examples: of a single one, nothing tells such rows from steps in time.
@@ -265,4 +265,3 @@ def with_rows(found: Tree, size: int) -> Tree:
     if parts and not has_rows(parts[0]):
         text = f"the layer gives a tensor {list(parts[0].shape)} without a row for each of the {size} examples"
         raise complaint(ValueError, f"{text}: choose a layer whose value has the batch first.")
-    return found if all(map(has_rows, parts)) else map_floats(lambda t: t if has_rows(t) else None, found)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._core.checks import channel_of, may_read, with_rows
+from .._core.checks import channel_of, check_rows, may_read
 from .._core.door import method
 from .._core.gradient import at_site
 from .._core.passes import question, read
@@ -49,11 +49,11 @@ def _mapped(w: Weights, channel_dim: int, *asked: Any) -> Tree:
 
 
 def each_with_rows(found: Tree, model: Model | Bound, x: Tree, layer: Layer) -> Tree:
-    """The same of each layer, where there are several."""
-    if not isinstance(layer, (list, tuple, dict)):
-        return with_rows(found, batch_size(x))
-    sites = resolve(bind(model), layer)
-    return sites.build([with_rows(part, batch_size(x)) for part in sites.flat(found)])
+    """What was found, each layer of which has the batch first."""
+    several = isinstance(layer, (list, tuple, dict))
+    for part in resolve(bind(model), layer).flat(found) if several else [found]:
+        check_rows(part, batch_size(x))
+    return found
 
 
 def check_batch_first(values: Tree, model: Model | Bound, x: Tree, layer: Layer) -> None:
