@@ -154,6 +154,7 @@ SPELLED: dict[str, Callable[[Tensor], Tensor]] = {
     "in place": swished_in_place,
     "einsum of one": lambda h: torch.einsum("ni,oi->no", h, torch.linspace(-1, 1, 25).double().view(5, 5)),
     "einsum of two": lambda h: torch.einsum("ni,nj->nij", h, h.sin()).mean(2),
+    "a number where a mask is": lambda h: h.index_put((h > 0,), torch.tensor(0.3).double()).sin(),
     "adaptive maximum": lambda h: F.adaptive_max_pool1d(h[:, None], 3).flatten(1).repeat(1, 2)[:, :5],
 }
 

@@ -94,6 +94,8 @@ def test_gates_are_complete_by_the_slope_that_they_make(name: str) -> None:
 
 MASKED: dict[str, Callable[[Tensor], Tensor]] = {
     "masked_fill": lambda z: z.masked_fill(z < -0.2, -torch.inf).softmax(-1),
+    "masked_fill by the largest number": lambda z: z.masked_fill(z < -0.2, -torch.finfo(z.dtype).max).softmax(-1),
+    "where by the largest number": lambda z: torch.where(z < -0.2, -torch.finfo(z.dtype).max, z).log_softmax(-1).exp(),
     "where": lambda z: torch.where(z < -0.2, torch.full_like(z, -torch.inf), z).log_softmax(-1).exp(),
     "attention": lambda z: F.scaled_dot_product_attention(
         torch.ones_like(z)[:, :1, None],

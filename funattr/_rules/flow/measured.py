@@ -44,7 +44,7 @@ class Measured(Ruled):
     def result(self, func: Any, args: Any, kwargs: Any, facts: list[Fact], y: Tensor) -> Fact:
         found = super().result(func, args, kwargs, facts, y)
         if found.varies and y.requires_grad and not any(fact.varies for fact in facts):
-            self.events.append(Event(func.__name__, [], [spot(y)]))  # ids are no input: it keeps what comes to it
+            self.events.append(Event(counterpart(func).__name__, [], [spot(y)]))  # ids are no input: it keeps what comes to it
         return found
 
     def rule_of(self, entry: Entry) -> Callable[..., Any]:

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..._core.checks import may_read
+from ..._core.checks import anywhere, may_read
 from ..._types import attributable
+from ..spelled import counterpart, name_in_torch
 from .origins import among
 from .secants import EXACT, Rule, binary
 from .slopes import picked, rows, scaled2
-from .tape import Lift
+from .tape import Lift, Met
 
 
 def softmax(log: bool) -> Rule:
@@ -159,14 +160,23 @@ def where(lift: Lift, func: Any, condition: Tensor, *branches: Any) -> Any:
         value = torch.where(c, met[1].own, met[2].own)
         base = torch.where(c0, met[1].base, met[2].base)
         lift.infinite = lift.infinite or not may_read() or not bool((value.isfinite() & base.isfinite()).all())
-        (a, a0), (b, b0) = map(lift.ends, met[1:])
-        da, db = a - a0, b - b0
-        norm = da * da + db * db
-        step = (torch.where(c, a, b) - torch.where(c0, a0, b0)) / norm.masked_fill(norm == 0, 1.0)
+        da, db, step = _shared(lift, c, c0, *met[1:])
+        if not lift.infinite and anywhere((c != c0) & ~step.isfinite()):  # a mask of the largest number there is
+            lift.infinite = True
+            da, db, step = _shared(lift, c, c0, *met[1:])
         changed = (c != c0) & torch.isfinite(step)
         mx = torch.where(changed, step * da, c.to(value.dtype))
         my = torch.where(changed, step * db, (~c).to(value.dtype))
     return scaled2(x.expand(value.shape), y.expand(value.shape), mx, my, value)
+
+
+def _shared(lift: Lift, c: Tensor, c0: Tensor, x: Met, y: Met) -> tuple[Tensor, Tensor, Tensor]:
+    """How the branches moved, and the step from one to the other by the square of that; not finite where it is too large."""
+    (a, a0), (b, b0) = lift.ends(x), lift.ends(y)
+    da, db = a - a0, b - b0
+    norm = da * da + db * db
+    step = (torch.where(c, a, b) - torch.where(c0, a0, b0)) / norm.masked_fill(norm == 0, 1.0)
+    return da, db, torch.where(norm.isfinite(), step, norm)
 
 
 def masked_fill(lift: Lift, func: Any, x: Tensor, mask: Tensor, value: Any) -> Any:
@@ -193,7 +203,7 @@ def indexed(lift: Lift, func: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _mask_of(func: Any, x: Any, index: Any, value: Any) -> Tensor | None:
     """The mask, of the first dimensions of `x`, where one number is written to what it selects."""
-    if func is not Tensor.__setitem__ and getattr(func, "__name__", "") != "index_put":
+    if func is not Tensor.__setitem__ and name_in_torch(counterpart(func)) != "index_put":
         return None
     mask = index[0] if isinstance(index, (tuple, list)) and len(index) == 1 else index
     if not (attributable(x) and isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim()):
