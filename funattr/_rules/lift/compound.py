@@ -14,6 +14,7 @@ from torch import Tensor
 from ..._core.attention import plain_attention
 from ..._types import in_single, map_tensors
 from ..._words import complaint
+from .decomposed import DECOMPOSED
 from .secants import Rule
 from .tape import Lift
 
@@ -272,10 +273,9 @@ def _single(body: Callable[..., Any]) -> Callable[..., Any]:
 
 
 #: Those that are called here as torch calls them.
-_OWN: tuple[Callable[..., Any], ...] = (
-    *(glu, addcmul, addcdiv, lerp, mse_loss, cross_entropy, binary_cross_entropy_with_logits, float_power),
-)
+_OWN = (glu, addcmul, addcdiv, lerp, mse_loss, cross_entropy, binary_cross_entropy_with_logits, float_power)
 COMPOUND: dict[str, Callable[..., Any]] = {
+    **DECOMPOSED,
     **{body.__name__: body for body in _OWN},
     **{body.__name__: _single(body) for body in (norm, cosine_similarity, pairwise_distance)},
     **dict.fromkeys(("linalg_norm", "vector_norm", "linalg_vector_norm"), _single(norm)),
