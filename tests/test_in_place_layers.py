@@ -70,6 +70,7 @@ NETS: dict[str, tuple[str, Callable[[bool], nn.Module]]] = {
     "residual": ("both", lambda twin: nn.ReLU(inplace=not twin)),
     "by keyword": ("by keyword", lambda twin: Gate() if twin else Written()),
     "unsaid": ("both", lambda twin: Gate() if twin else Written()),
+    "unsaid, ignored": ("ignored", lambda twin: Gate() if twin else Written()),
     "block": ("first", lambda twin: nn.Sequential(nn.ReLU(inplace=not twin), nn.Conv2d(3, 3, 1))),
     "tuple": ("both", lambda twin: Two()),
 }
@@ -126,6 +127,30 @@ def test_the_score_is_the_models() -> None:
         for layer, _ in places:
             value_at, rest = fa.split(net, layer)
             close(rest(value_at(x), x), net(x))
+
+
+@pytest.mark.filterwarnings("ignore:the steps run one after another")
+def test_what_a_hook_writes() -> None:
+    """Of somebody's, around a layer of torch's that writes to nothing."""
+    net, twin, x = pair("residual")
+    net.block = nn.Identity()
+    net.block.register_forward_hook(lambda layer, args, output: output.relu_())
+    for method in (
+        fa.input_x_gradient,
+        functools.partial(fa.feature_ablation, feature_mask=torch.arange(3).reshape(1, 3, 1, 1)),
+    ):
+        close(method(net, x, layer="block", target=TARGET), method(twin, x, layer="block", target=TARGET))
+
+
+def test_dropout_that_is_off_writes_nothing() -> None:
+    """Nor does it say more than nn.Dropout() does: the input that goes on beside it is not its value."""
+    net, twin, x = pair("residual")
+    net.block, twin.block = nn.Dropout(inplace=True), nn.Dropout()
+    twin.twin = False
+    for layer in ("block", fa.input_of("block")):
+        for method in (fa.input_x_gradient, fa.integrated_gradients):
+            ask = functools.partial(method, layer=layer, target=TARGET)
+            close(ask(net.eval(), x), ask(twin.eval(), x))
 
 
 def test_a_tuple() -> None:

@@ -247,7 +247,14 @@ class Described:
         return fa.gradient(model, x, target=target)
 
 
-@pytest.mark.parametrize("around", [fa.relu, fa.noise_tunnel, fa.absolute, lambda method: fa.each_target(method, [0, 1])])
+@pytest.mark.parametrize(
+    "around",
+    [
+        *(fa.relu, fa.noise_tunnel, fa.absolute),
+        lambda method: fa.each_target(method, [0, 1]),
+        lambda method: fa.multiply(method, fa.saliency),
+    ],
+)
 def test_what_somebody_else_calls_about(around: Callable[[Any], Any]) -> None:
     options = {} if around(fa.gradient).about.leading else {"target": 1}
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._torch import tree_flatten, tree_unflatten
-from .._types import Explains, Method, Model, Tree, batch_size, innermost, map_floats, tensors
+from .._types import Explains, Method, Model, Tree, batch_size, map_floats, tensors, told_by
 from .._words import complaint, door, in_short
 from .dress import about, chosen, combined, known_method, name_of, per_layer, then
 
@@ -69,7 +69,7 @@ def multiply(method: Explains, other: Explains) -> Method:
 
 def _is_constant(method: Any) -> bool:
     """Whether a method of the library gives what cannot be differentiated further; somebody else's has not said."""
-    told = getattr(innermost(method), "about", None)
+    told = told_by(method)
     return told is not None and told.accepts is not None and "create_graph" not in told.accepts
 
 

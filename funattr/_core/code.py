@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import shadowing, transforms_active
-from .._types import Tree, as_arguments, copied
+from .._types import Tree, as_arguments, copied, told_by
 from .._words import complaint, warn
 from .holders import HOLDING, LIBRARIES, generator_kind, is_made_of_code, of_library
 from .where import Bound, all_modules, bind, own_weights
@@ -173,8 +173,8 @@ def generators_of(method: Any) -> tuple[torch.Generator, ...]:
     found: dict[Any, None] = {}
 
     def kept(value: Any) -> Iterable[Any] | None:
-        told = getattr(value, "about", None) if callable(value) else None
-        return (value,) if isinstance(value, torch.Generator) else getattr(told, "generators", None)
+        told = None if isinstance(value, functools.partial) else told_by(value)  # what is bound is looked at, too
+        return (value,) if isinstance(value, torch.Generator) else None if told is None else told.generators
 
     _reach(method, kept, found, set(), 0)
     return tuple(found)

@@ -205,7 +205,7 @@ def _install(layers: list[tuple[nn.Module, list[int]]], frame: _Frame) -> None:
             _tapped[id(layer)] = _tapped.get(id(layer), frozenset()) | {frame}
             # Straight into the dictionaries: register_forward_hook makes a new key per call, races with other
             # threads on the with_kwargs marker (which must be there first), and cannot be undone when interrupted.
-            if any(frame.run.sites[i].inputs for i in indices) or not says_what_it_writes(layer):
+            if any(frame.run.sites[i].inputs for i in indices) or hooked(layer) or not says_what_it_writes(layer):
                 layer._forward_pre_hooks_with_kwargs[_KEY] = True
                 layer._forward_pre_hooks[_KEY] = _before
             layer._forward_hooks[_KEY] = _after

@@ -1,5 +1,5 @@
-"""What a call finds in its thread: the transforms of torch.func that run, what they map over, and those entered by hand; and
-what function modes and hooks are around it."""
+"""What a call finds in its thread: the transforms of torch.func that run, what they map over, and those entered by hand; what
+is written where one maps, by which layers; and what function modes and hooks are around it."""
 
 from __future__ import annotations
 
