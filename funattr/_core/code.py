@@ -293,5 +293,6 @@ def sized(modules: Sequence[nn.Module], model: Any, x: Tree) -> None:
 
 
 def _without_size(modules: Sequence[nn.Module]) -> bool:
-    weights = (weight for module in modules for weight in own_weights(module).values())
-    return any(isinstance(weight, nn.UninitializedParameter) for weight in weights)  # Dynamo does not trace is_lazy
+    weights = [weight for module in modules for weight in own_weights(module).values()]
+    # Dynamo does not trace is_lazy.
+    return any(isinstance(weight, nn.UninitializedParameter) for weight in weights if type(weight) is not nn.Parameter)

@@ -231,7 +231,7 @@ def named(arguments: dict[str, Any], model: Model) -> dict[str, Any]:
 
 def _plain(given: Any) -> Any:
     """A dict, where transformers' tokenizers return what is none."""
-    return dict(given) if isinstance(given, UserDict) else given
+    return dict(given) if UserDict in type(given).__mro__ else given  # an abstract class, to be asked, takes its time
 
 
 def _ready(x: Tree) -> Tree:
@@ -246,7 +246,7 @@ def _given(x: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tupl
 
 
 def _leave(before: Surroundings) -> bool:
-    here.inside, here.state, here.chance, here.scores = False, None, None, None
+    here.inside, here.state, here.chance, here.scores, here.looked = False, None, None, None, frozenset()
     error = sys.exc_info()[1]
     if error is not None or surroundings() != before:
         put_back(before, error)

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
-from .._torch import depth, mapped_below, only_vmap_runs, out_of_levels, tracing, transforms_active, tree_flatten
+from .._torch import depth, mapped_below, out_of_levels, tracing, tree_flatten
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint, in_short
+from .aliases import tell_of_writes
 from .checks import check_outside, meet
 from .code import train_mode_traced
 from .cures import not_taken
 from .kept import keep_written, laid_as, observed
-from .kernels import Folded
-from .plain import PlainAttention
+from .kernels import conditions, kernels
 from .score import Every, Row, entries_of, neuron_score, score_of, the_tensor
 from .sites import Sites, check_reached, not_reached, resolve
 from .tap import Run, Site, Stop
-from .where import Bound, all_modules, bind, uncompiled
+from .where import Bound, bind, uncompiled
 
 
 class Question(NamedTuple):
@@ -142,6 +140,8 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
 
     run = Run(sites, visit, early or bool(last))  # which `visit` must not hold: a circle keeps what the pass left
     output = watched(q.bound, x, run, q.create_graph, fresh=fresh and None in q.sites.sites)
+    if not all(writes.as_noted for writes in run.replaced):
+        tell_of_writes(q.inner, partial(watched, q.bound.for_values(True), q.x))
     found = [*tensors(output), *neuron]
     check_reached(q.bound, run, found)
     keep_written(q.create_graph, found)
@@ -241,13 +241,6 @@ def replace(q: Question, x: Tree, values: Sequence[Tree]) -> Any:
 # How the model runs.
 
 
-class Unfused(TorchFunctionMode):
-    """Does nothing, and that suffices: nn.TransformerEncoderLayer takes its fused path only when no mode is active."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
-
-
 def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False, *, fresh: bool = False) -> Any:
     """The model's output for a copy of `x`, to which it may write, under `run`; for `x` itself where that is `fresh`.
 
@@ -255,44 +248,10 @@ def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False, *, fres
     next, which breaks where gradients are turned on half-way. So it is not fused where there are sites.
     """
     args, kwargs = as_arguments(x if fresh else copied(x))
-    with _kernels(create_graph), _conditions(bound, run.sites, x):
+    with kernels(create_graph), conditions(bound.root, bool(run.sites), x):
         try:
             return observed(bound.call, args, kwargs, run)
         except TypeError as error:
             if tracing() or hasattr(error, "complaint") or (told := not_taken(error, bound.call, args, kwargs)) is None:
                 raise
             raise told from error
-
-
-def _kernels(create_graph: bool) -> AbstractContextManager[Any]:
-    """Which form of an operation runs, where torch has several and not all will do."""
-    mapped = not tracing() and transforms_active()
-    if mapped and only_vmap_runs():
-        return Folded(create_graph)
-    if create_graph:
-        return PlainAttention()  # the fused form has no second derivative
-    return PlainAttention(only="cpu") if mapped else as_it_is  # no batching rule there: vmap would loop, and warn
-
-
-def _conditions(bound: Bound, sites: Sequence[Site], x: Tree) -> AbstractContextManager[Any]:
-    """What else the model runs under."""
-    if _runs_cudnn_rnn(bound.root, x):
-        return torch.backends.cudnn.flags(enabled=False)  # no backward pass in eval mode otherwise
-    if sites and runs_fused(bound.root):
-        # A traced layer does not look at modes, but is not fused either where a gradient could be asked of it.
-        return torch.enable_grad() if tracing() else Unfused()
-    return as_it_is
-
-
-_FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
-
-
-def runs_fused(root: nn.Module | None) -> bool:
-    """Whether the model may skip layers of its own when no gradient is asked for. Unknown (a plain function): it may."""
-    return root is None or any(isinstance(module, _FUSED) for module in all_modules(root))
-
-
-def _runs_cudnn_rnn(root: nn.Module | None, x: Tree) -> bool:
-    """Whether cuDNN's recurrent layers may run, in eval mode."""
-    on_cuda = any(t.is_cuda for t in tensors(x)[:1])
-    return on_cuda and any(isinstance(module, nn.RNNBase) and not module.training for module in all_modules(root))

@@ -1,9 +1,8 @@
 """What a model keeps of its passes, put back after each: all passes of a call start from what it found, and it leaves that.
 
-A stream's memory, a cache of masks, a key-value cache, embeddings that are renormalised. What was bound anew is bound as
-before, by identity. What was written in place was copied at the start, and is written back before the next pass, when no
-graph needs it any longer. Torch's own layers keep nothing, but for what hooks and parametrizations
-(spectral norm) and `max_norm` write; what torch makes of others' code (scripted, traced, exported) does, and its observers do.
+A stream's memory, a cache of masks, a key-value cache. What was bound anew is bound as before, by identity. What was written
+in place was copied at the start, and is written back before the next pass, when no graph needs it any longer. Torch's layers
+keep nothing, but for what hooks, parametrizations and `max_norm` write; what torch makes of others' code does.
 """
 
 from __future__ import annotations
@@ -295,6 +294,7 @@ class _Here(threading.local):
     state: State | None = None
     chance: Any = None  # the draws of its passes
     scores: list[tuple[Tensor, str]] | None = None  # of its passes, and where; None: nobody will look at them
+    looked: frozenset[Any] = frozenset()  # sites that were looked at by aliases.py
 
 
 here = _Here()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor, nn
 
 from .._torch import (
+    Writes,
     compile_lock,
     recorded,
     says_it_writes,
@@ -60,6 +61,7 @@ class Run:
         self.waiting = len(sites)
         self.running: list[_Running] = []  # tapped layers
         self.torn = False  # whether those who hold what a layer writes to could not be given the value that is put there
+        self.replaced: list[Writes] = []  # what layers returned, and something else stands for
         #: Stop after the last site. Only where the calls are given: otherwise it must be seen how often a layer runs.
         self.early = early and all(site.call is not None for site in sites) and not tracing()
 
@@ -113,11 +115,14 @@ class Run:
                 if call.given[k] is not call.taken[k]:
                     self.torn |= not written_over(call.given[k], call.taken[k])
             if theirs and not self.torn:
-                output = map_tensors(partial(_instead, call.taken, call.given), output)
+                held = list(zip(call.taken, call.given))
+                output = map_tensors(lambda t: next((given for taken, given in held if t is taken), t), output)
         found = self.reach(indices, False, output, any(t is one for t in tensors(output) for one in args))
-        if not theirs or found is output:
-            return found
-        return map_leaves(partial(self._share, theirs), output, tree_flatten(found)[0])
+        if theirs and found is not output:
+            found = map_leaves(partial(self._share, theirs), output, tree_flatten(found)[0])
+        if not (tracing() or found is output):
+            self.replaced += [Writes(t) for t in tensors(output) if not any(t is one for one in tensors(found))]
+        return found
 
     def _share(self, theirs: list[Tensor], t: Any, new: Any) -> Any:
         """What is put in the place of `t`, for all who hold it where it is one of `theirs`."""
@@ -131,10 +136,6 @@ class Run:
 def _alone(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors that a layer is called with, but for those inside of others."""
     return [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
-
-
-def _instead(ours: list[Tensor], theirs: list[Tensor], t: Tensor) -> Tensor:
-    return next((old for new, old in zip(ours, theirs) if t is new), t)
 
 
 class _Running(NamedTuple):

@@ -21,6 +21,7 @@ from torch._VF import _make_dual as dual_made
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from .interrupted import interruption, must_rise, put_back
+from .memory import Memory, Writes, alone_in_memory, times_written
 from .shown import (
     can_defer,
     deferred,
@@ -35,8 +36,6 @@ from .shown import (
     show_to_modes,
 )
 from .tensors import (
-    Memory,
-    alone_in_memory,
     base_of,
     copy_saved,
     edge_of,
@@ -56,7 +55,6 @@ from .tensors import (
     slope_of_one,
     slopes_at,
     swap_tensors,
-    times_written,
     tree_unflatten,
 )
 from .traces import (

@@ -11,35 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch._C import _functorch
 from torch._C._functorch import TransformType, peek_interpreter_stack
-
-# The memory of a tensor by a reference that does not hold it.
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import TreeSpec, tree_flatten
 from torch.utils._pytree import tree_unflatten as _tree_unflatten
 
 from .traces import observed_by_dispatch_mode, tracing
-from .transforms import is_mapped, is_wrapped, levels, plain_data
+from .transforms import is_mapped, levels
 
 #: Makes of a tensor, by whatever name it is held, another; since torch 2.3.
 swap_tensors: Any = getattr(torch.utils, "swap_tensors", None)
-
-
-def alone_in_memory(value: torch.Tensor) -> bool:
-    """Whether no other tensor, no view and no graph holds the memory of `value`; False where torch does not tell."""
-    if _owners is None or is_wrapped(value) or not is_plain(value) or value.layout is not torch.strided:
-        return False
-    return _owners_of(value) <= _ALONE
-
-
-_owners: Any = getattr(torch._C, "_storage_Use_Count", None)
-
-
-def _owners_of(value: torch.Tensor) -> int:
-    return int(_owners(value.untyped_storage()._cdata))
-
-
-#: Of one tensor; in some torch versions, not in 2.4, the storage as Python has it counts besides.
-_ALONE = 0 if _owners is None else _owners_of(torch.empty(1, device="cpu"))
 
 
 def forward_class(node: Any) -> Any:
@@ -143,37 +122,6 @@ def copy_saved(found: Iterable[torch.Tensor], copies: Callable[[torch.Tensor], b
             if data is copies or (isinstance(data, torch.Tensor) and copies(data)):
                 with contextlib.suppress(RuntimeError):  # where there are hooks already, of an earlier pass, say
                     saved.register_hooks(lambda t: t.clone() if copies(t) else t, lambda t: t)
-
-
-def times_written(value: torch.Tensor) -> int:
-    """How often the memory of `value` was written to, as torch counts it; 0 where it does not."""
-    # What a vmap shows of a tensor does not count.
-    return 0 if tracing() or value.is_inference() else plain_data(value)._version
-
-
-@functools.lru_cache(64)
-def _nothing(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return torch.empty(0, dtype=dtype, device=device)
-
-
-class Memory:
-    """The memory of a tensor, known for as long as it lives, and how often it was written to, also later. It is not held."""
-
-    def __init__(self, value: torch.Tensor) -> None:
-        self._lives = StorageWeakRef(value.untyped_storage())
-        self._counter = value  # held where taking its data away would be seen
-        if type(value) is torch.Tensor and not (value.is_inference() or observed_by_dispatch_mode()):
-            self._counter = value.detach()
-            self._counter.data = _nothing(value.dtype, value.device)  # which counts on with the others
-        self.noted = times_written(value)
-
-    @property
-    def gone(self) -> bool:
-        return bool(self._lives.expired())
-
-    @property
-    def as_noted(self) -> bool:
-        return times_written(self._counter) == self.noted
 
 
 def is_view(value: torch.Tensor) -> bool:
