@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import funattr as fa
 from funattr._core import tap
-from funattr._core.state import here
+from funattr._core.here import here
 from funattr._torch import put_back, surroundings
 
 from .methods import METHODS, Row

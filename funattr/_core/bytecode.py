@@ -54,3 +54,11 @@ def _with_inner(code: types.CodeType | None) -> Iterator[types.CodeType]:
         yield code
         for inner in code.co_consts:
             yield from _with_inner(inner)
+
+
+@functools.lru_cache(1024)
+def stored_around(code: types.CodeType) -> frozenset[str]:
+    """The variables around a function that it, or one in it, writes to."""
+    steps = [step for some in _with_inner(code) for step in dis.get_instructions(some)]
+    stored = {step.argval for step in steps if step.opname in ("STORE_DEREF", "DELETE_DEREF")}
+    return frozenset(stored.intersection(code.co_freevars))

@@ -23,7 +23,7 @@ from .._torch import (
 )
 from .._types import Tree, as_it_is, attributable, batch_size, tensors
 from .._words import check_int, complaint, kind_of
-from .state import here
+from .here import here
 
 
 def may_read(*given: Tensor) -> bool:

@@ -52,9 +52,9 @@ class Words:
         if kind not in self.known:
             own = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins")]
             methods = {name: f for base in reversed(own) for name, f in vars(base).items() if name not in _BEFORE}
-            reached = _reached(methods) if self.narrow else list(methods.values())
+            asked = reached(methods) if self.narrow else list(methods.values())
             counts = issubclass(kind, self.also) or (is_made_of_code(kind) and not self.narrow)  # it may be anything
-            self.known[kind] = counts or any(map(self.in_function, reached))
+            self.known[kind] = counts or any(map(self.in_function, asked))
         return self.known[kind]
 
     def _keeps_none(self, module: nn.Module) -> bool:
@@ -85,7 +85,7 @@ def _looked_up(words: Words, kinds: frozenset[type]) -> tuple[bool, frozenset[ty
     return any(map(words.in_class, kinds)), others
 
 
-def _reached(methods: dict[str, Any]) -> list[Any]:
+def reached(methods: dict[str, Any]) -> list[Any]:
     """Those of the methods that run when `forward` does, by their names."""
     todo: list[str] = [name for name in ("forward", "__call__") if name in methods]
     for name in todo:  # which grows

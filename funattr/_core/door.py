@@ -29,14 +29,15 @@ from .._torch import (
 )
 from .._types import About, Model, Tree, as_it_is, copied, map_tensors, tensors, told_by
 from .._words import complaint, complete, door
+from .again import tell_of_notes
 from .checks import check_flags, check_input, check_result, check_scores, may_read
 from .code import modules_of, noisy_modules, sized, tell_of_train_mode
 from .cures import in_words
 from .entries import numbered
 from .examples import regrouped, shown
+from .here import here
 from .holders import statistics_kept
 from .kept import chance_of, state_of
-from .state import here
 
 #: What looks at a result, where its data can be read.
 Check: TypeAlias = Callable[[Any, bool], None]
@@ -103,6 +104,8 @@ class Entrance(NamedTuple):
             here.scores = [] if reads else None
             result = self.called(args, kwargs)
             check_scores(x)
+            if state is not None and state.passes > 1 and state.notes is not None:
+                tell_of_notes(state.notes, modules, model, x)
         check(result, reads)
         if type(result) is not Tensor and any(is_dressed(t) for t in tensors(result)):
             return map_tensors(undressed, result)

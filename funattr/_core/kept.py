@@ -21,6 +21,7 @@ from .._torch import beside_traces, copy_saved, is_plain, plain_data, tracing, w
 from .._types import Tree, as_it_is, filled, tensors
 from .._words import warn
 from .code import Words, modules_of
+from .here import here
 from .holders import (
     is_torchs_layer,
     is_watching,
@@ -30,7 +31,7 @@ from .holders import (
     switches_of,
     written_from_outside,
 )
-from .state import DRAWS, State, here
+from .state import DRAWS, State
 from .tap import Run, call_tapped, hooked, hooks_of
 
 T = TypeVar("T")
@@ -257,7 +258,7 @@ def kept_tensors() -> list[Tensor]:
 def before_transform() -> None:
     """A transform of torch.func is about to begin in the middle of a pass."""
     if here.state is not None:
-        here.state.note_records()
+        here.state.take_notes()
 
 
 def times_put_back() -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._torch import depth, mapped_below, out_of_levels, tracing, tree_flatten
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint, in_short
-from .aliases import tell_of_writes
+from .again import tell_of_writes
 from .checks import check_outside, meet
 from .code import train_mode_traced
 from .cures import not_taken

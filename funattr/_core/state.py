@@ -8,7 +8,6 @@ keep nothing, but for what hooks, parametrizations and `max_norm` write; what to
 from __future__ import annotations
 
 import enum
-import threading
 import types
 import weakref
 from collections import deque
@@ -34,6 +33,7 @@ from .._torch import (
 from .._types import as_it_is, map_tensors
 from .._words import warn
 from .code import Words
+from .here import here
 from .holders import (
     GENERATORS,
     HOLDING,
@@ -51,7 +51,7 @@ from .holders import (
     slots_of,
     written_from_outside,
 )
-from .records import records_of, take_back
+from .repeated import Notes
 from .tap import Run, call_tapped, hooks_of, put_hooks_back
 from .where import built, filled_weights, own_buffers, own_layers, own_weights
 
@@ -84,10 +84,11 @@ class State:
         self.parameters: list[tuple[Tensor, Tensor]] = []  # of models that write to them: where they lie, and a copy
         self.lent: list[tuple[dict[str, Any], dict[str, Any]]] = []  # attributes of parameters of others' kinds
         self.lying: set[int] = set()  # where these lie in memory
-        self.code: list[Any] = []  # functions and classes that were met, and what they name that stays as it is but for
-        self.records: list[tuple[Any, Any]] | None = None  # tensors of a transform
+        self.code: list[Any] = []  # functions and classes that were met
+        self.notes: Notes | None = None  # what these write to beside
         self.unseen = False  # whether the model may write where torch does not count it, as through .data
         self.times = 0  # how often a tensor was put back
+        self.passes = 0
 
     def note(self, value: Any, depth: int = 0) -> None:
         """Keep `value`, something that a model holds or that is bound to it."""
@@ -192,9 +193,9 @@ class State:
                         self.lies.append((weight, where := weight.detach()))
                         self.parameters.append((where, _copied(weight)))
 
-    def note_records(self) -> None:
-        """Keep, before a transform of torch.func runs, what is not put back otherwise."""
-        self.records = records_of(self.code) if self.records is None else self.records
+    def take_notes(self) -> None:
+        """Note, before a transform of torch.func runs or a second pass, what is not put back."""
+        self.notes = Notes(self.code) if self.notes is None else self.notes
 
     def apart(self, given: Any) -> Any:
         """`given`, with copies of the tensors in it that the model may write to."""
@@ -247,9 +248,10 @@ class State:
 
     def around(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
         """A pass under `run`."""
+        self.passes += 1
         self.ready()
-        if transforms_active():
-            self.note_records()
+        if self.passes > 1 or transforms_active():
+            self.take_notes()
         try:
             return call_tapped(call, args, kwargs, run)
         finally:
@@ -270,8 +272,8 @@ class State:
             rebind(holder, before)
         for module, hooks in self.hooks:
             put_hooks_back(module, hooks)
-        if self.records and transforms_active():
-            take_back(self.records)
+        if self.notes is not None and transforms_active():
+            self.notes.take_back()
 
     def found_later(self, i: int) -> None:
         module = self.modules[i][0]
@@ -285,16 +287,3 @@ class State:
 def _copied(t: Tensor) -> Tensor:
     with as_it_is if is_wrapped(t) else without_transforms():  # a copy must outlive the transform that runs
         return t.detach().clone()
-
-
-class _Here(threading.local):
-    """What a call holds in its thread."""
-
-    inside = False  # a method called by another method or a combinator is not checked, or warned about, again
-    state: State | None = None
-    chance: Any = None  # the draws of its passes
-    scores: list[tuple[Tensor, str]] | None = None  # of its passes, and where; None: nobody will look at them
-    looked: frozenset[Any] = frozenset()  # sites that were looked at by aliases.py
-
-
-here = _Here()

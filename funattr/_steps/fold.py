@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .._core.here import here
 from .._core.kept import drawn
 from .._core.passes import Question, each_score, forward, kept
 from .._core.score import Every, each_of, one_for_each
-from .._core.state import here
 from .._core.tap import touched
 from .._core.where import Bound
 from .._torch import (
