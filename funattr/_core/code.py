@@ -45,7 +45,11 @@ class Words:
         named, others = _looked_up(self, frozenset(map(type, modules)))
         if named or not others:
             return named
-        return any(type(module) in others and not self._keeps_none(module) for module in modules)
+        held = [value for module in modules if type(module) in others for value in module.__dict__.values()]
+        new = {*map(type, held)} - self.harmless
+        self.harmless.update(kind for kind in new if kind not in _FUNCTIONS and not self.in_class(kind))
+        left = () if new <= self.harmless else [value for value in held if type(value) not in self.harmless]
+        return any(self.in_function(value) if type(value) in _FUNCTIONS else self.in_class(type(value)) for value in left)
 
     def in_class(self, kind: type) -> bool:
         """Whether a method that a class does not have from torch names one; with a `rule`, of those that `forward` reaches."""
@@ -56,15 +60,6 @@ class Words:
             counts = issubclass(kind, self.also) or (is_made_of_code(kind) and not self.narrow)  # it may be anything
             self.known[kind] = counts or any(map(self.in_function, asked))
         return self.known[kind]
-
-    def _keeps_none(self, module: nn.Module) -> bool:
-        """Whether nothing that a module keeps, functions and objects of somebody's, names one."""
-        held = module.__dict__.values()
-        new = set(map(type, held)) - self.harmless
-        self.harmless.update(kind for kind in new if kind not in _FUNCTIONS and not self.in_class(kind))
-        return new <= self.harmless or not any(
-            self.in_function(value) if type(value) in _FUNCTIONS else self.in_class(type(value)) for value in held
-        )
 
     def in_function(self, f: Any) -> bool:
         f, whole = _plain(f), f

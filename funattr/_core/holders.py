@@ -192,10 +192,15 @@ def matters(value: Any) -> bool:
     return not isinstance(value, (*_RECORDS, list, dict, set, deque))
 
 
+def holds_same(holder: Any, before: Any) -> bool:
+    """Whether a mapping holds what it held `before`."""
+    return len(holder) == len(before) and all(map(operator.is_, holder.values(), before.values()))
+
+
 def rebind(holder: Any, before: Any) -> None:
     """Make `holder` hold what it held `before`, and write nothing where it does."""
     if type(holder) is dict or isinstance(holder, MutableMapping):
-        if len(holder) != len(before) or not all(map(operator.is_, holder.values(), before.values())):
+        if not holds_same(holder, before):
             for name in [name for name in holder if name not in before]:
                 del holder[name]
             for name, value in before.items():

@@ -43,6 +43,7 @@ from .holders import (
     around,
     computes,
     draws_of,
+    holds_same,
     is_torchs_layer,
     of_library,
     rebind,
@@ -59,6 +60,7 @@ DRAWS = "the model draws random numbers: all passes of a call have the same, and
 #: What every module has; the rest of its attributes is its own.
 _COMMON = frozenset(vars(nn.Module()))
 _CONSTANT = (str, bytes, int, float, complex, type(None), enum.Enum, type, torch.dtype, torch.device, torch.Size)
+_PLAIN = frozenset({*_CONSTANT, bool})  # most of what modules hold, told by its type alone
 _NO_STATE = (types.BuiltinFunctionType, types.ModuleType, torch.jit.ScriptModule)
 _DEEP = 6  # a model that refers to its trainer is not followed to the data
 _BUFFERING = Words("register_buffer")
@@ -92,7 +94,7 @@ class State:
 
     def note(self, value: Any, depth: int = 0) -> None:
         """Keep `value`, something that a model holds or that is bound to it."""
-        if isinstance(value, _CONSTANT) or id(value) in self.met or depth > _DEEP or computes(value):
+        if type(value) in _PLAIN or id(value) in self.met or depth > _DEEP or isinstance(value, _CONSTANT) or computes(value):
             return
         self.met.add(id(value))
         if isinstance(value, Tensor):
@@ -109,7 +111,7 @@ class State:
             self.holders += [(value, value[:])] if len(value) <= LARGEST else []
         elif isinstance(value, (partial, types.MethodType, types.FunctionType)):
             self.code += [value, getattr(value, "__self__", None)]
-            for held in around(value):
+            for held in [some for some in around(value) if getattr(some, "names", some)]:
                 self.note_items(held, depth)
         elif (draws := draws_of(value)) is not None:
             self.draws += draws
@@ -134,7 +136,7 @@ class State:
 
     def note_class(self, kind: type, depth: int) -> None:
         """Keep what classes of others, and their files, hold for all their objects."""
-        for base in kind.__mro__:
+        for base in () if id(kind) in self.met else kind.__mro__:
             if id(base) not in self.met and not of_library(base):
                 self.met.add(id(base))
                 self.code.append(base)
@@ -174,10 +176,10 @@ class State:
 
     def note_own(self, module: nn.Module, depth: int = 0) -> None:
         """Keep the attributes of `module` itself."""
-        self.holders.append((module.__dict__, dict(module.__dict__)))
-        for name, value in list(module.__dict__.items()):
-            if name not in _COMMON:
-                self.note(value, depth + 1)
+        held = dict(module.__dict__)
+        self.holders.append((module.__dict__, held))
+        for value in [value for name, value in held.items() if name not in _COMMON and type(value) not in _PLAIN]:
+            self.note(value, depth + 1)
         if (slots := slots_of(module)) is not None:
             self.note_items(slots, depth)
 
@@ -269,7 +271,8 @@ class State:
                 self.holders = [(h, kept) for (h, _), kept in zip(self.holders, now)]
                 before.update(held)
         for holder, before in self.holders:
-            rebind(holder, before)
+            if not (type(holder) is dict and holds_same(holder, before)):  # most do
+                rebind(holder, before)
         for module, hooks in self.hooks:
             put_hooks_back(module, hooks)
         if self.notes is not None and transforms_active():

@@ -260,9 +260,9 @@ def _after(layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
 
 def hooks_of(layer: nn.Module) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """The hooks around a layer, but for ours."""
-    around = (layer._forward_hooks, layer._forward_pre_hooks)
-    before, after = ({key: hook for key, hook in hooks.items() if key != _KEY} for hooks in around)
-    return before, after
+    after, before = dict(layer._forward_hooks), dict(layer._forward_pre_hooks)
+    after.pop(_KEY, None), before.pop(_KEY, None)
+    return after, before
 
 
 def put_hooks_back(layer: nn.Module, before: tuple[dict[Any, Any], dict[Any, Any]]) -> None:
