@@ -1,34 +1,20 @@
-"""Which form of an operation runs: under vmap, with the mapped dimension folded into the batch, so that the fused kernels run,
-and run once."""
+"""Operations under vmap with the mapped dimension folded into the batch, so that the fused kernels run, and run once."""
 
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._torch import (
-    below_vmap,
-    is_mapped,
-    is_plain,
-    modes_around,
-    only_vmap_runs,
-    plain_data,
-    tracing,
-    transforms_active,
-    without_modes,
-)
-from .._types import Tree, as_it_is, tensors
+from .._torch import below_vmap, is_mapped, is_plain, modes_around, only_vmap_runs, plain_data, tracing, without_modes
 from .._words import complaint
 from .attention import plain_attention
-from .plain import PlainAttention, attention_body, plain_hardsigmoid
-from .where import all_modules
+from .plain import attention_body, plain_hardsigmoid
 from .written import MOVES, WRITES, Own, unmoved
 
 
@@ -163,47 +149,3 @@ def _folded_norm(input: Tensor, *args: Any, **kwargs: Any) -> Any:
         return [found.reshape(input.shape)]
 
     return below_vmap(folded, input)[0]
-
-
-# Which form runs.
-
-
-class Unfused(TorchFunctionMode):
-    """Does nothing, and that suffices: nn.TransformerEncoderLayer takes its fused path only when no mode is active."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
-
-
-def kernels(create_graph: bool) -> AbstractContextManager[Any]:
-    """Which form of an operation runs, where torch has several and not all will do."""
-    mapped = not tracing() and transforms_active()
-    if mapped and only_vmap_runs():
-        return Folded(create_graph)
-    if create_graph:
-        return PlainAttention()  # the fused form has no second derivative
-    return PlainAttention(only="cpu") if mapped else as_it_is  # no batching rule there: vmap would loop, and warn
-
-
-def conditions(root: nn.Module | None, tapped: bool, x: Tree) -> AbstractContextManager[Any]:
-    """What else the model runs under."""
-    if _runs_cudnn_rnn(root, x):
-        return torch.backends.cudnn.flags(enabled=False)  # no backward pass in eval mode otherwise
-    if tapped and runs_fused(root):
-        # A traced layer does not look at modes, but is not fused either where a gradient could be asked of it.
-        return torch.enable_grad() if tracing() else Unfused()
-    return as_it_is
-
-
-_FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
-
-
-def runs_fused(root: nn.Module | None) -> bool:
-    """Whether the model may skip layers of its own when no gradient is asked for. Unknown (a plain function): it may."""
-    return root is None or any(isinstance(module, _FUSED) for module in all_modules(root))
-
-
-def _runs_cudnn_rnn(root: nn.Module | None, x: Tree) -> bool:
-    """Whether cuDNN's recurrent layers may run, in eval mode."""
-    on_cuda = any(t.is_cuda for t in tensors(x)[:1])
-    return on_cuda and any(isinstance(module, nn.RNNBase) and not module.training for module in all_modules(root))

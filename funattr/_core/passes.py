@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from .._torch import depth, mapped_below, out_of_levels, tracing, tree_flatten
+from .._torch import depth, mapped_below, only_vmap_runs, out_of_levels, tracing, transforms_active, tree_flatten
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint, in_short
 from .again import tell_of_writes
@@ -17,11 +19,12 @@ from .checks import check_outside, meet
 from .code import train_mode_traced
 from .cures import not_taken
 from .kept import keep_written, laid_as, observed
-from .kernels import conditions, kernels
+from .kernels import Folded
+from .plain import PlainAttention
 from .score import Every, Row, entries_of, neuron_score, score_of, the_tensor
 from .sites import Sites, check_reached, not_reached, resolve
 from .tap import Run, Site, Stop
-from .where import Bound, bind, uncompiled
+from .where import Bound, all_modules, bind, uncompiled
 
 
 class Question(NamedTuple):
@@ -93,8 +96,7 @@ def _counted(bound: Bound, x: Tree, sites: Sequence[Site | None]) -> list[Site |
 Put: TypeAlias = Callable[[int, Tree, bool], Tree]
 #: ``point(i, floats)``: where to take the gradient at the i-th site, from the floating-point tensors of the value there.
 Point: TypeAlias = Callable[[int, list[Tensor]], list[Tensor]]
-#: Values and gradients, one of each per site.
-Found: TypeAlias = tuple[list[Tree], list[Tree]]
+Found: TypeAlias = tuple[list[Tree], list[Tree]]  # values and gradients, one of each per site
 
 
 class Seen(NamedTuple):
@@ -241,6 +243,13 @@ def replace(q: Question, x: Tree, values: Sequence[Tree]) -> Any:
 # How the model runs.
 
 
+class Unfused(TorchFunctionMode):
+    """Does nothing, and that suffices: nn.TransformerEncoderLayer takes its fused path only when no mode is active."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
 def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False, *, fresh: bool = False) -> Any:
     """The model's output for a copy of `x`, to which it may write, under `run`; for `x` itself where that is `fresh`.
 
@@ -248,10 +257,44 @@ def watched(bound: Bound, x: Tree, run: Run, create_graph: bool = False, *, fres
     next, which breaks where gradients are turned on half-way. So it is not fused where there are sites.
     """
     args, kwargs = as_arguments(x if fresh else copied(x))
-    with kernels(create_graph), conditions(bound.root, bool(run.sites), x):
+    with _kernels(create_graph), _conditions(bound.root, bool(run.sites), x):
         try:
             return observed(bound.call, args, kwargs, run)
         except TypeError as error:
             if tracing() or hasattr(error, "complaint") or (told := not_taken(error, bound.call, args, kwargs)) is None:
                 raise
             raise told from error
+
+
+def _kernels(create_graph: bool) -> AbstractContextManager[Any]:
+    """Which form of an operation runs, where torch has several and not all will do."""
+    mapped = not tracing() and transforms_active()
+    if mapped and only_vmap_runs():
+        return Folded(create_graph)
+    if create_graph:
+        return PlainAttention()  # the fused form has no second derivative
+    return PlainAttention(only="cpu") if mapped else as_it_is  # no batching rule there: vmap would loop, and warn
+
+
+def _conditions(root: nn.Module | None, tapped: bool, x: Tree) -> AbstractContextManager[Any]:
+    """What else the model runs under."""
+    if _runs_cudnn_rnn(root, x):
+        return torch.backends.cudnn.flags(enabled=False)  # no backward pass in eval mode otherwise
+    if tapped and runs_fused(root):
+        # A traced layer does not look at modes, but is not fused either where a gradient could be asked of it.
+        return torch.enable_grad() if tracing() else Unfused()
+    return as_it_is
+
+
+_FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+
+
+def runs_fused(root: nn.Module | None) -> bool:
+    """Whether the model may skip layers of its own when no gradient is asked for. Unknown (a plain function): it may."""
+    return root is None or any(isinstance(module, _FUSED) for module in all_modules(root))
+
+
+def _runs_cudnn_rnn(root: nn.Module | None, x: Tree) -> bool:
+    """Whether cuDNN's recurrent layers may run, in eval mode."""
+    on_cuda = any(t.is_cuda for t in tensors(x)[:1])
+    return on_cuda and any(isinstance(module, nn.RNNBase) and not module.training for module in all_modules(root))

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .._core.backward import connected, leaf_of
 from .._core.kept import before_transform, drawn
-from .._core.kernels import Folded, Unfused, runs_fused
-from .._core.passes import Question, Seen, each_score, forward, kept, read, scores
+from .._core.kernels import Folded
+from .._core.passes import Question, Seen, Unfused, each_score, forward, kept, read, runs_fused, scores
 from .._core.score import Every, alone, predicted, score_of, shares, the_tensor
 from .._core.written import with_own_mapped
 from .._torch import (

@@ -20,8 +20,8 @@ from torch._VF import _make_dual as dual_made
 # The one pytree registry that model libraries (transformers' ModelOutput) register their outputs with.
 from torch.utils._pytree import TreeSpec, tree_flatten
 
+from .graphs import copy_saved, edge_of, slopes_at
 from .interrupted import interruption, must_rise, put_back
-from .memory import Memory, Writes, alone_in_memory, times_written
 from .shown import (
     can_defer,
     deferred,
@@ -36,9 +36,10 @@ from .shown import (
     show_to_modes,
 )
 from .tensors import (
+    Memory,
+    Writes,
+    alone_in_memory,
     base_of,
-    copy_saved,
-    edge_of,
     forward_class,
     grad_levels_in_vmap,
     grad_of_sum,
@@ -53,8 +54,8 @@ from .tensors import (
     saved_as,
     scripted_names,
     slope_of_one,
-    slopes_at,
     swap_tensors,
+    times_written,
     tree_unflatten,
 )
 from .traces import (

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections import namedtuple
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch._C import _functorch
 from torch._C._functorch import TransformType, peek_interpreter_stack
+
+# The memory of a tensor by a reference that does not hold it.
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import TreeSpec, tree_flatten
 from torch.utils._pytree import tree_unflatten as _tree_unflatten
 
 from .traces import observed_by_dispatch_mode, tracing
-from .transforms import is_mapped, levels
+from .transforms import is_mapped, is_wrapped, levels, plain_data, transforms_active, without_transforms
 
 #: Makes of a tensor, by whatever name it is held, another; since torch 2.3.
 swap_tensors: Any = getattr(torch.utils, "swap_tensors", None)
+
+
+def alone_in_memory(value: torch.Tensor) -> bool:
+    """Whether no other tensor, no view and no graph holds the memory of `value`; False where torch does not tell."""
+    if _owners is None or is_wrapped(value) or not is_plain(value) or value.layout is not torch.strided:
+        return False
+    return _owners_of(value) <= _ALONE
+
+
+_owners: Any = getattr(torch._C, "_storage_Use_Count", None)
+
+
+def _owners_of(value: torch.Tensor) -> int:
+    return int(_owners(value.untyped_storage()._cdata))
+
+
+#: Of one tensor; in some torch versions, not in 2.4, the storage as Python has it counts besides.
+_ALONE = 0 if _owners is None else _owners_of(torch.empty(1, device="cpu"))
 
 
 def forward_class(node: Any) -> Any:
@@ -98,30 +118,43 @@ def saved_as(name: str, node: Any) -> torch.Tensor | None:
     return data if isinstance(data, torch.Tensor) else None
 
 
-@functools.lru_cache(1024)
-def _saves(kind: Any) -> tuple[str, ...]:
-    return tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
+def times_written(value: torch.Tensor) -> int:
+    """How often the memory of `value` was written to, as torch counts it; 0 where it does not."""
+    # What a vmap shows of a tensor does not count.
+    return 0 if tracing() or value.is_inference() else plain_data(value)._version
 
 
-def _saved_by(node: Any) -> Iterator[Any]:
-    """What a node of the graph has saved, but for what hooks have packed, and what a backward pass has let go."""
-    kind: Any = type(node)
-    for name in _saves(kind):
-        with contextlib.suppress(RuntimeError):  # of lists, torch says that they are gone
-            found = getattr(node, name)
-            for saved in found if isinstance(found, tuple) else (found,):
-                if saved is not None and getattr(saved, "unpack_hook", None) is None:
-                    yield saved
+_SMALL = 1 << 14  # numbers, which cost less to hold than to let go
 
 
-def copy_saved(found: Iterable[torch.Tensor], copies: Callable[[torch.Tensor], bool]) -> None:
-    """Have the graph that `found` come from keep copies of what it has saved and `copies` is true of."""
-    for node in nodes_before([t.grad_fn for t in found]):
-        for saved in _saved_by(node):
-            data = getattr(saved, "data", copies)  # where torch does not show it, it hands it to the hook alone
-            if data is copies or (isinstance(data, torch.Tensor) and copies(data)):
-                with contextlib.suppress(RuntimeError):  # where there are hooks already, of an earlier pass, say
-                    saved.register_hooks(lambda t: t.clone() if copies(t) else t, lambda t: t)
+class Writes:
+    """How often the memory of a tensor was written to, also later. What is large is not held."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        value = plain_data(value)
+        self._counter = value
+        # Not where taking its data away would be seen.
+        if value.numel() > _SMALL and type(value) is torch.Tensor and not (value.is_inference() or observed_by_dispatch_mode()):
+            with without_transforms() if transforms_active() else contextlib.nullcontext():
+                self._counter = value.detach()
+                self._counter.data = value.new_empty(0)  # which counts on with the others
+        self.noted = times_written(value)
+
+    @property
+    def as_noted(self) -> bool:
+        return times_written(self._counter) == self.noted
+
+
+class Memory(Writes):
+    """The memory of a tensor, known for as long as it lives."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        super().__init__(value)
+        self._lives = StorageWeakRef(value.untyped_storage())
+
+    @property
+    def gone(self) -> bool:
+        return bool(self._lives.expired())
 
 
 def is_view(value: torch.Tensor) -> bool:
@@ -132,43 +165,6 @@ def is_view(value: torch.Tensor) -> bool:
 def base_of(value: torch.Tensor) -> torch.Tensor | None:
     """What `value` is a view of."""
     return value._base
-
-
-def edge_of(value: torch.Tensor) -> Any:
-    """The place of `value` in the graph, as it is now: it may be overwritten later."""
-    if hasattr(torch.autograd.graph, "get_gradient_edge"):
-        return torch.autograd.graph.get_gradient_edge(value)
-    made = value.grad_fn
-    if made is not None:
-        return _Edge(made, value.output_nr)
-    with torch.enable_grad():
-        alias: Any = value.view_as(value).grad_fn  # of a leaf
-    return _Edge(alias.next_functions[0][0], 0)
-
-
-class _Edge(NamedTuple):
-    """For torch before 2.2, which has none."""
-
-    node: Any
-    output_nr: int
-
-
-def slopes_at(score: torch.Tensor, edges: Sequence[Any], leaves: Sequence[torch.Tensor]) -> Iterator[torch.Tensor | None]:
-    """The gradients of `score` at places of its graph, and then at the leaves, as far back as which it goes."""
-    if not edges or not isinstance(edges[0], _Edge):
-        yield from torch.autograd.grad(score, [*edges, *leaves], allow_unused=True, retain_graph=True)
-        return
-    met: dict[Any, Any] = {}
-    nodes = {edge.node for edge in edges}
-    handles = [node.register_prehook(lambda given, node=node: met.update({node: given})) for node in nodes]
-    ends = [*leaves, *(node.variable for node in nodes_before([score.grad_fn]) if hasattr(node, "variable"))]
-    found = torch.autograd.grad(score, ends, allow_unused=True, retain_graph=True)  # what leads to no end does not run
-    for handle in handles:
-        handle.remove()
-    slopes = {id(end): slope for end, slope in zip(ends, found)}
-    for node, nr in edges:
-        yield met[node][nr] if node in met else slopes.get(id(getattr(node, "variable", None)))
-    yield from found[: len(leaves)]
 
 
 def is_plain(value: Any) -> bool:

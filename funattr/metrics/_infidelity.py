@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.kernels import Unfused, runs_fused
-from .._core.passes import Question, forward, read, scores
+from .._core.passes import Question, Unfused, forward, read, runs_fused, scores
 from .._steps.chunks import given_chunk
 from .._steps.draws import check_generator, drawn_by, normal_from
 from .._steps.matching import at_sites, fit, ranges
