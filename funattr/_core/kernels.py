@@ -33,6 +33,8 @@ class Folded(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func not in _SPECIAL and (self.made is None or not self.made.counts):  # most are not
+            return self.own.met(func, func(*args, **kwargs), (*args, *kwargs.values()) if kwargs else args)
         if not tracing() and func in MOVES and (moved := unmoved(func, args, kwargs)) is not None:
             return moved
         if func in WRITES:
@@ -66,6 +68,11 @@ class Folded(TorchFunctionMode):
 _TENSOR: Any = Tensor  # whose properties are to stubs what they give
 _ASKS = {_TENSOR.requires_grad.__get__, _TENSOR.is_leaf.__get__}
 _LOOKS = {*_ASKS, _TENSOR.grad_fn.__get__, Tensor.register_hook}
+#: What is not called as it is.
+_SPECIAL = {
+    *(*MOVES, *WRITES, *_LOOKS, F.scaled_dot_product_attention, F.hardsigmoid, F.batch_norm, F.linear),
+    *(F.multi_head_attention_forward, torch.select_scatter, Tensor.select_scatter, torch.index_fill, Tensor.index_fill),
+}
 
 
 def _ours(frame: FrameType) -> bool:

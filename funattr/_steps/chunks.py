@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import weakref
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -227,15 +227,13 @@ class Made(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if not self.counts:
+        if not self.counts or (makes := _makes(func)) == "nothing":
             return out
-        name = getattr(func, "__name__", "")
-        if name not in _VIEWS and not (name.endswith("_") and not name.endswith("__")):
-            for t in out if isinstance(out, (tuple, list)) else (out,):
-                if isinstance(t, Tensor) and not (name in _MAY_VIEW and (is_view(t) or t is args[0])):
-                    self.count(t, _INSIDE.get(func, 1))
-            if self.peak > self.limit:
-                raise TooMuch(self)
+        for t in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(t, Tensor) and not (makes == "views" and (is_view(t) or t is args[0])):
+                self.count(t, _INSIDE.get(func, 1))
+        if self.peak > self.limit:
+            raise TooMuch(self)
         return out
 
     def count(self, t: Tensor, times: int) -> None:
@@ -261,6 +259,17 @@ _VIEWS = frozenset(
     )
 )
 _MAY_VIEW = frozenset(["__getitem__", "reshape", "flatten", "contiguous", "to", "type", "float", "double", "real", "imag"])
+
+
+@lru_cache(1024)
+def _makes(func: Any) -> str:
+    """Whether an operation makes "nothing", "views" where it can, or what it returns."""
+    name = getattr(func, "__name__", "")
+    if name in _VIEWS or (name.endswith("_") and not name.endswith("__")):
+        return "nothing"
+    return "views" if name in _MAY_VIEW else "all"
+
+
 #: How many times what they return operations make that modes do not see inside of.
 _INSIDE: dict[Any, int] = {F.multi_head_attention_forward: 16} | {
     getattr(space, name): times
