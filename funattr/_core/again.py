@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from .._torch import is_plain, plain_data
 from .._types import Tree, as_arguments, copied, tensors
 from .._words import warn
-from .checks import anywhere
+from .checks import same
 from .code import Words
 from .here import here
 from .kept import observed
@@ -28,10 +29,15 @@ def tell_of_writes(sites: Sequence[Site], passed: Callable[[Run], Any]) -> None:
     here.looked = here.looked | {asked}
     with torch.no_grad():
         plain, of_copies = (tensors(passed(Run(sites, put))) for put in (_kept, _copied))
-    if any(anywhere(t != other) for t, other in zip(plain, of_copies)):
+    if _differ(plain, of_copies):
         layers = " or ".join(dict.fromkeys(site.label for site in sites))
         text = f"the model writes to what layer {layers} returned under another name (its input, a view of it, what it keeps)"
         warn(f"{text}, which does not reach what is put there: attributions leave this write out. Choose a layer after it.")
+
+
+def _differ(some: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether two passes returned something else, as far as that can be seen."""
+    return any(is_plain(plain_data(t)) and not same(t, other) for t, other in zip(some, others))
 
 
 def _kept(i: int, value: Any, shared: bool) -> Any:
@@ -57,7 +63,7 @@ def tell_of_notes(notes: Notes, modules: Sequence[nn.Module], model: Any, x: Tre
     with torch.no_grad():
         found, again = (tensors(observed(bind(model).call, copied(args), copied(kwargs), Run((), _kept))) for _ in range(2))
     now.back()
-    if any(t.shape != other.shape or anywhere(t != other) for t, other in zip(found, again)):
+    if _differ(found, again):
         what = f"passes leave in {' and '.join(names)}" if names else "the system draws"
         text = f"the model goes on from what {what}, so that the passes of this call were of different functions"
         warn(f"{text}. What it keeps in an attribute or a buffer of a module is put back after each pass.")

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from .._combine.dress import about, check_method, name_of
+from .._core.checks import same
 from .._core.door import opening
 from .._core.holders import statistics_kept
 from .._core.passes import forward, kept, question
 from .._core.where import bind
-from .._steps.fold import same
 from .._types import Explains, Model, Tree, batch_size, filled, map_tensors, tensors
 from .._words import complaint, door, kind_of
 from .trace import Refused, Way, check_draws, drawing, reason, tidied, traced

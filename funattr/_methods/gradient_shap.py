@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import same
 from .._core.door import method
 from .._core.kept import drawn
 from .._core.passes import Point, Question
 from .._steps.baselines import distribution
 from .._steps.draws import check_generator, drawn_by
-from .._steps.fold import attempted, batch_dim, rows_alone, same
+from .._steps.fold import attempted, batch_dim, rows_alone
 from .._steps.matching import deviations
 from .._steps.path import explained
 from .._steps.points import (

@@ -9,11 +9,12 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from .._core.checks import same
 from .._core.passes import Question
 from .._torch import numbers
 from .._types import ChunkSize, Tree, map_floats, map_tensors, tensors
 from .._words import complaint, warn
-from .fold import attempted, of_rows, rows_of, same, with_scores
+from .fold import attempted, of_rows, rows_of, with_scores
 from .path import Path, flow_on, input_ends, points
 from .points import at_steps, input_floats, times_way, value_and_slope_at, with_floats
 from .progress import report

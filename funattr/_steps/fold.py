@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .._core.checks import same
 from .._core.here import here
 from .._core.kept import drawn
 from .._core.passes import Question, each_score, forward, kept
@@ -21,15 +22,12 @@ from .._core.score import Every, each_of, one_for_each
 from .._core.tap import touched
 from .._core.where import Bound
 from .._torch import (
-    is_plain,
     must_rise,
-    plain_data,
     transforms_active,
     tree_flatten,
     tree_unflatten,
-    without_transforms,
 )
-from .._types import Neuron, Target, Tree, as_it_is, attributable, filled, map_tensors, tensors
+from .._types import Neuron, Target, Tree, attributable, filled, map_tensors, tensors
 from .._words import complaint
 
 T = TypeVar("T")
@@ -170,18 +168,6 @@ def batch_dim(own: torch.Size, size: int, shape: torch.Size, rows: int) -> int |
     """The dimension that has a row for each example, of a value met for `size` of them and for `rows`; None: it is not told."""
     found = [d for d, count in enumerate(own) if count == size and (*own[:d], rows, *own[d + 1 :]) == shape]
     return found[0] if len(found) == 1 else None
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two results are one, to rounding in another order; not so where that cannot be seen."""
-    if a.shape != b.shape or not a.is_floating_point():
-        return is_plain(a) and is_plain(b) and torch.equal(a, b)
-    off, size = plain_data(a - b), plain_data(b)
-    if not (is_plain(off) and is_plain(size)):
-        return False
-    with without_transforms() if transforms_active() else as_it_is:
-        tolerance = 20 * torch.finfo(a.dtype).eps ** (3 / 4)
-        return not size.numel() or bool(off.abs().max() <= tolerance * size.abs().max())
 
 
 class Branch(BaseException):

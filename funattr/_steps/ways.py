@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._core.backward import further
+from .._core.checks import same
 from .._core.cures import raised_by_model
 from .._core.kept import drawn, writes_parameters
 from .._core.passes import Question
@@ -27,7 +28,6 @@ from .._torch import any_batch, must_rise, no_vmap_inside, quiet, tracing, trans
 from .._types import ChunkSize, Tree, map_tensors, tensors
 from .._words import complaint, warn
 from .chunks import Made, TooMuch, chunk_for, chunks, given_chunk, room_on, shows_room
-from .fold import same
 
 
 class OneByOne(BaseException):
