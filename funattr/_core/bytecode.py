@@ -7,6 +7,7 @@ import functools
 import types
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 
 @functools.lru_cache(1024)
@@ -62,3 +63,27 @@ def stored_around(code: types.CodeType) -> frozenset[str]:
     steps = [step for some in _with_inner(code) for step in dis.get_instructions(some)]
     stored = {step.argval for step in steps if step.opname in ("STORE_DEREF", "DELETE_DEREF")}
     return frozenset(stored.intersection(code.co_freevars))
+
+
+def stored_to_itself(f: Any) -> frozenset[str]:
+    """The attributes that a method writes to the object that it is one of."""
+    code = getattr(f, "__code__", None)
+    own = () if code is None else code.co_varnames[:1]
+    steps = [step for some in _with_inner(code) for step in dis.get_instructions(some) if step.opname != "CACHE"]
+    pairs = [(before, step) for before, step in pairwise(steps) if step.opname in ("STORE_ATTR", "DELETE_ATTR")]
+    # Of `self.n += 1` what is before it only turns two values round.
+    return frozenset(step.argval for before, step in pairs if before.opname in ("SWAP", "ROT_TWO") or _loads(before, own))
+
+
+def writes_in_place(f: Any) -> bool:
+    """Whether a function may write to a tensor, a list or a table that it does not make."""
+    code = getattr(f, "__code__", None)
+    names = {name for some in _with_inner(code) for name in some.co_names}
+    steps = [step for some in _with_inner(code) for step in dis.get_instructions(some)]
+    adds = any(step.opname.startswith("INPLACE_") or (step.opname == "BINARY_OP" and step.argrepr[-1] == "=") for step in steps)
+    stores = any(step.opname in ("STORE_SUBSCR", "STORE_SLICE") for step in steps)
+    return adds or stores or bool(names & _CHANGES) or any(name.endswith("_") and not name.endswith("__") for name in names)
+
+
+#: By what lists and tables are written to, and the result of an operation.
+_CHANGES = frozenset(["append", "extend", "insert", "pop", "popitem", "remove", "update", "setdefault", "clear", "out"])

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch import shadowing, transforms_active
+from .._torch import transforms_active
 from .._types import Tree, as_arguments, copied, told_by
 from .._words import complaint, warn
 from .holders import HOLDING, LIBRARIES, generator_kind, is_made_of_code, of_library
-from .where import Bound, all_modules, bind, own_weights
+from .where import all_modules, bind, own_weights
 
 _PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, types.BuiltinFunctionType, Tensor)
 #: What runs before a model does, and not with it.
@@ -62,7 +62,7 @@ class Words:
         return self.known[kind]
 
     def in_function(self, f: Any) -> bool:
-        f, whole = _plain(f), f
+        f, whole = plain_function(f), f
         if not isinstance(f, types.FunctionType):
             return isinstance(whole, _FUNCTIONS[1:3]) and self.rule(_names_itself(whole))
         key = _key(f)
@@ -80,17 +80,25 @@ def _looked_up(words: Words, kinds: frozenset[type]) -> tuple[bool, frozenset[ty
     return any(map(words.in_class, kinds)), others
 
 
+@functools.cache
+def methods_of(kind: type) -> list[Any]:
+    """The functions of a class, and of those that it is made of, that run when `forward` does; all, where it has none."""
+    own = [base for base in reversed(kind.__mro__) if not of_library(base)]
+    methods = {name: f for base in own for name, f in vars(base).items()}
+    return reached(methods) or list(methods.values())
+
+
 def reached(methods: dict[str, Any]) -> list[Any]:
     """Those of the methods that run when `forward` does, by their names."""
     todo: list[str] = [name for name in ("forward", "__call__") if name in methods]
     for name in todo:  # which grows
-        f = _plain(methods[name])
+        f = plain_function(methods[name])
         if isinstance(f, types.FunctionType):
             todo += [other for other in _names(f.__code__) if other in methods and other not in todo]
     return [methods[name] for name in todo]
 
 
-def _plain(f: Any) -> Any:
+def plain_function(f: Any) -> Any:
     """The function itself, of what stands for one."""
     while isinstance(f, functools.partial):
         f = f.func
@@ -102,7 +110,7 @@ def _plain(f: Any) -> Any:
 
 def _key(f: Any, depth: int = 0) -> Any:
     """What a function does, as far as its code says it: that of what is around it is another where it is made again."""
-    f = _plain(f)
+    f = plain_function(f)
     if not isinstance(f, types.FunctionType):
         return getattr(f, "__name__", None)
     inner = [_key(cell.cell_contents, depth + 1) for cell in f.__closure__ or () if depth < _DEEP and _filled(cell)]
@@ -219,14 +227,14 @@ def _around(f: types.FunctionType) -> Iterator[Any]:
 
 # Train mode.
 
-_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 def _varies(module: nn.Module) -> str | None:
     """What makes the result of a module in train mode depend on the batch or on chance."""
-    if isinstance(module, _BATCH_NORM) or (isinstance(module, _INSTANCE_NORM) and module.track_running_stats):
+    if isinstance(module, BATCH_NORM) or (isinstance(module, INSTANCE_NORM) and module.track_running_stats):
         return "batch norm"
     if isinstance(module, _DROPOUT) and module.p > 0:
         return "dropout"
@@ -250,31 +258,16 @@ def tell_of_train_mode(training: Sequence[nn.Module]) -> None:
     )
 
 
-def train_mode_traced(bound: Bound) -> Bound:
-    """The same where Dynamo traces. Below torch.func nothing can be written, to be put back, so norms do not write."""
-    modules = all_modules(bound.root)
-    if _without_size(modules):
-        raise complaint(ValueError, _SIZE)
-    training = noisy_modules(modules)
-    if not training:
-        return bound
-    tell_of_train_mode(training)
-    # In train mode they do not read their statistics either.
-    names = {_BATCH_NORM: ["track_running_stats"], _INSTANCE_NORM: ["running_mean", "running_var"]}
-    hidden = [(norm, name, None) for norm in training for kind in names if isinstance(norm, kind) for name in names[kind]]
-    return bound._replace(call=functools.partial(shadowing, hidden, bound.call))
-
-
 # Parameters that have no size yet.
 
-_SIZE = "the model has parameters without a size yet, and torch cannot give them one here: run it once before, model(x)."
+SIZE = "the model has parameters without a size yet, and torch cannot give them one here: run it once before, model(x)."
 
 
 def sized(modules: Sequence[nn.Module], model: Any, x: Tree) -> None:
     """Have parameters without a size get one in a plain pass: not the tensors of a transform, nor what is put back after it."""
-    if _without_size(modules):
+    if without_size(modules):
         if transforms_active():
-            raise complaint(ValueError, _SIZE)
+            raise complaint(ValueError, SIZE)
         args, kwargs = as_arguments(copied(x))
         modes = [(module, module.training) for module in modules]
         try:
@@ -287,7 +280,7 @@ def sized(modules: Sequence[nn.Module], model: Any, x: Tree) -> None:
                 module.training = training
 
 
-def _without_size(modules: Sequence[nn.Module]) -> bool:
+def without_size(modules: Sequence[nn.Module]) -> bool:
     weights = [weight for module in modules for weight in own_weights(module).values()]
     # Dynamo does not trace is_lazy.
     return any(isinstance(weight, nn.UninitializedParameter) for weight in weights if type(weight) is not nn.Parameter)

@@ -16,7 +16,6 @@ from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is,
 from .._words import complaint, in_short
 from .again import tell_of_writes
 from .checks import check_outside, meet
-from .code import train_mode_traced
 from .cures import not_taken
 from .kept import keep_written, laid_as, observed
 from .kernels import Folded
@@ -24,6 +23,7 @@ from .plain import PlainAttention
 from .score import Every, Row, entries_of, neuron_score, score_of, the_tensor
 from .sites import Sites, check_reached, not_reached, resolve
 from .tap import Run, Site, Stop
+from .traced import model_traced
 from .where import Bound, all_modules, bind, uncompiled
 
 
@@ -59,7 +59,7 @@ class Question(NamedTuple):
 
 def question(model: Model | Bound, x: Tree, layer: Layer, target: Target, create_graph: bool = False) -> Question:
     """Find the sites and the neuron; a negative `call` takes a pass, here and once, to count."""
-    bound = train_mode_traced(bind(model)) if tracing() else bind(model)
+    bound = model_traced(bind(model)) if tracing() else bind(model)
     sites, neuron = resolve(bound, layer), None
     if isinstance(target, Neuron):
         neuron = resolve(bound, target.layer).sites[0]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._torch import is_wrapped
 from .bytecode import names_of_file, stored_around
-from .code import reached
+from .code import methods_of
 from .holders import LIBRARIES, Attributes, Space, of_library, rebind
 
 _HELD = (dict, list, set, deque)
@@ -106,8 +106,7 @@ def _of_classes(kinds: frozenset[type]) -> tuple[types.FunctionType, ...]:
     found: dict[Any, None] = {}
     for kind in kinds:
         if not any(issubclass(other, kind) for other in kinds - {kind}):
-            methods = {name: f for base in reversed(kind.__mro__) if not of_library(base) for name, f in vars(base).items()}
-            found.update(dict.fromkeys(_with_called(reached(methods) or methods.values())))
+            found.update(dict.fromkeys(_with_called(methods_of(kind))))
     return tuple(found)
 
 

@@ -58,7 +58,7 @@ from .where import built, filled_weights, own_buffers, own_layers, own_weights
 
 DRAWS = "the model draws random numbers: all passes of a call have the same, and the attributions are of the function they make"
 #: What every module has; the rest of its attributes is its own.
-_COMMON = frozenset(vars(nn.Module()))
+COMMON = frozenset(vars(nn.Module()))
 _CONSTANT = (str, bytes, int, float, complex, type(None), enum.Enum, type, torch.dtype, torch.device, torch.Size)
 _PLAIN = frozenset({*_CONSTANT, bool})  # most of what modules hold, told by its type alone
 _NO_STATE = (types.BuiltinFunctionType, types.ModuleType, torch.jit.ScriptModule)
@@ -178,7 +178,7 @@ class State:
         """Keep the attributes of `module` itself."""
         held = dict(module.__dict__)
         self.holders.append((module.__dict__, held))
-        for value in [value for name, value in held.items() if name not in _COMMON and type(value) not in _PLAIN]:
+        for value in [value for name, value in held.items() if name not in COMMON and type(value) not in _PLAIN]:
             self.note(value, depth + 1)
         if (slots := slots_of(module)) is not None:
             self.note_items(slots, depth)
