@@ -15,7 +15,6 @@ import funattr as fa
 from .breadth import breadth
 from .close import close
 
-pytestmark = pytest.mark.skipif(not hasattr(torch, "export"), reason="torch 2.1 or later compiles in one graph")
 X = torch.randn(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 

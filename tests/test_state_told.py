@@ -197,3 +197,21 @@ def test_a_cache_of_what_is_the_same_is_nothing_to_tell_of() -> None:
 
     for method in METHODS.values():
         assert said(lambda method=method: method(call, X)) == []  # type: ignore[misc]  # bound early
+
+
+def test_an_iterator_that_ends_with_the_call() -> None:
+    given = iter([1.0, 2.0, 3.0])
+    call = METHODS["integrated_gradients"]
+    assert len(said(lambda: call(lambda x: NET(x) * next(given), X))) == 1
+
+
+def test_a_model_that_differentiates_itself() -> None:
+    count = 0
+
+    def call(x: Tensor) -> Tensor:
+        nonlocal count
+        count += 1
+        x = x if x.requires_grad else x.requires_grad_()
+        return torch.autograd.grad(NET(x).square().sum(), x, create_graph=True)[0] * count
+
+    assert len(said(lambda: fa.integrated_gradients(call, X, target=1, n_steps=4, chunk_size=1))) == 1

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch import is_plain, plain_data
+from .._torch import is_plain, must_rise, plain_data
 from .._types import Tree, as_arguments, copied, tensors
 from .._words import warn
 from .checks import same
@@ -27,7 +27,7 @@ def tell_of_writes(sites: Sequence[Site], passed: Callable[[Run], Any]) -> None:
     if asked in here.looked:
         return
     here.looked = here.looked | {asked}
-    with torch.no_grad():
+    with torch.enable_grad():  # the model may ask for a gradient itself
         plain, of_copies = (tensors(passed(Run(sites, put))) for put in (_kept, _copied))
     if _differ(plain, of_copies):
         layers = " or ".join(dict.fromkeys(site.label for site in sites))
@@ -60,10 +60,16 @@ def tell_of_notes(notes: Notes, modules: Sequence[nn.Module], model: Any, x: Tre
         return
     now = Notes(notes.code)
     args, kwargs = as_arguments(x)
-    with torch.no_grad():
-        found, again = (tensors(observed(bind(model).call, copied(args), copied(kwargs), Run((), _kept))) for _ in range(2))
+    try:
+        with torch.enable_grad():
+            found, again = (tensors(observed(bind(model).call, copied(args), copied(kwargs), Run((), _kept))) for _ in range(2))
+        differs = _differ(found, again)
+    except Exception as error:  # it does not run any more: an iterator has come to its end
+        if must_rise(error):
+            raise
+        differs = True
     now.back()
-    if _differ(found, again):
+    if differs:
         what = f"passes leave in {' and '.join(names)}" if names else "the system draws"
         text = f"the model goes on from what {what}, so that the passes of this call were of different functions"
         warn(f"{text}. What it keeps in an attribute or a buffer of a module is put back after each pass.")
