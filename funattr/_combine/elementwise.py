@@ -56,6 +56,8 @@ def multiply(method: Explains, other: Explains) -> Method:
 
     def times(a: Tree, b: Tree) -> Tree:
         (left, spec), (right, spec_of_right) = tree_flatten(a), tree_flatten(b)
+        if spec != spec_of_right:  # an output of transformers, which has no entry for what is None, has integers in one of them
+            (left, spec), (right, spec_of_right) = (tree_flatten(map_floats(lambda t: t, found)) for found in (a, b))
         if spec != spec_of_right:
             text = f"{name_of(method)} gives {in_short(a)}, {name_of(other)} gives {in_short(b)}: they cannot be multiplied."
             raise complaint(ValueError, text)
