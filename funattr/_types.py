@@ -173,12 +173,19 @@ def map_floats(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     if _is_flat(tree) and all(leaf.is_floating_point() for leaf in tree):
         return [f(*same) for same in zip(tree, *rest)]
     leaves, spec = tree_flatten(tree)
-    others = [tree_flatten(other)[0] for other in rest]
-    mapped = [
-        f(leaf, *(other[i] for other in others)) if attributable(leaf) else None if isinstance(leaf, Tensor) else leaf
-        for i, leaf in enumerate(leaves)
-    ]
+    floats = [i for i, leaf in enumerate(leaves) if attributable(leaf)]
+    others = [_beside(leaves, floats, tree_flatten(other)[0]) for other in rest]
+    mapped = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    for n, i in enumerate(floats):
+        mapped[i] = f(leaves[i], *(other[n] for other in others))
     return tree_unflatten(mapped, spec)
+
+
+def _beside(leaves: list[Any], floats: list[int], others: list[Any]) -> list[Any]:
+    """Of another tree's leaves, those in the place of floating-point tensors. The outputs of transformers drop what is None:
+    where one of the two has left out its integers, the order tells."""
+    same = len(others) == len(leaves)
+    return [others[i] for i in floats] if same else [other for other in others if attributable(other)]
 
 
 def map_tensors(f: Callable[[Tensor], Any], tree: Tree) -> Tree:

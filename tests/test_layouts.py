@@ -12,6 +12,9 @@ from torch.testing import assert_close as same
 
 import funattr as fa
 
+from .breadth import breadth
+from .close import close
+
 
 def channels_last(t: Tensor) -> Tensor:
     return t.contiguous(memory_format=torch.channels_last)
@@ -130,3 +133,34 @@ def test_random_slopes_are_told() -> None:
     model, x = dropped("convolution", nn.RReLU())
     with pytest.warns(UserWarning, match="train mode with random slopes"):
         fa.gradient(model, x, target=1)
+
+
+class Pixels(nn.Module):
+    """Tokens that are put back in their places, before a norm and a wider picture: a decoder of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.back, self.norm, self.wide = nn.Conv2d(2, 4, 1), nn.Identity(), nn.GroupNorm(2, 4), nn.Upsample(8)
+        self.head = nn.Linear(256, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        tokens = self.conv(x).flatten(2).transpose(1, 2).contiguous()
+        return self.head(self.norm(self.wide(self.back(tokens.transpose(1, 2).reshape(len(x), 4, 4, 4)))).flatten(1))
+
+
+COMPILED: dict[str, Callable[..., Any]] = {
+    "integrated_gradients": lambda net, x: fa.integrated_gradients(net, x, layer="back", target=1, n_steps=2),
+    "ablation_cam": lambda net, x: fa.ablation_cam(net, x, layer="back", target=1),
+    "each_target": lambda net, x: fa.each_target(fa.gradient, [0, 1])(net, x, layer="back"),
+    "noise_tunnel": lambda net, x: fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.0)(net, x, layer="back", target=1),
+}
+
+
+@pytest.mark.parametrize("name", breadth(COMPILED, lambda name: name == "integrated_gradients"))
+def test_compiled_steps_of_pictures_whose_channels_come_last(name: str) -> None:
+    """Group norm and resizing ask for that, which vmap cannot answer; uncompiled, steps ran one after another."""
+    net, x = Pixels().double().eval(), torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    torch._dynamo.reset()
+    compiled = torch.compile(COMPILED[name], fullgraph=True, backend="aot_eager")
+    close(compiled(net, x), COMPILED[name](net, x))

@@ -94,6 +94,27 @@ def test_a_parameter_made_like_a_value_that_is_mapped_over(write: str) -> None:
     torch.testing.assert_close(fa.each_target(fa.deep_lift, [None, None])(model, X, baselines=0.5 * X[:1])[1], method(X))
 
 
+class Frames(nn.Module):
+    """Makes a constant that has a gradient where a value has one, as frames of proteins are made, and writes to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.out = nn.Linear(6, 4).double(), nn.Linear(4, 2).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layer(x)
+        frame, other = torch.full((4,), 0.5, dtype=h.dtype, requires_grad=h.requires_grad), h.new_ones(4)
+        other[1] = 2
+        return self.out((h * (frame * other)).tanh() * frame)  # type: ignore[no-any-return]  # a module's result
+
+
+def test_a_constant_that_the_model_makes_with_a_gradient_is_no_parameter() -> None:
+    model = Frames()
+    found = fa.deep_lift(model, X, layer="layer", target=1)
+    torch.testing.assert_close(found.sum(1), (model(X) - model(0 * X))[:, 1].detach())
+
+
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore:DeepLIFT. masks or indices", "ignore:DeepLIFT's attributions miss")
 @pytest.mark.parametrize("name", list(MEETS))

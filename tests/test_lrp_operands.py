@@ -395,3 +395,38 @@ def test_looking_at_an_operation_draws_nothing() -> None:
     found, kept, scores = (again(fa.lrp, model, ROWS), again(fa.absorbed, model, ROWS), again(model, ROWS))
     close(found.sum(1) + sum(kept.values()), scores.detach(), 1e-9)
     close(again(fa.deep_lift, model, ROWS).sum(1), (scores - again(model, ROWS * 0)).detach(), 1e-9)
+
+
+class Reader(nn.Module):
+    """Queries that do not depend on x read what does, as in the first layer of a DETR's decoder."""
+
+    def __init__(self, mask: Tensor | None, padding: Tensor | None, weights: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.out, self.weights = nn.Parameter(torch.randn(1, 3, 4)), nn.Linear(4, 2), weights
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.given = {"attn_mask": mask, "key_padding_mask": padding}
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found, _ = self.attention(self.query.expand(len(x), -1, -1), x, x, need_weights=self.weights, **self.given)
+        return self.out(found.mean(1))  # type: ignore[no-any-return]  # a module's result
+
+
+MASKS = {
+    "bool": (torch.eye(3, 5).bool(), None),
+    "float": (torch.linspace(-1, 1, 15).reshape(3, 5).double(), None),
+    "padding": (None, torch.tensor([[False] * 4 + [True], [False] * 5])),
+}
+
+
+@pytest.mark.parametrize("rules", [R.epsilon(), R.gamma(), R.zplus(), R.alpha_beta()], ids=["epsilon", "gamma", "z+", "ab"])
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_is_no_bias_of_the_scores(name: str, rules: Any) -> None:
+    """Where the weights of attention are asked for, it is the first argument of `torch.baddbmm`."""
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    mine, other = (Reader(*MASKS[name], weights) for weights in (True, False))
+    found = fa.lrp(mine, x, target=1, rules=rules)
+    close(found, fa.lrp(other, x, target=1, rules=rules), 1e-4)  # they scale the queries before, or after
+    kept = fa.absorbed(mine, x, target=1, rules=rules)
+    close(found.sum((1, 2)) + torch.stack(list(kept.values())).sum(0), mine(x)[:, 1].detach())

@@ -55,7 +55,7 @@ def multiply(method: Explains, other: Explains) -> Method:
         return times(a, b)
 
     def times(a: Tree, b: Tree) -> Tree:
-        (left, spec), (right, spec_of_right) = tree_flatten(a), tree_flatten(b)
+        (left, spec), (right, spec_of_right) = _flat(a, b)
         if spec != spec_of_right:
             text = f"{name_of(method)} gives {in_short(a)}, {name_of(other)} gives {in_short(b)}: they cannot be multiplied."
             raise complaint(ValueError, text)
@@ -65,6 +65,13 @@ def multiply(method: Explains, other: Explains) -> Method:
         return tree_unflatten([_product(p, q, name_of(method), name_of(other)) for p, q in zip(left, right)], spec)
 
     return combined(product, f"multiply({name_of(method)}, {name_of(other)})", method, other)
+
+
+def _flat(a: Tree, b: Tree) -> list[Any]:
+    """The leaves and the structure of each; without integers where that differs: an output of transformers, which has no entry
+    for what is None, has left them out of one of the two."""
+    flat = [tree_flatten(a), tree_flatten(b)]
+    return flat if flat[0][1] == flat[1][1] else [tree_flatten(map_floats(lambda t: t, found)) for found in (a, b)]
 
 
 def _is_constant(method: Any) -> bool:

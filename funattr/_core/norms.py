@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from .._torch import beside_traces, constant, nodes_before, saved_as, without_modes, without_transforms
 from .code import Words
-from .plain import plain_batch_norm, unruled
+from .plain import InOrder, plain_batch_norm, unruled
 from .where import Bound, all_modules
 
 
@@ -98,9 +98,9 @@ def _tried() -> bool:
 
 
 def mended_traced(bound: Bound) -> Bound:
-    """The model with its batch norms in plain operations, where the kernel errs and the code names one."""
+    """The model with its batch norms in plain operations, where the kernel errs and the code names one; vmap may be around."""
     may = bound.root is None or any(_calls_norm(type(module)) for module in all_modules(bound.root))
-    return bound.under(PlainNorms()) if may and kernel_errs() else bound
+    return (bound.under(PlainNorms()) if may and kernel_errs() else bound).under(InOrder())
 
 
 class PlainNorms(TorchFunctionMode):

@@ -85,6 +85,7 @@ class PlainForms(PlainAttention):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = tuple([self.now(t) for t in args]), {name: self.now(t) for name, t in (kwargs or {}).items()}
+        args = in_order(func, args)
         if func is Tensor.add_ and _among(args[0], self.fresh):
             self.sums.append((args[0], torch.add(*args, **kwargs)))
             return self.sums[-1][1]
@@ -107,6 +108,18 @@ class PlainForms(PlainAttention):
             if given is old:
                 return new
         return given
+
+
+class InOrder(TorchFunctionMode):
+    """Compiled, where a vmap around maps over targets or samples."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return unruled(func, in_order(func, args), kwargs or {})
+
+
+def in_order(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments, where the kernel asks whether the channels come last, which vmap cannot always answer."""
+    return (args[0].contiguous(), *args[1:]) if args and (func is F.group_norm or func is F.interpolate) else args
 
 
 def linear_and_bias(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -137,7 +137,9 @@ def addmm(
             return alpha * torch.matmul(x, w)
         return func(b, x, w, beta=beta, alpha=alpha)
 
-    if mode.varies(x) != mode.varies(y) and not mode.varies(bias) and beta == 1:
+    # What baddbmm adds, as attention does a mask, is no bias, as where it is added by hand: it may be infinite.
+    own = beta == 1 and mode.name != "baddbmm" and not mode.varies(bias)
+    if own and mode.varies(x) != mode.varies(y):
         return of_one(mode, "addmm", "linear", function, x, y, bias, torch.mul if x.dim() == 2 and bias.dim() == 1 else None)
     if not any(map(mode.varies, (bias, x, y))):
         return func(bias, x, y, beta=beta, alpha=alpha)

@@ -33,6 +33,7 @@ class Origins:
         self.since = 0 if tracing() else nodes_so_far()
         self.enters: dict[int, Tensor] = {}
         self.given: dict[int, Tensor] = {}
+        self.born: dict[int, Tensor] = {}  # in the pass, as leaves: ``torch.zeros(3, requires_grad=h.requires_grad)``
         self.fixed: dict[int, Tensor] = {}
         self.made: dict[int, Tensor] = {}  # of nothing but numbers
         self.cut: dict[int, Tensor] = {}
@@ -69,14 +70,16 @@ class Origins:
         if not t.requires_grad or self.is_given(t) or (tracing() and self.is_traced(t)):
             return False
         made = self.beside.get(id(t))
-        return made is None or made() is not t
+        return (made is None or made() is not t) and id(t) not in self.born
 
     def is_given(self, t: Tensor) -> bool:
         """Whether `t`, which may require a gradient, is a parameter that is no `nn.Parameter`."""
         key = id(t)
         if key in self.given:
             return True
-        if tracing() or not t.requires_grad or key in self.enters or self.is_outside(t) or not is_older(t, self.since):
+        if tracing() or not t.requires_grad or key in self.born or key in self.enters:
+            return False
+        if self.is_outside(t) or not is_older(t, self.since):
             return False
         self.given[key] = t
         return True
@@ -166,6 +169,7 @@ class Origins:
         known = self._note_steps(given, written)
         if not given:
             self.made.update((id(t), t) for t in results)
+            self.born.update((id(t), t) for t in results if t.requires_grad)
         elif self.is_fixed(given[0][0]) and all(self.is_fixed(t) for t, _ in given):
             if not self.writes:
                 self.fixed.update((id(t), t) for t in results if not constant(t))
