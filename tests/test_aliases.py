@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import funattr as fa
 
-SAYS = "the model writes to what layer '{}' returned under another name"
+SAYS = "the model writes to what layer '{}' returned, which has other names"
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
 
 
@@ -34,8 +34,8 @@ class Net(nn.Module):
     def __init__(self, how: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.fc, self.keeps, self.drop, self.flat, self.head = (
-            *(nn.Linear(4, 4), Keeps(), nn.Dropout(), nn.Flatten(), nn.Linear(4, 3)),
+        self.fc, self.more, self.keeps, self.drop, self.flat, self.head = (
+            *(nn.Linear(4, 4), nn.Linear(4, 4), Keeps(), nn.Dropout(), nn.Flatten(), nn.Linear(4, 3)),
         )
         self.how = how
 
@@ -67,6 +67,18 @@ def one_of_its_rows(net: Any, h: Tensor) -> Tensor:
     return net.head(y).relu()
 
 
+def under_its_own_name_where_the_other_is_read(net: Any, h: Tensor) -> Tensor:
+    y = net.drop(h)
+    y += 1
+    return net.head(y * h)
+
+
+def a_view_of_its_input(net: Any, h: Tensor) -> Tensor:
+    y = net.flat(h)
+    y.mul_(2.0)
+    return net.head(y + h)
+
+
 def after_it_was_read(net: Any, h: Tensor) -> Tensor:
     out = net.head(net.drop(h))
     h.mul_(3.0)
@@ -79,8 +91,15 @@ def a_workspace(net: Any, h: Tensor) -> Tensor:
     return out
 
 
-def by_its_own_name(net: Any, h: Tensor) -> Tensor:
+def by_its_own_name_alone(net: Any, h: Tensor) -> Tensor:
+    """Of two."""
     y = net.drop(h)
+    y += 1
+    return net.head(y)
+
+
+def by_its_own_name(net: Any, h: Tensor) -> Tensor:
+    y = net.more(h)
     y += 1
     y.mul_(torch.sigmoid(y))
     return net.head(y)
@@ -88,8 +107,14 @@ def by_its_own_name(net: Any, h: Tensor) -> Tensor:
 
 WRONG: list[tuple[Any, str]] = [
     *((a_view_that_is_kept, "keeps"), (its_input, "drop"), (the_memory_of_its_input, "flat"), (one_of_its_rows, "drop")),
+    *((under_its_own_name_where_the_other_is_read, "drop"), (a_view_of_its_input, "flat")),
 ]
-RIGHT: list[tuple[Any, str]] = [(after_it_was_read, "drop"), (a_workspace, "keeps"), (by_its_own_name, "drop")]
+RIGHT: list[tuple[Any, str]] = [
+    (after_it_was_read, "drop"),
+    (a_workspace, "keeps"),
+    (by_its_own_name, "more"),
+    (by_its_own_name_alone, "drop"),
+]
 METHODS: list[Callable[..., Any]] = [
     fa.each_target(fa.gradient, [0, 2]),
     *(partial(method, target=1) for method in (fa.gradient, fa.input_x_gradient, fa.feature_ablation, fa.shapley, fa.lrp)),
@@ -102,7 +127,7 @@ def said(call: Callable[[], Any]) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()
-    return [str(each.message) for each in caught if "under another name" in str(each.message)]
+    return [str(each.message) for each in caught if "which has other names" in str(each.message)]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: None)
@@ -135,5 +160,5 @@ def test_what_it_costs_where_nothing_is_written() -> None:
     """No pass."""
     net, runs = Net(by_its_own_name).eval(), []
     net.head.register_forward_hook(lambda *given: runs.append(1))
-    fa.gradient(net, X, layer="drop", target=1)
+    fa.gradient(net, X, layer="more", target=1)
     assert len(runs) == 1

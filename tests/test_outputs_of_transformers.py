@@ -19,7 +19,7 @@ ModelOutput: Any = pytest.importorskip("transformers.utils").ModelOutput
 
 
 @dataclass
-class Found(ModelOutput):  # type: ignore[misc]
+class Found(ModelOutput):  # type: ignore[misc]  # its base is any where transformers has no types
     codes: Tensor | None = None
     first: Tensor | None = None
     mask: Tensor | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .._torch import is_plain, must_rise, plain_data
@@ -21,18 +20,19 @@ from .where import bind
 
 
 def tell_of_writes(sites: Sequence[Site], passed: Callable[[Run], Any]) -> None:
-    """The model has written to what layers returned under another name than that of what stands for it: its input, a view.
+    """The model has written to what layers returned, or to what stands for that, and each has another name (its input, a view).
     Warn, once in a call, where that reaches its output, which is another with copies at the sites then."""
     asked = tuple((id(site.layer), site.inputs, site.call) for site in sites)
     if asked in here.looked:
         return
     here.looked = here.looked | {asked}
-    with torch.enable_grad():  # the model may ask for a gradient itself
-        plain, of_copies = (tensors(passed(Run(sites, put))) for put in (_kept, _copied))
+    plain, of_copies = (tensors(passed(Run(sites, put))) for put in (_kept, _copied))
     if _differ(plain, of_copies):
         layers = " or ".join(dict.fromkeys(site.label for site in sites))
-        text = f"the model writes to what layer {layers} returned under another name (its input, a view of it, what it keeps)"
-        warn(f"{text}, which does not reach what is put there: attributions leave this write out. Choose a layer after it.")
+        text = (
+            f"the model writes to what layer {layers} returned, which has other names (its input, a view of it, what it keeps)"
+        )
+        warn(f"{text}: between these and what is put there, no write gets through. Choose a layer after it.")
 
 
 def _differ(some: list[Tensor], others: list[Tensor]) -> bool:
@@ -61,8 +61,7 @@ def tell_of_notes(notes: Notes, modules: Sequence[nn.Module], model: Any, x: Tre
     now = Notes(notes.code)
     args, kwargs = as_arguments(x)
     try:
-        with torch.enable_grad():
-            found, again = (tensors(observed(bind(model).call, copied(args), copied(kwargs), Run((), _kept))) for _ in range(2))
+        found, again = (tensors(observed(bind(model).call, copied(args), copied(kwargs), Run((), _kept))) for _ in range(2))
         differs = _differ(found, again)
     except Exception as error:  # it does not run any more: an iterator has come to its end
         if must_rise(error):

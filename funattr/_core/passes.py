@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .._torch import depth, mapped_below, only_vmap_runs, out_of_levels, tracing, transforms_active, tree_flatten
+from .._torch import Writes, depth, mapped_below, only_vmap_runs, out_of_levels, tracing, transforms_active, tree_flatten, views
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint, in_short
 from .again import tell_of_writes
@@ -113,6 +113,7 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
     x = q.x if x is None else x
     where: list[int] = []
     neuron: list[Tensor] = []
+    others: list[Writes] = []  # what is put in the place of what has another name
     recording, level = True, 0 if tracing() else depth()
     grouped, follow = q.bound.grouped, getattr(q.bound.rules, "follow", None)
     last = [] if q.neuron is None or early else [q.neuron]
@@ -133,6 +134,8 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
             found = laid_as(found if grouped is None else grouped.taken(sites[k], found), value)
             if follow is not None:
                 follow(value, found)
+            if found is not value and not (sites[k].inputs or tracing()) and (shared or any(map(views, tensors(value)))):
+                others.extend(map(Writes, tensors(found)))
             return found
         recording = torch.is_grad_enabled()
         neuron[:] = [stopping(_neuron_score, q, value if grouped is None else grouped.laid(sites[k], value))]
@@ -142,7 +145,7 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
 
     run = Run(sites, visit, early or bool(last))  # which `visit` must not hold: a circle keeps what the pass left
     output = watched(q.bound, x, run, q.create_graph, fresh=fresh and None in q.sites.sites)
-    if not all(writes.as_noted for writes in run.replaced):
+    if not all(writes.as_noted for writes in (*run.replaced, *others)):
         tell_of_writes(q.inner, partial(watched, q.bound.for_values(True), q.x))
     found = [*tensors(output), *neuron]
     check_reached(q.bound, run, found)
@@ -238,9 +241,6 @@ def replace(q: Question, x: Tree, values: Sequence[Tree]) -> Any:
         return copied(values[i])
 
     return forward(q, put, x).output
-
-
-# How the model runs.
 
 
 class Unfused(TorchFunctionMode):

@@ -1,9 +1,9 @@
 """The tap: reads and replaces values inside a running model, and leaves no trace on it.
 
-Five things hold at once. *Threads*: which values are tapped is kept per thread, and a tapped layer only carries a
-constant, shared hook that does nothing for other threads. *No residue*: every step is idempotent and undone twice.
-*Transforms*: values are handed on as they come. *Compile*: while Dynamo traces, hook dictionaries cannot be
-changed, so the layer's `forward` is shadowed instead. *Cost*: microseconds, with no search through the model.
+Five things hold at once. *Threads*: which values are tapped is kept per thread, and a tapped layer only carries a constant,
+shared hook that does nothing for other threads. *No residue*: every step is idempotent and undone twice. *Transforms*: values
+are handed on as they come. *Compile*: while Dynamo traces, hook dictionaries cannot be changed, so the layer's `forward` is
+shadowed instead. *Cost*: microseconds, with no search through the model.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from .._torch import (
 )
 from .._types import Tree, get_inputs, map_leaves, map_tensors, put_inputs, tensors
 
-#: `visit(i, value, shared)` sees the value of site `i` and returns what the model goes on with. `shared` says that
-#: somebody else holds this very tensor and may change it in place later.
+#: `visit(i, value, shared)` sees the value of site `i` and returns what the model goes on with. `shared`: by another name, too.
 Visit: TypeAlias = Callable[[int, Tree, bool], Tree]
 
 

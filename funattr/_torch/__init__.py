@@ -57,6 +57,7 @@ from .tensors import (
     swap_tensors,
     times_written,
     tree_unflatten,
+    views,
 )
 from .traces import (
     any_batch,

@@ -17,7 +17,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten
 from torch.utils._pytree import tree_unflatten as _tree_unflatten
 
 from .traces import observed_by_dispatch_mode, tracing
-from .transforms import is_mapped, is_wrapped, levels, plain_data, transforms_active, without_transforms
+from .transforms import is_mapped, is_wrapped, levels, plain_data, transforms_active, without_modes, without_transforms
 
 #: Makes of a tensor, by whatever name it is held, another; since torch 2.3.
 swap_tensors: Any = getattr(torch.utils, "swap_tensors", None)
@@ -133,12 +133,23 @@ class Writes:
     def __init__(self, value: torch.Tensor) -> None:
         value = plain_data(value)
         self._counter = value
-        # Not where taking its data away would be seen.
-        if value.numel() > _SMALL and type(value) is torch.Tensor and not (value.is_inference() or observed_by_dispatch_mode()):
+        with without_modes():  # which are about the model
+            # Not where taking its data away would be seen.
+            if (
+                value.numel() > _SMALL
+                and type(value) is torch.Tensor
+                and not (value.is_inference() or observed_by_dispatch_mode())
+            ):
+                with without_transforms() if transforms_active() else contextlib.nullcontext():
+                    self._counter = value.detach()
+                    self._counter.data = value.new_empty(0)  # which counts on with the others
+            self.noted = times_written(value)
+
+    def _let_go(self, value: torch.Tensor) -> None:
+        if type(value) is torch.Tensor and not (value.is_inference() or observed_by_dispatch_mode()):  # who would see it
             with without_transforms() if transforms_active() else contextlib.nullcontext():
                 self._counter = value.detach()
                 self._counter.data = value.new_empty(0)  # which counts on with the others
-        self.noted = times_written(value)
 
     @property
     def as_noted(self) -> bool:
@@ -160,6 +171,12 @@ class Memory(Writes):
 def is_view(value: torch.Tensor) -> bool:
     """Whether `value` shares its memory with a tensor that autograd knows."""
     return value._is_view()
+
+
+def views(value: torch.Tensor) -> bool:
+    """The same, asked by nobody."""
+    with without_modes():
+        return value._is_view()
 
 
 def base_of(value: torch.Tensor) -> torch.Tensor | None:
