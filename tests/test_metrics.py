@@ -192,6 +192,14 @@ def test_equal_groups_of_different_sizes_tie() -> None:
     assert found.tolist() == [21, 20, 15, 0]
 
 
+def test_groups_of_the_same_mean_tie() -> None:
+    """5 / 3 is that of 1, 2, 2 and of 0, 2, 3, and 1 + 2 / 3 is another number to a computer."""
+    x = torch.arange(1.0, 7.0, dtype=torch.float64)[None]
+    phi, mask = torch.tensor([[1.0, 2.0, 2.0, 0.0, 2.0, 3.0]]), torch.tensor([0, 0, 0, 1, 1, 1])
+    assert M.curve(phi, lambda t: t.sum(1), x, feature_mask=mask).scores[:, 0].tolist() == [21, 15, 0]
+    assert M.curve(phi, lambda t: t.sum(1), x, feature_mask=1 - mask).scores[:, 0].tolist() == [21, 6, 0]
+
+
 class Halves(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         a, b = x.chunk(2, 1)
