@@ -10,7 +10,7 @@ from torch import Tensor
 from .._core.door import method, opening
 from .._steps.coalitions import check_coalitions, check_per_player, coalition_scores, opened, spread_over
 from .._steps.plan import Opened
-from .._types import ChunkSize, Layer, Model, Target, Tree
+from .._types import ChunkSize, Layer, Model, Target, Tree, in_floats
 from .._words import door
 
 
@@ -103,4 +103,4 @@ def game(
 
 @method
 def _played(model: Model, x: Tree, *, play: Opened, coalitions: Tensor) -> Tensor:
-    return coalition_scores(play._replace(q=play.q._replace(x=x)), coalitions)
+    return in_floats(coalition_scores(play._replace(q=play.q._replace(x=x)), coalitions))
