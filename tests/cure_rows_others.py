@@ -460,4 +460,16 @@ OTHERS = [
         lambda: shipped(partial(locked, lock=threading.Lock()), workers=2),
         lambda: [shipped(partial(locked, lock=threading.Lock()), workers=1, engine="local")],
     ),
+    Cure(
+        "_core/labels.py",
+        "{} is on the meta device, where tensors hold no numbers",
+        lambda: F.sum_groups(fa.gradient, torch.zeros(6, dtype=torch.long, device="meta")),
+        lambda: F.sum_groups(fa.gradient, torch.zeros(6, dtype=torch.long, device="cpu"))(mlp, x, target=1),
+    ),
+    Cure(
+        "_core/entries.py",
+        "target is on the meta device, where tensors hold no numbers",
+        lambda: fa.each_target(fa.gradient, [torch.tensor(1, device="meta")])(mlp, x),
+        lambda: fa.each_target(fa.gradient, [torch.tensor(1, device="cpu")])(mlp, x),
+    ),
 ]

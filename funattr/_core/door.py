@@ -28,7 +28,7 @@ from .._torch import (
     without_tangents,
 )
 from .._types import About, Model, Tree, as_it_is, copied, map_tensors, tensors, told_by
-from .._words import complaint, complete, door
+from .._words import as_number, complaint, complete, door
 from .checks import check_flags, check_input, check_result, check_scores, may_read
 from .code import modules_of, noisy_modules, sized, tell_of_train_mode
 from .cures import in_words
@@ -230,8 +230,8 @@ def named(arguments: dict[str, Any], model: Model) -> dict[str, Any]:
 
 
 def _plain(given: Any) -> Any:
-    """A dict, where transformers' tokenizers return what is none."""
-    return dict(given) if isinstance(given, UserDict) else given
+    """A dict, where transformers' tokenizers return what is none, and Python's numbers."""
+    return dict(given) if isinstance(given, UserDict) else as_number(given)
 
 
 def _ready(x: Tree) -> Tree:

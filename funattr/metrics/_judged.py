@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._combine.dress import about, check_method, chosen, is_predicted, known_method, name_of
-from .._core.checks import is_finite, may_read
+from .._core.checks import check_dense, is_finite, may_read
 from .._core.door import entered
 from .._core.passes import Question
 from .._habits import refusal
@@ -119,6 +119,7 @@ def judged(found: Tree, what: str = "expected a method, or what one returned, go
         cure = ": pass the function, such as fa.gradient" if isinstance(found, str) else cure
         raise complaint(TypeError, f"{what} {kind_of(found)}, not attributions, tensors [N, ...] in any structure{cure}.")
     for value in tensors(found):
+        check_dense(value, "the attribution")
         if value.is_complex():
             text = f"the attributions {list(value.shape)} are complex ({value.dtype}), and have no order: take their .abs()"
             raise complaint(TypeError, f"{text} or .real.")
