@@ -472,4 +472,13 @@ OTHERS = [
         lambda: fa.each_target(fa.gradient, [torch.tensor(1, device="meta")])(mlp, x),
         lambda: fa.each_target(fa.gradient, [torch.tensor(1, device="cpu")])(mlp, x),
     ),
+    Cure(
+        "metrics/_judged.py",
+        "leave create_graph out, or pass what the method returned",
+        lambda: F.metrics.infidelity(fa.lime, mlp, x, target=1, create_graph=True),
+        lambda: [
+            F.metrics.infidelity(fa.lime, mlp, x, target=1),
+            F.metrics.infidelity(fa.lime(mlp, x, target=1), mlp, x, target=1, create_graph=True),
+        ],
+    ),
 ]

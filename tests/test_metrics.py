@@ -394,6 +394,23 @@ def test_infidelity_is_differentiable() -> None:
     assert all(bool((slope != 0).any()) for slope in slopes[2:])
 
 
+def test_infidelity_of_a_method_is_differentiable() -> None:
+    """The attributions were a constant, and a derivative of theirs was left out."""
+
+    def of(x: Tensor, explained: Any, **options: Any) -> Tensor:
+        return M.infidelity(explained, NET, x, target=1, baselines=0.5, generator=seeded(), **options).sum()
+
+    way, bound = normal(4, 5, seed=4), partial(fa.input_x_gradient, create_graph=False)
+    for method in (fa.integrated_gradients, fa.absolute(fa.gradient)):
+        (slope,) = torch.autograd.grad(of(x := X.clone().requires_grad_(), method, create_graph=True), x)
+        ends = [of(X + s * 1e-5 * way, method) for s in (1, -1)]
+        close((slope * way).sum(), (ends[0] - ends[1]) / 2e-5, 1e-6)
+    held = of(X.clone().requires_grad_(), bound, create_graph=True)  # what is bound stays
+    close(held, of(X, bound(NET, X, target=1)))
+    with pytest.raises(ValueError, match=r"lime takes no create_graph"):
+        of(X, fa.lime, create_graph=True)
+
+
 def test_what_perturb_is_called_with() -> None:
     seen: list[tuple[Any, Any]] = []
     generator = seeded()

@@ -181,6 +181,12 @@ def per_layer(f: Callable[[Any, Layer], Tree], layer: Any, found: Any) -> Tree:
     return f(found, layer)
 
 
+def is_constant(method: Any) -> bool:
+    """Whether a method of the library gives what cannot be differentiated further; somebody else's has not said."""
+    told = told_by(method)
+    return told is not None and told.accepts is not None and "create_graph" not in told.accepts
+
+
 def known_method(function: Any) -> Any:
     """A method as combinators call it: somebody else's has an x of its own in each call, to write to and to have a grad in."""
     check_method(function)

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from .._combine.dress import about, check_method, chosen, is_predicted, known_method, name_of
+from .._combine.dress import about, check_method, chosen, is_constant, is_predicted, known_method, name_of
 from .._core.checks import check_dense, is_finite, may_read
 from .._core.door import entered
 from .._core.passes import Question
@@ -105,10 +105,16 @@ def check_place(explained: Any, layer: Layer) -> None:
         raise complaint(ValueError, f"{text}: give the metric the layer, too, or bring it to x with fa.interpolate(method).")
 
 
-def attributions(explained: Any, model: Model, x: Tree, layer: Layer, target: Target) -> Tree:
-    """What is judged: as it was given, or from one call of the method."""
+def attributions(explained: Any, model: Model, x: Tree, layer: Layer, target: Target, *, create_graph: bool = False) -> Tree:
+    """What is judged: as it was given, or from one call of the method; with `create_graph` to be differentiated further."""
     if callable(explained):
-        return judged(known_method(explained)(model, x, **options_for(explained, layer, target)), "the method returned")
+        method, told = known_method(explained), about(explained)
+        if create_graph and is_constant(explained):
+            text = f"{name_of(explained)} takes no create_graph, and a derivative would lack its part"
+            raise complaint(ValueError, f"{text}: leave create_graph out, or pass what the method returned.")
+        varies = create_graph and "create_graph" in (told.accepts or ()) and "create_graph" not in told.bound
+        options = options_for(explained, layer, target) | ({"create_graph": True} if varies else {})
+        return judged(method(model, x, **options), "the method returned")
     return judged(explained)
 
 
