@@ -448,7 +448,7 @@ OTHERS = [
     Cure("dataset/_files.py", "which explains again what was in it", lambda: folder(damaged), lambda: folder(mended)),
     Cure("dataset/_run.py", "examples are done; run it again", lambda: folder(interrupted), lambda: folder(gone_on)),
     Cure(
-        "dataset/_run.py",
+        "dataset/_checks.py",
         "give the function that makes it, not the {}",
         lambda: folder(lambda out: run(out, workers=2)),
         lambda: folder(lambda out: run(out, model=lambda: mlp, workers=2)),
