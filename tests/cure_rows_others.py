@@ -481,4 +481,16 @@ OTHERS = [
             F.metrics.infidelity(fa.lime(mlp, x, target=1), mlp, x, target=1, create_graph=True),
         ],
     ),
+    Cure(
+        "_rules/flow/flows.py",
+        "give each dimension that size or 1",
+        lambda: F.lrp(mlp, x, target=1, rules={**F.rules.epsilon(), **F.rules.zbox(-torch.ones(3), 1.0)}),
+        lambda: F.lrp(mlp, x, target=1, rules={**F.rules.epsilon(), **F.rules.zbox(-torch.ones(1), 1.0)}),
+    ),
+    Cure(
+        "_combine/shapes.py",
+        "take its .abs(), .real or .imag",
+        lambda: F.interpolate(torch.ones(1, 1, 4, dtype=torch.complex64), size=8),
+        lambda: F.interpolate(torch.ones(1, 1, 4, dtype=torch.complex64).abs(), size=8),
+    ),
 ]

@@ -281,3 +281,29 @@ def test_what_torch_has_no_words_for() -> None:
     for wrong in (int, max, partial(max)):
         with pytest.raises(TypeError, match=r"expected a method such as fa\.gradient, got"):
             fa.relu(wrong)
+
+
+def test_bounds_of_a_box_that_do_not_fit() -> None:
+    """Torch's words came where the first layer used them; and compiled, where bounds are made inside."""
+
+    def boxed(x: Tensor, low: Any, high: Any = 1.0) -> Tensor:
+        found: Tensor = fa.lrp(NET, x, target=1, rules={**fa.rules.epsilon(), **fa.rules.zbox(low, high)})
+        return found
+
+    with pytest.raises(ValueError, match=r"low \[3\] does not broadcast to what the first layer is given, \[4, 6\]"):
+        boxed(X, -torch.ones(3))
+    with pytest.raises(ValueError, match=r"low \[3\] and high \[2\] do not broadcast"):
+        fa.rules.zbox(-torch.ones(3), torch.ones(2))
+    for wrong in (X.to_sparse(), X.to("meta"), X.to(torch.complex64)):
+        with pytest.raises(TypeError, match=r"zbox\(\): high is a"):
+            fa.rules.zbox(-1.0, wrong)
+    with pytest.raises(TypeError, match="bias must be True or False"):
+        fa.rules.gamma(bias="no")  # type: ignore[arg-type]  # on purpose
+    if torch.__version__ >= "2.4":
+        compiled = torch.compile(lambda x: boxed(x, -torch.ones(6), torch.ones(1, 6)), backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(X), boxed(X, -1.0))
+    for some in (fa.relu, fa.normalize, partial(fa.interpolate, size=3)):
+        with pytest.raises(TypeError, match="the attribution is a sparse tensor"):
+            some(X[None].to_sparse())
+    with pytest.raises(TypeError, match="the attribution is complex"):
+        fa.interpolate(X[None].to(torch.complex64), size=3)

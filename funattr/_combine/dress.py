@@ -150,6 +150,7 @@ def _signature(
 def then(f: Callable[[Tree, int, Tree], Tree], method: Any, name: str, **says: Any) -> Any:
     """``f(found, leading, x)`` of what `method` finds, as a method; or at once, of a tensor of attributions."""
     if isinstance(method, Tensor):
+        check_dense(method, "the attribution")
         return f(method, 0, method)
     method = known_method(method)
     leading = about(method).leading

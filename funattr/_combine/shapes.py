@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._core.checks import channel_of
+from .._core.checks import channel_of, check_dense
 from .._core.gradient import with_places
 from .._core.passes import question
 from .._torch import tree_flatten
@@ -146,6 +146,9 @@ def _spatial(size: Any) -> tuple[int, ...]:
 
 
 def resized(attribution: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
+    check_dense(attribution, "the attribution")
+    if attribution.is_complex():
+        raise complaint(TypeError, f"the attribution is complex ({attribution.dtype}): take its .abs(), .real or .imag.")
     if attribution.dim() < 3 or attribution.dim() - 2 != len(size):
         raise complaint(
             ValueError,
