@@ -220,7 +220,7 @@ def _laid_option(grouped: Grouped, told: About, name: str, value: Any, x: Tree, 
     """An argument with something for each row, as the method takes it."""
     if name == "target":
         return alone(value)
-    if name not in ("baselines", "feature_mask"):
+    if name not in ("baselines", "feature_mask", "explained"):  # what a metric judges has a row for each row, too
         return value
     if name == "baselines" and told.baselines == "several":
         given = value(x) if callable(value) and not isinstance(value, Tensor) else value

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from .._combine.dress import about, check_method, chosen, is_constant, is_predicted, known_method, name_of
-from .._core.checks import check_dense, is_finite, may_read
+from .._core.checks import check_dense, each_alone, is_finite, may_read
 from .._core.door import entered
 from .._core.passes import Question
 from .._habits import refusal
 from .._steps.matching import at_sites
 from .._steps.path import ready
-from .._torch import is_plain
-from .._types import Layer, Model, Target, Tree, broadcasts, map_tensors, tensors, told_by
+from .._torch import is_plain, tracing
+from .._types import Layer, Model, Target, Tree, as_it_is, broadcasts, map_tensors, tensors, told_by
 from .._words import complaint, door, kind_of
 
 P = ParamSpec("P")
@@ -48,7 +48,8 @@ def metric(function: Callable[P, R]) -> Callable[P, R]:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise complaint(TypeError, refusal(function, args, kwargs) or f"{error}.") from None
-        return behind(given.pop("model"), given.pop("x"), **given)
+        with as_it_is if tracing() else each_alone():
+            return behind(given.pop("model"), given.pop("x"), **given)
 
     return call
 
