@@ -150,7 +150,12 @@ def in_single(t: Tensor) -> Tensor:
 
 def in_floats(t: Tensor) -> Tensor:
     """As floating-point numbers, of integers and bools: what a method of one's own may give."""
-    return t if t.is_floating_point() or t.is_complex() else t.to(torch.get_default_dtype())
+    return t.to(floats_for(t))
+
+
+def floats_for(t: Tensor) -> torch.dtype:
+    """The dtype of what is made of numbers: theirs, and of integers the default one."""
+    return t.dtype if t.is_floating_point() or t.is_complex() else torch.get_default_dtype()
 
 
 def in_double(t: Tensor) -> Tensor:

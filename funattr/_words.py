@@ -35,7 +35,8 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
         if tracing():  # Dynamo reports the error its own way, and cannot look at it here
             return function(*args, **kwargs)
         try:
-            return function(*args, **kwargs)
+            given: Any = ([as_number(value) for value in args], {name: as_number(value) for name, value in kwargs.items()})
+            return function(*given[0], **given[1])
         except (ValueError, TypeError, IndexError) as error:  # an id that an embedding has not is an IndexError
             told = complete(_misnamed(error, function, args, kwargs), function, kwargs)
             if told is not error:
@@ -43,6 +44,17 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
             raise
 
     return call
+
+
+def as_number(given: Any) -> Any:
+    """An argument: what numpy has for a number as Python has it, and no integer that torch has not."""
+    if isinstance(given, (np.number, np.bool_)):
+        return given.item()
+    if isinstance(given, int) and not -(1 << 63) <= given < 1 << 63:
+        raise complaint(
+            ValueError, f"{_cut(given)} is out of range: it has {given.bit_length()} bits, and torch's integers have 63."
+        )
+    return given
 
 
 def _misnamed(error: Exception, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception:
@@ -102,6 +114,8 @@ def in_short(value: Any) -> str:
 
 
 def _cut(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 200:  # Python does not write all of them
+        return "an integer"
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -136,9 +136,9 @@ DATASET = [
         lambda: [run(model=lambda: net), run(model=partial(make, 6))],
     ),
     Cure("dataset/_parts.py", "give pool a function of them", lambda: run(pool="token"), lambda: run(pool=lambda a: a)),
-    Cure("dataset/_run.py", "use 'local' or 'ray'", lambda: run(engine="spark"), lambda: run(engine="local")),
+    Cure("dataset/_checks.py", "use 'local' or 'ray'", lambda: run(engine="spark"), lambda: run(engine="local")),
     Cure(
-        "dataset/_run.py",
+        "dataset/_checks.py",
         "give each its own in the data",
         lambda: run(target=[1] * 4),
         lambda: run(data=TensorDataset(x, labels), target="data"),

@@ -236,5 +236,5 @@ INSTALLED = [
         lambda: [by_ray(3, workers=2), by_ray(2, workers=1)],
         True,
     ),
-    Cure("dataset/_run.py", "leave out shard", lambda: of_ray(shard=(0, 2)), lambda: by_ray(2), True),
+    Cure("dataset/_checks.py", "leave out shard", lambda: of_ray(shard=(0, 2)), lambda: by_ray(2), True),
 ]

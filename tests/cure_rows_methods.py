@@ -244,10 +244,16 @@ METHODS = [
         lambda: said(lambda *x: (lambda pair: two(*pair))(x), (x, x)),
     ),
     Cure(
-        "_core/passes.py",
+        "_core/checks.py",
         "take by_examples(method, examples)",
         lambda: said(lambda v: v[:2], target=1),
         lambda: F.by_examples(fa.saliency, rows_of)(pooled, x, target=1),
+    ),
+    Cure(
+        "_core/checks.py",
+        "ask each example alone",
+        lambda: F.metrics.deletion(x, lambda v: v[:2].sum(1), x),
+        lambda: F.metrics.deletion(x[:1], lambda v: v[:2].sum(1), x[:1]),
     ),
     Cure(
         "_core/examples.py",

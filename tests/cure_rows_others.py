@@ -448,7 +448,7 @@ OTHERS = [
     Cure("dataset/_files.py", "which explains again what was in it", lambda: folder(damaged), lambda: folder(mended)),
     Cure("dataset/_run.py", "examples are done; run it again", lambda: folder(interrupted), lambda: folder(gone_on)),
     Cure(
-        "dataset/_run.py",
+        "dataset/_checks.py",
         "give the function that makes it, not the {}",
         lambda: folder(lambda out: run(out, workers=2)),
         lambda: folder(lambda out: run(out, model=lambda: mlp, workers=2)),
@@ -459,5 +459,38 @@ OTHERS = [
         "give them by name",
         lambda: shipped(partial(locked, lock=threading.Lock()), workers=2),
         lambda: [shipped(partial(locked, lock=threading.Lock()), workers=1, engine="local")],
+    ),
+    Cure(
+        "_core/labels.py",
+        "{} is on the meta device, where tensors hold no numbers",
+        lambda: F.sum_groups(fa.gradient, torch.zeros(6, dtype=torch.long, device="meta")),
+        lambda: F.sum_groups(fa.gradient, torch.zeros(6, dtype=torch.long, device="cpu"))(mlp, x, target=1),
+    ),
+    Cure(
+        "_core/entries.py",
+        "target is on the meta device, where tensors hold no numbers",
+        lambda: fa.each_target(fa.gradient, [torch.tensor(1, device="meta")])(mlp, x),
+        lambda: fa.each_target(fa.gradient, [torch.tensor(1, device="cpu")])(mlp, x),
+    ),
+    Cure(
+        "metrics/_judged.py",
+        "leave create_graph out, or pass what the method returned",
+        lambda: F.metrics.infidelity(fa.lime, mlp, x, target=1, create_graph=True),
+        lambda: [
+            F.metrics.infidelity(fa.lime, mlp, x, target=1),
+            F.metrics.infidelity(fa.lime(mlp, x, target=1), mlp, x, target=1, create_graph=True),
+        ],
+    ),
+    Cure(
+        "_rules/flow/flows.py",
+        "give each dimension that size or 1",
+        lambda: F.lrp(mlp, x, target=1, rules={**F.rules.epsilon(), **F.rules.zbox(-torch.ones(3), 1.0)}),
+        lambda: F.lrp(mlp, x, target=1, rules={**F.rules.epsilon(), **F.rules.zbox(-torch.ones(1), 1.0)}),
+    ),
+    Cure(
+        "_combine/shapes.py",
+        "take its .abs(), .real or .imag",
+        lambda: F.interpolate(torch.ones(1, 1, 4, dtype=torch.complex64), size=8),
+        lambda: F.interpolate(torch.ones(1, 1, 4, dtype=torch.complex64).abs(), size=8),
     ),
 ]

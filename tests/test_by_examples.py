@@ -327,3 +327,27 @@ def test_a_mask_of_features_where_there_are_as_many_rows() -> None:
             rows = x[ids == n]
             alone = fa.feature_ablation(lambda x: head(x.tanh().sum(1)), rows[None], target=1, **options)
             torch.testing.assert_close(found[ids == n], alone[0])
+
+
+@pytest.mark.filterwarnings("ignore:the score has 2 values for the 4 rows")
+def test_metrics_of_attributions_of_rows_that_are_parts() -> None:
+    """They were refused, where the method that they came from was not."""
+    parts, x, found = torch.tensor([0, 0, 1, 1]), torch.randn(4, 3), torch.randn(4, 3)
+
+    def bags(x: Tensor) -> Tensor:
+        return torch.zeros(2).index_add(0, parts, x.sin().prod(1))
+
+    def whole(x: Tensor) -> Tensor:
+        return x.sin().prod(2).sum(1)
+
+    for metric in (fa.metrics.deletion, fa.metrics.comprehensiveness):
+        torch.testing.assert_close(metric(found, bags, x), metric(found.reshape(2, 2, 3), whole, x.reshape(2, 2, 3)))
+    calls: list[Callable[[], Any]] = [
+        lambda: fa.game(bags, x).value(torch.ones(1, 3, dtype=torch.bool)),  # torch's words came
+        lambda: fa.metrics.deletion(
+            found[:3], lambda x: x[:2].sum(1), x[:3]
+        ),  # told to take by_examples, which takes no metric
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"where rows are parts of examples, ask each example alone\.$"):
+            call()

@@ -475,6 +475,14 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "collate": ({"data": DataLoader(images(), collate_fn=list)}, TypeError, "collate_fn is not called"),
     "double": ({"data": [(1, IMAGES[0], 1), (1, IMAGES[1], 1)], "batch_size": 1}, ValueError, "the id 1 comes twice"),
     "shard": ({"shard": (2, 2)}, ValueError, r"shard must be \(rank, of how many\)"),
+    "shard of parts": ({"shard": (0.5, 2)}, ValueError, r"shard must be \(rank, of how many\)"),
+    "no shard": ({"shard": 2}, ValueError, r"shard must be \(rank, of how many\)"),
+    "no ids": ({"ids": 3}, TypeError, "ids must be a list, one for each example, got int"),
+    "no workers": ({"workers": None}, ValueError, "workers must be a positive integer, got None"),
+    "loaders": ({"loaders": 1.5}, ValueError, "loaders must be an integer from 0 on, got 1.5"),
+    "huge": ({"batch_size": 10**40}, ValueError, "batch_size must be a positive integer, got 1000"),
+    "flag": ({"strict": "no"}, TypeError, "strict must be True or False, got 'no'"),
+    "notes": ({"notes": "mine"}, TypeError, "notes must be a dict, got str"),
     "bound": ({"method": partial(fa.saliency, target=1), "target": 2}, TypeError, "has a target bound to it"),
 }
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -201,3 +202,12 @@ def test_an_attribution_that_is_not_finite_is_that_of_a_bad_example(tmp_path: Pa
     first = IMAGES[0, 0, 0, 0]
     assert run(tmp_path, method=lambda model, x: torch.where(x == first, torch.nan, x), batch_size=7) == (N - 1, 1, 0)
     assert "holds NaN or inf" in fa.dataset.failed(tmp_path)[0]["message"]
+
+
+def test_counts_of_numpy_are_counts(tmp_path: Path) -> None:
+    counts: dict[str, Any] = {"batch_size": np.int64(4), "part_size": np.int32(8), "seed": np.int64(0), "workers": np.int8(1)}
+    found = fa.dataset.run(fa.saliency, net, images(), tmp_path, **counts)
+    assert found.explained == N
+    assert fa.dataset.run(fa.saliency, net, images(), tmp_path).skipped == N  # numpy's seed is the same seed
+    with pytest.raises(TypeError, match="out must be the name of a folder, got int"):
+        fa.dataset.run(fa.saliency, net, images(), 3)  # type: ignore[arg-type]  # on purpose

@@ -192,6 +192,14 @@ def test_equal_groups_of_different_sizes_tie() -> None:
     assert found.tolist() == [21, 20, 15, 0]
 
 
+def test_groups_of_the_same_mean_tie() -> None:
+    """5 / 3 is that of 1, 2, 2 and of 0, 2, 3, and 1 + 2 / 3 is another number to a computer."""
+    x = torch.arange(1.0, 7.0, dtype=torch.float64)[None]
+    phi, mask = torch.tensor([[1.0, 2.0, 2.0, 0.0, 2.0, 3.0]]), torch.tensor([0, 0, 0, 1, 1, 1])
+    assert M.curve(phi, lambda t: t.sum(1), x, feature_mask=mask).scores[:, 0].tolist() == [21, 15, 0]
+    assert M.curve(phi, lambda t: t.sum(1), x, feature_mask=1 - mask).scores[:, 0].tolist() == [21, 6, 0]
+
+
 class Halves(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         a, b = x.chunk(2, 1)
@@ -384,6 +392,23 @@ def test_infidelity_is_differentiable() -> None:
     ]
     close((slopes[0] * ways[0]).sum() + (slopes[1] * ways[1]).sum(), (ends[0] - ends[1]) / (2 * h), 1e-6)
     assert all(bool((slope != 0).any()) for slope in slopes[2:])
+
+
+def test_infidelity_of_a_method_is_differentiable() -> None:
+    """The attributions were a constant, and a derivative of theirs was left out."""
+
+    def of(x: Tensor, explained: Any, **options: Any) -> Tensor:
+        return M.infidelity(explained, NET, x, target=1, baselines=0.5, generator=seeded(), **options).sum()
+
+    way, bound = normal(4, 5, seed=4), partial(fa.input_x_gradient, create_graph=False)
+    for method in (fa.integrated_gradients, fa.absolute(fa.gradient)):
+        (slope,) = torch.autograd.grad(of(x := X.clone().requires_grad_(), method, create_graph=True), x)
+        ends = [of(X + s * 1e-5 * way, method) for s in (1, -1)]
+        close((slope * way).sum(), (ends[0] - ends[1]) / 2e-5, 1e-6)
+    held = of(X.clone().requires_grad_(), bound, create_graph=True)  # what is bound stays
+    close(held, of(X, bound(NET, X, target=1)))
+    with pytest.raises(ValueError, match=r"lime takes no create_graph"):
+        of(X, fa.lime, create_graph=True)
 
 
 def test_what_perturb_is_called_with() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -385,3 +387,81 @@ def test_the_model_is_left_as_found() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
     assert torch.equal(generator, torch.get_rng_state())
     assert np.isfinite([float(p.detach().sum()) for p in net.parameters()]).all()
+
+
+class AsksAnother(nn.Module):
+    """Another thread runs a layer while this one does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.known: Tensor
+        self.register_buffer("known", self.fc(torch.ones(1, 4)).detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: list[Tensor] = []
+        other = threading.Thread(target=lambda: found.append(self.fc(torch.ones(1, 4))))
+        other.start()
+        other.join()
+        if not torch.equal(found[0], self.known):
+            raise RuntimeError("another thread sees shuffled parameters")
+        hidden: Tensor = self.fc(x).tanh()
+        return self.head(hidden)
+
+
+def test_other_threads_see_nothing_of_a_shuffled_model() -> None:
+    """The module had the shuffled parameters while it ran: whoever ran it elsewhere had their results, in silence."""
+    net, x = AsksAnother().eval(), torch.rand(2, 4)
+    found = M.randomisation(fa.gradient, net, x, target=1, generator=seeded())
+    assert bool((found["fc"] < 0.99).any())
+
+
+class OfItsOwn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x * weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return gradients[0] * weight, gradients[0] * x
+
+
+class Scaled(nn.Module):
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.weight, self.head, self.own = nn.Parameter(torch.arange(1.0, 5.0)), nn.Linear(4, 3), own
+
+    def forward(self, x: Tensor) -> Tensor:
+        product: Any = OfItsOwn.apply(x, self.weight) if self.own else x * self.weight  # type: ignore[no-untyped-call]  # of torch
+        return self.head(product.tanh())
+
+
+def test_a_shuffled_parameter_reaches_a_function_of_its_own() -> None:
+    """Whose backward pass runs when the model has ended."""
+    torch.manual_seed(0)
+    net, x = Scaled(True).eval(), torch.rand(3, 4)
+    plain = Scaled(False).eval()
+    plain.load_state_dict(net.state_dict())
+    one, other = (M.randomisation(fa.gradient, model, x, target=1, generator=seeded(3)) for model in (net, plain))
+    for name in one:
+        close(one[name], other[name])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_shuffled_recurrent_layer_is_one_with_these_parameters(kind: Any) -> None:
+    """Which keeps its parameters in a list, too."""
+    net, x = kind(3, 4, batch_first=True).double().eval(), normal(2, 5, 3)
+    met: list[Tensor] = []
+
+    def spied(model: Any, x: Tensor, target: Any) -> Tensor:
+        met.append(fa.gradient(model, x, target=target))
+        return met[-1]
+
+    M.randomisation(spied, net, x, target=lambda out: out[0][:, -1, 0], generator=seeded(1))
+    shuffled, generator = copy.deepcopy(net), seeded(1)
+    with torch.no_grad():
+        for p in shuffled.parameters():
+            p.copy_(p.reshape(-1)[torch.randperm(p.numel(), generator=generator)].reshape(p.shape))
+    close(met[1], fa.gradient(shuffled, x, target=lambda out: out[0][:, -1, 0]))

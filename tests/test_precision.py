@@ -460,3 +460,17 @@ def test_attention_in_plain_operations_under_autocast(given: torch.dtype, mask: 
     expected = F.scaled_dot_product_attention(q, k, v, seen)
     assert found.dtype == fused.dtype == torch.bfloat16
     assert distance(found, expected) < 0.01
+
+
+@pytest.mark.parametrize("method", [fa.feature_ablation, functools.partial(fa.occlusion, window=1), fa.shapley, fa.lime])
+def test_large_integers_lose_what_they_lose(method: Callable[..., Tensor]) -> None:
+    """Scores of 2^28 and one more are one number to float32, in which results are."""
+    x, weights = torch.tensor([[1, 1, 1], [2, 3, 4]]), torch.tensor([1, 2, 3])
+
+    def score(x: Tensor) -> Tensor:
+        return (x * weights).sum(1) + (1 << 28)
+
+    found = method(score, x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, (x * weights).float())
+    assert torch.equal(fa.metrics.comprehensiveness(x * 1.0, score, x, fractions=(1.0,)), torch.tensor([6.0, 20.0]))

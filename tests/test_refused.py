@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -193,3 +194,116 @@ def test_arguments_without_numbers(name: str) -> None:
             method(NET, X, **options)
     with pytest.raises(TypeError, match="an attribution is a sparse tensor"):
         fa.convergence_delta(X.to_sparse(), NET, X, target=1)
+
+
+HUGE = 10**40  # torch has integers of 63 bits
+M = fa.metrics
+OF_HUGE: dict[str, Callable[[], Any]] = {
+    "chunk_size": lambda: fa.integrated_gradients(NET, X, target=1, chunk_size=HUGE),
+    "n_steps": lambda: fa.conductance(NET, X, target=1, n_steps=HUGE),
+    "n_samples": lambda: fa.lime(NET, X, target=1, n_samples=HUGE),
+    "baselines": lambda: fa.feature_ablation(NET, X, target=1, baselines=HUGE),
+    "feature_mask": lambda: fa.feature_ablation(NET, X, target=1, feature_mask=HUGE),
+    "target": lambda: fa.gradient(NET, X, target=HUGE),
+    "targets": lambda: fa.gradient(NET, X, target=[HUGE, 1, 1, 1]),
+    "each_target": lambda: fa.each_target(fa.gradient, range(HUGE, HUGE + 2))(NET, X),
+    "noise": lambda: fa.noise_tunnel(fa.gradient, n_samples=HUGE),
+    "radius": lambda: M.sensitivity_max(fa.gradient, NET, X, target=1, radius=HUGE),
+    "perturb": lambda: M.infidelity(X, NET, X, target=1, perturb=HUGE),
+    "answer": lambda: fa.log_likelihood([HUGE]),
+    "ignore_index": lambda: fa.tokens([1], ignore_index=HUGE),
+    "contrast": lambda: fa.contrast(1, HUGE),
+    "groups": lambda: fa.sum_groups(fa.gradient, [HUGE, 1, 1]),
+    "examples": lambda: fa.by_examples(fa.gradient, [0, 1 << 40]),
+    "size": lambda: fa.interpolate(X[None], (HUGE,)),
+    "long": lambda: fa.gradient(NET, X, target=10**5000),  # which Python does not write
+}
+
+
+@pytest.mark.parametrize("name", OF_HUGE)
+def test_integers_that_torch_has_not(name: str) -> None:
+    """An OverflowError, or torch's "Overflow when unpacking long long", came."""
+    with pytest.raises(ValueError, match=r"\): .*(out of range|number them in a row)"):
+        OF_HUGE[name]()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """A mean of an array, or one of `np.arange`, was refused."""
+    flag: Any = np.False_
+    for given, plain in [(np.float32(0.5), 0.5), (np.int64(1), 1), (np.float16(0.25), 0.25)]:
+        found = fa.feature_ablation(NET, X, target=np.int64(1), baselines=given, chunk_size=np.int8(3), create_graph=flag)
+        assert torch.equal(found, fa.feature_ablation(NET, X, target=1, baselines=plain))
+        assert torch.equal(
+            M.deletion(X, NET, X, target=1, baselines=given, steps=np.uint8(3)),
+            M.deletion(X, NET, X, target=1, baselines=plain, steps=3),
+        )
+    some: Any = fa.noise_tunnel(
+        fa.gradient, n_samples=np.int32(2), stdevs=np.float32(0.5), generator=torch.Generator().manual_seed(0)
+    )
+    others: Any = fa.noise_tunnel(fa.gradient, n_samples=2, stdevs=0.5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(some(NET, X, target=1), others(NET, X, target=1))
+    one: Any = np.array(1)
+    assert torch.equal(fa.gradient(NET, X, target=one), fa.gradient(NET, X, target=1))
+
+
+def test_what_torch_has_no_words_for() -> None:
+    """Its own words came."""
+    for call in (
+        lambda: M.sensitivity_max(fa.gradient, NET, X, target=1, norm=X),  # type: ignore[arg-type]  # on purpose
+        lambda: fa.log_likelihood([1], shift=torch.zeros(2)),  # type: ignore[arg-type]  # on purpose
+        lambda: fa.log_likelihood([1], reduction=np.zeros(2)),  # type: ignore[arg-type]  # on purpose
+        lambda: fa.tokens([1], of=np.zeros(2)),  # type: ignore[arg-type]  # on purpose
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            call()
+    sparse, answer = torch.tensor([1, 0]).to_sparse(), torch.tensor([1], device="meta")
+    of_sparse: list[Callable[[], Any]] = [
+        lambda: M.agreement(X.to_sparse(), X),
+        lambda: M.deletion(X.to_sparse(), NET, X, target=1),
+        lambda: fa.each_target(fa.gradient, [sparse]),
+        lambda: fa.sum_groups(fa.gradient, sparse),
+        lambda: fa.log_likelihood(sparse),
+    ]
+    for call in of_sparse:
+        with pytest.raises(TypeError, match="is a sparse tensor"):
+            call()
+    without: list[Callable[[], Any]] = [
+        lambda: fa.each_target(fa.gradient, [answer, answer])(NET, X),
+        lambda: fa.score(X, answer),
+        lambda: fa.sum_groups(fa.gradient, answer),
+        lambda: fa.log_likelihood(answer)(torch.rand(1, 3, 5)),
+        lambda: fa.contrast(answer, 2)(torch.rand(1, 3, 5)),
+    ]
+    for call in without:
+        with pytest.raises(ValueError, match="on the meta device"):
+            call()
+    assert fa.log_likelihood(answer)(torch.rand(1, 3, 5, device="meta")).is_meta
+    for wrong in (int, max, partial(max)):
+        with pytest.raises(TypeError, match=r"expected a method such as fa\.gradient, got"):
+            fa.relu(wrong)
+
+
+def test_bounds_of_a_box_that_do_not_fit() -> None:
+    """Torch's words came where the first layer used them; and compiled, where bounds are made inside."""
+
+    def boxed(x: Tensor, low: Any, high: Any = 1.0) -> Tensor:
+        found: Tensor = fa.lrp(NET, x, target=1, rules={**fa.rules.epsilon(), **fa.rules.zbox(low, high)})
+        return found
+
+    with pytest.raises(ValueError, match=r"low \[3\] does not broadcast to what the first layer is given, \[4, 6\]"):
+        boxed(X, -torch.ones(3))
+    with pytest.raises(ValueError, match=r"low \[3\] and high \[2\] do not broadcast"):
+        fa.rules.zbox(-torch.ones(3), torch.ones(2))
+    for wrong in (X.to_sparse(), X.to("meta"), X.to(torch.complex64)):
+        with pytest.raises(TypeError, match=r"zbox\(\): high is a"):
+            fa.rules.zbox(-1.0, wrong)
+    with pytest.raises(TypeError, match="bias must be True or False"):
+        fa.rules.gamma(bias="no")  # type: ignore[arg-type]  # on purpose
+    if torch.__version__ >= "2.4":
+        compiled = torch.compile(lambda x: boxed(x, -torch.ones(6), torch.ones(1, 6)), backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(X), boxed(X, -1.0))
+    for some in (fa.relu, fa.normalize, partial(fa.interpolate, size=3)):
+        with pytest.raises(TypeError, match="the attribution is a sparse tensor"):
+            some(X[None].to_sparse())
+    with pytest.raises(TypeError, match="the attribution is complex"):
+        fa.interpolate(X[None].to(torch.complex64), size=3)

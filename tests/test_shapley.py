@@ -366,6 +366,11 @@ def test_compiled_mapped_and_differentiated() -> None:
         options: dict[str, Any] = {"target": 1, "sampling": sampling, "n_samples": 30}
         found = fa.shapley(NET, x, create_graph=True, generator=seeded(0), **options)
         (slope,) = torch.autograd.grad(found.square().sum(), x)
+
+        def summed(x: Tensor, options: dict[str, Any] = options) -> Tensor:
+            return fa.shapley(NET, x, create_graph=True, generator=seeded(0), **options).square().sum()
+
+        close(torch.func.grad(summed)(X), slope)
         step = torch.randn_like(X)
         ends = [fa.shapley(NET, X + h * step, generator=seeded(0), **options).square().sum() for h in (1e-6, -1e-6)]
         torch.testing.assert_close((slope * step).sum(), (ends[0] - ends[1]) / 2e-6, rtol=1e-5, atol=1e-8)

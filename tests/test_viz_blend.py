@@ -209,3 +209,42 @@ def test_errors(name: str) -> None:
         call()
     assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)
+
+
+MAP, IMAGE, SEVERAL = torch.randn(1, 8, 8), torch.rand(3, 8, 8), torch.zeros(2, 3)
+TABLE = {"a": {"deletion": torch.rand(3)}}
+OF_ANOTHER_KIND: dict[str, Callable[[], Any]] = {
+    "percentile": lambda: viz.overlay(MAP, IMAGE, percentile=None),  # type: ignore[arg-type]  # on purpose, as all here
+    "percentile ": lambda: viz.blend(MAP, IMAGE, percentile=SEVERAL),  # type: ignore[arg-type]  # on purpose
+    "alpha": lambda: viz.overlay(MAP, IMAGE, alpha="half"),  # type: ignore[arg-type]  # on purpose
+    "smooth": lambda: viz.overlay(MAP, IMAGE, smooth="no"),  # type: ignore[arg-type]  # on purpose
+    "colorbar": lambda: viz.overlay(MAP, IMAGE, colorbar=SEVERAL),  # type: ignore[arg-type]  # on purpose
+    "exact": lambda: viz.page(IMAGE[None], {"m": MAP[None]}, exact="no"),  # type: ignore[arg-type]  # on purpose
+    "title": lambda: viz.page(IMAGE[None], {"m": MAP[None]}, title=None),  # type: ignore[arg-type]  # on purpose
+    "titles": lambda: viz.text(["a"], [1.0], titles=3),  # type: ignore[arg-type]  # on purpose
+    "predictions": lambda: viz.page(IMAGE[None], {"m": MAP[None]}, predictions=3),  # type: ignore[arg-type]  # on purpose
+    "better": lambda: viz.table(TABLE, better=["deletion"]),  # type: ignore[arg-type]  # on purpose
+    "examples": lambda: viz.table_page(TABLE, examples=3),  # type: ignore[arg-type]  # on purpose
+    "title ": lambda: viz.table_page(TABLE, title=None),  # type: ignore[arg-type]  # on purpose
+    "band": lambda: viz.curves({"a": (torch.rand(3), torch.rand(3, 2))}, band="no"),  # type: ignore[arg-type]  # on purpose
+    "grid": lambda: viz.tokens_to_map(torch.rand(1, 17), grid=4),  # type: ignore[arg-type]  # on purpose
+    "size": lambda: viz.tokens_to_map(torch.rand(1, 17), grid=(4, 4), size=8),  # type: ignore[arg-type]  # on purpose
+    "special": lambda: viz.tokens_to_map(torch.rand(1, 17), special="auto", image=(8, 8)),  # type: ignore[arg-type]  # on purpose
+    "attribution": lambda: viz.overlay(MAP.to("meta"), IMAGE),
+    "image": lambda: viz.overlay(MAP, torch.nested.nested_tensor([IMAGE])),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("name", OF_ANOTHER_KIND)
+def test_arguments_of_another_kind_are_told(name: str) -> None:
+    """Python's, numpy's or torch's words came ("'<' not supported between ..."), or "no" counted as True."""
+    with pytest.raises(TypeError, match=rf"^{name.strip()} (must be|is a)"):
+        OF_ANOTHER_KIND[name]()
+
+
+def test_numbers_that_require_gradients_are_numbers() -> None:
+    some = [torch.tensor(-0.5, requires_grad=True), torch.tensor(-0.25)]
+    assert '"log_probs": [-0.5, -0.25]' in viz.answer(["a"], ["b", "c"], torch.rand(2, 1), log_probs=some).html  # type: ignore[arg-type]  # they are numbers
+    titles = np.array(["a", "b"])
+    viz.text([["a"], ["b"]], [[1.0], [2.0]], titles=titles)  # type: ignore[arg-type]  # as a list is

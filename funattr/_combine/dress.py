@@ -20,7 +20,7 @@ from .._steps.points import together
 from .._steps.ways import Runner
 from .._torch import tracing, transforms_active
 from .._types import About, Layer, Method, Model, Tree, in_floats, innermost, map_tensors, tensors, told_by
-from .._words import complaint
+from .._words import complaint, kind_of
 
 
 def about(function: Callable[..., Any]) -> About:
@@ -31,7 +31,10 @@ def about(function: Callable[..., Any]) -> About:
         return inner._replace(generators=(*generators, *inner.generators), bound=bound, mean=None)
     found = told_by(function)
     if found is None:
-        parameters = inspect.signature(function).parameters.values()
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except ValueError:  # what is not written in Python does not say what it takes
+            raise complaint(TypeError, f"expected a method such as fa.gradient, got {kind_of(function)}.") from None
         any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
         names = None if any_name else tuple(p.name for p in parameters)
         found = About(names, layered=names is None or "layer" in names)
@@ -147,6 +150,7 @@ def _signature(
 def then(f: Callable[[Tree, int, Tree], Tree], method: Any, name: str, **says: Any) -> Any:
     """``f(found, leading, x)`` of what `method` finds, as a method; or at once, of a tensor of attributions."""
     if isinstance(method, Tensor):
+        check_dense(method, "the attribution")
         return f(method, 0, method)
     method = known_method(method)
     leading = about(method).leading
@@ -176,6 +180,12 @@ def per_layer(f: Callable[[Any, Layer], Tree], layer: Any, found: Any) -> Tree:
     if isinstance(layer, (list, tuple)):
         return type(layer)([per_layer(f, part, found[i]) for i, part in enumerate(layer)])
     return f(found, layer)
+
+
+def is_constant(method: Any) -> bool:
+    """Whether a method of the library gives what cannot be differentiated further; somebody else's has not said."""
+    told = told_by(method)
+    return told is not None and told.accepts is not None and "create_graph" not in told.accepts
 
 
 def known_method(function: Any) -> Any:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .._torch import tree_flatten, tree_unflatten
-from .._types import Explains, Method, Model, Tree, batch_size, map_floats, tensors, told_by
+from .._types import Explains, Method, Model, Tree, batch_size, map_floats, tensors
 from .._words import complaint, door, in_short
-from .dress import about, chosen, combined, known_method, name_of, per_layer, then
+from .dress import about, chosen, combined, is_constant, known_method, name_of, per_layer, then
 
 
 @door
@@ -37,7 +37,7 @@ def multiply(method: Explains, other: Explains) -> Method:
         >>> signed_square(lambda x: (x**2).sum(1), torch.tensor([[1.0, -2.0]]))
         tensor([[  4., -16.]])
     """
-    constant = [name_of(part) for part in (method, other) if _is_constant(part)]
+    constant = [name_of(part) for part in (method, other) if is_constant(part)]
     method = known_method(method)
     other = known_method(other)
     mine, others = about(method), about(other)
@@ -72,12 +72,6 @@ def _flat(a: Tree, b: Tree) -> list[Any]:
     for what is None, has left them out of one of the two."""
     flat = [tree_flatten(a), tree_flatten(b)]
     return flat if flat[0][1] == flat[1][1] else [tree_flatten(map_floats(lambda t: t, found)) for found in (a, b)]
-
-
-def _is_constant(method: Any) -> bool:
-    """Whether a method of the library gives what cannot be differentiated further; somebody else's has not said."""
-    told = told_by(method)
-    return told is not None and told.accepts is not None and "create_graph" not in told.accepts
 
 
 def _with_leading(leaf: Any, count: int) -> Any:

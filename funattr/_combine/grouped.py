@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.examples import laid_out, of_examples
-from .._core.labels import whole_numbers
+from .._core.examples import MOST, laid_out, of_examples
+from .._core.labels import check_data, whole_numbers
 from .._types import Explains, Method, Model, Tree, in_single, map_floats
 from .._words import check_int, complaint, door
 from .dress import about, combined, known_method, name_of, then
-
-_MOST = 1 << 24  # groups, which nobody means: sums of so many would not fit
 
 
 @door
@@ -61,6 +59,7 @@ def _known(groups: Any, name: str = "groups") -> Any:
         return {key: _known(part, f"groups[{key!r}]") for key, part in groups.items()}
     cure = "number the groups from 0, one integer for each place; of words, fa.masks.words(tokens) + 1"
     ids = whole_numbers(groups, name, cure)
+    check_data(ids, name)
     if ids.dim() not in (1, 2) or not ids.numel():
         raise complaint(
             ValueError, f"{name} has the shape {list(ids.shape)}, expected one group for each place, [S] or [N, S]."
@@ -68,7 +67,7 @@ def _known(groups: Any, name: str = "groups") -> Any:
     if int(ids.min()) < 0:
         text = f"{name} holds {int(ids.min())}: every place has a group, so that totals are kept"
         raise complaint(ValueError, f"{text}. Give what is of no interest a group of its own.")
-    if int(ids.max()) >= _MOST:
+    if int(ids.max()) >= MOST:
         text = f"{name} holds {int(ids.max())}, and there is a sum for each group from 0 on"
         raise complaint(ValueError, f"{text}: number them in a row, torch.unique({name}, return_inverse=True)[1].")
     return ids, int(ids.max()) + 1

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._core.checks import channel_of
+from .._core.checks import channel_of, check_dense
 from .._core.gradient import with_places
 from .._core.passes import question
 from .._torch import tree_flatten
 from .._types import Layer, Model, Tree, attributable, map_floats, tensors
-from .._words import check_choice, check_int, complaint, door, is_index, kind_of
+from .._words import as_number, check_choice, check_int, complaint, door, is_index, kind_of
 from .dress import about, as_numbers, combined, known_method, name_of, per_layer, then
 
 #: F.interpolate's modes, and the numbers of spatial dimensions they are for.
@@ -142,10 +142,13 @@ def _spatial(size: Any) -> tuple[int, ...]:
         raise complaint(TypeError, f"{text}{cure}.")
     if any(side < 1 for side in sides):
         raise complaint(ValueError, f"size must be at least 1 in each dimension, got {size}.")
-    return sides
+    return tuple(map(as_number, sides))
 
 
 def resized(attribution: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
+    check_dense(attribution, "the attribution")
+    if attribution.is_complex():
+        raise complaint(TypeError, f"the attribution is complex ({attribution.dtype}): take its .abs(), .real or .imag.")
     if attribution.dim() < 3 or attribution.dim() - 2 != len(size):
         raise complaint(
             ValueError,

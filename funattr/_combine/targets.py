@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.entries import numbered
+from .._core.checks import check_dense
+from .._core.entries import check_there, numbered
 from .._core.score import Every, Shared, own_row, reads_output
 from .._core.split import split
 from .._steps.chunks import chunk_for, chunks, fitting, given_chunk
@@ -20,7 +21,7 @@ from .._steps.progress import reported
 from .._steps.ways import OneByOne, Runner, at_once_or_not
 from .._torch import any_batch, tracing, transforms_active
 from .._types import ChunkSize, Explains, Method, Model, Target, Tree, map_tensors, tensors
-from .._words import complaint, door, is_int, kind_of
+from .._words import as_number, complaint, door, is_int, kind_of
 from .dress import (
     about,
     as_one,
@@ -89,6 +90,7 @@ def each_target(method: Explains, targets: Sequence[Target] | Tensor, *, chunk_s
         shares = not (transforms_active() or any_batch()) if not tracing() else known and not has_steps(method)
         parts = None
         if classes is not None and mapped and at_once:
+            check_there(classes, device_of(x))
             parts, size = _in_chunks(explain, classes.to(device_of(x)), size, known and shares), chunk or 1
         return together(torch.cat, parts or _one_by_one(explain, list(each), known, shares, size, noise))
 
@@ -107,6 +109,9 @@ def _check_targets(targets: Any) -> None:
         raise complaint(TypeError, f"{text}: {cure}.")
     if len(targets) == 0:
         raise complaint(ValueError, "targets is empty: name at least one.")
+    for target in [targets] if isinstance(targets, Tensor) else targets:
+        if isinstance(target, Tensor):
+            check_dense(target, "a target")
 
 
 def _one_by_one(
@@ -186,6 +191,6 @@ def _classes(targets: Sequence[Target] | Tensor) -> Tensor | None:
     if isinstance(targets, Tensor):
         return targets
     if all(map(is_int, targets)):
-        return torch.tensor(list(targets), device="cpu")
+        return torch.tensor([as_number(target) for target in targets], device="cpu")
     given = [t for t in targets if isinstance(t, Tensor)]
     return torch.stack(given) if len(given) == len(targets) and len({t.shape for t in given}) == 1 else None

@@ -16,7 +16,18 @@ from torch import Tensor
 
 from .._types import in_single
 from .._words import complaint, door, kind_of
-from .labels import Labels, check_range, extremes, kept_logits, labels_of, logits_of, readable, start_of, whole_numbers
+from .labels import (
+    Labels,
+    check_data,
+    check_range,
+    extremes,
+    kept_logits,
+    labels_of,
+    logits_of,
+    readable,
+    start_of,
+    whole_numbers,
+)
 
 #: What ids are given as.
 Ids: TypeAlias = "Tensor | Sequence[int] | Sequence[Sequence[int]] | np.ndarray[Any, Any]"
@@ -112,6 +123,8 @@ class Contrast:
         if not -positions <= first <= last < positions:
             text = f"position {first if first < -positions else last} is out of range: the model gives logits for {positions}"
             raise complaint(ValueError, f"{text} (0 to {positions - 1}, or -1 for the last).")
+        for t, name in zip((self.yes, self.no, self.position), _NAMES):
+            check_data(t, name, logits)
         yes, no, position = (self._each(t, name, size) for t, name in zip((self.yes, self.no, self.position), _NAMES))
         at = torch.arange(size, device=logits.device), (position % positions).to(logits.device)
         row = logits[at].unsqueeze(1)
@@ -175,7 +188,7 @@ def log_likelihood(
         >>> found.abs().sum(2).bool()  # from the tokens before each
         tensor([[False, False,  True,  True, False]])
     """
-    if reduction not in ("sum", "mean"):
+    if not isinstance(reduction, str) or reduction not in ("sum", "mean"):
         raise complaint(ValueError, f"reduction must be 'sum' or 'mean', got {kind_of(reduction)}.")
     labels = labels_of(answer_ids, ignore_index, shift)
     if reduction == "mean" and readable(labels.counts) and not bool(labels.counts.any(-1).all()):
@@ -224,7 +237,7 @@ def tokens(
         >>> rows(model, ids, layer="0").shape  # [T, N, S, 1]
         torch.Size([2, 1, 5, 1])
     """
-    if of not in ("log_prob", "prob", "logit"):
+    if not isinstance(of, str) or of not in ("log_prob", "prob", "logit"):
         raise complaint(ValueError, f"of must be 'log_prob', 'prob' or 'logit', got {kind_of(of)}.")
     labels, others = labels_of(answer_ids, ignore_index, shift), None
     if against is not None:

@@ -4,8 +4,9 @@ holds channels), scores, and what it is about to return."""
 from __future__ import annotations
 
 import cmath
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,22 @@ def check_scores(x: Tree) -> None:
         row = f" for example {first} of {size}" if value.shape == (size := batch_size(x),) else ""
         text = f"the model's score{at} holds NaN or inf ({value.flatten()[first].item()}{row}): there is nothing to explain"
         raise complaint(ValueError, f"{text}. Look at the model's output and, in {value.dtype}, at its range.")
+
+
+OF_PARTS = "; where rows are parts of examples, take by_examples(method, examples)"
+
+
+@contextlib.contextmanager
+def each_alone() -> Iterator[None]:
+    """Have errors of what is no method say so: `by_examples` does not take it, nor are its rows taken for parts of examples."""
+    try:
+        yield
+    except ValueError as error:
+        text = getattr(error, "complaint", "")
+        if OF_PARTS not in text:
+            raise
+        told = text.replace(OF_PARTS, "; where rows are parts of examples, ask each example alone")
+        raise complaint(ValueError, told) from None
 
 
 # Values: what can be explained, and of what there are maps.

@@ -28,7 +28,7 @@ from .._torch import (
     without_tangents,
 )
 from .._types import About, Model, Tree, as_it_is, copied, map_tensors, tensors, told_by
-from .._words import complaint, complete, door
+from .._words import as_number, complaint, complete, door
 from .again import tell_of_notes
 from .checks import check_flags, check_input, check_result, check_scores, may_read
 from .code import modules_of, noisy_modules, sized, tell_of_train_mode
@@ -233,8 +233,8 @@ def named(arguments: dict[str, Any], model: Model) -> dict[str, Any]:
 
 
 def _plain(given: Any) -> Any:
-    """A dict, where transformers' tokenizers return what is none."""
-    return dict(given) if UserDict in type(given).__mro__ else given  # an abstract class, to be asked, takes its time
+    """A dict, where transformers' tokenizers return what is none, and Python's numbers."""
+    return dict(given) if UserDict in type(given).__mro__ else as_number(given)  # an abstract class, asked, takes its time
 
 
 def _ready(x: Tree) -> Tree:

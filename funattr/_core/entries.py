@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._habits import did_you_mean
 from .._torch import any_batch, is_plain, observed_by_dispatch_mode, plain_data, tracing
 from .._types import Model, Target
-from .._words import check_range, complaint, in_short, is_index, kind_of
+from .._words import as_number, check_range, complaint, in_short, is_index, kind_of
 from .checks import check_dense
 from .where import bind, held_by
 
@@ -108,13 +108,15 @@ def _mask(given: Any, sizes: Sequence[int], name: str) -> Tensor:
 
 def one_of_each(out: Tensor, target: Any) -> Tensor:
     """One class, or one index, per example, from a list."""
-    items = target.tolist() if isinstance(target, np.ndarray) else target
+    items = (target if target.ndim else np.repeat(target, out.shape[0])).tolist() if isinstance(target, np.ndarray) else target
     if len(items) != out.shape[0]:
         raise complaint(ValueError, f"target lists {len(items)} entries for {out.shape[0]} examples: give one per example.")
     if not items:
         return out.sum(list(range(1, out.dim()))) if out.dim() > 1 else out  # of no example, whatever a target of one would be
     if all(is_index(i) for i in items):
-        return class_of_each(classes_of(out, "a list"), torch.tensor(items, dtype=torch.long, device="cpu"))
+        return class_of_each(
+            classes_of(out, "a list"), torch.tensor([as_number(i) for i in items], dtype=torch.long, device="cpu")
+        )
     if not all(isinstance(item, tuple) and all(is_index(i) for i in item) for item in items):
         raise complaint(TypeError, f"target={target} must hold ints only, or tuples of ints only.")
     for item in items:
@@ -128,9 +130,17 @@ def one_of_each(out: Tensor, target: Any) -> Tensor:
     return out[tuple(rows + columns)] if columns else out.reshape(out.shape[0])
 
 
+def check_there(target: Tensor, device: torch.device) -> None:
+    """Refuse classes without data, but where the model has none either."""
+    if target.device.type == "meta" != device.type:
+        text = "target is on the meta device, where tensors hold no numbers: make it with device='cpu'."
+        raise complaint(ValueError, text)
+
+
 def class_of_each(out: Tensor, target: Tensor) -> Tensor:
     """One class per example, from a tensor: a gather, so that its data is never read in a compiled function."""
     check_dense(target, "target")
+    check_there(target, out.device)
     out = classes_of(out, "a tensor")
     if target.numel() != 1 and target.shape != out.shape[:1]:
         cure = ": of one-hot rows, pass target.argmax(1)" if target.shape == out.shape else ""

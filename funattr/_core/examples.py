@@ -13,11 +13,14 @@ from .._torch import tracing, transforms_active, tree_flatten, without_modes
 from .._types import About, Layer, Model, Neuron, Tree, as_arguments, as_it_is, attributable, broadcasts, map_tensors, tensors
 from .._words import complaint, kind_of, warn
 from .kept import left_as_found
-from .labels import whole_numbers
+from .labels import check_data, whole_numbers
 from .score import alone, score_of, the_tensor
 from .sites import resolve
 from .tap import Site
 from .where import Bound, bind
+
+#: Numbers of groups, or of examples, which nobody means: what is made for so many would not fit.
+MOST = 1 << 24
 
 _IDS = "number the examples from 0, one integer for each row"
 
@@ -137,9 +140,13 @@ def laid_out(examples: Tree) -> Tree:
 
 def _numbers(own: Any, name: str) -> Tensor:
     ids = whole_numbers(own, name, _IDS)
+    check_data(ids, name)
     if ids.dim() != 1 or not len(ids) or int(ids.min()) < 0:
         has = f"holds {int(ids.min())}" if ids.dim() == 1 and len(ids) else f"is {list(ids.shape)}"
         raise complaint(ValueError, f"{name} {has}: {_IDS}; of sizes, torch.repeat_interleave(torch.arange(N), sizes).")
+    if int(ids.max()) >= MOST:
+        text = f"{name} holds {int(ids.max())}, and there is an example for each number from 0 on"
+        raise complaint(ValueError, f"{text}: number them in a row, torch.unique({name}, return_inverse=True)[1].")
     return ids
 
 
@@ -213,7 +220,7 @@ def _laid_option(grouped: Grouped, told: About, name: str, value: Any, x: Tree, 
     """An argument with something for each row, as the method takes it."""
     if name == "target":
         return alone(value)
-    if name not in ("baselines", "feature_mask"):
+    if name not in ("baselines", "feature_mask", "explained"):  # what a metric judges has a row for each row, too
         return value
     if name == "baselines" and told.baselines == "several":
         given = value(x) if callable(value) and not isinstance(value, Tensor) else value

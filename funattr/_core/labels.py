@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .._torch import is_plain, is_wrapped, plain_data, tracing
 from .._types import as_it_is
-from .._words import check_int, complaint, kind_of
+from .._words import as_number, check_int, complaint, is_int, kind_of
+from .checks import check_dense
 
 
 def whole_numbers(given: Any, name: str, cure: str) -> Tensor:
@@ -26,6 +27,7 @@ def whole_numbers(given: Any, name: str, cure: str) -> Tensor:
         raise complaint(TypeError, f"{name} must hold integers{keys}, got {kind_of(given)}: {cure}.")
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise complaint(TypeError, f"{name} is a tensor of {given.dtype}, expected integers: {cure}.")
+    check_dense(given, name)
     if tracing():
         return given.long().clone()
     with torch.inference_mode(False):  # what is made inside could not be saved for a backward pass
@@ -43,7 +45,7 @@ def _stacked(items: list[Any], name: str, cure: str) -> Tensor:
     for item in items:
         if isinstance(item, (bool, np.bool_)) or not isinstance(item, (int, np.integer)):
             raise complaint(TypeError, f"{name} must hold integers, got {kind_of(item)}: {cure}.")
-    return torch.tensor([int(item) for item in items], dtype=torch.long, device="cpu")
+    return torch.tensor([as_number(item) for item in items], dtype=torch.long, device="cpu")
 
 
 _IDS = "pass ids, tokenizer(text, add_special_tokens=False).input_ids"
@@ -68,7 +70,7 @@ class Labels:
 def labels_of(answer_ids: Any, ignore_index: Any, shift: Any, name: str = "answer_ids") -> Labels:
     """The labels, checked."""
     check_int(ignore_index, "ignore_index", "an integer")
-    if isinstance(shift, bool) or shift not in (0, 1):
+    if not is_int(shift) or shift not in (0, 1):
         text = "1 where logits predict the next token, 0 where they stand at their own (masked models, shifted labels)"
         raise complaint(ValueError, f"shift must be 0 or 1: {text}; got {kind_of(shift)}.")
     ids = whole_numbers(answer_ids, name, _IDS)
@@ -90,6 +92,12 @@ def labels_of(answer_ids: Any, ignore_index: Any, shift: Any, name: str = "answe
         raise complaint(ValueError, f"{name} has nothing but ignore_index={ignore_index}: there is nothing to explain.")
     columns = counts if counts.dim() == 1 else counts.any(0)
     return Labels(name, kept, counts, shift, tuple(columns.nonzero().flatten().tolist()), largest)
+
+
+def check_data(ids: Tensor, name: str, *beside: Tensor) -> None:
+    """Refuse ids without data, which nobody can look up, but beside logits that have none either."""
+    if ids.is_meta and not any(t.is_meta for t in beside):
+        raise complaint(ValueError, f"{name} is on the meta device, where tensors hold no numbers: make it with device='cpu'.")
 
 
 def readable(t: Tensor) -> bool:
@@ -132,6 +140,7 @@ def check_range(largest: int, logits: Tensor, name: str) -> None:
 
 def start_of(labels: Labels, logits: Tensor) -> int:
     """The position that predicts column 0, which may lie before the logits where that is ignored."""
+    check_data(labels.ids, labels.name, logits)
     check_range(labels.largest, logits, labels.name)
     if labels.ids.dim() == 2 and labels.ids.shape[0] != logits.shape[0]:
         text = f"{labels.name} has {labels.ids.shape[0]} rows for the {logits.shape[0]} examples of the logits"

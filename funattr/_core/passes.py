@@ -15,7 +15,7 @@ from .._torch import Writes, depth, mapped_below, only_vmap_runs, out_of_levels,
 from .._types import Layer, Model, Neuron, Target, Tree, as_arguments, as_it_is, batch_size, copied, map_tensors, tensors
 from .._words import complaint, in_short
 from .again import tell_of_writes
-from .checks import check_outside, meet
+from .checks import OF_PARTS, check_outside, meet
 from .cures import not_taken
 from .kept import keep_written, laid_as, observed
 from .kernels import Folded
@@ -197,7 +197,7 @@ def scores(q: Question, seen: Seen) -> Tensor:
 def _one_for_each(q: Question, found: Tensor) -> Tensor:
     if found.shape[0] != q.size:
         cure = "the first dimension of the model's output must be the batch; of one example without it, pass x[None]"
-        cure += "; where rows are parts of examples, take by_examples(method, examples)" if found.shape[0] < q.size else ""
+        cure += OF_PARTS if found.shape[0] < q.size else ""
         if callable(q.target.index if isinstance(q.target, Neuron) else q.target):
             cure = "the target must give one for each, and a loss takes reduction='none' for that"
         text = f"the score has {found.shape[0]} values for the {q.size} examples of x: {cure}."

@@ -17,7 +17,7 @@ from .._steps.chunks import given_chunk
 from .._steps.plan import Features, Opened, Plan, features_of, planned
 from .._steps.windows import Slides, inside, mean_over, slides_of, table_of
 from .._steps.without import lost, restored, scored
-from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, copied, map_leaves, says
+from .._types import ChunkSize, Layer, Model, Target, Tree, attributable, copied, in_floats, map_leaves, says
 from .._words import complaint
 
 
@@ -197,7 +197,7 @@ def without_channels(q: Question, channel_dim: int, chunk: int | None) -> tuple[
 
     q = q._replace(bound=in_plain_forms(q.bound))
     game, scores = scored(q, make)
-    return met[0], scores[0], restored(game, scores[:1] - scores[1:])
+    return met[0], scores[0], restored(game, in_floats(scores[:1] - scores[1:]))
 
 
 def _channel_numbers(value: Tree, channel_dim: int, size: int) -> Tree:

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from .._core.checks import each_alone
 from .._core.door import method, opening
 from .._steps.coalitions import check_coalitions, check_per_player, coalition_scores, opened, spread_over
 from .._steps.plan import Opened
-from .._types import ChunkSize, Layer, Model, Target, Tree
+from .._torch import tracing
+from .._types import ChunkSize, Layer, Model, Target, Tree, as_it_is, in_floats
 from .._words import door
 
 
@@ -103,4 +105,5 @@ def game(
 
 @method
 def _played(model: Model, x: Tree, *, play: Opened, coalitions: Tensor) -> Tensor:
-    return coalition_scores(play._replace(q=play.q._replace(x=x)), coalitions)
+    with as_it_is if tracing() else each_alone():
+        return in_floats(coalition_scores(play._replace(q=play.q._replace(x=x)), coalitions))

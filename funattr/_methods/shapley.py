@@ -13,7 +13,7 @@ from .._steps.draws import check_generator, uniform_from
 from .._steps.plan import Opened, tell_of_many
 from .._steps.shares import Found, draw_pairs, lasso, of_all, of_nobody, of_orders, of_pairs
 from .._torch import tracing, transforms_active
-from .._types import ChunkSize, Layer, Model, Target, Tree, in_double, says, tensors
+from .._types import ChunkSize, Layer, Model, Target, Tree, floats_for, in_double, in_floats, says, tensors
 from .._words import check_choice, check_count, check_size, complaint
 
 _SAMPLINGS = ("leverage", "kernel", "permutation", "exact")
@@ -236,5 +236,5 @@ def _slopes(game: Opened, count: int, alpha: float, width: float, generator: tor
         raise complaint(ValueError, f"{text}: pass a larger kernel_width, or more n_samples.")
     scores = scores_of(game, count if game.q.size else 1, lambda numbers: kept.to(numbers.device).index_select(0, numbers))
     if not game.q.size:
-        return scores.new_zeros(game.players, 0)
-    return lasso(kept, in_double(scores), weights, alpha).to(scores)
+        return in_floats(scores).new_zeros(game.players, 0)
+    return lasso(kept, in_double(scores), weights, alpha).to(floats_for(scores))

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._torch import is_wrapped, tracing, transforms_active
+from .._torch import plain_data, tracing, transforms_active
 from .._words import complaint, kind_of
 
 #: ``draw(shape, dtype, device)``: standard normal numbers.
@@ -83,7 +83,8 @@ def uniform_from(generator: torch.Generator | None, device: torch.device, cure: 
             if not transforms_active():
                 raise
             raise complaint(ValueError, f"{text} done under torch.func.vmap with randomness='error': {cure}.") from error
-        if is_wrapped(drawn):
+        drawn = plain_data(drawn)  # torch.func.grad wraps it, too
+        if drawn.shape != shape:
             raise complaint(ValueError, f"{text} done under torch.func.vmap with randomness='different': {cure}.")
         return drawn.cpu().double()
 

@@ -14,7 +14,7 @@ from .._core.checks import check_dense, closed
 from .._core.passes import Question
 from .._torch import any_batch, beside_traces, is_plain, tracing, transforms_active, tree_flatten, tree_unflatten
 from .._types import Tree, as_it_is, is_number, map_tensors, tensors
-from .._words import complaint, is_int, kind_of, warn
+from .._words import as_number, complaint, is_int, kind_of, warn
 from .chunks import fitting, keeps, widened
 from .matching import Ranges, by_site, check_compares, matched, ranges, rows_in
 
@@ -230,7 +230,7 @@ def _as_ids(mask: Any) -> Tensor | None:
     if mask is None:
         return None
     if is_int(mask):
-        return torch.tensor(mask, device="cpu")
+        return torch.tensor(as_number(mask), device="cpu")
     if not isinstance(mask, Tensor):
         cure = ": pass torch.from_numpy(feature_mask)" if isinstance(mask, np.ndarray) else ""
         raise complaint(TypeError, f"feature_mask must hold integer tensors, one id per feature, got {kind_of(mask)}{cure}.")

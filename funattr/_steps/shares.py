@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._types import in_double
+from .._types import floats_for, in_double, in_floats
 from .coalitions import scores_of
 from .plan import Opened
 
@@ -26,7 +26,7 @@ class Found(NamedTuple):
 def of_nobody(game: Opened) -> Found:
     """Of an empty batch: one pass tells the dtype."""
     found = scores_of(game, 1, lambda numbers: torch.zeros(len(numbers), game.players, dtype=torch.bool, device=numbers.device))
-    return Found(*(found.new_zeros(game.players, 0) for _ in range(2)))
+    return Found(*(in_floats(found).new_zeros(game.players, 0) for _ in range(2)))
 
 
 def of_all(game: Opened) -> Found:
@@ -45,7 +45,7 @@ def of_all(game: Opened) -> Found:
     joins, lacks = (torch.tensor(w, dtype=wide.dtype, device=wide.device)[sizes] for w in (inside, outside))
     values = [torch.where(kept[:, i], joins, lacks) @ wide for i in range(m)]
     found = torch.stack(values) if values else wide.new_zeros(0, *wide.shape[1:])
-    return Found(found.to(scores.dtype), torch.zeros_like(found, dtype=scores.dtype))
+    return _in_floats(scores, found, torch.zeros_like(found))
 
 
 def of_orders(game: Opened, ranks: Tensor) -> Found:
@@ -66,7 +66,7 @@ def of_orders(game: Opened, ranks: Tensor) -> Found:
     both = torch.stack([ranks, m - 1 - ranks], 1).reshape(2 * pairs, m, 1).to(wide.device)
     added = steps.gather(1, both.expand(-1, -1, steps.shape[2])).reshape(pairs, 2, m, -1).mean(1)
     errors = added.std(0) / math.sqrt(pairs) if pairs > 1 else torch.full_like(added[0], math.nan)
-    return Found(added.mean(0).to(scores), errors.to(scores))
+    return _in_floats(scores, added.mean(0), errors)
 
 
 def of_pairs(game: Opened, pairs: Pairs) -> Found:
@@ -90,7 +90,11 @@ def of_pairs(game: Opened, pairs: Pairs) -> Found:
 
     values, errors = least_squares(rows, roots.to(right) * right, m, 1 - pairs.chances)
     values = values - values.mean(0)  # rows sum to 0, and so does the solution, but for rounding
-    return Found((gain / m + values).to(scores), errors.to(scores))
+    return _in_floats(scores, gain / m + values, errors)
+
+
+def _in_floats(scores: Tensor, values: Tensor, errors: Tensor) -> Found:
+    return Found(values.to(floats_for(scores)), errors.to(floats_for(scores)))
 
 
 def _from_2(numbers: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from .._torch import (
     unwrap_for_grad,
     without_modes,
 )
-from .._types import Tree, as_it_is, copied, floats_of, in_single, map_leaves, map_tensors, tensors
+from .._types import Tree, as_it_is, copied, floats_of, in_floats, in_single, map_leaves, map_tensors, tensors
 from .._words import complaint, is_index
 from .chunks import Made, TooMuch, chunks
 from .fold import all_at_site, taken
@@ -109,7 +109,7 @@ def _spread(losses: Tensor, leaf: Any, ids: Tensor | None) -> Any:
 def lost(q: Question, make: Makes) -> tuple[Opened, Tensor]:
     """The game, and what the score loses at each step after the first, at which nothing is replaced: ``[steps - 1, N]``."""
     game, found = scored(q, make)
-    return game, found[:1] - found[1:]
+    return game, in_floats(found[:1] - found[1:])
 
 
 def scored(q: Question, make: Makes | Plan) -> tuple[Opened, Tensor]:
@@ -165,15 +165,15 @@ def _scored(q: Question, make: Makes | Plan) -> tuple[Plan, list[Tensor]]:
                 scores(q, Seen(found[0][0], None, True))
                 q = q._replace(target=predicted(found[0][0])) if isinstance(q.target, str) else q
             found = [_each_score(q, found[0])]
-        # A view holds all classes.
-        parts.append([t.clone() if t.is_floating_point() else t.to(torch.get_default_dtype()) for t in found])
+        # A view holds all classes; of large integers differences are taken before they are rounded.
+        parts.append([t.clone() if t.is_floating_point() else t.long() for t in found])
         done += found[0].shape[0]
         del found  # nobody holds outputs while the next are made
         report(done, plan.runs)
     assert plan is not None
     together = [same[0] if len(same) == 1 else torch.cat(same) for same in zip(*parts)]
     together = together if q.create_graph else [t.detach() for t in together]  # forward mode takes no heed of no_grad
-    return plan, together if plan.rows is None else [_mean_over(plan.rows, t) for t in together]
+    return plan, together if plan.rows is None else [_mean_over(plan.rows, in_floats(t)) for t in together]
 
 
 def _each_score(q: Question, outputs: Tensor) -> Tensor:

@@ -253,6 +253,8 @@ def _has_ids(data: Any) -> bool:
 def _check_ids(data: Any, ids: Any) -> None:
     if ids is None:
         return
+    if not hasattr(ids, "__len__") or (isinstance(ids, Tensor) and not ids.dim()):
+        raise TypeError(f"run(): ids must be a list, one for each example, got {type(ids).__name__}.")
     if len(ids) != len(data):
         raise ValueError(f"run(): there are {len(ids)} ids for {len(data)} examples: give one for each.")
     seen: set[Id] = set()

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ._arrow import needs_pyarrow
 from ._bar import bar
+from ._checks import check, check_device, check_flags, check_folder, check_notes, check_seed, count
 from ._config import Storage, config_of, hash_of, versions
 from ._data import Indexed, Stream, source_of
 from ._folder import Folder, Part
 from ._ids import Id, Ids
 from ._local import run_local
 from ._methods import bound, method_of
-from ._model import check_name, is_model
+from ._model import check_name
 from ._names import NoSuchName
 from ._work import Job
-
-_DTYPES = ("float16", "bfloat16", "float32", "float64")
-_POOLS = ("channel", "place", "token")
 
 
 class Summary(NamedTuple):
@@ -137,21 +132,26 @@ def run(
             check_name(model)
     except NoSuchName as error:
         raise ValueError(f"run(): {error}") from error
+    batch_size, part_size, threads, top_k = (
+        count("batch_size", batch_size),
+        count("part_size", part_size),
+        count("threads", threads),
+        count("top_k", top_k),
+    )
+    workers, loaders = count("workers", workers, needed=True), count("loaders", loaders, least=0)
+    check_flags(varying=varying, retry=retry, strict=strict, progress=progress)
     own_target = isinstance(target, str) and target == "data"
     target = None if own_target else target
     storage, how = Storage(dtype, pool, top_k, varying), _How(engine, workers, threads, num_gpus, shard, retry, progress)
-    for name, count in {"batch_size": batch_size, "part_size": part_size, "workers": workers, "threads": threads}.items():
-        _check_count(name, count)
-    _check(model, target, storage, how)
-    _check_seed_and_device(seed, device)
+    check(model, target, storage, how)
+    seed = check_seed(seed)
+    check_device(device)
+    check_folder(out)
     bound(method, arguments, target, own_target)
     source, own_loaders = source_of(data, ids, transform, own_target, seed)
     size, loaders = batch_size or getattr(data, "batch_size", None) or 32, (own_loaders or 0) if loaders is None else loaders
     config = config_of(method, arguments, model, "data" if own_target else target, seed, storage, transform)
-    try:
-        json.dumps(notes)
-    except TypeError as error:
-        raise TypeError(f"run(): notes must be what JSON holds: {error}.") from error
+    check_notes(notes)
     about = {**config, "hash": hash_of(config), "versions": versions(), "notes": dict(notes or {})}
     own = source if isinstance(source, Indexed) else None
     calls = (method, arguments, model, target, own_target, seed)
@@ -246,43 +246,3 @@ class _Run:
         if self.folder.commit(part):
             self.explained += len(part.ids)
             self.failed += len(part.bads)
-
-
-def _check(model: Any, target: Any, storage: Storage, how: _How) -> None:
-    if how.engine not in ("local", "ray"):
-        raise ValueError(f"run(): there is no engine {how.engine!r}: use 'local' or 'ray'.")
-    if is_model(model) and (how.workers > 1 or how.engine == "ray"):
-        needs = f"engine={how.engine!r}" if how.engine == "ray" else f"workers={how.workers}"
-        made = f"give the function that makes it, not the {type(_inner(model)).__name__}"
-        raise TypeError(f"run(): {needs} needs a model that workers can make: {made}.")
-    if how.shard is not None and how.engine == "ray":
-        raise ValueError("run(): Ray shares the examples out by itself: leave out shard.")
-    if storage.dtype is not None and storage.dtype not in _DTYPES:
-        raise ValueError(f"run(): dtype must be one of {', '.join(_DTYPES)}, got {storage.dtype!r}.")
-    if storage.pool is not None and not callable(storage.pool) and storage.pool not in _POOLS:
-        raise ValueError(f"run(): pool must be one of {', '.join(_POOLS)} or a function, got {storage.pool!r}.")
-    _check_count("top_k", storage.top_k)
-    if isinstance(target, (list, dict)) or (isinstance(target, Tensor) and target.numel() > 1):
-        raise TypeError(
-            "run(): target holds for all examples: give each its own in the data, as (x, target), and target='data'."
-        )
-    if how.shard is not None and not (len(how.shard) == 2 and 0 <= how.shard[0] < how.shard[1]):
-        raise ValueError(f"run(): shard must be (rank, of how many) with a rank from 0, got {how.shard!r}.")
-
-
-def _check_seed_and_device(seed: Any, device: Any) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"run(): seed must be an integer, got {seed!r}.")
-    try:
-        torch.device("cpu" if device is None else device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"run(): device must be such as 'cpu', 'cuda', 'cuda:1' or 'mps', got {device!r}.") from error
-
-
-def _check_count(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"run(): {name} must be a positive integer, got {value!r}.")
-
-
-def _inner(value: Any) -> Any:
-    return _inner(value.func) if isinstance(value, partial) else value

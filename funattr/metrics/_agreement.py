@@ -70,7 +70,8 @@ def _rows_of_both(first: Tree, second: Tree) -> tuple[Tensor, Tensor]:
             told = f"structures {_kept(first)} and {_kept(second)}"
         cure = "both must be of one structure; a map is brought to another size by fa.interpolate"
         raise complaint(ValueError, f"the two results have the {told}: {cure}.")
-    return rows(first), rows(second)
+    here = rows(first)
+    return here, rows(second).to(here.device)
 
 
 def _told(shapes: list[list[int] | None]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._types import ChunkSize, Layer, Model, Target, Tree, in_single
+from .._types import ChunkSize, Layer, Model, Target, Tree, in_floats, in_single
 from .._words import check_choice, check_count
 from ._judged import metric
 from ._order import KINDS, Ordered, ordered
@@ -94,7 +94,7 @@ def _curve(how: Ordered, steps: int, kind: str) -> Curve:
     units = how.game.players
     count = min(steps, units)
     counts = [(2 * j * units + count) // (2 * count) for j in range(count + 1)]
-    scores = how.scores(counts, kind)
+    scores = in_floats(how.scores(counts, kind))
     return Curve(torch.tensor(counts, dtype=torch.float64, device="cpu").div(units).to(scores), scores)
 
 

@@ -95,7 +95,7 @@ def infidelity(
         check_real(perturb, "perturb", "None, a standard deviation, or a callable (value, generator) -> moved value")
         check_size(perturb, "perturb, a standard deviation,")
     target = resolved(model, x, target)
-    found = attributions(explained, model, x, layer, target)
+    found = attributions(explained, model, x, layer, target, create_graph=create_graph)
     with torch.set_grad_enabled(create_graph):
         q = ready(model, x, layer, target, create_graph)
         if runs_fused(q.bound.root):

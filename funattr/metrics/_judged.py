@@ -10,15 +10,15 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from .._combine.dress import about, check_method, chosen, is_predicted, known_method, name_of
-from .._core.checks import is_finite, may_read
+from .._combine.dress import about, check_method, chosen, is_constant, is_predicted, known_method, name_of
+from .._core.checks import check_dense, each_alone, is_finite, may_read
 from .._core.door import entered
 from .._core.passes import Question
 from .._habits import refusal
 from .._steps.matching import at_sites
 from .._steps.path import ready
-from .._torch import is_plain
-from .._types import Layer, Model, Target, Tree, broadcasts, map_tensors, tensors, told_by
+from .._torch import is_plain, tracing
+from .._types import Layer, Model, Target, Tree, as_it_is, broadcasts, map_tensors, tensors, told_by
 from .._words import complaint, door, kind_of
 
 P = ParamSpec("P")
@@ -48,7 +48,8 @@ def metric(function: Callable[P, R]) -> Callable[P, R]:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise complaint(TypeError, refusal(function, args, kwargs) or f"{error}.") from None
-        return behind(given.pop("model"), given.pop("x"), **given)
+        with as_it_is if tracing() else each_alone():
+            return behind(given.pop("model"), given.pop("x"), **given)
 
     return call
 
@@ -105,10 +106,16 @@ def check_place(explained: Any, layer: Layer) -> None:
         raise complaint(ValueError, f"{text}: give the metric the layer, too, or bring it to x with fa.interpolate(method).")
 
 
-def attributions(explained: Any, model: Model, x: Tree, layer: Layer, target: Target) -> Tree:
-    """What is judged: as it was given, or from one call of the method."""
+def attributions(explained: Any, model: Model, x: Tree, layer: Layer, target: Target, *, create_graph: bool = False) -> Tree:
+    """What is judged: as it was given, or from one call of the method; with `create_graph` to be differentiated further."""
     if callable(explained):
-        return judged(known_method(explained)(model, x, **options_for(explained, layer, target)), "the method returned")
+        method, told = known_method(explained), about(explained)
+        if create_graph and is_constant(explained):
+            text = f"{name_of(explained)} takes no create_graph, and a derivative would lack its part"
+            raise complaint(ValueError, f"{text}: leave create_graph out, or pass what the method returned.")
+        varies = create_graph and "create_graph" in (told.accepts or ()) and "create_graph" not in told.bound
+        options = options_for(explained, layer, target) | ({"create_graph": True} if varies else {})
+        return judged(method(model, x, **options), "the method returned")
     return judged(explained)
 
 
@@ -119,6 +126,7 @@ def judged(found: Tree, what: str = "expected a method, or what one returned, go
         cure = ": pass the function, such as fa.gradient" if isinstance(found, str) else cure
         raise complaint(TypeError, f"{what} {kind_of(found)}, not attributions, tensors [N, ...] in any structure{cure}.")
     for value in tensors(found):
+        check_dense(value, "the attribution")
         if value.is_complex():
             text = f"the attributions {list(value.shape)} are complex ({value.dtype}), and have no order: take their .abs()"
             raise complaint(TypeError, f"{text} or .real.")

@@ -80,9 +80,10 @@ def _means(game: Opened, each: list[list[Tensor | None]]) -> Tensor:
     if not parts:
         raise complaint(ValueError, "feature_mask and the attributions have no tensor in common: give groups to what has some.")
     sizes, players = (torch.cat([part[i].to(parts[0][0].device) for part in parts], 1) for i in range(2))
-    empty = sizes.new_full((game.q.size, game.players), torch.inf)
-    least = empty.scatter_reduce(1, players, sizes, "amin")
-    # From the least on: a group of equal entries has that mean exactly, and ties with others are ties.
-    above = torch.zeros_like(empty).scatter_add(1, players, sizes - least.gather(1, players))
-    count = torch.zeros_like(empty).scatter_add(1, players, torch.ones_like(sizes))
-    return torch.where(count > 0, least + above / count.clamp(min=1), -torch.inf)
+    none = sizes.new_zeros(game.q.size, game.players)
+    least = torch.full_like(none, torch.inf).scatter_reduce(1, players, sizes, "amin")
+    most = torch.full_like(none, -torch.inf).scatter_reduce(1, players, sizes, "amax")
+    total, count = none.scatter_add(1, players, sizes), none.scatter_add(1, players, torch.ones_like(sizes))
+    # The mean of equal entries is what they are, which their sum need not give: what ties in exact numbers ties here.
+    means = torch.where(least == most, least, total / count.clamp(min=1))
+    return torch.where(count > 0, means, -torch.inf)

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .._combine.dress import about, device_of, known_method
-from .._core.where import bind, find
+from .._core.code import Words
+from .._core.where import bind, find, sees_nothing_inside
 from .._steps.draws import Rewound, check_generator, drawn_by
-from .._types import Explains, Layer, Model, Target, Tree, innermost, tensors
+from .._types import Explains, Layer, Model, Target, Tree, innermost, map_tensors, tensors
 from .._words import check_choice, complaint, kind_of
 from ._agreement import SIMILARITIES, agreement
 from ._judged import check_explains, judged, metric, options_throughout
@@ -108,16 +110,47 @@ def _similarity(similarity: str | Callable[[Tree, Tree], Tensor], given: Tree, f
     return value
 
 
+#: What runs where no function mode is asked, or when it has gone: a Function's backward pass, a checkpoint's, numpy.
+_BESIDE = Words(rule=lambda names: bool(names & {"apply", "checkpoint", "numpy", "data_ptr", "from_dlpack"}))
+
+
+class _Swapped(TorchFunctionMode):
+    """Has operations take other tensors for some, in this thread alone: nothing is written."""
+
+    def __init__(self, others: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.others = others
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*map(self.own, args), **{name: self.own(value) for name, value in (kwargs or {}).items()})
+
+    def own(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.others.get(id(value), value)
+        return type(value)(map(self.own, value)) if type(value) in (tuple, list) else value
+
+
 class _Shuffled(nn.Module):
-    """A module with other parameters while it runs; everything else, the names of its layers included, is its own."""
+    """A module with other parameters while it runs; everything else, the names of its layers included, is its own.
+
+    Operations take them, so that other threads, which may run the module, see nothing of it. Where some could pass that by, the
+    module itself has them for as long as it runs.
+    """
 
     def __init__(self, module: nn.Module, parameters: dict[str, Tensor]) -> None:
         super().__init__()
         self.module, self.training = module, module.training
         self.__dict__["_shuffled"] = parameters
+        others = {id(p): parameters[name] for name, p in module.named_parameters() if name in parameters}
+        modules = tuple(module.modules())
+        beside = _BESIDE.in_modules(modules) or any(map(sees_nothing_inside, modules))
+        self.__dict__["_others"] = None if beside else others
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return torch.func.functional_call(self.module, self._shuffled, args, kwargs)
+        if self._others is None:
+            return torch.func.functional_call(self.module, self._shuffled, args, kwargs)
+        with _Swapped(self._others) as mode:
+            return map_tensors(mode.own, self.module(*args, **kwargs))
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -74,7 +74,7 @@ def sensitivity_max(
     check_generator(generator)
     together = given_chunk(chunk_size)
     check_size(radius, "radius")
-    if isinstance(norm, bool) or norm not in (1, 2, math.inf):
+    if isinstance(norm, bool) or not isinstance(norm, (int, float)) or norm not in (1, 2, math.inf):
         raise complaint(ValueError, f"norm must be 1, 2 or math.inf, got {kind_of(norm)}.")
     options = options_throughout(method, model, x, layer, target)
     told = about(method)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._types import ChunkSize, Layer, Model, Target, Tree, in_single
+from .._types import ChunkSize, Layer, Model, Target, Tree, floats_for, in_double, in_single
 from .._words import check_real, complaint, kind_of
 from ._judged import metric
 from ._order import Ordered, ordered
@@ -135,8 +135,8 @@ def _lost(how: Ordered, kind: str, fractions: Sequence[float]) -> Tensor:
     counts = [math.ceil(q * units - 1e-9) for q in fractions]
     with torch.set_grad_enabled(how.game.q.create_graph):
         found = how.scores([0 if kind == "deletion" else units, *counts], kind)
-        wide = in_single(found)
-        return (wide[0] - wide[1:]).mean(0).to(found.dtype)
+        wide = in_single(found) if found.is_floating_point() else in_double(found)
+        return (wide[0] - wide[1:]).mean(0).to(floats_for(found))
 
 
 def _check_fractions(fractions: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import Array, numbers, shape_of
+from ._arrays import Array, check_text, for_numpy, numbers, shape_of
 from ._colors import as_text, on_paper, on_slate
 from ._file import Page, Parts, filled, written
 
@@ -70,6 +70,7 @@ def answer(
         "log_probs": None if log_probs is None else _log_probs(log_probs, len(answer)),
         "attributions": found,
     }
+    check_text(title, "title")
     return written(filled(_PARTS, title, data, light=as_text(on_paper()), dark=as_text(on_slate())), out)
 
 
@@ -130,7 +131,7 @@ def _short(value: float, double: bool) -> float:
 
 
 def _log_probs(given: Any, count: int) -> list[float]:
-    found = np.asarray(given.detach().cpu().double() if isinstance(given, Tensor) else given)
+    found = np.asarray(for_numpy(given))
     if found.dtype.kind not in "fiu":
         raise TypeError(f"log_probs must be numbers, one per token of the answer, got {type(given).__name__} of {found.dtype}.")
     found = found.astype(float)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -65,7 +65,7 @@ def _black_and_white(given: Any) -> tuple[float, float]:
 
 
 def _is_bytes(value: Any) -> bool:
-    return (value.dtype == torch.uint8) if isinstance(value, Tensor) else np.asarray(_for_numpy(value)).dtype == np.uint8
+    return (value.dtype == torch.uint8) if isinstance(value, Tensor) else np.asarray(for_numpy(value)).dtype == np.uint8
 
 
 def resized(maps: Array, height: int, width: int) -> Array:
@@ -87,7 +87,7 @@ def smoothed(maps: Array, images: Array, smooth: bool) -> Array:
 def with_channels(value: Any, name: str, channel_dim: int, space: Sequence[str]) -> Array:
     """``[N, *space, C]`` of what may lack its channels, or these and its batch, whatever the dimensions of its space are."""
     size = len(space)
-    if channel_dim not in (-size - 1, -1):
+    if not is_whole(channel_dim) or channel_dim not in (-size - 1, -1):
         first, last = ", ".join(["C", *space]), ", ".join([*space, "C"])
         raise ValueError(f"channel_dim must be {-size - 1} ([N, {first}]) or -1 ([N, {last}]), got {channel_dim!r}.")
     array = numbers(value, name)
@@ -111,13 +111,54 @@ def check_count(found: int, name: str, expected: int, of: str) -> None:
 def check_titles(titles: Sequence[str] | None, count: int, what: str) -> None:
     if isinstance(titles, str):
         raise TypeError(f"titles is one string, expected one per {what}: pass [{titles!r}].")
+    check_listed(titles, "titles")
     if titles is not None and len(titles) != count:
         raise ValueError(f"titles has {len(titles)} entries for {count} {what}s: pass one title per {what}.")
 
 
+def check_listed(value: Any, name: str) -> None:
+    if not (value is None or isinstance(value, (Sequence, np.ndarray))):
+        raise TypeError(f"{name} must be a list, or None, got {type(value).__name__}.")
+
+
+def check_text(value: Any, name: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be text, got {type(value).__name__}.")
+
+
+def check_flag(value: Any, name: str) -> None:
+    """Refuse what is neither True nor False: "no" would count as True."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {type(value).__name__}.")
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def check_pair(value: Any, name: str, what: str) -> tuple[int, int]:
+    """Two whole numbers, above 0."""
+    pair = tuple(value) if isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim) else ()
+    if len(pair) != 2 or not all(map(is_whole, pair)):
+        raise TypeError(f"{name} must be two whole numbers, {what}, got {type(value).__name__}.")
+    if min(pair) < 1:
+        raise ValueError(f"{name} must be at least 1 in each dimension, got {pair}.")
+    return int(pair[0]), int(pair[1])
+
+
+def check_between(value: Any, name: str, fits: Callable[[Any], Any], text: str, more: str = "") -> None:
+    """Refuse what is no number, or one that does not fit."""
+    try:
+        good = bool(fits(value))
+    except (TypeError, ValueError, RuntimeError):  # of what cannot be compared, or is many
+        raise TypeError(f"{name} must be a number {text}, got {type(value).__name__}.") from None
+    if not good:
+        raise ValueError(f"{name} must be {text}, got {value}{more}.")
+
+
 def _channels_last(value: Any, name: str, channel_dim: int, lone: bool) -> Array:
     """``[N, H, W, C]``. A `lone` value may come without its batch dimension."""
-    if channel_dim not in (-3, -1):
+    if not is_whole(channel_dim) or channel_dim not in (-3, -1):
         raise ValueError(f"channel_dim must be -3 ([..., C, H, W]) or -1 ([..., H, W, C]), got {channel_dim!r}.")
     array = numbers(value, name)
     wanted = "C, H, W" if channel_dim == -3 else "H, W, C"
@@ -146,8 +187,11 @@ def _channels_last(value: Any, name: str, channel_dim: int, lone: bool) -> Array
 
 def numbers(value: Any, name: str) -> Array:
     """A float64 array. It may share memory with `value`: it is only read."""
+    if isinstance(value, Tensor) and (value.is_nested or value.is_meta):
+        kind = "nested tensor" if value.is_nested else "tensor on the meta device"
+        raise TypeError(f"{name} is a {kind}, expected a tensor or an array of real numbers.")
     try:
-        found = np.asarray(_for_numpy(value))
+        found = np.asarray(for_numpy(value))
     except ValueError:  # numpy's, of parts that are not alike
         shapes = " and ".join(list(dict.fromkeys(map(shape_of, value)))[:2])
         cure = "bring them to one size, or draw them one at a time"
@@ -160,10 +204,10 @@ def numbers(value: Any, name: str) -> Array:
     return found
 
 
-def _for_numpy(value: Any) -> Any:
+def for_numpy(value: Any) -> Any:
     """Tensors, also those in a list, as arrays."""
     if isinstance(value, (list, tuple)):
-        return [_for_numpy(part) for part in value]
+        return [for_numpy(part) for part in value]
     if not isinstance(value, Tensor):
         return value
     value = value.detach().to_dense().cpu()
@@ -173,6 +217,6 @@ def _for_numpy(value: Any) -> Any:
 def shape_of(value: Any) -> str:
     """Its shape; of parts that are not alike, how many there are."""
     try:
-        return str(list(np.shape(value if isinstance(value, Tensor) else _for_numpy(value))))
+        return str(list(np.shape(value if isinstance(value, Tensor) else for_numpy(value))))
     except ValueError:
         return f"[{len(value)}]"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._arrays import check_flag
 from ._colors import blended, check_alpha, palette, shades
 from ._figure import one_map
 
@@ -61,6 +62,7 @@ def blend(
         >>> picture.shape, picture.dtype
         ((224, 224, 3), dtype('uint8'))
     """
+    check_flag(smooth, "smooth")
     check_alpha(alpha)
     if image is None:
         raise TypeError("blend needs the image under the map: pass it, or call overlay(attribution) for a map alone.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import Array, check_between
 from ._scales import Scale
 
 _COUNT = 257  # of colours in a palette: odd, so that 0 has one to itself, and nothing of it is seen over a picture
@@ -71,8 +71,7 @@ def blended(image: Array, colors: Array) -> Array:
 
 
 def check_alpha(alpha: float) -> None:
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be from 0 to 1, got {alpha}.")
+    check_between(alpha, "alpha", lambda a: 0 <= a <= 1, "from 0 to 1")
 
 
 def _named(cmap: Any) -> Any:
@@ -82,9 +81,10 @@ def _named(cmap: Any) -> Any:
         raise ImportError('colour maps by name need matplotlib: pip install "funattr[viz]".') from error
     if callable(cmap):
         return cmap
-    if cmap not in colormaps:
+    if not isinstance(cmap, str) or cmap not in colormaps:
+        shown = repr(cmap) if isinstance(cmap, str) else type(cmap).__name__
         raise ValueError(
-            f"cmap={cmap!r}: matplotlib has no colour map of this name; 'turbo', 'inferno' and 'coolwarm' are some."
+            f"cmap={shown}: matplotlib has no colour map of this name; 'turbo', 'inferno' and 'coolwarm' are some."
         )
     return colormaps[cmap]
 

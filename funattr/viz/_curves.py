@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays import Array, numbers, shape_of
+from ._arrays import Array, check_flag, numbers, shape_of
 from ._draw import NORMAL, SMALL, new_figure, write
 from ._labels import fitted, inches, words
 from ._sheet import MARGIN, Box, axes_at
@@ -60,6 +60,7 @@ def curves(
         >>> viz.curves(found).axes[0].get_ylabel()
         'score'
     """
+    check_flag(band, "band")
     read = _read(found)
     label = None if title is None else fitted(title, _WIDTH, NORMAL + 1)
     above = MARGIN + (label.height + 0.06 if label else 0.0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from ._arrays import Array, Brightness, check_titles, heat_maps, pictures, smoothed
+from ._arrays import Array, Brightness, check_flag, check_titles, heat_maps, pictures, smoothed
 from ._colors import check_alpha, palette
 from ._draw import (
     DPI,
@@ -97,6 +97,8 @@ def overlay(
         >>> figure.axes[0].get_title()
         'class 3'
     """
+    check_flag(smooth, "smooth")
+    check_flag(colorbar, "colorbar")
     check_alpha(alpha)
     heat, under, scale = one_map(attribution, image, percentile, channel_dim, smooth, special, brightness)
     colors = palette(cmap, scale.signed, None if under is None else alpha)
@@ -228,6 +230,7 @@ def show(
         >>> [cell.get_title() for cell in viz.show(x, maps).axes[:3]]
         ['input', 'saliency', 'Grad-CAM']
     """
+    check_flag(smooth, "smooth")
     check_alpha(alpha)
     shown = pictures(images, "images", channel_dim, brightness)
     maps = _columns(attributions, shown, channel_dim, special)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import Array, check_count, check_titles, heat_maps, pictures
+from ._arrays import Array, check_count, check_flag, check_listed, check_text, check_titles, heat_maps, pictures
 from ._colors import as_text, check_alpha, on_paper, over_pictures
 from ._file import Page, Parts, filled, written
 from ._pack import packed_image, packed_map
@@ -89,6 +89,10 @@ def page(
         >>> "three" in page.html
         True
     """
+    check_text(title, "title")
+    check_flag(smooth, "smooth")
+    check_flag(False if exact is None else exact, "exact")
+    check_listed(predictions, "predictions")
     check_alpha(alpha)
     check_scale(scale, ("grid", "method", "example"))
     texts = _is_text(inputs)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ._arrays import Array, heat_maps, numbers, resized, shape_of
+from ._arrays import Array, check_pair, heat_maps, is_whole, numbers, resized, shape_of
 
 _MOST = 9  # special tokens that are looked for: a class token and the eight registers that models have at most
 
@@ -61,14 +61,14 @@ def tokens_to_map(
         tokens = _features_summed(array, attribution)
         rows, columns = _checked_grid(tokens.shape[1], special, grid, image, attribution)
         maps = tokens[:, -rows * columns :].reshape(len(tokens), rows, columns)
-    return maps if size is None else resized(maps, size[0], size[1])
+    return maps if size is None else resized(maps, *check_pair(size, "size", "(height, width)"))
 
 
 def with_tokens(value: Any, special: int | str | None, image: Sequence[int] | None, lone: bool) -> Any:
     """What a caller draws, where it may be of tokens: a map of them, or the value itself."""
     if special is None:
         return value
-    if special != "auto" and (isinstance(special, (str, bool)) or not isinstance(special, int)):
+    if not (is_whole(special) or (isinstance(special, str) and special == "auto")):
         raise TypeError(f"special must be a number of tokens, 'auto' or None, got {special!r}.")
     if image is None:
         raise ValueError("special says that the map is one of tokens, and where these lie, the image says: pass it too.")
@@ -94,17 +94,19 @@ def _checked_grid(
     tokens: int, special: int | None, grid: Sequence[int] | None, image: Sequence[int] | None, attribution: Any
 ) -> tuple[int, int]:
     what = f"attribution {shape_of(attribution)} has {tokens} tokens"
+    if special is not None and not is_whole(special):
+        raise TypeError(f"special must be a number of tokens or None, got {type(special).__name__}.")
     if special is not None and not 0 <= special < tokens:
         raise ValueError(f"{what}: special must be from 0 to {tokens - 1}, got {special}.")
     if grid is not None:
-        rows, columns = grid
+        rows, columns = check_pair(grid, "grid", "(rows, columns)")
         first = tokens - rows * columns if special is None else special
-        if min(rows, columns) < 1 or first < 0 or rows * columns + first != tokens:
+        if first < 0 or rows * columns + first != tokens:
             raise ValueError(f"{what}: a grid of {rows} x {columns} after {max(first, 0)} special ones has {rows * columns}.")
         return rows, columns
     if image is None:
         raise ValueError(f"{what}, and how they lie is not in it: pass image=x.shape[-2:], or grid=(rows, columns).")
-    height, width = image
+    height, width = check_pair(image, "image", "(height, width)")
     counts = range(min(_MOST + 1, tokens)) if special is None else [special]
     found = [(k, *way) for k in counts for way in _grids(tokens - k, height, width)]
     if len(found) == 1:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import Array, check_between
 
 _MEANINGS = {"grid": "one for all", "method": "one per method", "example": "one per example"}
 
@@ -57,14 +57,15 @@ def scales_of(columns: Sequence[Sequence[Array] | Array], scale: str, percentile
 
 
 def check_scale(scale: str, allowed: Sequence[str]) -> None:
-    if scale not in allowed:
+    if not isinstance(scale, str) or scale not in allowed:
         choices = [f"{name!r} ({_MEANINGS[name]})" for name in allowed]
         raise ValueError(f"scale must be {', '.join(choices[:-1])} or {choices[-1]}, got {scale!r}.")
 
 
 def check_percentile(percentile: float) -> None:
-    if not 1 < percentile <= 100:  # a fraction, 0.99, would draw all that is not 0 alike
-        raise ValueError(f"percentile must be above 1 and at most 100, got {percentile}: 99.0 clips the largest 1 % of values.")
+    # A fraction, 0.99, would draw all that is not 0 alike.
+    more = ": 99.0 clips the largest 1 % of values"
+    check_between(percentile, "percentile", lambda p: 1 < p <= 100, "above 1 and at most 100", more)
 
 
 def _pooled(maps: Sequence[Array] | Array) -> Array:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import numbers
+from ._arrays import check_listed, check_text, numbers
 from ._draw import LARGE, NORMAL, SMALL, new_figure, write
 from ._file import Page, written
 from ._labels import fitted, words
@@ -143,6 +143,8 @@ def table_page(
         >>> "2 ± 1" in page.html
         True
     """
+    check_text(title, "title")
+    check_listed(examples, "examples")
     names, cells, best, heads = _read(found, better)
     rows = [
         _line(name, [(cell.text, (i, key) in best) for key, cell in zip(names, row)])
@@ -166,7 +168,7 @@ def _each_example(key: str, head: str, found: Mapping[str, Mapping[str, Any]], e
     if examples is not None and counts != {len(examples)}:
         raise ValueError(f"examples has {len(examples)} names for {count} examples: give one for each.")
     rows = [_line(name, [(f"{value:.4g}", False) for value in each]) for name, each in values.items()]
-    names = [str(i) for i in range(count)] if examples is None else list(examples)
+    names = [str(i) for i in range(count)] if examples is None else list(map(str, examples))
     return [f"<details><summary>{html.escape(head)}: each example</summary>{_tabled('method', names, rows)}</details>"]
 
 
@@ -218,6 +220,8 @@ def _meaning(cells: Sequence[Sequence[_Cell]], best: set[tuple[int, str]], heads
 
 
 def _ways(names: Sequence[str], better: Mapping[str, str] | None) -> dict[str, str]:
+    if better is not None and not isinstance(better, Mapping):
+        raise TypeError(f"better must be a dict of metrics, {{'mine': 'low'}}, got {type(better).__name__}.")
     for name, way in (better or {}).items():
         if way not in ("low", "high"):
             raise ValueError(f"better[{name!r}] must be 'low' or 'high', got {way!r}.")

@@ -94,7 +94,10 @@ def _draw(
     places = [_places([printable(token) for token in sentence]) for sentence in sentences]
     columns = max(_BAR_COLUMNS + 4, *(place.column + place.width for row in places for place in row))
     lines = [row[-1].line + 1 for row in places]
-    heads = [None if titles is None else fitted(title, columns * _CHAR, NORMAL) for title in titles or [""] * len(lines)]
+    heads = [
+        None if titles is None else fitted(title, columns * _CHAR, NORMAL)
+        for title in ([""] * len(lines) if titles is None else titles)
+    ]
     bars = len(sentences) if each else 1
     width = columns * _CHAR + 2 * _MARGIN
     height = sum(lines) * _LINE + len(lines) * _MARGIN + sum(h.height + 0.1 for h in heads if h) + bars * _BAR + _MARGIN

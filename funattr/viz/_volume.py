@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._arrays import brightness as in_range
-from ._arrays import check_count, check_titles, smoothed, with_channels
+from ._arrays import check_count, check_flag, check_titles, smoothed, with_channels
 from ._colors import check_alpha, palette
 from ._draw import aspect, bar_needs, draw_heat, sharpness, write
 from ._figure import draw_bars
@@ -81,6 +81,7 @@ def volume(
         >>> [cell.get_title() for cell in figure.axes[:3]]
         ['D = 2', 'D = 8', 'D = 13']
     """
+    check_flag(smooth, "smooth")
     check_alpha(alpha)
     shown = in_range(with_channels(volumes, "volumes", channel_dim, "DHW"), volumes, "volumes", channel_dim, brightness)
     heat: Array = with_channels(attributions, "attributions", channel_dim, "DHW").sum(-1)

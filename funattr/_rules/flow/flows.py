@@ -16,7 +16,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ..._core.checks import may_read
 from ..._torch import tracing, transforms_active
-from ..._types import as_it_is
+from ..._types import as_it_is, broadcasts
+from ..._words import complaint
 from ..lift.secants import derivative
 from .operation import Flow, Led, Operation, Pairs, hold, same
 
@@ -162,7 +163,10 @@ def box_rule(low: Any, high: Any) -> Callable[[Operation], Tensor]:
         x, w = op.inputs[:2]
         ones, f = _ones(x), op.function
         found = f(ones * hold(x), w)
-        for bound, part in ((low, w.clamp(min=0)), (high, w.clamp(max=0))):
+        for name, bound, part in (("low", low, w.clamp(min=0)), ("high", high, w.clamp(max=0))):
+            if isinstance(bound, Tensor) and not broadcasts(bound.shape, x.shape):
+                text = f"{name} {list(bound.shape)} does not broadcast to what the first layer is given, {list(x.shape)}"
+                raise complaint(ValueError, f"{text}: give each dimension that size or 1.")
             found = found - f(ones * torch.as_tensor(bound, dtype=x.dtype, device=x.device), part)
         return found
 

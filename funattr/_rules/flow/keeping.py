@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._core.checks import anywhere, check_dense
 from ..._words import complaint, door
 from ..relu import deconv_relu, guided_relu
 from .flows import BASE, CUT, GATE, NORMALIZATION, Rules, box_rule, first_rule, flat_rule, wsquare_rule
@@ -193,7 +194,16 @@ def boxed(low: Any, high: Any, epsilon: float = 1e-6) -> Flow:
     for value, name in ((low, "low"), (high, "high")):
         if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
             raise complaint(TypeError, f"{name} must be a number or a tensor that broadcasts to x, got {type(value).__name__}.")
-    if bool((torch.as_tensor(low, device="cpu") > torch.as_tensor(high, device="cpu")).any()):
+        if isinstance(value, Tensor):
+            check_dense(value, name)
+            if value.is_complex() or value.is_meta:
+                kind = f"of {value.dtype}" if value.is_complex() else "on the meta device"
+                raise complaint(TypeError, f"{name} is a tensor {kind}, expected real numbers.")
+    try:
+        crossed = torch.as_tensor(low, device="cpu") > torch.as_tensor(high, device="cpu")
+    except RuntimeError:
+        raise complaint(ValueError, f"low {list(low.shape)} and high {list(high.shape)} do not broadcast to one x.") from None
+    if anywhere(crossed):
         text = f"low is {low} and high {high}" if not isinstance(low, Tensor) else "low is above high somewhere"
         raise complaint(ValueError, f"{text}: low is the least value that an input can have, high the largest.")
     return first_rule(box_rule(low, high), "zbox", epsilon)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..._core.checks import check_flags
 from ..._words import check_size, complaint, door
 from .flows import (
     BASE,
@@ -79,6 +80,7 @@ def zplus(*, epsilon: float = 1e-6, bias: bool = True) -> Rules:
     References:
         Montavon et al., "Explaining Nonlinear Classification Decisions with Deep Taylor Decomposition", 2017.
     """
+    check_flags(["bias"], {"bias": bias})
     rule = alpha_beta_rule(1.0, 0.0, _number(epsilon, "epsilon"), bias)
     return _set(rule, rule)
 
@@ -117,6 +119,7 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, *, epsilon: float = 1e-6, 
     References:
         Bach et al., "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation", 2015.
     """
+    check_flags(["bias"], {"bias": bias})
     rule = alpha_beta_rule(*_checked(alpha, beta), _number(epsilon, "epsilon"), bias)
     return _set(rule, rule)
 
@@ -146,6 +149,7 @@ def gamma(gamma: float = 0.25, *, epsilon: float = 1e-6, bias: bool = True) -> R
     References:
         Montavon et al., "Layer-Wise Relevance Propagation: An Overview", 2019.
     """
+    check_flags(["bias"], {"bias": bias})
     rule = gamma_rule(_number(gamma, "gamma"), _number(epsilon, "epsilon"), bias)
     return _set(rule, rule)
 
