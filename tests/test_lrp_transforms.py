@@ -255,3 +255,37 @@ def test_scripted_code_is_told_below_transforms() -> None:
         for name in ("noise_tunnel", *mapped):  # scripted code has no second derivative
             with pytest.warns(UserWarning, match="no rule sees"):
                 close(BELOW[name](method, model, x), found, 1e-10)
+
+
+class InTime(nn.Module):
+    """What it multiplies by comes of a step in time, and not of x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.time, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, t: Tensor) -> Tensor:
+        step = self.time(torch.arange(8, dtype=t.dtype))
+        return self.head((torch.relu(self.before(t)) * (1 + step) + step).mean(1))  # type: ignore[no-any-return]  # of a module
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_site_that_does_not_come_from_x_is_a_constant_to_the_others(name: str) -> None:
+    torch.manual_seed(0)
+    net, x = InTime().double(), TOKENS
+    layers: list[Any] = [None, "time", "before"]
+    method = partial(fa.lrp, net, target=1, rules=SETS[name])
+    alone = [method(x, layer=layer) for layer in layers]
+    each = fa.each_target(partial(fa.lrp, rules=SETS[name]), [0, 1])(net, x, layer=layers)
+    for k, found in enumerate(method(x, layer=layers)):
+        close(found, alone[k], 1e-12)
+        close(each[k][1], alone[k], 1e-12)
+    mapped = torch.func.vmap(lambda t: method(t[None], layer={"x": None, "t": "time"}))(x)
+    close(mapped["x"][:, 0], alone[0], 1e-12)
+
+
+def test_compiled_as_well() -> None:
+    net, layers = InTime().double(), [None, "time"]
+    fast = torch.compile(lambda t: fa.lrp(net, t, layer=layers, target=1), backend="aot_eager", fullgraph=True)
+    for layer, found in zip(layers, fast(TOKENS)):
+        close(found, fa.lrp(net, TOKENS, layer=layer, target=1), 1e-12)

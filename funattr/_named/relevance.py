@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .._combine.dress import combined, known_method, name_of
+from .._combine.dress import about, combined, known_method, name_of, per_layer
 from .._combine.elementwise import at_input, multiply, relu
 from .._combine.shapes import MODES, interpolate
 from .._core.door import method
@@ -81,9 +81,13 @@ def under(rules: Mapping[Any, Callable[..., Any]]) -> Callable[[Explains], Metho
             mode = Ruled(ready, TABLE, fired, unmet) if rectifies is None else ReluRule(rectifies, fired, unmet)
             bound = bound.ruled(mode)
             found = method(bound, apart_from_zero(x) if moves else x, **options)
-            tell(bound, x, fired, unmet, ready.kinds)
+            layer = options.get("layer")
             if isinstance(mode, Ruled):
                 mode.begin((), {})  # what is known of a pass holds its tensors, and would do so until a collection
+                if mode.anew and isinstance(layer, (list, tuple, dict)) and len(layer) > 1 and about(method).layered:
+                    # To the others, what does not come from x is a constant, such as the factor that a step in time makes.
+                    return per_layer(lambda _, one: ruled(model, x, **{**options, "layer": one}), layer, found)
+            tell(bound, x, fired, unmet, ready.kinds)
             return found
 
         return combined(ruled, f"under(...)({name_of(method)})", method)

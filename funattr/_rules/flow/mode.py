@@ -48,8 +48,8 @@ class Ruled(TorchFunctionMode):
         # The caller's lists: an attribute could not be read after the mode exits in a compiled function.
         self.fired = fired  # the kinds of rules that met something
         self.unmet = unmet  # operations without one, which are not linear
-        self.name = ""
-        self.count = 0  # of operations met
+        self.anew: list[bool] = []  # for each site whose value did not vary before it was asked about
+        self.name, self.count = "", 0  # of the operation, and how many were met
         self.level: Any = 0  # of transforms around a pass
         self.below = False  # whether there are any, and Dynamo does not trace
         self.late: list[tuple[Tensor, Tensor]] = []
@@ -74,6 +74,7 @@ class Ruled(TorchFunctionMode):
         for t, new in zip(tensors(value), tensors(other)):
             fact, leaf = self.facts[t], new if tracing() else as_recorded(new)
             self.unseen.linear |= not fact.first
+            self.anew += [True] if leaf.requires_grad and not fact.varies else []
             self.facts[new] = fact._replace(root=None, made=None, varies=fact.varies or leaf.requires_grad)
             self.starts |= {edge_of(leaf).node} if leaf.requires_grad and not tracing() else set()
 
