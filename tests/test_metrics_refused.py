@@ -238,3 +238,10 @@ def test_what_comes_back_is_plain_and_in_its_dtype() -> None:
             assert not value.requires_grad
             assert np.isfinite(value.double().numpy()).all()
     assert isinstance(M.curve(table, score, table), tuple)
+
+
+@pytest.mark.parametrize("metric", [fa.metrics.deletion, fa.metrics.infidelity, fa.metrics.comprehensiveness])
+def test_a_metric_is_no_method_of_rows_that_are_parts(metric: Any) -> None:
+    """Of uneven examples it would count places that they do not have."""
+    with pytest.raises(TypeError, match=r"a metric counts the places of whole examples.*: ask each example alone"):
+        fa.by_examples(partial(metric, fa.gradient), [0, 0, 1])

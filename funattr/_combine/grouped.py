@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._core.examples import MOST, laid_out, of_examples
 from .._core.labels import check_data, whole_numbers
-from .._types import Explains, Method, Model, Tree, in_single, map_floats
+from .._types import Explains, Method, Model, Tree, in_single, innermost, map_floats
 from .._words import check_int, complaint, door
 from .dress import about, combined, known_method, name_of, then
 
@@ -141,6 +141,9 @@ def by_examples(method: Explains, examples: Tree) -> Method:
                 [12., 12.],
                 [30., 30.]])
     """
+    if getattr(innermost(method), "measures", False):
+        text = "a metric counts the places of whole examples, which is no method of rows that are parts"
+        raise complaint(TypeError, f"{text}: ask each example alone, and call {name_of(innermost(method))} with the method.")
     method = known_method(method)
     told, layouts = about(method), laid_out(examples)
 
