@@ -245,3 +245,17 @@ def test_a_metric_is_no_method_of_rows_that_are_parts(metric: Any) -> None:
     """Of uneven examples it would count places that they do not have."""
     with pytest.raises(TypeError, match=r"a metric counts the places of whole examples.*: ask each example alone"):
         fa.by_examples(partial(metric, fa.gradient), [0, 0, 1])
+
+
+def test_shuffled_parameters_are_gone_when_checkpoints_run_again() -> None:
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            again = torch.utils.checkpoint.checkpoint(lambda h: self.first(h).relu(), x, use_reentrant=False)
+            return self.head(again)  # type: ignore[no-any-return]  # a module returns any
+
+    with pytest.raises(ValueError, match=r"with its own parameters: turn that off \(use_checkpoint=False"):
+        fa.metrics.randomisation(fa.gradient, Again(), torch.randn(2, 4), target=1)

@@ -148,8 +148,10 @@ def _of_checkpoints(q: Question, error: str) -> str | None:
         return None
     if ".grad()" in error:
         return "with torch.utils.checkpoint(use_reentrant=True), which gives no gradients of values: pass use_reentrant=False"
-    off = "turn that off (use_checkpoint=False, model.gradient_checkpointing_disable(), or whatever turned it on)"
-    return None if q.bound.rules is None else f"(torch.utils.checkpoint), where rules cannot be: {off}"
+    return None if q.bound.rules is None else f"(torch.utils.checkpoint), where rules cannot be: {CHECKPOINTS_OFF}"
+
+
+CHECKPOINTS_OFF = "turn that off (use_checkpoint=False, model.gradient_checkpointing_disable(), or whatever turned it on)"
 
 
 def _goes_through(scores: Tensor, name: str) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .._combine.dress import about, device_of, known_method
+from .._core.backward import CHECKPOINTS_OFF
 from .._core.code import Words
 from .._core.where import bind, find, sees_nothing_inside
 from .._steps.draws import Rewound, check_generator, drawn_by
@@ -91,13 +92,24 @@ def randomisation(
         shuffled = drawn if order == "independent" else shuffled | drawn
         here = Rewound(generators, device_of(x))
         start.rewind()  # the method draws the same each time, and the shuffles go on
-        found = judged(method(_with(model, _Shuffled(root, shuffled)), x, **options), "the method returned")
+        found = judged(_asked(method, _with(model, _Shuffled(root, shuffled)), x, options), "the method returned")
         here.rewind()
         result[name] = _similarity(similarity, given, found)
     if not result:
         why = "the model has no parameters" if layers is None else "layers is empty"
         raise complaint(ValueError, f"{why}: there is nothing to shuffle.")
     return result
+
+
+def _asked(method: Any, model: Model, x: Tree, options: dict[str, Any]) -> Tree:
+    try:
+        found: Tree = method(model, x, **options)
+        return found
+    except RuntimeError as error:
+        if "heckpoint" not in str(error):
+            raise
+        text = "the model runs a part of itself again in the backward pass (torch.utils.checkpoint), with its own parameters"
+        raise complaint(ValueError, f"{text}: {CHECKPOINTS_OFF}.") from error
 
 
 def _similarity(similarity: str | Callable[[Tree, Tree], Tensor], given: Tree, found: Tree) -> Tensor:
