@@ -127,3 +127,14 @@ def test_as_the_eager_call_and_all_is_as_it_was(kind: type[Net], method: str, la
         assert after.keys() == before.keys()
         for name in ("n", "last", "kept", "rows", "table", "total"):
             torch.testing.assert_close(after[name], before[name], rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", breadth(METHODS, lambda method: method == "gradient"))
+@pytest.mark.parametrize("norm", [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm], ids=["weight", "spectral"])
+def test_norms_of_weights_that_are_hooks(norm: Any, method: str) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    net, explain = nn.Sequential(norm(nn.Linear(4, 5)), nn.Tanh(), norm(nn.Linear(5, 3))).double().eval(), METHODS[method]
+    fast = torch.compile(lambda x: explain(net, x, target=1, layer="1"), backend="aot_eager", fullgraph=True)
+    close(fast(X), explain(net, X, target=1, layer="1"))

@@ -15,6 +15,7 @@ from .bytecode import stored_to_itself, writes_in_place
 from .code import BATCH_NORM, INSTANCE_NORM, SIZE, methods_of, noisy_modules, plain_function, tell_of_train_mode, without_size
 from .holders import of_library
 from .state import COMMON
+from .tap import hooked
 from .where import Bound, all_modules, own_buffers
 
 
@@ -32,7 +33,7 @@ def _places(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
     """What a pass may write to in a module: by what holds it, and by its name there."""
     buffers: dict[str, Any] = own_buffers(module)
     found = [(buffers if name in buffers else module.__dict__, name) for name in _stored(type(module))]
-    if _writes(type(module)):
+    if _writes(type(module)) or hooked(module):  # torch's own norms of weights are hooks
         for held in (buffers, module.__dict__):
             found += [(held, name) for name, value in held.items() if name not in COMMON and isinstance(value, _HELD)]
     return found
