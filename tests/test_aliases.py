@@ -162,3 +162,28 @@ def test_what_it_costs_where_nothing_is_written() -> None:
     net.head.register_forward_hook(lambda *given: runs.append(1))
     fa.gradient(net, X, layer="more", target=1)
     assert len(runs) == 1
+
+
+class InPlace(nn.Module):
+    """Reads what a layer in place writes to under its old name, or does not."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.fc, self.act, self.more, self.head = nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.reads = reads
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.fc(x)
+        y = self.more(self.act(h))
+        return self.head(h + y if self.reads else y)  # type: ignore[no-any-return]  # a module returns any
+
+
+@pytest.mark.parametrize("reads", [True, False])
+@pytest.mark.parametrize("method", METHODS[1:4], ids=lambda method: None)
+def test_with_create_graph_the_old_name_of_a_layer_in_place(method: Any, reads: bool) -> None:
+    net, x = InPlace(reads), X.clone().requires_grad_()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        method(net, x, layer="act", create_graph=True)
+        method(net, x, layer=fa.input_of("act"), create_graph=True)  # which reaches it
+    assert len([each for each in caught if "is read under its old name" in str(each.message)]) == reads

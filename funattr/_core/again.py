@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .._torch import is_plain, must_rise, plain_data
-from .._types import Tree, as_arguments, copied, tensors
+from .._types import Tree, as_arguments, copied, map_tensors, tensors
 from .._words import warn
 from .checks import same
 from .code import Words
@@ -19,20 +20,26 @@ from .tap import Run, Site
 from .where import bind
 
 
-def tell_of_writes(sites: Sequence[Site], passed: Callable[[Run], Any]) -> None:
-    """The model has written to what layers returned, or to what stands for that, and each has another name (its input, a view).
-    Warn, once in a call, where that reaches its output, which is another with copies at the sites then."""
+def tell_of_writes(sites: Sequence[Site], passed: Callable[[Run], Any], written: bool, apart: bool) -> None:
+    """The model has `written` to what layers returned, or to what stands for that, and each has another name (its input, a
+    view); or a layer has, in place, and what is put there is not for those who hold its input (`apart`). Warn, once in a call,
+    where that reaches the output: it is another with copies at the sites, or with other values that all see or some alone."""
     asked = tuple((id(site.layer), site.inputs, site.call) for site in sites)
     if asked in here.looked:
         return
     here.looked = here.looked | {asked}
-    plain, of_copies = (tensors(passed(Run(sites, put))) for put in (_kept, _copied))
-    if _differ(plain, of_copies):
-        layers = " or ".join(dict.fromkeys(site.label for site in sites))
-        text = (
-            f"the model writes to what layer {layers} returned, which has other names (its input, a view of it, what it keeps)"
-        )
+    layers = " or ".join(dict.fromkeys(site.label for site in sites))
+    if written and _differ(*(tensors(passed(Run(sites, put))) for put in (_kept, _copied))):
+        text = f"the model writes to what layer {layers} returned, which has other names (its input, a view, what it keeps)"
         warn(f"{text}: between these and what is put there, no write gets through. Choose a layer after it.")
+    if apart:
+        runs = [Run(sites, _other), Run(sites, _other)]
+        runs[1].apart = True
+        with torch.no_grad():  # no graph needs what is there
+            differs = _differ(*map(tensors, map(passed, runs)))
+        if differs:
+            text = f"what layer {layers} writes to is read under its old name, which create_graph=True, and split, leave out"
+            warn(f"{text}: let the model go on with what the layer returns (h = layer(h)).")
 
 
 def _differ(some: list[Tensor], others: list[Tensor]) -> bool:
@@ -42,6 +49,10 @@ def _differ(some: list[Tensor], others: list[Tensor]) -> bool:
 
 def _kept(i: int, value: Any, shared: bool) -> Any:
     return value
+
+
+def _other(i: int, value: Any, shared: bool) -> Any:
+    return map_tensors(lambda t: 2 * t + 1 if t.is_floating_point() else t, value)
 
 
 def _copied(i: int, value: Any, shared: bool) -> Any:

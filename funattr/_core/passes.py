@@ -145,8 +145,8 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
 
     run = Run(sites, visit, early or bool(last))  # which `visit` must not hold: a circle keeps what the pass left
     output = watched(q.bound, x, run, q.create_graph, fresh=fresh and None in q.sites.sites)
-    if not all(writes.as_noted for writes in (*run.replaced, *others)):
-        tell_of_writes(q.inner, partial(watched, q.bound.for_values(True), q.x))
+    if (written := not all(writes.as_noted for writes in (*run.replaced, *others))) or run.apart:
+        tell_of_writes(q.inner, partial(watched, q.bound.for_values(True), q.x), written, run.apart)
     found = [*tensors(output), *neuron]
     check_reached(q.bound, run, found)
     keep_written(q.create_graph, found)

@@ -29,7 +29,7 @@ from .._torch import (
 )
 from .._types import Tree, get_inputs, map_leaves, map_tensors, put_inputs, tensors
 
-#: `visit(i, value, shared)` sees the value of site `i` and returns what the model goes on with. `shared`: by another name, too.
+#: `visit(i, value, shared)` sees the value of a site and returns what the model goes on with. `shared`: by another name, too.
 Visit: TypeAlias = Callable[[int, Tree, bool], Tree]
 
 
@@ -60,6 +60,7 @@ class Run:
         self.waiting = len(sites)
         self.running: list[_Running] = []  # tapped layers
         self.torn = False  # whether those who hold what a layer writes to could not be given the value that is put there
+        self.apart = False  # whether what is put in its place is for those alone who go on with what the layer returns
         self.replaced: list[Writes] = []  # what layers returned, and something else stands for
         #: Stop after the last site. Only where the calls are given: otherwise it must be seen how often a layer runs.
         self.early = early and all(site.call is not None for site in sites) and not tracing()
@@ -125,7 +126,9 @@ class Run:
 
     def _share(self, theirs: list[Tensor], t: Any, new: Any) -> Any:
         """What is put in the place of `t`, for all who hold it where it is one of `theirs`."""
-        if new is t or recorded(t) or not any(t is one for one in theirs):  # a graph may need what is there
+        known = any(t is one for one in theirs)
+        self.apart = self.apart or (known and new is not t and recorded(t))  # a graph may need what is there
+        if new is t or self.apart or not known:
             return new
         shared = written_over(t, new)
         self.torn |= not shared
@@ -182,8 +185,6 @@ _tapped: dict[int, frozenset[_Frame]] = {}  # id(layer) -> the frames that tap i
 
 class _Frame:
     """A run on this thread's stack, with its sites by id of the layer."""
-
-    __slots__ = ("gone", "indices", "run")
 
     def __init__(self, run: Run, indices: dict[int, list[int]]):
         self.run = run
