@@ -134,7 +134,7 @@ def forward(q: Question, put: Put, x: Tree = None, *, early: bool = False, fresh
             found = laid_as(found if grouped is None else grouped.taken(sites[k], found), value)
             if follow is not None:
                 follow(value, found)
-            if found is not value and not (sites[k].inputs or tracing()) and (shared or any(map(views, tensors(value)))):
+            if not (tracing() or sites[k].inputs or found is value) and (shared or any(map(views, tensors(value)))):
                 others.extend(map(Writes, tensors(found)))
             return found
         recording = torch.is_grad_enabled()
