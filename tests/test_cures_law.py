@@ -18,9 +18,10 @@ from .cure_rows_more import MORE
 from .cure_rows_others import OTHERS
 from .cure_rows_steps import STEPS
 from .cure_rows_viz import VIZ
+from .cure_rows_writes import WRITES
 from .cures import Cure, message_of, texts_of, texts_with_cures
 
-ROWS = [*CORE, *METHODS, *STEPS, *MORE, *VIZ, *DATASET, *OTHERS, *COMMAND, *LANGUAGE, *INSTALLED]
+ROWS = [*CORE, *METHODS, *STEPS, *MORE, *VIZ, *DATASET, *OTHERS, *COMMAND, *LANGUAGE, *INSTALLED, *WRITES]
 TEXTS = texts_with_cures()
 
 

@@ -120,7 +120,7 @@ def test_in_place_is_as_out_of_place(name: str, row: Row) -> None:
         close(asked(row)(net, x, layer), asked(row)(twin, x, there), 1e-9)
 
 
-@pytest.mark.filterwarnings("ignore:what layer .* writes to is read under its old name, which .* leave out")
+@pytest.mark.filterwarnings("ignore:what layer .* writes to is read under its old name")
 def test_the_score_is_the_models() -> None:
     """Law 1, at every place: what is put there reaches all who hold what the layer writes to."""
     for name, places in PLACES.items():

@@ -38,8 +38,10 @@ def tell_of_writes(sites: Sequence[Site], passed: Callable[[Run], Any], written:
         with torch.no_grad():  # no graph needs what is there
             differs = _differ(*map(tensors, map(passed, runs)))
         if differs:
-            text = f"what layer {layers} writes to is read under its old name, which create_graph=True, and split, leave out"
-            warn(f"{text}: let the model go on with what the layer returns (h = layer(h)).")
+            warn(
+                f"what layer {layers} writes to is read under its old name, which is left out where a graph is kept: let the "
+                f"model go on with what the layer returns, h = layer(h)."
+            )
 
 
 def _differ(some: list[Tensor], others: list[Tensor]) -> bool:

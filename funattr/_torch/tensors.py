@@ -124,40 +124,40 @@ def times_written(value: torch.Tensor) -> int:
     return 0 if tracing() or value.is_inference() else plain_data(value)._version
 
 
-_SMALL = 1 << 14  # numbers, which cost less to hold than to let go
+_SMALL = 1 << 10  # numbers, which cost less to hold than to let go
 
 
 class Writes:
-    """How often the memory of a tensor was written to, also later. What is large is not held."""
+    """How often the memory of a tensor was written to, also later. What is large is not held: where that would be seen, nobody
+    knows."""
+
+    held = False
 
     def __init__(self, value: torch.Tensor) -> None:
         value = plain_data(value)
-        self._counter = value
+        self._counter: torch.Tensor | None = value
         with without_modes():  # which are about the model
-            # Not where taking its data away would be seen.
-            if (
-                value.numel() > _SMALL
-                and type(value) is torch.Tensor
-                and not (value.is_inference() or observed_by_dispatch_mode())
-            ):
-                with without_transforms() if transforms_active() else contextlib.nullcontext():
-                    self._counter = value.detach()
-                    self._counter.data = value.new_empty(0)  # which counts on with the others
+            if value.numel() > _SMALL:
+                self._let_go(value)
             self.noted = times_written(value)
 
     def _let_go(self, value: torch.Tensor) -> None:
-        if type(value) is torch.Tensor and not (value.is_inference() or observed_by_dispatch_mode()):  # who would see it
+        if type(value) is torch.Tensor and not (value.is_inference() or observed_by_dispatch_mode()):
             with without_transforms() if transforms_active() else contextlib.nullcontext():
                 self._counter = value.detach()
                 self._counter.data = value.new_empty(0)  # which counts on with the others
+        elif not self.held:
+            self._counter = None
 
     @property
     def as_noted(self) -> bool:
-        return times_written(self._counter) == self.noted
+        return self._counter is None or times_written(self._counter) == self.noted
 
 
 class Memory(Writes):
     """The memory of a tensor, known for as long as it lives."""
+
+    held = True
 
     def __init__(self, value: torch.Tensor) -> None:
         super().__init__(value)
