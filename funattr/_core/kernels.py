@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from .._torch import below_vmap, is_mapped, is_plain, modes_around, only_vmap_runs, plain_data, tracing, without_modes
 from .._words import complaint
 from .attention import plain_attention
-from .plain import attention_body, in_order, plain_hardsigmoid
+from .plain import ORDERED, attention_body, in_order, plain_hardsigmoid
 from .written import MOVES, WRITES, Own, unmoved
 
 
@@ -41,7 +41,8 @@ class Folded(TorchFunctionMode):
             self.own.written(*args, *kwargs.values())
         if func in _LOOKS and is_mapped(args[0]) and only_vmap_runs() and not _ours(sys._getframe(1)):
             return _looked(func, args[0])
-        return self.own.met(func, self.run(func, in_order(func, args), kwargs), (*args, *kwargs.values()))
+        args = in_order(func, args) if func in ORDERED else args
+        return self.own.met(func, self.run(func, args, kwargs), (*args, *kwargs.values()))
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is F.scaled_dot_product_attention and only_vmap_runs():
@@ -70,7 +71,7 @@ _ASKS = {_TENSOR.requires_grad.__get__, _TENSOR.is_leaf.__get__}
 _LOOKS = {*_ASKS, _TENSOR.grad_fn.__get__, Tensor.register_hook}
 #: What is not called as it is.
 _SPECIAL = {
-    *(*MOVES, *WRITES, *_LOOKS, F.scaled_dot_product_attention, F.hardsigmoid, F.batch_norm, F.linear),
+    *(*MOVES, *WRITES, *_LOOKS, *ORDERED, F.scaled_dot_product_attention, F.hardsigmoid, F.batch_norm, F.linear),
     *(F.multi_head_attention_forward, torch.select_scatter, Tensor.select_scatter, torch.index_fill, Tensor.index_fill),
 }
 

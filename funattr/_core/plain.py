@@ -122,6 +122,9 @@ def in_order(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (args[0].contiguous(), *args[1:]) if args and (func is F.group_norm or func is F.interpolate) else args
 
 
+ORDERED = (F.group_norm, F.interpolate)
+
+
 def linear_and_bias(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As two operations: as one torch reads the size of the batch as a number, under vmap, and fails if it is a symbol."""
     found = F.linear(input, weight)
