@@ -129,6 +129,49 @@ def test_as_the_eager_call_and_all_is_as_it_was(kind: type[Net], method: str, la
             torch.testing.assert_close(after[name], before[name], rtol=0, atol=0)
 
 
+class Shows(nn.Module):
+    def __init__(self, store: dict[str, Tensor], total: Tensor) -> None:
+        super().__init__()
+        self.store = store
+        self.register_buffer("total", total)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h * self.store["h"] + self.total
+
+
+class Shared(nn.Module):
+    """One module writes to what another holds, and reads."""
+
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.store: dict[str, Tensor] = {"h": torch.zeros(4, dtype=torch.float64)}
+        self.register_buffer("total", torch.ones((), dtype=torch.float64))
+        self.fc, self.shows = nn.Linear(4, 4).double(), Shows(self.store, self.total)
+
+    def forward(self, x: Tensor) -> Any:
+        h = torch.tanh(self.fc(x))
+        self.store["h"] = h.detach().mean(0) + self.store["h"]
+        self.total.add_(h.detach().square().sum())
+        return self.shows(h)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", breadth(["gradient", "deep_lift", "lrp"], lambda method: method == "gradient"))
+def test_what_another_module_holds(method: str) -> None:
+    torch._dynamo.reset()
+    net, explain = Shared(), METHODS[method]
+    expected = explain(net, X, target=1)
+    fast = torch.compile(lambda x: explain(net, x, target=1), backend="aot_eager", fullgraph=True)
+    for _ in range(2):
+        close(fast(X), expected)
+        assert net.total == net.shows.total == 1
+        assert net.store is net.shows.store
+        assert not net.store["h"].any()
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("method", breadth(METHODS, lambda method: method == "gradient"))
 @pytest.mark.parametrize("norm", [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm], ids=["weight", "spectral"])

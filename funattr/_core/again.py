@@ -24,7 +24,7 @@ def tell_of_writes(sites: Sequence[Site], passed: Callable[[Run], Any], written:
     """The model has `written` to what layers returned, or to what stands for that, and each has another name (its input, a
     view); or a layer has, in place, and what is put there is not for those who hold its input (`apart`). Warn, once in a call,
     where that reaches the output: it is another with copies at the sites, or with other values that all see or some alone."""
-    asked = tuple((id(site.layer), site.inputs, site.call) for site in sites)
+    asked = (written, apart, *((id(site.layer), site.inputs, site.call) for site in sites))
     if asked in here.looked:
         return
     here.looked = here.looked | {asked}
@@ -33,15 +33,20 @@ def tell_of_writes(sites: Sequence[Site], passed: Callable[[Run], Any], written:
         text = f"the model writes to what layer {layers} returned, which has other names (its input, a view, what it keeps)"
         warn(f"{text}: between these and what is put there, no write gets through. Choose a layer after it.")
     if apart:
-        runs = [Run(sites, _other), Run(sites, _other)]
-        runs[1].apart = True
         with torch.no_grad():  # no graph needs what is there
-            differs = _differ(*map(tensors, map(passed, runs)))
+            differs = _differ(*(tensors(passed(run)) for run in (Run(sites, _other), _Apart(sites, _other))))
         if differs:
             warn(
                 f"what layer {layers} writes to is read under its old name, which is left out where a graph is kept: let the "
                 f"model go on with what the layer returns, h = layer(h)."
             )
+
+
+class _Apart(Run):
+    """What is put in the place of what a layer writes to is for those alone who go on with what the layer returns."""
+
+    def _share(self, theirs: list[Tensor], t: Any, new: Any) -> Any:
+        return new
 
 
 def _differ(some: list[Tensor], others: list[Tensor]) -> bool:

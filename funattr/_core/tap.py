@@ -126,12 +126,12 @@ class Run:
 
     def _share(self, theirs: list[Tensor], t: Any, new: Any) -> Any:
         """What is put in the place of `t`, for all who hold it where it is one of `theirs`."""
-        known = any(t is one for one in theirs)
-        self.apart = self.apart or (known and new is not t and recorded(t))  # a graph may need what is there
-        if new is t or self.apart or not known:
+        if new is t or not any(t is one for one in theirs):
             return new
-        shared = written_over(t, new)
-        self.torn |= not shared
+        kept = recorded(t)  # a graph may need what is there
+        self.apart |= kept
+        shared = not kept and written_over(t, new)
+        self.torn |= not (kept or shared)
         return t if shared else new
 
 

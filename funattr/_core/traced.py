@@ -25,18 +25,17 @@ def model_traced(bound: Bound) -> Bound:
     if without_size(modules):
         raise complaint(ValueError, SIZE)
     bound = _norms_quiet(bound, modules)
-    places = [place for module in modules for place in _places(module)]
+    own = [
+        module for module in modules if hooked(module) or not _is_library(type(module))
+    ]  # torch's norms of weights are hooks
+    stored = [(module, name) for module in own for name in _stored(type(module))]
+    places: list[tuple[dict[str, Any], str]] = [
+        (own_buffers(module) if name in own_buffers(module) else module.__dict__, name) for module, name in stored
+    ]
+    if any(hooked(module) or _writes(type(module)) for module in own):  # what one writes to, another may hold
+        for held in (held for module in own for held in (own_buffers(module), module.__dict__)):
+            places += [(held, name) for name, value in held.items() if name not in COMMON and isinstance(value, _HELD)]
     return bound._replace(call=functools.partial(_put_back, places, bound.call)) if places else bound
-
-
-def _places(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
-    """What a pass may write to in a module: by what holds it, and by its name there."""
-    buffers: dict[str, Any] = own_buffers(module)
-    found = [(buffers if name in buffers else module.__dict__, name) for name in _stored(type(module))]
-    if _writes(type(module)) or hooked(module):  # torch's own norms of weights are hooks
-        for held in (buffers, module.__dict__):
-            found += [(held, name) for name, value in held.items() if name not in COMMON and isinstance(value, _HELD)]
-    return found
 
 
 _HELD = (Tensor, list, dict)
@@ -55,27 +54,30 @@ def _norms_quiet(bound: Bound, modules: Sequence[nn.Module]) -> Bound:
 
 
 @constant
+def _is_library(kind: type) -> bool:
+    return of_library(kind)
+
+
+@constant
 def _stored(kind: type) -> tuple[str, ...]:
     """The attributes of a module that its code writes when it runs."""
-    return tuple(sorted({name for f in map(plain_function, _own(kind)) for name in stored_to_itself(f)}))
+    own = [] if of_library(kind) else map(plain_function, methods_of(kind))
+    return tuple(sorted({name for f in own for name in stored_to_itself(f)}))
 
 
 @constant
 def _writes(kind: type) -> bool:
     """Whether the code of a module may write in place when it runs."""
-    return any(map(writes_in_place, map(plain_function, _own(kind))))
-
-
-def _own(kind: type) -> list[Any]:
-    return [] if of_library(kind) else methods_of(kind)
+    return not of_library(kind) and any(map(writes_in_place, map(plain_function, methods_of(kind))))
 
 
 def _put_back(places: Sequence[tuple[dict[str, Any], str]], call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     held = [(place, name, name in place, place.get(name)) for place, name in places]
+    copies: list[tuple[Any, Any]] = []  # what several modules hold, they go on holding
     try:
         for place, name, there, before in held:
             if there:
-                place[name] = _copied(before)
+                place[name] = _copied(before, copies)
         return call(*args, **kwargs)
     finally:
         for place, name, there, before in held:
@@ -85,10 +87,17 @@ def _put_back(places: Sequence[tuple[dict[str, Any], str]], call: Callable[..., 
                 place.pop(name, None)
 
 
-def _copied(value: Any) -> Any:
-    """A copy of what is written to in place."""
-    if isinstance(value, Tensor):
-        return value.clone()
+def _copied(value: Any, copies: list[tuple[Any, Any]]) -> Any:
+    """A copy of what is written to in place, one for all who hold it."""
+    if not isinstance(value, Tensor) and type(value) is not list and type(value) is not dict:
+        return value
+    for old, new in copies:
+        if old is value:
+            return new
+    made: Any = value.clone() if isinstance(value, Tensor) else type(value)()
+    copies.append((value, made))
     if type(value) is list:
-        return [_copied(item) for item in value]
-    return {name: _copied(item) for name, item in value.items()} if type(value) is dict else value
+        made.extend([_copied(item, copies) for item in value])
+    elif type(value) is dict:
+        made.update({name: _copied(item, copies) for name, item in value.items()})
+    return made

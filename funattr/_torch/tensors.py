@@ -124,20 +124,17 @@ def times_written(value: torch.Tensor) -> int:
     return 0 if tracing() or value.is_inference() else plain_data(value)._version
 
 
-_SMALL = 1 << 10  # numbers, which cost less to hold than to let go
-
-
 class Writes:
     """How often the memory of a tensor was written to, also later. What is large is not held: where that would be seen, nobody
     knows."""
 
-    held = False
+    small, held = 1 << 10, False  # how many numbers cost less to hold than to let go; whether what would be seen is
 
     def __init__(self, value: torch.Tensor) -> None:
         value = plain_data(value)
         self._counter: torch.Tensor | None = value
         with without_modes():  # which are about the model
-            if value.numel() > _SMALL:
+            if value.numel() > self.small:
                 self._let_go(value)
             self.noted = times_written(value)
 
@@ -157,7 +154,7 @@ class Writes:
 class Memory(Writes):
     """The memory of a tensor, known for as long as it lives."""
 
-    held = True
+    small, held = 0, True
 
     def __init__(self, value: torch.Tensor) -> None:
         super().__init__(value)
