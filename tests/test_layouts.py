@@ -164,3 +164,15 @@ def test_compiled_steps_of_pictures_whose_channels_come_last(name: str) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(COMPILED[name], fullgraph=True, backend="aot_eager")
     close(compiled(net, x), COMPILED[name](net, x))
+
+
+@pytest.mark.parametrize("size", [None, 2])
+@pytest.mark.parametrize(
+    "method", [fa.integrated_gradients, fa.ablation_cam, fa.feature_ablation], ids=lambda method: method.__name__
+)
+def test_all_chunks_of_such_steps_run_at_once(method: Any, size: int | None) -> None:
+    """One after another there would be a warning."""
+    net, x = Pixels().double().eval(), torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    options = {"n_steps": 6} if method is fa.integrated_gradients else {}
+    one = method(net, x, layer="back", target=1, chunk_size=1, **options)
+    close(method(net, x, layer="back", target=1, chunk_size=size, **options), one, 1e-12)
