@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import ctypes
 import gc
+import operator
 import pickle
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -64,6 +68,62 @@ ENTERED: dict[str, Callable[[], Any]] = {
     "no hooks": lambda: torch._C._autograd._saved_tensors_hooks_disable("for a test"),
     "a transform": lambda: torch._C._functorch._grad_increment_nesting(),
 }
+
+
+class Soon:
+    """An exception from outside where `soon` has been read: in this thread, as soon as Python looks for one."""
+
+    def __init__(self) -> None:
+        self.shoot = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+    # read by C alone: a function of Python would be where it arrives
+    soon = property(operator.methodcaller("shoot", ctypes.c_ulong(threading.get_ident()), ctypes.py_object(KeyboardInterrupt)))
+
+
+@contextlib.contextmanager
+def level(interrupted: bool) -> Iterator[None]:
+    """A level of a transform, as torch.func enters and leaves one, interrupted when all is entered."""
+    torch._C._functorch._grad_increment_nesting()
+    try:
+        if interrupted:
+            Soon().soon  # noqa: B018  # reading it is what it is for
+        yield
+    finally:
+        torch._C._functorch._grad_decrement_nesting()
+
+
+def in_enter() -> None:
+    with level(interrupted=True):
+        raise AssertionError("it arrives before")
+
+
+def in_exit() -> None:
+    made = level(interrupted=False)
+    made.__enter__()
+    if Soon().soon and made.__exit__(None, None, None):
+        raise AssertionError("it arrives before")
+
+
+@pytest.mark.parametrize("where", [in_enter, in_exit])
+@pytest.mark.parametrize("method", [fa.saliency, fa.integrated_gradients])
+def test_what_interrupts_the_middle_of_a_context_gets_out(where: Callable[[], None], method: Any) -> None:
+    """Those around are left by generators that take off another's level each; the one cut short is left last, or never."""
+    model, x = stress.subject()
+
+    def cut_short(value: Tensor) -> Tensor:
+        where()
+        return model(value)  # type: ignore[no-any-return]  # a module's call returns anything
+
+    late: list[Any] = []
+    sys.unraisablehook = late.append
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fa.each_target(method, [0, 1])(cut_short, x)
+        gc.collect()
+    finally:
+        sys.unraisablehook = sys.__unraisablehook__
+    assert late == []
+    assert stress.alone()
 
 
 @pytest.mark.parametrize("what", ENTERED)

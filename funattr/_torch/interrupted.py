@@ -59,18 +59,22 @@ def put_back(before: Surroundings, error: BaseException | None) -> None:
     torch.set_grad_enabled(grad)
 
 
-#: What leaves any context manager that is made of a generator.
-_EXIT = type(contextlib.contextmanager(lambda: iter(()))()).__exit__.__code__
+_OF_GENERATOR: Any = type(contextlib.contextmanager(lambda: iter(()))())
+#: What enters and leaves any context manager that is made of a generator.
+_ENTERED_BY = (_OF_GENERATOR.__enter__.__code__, _OF_GENERATOR.__exit__.__code__)
 
 
 def _end_contexts(error: BaseException | None) -> None:
     """End what an exception from outside has kept from being left, now: torch takes a function mode off while the mode
-    handles a call, in a generator that would put it back when `error` is let go of, in the middle of whatever runs then."""
+    handles a call, in a generator that would put it back when `error` is let go of, in the middle of whatever runs then.
+    And those around it were left before it, and have each taken off the level of a transform that was another's: where its
+    own is of another kind by now, torch takes that off and complains, and this must not stand for what asked to stop."""
     while error is not None:
         trace = error.__traceback__
         while trace is not None:
-            if trace.tb_frame.f_code is _EXIT and not (made := trace.tb_frame.f_locals["self"].gen).gi_running:
-                made.close()
+            if trace.tb_frame.f_code in _ENTERED_BY and not (made := trace.tb_frame.f_locals["self"].gen).gi_running:
+                with contextlib.suppress(RuntimeError):
+                    made.close()
             trace = trace.tb_next
         error = error.__context__
 
