@@ -221,6 +221,45 @@ FIRST, LAST = nn.Linear(5, 5).double(), nn.Linear(5, 3).double()
 ROWS = torch.randn(3, 5, dtype=torch.float64)
 ROWS[0, 2] = 0.0
 
+#: Functions of a score that a mask has made infinite, finite again after the exponential.
+CLIPPED: dict[str, Callable[[Tensor], Tensor]] = {
+    "logsigmoid": F.logsigmoid,
+    "clamp": lambda t: t.clamp(max=0.3),
+    "minimum": lambda t: torch.minimum(t, t.new_tensor(0.2)),
+    "pow": lambda t: t**3,
+    "leaky": lambda t: F.leaky_relu(t, 0.1),
+}
+
+
+@pytest.mark.parametrize("rules", [R.epsilon(), R.gamma(), R.attn_lrp()], ids=["epsilon", "gamma", "attn_lrp"])
+@pytest.mark.parametrize("clipped", CLIPPED)
+def test_an_activation_of_what_is_infinite_is_that_of_what_is_far_away(clipped: str, rules: Any) -> None:
+    def model(x: Tensor, far: float) -> Tensor:
+        h = FIRST(x)
+        scores = (h[:, :, None] - h[:, None]).masked_fill(torch.ones(5, 5).triu(1).bool(), far)
+        return LAST(CLIPPED[clipped](scores).exp().sum(1))  # type: ignore[no-any-return]  # a module's call returns anything
+
+    found, expected = (fa.lrp(lambda x, far=far: model(x, far), ROWS, target=1, rules=rules) for far in (-math.inf, -1e4))
+    close(found, expected, 1e-12)
+    kept = fa.absorbed(lambda x: model(x, -math.inf), ROWS, target=1, rules=rules)
+    close(found.sum(1) + sum(kept.values()), model(ROWS, -math.inf)[:, 1], 1e-12)
+
+
+@pytest.mark.parametrize("function", [F.softplus, torch.exp, torch.sigmoid, F.logsigmoid])
+def test_what_is_no_normal_number_counts_as_zero(function: Callable[[Tensor], Tensor]) -> None:
+    def model(x: Tensor, scale: float) -> Tensor:
+        h = FIRST(x)
+        return LAST(function(torch.cat([h[:, :2] * scale, h[:, 2:]], 1)))  # type: ignore[no-any-return]  # as above
+
+    for number in (1e-320, 1e-310):
+        kept = fa.absorbed(lambda x, n=number: model(x, n), ROWS, target=1, rules=R.epsilon())
+        found, none = (
+            fa.lrp(lambda x, scale=scale: model(x, scale), ROWS, target=1, rules=R.epsilon()) for scale in (number, 0.0)
+        )
+        close(found, none, 1e-12)
+        close(found.sum(1) + sum(kept.values()), model(ROWS, number)[:, 1], 1e-12)
+
+
 # Rules of one's own, threads, errors.
 
 

@@ -53,7 +53,9 @@ def _activation(op: Operation, at: Operation) -> Pairs:
     hooks: Any = as_it_is if tracing() or transforms_active() else saved_tensors_hooks(same, same)
     with hooks:  # none of the model's (torch.utils.checkpoint)
         slope = derivative(op.function, z).nan_to_num(math.nan, 0.0, 0.0)  # of a root at 0, which has no relevance
-    return [(torch.where(z == 0, slope, y / torch.where(z == 0, 1.0, z)), x)]
+    # 0, as good as 0 (no normal number, by which to divide is too much), or infinite, as scores are that a mask has taken out
+    none = ~ratio.isfinite() & ((z.abs() < torch.finfo(z.dtype).tiny) | z.isinf())
+    return [(torch.where(none, slope, y / torch.where(none, 1.0, z)), x)]
 
 
 def _half(op: Operation, at: Operation) -> Pairs:
