@@ -15,6 +15,7 @@ from ..._core.attention import plain_attention
 from ..._types import in_single, map_tensors
 from ..._words import complaint
 from .decomposed import DECOMPOSED
+from .losses import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from .secants import Rule
 from .tape import Lift
 
@@ -113,49 +114,6 @@ def addcdiv(x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
 
 def lerp(x: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
     return x + (end - x) * weight
-
-
-def mse_loss(x: Tensor, y: Tensor, *codes: Any, reduction: Any = "mean", weight: Any = None, **old: Any) -> Tensor:
-    reduction = codes[0] if codes and isinstance(codes[0], int) and not isinstance(codes[0], bool) else reduction
-    d = (x - y) * (x - y)
-    return reduced(d if weight is None else d * weight, reduction)
-
-
-def reduced(loss: Tensor, reduction: Any) -> Tensor:
-    """By torch's names for it, or its numbers."""
-    return loss.mean() if reduction in ("mean", 1) else loss.sum() if reduction in ("sum", 2) else loss
-
-
-def cross_entropy(
-    x: Tensor,
-    y: Tensor,
-    weight: Any = None,
-    size_average: Any = None,
-    ignore_index: int = -100,
-    reduce: Any = None,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
-) -> Tensor:
-    dim = 1 if x.dim() > 1 else 0
-    logs = torch.log_softmax(x, dim)
-    if not y.is_floating_point():
-        loss = F.nll_loss(logs, y, weight, ignore_index=ignore_index, reduction=reduction)
-        if not label_smoothing:
-            return loss
-        y = F.one_hot(y, x.shape[dim]).movedim(-1, dim).to(x)
-    smooth = y * (1 - label_smoothing) + label_smoothing / x.shape[dim]
-    smooth = smooth if weight is None else smooth * weight.reshape(-1, *[1] * (x.dim() - 2))
-    each = -(logs * smooth).sum(dim)
-    return each.sum() / max(each.numel(), 1) if reduction == "mean" else reduced(each, reduction)
-
-
-def binary_cross_entropy_with_logits(
-    x: Tensor, y: Tensor, weight: Any = None, pos_weight: Any = None, reduction: Any = 1
-) -> Tensor:
-    positive = 1 if pos_weight is None else pos_weight
-    loss: Tensor = (1 - y) * x + (1 + (positive - 1) * y) * F.softplus(-x)
-    loss = loss if weight is None else loss * weight
-    return reduced(loss, reduction)
 
 
 def float_power(x: Any, y: Any) -> Tensor:
