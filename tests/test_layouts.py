@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close as same
 
@@ -176,3 +177,32 @@ def test_all_chunks_of_such_steps_run_at_once(method: Any, size: int | None) -> 
     options = {"n_steps": 6} if method is fa.integrated_gradients else {}
     one = method(net, x, layer="back", target=1, chunk_size=1, **options)
     close(method(net, x, layer="back", target=1, chunk_size=size, **options), one, 1e-12)
+
+
+#: Other spellings of what asks for it.
+SPELLED: dict[str, Callable[[Tensor], Tensor]] = {
+    "by keyword": lambda h: F.group_norm(input=F.interpolate(input=h, scale_factor=2.0, mode="bilinear"), num_groups=2),
+    "torch.group_norm": lambda h: torch.group_norm(h, 2),
+    "native_group_norm": lambda h: torch.native_group_norm(h, None, None, len(h), 4, 16, 2, 1e-5)[0],
+    "the kernel": lambda h: torch._C._nn.upsample_nearest2d(h, (8, 8), None),
+    "upsample": lambda h: F.upsample(h, scale_factor=2),
+    "upsample_nearest": lambda h: F.upsample_nearest(h, scale_factor=2),
+    "upsample_bilinear": lambda h: F.upsample_bilinear(h, scale_factor=2),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`nn.functional.upsample")
+@pytest.mark.parametrize("spelling", breadth(SPELLED, lambda name: name in ("by keyword", "upsample")))
+def test_compiled_steps_of_other_spellings(spelling: str) -> None:
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(2, 4, 1).double(), torch.randn(2, 2, 4, 4, dtype=torch.float64)
+
+    def model(v: Tensor) -> Tensor:
+        tokens = conv(v).flatten(2).transpose(1, 2).contiguous()
+        return SPELLED[spelling](tokens.transpose(1, 2).reshape(len(v), 4, 4, 4)).square().mean((2, 3))
+
+    def explained(v: Tensor) -> Any:
+        return fa.integrated_gradients(model, v, target=1, n_steps=2), fa.each_target(fa.gradient, [0, 1])(model, v)
+
+    torch._dynamo.reset()
+    close(torch.compile(explained, fullgraph=True, backend="aot_eager")(x), explained(x))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._torch import constant, show_to_modes, tracing
+from .._torch import constant, operation_spaces, show_to_modes, tracing
 from .._types import in_single, map_tensors
 from .attention import plain_attention
 from .where import Bound
@@ -51,7 +51,7 @@ class PlainAttention(TorchFunctionMode):
 
 @constant
 def _show() -> None:
-    show_to_modes([F.hardsigmoid])
+    show_to_modes([F.hardsigmoid, *ORDERED])
 
 
 #: The body of `F.multi_head_attention_forward`, which does not hand itself to the mode again.
@@ -85,7 +85,7 @@ class PlainForms(PlainAttention):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = tuple([self.now(t) for t in args]), {name: self.now(t) for name, t in (kwargs or {}).items()}
-        args = in_order(func, args)
+        args, kwargs = in_order(func, args, kwargs)
         if func is Tensor.add_ and _among(args[0], self.fresh):
             self.sums.append((args[0], torch.add(*args, **kwargs)))
             return self.sums[-1][1]
@@ -113,16 +113,28 @@ class PlainForms(PlainAttention):
 class InOrder(TorchFunctionMode):
     """Compiled, where a vmap around maps over targets or samples."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        if tracing():
+            _show()
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return unruled(func, in_order(func, args), kwargs or {})
+        return unruled(func, *in_order(func, args, kwargs or {}))
 
 
-def in_order(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments, where the kernel asks whether the channels come last, which vmap cannot always answer."""
-    return (args[0].contiguous(), *args[1:]) if args and (func is F.group_norm or func is F.interpolate) else args
+#: Kernels that ask whether the channels come last, which vmap cannot always answer.
+ORDERED = {
+    *(F.group_norm, torch.group_norm, torch.native_group_norm),
+    *(F.interpolate, F.upsample, F.upsample_nearest, F.upsample_bilinear),
+    *(kernel for name, kernel in vars(operation_spaces[0]).items() if "upsample" in name),
+}
 
 
-ORDERED = (F.group_norm, F.interpolate)
+def in_order(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments, with the channels of what is `ORDERED` where they are in the shape."""
+    if func not in ORDERED or not (args or "input" in kwargs):
+        return args, kwargs
+    return ((args[0].contiguous(), *args[1:]), kwargs) if args else ((), {**kwargs, "input": kwargs["input"].contiguous()})
 
 
 def linear_and_bias(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
