@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import funattr as fa
 from funattr._rules.lift.losses import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
+from .breadth import breadth
 from .close import close
 
 torch.manual_seed(0)
@@ -81,3 +83,21 @@ def test_smoothed_labels_of_which_one_is_ignored(weight: Tensor | None, reductio
         kept = fa.absorbed(model, x, target=0, rules=fa.rules.epsilon())
     close(divided.sum(1), (model(x) - model(torch.zeros_like(x)))[:, 0], 1e-12)
     close(relevance.sum(1) + sum(kept.values()), model(x)[:, 0], 1e-9)
+
+
+@pytest.mark.parametrize(
+    "method", breadth([fa.deep_lift, partial(fa.lrp, rules=fa.rules.epsilon())], lambda m: m is fa.deep_lift)
+)
+def test_compiled_by_keyword(method: Any) -> None:
+    net = nn.Linear(3, 4).double()
+
+    def model(x: Tensor) -> Tensor:
+        loss = F.cross_entropy(
+            target=torch.ones(len(x)).long(), input=net(x), weight=WEIGHT, label_smoothing=0.1, reduction="none"
+        )
+        return loss + F.mse_loss(target=x.square(), input=x, reduction="none").sum(1)
+
+    x = torch.randn(2, 3, dtype=torch.float64)
+    torch._dynamo.reset()
+    found = torch.compile(lambda x: method(model, x), fullgraph=True, backend="aot_eager")(x)
+    close(found, method(model, x), 1e-12)

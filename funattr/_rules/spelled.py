@@ -63,7 +63,7 @@ _ORDERS = {
     "x1 x2": "cosine_similarity pairwise_distance cdist",
     "condition input other": "where",
     "query key value": "scaled_dot_product_attention",
-    "input target": "mse_loss binary_cross_entropy_with_logits",
+    "input target": "mse_loss cross_entropy binary_cross_entropy_with_logits",
     "input normalized_shape weight bias": "layer_norm",
     "input normalized_shape weight": "rms_norm",
     "input num_groups weight bias": "group_norm",
