@@ -169,3 +169,14 @@ def test_all_else_is_compiled_as_before() -> None:
     fa.gradient(net, image(), target=1)
     fa.gradient(net, image(), layer="head", target=1)
     assert calls
+
+
+@pytest.mark.parametrize("kind", ["whole in place", "child in place", "layer in place", "child"])
+def test_what_is_wrong_at_a_layer_is_said_in_words(kind: str) -> None:
+    """What torch.compile made of a module leaves a vmap that is entered inside of it: its complaint stood for ours, and the
+    exception by which a pass is ended got out of the call."""
+    with pytest.raises(ValueError, match=r"^feature_ablation\(.*feature_mask has the shape \[7\], which does not broadcast"):
+        fa.feature_ablation(MODELS[kind](), image(), layer="inner.1", feature_mask=torch.arange(7), target=1)
+    mask = torch.arange(4)[:, None, None]
+    found = fa.feature_ablation(MODELS[kind](), image(), layer="inner.1", feature_mask=mask, target=1)
+    torch.testing.assert_close(found, fa.feature_ablation(plain(), image(), layer="inner.1", feature_mask=mask, target=1))

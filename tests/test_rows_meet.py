@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -150,6 +151,54 @@ def test_rows_that_meet_before_a_kink() -> None:
             exact = method(model, x, n_steps=301, chunk_size=1, **options)
             found = method(model, x, n_steps=3000, rtol=1e-2, **options)
             assert (found - exact).abs().max() < 3e-2 * exact.abs().max()
+
+
+def positive(h: Tensor) -> Tensor:
+    """Rows of one kind have what these are in common, more or fewer at each point: of a single row, and of most pairs, nothing
+    shows."""
+    kind = h[:, 0] > 0
+    return h + kind[:, None] * h[kind].sum(0) / 3
+
+
+def counted(h: Tensor) -> Tensor:
+    (of,) = torch.where(h[:, 0] > 0)
+    return h.index_add(0, of, h.index_select(0, of).sum(0).expand(len(of), -1) / 3)
+
+
+def bounded(h: Tensor) -> Tensor:
+    return h if h.equal(h.clamp(-2, 2)) else h / h.abs().max()
+
+
+def sought(h: Tensor) -> Tensor:
+    return h * 2 if True in (h > 2) else h
+
+
+def in_numpy(h: Tensor) -> Tensor:
+    return h * float(np.asarray(h.detach()).max().clip(2.0, 4.0))
+
+
+class Meeting(torch.nn.Module):
+    def __init__(self, meet: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.meet = meet
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.meet(h)
+
+
+@pytest.mark.parametrize("meet", [positive, counted, bounded, sought, in_numpy])
+def test_rows_that_meet_where_data_says_so(meet: Callable[[Tensor], Tensor]) -> None:
+    """Where a few points in one batch gave what each gives alone, all were run so, and others had rows in common there."""
+    for i in range(8):
+        torch.manual_seed(i)
+        enter, leave = torch.nn.Linear(4, 6).double(), torch.nn.Linear(6, 5).double()
+        x, base = torch.randn(1 + i % 2, 4, dtype=torch.float64), torch.randn(1, 4, dtype=torch.float64)
+        model = torch.nn.Sequential(enter, Meeting(meet), torch.nn.Tanh(), leave)
+        for method, more in ((fa.integrated_gradients, {"n_steps": 10}), (fa.shapley, {})):
+            options: dict[str, Any] = {"target": 1, "baselines": 3 * base, **more}
+            wanted = method(model, 3 * x, chunk_size=1, **options)
+            for chunk_size in (None, 5):
+                torch.testing.assert_close(method(model, 3 * x, chunk_size=chunk_size, **options), wanted)
 
 
 #: torch neither compiles nor maps an LSTM.

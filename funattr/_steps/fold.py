@@ -12,7 +12,6 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from .._core.checks import same
 from .._core.here import here
@@ -29,6 +28,7 @@ from .._torch import (
 )
 from .._types import Neuron, Target, Tree, attributable, filled, map_tensors, tensors
 from .._words import complaint
+from .branches import Branch, NoBranches
 
 T = TypeVar("T")
 #: What to compute at a point of the input: ``f(q, x)`` gives tensors, in any structure.
@@ -168,25 +168,6 @@ def batch_dim(own: torch.Size, size: int, shape: torch.Size, rows: int) -> int |
     """The dimension that has a row for each example, of a value met for `size` of them and for `rows`; None: it is not told."""
     found = [d for d, count in enumerate(own) if count == size and (*own[:d], rows, *own[d + 1 :]) == shape]
     return found[0] if len(found) == 1 else None
-
-
-class Branch(BaseException):
-    """Control flow that looks at data. A BaseException: models catch Exception."""
-
-
-class NoBranches(TorchFunctionMode):
-    """A branch on the data of many points at once is not the branch that each would take."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _READS and isinstance(args[0], Tensor):
-            raise Branch
-        return func(*args, **(kwargs or {}))
-
-
-_READS = {
-    *(Tensor.__bool__, Tensor.__float__, Tensor.__int__, Tensor.__index__, Tensor.item, Tensor.tolist, Tensor.numpy),
-    *(torch.is_nonzero, torch.equal, torch.allclose),
-}
 
 
 def repeated(target: Any, count: int, size: int) -> Any:

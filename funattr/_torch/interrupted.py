@@ -19,10 +19,10 @@ OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryErro
 
 def interruption(error: BaseException) -> BaseException | None:
     """What asks to stop at once, where `error` comes of torch's cleaning up after it (Ctrl-C in the middle of vmap)."""
-    if hasattr(error, "complaint"):  # ours; and it may have ended the pass by a Stop, which is no interruption
-        return None
-    before = error.__context__
+    before: BaseException | None = error
     while isinstance(before, Exception) and before is not caller.handled:
+        if hasattr(before, "complaint"):  # ours; and it may have ended the pass by a Stop, which is no interruption
+            return None
         before = before.__context__
     return None if before is caller.handled else before
 
