@@ -38,6 +38,8 @@ SPELLINGS: dict[str, list[Callable[[Tensor], Tensor]]] = {
         lambda t: t * torch.rsqrt(t.pow(2).mean(-1, keepdim=True) + 1e-6),
         lambda t: t / (t.pow(2).mean(-1, keepdim=True) + 1e-6) ** 0.5,
         lambda t: t * (t.pow(2).mean(-1, keepdim=True) + 1e-6) ** -0.5,
+        lambda t: t * t.pow(2).mean(-1).add_(1e-6).rsqrt_().unsqueeze(-1),
+        lambda t: t * t.pow(2).mean(-1, keepdim=True).add_(1e-6)[:, :1].rsqrt_().expand_as(t),
     ],
     "affine": [FIRST, lambda t: torch.addmm(FIRST.bias, t, FIRST.weight.T), lambda t: F.linear(t, FIRST.weight, FIRST.bias)],
     "matrix product": [

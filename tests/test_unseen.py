@@ -359,3 +359,25 @@ def test_absorbed_where_no_gradient_is_asked_for() -> None:
     x, net = torch.randn(3, D).double(), Net(torch.tanh)
     total = sum(fa.absorbed(net, x, target=0).values()) + fa.lrp(net, x, target=0).sum(1)
     close(total, net(x)[:, 0], 1e-12)
+
+
+class Ignores(torch.autograd.Function):
+    """Says of its second input that nothing flows back to it."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        return a + b * 0
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+@pytest.mark.filterwarnings("ignore:operations without a rule")
+@pytest.mark.parametrize("rules", [fa.rules.epsilon(), fa.rules.epsilon_plus()])
+def test_a_function_that_hands_nothing_back(rules: dict[Any, Any]) -> None:
+    first, second, last = (nn.Linear(D, D).double() for _ in range(3))
+    x = torch.randn(3, D, dtype=torch.float64)
+    run: Any = Ignores.apply
+    found = fa.lrp(lambda x: last(run(first(x), second(x)).tanh()), x, target=1, rules=rules)
+    close(found, fa.lrp(lambda x: last(first(x).tanh()), x, target=1, rules=rules), 1e-12)

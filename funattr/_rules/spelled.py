@@ -84,7 +84,8 @@ _SAME = """
     neg negative __neg__;
     clamp clip; sigmoid expit; trunc fix; asin arcsin; acos arccos; atan arctan; asinh arcsinh; acosh arccosh; atanh arctanh;
     where Tensor.where; atan2 arctan2; outer ger; remainder __mod__; floor_divide __floordiv__; logsigmoid log_sigmoid;
-    cat concat concatenate; rsub __rsub__; grouped_mm _grouped_mm
+    cat concat concatenate; rsub __rsub__; grouped_mm _grouped_mm;
+    lgamma gammaln; digamma psi
 """
 _CALLED = {other: names.split()[0] for names in _SAME.split(";") for other in names.split()}
 _SPACES = (torch, Tensor, F, torch.special, torch.linalg, torch.fft, *operation_spaces, operator)
