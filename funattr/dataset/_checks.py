@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,8 @@ def check_device(device: Any) -> None:
 def check_folder(out: Any) -> None:
     if not isinstance(out, (str, PathLike)):
         raise TypeError(f"run(): out must be the name of a folder, got {type(out).__name__}.")
+    if any(path.is_file() for path in (Path(out), *Path(out).parents)):
+        raise ValueError(f"run(): out {str(out)!r} is a file, or in one, and must be a folder.")
 
 
 def count(name: str, value: Any, *, least: int = 1, needed: bool = False) -> Any:
