@@ -39,6 +39,11 @@ def updated(update: Callable[[Tensor, Tensor], Any]) -> Callable[[Tensor, Tensor
     return op
 
 
+def called(f: Any, *args: Any, **kwargs: Any) -> Any:
+    """With names of arguments that torch's stubs do not have."""
+    return f(*args, **kwargs)
+
+
 def assign(f: Callable[[Any, Any], Any]) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda h, g: f(h.clone(), g)
 
@@ -196,6 +201,14 @@ OPS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "choice by name": lambda h, g: torch.where(h > 0, input=h, other=g * g) + h.where(condition=h > g, other=g),
     "attention by name": lambda h, g: F.scaled_dot_product_attention(query=h, key=g, value=h, is_causal=True),
     "similarity by name": lambda h, g: F.cosine_similarity(x1=h, x2=g, dim=-1) + torch.linalg.vecdot(x=h, y=g),
+    # by numpy's names
+    "softmax(axis=)": lambda h, g: called(torch.softmax, h, axis=1) + called(Tensor.log_softmax, g, axis=1),
+    "max(axis=, keepdims=)": lambda h, g: called(h.max, axis=1, keepdims=True)[0] + called(torch.amin, g, axis=1)[:, None],
+    "logsumexp(axis=)": lambda h, g: called(torch.logsumexp, h, axis=1),
+    "moments(axis=)": lambda h, g: called(h.var, axis=1, keepdims=True) + called(torch.std, h, axis=1, keepdims=True),
+    "prod(axis=)": lambda h, g: called(h.prod, axis=-1) + called(torch.var_mean, h, axis=-1)[0],
+    "two by numpy's names": lambda h, g: called(torch.mul, h, x2=g) + called(torch.maximum, x=h, x2=g),
+    "one by numpy's names": lambda h, g: called(torch.exp, a=h) + called(torch.relu, x1=h) + called(torch.sigmoid, x=h),
     # combinations
     "adjacent": lambda h, g: torch.tanh(F.relu(torch.sigmoid(h))),
     "reused": lambda h, g: F.relu(F.relu(h) - 0.1) * h,

@@ -34,6 +34,7 @@ NO_KERNEL = {
     *("max", "max of all", "min", "amax", "amin", "maximum", "minimum", "torch.max of two", "h.min(other)"),
     *("nn.AdaptiveMaxPool1d(output_size=4)", "adaptive_max_pool2d", "adaptive_max_pool2d with indices", "fake quantization"),
     *("einsum of three", "einsum of three, two held"),
+    *("max(axis=, keepdims=)", "logsumexp(axis=)", "moments(axis=)", "prod(axis=)", "two by numpy's names", "softmax(axis=)"),
     *("where", "where of two", "h.where", "choice by name", "clamp(min=y)", "clamp(y, 1)", "clamp_max(y)", "clamp_(max=y)"),
 }
 #: These mix the examples.

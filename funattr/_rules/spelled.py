@@ -72,6 +72,7 @@ _ORDERS = {
     "input threshold value": "threshold",
     "input negative_slope": "leaky_relu",
     "input min_val max_val": "hardtanh",
+    "input scale zero_point axis": "fake_quantize_per_channel_affine",
 }
 _ORDER = {name: order.split() for order, names in _ORDERS.items() for name in names.split()}
 _ALONE = ["input"]
@@ -176,11 +177,15 @@ def _is_function(value: Any) -> bool:
     return callable(value) and not isinstance(value, (type, ModuleType))
 
 
+#: Names of numpy's that torch takes for its own: ``h.softmax(axis=1)``.
+_NUMPYS = {"axis": "dim", "keepdims": "keepdim", "x2": "other"}
+
+
 def placed(names: list[str], args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The call with its leading arguments by position, also those that it gives by name."""
-    found, rest = list(args), dict(kwargs)
+    found, rest = list(args), {name if name in names else _NUMPYS.get(name, name): value for name, value in kwargs.items()}
     if not found and names[0] not in rest:  # the others' names for what comes first
-        names = [next(name for name in ("input", "self", "x", "A") if name in rest), *names[1:]]
+        names = [next(name for name in ("input", "self", "x", "A", "a", "x1") if name in rest), *names[1:]]
     for name in names[len(found) :]:
         if name not in rest:
             break
