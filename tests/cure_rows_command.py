@@ -257,6 +257,19 @@ COMMAND: list[Cure] = [
         "explain a.png --model nets:first --out o.json",
     ),
     row("libraries.py", "name your own as package.module:factory", "explain a.png --model nett --out o.json", PICTURE),
+    row(
+        "libraries.py",
+        "weights go to --checkpoint",
+        f"{PICTURE.replace('nets:build', 'weights.pt')}",
+        f"{PICTURE} --checkpoint weights.pt",
+    ),
+    row("pictures.py", "pixels): take less", f"{PICTURE} --size 100000", f"{PICTURE} --size 8"),
+    row(
+        "dataset.py",
+        "names what makes a data set",
+        ["run nets:data --out o"],
+        [lambda: job(model="nets:build", data="nets:data", target="argmax"), "run job.toml --quiet"],
+    ),
     row("libraries.py", "is a file of code: write {}:NAME", "explain a.png --model nets.py --out o.json", PICTURE),
     row(
         "inputs.py",

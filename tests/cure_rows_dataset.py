@@ -88,6 +88,15 @@ DATASET = [
         lambda: run(data=TensorDataset(x), transform=lambda example: example),
     ),
     Cure("dataset/_data.py", "ids for {} examples: give one for each", lambda: run(ids=[1, 2]), lambda: run(ids=[1, 2, 3, 4])),
+    Cure(
+        "dataset/_data.py",
+        "give the ids as ids=",
+        lambda: run(data=[(x[0], 1), (x[1], 0)], target="data"),
+        lambda: [
+            run(data=[(x[0], 1), (x[1], 0)], target="data", ids=[7, 8]),
+            run(data=TensorDataset(x, torch.zeros(len(x), dtype=torch.long)), target="data"),
+        ],
+    ),
     Cure("dataset/_data.py", "or give ids=", lambda: run(data=iter([x[0]])), lambda: run(data=iter([x[0]]), ids=[7])),
     Cure(
         "dataset/_folder.py",

@@ -107,7 +107,15 @@ VIZ = [
         lambda: [
             viz.overlay(signed[0], torch.ones(4, 5, 3)[:, :, 0]),
             viz.overlay(signed[0].movedim(0, -1), torch.ones(4, 5, 3), channel_dim=-1),
+            viz.overlay(signed[0], torch.ones(4, 5, 3).movedim(-1, -3)),
+            viz.overlay(signed[0], np.moveaxis(np.ones((4, 5, 3)), -1, -3)),
         ],
+    ),
+    Cure(
+        "viz/_arrays.py",
+        "is for both: turn it",
+        lambda: viz.overlay(signed[0], torch.ones(4, 5, 3), channel_dim=-1),
+        lambda: viz.overlay(signed[0].movedim(-3, -1), torch.ones(4, 5, 3), channel_dim=-1),
     ),
     Cure(
         "viz/_arrays.py",

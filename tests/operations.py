@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,11 @@ def updated(update: Callable[[Tensor, Tensor], Any]) -> Callable[[Tensor, Tensor
     return op
 
 
+def called(f: Any, *args: Any, **kwargs: Any) -> Any:
+    """With names of arguments that torch's stubs do not have."""
+    return f(*args, **kwargs)
+
+
 def assign(f: Callable[[Any, Any], Any]) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda h, g: f(h.clone(), g)
 
@@ -47,6 +53,7 @@ FUNCTIONS += ["gelu", "sigmoid", "tanh", "softplus", "softsign", "logsigmoid", "
 METHODS = ["relu", "sigmoid", "tanh", "exp", "erf", "sin", "cos", "abs", "square"]
 NAMES = ["exp2", "expm1", "erfc", "sinh", "cosh", "asinh", "atan", "selu", "round", "sign", "floor"]
 POSITIVE = ["log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "lgamma", "digamma"]
+SPECIAL = ["gammaln", "psi"]
 MODULES = [
     *[nn.ReLU(), nn.ReLU(True), nn.ReLU6(), nn.LeakyReLU(0.2), nn.ELU(0.7), nn.CELU(0.5), nn.GELU("tanh"), nn.SiLU(True)],
     *[nn.Mish(), nn.Hardswish(True), nn.Hardsigmoid(), nn.Hardtanh(-0.3, 0.4), nn.Softplus(2.0), nn.Threshold(0.1, 0.3)],
@@ -64,6 +71,7 @@ OPS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     **{f"F.{n} in place": lambda h, g, n=n: getattr(F, n)(h + 0, inplace=True) for n in FUNCTIONS[:11]},
     **{f"torch.{n}": lambda h, g, n=n: getattr(torch, n)(h) for n in [*METHODS, *NAMES]},
     **{f"torch.{n} of positives": lambda h, g, n=n: getattr(torch, n)(h.abs() + 0.1) for n in POSITIVE},
+    **{f"special.{n}": lambda h, g, n=n: getattr(torch.special, n)(h.abs() + 0.1) for n in SPECIAL},
     **{f"Tensor.{n}": lambda h, g, n=n: getattr(h, n)() for n in METHODS},
     **{f"Tensor.{n}_": in_place(f"{n}_") for n in METHODS},
     **{f"nn.{m}": lambda h, g, m=m: m.to(h)(h) for m in MODULES},
@@ -114,6 +122,7 @@ OPS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "einsum with a weight": lambda h, g: torch.einsum("nij,jk->nik", h, torch.ones(6, 2, dtype=h.dtype)),
     "linear of varying": lambda h, g: F.linear(h[:, 0], g[0], g[0, :, 0]),
     "conv of varying": lambda h, g: F.conv1d(h, g[0].view(2, 4, 3), g[0, :2, 0]),
+    "conv of varying, of one": lambda h, g: torch.stack([F.conv1d(a, b[..., None], b[:, 0]) for a, b in zip(h, g[..., :4])]),
     "outer": lambda h, g: h.unsqueeze(3) * g.unsqueeze(2),
     "addcmul": lambda h, g: torch.addcmul(h, h, g, value=0.5),
     "addcdiv": lambda h, g: torch.addcdiv(h, h, g.exp()),
@@ -130,6 +139,8 @@ OPS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "log_softmax": lambda h, g: F.log_softmax(h, -1),
     "logsumexp": lambda h, g: h.logsumexp(1),
     "logsumexp of two": lambda h, g: torch.logsumexp(h, (1, 2), keepdim=True),
+    "logsumexp of one number": lambda h, g: torch.stack([t.logsumexp(0, keepdim=True) for t in h[:, 0, 0]]),
+    "max of one number": lambda h, g: torch.stack([t.max(0, keepdim=True)[0] + t.amin(-1, keepdim=True) for t in h[:, 0, 0]]),
     "logaddexp": lambda h, g: torch.logaddexp(h, g),
     "attention": lambda h, g: F.scaled_dot_product_attention(h, g, h + g),
     "causal attention": lambda h, g: F.scaled_dot_product_attention(h, g, h, is_causal=True),
@@ -137,6 +148,11 @@ OPS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "normalize": lambda h, g: F.normalize(h, dim=-1),
     "norm": lambda h, g: h.norm(dim=-1),
     "linalg.norm": lambda h, g: torch.linalg.norm(h, dim=-1),
+    "linalg.norm of matrices": lambda h, g: torch.stack([torch.linalg.norm(h, o, (1, 2)) for o in (1, -1, math.inf, "fro")]).T,
+    "linalg.norm of the other side": lambda h, g: torch.linalg.norm(h, 1, (2, 1), True) + torch.linalg.norm(h, 3, 1, True),
+    "linalg.norm of a matrix": lambda h, g: torch.stack([torch.linalg.norm(row, -math.inf) for row in h]),
+    "matrix_norm": lambda h, g: torch.linalg.matrix_norm(h) + torch.linalg.matrix_norm(h, -1, keepdim=True).sum((1, 2)),
+    "norm p=0": lambda h, g: h.relu().norm(p=0, dim=-1) + torch.linalg.vector_norm(h.relu(), 0, (1, 2))[:, None],
     "vector_norm": lambda h, g: torch.linalg.vector_norm(h, ord=1, dim=-1, keepdim=True),
     "norm p=3": lambda h, g: h.norm(p=3, dim=1),
     "cosine_similarity": lambda h, g: F.cosine_similarity(h, g, dim=-1),
@@ -173,7 +189,7 @@ OPS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "clamp_max(y)": lambda h, g: h.clamp_max(g) + torch.clamp_min(h, g),
     "clamp_(max=y)": updated(lambda h, g: h.clamp_(max=g)),
     "pairwise_distance": lambda h, g: F.pairwise_distance(h, g) + F.pairwise_distance(x1=h, x2=g, p=1),
-    "cdist": lambda h, g: torch.cdist(h, g) + torch.cdist(x1=h, x2=g, p=1.0),
+    "cdist": lambda h, g: torch.cdist(h, g) + torch.cdist(x1=h, x2=g, p=1.0) + torch.cdist(h.relu(), g, p=0.0),
     "bilinear": lambda h, g: F.bilinear(h, g, torch.arange(72.0).view(2, 6, 6).to(h), torch.ones(2).to(h)),
     "fake quantization": lambda h, g: torch.fake_quantize_per_tensor_affine(h, 0.25, 0, -128, 127),
     "torch.norm": lambda h, g: torch.norm(h, dim=-1) + torch.norm(h, p=1, dim=-1),
@@ -185,6 +201,14 @@ OPS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "choice by name": lambda h, g: torch.where(h > 0, input=h, other=g * g) + h.where(condition=h > g, other=g),
     "attention by name": lambda h, g: F.scaled_dot_product_attention(query=h, key=g, value=h, is_causal=True),
     "similarity by name": lambda h, g: F.cosine_similarity(x1=h, x2=g, dim=-1) + torch.linalg.vecdot(x=h, y=g),
+    # by numpy's names
+    "softmax(axis=)": lambda h, g: called(torch.softmax, h, axis=1) + called(Tensor.log_softmax, g, axis=1),
+    "max(axis=, keepdims=)": lambda h, g: called(h.max, axis=1, keepdims=True)[0] + called(torch.amin, g, axis=1)[:, None],
+    "logsumexp(axis=)": lambda h, g: called(torch.logsumexp, h, axis=1),
+    "moments(axis=)": lambda h, g: called(h.var, axis=1, keepdims=True) + called(torch.std, h, axis=1, keepdims=True),
+    "prod(axis=)": lambda h, g: called(h.prod, axis=-1) + called(torch.var_mean, h, axis=-1)[0],
+    "two by numpy's names": lambda h, g: called(torch.mul, h, x2=g) + called(torch.maximum, x=h, x2=g),
+    "one by numpy's names": lambda h, g: called(torch.exp, a=h) + called(torch.relu, x1=h) + called(torch.sigmoid, x=h),
     # combinations
     "adjacent": lambda h, g: torch.tanh(F.relu(torch.sigmoid(h))),
     "reused": lambda h, g: F.relu(F.relu(h) - 0.1) * h,

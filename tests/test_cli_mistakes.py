@@ -42,6 +42,9 @@ MISTAKES: dict[str, str] = {
     "explain cat.png --model my_net.py": "--model my_net.py is a file of code: write my_net:NAME, where NAME is what makes",
     "explain cat.png --model ./my_net.py": "write my_net:NAME",
     "explain cat.png --model my_net": "write my_net:NAME",
+    "explain cat.png --model my_net.build": "my_net is a file of code, of which --model my_net:build takes a name",
+    "explain cat.png --model whole.pt": "--model whole.pt is a file, and no model: name one, as my_net:build does; weights",
+    "explain my_net:build --model cat.png": "--model cat.png is a file, and no model",
     "explain cat.png --model my_net:zzz": "my_net has no 'zzz': choose one of ",
     "explain cat.png --model my_net:LEVEL": "my_net:LEVEL is neither a model nor something that makes one",
     "explain cat.png --model my_net:table": "my_net:table made no torch.nn.Module, but dict",
@@ -78,6 +81,8 @@ MISTAKES: dict[str, str] = {
     f"{NET} --target sqare --labels names.txt": "there is no class 'sqare': did you mean 'square'?",
     f"{NET} --target twice --labels names.txt": "the name 'twice' stands for several classes: choose by number, 1, 2",
     f"{NET} --labels few.txt": "there are names of 2 classes, and the model has 3: name each",
+    f"{NET} --labels gap.txt": "there are names of 4 classes (1 of them empty lines), and the model has 3: name each",
+    f"{NET} --labels cat.png": "cannot read the labels 'cat.png': it is no text in UTF-8",
     f"{NET} --labels lost.txt": "there is no file 'lost.txt' of labels",
     f"{NET} --labels bad.json": "cannot read the labels 'bad.json': JSONDecodeError",
     f"{NET} --layer conv9": "--layer conv9: Net has no layer 'conv9'. Did you mean 'conv2'?",
@@ -92,6 +97,10 @@ MISTAKES: dict[str, str] = {
     f"{NET} --method x": "there is no method 'x': choose one of",
     f"{NET} --n-steps 3 --method grad_cam": "--n-steps is no option of grad_cam, only of conductance, integrated_gradients",
     f"{NET} --n-steps 0": "argument --n-steps: must be a positive integer, got '0'",
+    f"{NET} --method ''": "there is no method '': choose one of",
+    f"{NET} --method shapley --seed {10**20}": "argument --seed: must be an integer of at most 64 bits, got '1000",
+    f"evaluate cat.png --model my_net:build --seed {10**20}": "argument --seed: must be an integer of at most 64 bits",
+    f"{NET} --size 1000000": "--size 1000000x1000000 is more than a picture may have (178,956,970 pixels)",
     f"{NET} --quadrature simpson": "argument --quadrature: invalid choice: 'simpson'",
     f"{NET} --size 3x4x5": "argument --size: must be a size such as 224 or 224x320, got '3x4x5'",
     f"{NET} --mean a": "argument --mean: must be a number, or several with commas, got 'a'",
@@ -114,6 +123,14 @@ MISTAKES: dict[str, str] = {
     f"{NET} --method saliency --layer fc --out a.csv": "saliency has no number for each place, for a line of .csv",
     f"{NET} --out a.gif": "--out must end with .png, .jpg, .jpeg, .pdf, .svg, .html, .json, .csv, .npz or .safetensors, or",
     f"{NET} --out nowhere/a.png": "the folder 'nowhere' of --out does not exist",
+    # data sets
+    "run my_net:data --model my_net:build --out o": 'no folder of that name: in a TOML file, data = "my_net:data" names',
+    "run cat.png --model my_net:build --out o": "neither a folder nor a TOML file that says what to do: it is no text in UTF-8",
+    "run arguments.toml": "arguments.toml: arguments must be a table, [arguments] with a line for each, got 3",
+    "run number.toml": "method must be a name, such as 'grad_cam', or a list of names, got 3",
+    "run labels.toml": "labels must be text, got 3",
+    "run channels.toml": "channels must be 1 or 3, got '3'",
+    "run device.toml": "device.toml: there is no device 'cuda:7' here: this torch is built without CUDA",
     # layers and others
     "layers --model my_net:build": "say what goes into the model: an image file or a text after the options, or the size",
     "layers dog.png --model my_net:build": "there is no file 'dog.png'",
@@ -122,6 +139,9 @@ MISTAKES: dict[str, str] = {
     f"{NET} --taget 3": "there is no option --taget: did you mean --target?",
     f"{NET} --awnser=b": "there is no option --awnser=b: did you mean --answer?",
 }
+
+
+JOBS = {"arguments": "arguments = 3", "labels": "labels = 3", "channels": 'channels = "3"', "device": 'device = "cuda:7"'}
 
 
 @pytest.fixture
@@ -144,7 +164,13 @@ def mistaken(here: Path) -> None:
     Path("bad.safetensors").write_bytes(b"nothing of the kind")
     Path("names.txt").write_text("square\ntwice\ntwice\n")
     Path("few.txt").write_text("square\ntwice\n")
+    Path("gap.txt").write_text("square\n\ntwice\ncircle\n")
     Path("bad.json").write_text("{")
+    for name, line in JOBS.items():
+        Path(f"{name}.toml").write_text(
+            'method = "saliency"\nmodel = "my_net:build"\ndata = "my_net:CLASSES"\nout = "o"\n' + line
+        )
+    Path("number.toml").write_text('method = 3\nmodel = "my_net:build"\ndata = "my_net:CLASSES"\nout = "o"\n')
 
 
 @pytest.mark.parametrize("line", MISTAKES)

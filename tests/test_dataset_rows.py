@@ -209,5 +209,9 @@ def test_counts_of_numpy_are_counts(tmp_path: Path) -> None:
     found = fa.dataset.run(fa.saliency, net, images(), tmp_path, **counts)
     assert found.explained == N
     assert fa.dataset.run(fa.saliency, net, images(), tmp_path).skipped == N  # numpy's seed is the same seed
+    (tmp_path / "file").touch()
+    for out in ("file", "file/below"):
+        with pytest.raises(ValueError, match=r"out '.*file.*' is a file, or in one, and must be a folder"):
+            fa.dataset.run(fa.saliency, net, images(), tmp_path / out)
     with pytest.raises(TypeError, match="out must be the name of a folder, got int"):
         fa.dataset.run(fa.saliency, net, images(), 3)  # type: ignore[arg-type]  # on purpose

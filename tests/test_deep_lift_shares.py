@@ -30,9 +30,11 @@ NO_KERNEL = {
     *("2 ** x", "x ** y", "torch.pow(2, x)", "powers by name", "addcdiv", "prod", "prod of all", "hypot", "atan2"),
     *("log_softmax", "logsumexp", "logsumexp of two", "logaddexp", "entropy", "loss"),
     *("vector_norm", "norm p=3", "torch.norm", "std", "cosine_similarity", "similarity by name", "pairwise_distance", "cdist"),
+    *("linalg.norm of matrices", "linalg.norm of the other side", "linalg.norm of a matrix", "matrix_norm", "norm p=0"),
     *("max", "max of all", "min", "amax", "amin", "maximum", "minimum", "torch.max of two", "h.min(other)"),
     *("nn.AdaptiveMaxPool1d(output_size=4)", "adaptive_max_pool2d", "adaptive_max_pool2d with indices", "fake quantization"),
     *("einsum of three", "einsum of three, two held"),
+    *("max(axis=, keepdims=)", "logsumexp(axis=)", "moments(axis=)", "prod(axis=)", "two by numpy's names", "softmax(axis=)"),
     *("where", "where of two", "h.where", "choice by name", "clamp(min=y)", "clamp(y, 1)", "clamp_max(y)", "clamp_(max=y)"),
 }
 #: These mix the examples.

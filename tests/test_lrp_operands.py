@@ -44,6 +44,10 @@ WEIGHTS: dict[str, tuple[Form, Form]] = {
     "einsum of numbers": (lambda w: torch.einsum(HALF, [1, 2], w, [0, 2], [0, 1]), lambda w: w @ HALF.T),
     "addmm": (lambda w: torch.addmm(BIAS[:, None], HALF, w.T).T, lambda w: torch.addmm(BIAS, w, HALF.T)),
     "convolution": (lambda w: F.conv1d(LINES, w.reshape(4, 3, 4))[0], lambda w: F.linear(w, COLUMNS)),
+    "convolution of one example": (
+        lambda w: F.conv1d(LINES[0], w.reshape(4, 3, 4), BIAS),
+        lambda w: torch.addmm(BIAS[:, None], w, COLUMNS.T),
+    ),
 }
 
 

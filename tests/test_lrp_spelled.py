@@ -16,6 +16,7 @@ from funattr import rules as R
 from funattr._core.attention import plain_attention
 
 from .close import close
+from .operations import called
 from .test_lrp import FIRST, HIGH, LAST, LOW, NET, ROWS, X
 
 CUBE = 0.7978845608028654
@@ -38,6 +39,8 @@ SPELLINGS: dict[str, list[Callable[[Tensor], Tensor]]] = {
         lambda t: t * torch.rsqrt(t.pow(2).mean(-1, keepdim=True) + 1e-6),
         lambda t: t / (t.pow(2).mean(-1, keepdim=True) + 1e-6) ** 0.5,
         lambda t: t * (t.pow(2).mean(-1, keepdim=True) + 1e-6) ** -0.5,
+        lambda t: t * t.pow(2).mean(-1).add_(1e-6).rsqrt_().unsqueeze(-1),
+        lambda t: t * t.pow(2).mean(-1, keepdim=True).add_(1e-6)[:, :1].rsqrt_().expand_as(t),
     ],
     "affine": [FIRST, lambda t: torch.addmm(FIRST.bias, t, FIRST.weight.T), lambda t: F.linear(t, FIRST.weight, FIRST.bias)],
     "matrix product": [
@@ -47,6 +50,13 @@ SPELLINGS: dict[str, list[Callable[[Tensor], Tensor]]] = {
         lambda t: torch.bmm(t[None], FIRST.weight.T[None])[0],
         lambda t: torch.mm(t, FIRST.weight.T),
     ],
+    "softmax": [lambda t: t + t.softmax(-1), lambda t: t + called(t.softmax, axis=-1), lambda t: t + F.softmax(t, dim=-1)],
+    "maximum": [lambda t: torch.maximum(t, t.tanh()), lambda t: called(torch.maximum, a=t, x2=t.tanh())],
+    "moments": [
+        lambda t: t * t.var(-1, keepdim=True),
+        lambda t: called(torch.mul, t, x2=called(t.var, axis=-1, keepdims=True)),
+    ],
+    "products of all": [lambda t: t + t.prod(-1, True), lambda t: t + called(t.prod, axis=-1, keepdims=True)],
     "product": [lambda t: FIRST(t) * t.tanh(), lambda t: FIRST(t).mul_(t.tanh()), lambda t: torch.mul(t.tanh(), FIRST(t))],
     "sum": [lambda t: t + FIRST(t), lambda t: FIRST(t).add_(t), lambda t: torch.add(FIRST(t), t)],
 }

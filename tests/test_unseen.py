@@ -148,6 +148,14 @@ def test_a_norm_that_rules_hold_constant_is_refused_with_the_cure() -> None:
     with pytest.raises(ValueError, match="the rules hold it constant: take integrated_gradients") as met:
         fa.lrp(lambda x: torch.linalg.norm(x, dim=1)[:, None], torch.randn(3, D), target=0)
     assert "use_reentrant" in str(met.value)
+
+
+def test_a_cut_softmax_at_the_end_is_refused_with_the_cure() -> None:
+    net, x, ids = nn.Linear(D, D).double(), torch.randn(3, 2, D).double(), torch.tensor([[1], [0], [3]])
+    with pytest.raises(ValueError, match=r"explain a logit .* fa\.tokens"):
+        fa.lrp(net, x, target=fa.log_likelihood(ids), rules=fa.rules.cp_lrp())
+    assert fa.lrp(net, x, target=fa.tokens(ids, of="logit")[0], rules={**fa.rules.cp_lrp(), **fa.rules.epsilon()}).any()
+    assert fa.lrp(net, x, target=fa.log_likelihood(ids), rules=fa.rules.attn_lrp()).any()
     with pytest.raises(ValueError, match="no gradient") as met:
         fa.gradient(lambda x: x.detach(), torch.randn(3, D), target=0)
     assert "norm leads" not in str(met.value)
@@ -359,3 +367,25 @@ def test_absorbed_where_no_gradient_is_asked_for() -> None:
     x, net = torch.randn(3, D).double(), Net(torch.tanh)
     total = sum(fa.absorbed(net, x, target=0).values()) + fa.lrp(net, x, target=0).sum(1)
     close(total, net(x)[:, 0], 1e-12)
+
+
+class Ignores(torch.autograd.Function):
+    """Says of its second input that nothing flows back to it."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        return a + b * 0
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+@pytest.mark.filterwarnings("ignore:operations without a rule")
+@pytest.mark.parametrize("rules", [fa.rules.epsilon(), fa.rules.epsilon_plus()])
+def test_a_function_that_hands_nothing_back(rules: dict[Any, Any]) -> None:
+    first, second, last = (nn.Linear(D, D).double() for _ in range(3))
+    x = torch.randn(3, D, dtype=torch.float64)
+    run: Any = Ignores.apply
+    found = fa.lrp(lambda x: last(run(first(x), second(x)).tanh()), x, target=1, rules=rules)
+    close(found, fa.lrp(lambda x: last(first(x).tanh()), x, target=1, rules=rules), 1e-12)

@@ -31,6 +31,36 @@ def whole(array: Any) -> Any:
 # The array.
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "L", "LA", "1"])
+def test_a_picture_of_pillow_is_its_pixels(mode: str) -> None:
+    picture = Image.fromarray(PHOTO.transpose(1, 2, 0)).convert(mode)
+    pixels = np.asarray(picture.convert("L" if mode in ("L", "LA", "1") else "RGB"))
+    wanted = viz.blend(SMALL, pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+    np.testing.assert_array_equal(viz.blend(SMALL, picture), wanted)
+    np.testing.assert_array_equal(viz.blend(SMALL, picture, channel_dim=-1), wanted)
+    assert len(viz.show([picture, picture], {"saliency": torch.ones(2, 1, 20, 32)}).axes) == 5
+
+
+def test_a_map_and_its_picture_have_their_channels_in_one_dimension() -> None:
+    """The map was of other places, in silence, where the message on the picture had been followed."""
+    heat, photo = torch.randn(1, 20, 32), PHOTO.transpose(1, 2, 0)
+    with pytest.raises(ValueError, match=r"channel_dim=-1 if the channels are there, and those of the attribution too"):
+        viz.blend(heat, photo)
+    for draw in (viz.blend, viz.overlay):
+        with pytest.raises(
+            ValueError, match=r"attribution \[1, 20, 32\] has the places of the image, 20 x 32, with its channels"
+        ):
+            draw(heat, photo, channel_dim=-1)
+    for all_of in (viz.show, viz.page):
+        with pytest.raises(ValueError, match=r"has the places of the image, 20 x 32, with its channels in dimension -3, and"):
+            all_of(photo[None], {"saliency": heat[None]}, channel_dim=-1)
+    with pytest.raises(
+        ValueError, match=r"channels in dimension -1, and channel_dim=-3 is for both: turn it, movedim\(-1, -3\)"
+    ):
+        viz.blend(heat.movedim(0, -1), PHOTO)
+    np.testing.assert_array_equal(viz.blend(heat.movedim(0, -1), photo, channel_dim=-1), viz.blend(heat, PHOTO))
+
+
 def test_where_the_map_is_zero_the_picture_is_as_it_was() -> None:
     np.testing.assert_array_equal(viz.blend(np.zeros((20, 32)), PHOTO), PHOTO.transpose(1, 2, 0))
     np.testing.assert_array_equal(viz.blend(RNG.normal(size=(20, 32)), PHOTO, alpha=0), PHOTO.transpose(1, 2, 0))

@@ -84,7 +84,10 @@ def run(arguments: argparse.Namespace) -> int:
     """
     name = str(arguments.job)
     job: dict[str, Any] = {"data": name} if arguments.job.is_dir() else _read(arguments.job)
-    own = dict(job.pop("arguments", {}))
+    own = job.pop("arguments", {})
+    if not isinstance(own, dict):
+        raise mistake(f"{name}: arguments must be a table, [arguments] with a line for each, got {own!r}.")
+    own = dict(own)
     known = [*_run_takes(), *READY]
     for key in job:
         if key not in known:
@@ -163,7 +166,9 @@ def _prepare(job: dict[str, Any], ready: Ready, options: dict[str, dict[str, Any
 
 def _listed(method: Any) -> list[str]:
     """Methods as they are named: in one option or several, with commas or without."""
-    given = [method] if isinstance(method, str) else list(method)
+    given = [method] if isinstance(method, str) else method
+    if not (isinstance(given, list) and given and all(isinstance(each, str) for each in given)):
+        raise mistake(f"method must be a name, such as 'grad_cam', or a list of names, got {method!r}.")
     return list(dict.fromkeys(part.strip() for value in given for part in str(value).split(",")))
 
 
@@ -195,12 +200,13 @@ def _run_takes() -> list[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise mistake(f"there is no file {str(path)!r}, and no folder of that name.")
+        cure = f': in a TOML file, data = "{path}" names what makes a data set.' if is_code(str(path)) else "."
+        raise mistake(f"there is no file {str(path)!r}, and no folder of that name{cure}")
     try:
         toml = importlib.import_module("tomllib")  # from Python 3.11
     except ModuleNotFoundError:
         toml = importlib.import_module("tomli")
-    with answered(f"cannot read {path}"):
+    with answered(f"cannot read {path}, which is neither a folder nor a TOML file that says what to do"):
         found: dict[str, Any] = toml.loads(path.read_text(encoding="utf-8-sig"))
     return found
 

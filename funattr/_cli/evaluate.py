@@ -17,7 +17,7 @@ from .how import OPTIONS, options_of, takes_away, where_of
 from .inputs import Input, gather, read
 from .judge import on_picture, squares
 from .load import load, warn_of
-from .options import MODEL_HELP, add_command, add_model, positive
+from .options import MODEL_HELP, add_command, add_model, positive, seed
 from .sites import Layers, Where, only_input
 from .source import Source
 from .targets import choose
@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
         "--n-samples", type=positive, default=10, metavar="N", dest="draws", help="samples of a metric that draws (default: 10)"
     )
     parser.add_argument("--chunk-size", type=positive, metavar="N", dest="at_once", help="runs at once: less takes less memory")
-    parser.add_argument("--seed", type=int, default=0, help="of what draws (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of what draws (default: 0)")
     parser.add_argument("--out", metavar="FILE", help="a .json, .html or .png (default: none, the table is printed)")
     # What explain has options for, and methods take: their defaults.
     parser.set_defaults(**dict.fromkeys(OPTIONS))

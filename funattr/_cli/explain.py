@@ -14,7 +14,7 @@ from .groups import GROUPS
 from .how import OPTIONS, QUADRATURES, RULES, STEPS
 from .inputs import gather
 from .load import load, warn_of
-from .options import MODEL_HELP, add_command, add_model, positive
+from .options import MODEL_HELP, add_command, add_model, positive, seed
 from .words import listed, mistake, say
 
 _EXAMPLES = """\
@@ -78,7 +78,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="leave out the last line, deletion against a random order, for which the model runs 36 times for each input",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of random methods (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of random methods (default: 0)")
     language.add(parser)
     add_model(parser)
 
@@ -152,7 +152,7 @@ def _split(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     inputs: list[str] = list(arguments.inputs)
     for value in arguments.method or ():
         words = [part.strip() for part in value.split(",")]
-        is_input = not all(methods.is_name(word) for word in words) and (value == "-" or _exists(value))
+        is_input = not all(methods.is_name(word) for word in words) and (value == "-" or (value != "" and _exists(value)))
         if is_input:
             inputs.append(value)
         else:

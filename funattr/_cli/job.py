@@ -119,6 +119,11 @@ def ready_for(model: Any, given: Mapping[str, Any], job: Mapping[str, Any]) -> R
     """The options of a job, as the options of a command are spelled or as TOML has them."""
     if not isinstance(model, str):
         raise mistake(f"model must be text, such as my_net:build, got {model!r}.")
+    for key in ("checkpoint", "weights", "labels"):
+        if not isinstance(given.get(key, ""), str):
+            raise mistake(f"{key} must be text, got {given[key]!r}.")
+    if given.get("channels", 3) not in (1, 3):
+        raise mistake(f"channels must be 1 or 3, got {given['channels']!r}.")
     options: dict[str, Any] = {"model": model, **dict.fromkeys(READY), **given}
     for key, parse in (("size", size), ("mean", numbers), ("std", numbers)):
         value = options[key]

@@ -40,6 +40,11 @@ def by_name(name: str, options: argparse.Namespace) -> Source:
         if os.sep == "/" and name.startswith(("/", ".")):
             raise mistake(f"there is no folder {name!r}.")
         return from_transformers(name, options)
+    if Path(name).is_file():
+        raise mistake(f"--model {name} is a file, and no model: name one, as my_net:build does; weights go to --checkpoint.")
+    module, _, made = name.rpartition(".")
+    if module and Path(*module.split(".")).with_suffix(".py").is_file():
+        raise mistake(f"there is no model {name!r}: {module} is a file of code, of which --model {module}:{made} takes a name.")
     where = " or ".join(each for each in _LIBRARIES[:2] if _installed(each)) or "torchvision or timm (neither is installed)"
     close = choices(name, known) if known else ": name your own as package.module:factory, one of transformers by its folder."
     raise mistake(f"there is no model {name!r} in {where}{close}")

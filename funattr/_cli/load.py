@@ -46,6 +46,11 @@ def warn_of(source: Source, options: argparse.Namespace) -> None:
             f"the weights are random ({listed(source.random, 3)}): {options.model} makes others each time, and no --checkpoint "
             "was given.",
         )
+    if source.image is None and options.mean is not None and max(options.mean) > 1:
+        warn(
+            f"--mean {','.join(f'{value:g}' for value in options.mean)} is subtracted from values in [0, 1]: divide a mean of "
+            "values up to 255, and its --std, by 255.",
+        )
     if source.trained_with and options.mean is None and options.std is None:
         warn(
             f"values are not normalised, and the library's own weights were trained with {source.trained_with}: if yours were, "

@@ -66,6 +66,14 @@ def numbers(text: str) -> tuple[float, ...]:
     raise argparse.ArgumentTypeError(f"must be a number, or several with commas, got {text!r}.")
 
 
+def seed(text: str) -> int:
+    """A number that torch takes for one."""
+    with contextlib.suppress(ValueError):
+        if -(2**63) <= int(text) < 2**64:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"must be an integer of at most 64 bits, got {text!r}.")
+
+
 def positive(text: str) -> int:
     if not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}.")

@@ -108,6 +108,9 @@ def _plain(image: Any, options: argparse.Namespace) -> tuple[Tensor, str]:
     how = []
     if options.size is not None:
         height, width = options.size
+        most = pillow().MAX_IMAGE_PIXELS
+        if most is not None and height * width > 2 * most:  # where pillow refuses to read one
+            raise mistake(f"--size {height}x{width} is more than a picture may have ({2 * most:,} pixels): take less.")
         image = image.resize((width, height), pillow().Resampling.BILINEAR)
         how.append(f"resized to {height} x {width}")
     x = values_of(image)

@@ -75,9 +75,10 @@ def choose(source: Source, x: Any, wanted: str) -> Chosen:
         return Chosen(None if scores.dim() == 1 else 0, only, only)
     count = len(source.classes or scores[0])
     if count != scores.shape[1]:
-        raise mistake(
-            f"there are names of {count} classes, and the model has {scores.shape[1]}: name each, one per line of --labels."
-        )
+        empty = sum(not str(name).strip() for name in source.classes or ())
+        counted = f" ({empty} of them empty lines)" if empty else ""
+        text = f"there are names of {count} classes{counted}, and the model has {scores.shape[1]}"
+        raise mistake(f"{text}: name each, one per line of --labels.")
     best = int(scores[0].argmax())
     target = best if wanted == "argmax" else number_of(wanted, scores.shape[1], source.classes)
     shares = _shares(source, x, scores)

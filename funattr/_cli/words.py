@@ -45,6 +45,8 @@ def one_line(error: BaseException) -> str:
     for call in ("run(): ", "load(): "):
         if text.startswith(call):
             return text.removeprefix(call)
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no text in {error.encoding.upper()} (byte {error.start})"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename!r}" if error.filename is not None else error.strerror
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

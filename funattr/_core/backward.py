@@ -132,7 +132,11 @@ def unreached(q: Question) -> Exception:
 
 
 _CUTS = "torch.no_grad, detach, an integer or numpy step, torch.utils.checkpoint without use_reentrant=False"
-_HELD = " Where nothing but a norm leads there, the rules hold it constant: take integrated_gradients."
+_HELD = (
+    " Where nothing but a norm leads there, the rules hold it constant: take integrated_gradients. Rules that cut softmax "
+    "(cp_lrp, frozen) cut log-probabilities too: explain a logit (a class, fa.contrast, fa.tokens(..., of='logit')), or take "
+    "fa.rules.attn_lrp()."
+)
 
 
 def tell_of_checkpoints(q: Question, error: RuntimeError) -> None:

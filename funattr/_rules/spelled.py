@@ -72,6 +72,7 @@ _ORDERS = {
     "input threshold value": "threshold",
     "input negative_slope": "leaky_relu",
     "input min_val max_val": "hardtanh",
+    "input scale zero_point axis": "fake_quantize_per_channel_affine",
 }
 _ORDER = {name: order.split() for order, names in _ORDERS.items() for name in names.split()}
 _ALONE = ["input"]
@@ -84,7 +85,8 @@ _SAME = """
     neg negative __neg__;
     clamp clip; sigmoid expit; trunc fix; asin arcsin; acos arccos; atan arctan; asinh arcsinh; acosh arccosh; atanh arctanh;
     where Tensor.where; atan2 arctan2; outer ger; remainder __mod__; floor_divide __floordiv__; logsigmoid log_sigmoid;
-    cat concat concatenate; rsub __rsub__; grouped_mm _grouped_mm
+    cat concat concatenate; rsub __rsub__; grouped_mm _grouped_mm;
+    lgamma gammaln; digamma psi
 """
 _CALLED = {other: names.split()[0] for names in _SAME.split(";") for other in names.split()}
 _SPACES = (torch, Tensor, F, torch.special, torch.linalg, torch.fft, *operation_spaces, operator)
@@ -175,11 +177,15 @@ def _is_function(value: Any) -> bool:
     return callable(value) and not isinstance(value, (type, ModuleType))
 
 
+#: Names of numpy's that torch takes for its own: ``h.softmax(axis=1)``.
+_NUMPYS = {"axis": "dim", "keepdims": "keepdim", "x2": "other"}
+
+
 def placed(names: list[str], args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The call with its leading arguments by position, also those that it gives by name."""
-    found, rest = list(args), dict(kwargs)
+    found, rest = list(args), {name if name in names else _NUMPYS.get(name, name): value for name, value in kwargs.items()}
     if not found and names[0] not in rest:  # the others' names for what comes first
-        names = [next(name for name in ("input", "self", "x", "A") if name in rest), *names[1:]]
+        names = [next(name for name in ("input", "self", "x", "A", "a", "x1") if name in rest), *names[1:]]
     for name in names[len(found) :]:
         if name not in rest:
             break

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,14 +50,19 @@ def check_seed(seed: Any) -> int:
 
 def check_device(device: Any) -> None:
     try:
-        torch.device("cpu" if device is None else device)
+        kind = torch.device("cpu" if device is None else device).type
     except (RuntimeError, TypeError, ValueError) as error:  # torch has no device of so large a number
         raise ValueError(f"run(): device must be such as 'cpu', 'cuda', 'cuda:1' or 'mps', got {device!r}.") from error
+    # No driver is asked, which nobody may do before processes fork.
+    if kind in ("cuda", "mps") and not getattr(torch.backends, kind).is_built():
+        raise ValueError(f"run(): there is no device {str(device)!r} here: this torch is built without {kind.upper()}.")
 
 
 def check_folder(out: Any) -> None:
     if not isinstance(out, (str, PathLike)):
         raise TypeError(f"run(): out must be the name of a folder, got {type(out).__name__}.")
+    if any(path.is_file() for path in (Path(out), *Path(out).parents)):
+        raise ValueError(f"run(): out {str(out)!r} is a file, or in one, and must be a folder.")
 
 
 def count(name: str, value: Any, *, least: int = 1, needed: bool = False) -> Any:

@@ -279,6 +279,9 @@ def _pairs(data: Iterable[Any], ids: Any) -> Iterator[tuple[Id, Any]]:
             raise TypeError(
                 f"run(): an iterable must give (id, x, target) or (id, x), got {type(item).__name__}; or give ids=."
             )
+        if getattr(item[0], "ndim", 0) or isinstance(item[0], (dict, tuple, list)):
+            text = f"run(): an iterable must give (id, x, target) or (id, x), and {type(item[0]).__name__} comes first"
+            raise TypeError(f"{text}: give the ids as ids=, or a torch Dataset, whose ids are its places.")
         yield as_id(item[0]), tuple(item[1:]) if len(item) == 3 else (item[1], None)
 
 

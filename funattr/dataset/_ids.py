@@ -27,7 +27,8 @@ def as_id(value: Any) -> Id:
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:  # of numpy, or a tensor
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise TypeError(f"an id must be an integer or text, got {type(value).__name__} {value!r}.")
+        what = f" {value!r}" if value is None or isinstance(value, (bool, float, bytes)) else ""  # and not all of a picture
+        raise TypeError(f"an id must be an integer or text, got {type(value).__name__}{what}.")
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
         raise TypeError(f"an id must fit 64 bits, got {value}: give it as text.")
     if isinstance(value, str) and legible(value) != value:

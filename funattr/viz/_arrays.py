@@ -15,10 +15,27 @@ Array: TypeAlias = npt.NDArray[np.float64]
 Brightness: TypeAlias = str | tuple[float, float]
 
 
-def heat_maps(value: Any, name: str, channel_dim: int, *, lone: bool = False) -> Array:
-    """One map per example, ``[N, H, W]``: the sum over the channels."""
-    maps: Array = _channels_last(value, name, channel_dim, lone).sum(-1)
+def heat_maps(value: Any, name: str, channel_dim: int, *, lone: bool = False, over: Array | None = None) -> Array:
+    """One map per example, ``[N, H, W]``: the sum over the channels. `over` are the images under them."""
+    last = _channels_last(value, name, channel_dim, lone)
+    if over is not None:
+        _check_alike(last, over, f"{name} {shape_of(value)}", channel_dim)
+    maps: Array = last.sum(-1)
     return maps
+
+
+def _check_alike(last: Array, images: Array, name: str, channel_dim: int) -> None:
+    """Refuse what has the places of the images where its channels should be: those of the two are not in one dimension."""
+    _, height, width, channels = last.shape
+    places, others = (height, width), (width, channels) if channel_dim == -1 else (channels, height)
+    if channels > 1 and places != images.shape[1:3] == others:
+        other, size = -4 - channel_dim, f"{others[0]} x {others[1]}"
+        text = f"{name} has the places of the image, {size}, with its channels in dimension {other}"
+        raise ValueError(f"{text}, and channel_dim={channel_dim} is for both: turn it, {_moved(other, channel_dim)}.")
+
+
+def _moved(channels: int, channel_dim: int) -> str:
+    return f"movedim({channels}, {channel_dim}) of a tensor, np.moveaxis of an array"
 
 
 def pictures(value: Any, name: str, channel_dim: int, range_of: Brightness, *, lone: bool = False) -> Array:
@@ -34,9 +51,11 @@ def brightness(images: Array, value: Any, name: str, channel_dim: int, range_of:
     """
     space = tuple(range(1, images.ndim))
     if images.shape[-1] not in (1, 3):
+        other = -images.ndim - channel_dim
         raise ValueError(
             f"{name} {shape_of(value)} has {images.shape[-1]} channels in dimension {channel_dim}, expected 1 (grey) or 3 "
-            f"(RGB): pass the channels to show, or channel_dim={-images.ndim - channel_dim} if the channels are there."
+            f"(RGB): pass the channels to show, or channel_dim={other} if the channels are there, and those of the attribution "
+            f"too; else turn it, {_moved(other, channel_dim)}."
         )
     if not isinstance(range_of, str):
         black, white = _black_and_white(range_of)
@@ -160,7 +179,7 @@ def _channels_last(value: Any, name: str, channel_dim: int, lone: bool) -> Array
     """``[N, H, W, C]``. A `lone` value may come without its batch dimension."""
     if not is_whole(channel_dim) or channel_dim not in (-3, -1):
         raise ValueError(f"channel_dim must be -3 ([..., C, H, W]) or -1 ([..., H, W, C]), got {channel_dim!r}.")
-    array = numbers(value, name)
+    array = numbers(_pillows(value, channel_dim), name)
     wanted = "C, H, W" if channel_dim == -3 else "H, W, C"
     if lone and array.ndim == 4 and len(array) != 1:
         raise ValueError(
@@ -183,6 +202,17 @@ def _channels_last(value: Any, name: str, channel_dim: int, lone: bool) -> Array
     elif channel_dim == -3:
         array = np.moveaxis(array, -3, -1)
     return array if array.ndim == 4 else array[None]
+
+
+def _pillows(value: Any, channel_dim: int) -> Any:
+    """Images of pillow, also those in a list, as arrays with their channels, which come last there, where they should be."""
+    if isinstance(value, (list, tuple)):
+        return [_pillows(part, channel_dim) for part in value]
+    if not hasattr(value, "getbands"):
+        return value
+    grey = len(value.getbands()) < 3 and value.mode not in ("P", "PA")
+    array = np.asarray(value.convert("L") if value.mode in ("1", "LA", "La") else value if grey else value.convert("RGB"))
+    return array if array.ndim == 2 or channel_dim == -1 else np.moveaxis(array, -1, -3)
 
 
 def numbers(value: Any, name: str) -> Array:

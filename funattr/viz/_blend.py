@@ -35,9 +35,9 @@ def blend(
     Args:
         attribution: ``[H, W]``, ``[C, H, W]`` or ``[1, C, H, W]``: a tensor of any device and dtype, or an array. Channels
             are summed. A map that is smaller than the image is made as large.
-        image: a grey or RGB image, of the same kinds of shape.
+        image: a grey or RGB image, of the same kinds of shape, or pillow's.
         percentile: where the colours end, as a percentile of the absolute values; 100 is the largest.
-        channel_dim: where the channels are: -3 (``[C, H, W]``) or -1 (``[H, W, C]``).
+        channel_dim: where the channels of both are: -3 (``[C, H, W]``) or -1 (``[H, W, C]``).
         alpha: the opacity of the largest values over the image, from 0 to 1.
         cmap: a colour map of matplotlib or its name, as in `overlay` (the default needs no matplotlib).
         smooth: whether a map of another size is interpolated, linear between the middles of its pixels; False draws these as

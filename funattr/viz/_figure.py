@@ -63,11 +63,11 @@ def overlay(
     Args:
         attribution: ``[H, W]``, ``[C, H, W]`` or ``[1, C, H, W]``: a tensor of any device and dtype, or an array. Channels
             are summed, which keeps the total: the map shows each pixel's share of it.
-        image: a grey or RGB image, of the same kinds of shape. See `brightness`, if it leaves [0, 1].
+        image: a grey or RGB image, of the same kinds of shape, or pillow's. See `brightness`, if it leaves [0, 1].
         ax: the matplotlib axes to draw on; None makes a figure.
         title: the title, of any length: it is wrapped.
         percentile: where the colours end, as a percentile of the absolute values; 100 is the largest.
-        channel_dim: where the channels are: -3 (``[C, H, W]``) or -1 (``[H, W, C]``).
+        channel_dim: where the channels of both are: -3 (``[C, H, W]``) or -1 (``[H, W, C]``).
         alpha: the opacity of the largest values over the image, from 0 to 1.
         cmap: a colour map of matplotlib or its name, such as ``"turbo"``, from one end of the colour bar to the other; None is
             the colours above.
@@ -132,7 +132,7 @@ def one_map(
         return heat[0], None, scale_of(heat, percentile)
     under = pictures(image, "image", channel_dim, "grid" if brightness is None else brightness, lone=True)
     laid = with_tokens(attribution, special, under.shape[1:3], True)
-    heat = heat_maps(laid, "attribution", channel_dim, lone=True)
+    heat = heat_maps(laid, "attribution", channel_dim, lone=True, over=under)
     return smoothed(heat, under, smooth)[0], under[0], scale_of(heat, percentile)
 
 
@@ -278,7 +278,7 @@ def _columns(attributions: Mapping[str, Any], images: Array, channel_dim: int, s
     columns = {}
     for name, value in attributions.items():
         laid = with_tokens(value, special, images.shape[1:3], False)
-        columns[str(name)] = heat = heat_maps(laid, f"attributions[{name!r}]", channel_dim)
+        columns[str(name)] = heat = heat_maps(laid, f"attributions[{name!r}]", channel_dim, over=images)
         if len(heat) != len(images):
             raise ValueError(
                 f"attributions[{name!r}] has {len(heat)} maps for {len(images)} images: pass one map per image, in their "

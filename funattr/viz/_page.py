@@ -140,7 +140,7 @@ def _heats(images: Array, attributions: Any, channel_dim: int, special: int | st
     maps = []
     for tab, name, value in _each(attributions):
         laid = with_tokens(value, special, images.shape[1:3], False)
-        maps.append(_Maps(*tab, list(heat_maps(laid, name, channel_dim))))
+        maps.append(_Maps(*tab, list(heat_maps(laid, name, channel_dim, over=images))))
         check_count(len(maps[-1].values), name, len(images), "inputs")
     return maps
 

@@ -81,8 +81,11 @@ def _bias(op: Operation, used: bool) -> Tensor | float:
     """The bias in the shape of the output, where the operation has one that is used."""
     if len(op.inputs) < 3 or not used:
         return 0.0
-    weight, bias = op.inputs[1:3]
-    return bias.reshape(-1, *[1] * (weight.dim() - 2)) if op.name.startswith("conv") else bias
+    x, weight, bias = op.inputs
+    if not op.name.startswith("conv"):
+        return bias
+    # Of x and the weight, either may be the one that varies; x may have no batch.
+    return bias.reshape(-1, *[1] * (max(x.dim(), weight.dim()) - 2))
 
 
 def _not_negative(x: Tensor) -> bool:

@@ -13,6 +13,7 @@ from ..._torch import saved_as, tracing, transforms_active
 from ..._types import in_single
 from ..lift.compound import COMPOUND
 from ..lift.dispatch import bent
+from ..lift.lengths import LENGTHS
 from ..lift.norms import least
 from ..lift.origins import among
 from ..lift.table import NAMES
@@ -115,8 +116,7 @@ def swapped(mode: Ruled, func: Any, x: Any, y: Any) -> Any:
 
 
 def ending(kind: str, rule: Flow) -> Any:
-    """A handler of operations of one tensor, of a kind; under a rule that makes a constant of them, what these are made of no
-    longer counts."""
+    """Of one tensor, of a kind; under a rule that makes constants of them, what these are made of no longer counts."""
 
     def handler(mode: Ruled, func: Any, x: Any, *rest: Any, **kwargs: Any) -> Any:
         y = func(x, *rest, **kwargs)
@@ -281,7 +281,7 @@ TABLE: Table = {
     **{name: handler for group, handler in _GROUPS.items() for name in NAMES[group]},
     **{name: apart(body) for name, body in COMPOUND.items()},
     "scaled_dot_product_attention": attention,
-    **dict.fromkeys(("norm", "linalg_norm", "vector_norm", "linalg_vector_norm", "var", "std"), statistic),
+    **dict.fromkeys((*(name for name in LENGTHS if name.endswith("norm")), "var", "std"), statistic),
     "var_mean": statistic_and_mean(torch.var),
     "std_mean": statistic_and_mean(torch.std),
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), addmm),

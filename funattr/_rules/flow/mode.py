@@ -125,7 +125,7 @@ class Ruled(TorchFunctionMode):
         if self.count != count:  # taken apart, before this mode: what it noted nothing of does not vary
             for y in among((found,)):
                 self.facts[y] = self.facts[y]._replace()
-        if self.below or not (left and idle):
+        if self.below or not (left and idle) or any(fact is not UNKNOWN for fact in facts):  # known: a statistic, held
             self._note(func, args, kwargs, found, given, facts, left)
         return found
 

@@ -217,8 +217,9 @@ class Scale:
         assert self.factor is not None
         return self.factor
 
-    def __call__(self, gradient: Tensor) -> Tensor:
-        return gradient * self.settled()
+    def __call__(self, gradient: Tensor | None) -> Tensor | None:
+        # None, where what uses the output says that nothing flows back to it (an autograd.Function of the model's)
+        return None if gradient is None else gradient * self.settled()
 
 
 def whole(name: str, func: Any, args: Any, kwargs: Any, y: Any, varies: Callable[[Any], bool]) -> Operation:

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._core.attention import plain_attention
-from ..._types import in_single, map_tensors
 from ..._words import complaint
 from .decomposed import DECOMPOSED
+from .lengths import LENGTHS, single
 from .losses import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from .secants import Rule
 from .tape import Lift
@@ -28,35 +28,6 @@ def taken_apart(body: Callable[..., Any]) -> Rule:
             return body(*args, **kwargs)
 
     return rule
-
-
-def norm(x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, ord: Any = None) -> Tensor:
-    p = p if ord is None else ord
-    x = x if dtype is None else x.to(dtype)
-    dims = list(range(x.dim())) if dim is None else dim
-    if p in (None, "fro", 2, 2.0):
-        return (x * x).sum(dims, keepdim=keepdim).sqrt()
-    if p == math.inf:
-        return x.abs().amax(dims, keepdim=keepdim)
-    if p == -math.inf:
-        return x.abs().amin(dims, keepdim=keepdim)
-    if p == 1:
-        return x.abs().sum(dims, keepdim=keepdim)
-    return torch.pow(torch.pow(x.abs(), p).sum(dims, keepdim=keepdim), 1 / p)
-
-
-def cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    x, y = torch.broadcast_tensors(x, y)
-    lengths = [(t * t).sum(dim).sqrt().clamp_min(eps) for t in (x, y)]
-    return (x * y).sum(dim) / (lengths[0] * lengths[1])
-
-
-def pairwise_distance(x: Tensor, y: Tensor, p: Any = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
-    return norm(x - y + eps, p, -1, keepdim)
-
-
-def distances(x: Tensor, y: Tensor, p: Any = 2.0, compute_mode: str | None = None) -> Tensor:
-    return norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
 
 
 def variance(x: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> Tensor:
@@ -219,29 +190,16 @@ def _cell(step: Step, one_state: bool) -> Callable[..., Any]:
 # All of them.
 
 
-def _single(body: Callable[..., Any]) -> Callable[..., Any]:
-    """Of half precision in float32, as torch runs it: squares and products of a few hundred are too large for float16."""
-
-    def run(x: Tensor, *args: Any, dtype: Any = None, **kwargs: Any) -> Any:
-        kind = x.dtype if dtype is None else dtype
-        args, kwargs = map_tensors(in_single, ((x, *args), kwargs))
-        return map_tensors(lambda t: t.to(kind), body(*args, **kwargs))
-
-    return run
-
-
 #: Those that are called here as torch calls them.
 _OWN = (glu, addcmul, addcdiv, lerp, mse_loss, cross_entropy, binary_cross_entropy_with_logits, float_power)
 COMPOUND: dict[str, Callable[..., Any]] = {
     **DECOMPOSED,
     **{body.__name__: body for body in _OWN},
-    **{body.__name__: _single(body) for body in (norm, cosine_similarity, pairwise_distance)},
-    **dict.fromkeys(("linalg_norm", "vector_norm", "linalg_vector_norm"), _single(norm)),
-    "cdist": _single(distances),
-    "var": _single(variance),
-    "std": _single(deviation),
-    "var_mean": _single(variance_mean),
-    "std_mean": _single(deviation_mean),
+    **LENGTHS,
+    "var": single(variance),
+    "std": single(deviation),
+    "var_mean": single(variance_mean),
+    "std_mean": single(deviation_mean),
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), addmm),
     "addbmm": added(lambda x, y: torch.matmul(x, y).sum(0)),
     "addr": added(lambda x, y: x.unsqueeze(1) * y),

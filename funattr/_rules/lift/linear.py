@@ -76,7 +76,7 @@ def convolution(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor |
     if not (lift.varies(weight) and lift.varies(x)):
         return func(x, weight, bias, *rest, **kwargs)
     y = bilinear(lift, lambda s, t: func(s, t, None, *rest, **kwargs), x, weight)
-    return y if bias is None else y + bias.reshape(-1, *[1] * (y.dim() - 2 if y.dim() == x.dim() else 0))
+    return y if bias is None else y + bias.reshape(-1, *[1] * (weight.dim() - 2))  # x may be one example, without a batch
 
 
 def linear(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:

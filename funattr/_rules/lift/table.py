@@ -43,7 +43,7 @@ NAMES: dict[str, list[str]] = {
             erf erfc sin cos tan arcsin arccos arctan asin acos atan sinh cosh asinh arcsinh acosh arccosh atanh arctanh
             tanhshrink sinc
         """,
-        "relative": "log log2 log10 log1p sqrt square logit erfinv lgamma digamma",
+        "relative": "log log2 log10 log1p sqrt square logit erfinv lgamma gammaln digamma psi",
         "reciprocal": "rsqrt reciprocal",
         "clamp": "clamp clamp_min clamp_max clip",
         "power": "pow __pow__",
@@ -165,6 +165,8 @@ _found: dict[Any, Entry] = {
         ["input", "condition", "other"],
         "Tensor.where",
     ),
+    # Of the same name as torch.norm, but with an order it is of matrices.
+    torch.linalg.norm: Entry(RULES["linalg_norm"], torch.linalg.norm, False, ["input"], "linalg_norm"),
     # Dynamo cannot call this one from inside a mode.
     Tensor.unflatten: Entry(
         lambda lift, unflatten, x, *args, **kwargs: unflatten(x, *args, **kwargs),
