@@ -15,7 +15,8 @@ from ..._core.attention import plain_attention
 from ..._types import in_single, map_tensors
 from ..._words import complaint
 from .decomposed import DECOMPOSED
-from .secants import Rule
+from .lengths import cosine_similarity, distances, linalg_norm, norm, pairwise_distance
+from .secants import EXACT, Rule, unary
 from .tape import Lift
 
 
@@ -27,35 +28,6 @@ def taken_apart(body: Callable[..., Any]) -> Rule:
             return body(*args, **kwargs)
 
     return rule
-
-
-def norm(x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, ord: Any = None) -> Tensor:
-    p = p if ord is None else ord
-    x = x if dtype is None else x.to(dtype)
-    dims = list(range(x.dim())) if dim is None else dim
-    if p in (None, "fro", 2, 2.0):
-        return (x * x).sum(dims, keepdim=keepdim).sqrt()
-    if p == math.inf:
-        return x.abs().amax(dims, keepdim=keepdim)
-    if p == -math.inf:
-        return x.abs().amin(dims, keepdim=keepdim)
-    if p == 1:
-        return x.abs().sum(dims, keepdim=keepdim)
-    return torch.pow(torch.pow(x.abs(), p).sum(dims, keepdim=keepdim), 1 / p)
-
-
-def cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    x, y = torch.broadcast_tensors(x, y)
-    lengths = [(t * t).sum(dim).sqrt().clamp_min(eps) for t in (x, y)]
-    return (x * y).sum(dim) / (lengths[0] * lengths[1])
-
-
-def pairwise_distance(x: Tensor, y: Tensor, p: Any = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
-    return norm(x - y + eps, p, -1, keepdim)
-
-
-def distances(x: Tensor, y: Tensor, p: Any = 2.0, compute_mode: str | None = None) -> Tensor:
-    return norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
 
 
 def variance(x: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> Tensor:
@@ -83,6 +55,16 @@ def deviation_mean(x: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> tup
 def _mean_beside(x: Tensor, dim: Any, unbiased: Any = None, keepdim: bool = False, **kwargs: Any) -> Tensor:
     dims = list(range(x.dim())) if dim is None or isinstance(dim, bool) else dim
     return x.mean(dims, keepdim=keepdim)
+
+
+def sloped(x: Tensor, slope: Tensor) -> Tensor:
+    """prelu, with slopes that vary: one, or one for each channel."""
+    slope = slope.reshape(-1, *[1] * (x.dim() - 2)) if slope.numel() > 1 else slope.reshape(())
+    return torch.where(x > 0, x, slope * x)
+
+
+def prelu(lift: Lift, func: Any, x: Tensor, slope: Tensor) -> Any:
+    return (taken_apart(sloped) if lift.varies(slope) else unary(EXACT))(lift, func, x, slope)
 
 
 def glu(x: Tensor, dim: int = -1) -> Tensor:
@@ -165,6 +147,7 @@ def float_power(x: Any, y: Any) -> Tensor:
 def products(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """prod, by halves: a tree of products of two."""
     x = x if dtype is None else x.to(dtype)
+    dim = dim if x.dim() else None  # a number has no dimensions, and torch takes 0 for one
     x = x.flatten() if dim is None else x.movedim(dim, -1)
     while x.shape[-1] > 1:
         half = x.shape[-1] // 2
@@ -278,7 +261,8 @@ COMPOUND: dict[str, Callable[..., Any]] = {
     **DECOMPOSED,
     **{body.__name__: body for body in _OWN},
     **{body.__name__: _single(body) for body in (norm, cosine_similarity, pairwise_distance)},
-    **dict.fromkeys(("linalg_norm", "vector_norm", "linalg_vector_norm"), _single(norm)),
+    "linalg_norm": _single(linalg_norm),
+    **dict.fromkeys(("vector_norm", "linalg_vector_norm"), _single(norm)),
     "cdist": _single(distances),
     "var": _single(variance),
     "std": _single(deviation),

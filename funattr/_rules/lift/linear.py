@@ -68,7 +68,10 @@ def grouped_product(lift: Lift, func: Any, x: Tensor, y: Tensor, offs: Tensor | 
 
 
 def bilinear_layer(lift: Lift, func: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    z = bilinear(lift, func, x, y, weight)
+    if lift.varies(weight):  # then it is linear in each of three
+        z = einsum(lift, torch.einsum, "...i,oij,...j->...o", x, weight, y)
+    else:
+        z = bilinear(lift, func, x, y, weight)
     return z if bias is None else z + bias
 
 
@@ -76,7 +79,7 @@ def convolution(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor |
     if not (lift.varies(weight) and lift.varies(x)):
         return func(x, weight, bias, *rest, **kwargs)
     y = bilinear(lift, lambda s, t: func(s, t, None, *rest, **kwargs), x, weight)
-    return y if bias is None else y + bias.reshape(-1, *[1] * (y.dim() - 2 if y.dim() == x.dim() else 0))
+    return y if bias is None else y + bias.reshape(-1, *[1] * (weight.dim() - 2))  # x may have no batch
 
 
 def linear(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:

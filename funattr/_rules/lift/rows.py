@@ -66,7 +66,7 @@ def _as_last(x: Tensor, dims: list[int]) -> Tensor:
 
 def _put_back(y: Tensor, x: Tensor, dims: list[int]) -> Tensor:
     """What has lost these dimensions of `x`, with 1 of each."""
-    for d in sorted(d % x.dim() for d in dims):
+    for d in sorted(d % x.dim() for d in dims if x.dim()):  # a number has none, whatever is said
         y = y.unsqueeze(d)
     return y
 

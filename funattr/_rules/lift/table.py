@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..spelled import SWITCHED, Entry, by_function, counterpart, functions, name_in_torch, opened, spelled
 from .attention import attention
-from .compound import COMPOUND, taken_apart
+from .compound import COMPOUND, prelu, taken_apart
 from .linear import bilinear, bilinear_layer, convolution, einsum, grouped_product, inverse, linear, matrix_product, solve
 from .norms import NORMS
 from .rows import extremum, indexed, logsumexp, masked_fill, max_pool, softmax, where
@@ -99,6 +99,7 @@ RULES: dict[str, Rule] = {
     **{name: rule for group, rule in _OF_GROUPS.items() for name in NAMES[group]},
     "linear": linear,
     "bilinear": bilinear_layer,
+    "prelu": prelu,
     "einsum": einsum,
     "masked_fill": masked_fill,
     "softmax": softmax(False),
@@ -164,6 +165,8 @@ _found: dict[Any, Entry] = {
         ["input", "condition", "other"],
         "Tensor.where",
     ),
+    # Not torch.norm: of a matrix it is another number.
+    torch.linalg.norm: Entry(RULES["linalg_norm"], torch.linalg.norm, False, ["input"], "linalg_norm"),
     # Dynamo cannot call this one from inside a mode.
     Tensor.unflatten: Entry(
         lambda lift, unflatten, x, *args, **kwargs: unflatten(x, *args, **kwargs),
