@@ -96,7 +96,7 @@ def convolution(
     both = mode.varies(x) and mode.varies(weight)
     if bias is not None and (both or mode.varies(bias)):
         with mode:
-            y = function(x, weight)
+            y: Tensor = function(x, weight)
             return y + bias.reshape(-1, *[1] * (weight.dim() - 2))
     if both:
         return product_of(mode, mode.name, function, x, weight, function(x, weight))
