@@ -106,6 +106,31 @@ def test_deep_lift_of_what_is_made_is_complete(name: str) -> None:
     close(found, fa.deep_lift(written, X, baselines=base), 1e-9)
 
 
+LEAST = torch.randn(4, 6, dtype=torch.float64)
+SPELLED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "max": (lambda h: torch.max(h, LEAST), lambda h: torch.maximum(h, LEAST)),
+    "min by name": (lambda h: h.min(other=LEAST), lambda h: torch.minimum(h, LEAST)),
+    "max, of two that vary": (lambda h: torch.max(h, h.flip(1)), lambda h: torch.maximum(h, h.flip(1))),
+    "one example": (
+        lambda h: F.conv1d(LEAST, h.reshape(2, 4, 3), MEAN[:2]),
+        lambda h: F.conv1d(LEAST[None], h.reshape(2, 4, 3), MEAN[:2]),
+    ),
+    "one example, transposed": (
+        lambda h: F.conv_transpose1d(LEAST, h.reshape(4, 2, 3), MEAN[:2]),
+        lambda h: F.conv_transpose1d(LEAST[None], h.reshape(4, 2, 3), MEAN[:2]),
+    ),
+}
+
+
+@pytest.mark.parametrize("rules", SETS)
+@pytest.mark.parametrize("name", SPELLED)
+def test_a_maximum_of_two_and_a_kernel_that_meets_one_example_are_what_they_are(name: str, rules: str) -> None:
+    if rules == "cp_lrp" and ("example" in name or "vary" in name):  # meets nothing in these
+        pytest.skip()
+    one, other = (around(lambda h, w, b, op=op: op(h)) for op in SPELLED[name])  # type: ignore[misc]
+    close(fa.lrp(one, X, rules=SETS[rules]), fa.lrp(other, X, rules=SETS[rules]), 1e-10)
+
+
 MATRIX: dict[str, Callable[[Tensor], Tensor]] = {
     **{f"linalg {p}": lambda h, p=p: torch.linalg.norm(h[0], p) for p in (1, -1, torch.inf, -torch.inf, "fro")},  # type: ignore[misc]
     "linalg, of two dimensions": lambda h: torch.linalg.norm(h, torch.inf, dim=(1, 2), keepdim=True),

@@ -79,8 +79,11 @@ def _bias(op: Operation, used: bool) -> Tensor | float:
     """The bias in the shape of the output, where the operation has one that is used."""
     if len(op.inputs) < 3 or not used:
         return 0.0
-    weight, bias = op.inputs[1:3]
-    return bias.reshape(-1, *[1] * (weight.dim() - 2)) if op.name.startswith("conv") else bias
+    bias, dims = (
+        op.inputs[2],
+        max(t.dim() for t in op.inputs[:2]),
+    )  # the kernel's: x may have no batch, and comes second at times
+    return bias.reshape(-1, *[1] * (dims - 2)) if op.name.startswith("conv") else bias
 
 
 def _not_negative(x: Tensor) -> bool:

@@ -49,6 +49,11 @@ def larger(mode: Ruled, func: Any, x: Any, y: Any = None, *rest: Any, **kwargs: 
     return (other if both else binary)(mode, func, x, y, *rest, **kwargs)
 
 
+def largest(mode: Ruled, func: Any, x: Any, *rest: Any, **kwargs: Any) -> Any:
+    """Of two, as `maximum`; of one, and over a dimension, the winner takes all."""
+    return (larger if rest and isinstance(rest[0], Tensor) else other)(mode, func, x, *rest, **kwargs)
+
+
 def prelu(mode: Ruled, func: Any, x: Tensor, weight: Tensor) -> Any:
     """An activation; with slopes that vary, a product with what is below 0."""
     return (_sloped if mode.varies(weight) else activation)(mode, func, x, weight)
@@ -198,6 +203,7 @@ TABLE: Table = {
     **{name: apart(body) for name, body in COMPOUND.items()},
     "scaled_dot_product_attention": attention,
     "prelu": prelu,
+    **dict.fromkeys(("max", "min"), largest),
     **dict.fromkeys(("norm", "linalg_norm", "vector_norm", "linalg_vector_norm", "var", "std"), statistic),
     "var_mean": statistic_and_mean(torch.var),
     "std_mean": statistic_and_mean(torch.std),

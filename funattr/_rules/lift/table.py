@@ -60,7 +60,7 @@ NAMES: dict[str, list[str]] = {
         "curved": "atan2 arctan2 hypot logaddexp logaddexp2",
         "curved, relative": "xlogy",
         "matrix product": "matmul mm bmm spmm dsmm __matmul__",
-        "bilinear": "mv dot vdot inner outer ger kron tensordot vecdot cross",
+        "bilinear": "mv dot vdot inner outer ger kron tensordot vecdot cross linalg_vecdot linalg_cross",
         # what F.grouped_mm calls, and torch before 2.10 has alone: experts of a mixture
         "grouped product": "_grouped_mm",
         "convolution": " ".join(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)),
