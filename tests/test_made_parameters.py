@@ -72,6 +72,10 @@ PAIRS: dict[str, tuple[Op, Op]] = {
         lambda h, w, b: F.conv1d(h[0], h.reshape(2, 4, 3)) + b[:2, None],
     ),
     "slopes": (lambda h, w, b: F.prelu(h, w[:4]), lambda h, w, b: torch.where(h > 0, h, channels(w) * h)),
+    "slopes by name": (
+        lambda h, w, b: F.prelu(input=h, weight=w[:4]),
+        lambda h, w, b: torch.where(h > 0, h, channels(w) * h),
+    ),
     "one slope": (lambda h, w, b: F.prelu(h, w[:1]), lambda h, w, b: torch.where(h > 0, h, w[0] * h)),
     "bilinear layer": (
         lambda h, w, b: F.bilinear(h, h[..., :3], h.repeat(3, 3, 1)[:2, :6, :3], b[:2]),

@@ -70,10 +70,16 @@ def product(mode: Ruled, func: Any, x: Any, y: Any) -> Any:
     z = func(x, y)
     if not (mode.varies(x) and mode.varies(y)):
         return _multiple(mode, func, z, x, y)
-    (a, made_a), (b, made_b) = mode.rooted(x), mode.rooted(y)
-    if a is b and z.shape == a.shape:
-        return _elementwise(mode, "mul", lambda t: func(made_a(t), made_b(t)), mode.source(a), z, (a,))
+    shared = mode.shared(x, y)
+    if shared is not None and z.shape == shared[0].shape:
+        return _of_one(mode, "mul", func, z, *shared)
     return product_of(mode, "mul", func, x, y, z)
+
+
+def _of_one(mode: Ruled, name: str, func: Any, z: Tensor, root: Tensor, *made: Callable[[Tensor], Tensor]) -> Tensor:
+    """An activation of the root, which both of two are made of."""
+    first, second = made
+    return _elementwise(mode, name, lambda t: func(first(t), second(t)), mode.source(root), z, (root,))
 
 
 def _multiple(mode: Ruled, func: Any, z: Tensor, x: Any, y: Any) -> Tensor:
@@ -100,10 +106,9 @@ def quotient(mode: Ruled, func: Any, x: Any, y: Any, **rounding: Any) -> Any:
         return _multiple(mode, func, func(x, y), x, y)
     if not mode.varies(x):
         return statistic(mode, lambda t: func(x, t), y)
-    (a, made_a), (b, made_b) = mode.rooted(x), mode.rooted(y)
-    z = func(x, y)
-    if a is b and z.shape == a.shape:
-        return _elementwise(mode, "div", lambda t: func(made_a(t), made_b(t)), mode.source(a), z, (a,))
+    shared, z = mode.shared(x, y), func(x, y)
+    if shared is not None and z.shape == shared[0].shape:
+        return _of_one(mode, "div", func, z, *shared)
     return mode.know(mode.ruled(mode.rules.of("div", "normalization"), Operation("div", Held(func, _divided), (x, y), z)), x, y)
 
 
