@@ -328,6 +328,7 @@ def test_what_is_absorbed_is_not_left_out_where_it_is_no_number() -> None:
         fa.absorbed(model, ROWS, target=1, rules=R.frozen())
 
 
+SHIFT = torch.linspace(-2, 2, 8, dtype=torch.float64)
 SHIFTS: dict[str, Callable[[Tensor], Tensor]] = {
     "a bias by hand": lambda h: h + SHIFT,
     "less a number": lambda h: h - 1.5,
@@ -335,7 +336,6 @@ SHIFTS: dict[str, Callable[[Tensor], Tensor]] = {
     "two, and a scale": lambda h: (h + SHIFT) * SHIFT - SHIFT.sin(),
     "after an activation": lambda h: (h + SHIFT).tanh() + 0.3,
 }
-SHIFT = torch.linspace(-2, 2, 8, dtype=torch.float64)
 BY_HAND: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "silu": (F.silu, lambda t: t * t.sigmoid()),
     "gelu": (
@@ -353,7 +353,11 @@ def test_an_activation_by_hand_is_one_of_what_it_is_given(act: str, shift: str) 
     torch.manual_seed(0)
     first, last = nn.Linear(5, 8, bias=False).double(), nn.Linear(8, 3).double()
     x, rules = torch.randn(4, 5, dtype=torch.float64), fa.rules.attn_lrp()
-    as_one, by_hand = (lambda x, f=f: last(f(SHIFTS[shift](first(x)))) for f in BY_HAND[act])  # type: ignore[misc]
+
+    def around(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: last(f(SHIFTS[shift](first(x))))
+
+    as_one, by_hand = map(around, BY_HAND[act])
     found = fa.lrp(by_hand, x, target=1, rules=rules)
     close(found, fa.lrp(as_one, x, target=1, rules=rules), 1e-10)
     close(torch.vmap(lambda x: fa.lrp(by_hand, x[None], target=1, rules=rules)[0])(x), found, 1e-10)
