@@ -99,7 +99,8 @@ def lerp(x: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
 
 def mse_loss(x: Tensor, y: Tensor, *codes: Any, reduction: Any = "mean", weight: Any = None, **old: Any) -> Tensor:
     reduction = codes[0] if codes and isinstance(codes[0], int) and not isinstance(codes[0], bool) else reduction
-    d = (x - y) * (x - y)
+    d = x - y
+    d = d * d
     return reduced(d if weight is None else d * weight, reduction)
 
 
