@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -47,16 +48,21 @@ def check_seed(seed: Any) -> int:
     return int(seed)
 
 
-def check_device(device: Any) -> None:
+def check_device(device: Any, here: bool) -> None:
+    """That there is such a device, on this machine where workers compute `here`."""
     try:
-        torch.device("cpu" if device is None else device)
+        kind = torch.device("cpu" if device is None else device).type
     except (RuntimeError, TypeError, ValueError) as error:  # torch has no device of so large a number
         raise ValueError(f"run(): device must be such as 'cpu', 'cuda', 'cuda:1' or 'mps', got {device!r}.") from error
+    if here and kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"run(): device={device!r}, and torch finds no GPU on this machine: leave device out, or use 'cpu'.")
 
 
 def check_folder(out: Any) -> None:
     if not isinstance(out, (str, PathLike)):
         raise TypeError(f"run(): out must be the name of a folder, got {type(out).__name__}.")
+    if os.path.isfile(out):
+        raise ValueError(f"run(): out={str(out)!r} is a file: results go into a folder, name one that may be made.")
 
 
 def count(name: str, value: Any, *, least: int = 1, needed: bool = False) -> Any:
