@@ -19,6 +19,8 @@ from torch import Tensor, nn
 import funattr as fa
 from funattr.dataset._folder import notes_of
 
+from .test_dataset import IMAGES, net
+
 N = 12
 X = torch.arange(4.0 * N).reshape(N, 4)
 WEIGHT = torch.tensor([[1.0, -2.0, 3.0, 0.5]])
@@ -217,3 +219,23 @@ def test_other_readers(tmp_path: Path) -> None:
         if "ModuleNotFoundError" in found.stderr:
             continue
         assert found.stdout == f"{[i for i in range(N) if i != 3]}\n", found.stderr
+
+
+def test_a_run_of_a_few_that_all_fail_says_so(tmp_path: Path) -> None:
+    """Fewer than are taken for a mistake in the call: a summary alone passes for done."""
+    with pytest.warns(UserWarning, match="none of 3 examples was explained. The first: .*no layer 'conv'"):
+        assert fa.dataset.run(fa.grad_cam, net, IMAGES[:3], tmp_path / "maps", target=1, layer="conv") == (0, 3, 0)
+    fa.dataset.run(fa.saliency, net, IMAGES[:3], tmp_path / "well", target=1)
+    some = fa.dataset.run(fa.saliency, net, torch.cat([IMAGES[:3], IMAGES[:1] / 0]), tmp_path / "well", target=1)
+    assert some == (0, 1, 3)
+    with pytest.raises(KeyError, match="there is no result of the id 7"):
+        fa.dataset.load(tmp_path / "well")[7]
+
+
+def test_no_folder_and_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file: results go into a folder"):
+        fa.dataset.run(fa.saliency, net, IMAGES, tmp_path / "file", target=1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="torch finds no GPU on this machine: leave device out"):
+        fa.dataset.run(fa.saliency, net, IMAGES, tmp_path / "maps", target=1, device="cuda")

@@ -101,3 +101,32 @@ def test_a_quotient_by_one_number_for_many_is_bounded(spelled: Callable[[Tensor,
     of_a, of_b = fa.deep_lift(lambda a, b: spelled(a, b).sum(1), (a, b), baselines=(a0, base))
     close(of_a.sum() + of_b.sum(), (a / b - a0 / base).sum(), 1e-9 * max(1.0, 1 / abs(b0)))
     assert of_a.abs().le(2 * ((a / b).abs() + (a0 / base).abs())).all()
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        lambda v: v.rsqrt_(),
+        lambda v: v.pow_(-0.5),
+        lambda v: v.sqrt_().reciprocal_(),
+        lambda v: torch.empty_like(v).copy_(v.rsqrt()),
+    ],
+)
+def test_a_reciprocal_in_place_is_one(root: Callable[[Tensor], Tensor]) -> None:
+    """It was taken for any factor: complete, and other shares than the same out of place."""
+    x, base = torch.randn(2, 6).double(), 0.1 * torch.ones(1, 6).double()
+
+    def norm(root: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: (x * root(x.pow(2).mean(-1, keepdim=True).add_(1e-6)) * torch.arange(6.0).double()).sum(1)
+
+    close(fa.deep_lift(norm(root), x, baselines=base), fa.deep_lift(norm(torch.rsqrt), x, baselines=base))
+
+
+def test_what_is_added_to_a_reciprocal_in_place_makes_it_none() -> None:
+    x, base = torch.randn(2, 6).double(), 0.1 * torch.ones(1, 6).double()
+
+    def norm(add: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: (x * add(x.pow(2).mean(-1, keepdim=True).rsqrt()) * torch.arange(6.0).double()).sum(1)
+
+    found = fa.deep_lift(norm(lambda r: r.add_(1.0)), x, baselines=base)
+    close(found, fa.deep_lift(norm(lambda r: r + 1.0), x, baselines=base))

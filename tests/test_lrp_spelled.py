@@ -336,3 +336,40 @@ def test_what_is_absorbed_is_not_left_out_where_it_is_no_number() -> None:
     assert fa.lrp(model, ROWS, target=1, rules=R.frozen()).isfinite().all()
     with pytest.raises(ValueError, match="holds NaN or inf"):
         fa.absorbed(model, ROWS, target=1, rules=R.frozen())
+
+
+SHIFT = torch.linspace(-2, 2, 8, dtype=torch.float64)
+SHIFTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a bias by hand": lambda h: h + SHIFT,
+    "less a number": lambda h: h - 1.5,
+    "a number less": lambda h: 2 - h,
+    "two, and a scale": lambda h: (h + SHIFT) * SHIFT - SHIFT.sin(),
+    "after an activation": lambda h: (h + SHIFT).tanh() + 0.3,
+}
+BY_HAND: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "silu": (F.silu, lambda t: t * t.sigmoid()),
+    "gelu": (
+        lambda t: F.gelu(t, approximate="tanh"),
+        lambda t: 0.5 * t * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (t + 0.044715 * t**3))),
+    ),
+    "softsign": (F.softsign, lambda t: t / (1 + t.abs())),
+}
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+@pytest.mark.parametrize("act", BY_HAND)
+def test_an_activation_by_hand_is_one_of_what_it_is_given(act: str, shift: str) -> None:
+    """Not of what a constant was added to before: what the addition keeps is its own."""
+    torch.manual_seed(0)
+    first, last = nn.Linear(5, 8, bias=False).double(), nn.Linear(8, 3).double()
+    x, rules = torch.randn(4, 5, dtype=torch.float64), fa.rules.attn_lrp()
+
+    def around(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: last(f(SHIFTS[shift](first(x))))
+
+    as_one, by_hand = map(around, BY_HAND[act])
+    found = fa.lrp(by_hand, x, target=1, rules=rules)
+    close(found, fa.lrp(as_one, x, target=1, rules=rules), 1e-10)
+    close(torch.vmap(lambda x: fa.lrp(by_hand, x[None], target=1, rules=rules)[0])(x), found, 1e-10)
+    kept = fa.absorbed(by_hand, x, target=1, rules=rules)
+    close(found.sum(1) + sum(kept.values()), by_hand(x)[:, 1].detach(), 1e-9)

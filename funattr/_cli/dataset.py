@@ -6,6 +6,7 @@ import argparse
 import importlib
 import inspect
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -103,7 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise mistake(f"{name} must say {missing[0]}, as in {missing[0]} = {_SAY[missing[0]]}; or give --{missing[0]}.")
     job.setdefault("progress", not arguments.quiet)
     out = job["out"]
-    with answered("" if pictures else name):
+    with answered("" if pictures else name), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "none of .* was explained")  # they are all named at the end
         found = _started(job, own, pictures)
     print(f"explained {found.explained}, failed {found.failed}, skipped {found.skipped}; results in {out}")
     return _failures(out)

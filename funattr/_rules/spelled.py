@@ -59,6 +59,7 @@ _ORDERS = {
     "input tensor1 tensor2": "addcmul addcdiv",
     "input end weight": "lerp",
     "input min max": "clamp clip",
+    "input weight": "prelu",
     "input1 input2 weight bias": "bilinear",
     "x1 x2": "cosine_similarity pairwise_distance cdist",
     "condition input other": "where",

@@ -48,7 +48,8 @@ def check_seed(seed: Any) -> int:
     return int(seed)
 
 
-def check_device(device: Any) -> None:
+def check_device(device: Any, here: bool) -> None:
+    """That there is such a device, on this machine where workers compute `here`."""
     try:
         kind = torch.device("cpu" if device is None else device).type
     except (RuntimeError, TypeError, ValueError) as error:  # torch has no device of so large a number

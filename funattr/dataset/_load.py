@@ -44,7 +44,7 @@ class Results:
             ids = _ids_in(path)
             if identity in ids:
                 return next(itertools.islice(_rows(path), ids.index(identity), None))[1]
-        raise KeyError(identity)
+        raise KeyError(f"there is no result of the id {identity!r}: ids() lists those that there are")
 
     def __iter__(self) -> Iterator[tuple[Id, Any]]:
         """A part is opened when its first id is next, and read a group of rows at a time."""

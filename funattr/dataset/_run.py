@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from ._config import Storage, config_of, hash_of, versions
 from ._data import Indexed, Stream, source_of
 from ._folder import Folder, Part
 from ._ids import Id, Ids
+from ._load import failed
 from ._local import run_local
 from ._methods import bound, method_of
 from ._model import check_name
@@ -145,7 +147,7 @@ def run(
     storage, how = Storage(dtype, pool, top_k, varying), _How(engine, workers, threads, num_gpus, shard, retry, progress)
     check(model, target, storage, how)
     seed = check_seed(seed)
-    check_device(device)
+    check_device(device, engine == "local")
     check_folder(out)
     bound(method, arguments, target, own_target)
     source, own_loaders = source_of(data, ids, transform, own_target, seed)
@@ -157,7 +159,17 @@ def run(
     calls = (method, arguments, model, target, own_target, seed)
     job = Job(*calls, size, part_size or 16 * size, storage, device, loaders, strict, retry, about, own)
     with (folder := Folder(out, shard)).claimed(config):
-        return _run(job._replace(trusted=retry or len(folder.done) > 0), folder, source, data, how)
+        found = _run(job._replace(trusted=retry or len(folder.done) > 0), folder, source, data, how)
+        if found.failed and not folder.done:  # fewer than are taken for a mistake in the call
+            _tell(out, found)
+        return found
+
+
+def _tell(out: Any, found: Summary) -> None:
+    """That nothing was explained, and why not."""
+    row = failed(out)[0]
+    text = f"none of {found.failed} examples was explained. The first: {row['message'] or row['error']}"
+    warnings.warn(f"{text}\nfa.dataset.failed({str(out)!r}) has them all.", stacklevel=3)
 
 
 class _How(NamedTuple):

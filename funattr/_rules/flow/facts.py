@@ -30,6 +30,9 @@ from ..._torch import (
 from ..._words import warn
 from ..lift.complete import custom
 from ..lift.origins import constant
+from .operation import same
+
+Chain = tuple[tuple[Tensor, Callable[[Tensor], Tensor]], ...]
 
 
 class Fact(NamedTuple):
@@ -41,10 +44,52 @@ class Fact(NamedTuple):
     activated: bool = False  # came out of an activation
     root: Tensor | None = None  # the tensor that it is an elementwise function of
     made: Callable[[Tensor], Tensor] | None = None  # that function
+    shifted: bool = False  # a constant was added last: `f(z) / z` of it is another than of what that was added to
+    nearer: Chain = ()  # tensors after its root that were shifted, the nearest first, and what it is as a function of them
     linear: Any = None  # the linear operation that it came out of
+
+    def rooted(self, t: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The tensor that `t`, which this is known of, is an elementwise function of, and that function."""
+        return (t, same) if self.root is None or self.made is None else (self.root, self.made)
+
+    def near(self, t: Tensor) -> Chain:
+        """The same of all that was shifted after it, `t` among them."""
+        return ((t, same), *self.nearer) if self.shifted else self.nearer
+
+    def apart(self) -> Fact:
+        """That of another tensor, which is made of nothing."""
+        return self._replace(root=None, made=None, shifted=False, nearer=(), linear=None)
 
 
 UNKNOWN = Fact()
+
+
+def elementwise(y: Tensor, func: Callable[..., Tensor], args: Any, facts: list[Fact | None], fact: Fact) -> Fact:
+    """`fact` of an elementwise function of `args`, of some of which something is known, with what it is a function of."""
+    given = [(i, known) for i, known in enumerate(facts) if known is not None]
+
+    def along(chain: list[tuple[Tensor, Callable[[Tensor], Tensor]]]) -> Callable[[Tensor], Tensor]:
+        def made(t: Tensor) -> Tensor:
+            parts = list(args)
+            for (i, _), (_, f) in zip(given, chain):
+                parts[i] = f(t)
+            return func(*parts)
+
+        return made
+
+    roots = [known.rooted(args[i]) for i, known in given]
+    root = roots[0][0] if roots else y
+    if not roots or y.shape != root.shape or any(other is not root for other, _ in roots):
+        return fact
+    first, *others = [known.near(args[i]) for i, known in given]
+    nearer = []
+    for t, f in first:
+        same_in = [next((pair for pair in other if pair[0] is t), None) for other in others]
+        if y.shape == t.shape and None not in same_in:
+            nearer.append((t, along([(t, f), *[pair for pair in same_in if pair is not None]])))
+    return fact._replace(root=root, made=along(roots), nearer=tuple(nearer))
+
+
 UNSEEN = "code that no rule sees (scripted, from C++, inside torch.func)"
 
 

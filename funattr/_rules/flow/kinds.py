@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._torch import saved_as, tracing, transforms_active
-from ..._types import in_single
-from ..lift.compound import COMPOUND
+from ..._torch import tracing, transforms_active
+from ..lift.compound import COMPOUND, sloped
 from ..lift.dispatch import bent
 from ..lift.lengths import LENGTHS
-from ..lift.norms import least
 from ..lift.origins import among
 from ..lift.table import NAMES
 from .flows import CUT, HALF, NORMALIZATION, PLAIN
 from .linear import addmm, bilinear, bilinear_layer, convolution, einsum, linear, product_of
 from .mode import Ruled, Table, other
-from .operation import Flow, Led, Operation, Pairs, standing
+from .norms import Held, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from .operation import Flow, Operation, Pairs
 
 
 def activation(mode: Ruled, func: Any, x: Any, *rest: Any, **kwargs: Any) -> Any:
@@ -52,6 +50,16 @@ def larger(mode: Ruled, func: Any, x: Any, y: Any = None, *rest: Any, **kwargs: 
     return (other if both else binary)(mode, func, x, y, *rest, **kwargs)
 
 
+def largest(mode: Ruled, func: Any, x: Any, *rest: Any, **kwargs: Any) -> Any:
+    """Of two, as `maximum`; of one, and over a dimension, the winner takes all."""
+    return (larger if rest and isinstance(rest[0], Tensor) else other)(mode, func, x, *rest, **kwargs)
+
+
+def prelu(mode: Ruled, func: Any, x: Tensor, weight: Tensor) -> Any:
+    """An activation; with slopes that vary, a product with what is below 0."""
+    return (_sloped if mode.varies(weight) else activation)(mode, func, x, weight)
+
+
 def power(mode: Ruled, func: Any, x: Any, exponent: Any) -> Any:
     if isinstance(exponent, (int, float)) and exponent < 0:
         return statistic(mode, func, x, exponent)
@@ -63,10 +71,16 @@ def product(mode: Ruled, func: Any, x: Any, y: Any) -> Any:
     z = func(x, y)
     if not (mode.varies(x) and mode.varies(y)):
         return _multiple(mode, func, z, x, y)
-    (a, made_a), (b, made_b) = mode.rooted(x), mode.rooted(y)
-    if a is b and z.shape == a.shape:
-        return _elementwise(mode, "mul", lambda t: func(made_a(t), made_b(t)), mode.source(a), z, (a,))
+    shared = mode.shared(x, y)
+    if shared is not None and z.shape == shared[0].shape:
+        return _of_one(mode, "mul", func, z, *shared)
     return product_of(mode, "mul", func, x, y, z)
+
+
+def _of_one(mode: Ruled, name: str, func: Any, z: Tensor, root: Tensor, *made: Callable[[Tensor], Tensor]) -> Tensor:
+    """An activation of the root, which both of two are made of."""
+    first, second = made
+    return _elementwise(mode, name, lambda t: func(first(t), second(t)), mode.source(root), z, (root,))
 
 
 def _multiple(mode: Ruled, func: Any, z: Tensor, x: Any, y: Any) -> Tensor:
@@ -81,16 +95,6 @@ def _multiple(mode: Ruled, func: Any, z: Tensor, x: Any, y: Any) -> Tensor:
     return z
 
 
-class Held:
-    """An operation that is made with statistics, and what flows where these are constant."""
-
-    def __init__(self, run: Callable[..., Tensor], pairs: Callable[[Operation, Operation], Pairs | Led]):
-        self.run, self.pairs = run, pairs
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        return self.run(*inputs)
-
-
 def _divided(op: Operation, at: Operation) -> Pairs:
     x, y = torch.broadcast_tensors(op.inputs[0], at.inputs[1])
     return [(torch.reciprocal(y), x)]
@@ -103,10 +107,9 @@ def quotient(mode: Ruled, func: Any, x: Any, y: Any, **rounding: Any) -> Any:
         return _multiple(mode, func, func(x, y), x, y)
     if not mode.varies(x):
         return statistic(mode, lambda t: func(x, t), y)
-    (a, made_a), (b, made_b) = mode.rooted(x), mode.rooted(y)
-    z = func(x, y)
-    if a is b and z.shape == a.shape:
-        return _elementwise(mode, "div", lambda t: func(made_a(t), made_b(t)), mode.source(a), z, (a,))
+    shared, z = mode.shared(x, y), func(x, y)
+    if shared is not None and z.shape == shared[0].shape:
+        return _of_one(mode, "div", func, z, *shared)
     return mode.know(mode.ruled(mode.rules.of("div", "normalization"), Operation("div", Held(func, _divided), (x, y), z)), x, y)
 
 
@@ -141,84 +144,6 @@ def statistic_and_mean(take: Any) -> Any:
     return handler
 
 
-def _norm(
-    mode: Ruled,
-    run: Callable[..., Tensor],
-    x: Tensor,
-    weight: Any,
-    bias: Any,
-    shape: Any,
-    dims: Any,
-    eps: float,
-    centred: bool = True,
-) -> Tensor:
-    """A normalisation over `dims` of x in `shape`, less its mean where it is centred; its deviation is constant."""
-    last = mode.name in ("layer_norm", "rms_norm")  # the weight is along the last dimensions, else along the channels
-
-    def led(op: Operation, at: Operation) -> Pairs | Led:
-        scale = _inverse_deviation(op.output)
-        if scale is None:
-            c = in_single(at.inputs[0].reshape(shape))
-            c = c - c.mean(dims, True) if centred else c
-            scale = torch.rsqrt((c * c).mean(dims, True) + eps).to(x.dtype)
-        w = None if weight is None else at.inputs[1] if last else at.inputs[1].reshape(-1, *[1] * (x.dim() - 2))
-        if not centred:
-            return [(scale if w is None else scale * w, op.inputs[0])]
-        return partial(standing, scale=scale, weight=w, x=op.inputs[0], shape=shape, dims=dims)
-
-    def function(x: Tensor, *given: Tensor) -> Tensor:
-        return run(x, None if weight is None else given[0], None if bias is None else given[-1])
-
-    inputs, held = (x, *(part for part in (weight, bias) if part is not None)), Held(function, led)
-    y = held(*inputs)
-    if not mode.varies(x):
-        return y
-    return mode.know(mode.ruled(mode.rules.of(mode.name, "normalization"), Operation(mode.name, held, inputs, y)), x)
-
-
-def _inverse_deviation(y: Tensor) -> Tensor | None:
-    """What a layer norm has computed for its own gradient, as far as torch shows it (since 2.13): a constant."""
-    node = None if tracing() or transforms_active() else y.grad_fn
-    return None if node is None or node.name() != "NativeLayerNormBackward0" else saved_as("result2", node)
-
-
-def layer_norm(mode: Ruled, func: Any, x: Tensor, shape: Any, w: Any = None, b: Any = None, eps: float = 1e-5, *_: Any) -> Any:
-    return _norm(mode, lambda x, w, b: func(x, shape, w, b, eps), x, w, b, x.shape, [*range(-len(shape), 0)], eps)
-
-
-def rms_norm(mode: Ruled, func: Any, x: Tensor, shape: Any, w: Any = None, eps: float | None = None) -> Any:
-    across = [*range(-len(shape), 0)]
-    return _norm(mode, lambda x, w, b: func(x, shape, w, eps), x, w, None, x.shape, across, least(x, eps), False)
-
-
-def group_norm(mode: Ruled, func: Any, x: Tensor, groups: int, w: Any = None, b: Any = None, eps: float = 1e-5, *_: Any) -> Any:
-    shape = (x.shape[0], groups, x.shape[1:].numel() // groups)
-    return _norm(mode, lambda x, w, b: func(x, groups, w, b, eps, *_), x, w, b, shape, [2], eps)
-
-
-def instance_norm(mode: Ruled, func: Any, x: Tensor, w: Any, b: Any, mean: Any, var: Any, own: bool, *rest: Any) -> Any:
-    if not own:
-        return batch_norm(mode, torch.batch_norm, x, w, b, mean, var, False, *rest)
-    return _norm(mode, lambda x, w, b: func(x, w, b, mean, var, own, *rest), x, w, b, x.shape, [*range(2, x.dim())], rest[1])
-
-
-def batch_norm(
-    mode: Ruled, func: Callable[..., Tensor], x: Tensor, w: Any, b: Any, mean: Any, var: Any, training: bool, *rest: Any
-) -> Any:
-    """With running statistics merged into the linear operation or convolution that x came out of, if it did; else linear."""
-
-    def run(x: Tensor, w: Any = w, b: Any = b) -> Tensor:
-        return func(x, w, b, mean, var, training, *rest)
-
-    if training:
-        return _norm(mode, run, x, w, b, x.shape, [0, *range(2, x.dim())], rest[1])
-    before = mode.facts[x].linear
-    if before is None:
-        return run(x)
-    scale = torch.rsqrt(var + rest[1])
-    return before.merged(mode, x, run, scale if w is None else w * scale, mean, b)
-
-
 def unmet(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
     """An operation that is not linear, and of a kind that no rule is for; it may have one by its name."""
     if mode.rules.of(mode.name) is None and bent(func, args, kwargs, mode.varies):
@@ -239,6 +164,7 @@ def apart(body: Any) -> Any:
 
 
 _taken_apart, _roots = apart(COMPOUND["scaled_dot_product_attention"]), apart(COMPOUND["cdist"])
+_sloped = apart(sloped)
 
 
 def distances(mode: Ruled, func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -281,6 +207,8 @@ TABLE: Table = {
     **{name: handler for group, handler in _GROUPS.items() for name in NAMES[group]},
     **{name: apart(body) for name, body in COMPOUND.items()},
     "scaled_dot_product_attention": attention,
+    "prelu": prelu,
+    **dict.fromkeys(("max", "min"), largest),
     **dict.fromkeys((*(name for name in LENGTHS if name.endswith("norm")), "var", "std"), statistic),
     "var_mean": statistic_and_mean(torch.var),
     "std_mean": statistic_and_mean(torch.std),

@@ -93,9 +93,13 @@ def convolution(
         return func(x, w, b, *rest, **kwargs)
 
     transposed = "transpose" in mode.name
-    if mode.varies(x) and mode.varies(weight):
-        y = product_of(mode, mode.name, function, x, weight, function(x, weight))
-        return y if bias is None else mode.know(y + bias.reshape(-1, *[1] * (weight.dim() - 2)), y)
+    both = mode.varies(x) and mode.varies(weight)
+    if bias is not None and (both or mode.varies(bias)):
+        with mode:
+            y: Tensor = function(x, weight) + bias.reshape(-1, *[1] * (weight.dim() - 2))
+            return y
+    if both:
+        return product_of(mode, mode.name, function, x, weight, function(x, weight))
     groups = kwargs.get("groups", rest[3] if len(rest) > 3 else 1)
 
     def widened(w: Tensor, scale: Tensor) -> Tensor:

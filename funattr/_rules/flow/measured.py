@@ -109,8 +109,9 @@ class Measured(Ruled):
         def alias(t: Any) -> Any:
             if not (isinstance(t, Tensor) and self.varies(t)):
                 return t
-            root, made = self.rooted(t)
-            inputs.append(self.stands(t, _alias(t), root=root, made=made))
+            fact = self.facts[t]
+            root, made = fact.rooted(t)
+            inputs.append(self.stands(t, _alias(t), root=root, made=made, shifted=False, nearer=fact.near(t)))
             return inputs[-1]
 
         return inputs, map_leaves(alias, (args, kwargs))

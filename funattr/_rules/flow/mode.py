@@ -18,9 +18,9 @@ from ..lift.origins import among, parts, those_taken
 from ..lift.table import ENTRIES, NAMES, PLAIN, SHAPES, is_chosen
 from ..relu import ReluRule, in_place
 from ..spelled import Entry, called, counterpart, name_in_torch, named
-from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen, made_unseen
+from .facts import UNKNOWN, Event, Fact, Facts, Traced, Unseen, elementwise, made_unseen
 from .given import Chosen, check_weighted
-from .operation import Flow, Operation, Scale, same, whole
+from .operation import Flow, Operation, Scale, whole
 from .own import own
 
 #: What keeps the places of a tensor's elements, and is linear where but one of its tensors varies.
@@ -75,7 +75,7 @@ class Ruled(TorchFunctionMode):
             fact, leaf = self.facts[t], new if tracing() else as_recorded(new)
             self.unseen.linear |= not fact.first
             self.anew += [True] if leaf.requires_grad and not fact.varies else []
-            self.facts[new] = fact._replace(root=None, made=None, varies=fact.varies or leaf.requires_grad)
+            self.facts[new] = fact.apart()._replace(linear=fact.linear, varies=fact.varies or leaf.requires_grad)
             self.starts |= {edge_of(leaf).node} if leaf.requires_grad and not tracing() else set()
 
     def end(self, output: Any) -> None:
@@ -87,10 +87,13 @@ class Ruled(TorchFunctionMode):
     def varies(self, t: Any) -> bool:
         return isinstance(t, Tensor) and self.facts[t].varies
 
-    def rooted(self, t: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """The tensor that `t` is an elementwise function of, and that function."""
-        fact = self.facts[t]
-        return (t, same) if fact.root is None or fact.made is None else (fact.root, fact.made)
+    def shared(self, x: Tensor, y: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None:
+        """The nearest tensor that both are elementwise functions of, and these functions."""
+        (fact, other), found = (self.facts[x], self.facts[y]), None
+        (a, made), (b, others) = fact.rooted(x), other.rooted(y)
+        if a is b:
+            found = next(((t, f, g) for t, f in fact.near(x) for u, g in other.near(y) if t is u), (a, made, others))
+        return found
 
     def source(self, t: Tensor) -> Tensor:
         """`t`, which an operation takes that was given something made of it."""
@@ -156,7 +159,7 @@ class Ruled(TorchFunctionMode):
         if isinstance(found, Tensor) and args and found is not args[0]:
             fact = self._before(None, args[0])  # what is written to x.T is written to x, which a rule may look at later
             found = unruled(func, (self.late.pop()[1],), kwargs) if self.late else found
-            self.facts[found] = fact._replace(root=None, made=None, linear=None)
+            self.facts[found] = fact.apart()
         return found
 
     def _before(self, func: Any, t: Tensor) -> Fact:
@@ -200,20 +203,13 @@ class Ruled(TorchFunctionMode):
         fact = Fact(True, first=all(fact.first for fact in live))
         if func in SHAPES and len(live) == 1:
             return fact._replace(activated=live[0].activated)
-        return self.elementwise(y, func, args, fact) if called(name) in _SUMS and not kwargs else fact
+        if called(name) not in _SUMS or kwargs:
+            return fact
+        return self.elementwise(y, func, args, fact)._replace(shifted=len(args) > 1 and not all(map(self.varies, args)))
 
     def elementwise(self, y: Tensor, func: Callable[..., Tensor], args: Any, fact: Fact) -> Fact:
         """`fact` of an elementwise function of all that varies among `args`, with the one tensor that it is a function of."""
-        rooted = [self.rooted(t) if self.varies(t) else None for t in args]
-        roots = [found[0] for found in rooted if found is not None]
-        if not roots or any(root is not roots[0] for root in roots) or y.shape != roots[0].shape:
-            return fact
-
-        def made(t: Tensor) -> Tensor:
-            parts = [arg if found is None else found[1](t) for arg, found in zip(args, rooted)]
-            return func(*parts)
-
-        return fact._replace(root=roots[0], made=made)
+        return elementwise(y, func, args, [self.facts[t] if self.varies(t) else None for t in args], fact)
 
     # What dispatch asks for.
 
@@ -227,12 +223,12 @@ class Ruled(TorchFunctionMode):
 
     def copied(self, x: Tensor) -> Tensor:
         found = x.clone()
-        self.facts[found] = self.facts[x]._replace(root=None, made=None, linear=None)
+        self.facts[found] = self.facts[x].apart()
         return found
 
     def written(self, x: Tensor, y: Tensor) -> Tensor:
         found = x.copy_(y)
-        self._wrote(x, self.facts[y]._replace(root=None, made=None, linear=None))
+        self._wrote(x, self.facts[y].apart())
         return found
 
     def _wrote(self, y: Tensor, fact: Fact) -> None:

@@ -16,7 +16,7 @@ from ..._words import complaint
 from .decomposed import DECOMPOSED
 from .lengths import LENGTHS, single
 from .losses import binary_cross_entropy_with_logits, cross_entropy, mse_loss
-from .secants import Rule
+from .secants import EXACT, Rule, unary
 from .tape import Lift
 
 
@@ -57,6 +57,16 @@ def _mean_beside(x: Tensor, dim: Any, unbiased: Any = None, keepdim: bool = Fals
     return x.mean(dims, keepdim=keepdim)
 
 
+def sloped(x: Tensor, slope: Tensor) -> Tensor:
+    """prelu, with slopes that vary: one, or one for each channel."""
+    slope = slope.reshape(-1, *[1] * (x.dim() - 2)) if slope.numel() > 1 else slope.reshape(())
+    return torch.where(x > 0, x, slope * x)
+
+
+def prelu(lift: Lift, func: Any, x: Tensor, slope: Tensor) -> Any:
+    return (taken_apart(sloped) if lift.varies(slope) else unary(EXACT))(lift, func, x, slope)
+
+
 def glu(x: Tensor, dim: int = -1) -> Tensor:
     a, b = x.chunk(2, dim)
     return a * b.sigmoid()
@@ -94,6 +104,7 @@ def float_power(x: Any, y: Any) -> Tensor:
 def products(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """prod, by halves: a tree of products of two."""
     x = x if dtype is None else x.to(dtype)
+    dim = dim if x.dim() else None  # a number has no dimensions, and torch takes 0 for one
     x = x.flatten() if dim is None else x.movedim(dim, -1)
     while x.shape[-1] > 1:
         half = x.shape[-1] // 2

@@ -121,11 +121,20 @@ def _complex(args: Any) -> bool:
     return False
 
 
+#: What is another number than it was, by these: no reciprocal any more, but what is copied may be one.
+_WRITES = {Tensor.add_, Tensor.__iadd__, Tensor.sub_, Tensor.__isub__, Tensor.copy_, Tensor.fill_, Tensor.zero_, Tensor.neg_}
+
+
 def _linear(lift: Any, func: Any, args: Any, kwargs: Any) -> Any:
     if lift.events is not None:
         return lift.probed(func, args, kwargs)
     found = func(*args, **kwargs)
-    return lift.scale(found, args[0]) if lift.scales and counterpart(func) in SPREAD else found
+    if not lift.scales:
+        return found
+    if func in _WRITES:
+        lift.scales = [t for t in lift.scales if t is not found]
+        return lift.scale(found, *args[1:]) if func is Tensor.copy_ else found
+    return lift.scale(found, args[0]) if counterpart(func) in SPREAD else found
 
 
 def _ruled(lift: Any, entry: Entry, args: Any, kwargs: Any) -> Any:

@@ -68,7 +68,10 @@ def grouped_product(lift: Lift, func: Any, x: Tensor, y: Tensor, offs: Tensor | 
 
 
 def bilinear_layer(lift: Lift, func: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    z = bilinear(lift, func, x, y, weight)
+    if lift.varies(weight):  # then it is linear in each of three
+        z = einsum(lift, torch.einsum, "...i,oij,...j->...o", x, weight, y)
+    else:
+        z = bilinear(lift, func, x, y, weight)
     return z if bias is None else z + bias
 
 

@@ -14,7 +14,8 @@ def mse_loss(
 ) -> Tensor:
     if isinstance(size_average, int) and not isinstance(size_average, bool):  # of torch's own, in C, it is the number
         size_average, reduction = None, size_average
-    d = (x - y) * (x - y)
+    d = x - y
+    d = d * d  # of one difference, so that rules see a square
     return reduced(d if weight is None else d * weight, older(size_average, reduce, reduction), weight)
 
 

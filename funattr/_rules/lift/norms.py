@@ -110,16 +110,18 @@ def instance_norm(
     lift: Lift, func: Any, x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, own: bool, *rest: Any
 ) -> Tensor:
     if not own:
-        return torch.batch_norm(x, weight, bias, mean, var, False, *rest)
+        return batch_norm(lift, torch.batch_norm, x, weight, bias, mean, var, False, *rest)
     return _per_channel(lift, normalised(lift, x, range(2, x.dim()), rest[1]), weight, bias)
 
 
 def batch_norm(lift: Lift, func: Callable[..., Tensor], *args: Any) -> Tensor:
     """Linear with running statistics; with those of the batch, a normalisation."""
-    x, weight, bias, _, _, training, _, eps, _ = args
+    x, weight, bias, mean, var, training, *rest = args
     if not training:
+        if lift.varies(weight) or lift.varies(bias):
+            return _per_channel(lift, func(x, None, None, mean, var, False, *rest), weight, bias)
         return func(*args)
-    return _per_channel(lift, normalised(lift, x, [0, *range(2, x.dim())], eps), weight, bias)
+    return _per_channel(lift, normalised(lift, x, [0, *range(2, x.dim())], rest[1]), weight, bias)
 
 
 NORMS: dict[str, Rule] = {rule.__name__: rule for rule in (layer_norm, rms_norm, group_norm, instance_norm, batch_norm)}

@@ -19,6 +19,7 @@ from ..._core.checks import may_read
 from ..._core.plain import PlainAttention
 from ..._torch import below_vmap, grad_levels_in_vmap, grad_of_sum, is_plain, slope_of_one, tracing, transforms_active
 from ..._types import attributable, in_single
+from ..spelled import counterpart
 from .slopes import scaled, scaled2
 from .tape import Lift, Met
 
@@ -190,7 +191,7 @@ def steered(
 
 def clamp(lift: Lift, func: Any, x: Any, *bounds: Any, **named: Any) -> Any:
     """Piecewise linear in x; with bounds that are tensors, the larger of two and then the smaller of two."""
-    low, high = (list(bounds) + [None, None])[:2] if func not in _CLAMP_MAX else (None, *bounds, None)[:2]
+    low, high = (list(bounds) + [None, None])[:2] if counterpart(func) not in _CLAMP_MAX else (None, *bounds, None)[:2]
     low, high = named.get("min", low), named.get("max", high)
     if not any(lift.varies(t) for t in (low, high)):
         return unary(EXACT)(lift, func, x, *bounds, **named)

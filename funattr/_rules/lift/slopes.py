@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._torch import at_one_level, autograd_function, current_grad_level, nothing_below, tracing
+from ..._torch import at_one_level, autograd_function, current_grad_level, nothing_below, tracing, without_modes
 from ..._types import as_it_is
 
 #: The gradients of all live inputs: ``pull(g, shapes of the inputs, which of them are wanted, *slopes)``.
@@ -170,3 +170,18 @@ def picked(x: Tensor, index: Tensor, m: Tensor, value: Tensor) -> Tensor:
 def _pick(g: Tensor, shapes: Shapes, wanted: Wanted, index: Tensor, m: Tensor) -> tuple[Tensor]:
     h = g * m
     return (torch.zeros(shapes[0], dtype=h.dtype, device=h.device).scatter_add(-1, index.expand(h.shape), h),)
+
+
+class Aside(torch.no_grad):
+    """Without a graph, and unseen by other modes: under vmap there is one for attention, and slopes take many operations."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self.modes = without_modes()
+        self.modes.__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        try:
+            self.modes.__exit__(*exception)
+        finally:
+            super().__exit__(*exception)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..spelled import SWITCHED, Entry, by_function, counterpart, functions, name_in_torch, opened, spelled
 from .attention import attention
-from .compound import COMPOUND, taken_apart
+from .compound import COMPOUND, prelu, taken_apart
 from .linear import bilinear, bilinear_layer, convolution, einsum, grouped_product, inverse, linear, matrix_product, solve
 from .norms import NORMS
 from .rows import extremum, indexed, logsumexp, masked_fill, max_pool, softmax, where
@@ -60,7 +60,7 @@ NAMES: dict[str, list[str]] = {
         "curved": "atan2 arctan2 hypot logaddexp logaddexp2",
         "curved, relative": "xlogy",
         "matrix product": "matmul mm bmm spmm dsmm __matmul__",
-        "bilinear": "mv dot vdot inner outer ger kron tensordot vecdot cross",
+        "bilinear": "mv dot vdot inner outer ger kron tensordot vecdot cross linalg_vecdot linalg_cross",
         # what F.grouped_mm calls, and torch before 2.10 has alone: experts of a mixture
         "grouped product": "_grouped_mm",
         "convolution": " ".join(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)),
@@ -99,6 +99,7 @@ RULES: dict[str, Rule] = {
     **{name: rule for group, rule in _OF_GROUPS.items() for name in NAMES[group]},
     "linear": linear,
     "bilinear": bilinear_layer,
+    "prelu": prelu,
     "einsum": einsum,
     "masked_fill": masked_fill,
     "softmax": softmax(False),

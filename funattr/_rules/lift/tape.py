@@ -23,6 +23,7 @@ from ..._torch import depth, depth_traced, tracing, transforms_active, without_m
 from ..._types import attributable, broadcasts
 from ..spelled import Entry, counterpart, functions
 from .origins import ASKS, Origins, among, constant, is_new, parts, sources
+from .slopes import Aside
 
 
 class Met(NamedTuple):
@@ -166,8 +167,11 @@ class Lift(TorchFunctionMode):
         return x.clone()
 
     def written(self, x: Tensor, y: Tensor) -> Tensor:
-        """`x`, with what an operation in place made of it."""
-        return x.copy_(y)
+        """`x`, with what an operation in place made of it; a reciprocal from here on, where that is one, and else none."""
+        found, scales = x.copy_(y), self.scales
+        if scales:
+            self.scales = [t for t in scales if t is not found] + [found] * self.is_scale(y)
+        return found
 
     def meet(self, *inputs: Tensor, apart: str | None = None) -> list[Met] | None:
         """The inputs of an operation that has a rule, at x and at the baseline; None while recording, and where none of them
@@ -263,22 +267,7 @@ class Lift(TorchFunctionMode):
         """Slopes have a graph only where the result is to be differentiated."""
         if self.own is not None:
             return contextlib.nullcontext()
-        return torch.no_grad() if tracing() or not transforms_active() else _Aside()
-
-
-class _Aside(torch.no_grad):
-    """Without a graph, and unseen by other modes: under vmap there is one for attention, and slopes take many operations."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        self.modes = without_modes()
-        self.modes.__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        try:
-            self.modes.__exit__(*exception)
-        finally:
-            super().__exit__(*exception)
+        return torch.no_grad() if tracing() or not transforms_active() else Aside()
 
 
 _ADDS = functions("add __add__ __radd__ __iadd__ sub subtract rsub __sub__ __rsub__ __isub__")
