@@ -238,18 +238,28 @@ def test_an_example_that_is_done_runs_no_more() -> None:
 class Meet(nn.Module):
     """Rows that depend on each other: the function of a batch is of that batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, meet: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.first, self.last, self.meet = nn.Linear(6, 16), nn.Linear(16, 3), meet
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.first(x)
-        return self.last((h - h.mean(0)).relu())
+        return self.last(self.meet(self.first(x)).relu())
 
 
-def test_rows_that_meet_stay_together() -> None:
+#: Everywhere, or in a part of the path alone, of which its middle shows nothing.
+MEETINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda h: h - h.mean(0),
+    "largest": lambda h: h / h.abs().max().clamp(min=1.0),
+    "length": lambda h: h / h.norm().clamp(min=3.5),
+    "threshold": lambda h: h + (h.mean(0) - 0.4).relu(),
+    "next": lambda h: h - (h.cumsum(0) - h - 1.2).relu(),
+}
+
+
+@pytest.mark.parametrize("meet", MEETINGS)
+def test_rows_that_meet_stay_together(meet: str) -> None:
     torch.manual_seed(0)
-    model, x = Meet().double(), torch.randn(5, 6, dtype=torch.float64)
+    model, x = Meet(MEETINGS[meet]).double(), torch.randn(5, 6, dtype=torch.float64)
     many = fa.integrated_gradients(model, x, target=1, n_steps=4000, quadrature="riemann_middle")
     found, error = fa.integrated_gradients(model, x, target=1, rtol=5e-3, n_steps=4000, return_error=True)
     assert bool((error >= norms(found - many)).all())

@@ -12,9 +12,9 @@ from torch import Tensor
 from .._core.checks import same
 from .._core.passes import Question
 from .._torch import numbers
-from .._types import ChunkSize, Tree, map_floats, map_tensors, tensors
+from .._types import ChunkSize, Tree, map_floats, map_tensors
 from .._words import complaint, warn
-from .fold import attempted, of_rows, rows_of, with_scores
+from .fold import attempted, of_rows, rows_alone, rows_of, with_scores
 from .path import Path, flow_on, input_ends, points
 from .points import at_steps, input_floats, times_way, value_and_slope_at, with_floats
 from .progress import report
@@ -119,10 +119,12 @@ class _Rows:
     def __init__(self, q: Question, start: list[Tree], of: Asks) -> None:
         self.q, self.start, self.of, self.size = q, start, of, q.size
         self.whole = of(q, start)
-        self.alone: bool | None = None  # not known yet
+        self.among: tuple[Interval, Piece] | None = None  # what came first, of all
+        self.scores: list[Tensor] | None = None  # of all, in the middle
+        self.alone: dict[int, bool] = {}  # examples of which it is known whether they are alone what they are among all
 
     def __call__(self, on: Interval, rows: list[int]) -> Piece:
-        fewer = self.by_themselves(on, rows) if len(rows) < self.size and self.alone is not False else None
+        fewer = self.by_themselves(on, rows) if len(rows) < self.size and all(self.alone.values()) else None
         if fewer is not None:
             return fewer
         piece = integral(self.whole.steps(on), on, self.size)
@@ -133,17 +135,19 @@ class _Rows:
                 raise complaint(
                     ValueError, f"{text} is for each: choose a layer with the batch first, or one example at a time."
                 )
+        if self.among is None:
+            self.among = on, piece
         return piece._replace(parts=[t[rows] for t in parts], errors=[piece.errors[i] for i in rows])
 
     def by_themselves(self, on: Interval, rows: list[int]) -> Piece | None:
         """The integral for some examples by themselves; None where that is not what it is among all."""
 
         def piece() -> Piece | None:
-            fewer = self.some(rows) if self.alone or self.shown(rows[::-1]) else None
+            fewer = self.some(rows) if all(map(self.shown, rows)) else None
             return None if fewer is None else integral(fewer.steps(on), on, len(rows))
 
-        found = attempted(piece)
-        self.alone = found is not None
+        if (found := attempted(piece)) is None:
+            self.alone[rows[0]] = False
         return found
 
     def some(self, rows: list[int]) -> Integrand | None:
@@ -151,14 +155,18 @@ class _Rows:
         some, start = of_rows(self.q, rows), rows_of(self.start, rows, self.size, one_for_all=True)
         return None if some is None or start is None else self.of(some, start)
 
-    def shown(self, rows: list[int]) -> bool:
-        """Whether some examples, in another order, give what they give among all."""
-        fewer, some = self.some(rows), of_rows(self.q, rows)
-        if fewer is None or some is None:
-            return False
-        alone, among = with_scores(some, fewer.probe), with_scores(self.q, self.whole.probe)
-        pairs = [*zip(tensors(alone[0]), tensors(among[0])), *zip(alone[1], among[1])]
-        return all(b.dim() > 0 and b.shape[0] == self.size and same(a, b[rows]) for a, b in pairs)
+    def shown(self, i: int) -> bool:
+        """Whether an example gives by itself what it gives among all, all along the path: rows may meet in a part of it alone
+        (`h / h.abs().max().clamp(min=1)`). Its slopes at each node, and its score at one."""
+        if i not in self.alone:
+            self.alone[i] = rows_alone(self.q)
+            fewer, own = self.some([i]), of_rows(self.q, [i])
+            if not self.alone[i] and fewer is not None and own is not None and self.among is not None:
+                self.scores = self.scores or with_scores(self.q, self.whole.probe)[1]
+                (on, piece), score = self.among, with_scores(own, fewer.probe)[1]
+                alone = [*integral(fewer.steps(on), on, 1).parts, *score]
+                self.alone[i] = all(map(same, alone, (t[[i]] for t in (*piece.parts, *self.scores))))
+        return self.alone[i]
 
 
 # Which integrand, of which examples.
