@@ -63,6 +63,7 @@ MODULES = [
     *[nn.LocalResponseNorm(2), nn.MaxPool1d(3, 1), nn.MaxPool1d(3, 2, 1), nn.AdaptiveMaxPool1d(4), nn.LPPool1d(2, 2)],
     *[nn.AvgPool1d(2), nn.BatchNorm1d(4).eval()],
 ]
+NORMS: dict[str, Any] = {"weight": None, "bias": None, "momentum": 0.1, "eps": 0.1, "cudnn_enabled": False}
 MASK = torch.ones(4, 4, dtype=torch.bool).tril()
 LOWEST = torch.finfo(torch.float64).min
 OPS: dict[str, Callable[[Tensor, Tensor], Any]] = {
@@ -201,6 +202,12 @@ OPS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "choice by name": lambda h, g: torch.where(h > 0, input=h, other=g * g) + h.where(condition=h > g, other=g),
     "attention by name": lambda h, g: F.scaled_dot_product_attention(query=h, key=g, value=h, is_causal=True),
     "similarity by name": lambda h, g: F.cosine_similarity(x1=h, x2=g, dim=-1) + torch.linalg.vecdot(x=h, y=g),
+    "mm by name": lambda h, g: torch.stack([torch.mm(input=a, mat2=b.T) for a, b in zip(h, g)]),
+    "norms by name": lambda h, g: (
+        torch.native_layer_norm(input=h, normalized_shape=[6], weight=None, bias=None, eps=0.1)[0]
+        + torch.native_group_norm(g, weight=None, bias=None, N=g.shape[0], C=4, HxW=6, group=2, eps=0.1)[0]
+        + called(torch.batch_norm, h, running_mean=h.new_zeros(4), running_var=h.new_ones(4), training=False, **NORMS)
+    ),
     # by numpy's names
     "softmax(axis=)": lambda h, g: called(torch.softmax, h, axis=1) + called(Tensor.log_softmax, g, axis=1),
     "max(axis=, keepdims=)": lambda h, g: called(h.max, axis=1, keepdims=True)[0] + called(torch.amin, g, axis=1)[:, None],

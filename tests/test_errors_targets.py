@@ -176,3 +176,9 @@ def test_the_line_for_an_array_of_numpy_can_be_run() -> None:
     with pytest.warns(UserWarning, match="one after another"):
         found = fa.feature_ablation(lambda v: mlp(v).detach().numpy(), x, target=target)
     torch.testing.assert_close(found, fa.feature_ablation(mlp, x, target=3))
+
+
+def test_a_model_is_not_its_output() -> None:
+    """What it holds was taken for outputs: it was told to take `output.mask[:, 3]`."""
+    with pytest.raises(TypeError, match=r"score\(.*\): output is the model itself, Linear, and not what it gives, model\(x\)"):
+        fa.score(nn.Linear(2, 3), torch.ones(1, 2))

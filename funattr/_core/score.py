@@ -77,6 +77,8 @@ def score(output: Any, target: Target = None) -> Tensor:
     """
     if isinstance(target, Neuron):
         raise complaint(ValueError, "a neuron is a value inside the model, and cannot be taken from its output.")
+    if isinstance(output, nn.Module):
+        raise complaint(TypeError, f"output is the model itself, {type(output).__name__}, and not what it gives, model(x).")
     return score_of(output, target)
 
 
