@@ -54,11 +54,6 @@ def into(out: Any, target: int = 1, **options: Any) -> Any:
     return fa.dataset.run(fa.saliency, net, x, out, target=target, progress=False, **options)
 
 
-def without_gpu() -> Any:
-    with mock.patch("torch.cuda.is_available", return_value=False):
-        return run(device="cuda")
-
-
 def of_shapes(out: Any = None, **options: Any) -> Any:
     several = [(i, torch.randn(i + 2), None) for i in range(3)]
     return run(model=lambda: lambda v: v.square().sum(1), data=several, target=None, batch_size=1, **options)
@@ -80,8 +75,6 @@ def both_of(ids: Any) -> Any:
 
 
 DATASET = [
-    Cure("dataset/_checks.py", "torch finds no GPU on this machine", without_gpu, lambda: run(device="cpu")),
-    Cure("dataset/_checks.py", "is a file: results go into a folder", lambda: into(__file__), run),
     Cure(
         "dataset/_data.py",
         "name it, ids='id'",

@@ -230,12 +230,3 @@ def test_a_run_of_a_few_that_all_fail_says_so(tmp_path: Path) -> None:
     assert some == (0, 1, 3)
     with pytest.raises(KeyError, match="there is no result of the id 7"):
         fa.dataset.load(tmp_path / "well")[7]
-
-
-def test_no_folder_and_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is a file: results go into a folder"):
-        fa.dataset.run(fa.saliency, net, IMAGES, tmp_path / "file", target=1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="torch finds no GPU on this machine: leave device out"):
-        fa.dataset.run(fa.saliency, net, IMAGES, tmp_path / "maps", target=1, device="cuda")

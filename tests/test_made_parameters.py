@@ -168,5 +168,5 @@ def test_norms_of_matrices_are_no_norms_of_vectors(name: str) -> None:
 def test_norms_by_singular_values_are_named(norm: Callable[..., Tensor], p: object) -> None:
     if norm is torch.norm and p != "nuc":
         pytest.skip("which is of vectors")
-    with pytest.warns(UserWarning, match="linalg_matrix_norm is not linear and DeepLIFT has no rule"):
+    with pytest.warns(UserWarning, match="linalg_svdvals is not linear and DeepLIFT has no rule"):
         fa.deep_lift(around(lambda h, w, b: norm(h[0], p)), X, baselines=0.3)
