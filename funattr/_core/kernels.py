@@ -41,7 +41,8 @@ class Folded(TorchFunctionMode):
             self.own.written(*args, *kwargs.values())
         if func in _LOOKS and is_mapped(args[0]) and only_vmap_runs() and not _ours(sys._getframe(1)):
             return _looked(func, args[0])
-        args, kwargs = in_order(func, args, kwargs)
+        if func in ORDERED:
+            args, kwargs = in_order(func, args, kwargs)
         return self.own.met(func, self.run(func, args, kwargs), (*args, *kwargs.values()))
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
