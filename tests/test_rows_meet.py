@@ -153,6 +153,39 @@ def test_rows_that_meet_before_a_kink() -> None:
             assert (found - exact).abs().max() < 3e-2 * exact.abs().max()
 
 
+class Recurrent(torch.nn.Module):
+    """What vmap has no rule for, before its rows meet."""
+
+    def __init__(self, meet: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.rnn, self.head, self.meet = torch.nn.GRU(4, 6, batch_first=True), torch.nn.Linear(6, 5), meet
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.meet(self.rnn(x[:, None])[0][:, 0]).tanh())
+
+
+MEETINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "largest": lambda h: h / h.abs().max(),
+    "clipped": lambda h: h / h.abs().max().clamp(min=0.5),
+    "leader": lambda h: h + h[h.norm(dim=1).argmax()],
+}
+
+
+@pytest.mark.parametrize("meet", MEETINGS)
+def test_one_step_may_hold_the_largest_of_all(meet: str) -> None:
+    """It gave in one batch what it gives alone, and was the one that was looked at: the others came out otherwise."""
+    for i in range(16):
+        torch.manual_seed(i)
+        model = Recurrent(MEETINGS[meet]).double()
+        x, base = 2 * torch.randn(1 + i % 2, 4, dtype=torch.float64), torch.randn(1, 4, dtype=torch.float64)
+        for method in (fa.feature_ablation, fa.integrated_gradients):
+            more: dict[str, Any] = {} if method is fa.feature_ablation else {"n_steps": 4}
+            wanted = method(model, x, target=1, baselines=base, chunk_size=1, **more)
+            for chunk_size in (None, 4):
+                found = method(model, x, target=1, baselines=base, chunk_size=chunk_size, **more)
+                torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-10)
+
+
 def positive(h: Tensor) -> Tensor:
     """Rows of one kind have what these are in common, more or fewer at each point: of a single row, and of most pairs, nothing
     shows."""
