@@ -43,9 +43,10 @@ def _both(names: str, looks: Callable[..., bool]) -> dict[Any, Callable[..., boo
     return {getattr(space, name): looks for name in names.split() for space in (torch, Tensor) if hasattr(space, name)}
 
 
-#: What reads data, where it does.
+#: What reads data, where it does. Not `in`: transformers asks whether ids hold the one for padding, for a warning, in each
+#: call without a mask.
 _LOOKS: dict[Any, Callable[..., bool]] = {
-    **_both("__bool__ __float__ __int__ __index__ __complex__ __contains__ __array__ __dlpack__ item tolist numpy", _given),
+    **_both("__bool__ __float__ __int__ __index__ __complex__ __array__ __dlpack__ item tolist numpy", _given),
     **_both("is_nonzero equal allclose nonzero argwhere unique unique_consecutive masked_select bincount arange", _given),
     **_both("where", lambda *args, **kwargs: len(args) + len(kwargs) == 1),
     **_both("repeat_interleave", lambda t, *args, **kwargs: not (args or kwargs) or _given(*args, **kwargs)),
