@@ -456,7 +456,7 @@ MORE = [
         "_steps/progress.py",
         "Choose a layer around it",
         lambda: F.conductance(Expert(), x, layer="inner", target=1, n_steps=4),
-        lambda: F.conductance(Expert(), x, layer="before", target=1, n_steps=4),
+        lambda: F.conductance(Expert(), x, layer="before", target=1, n_steps=4, chunk_size=1),
     ),
     Cure(
         "metrics/_regions.py",
