@@ -1,13 +1,14 @@
-"""The same of writes that do not get through, and of metrics where rows are parts. See `tests/cures.py`."""
+"""The same of writes that do not get through, of rows that are parts, and of programs of torch.export. See `tests/cures.py`."""
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from .cure_rows import F, M, x
+from .cure_rows import F, M, mlp, x
 from .cures import Cure
 
 rows = torch.ones(3, 6, dtype=x.dtype)
@@ -33,7 +34,33 @@ class Named(nn.Module):
 
 writing, reading = (Named(writes, not writes).to(x.dtype).eval() for writes in (True, False))
 
+
+def exported(layers: bool) -> nn.Module:
+    """The model as a program, with its layers or without; on torch that has no such program, what there is of either."""
+    if not hasattr(getattr(torch, "export", None), "unflatten"):
+        return mlp if layers else Boxed()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of what it will change
+        program = torch.export.export(mlp, (x,))
+        return torch.export.unflatten(program) if layers else program.module()
+
+
+class Boxed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Module()
+
+    def forward(self, v: Tensor) -> Tensor:
+        return v * 1
+
+
 WRITES = [
+    Cure(
+        "_core/sites.py",
+        "pass torch.export.unflatten(program)",
+        lambda: F.gradient(exported(layers=False), x, layer="fc1", target=1),
+        lambda: F.gradient(exported(layers=True), x, layer="fc1", target=1),
+    ),
     Cure(
         "_core/again.py",
         "Choose a layer after it",

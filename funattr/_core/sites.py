@@ -164,6 +164,8 @@ def not_reached(bound: Bound, site: Site, count: int) -> str:
         reason = f"The model holds a {opaque}, and layers inside one cannot be tapped: pass the model before it was."
     elif isinstance(site.layer, (nn.ModuleList, nn.ModuleDict)):
         reason = f"A {type(site.layer).__name__} is a container that is never called: name one of its layers."
+    elif type(site.layer) is nn.Module:
+        reason = "It is a bare nn.Module, never called. Of a program of torch.export, pass torch.export.unflatten(program)."
     elif type(site.layer).__name__ == "NonDynamicallyQuantizableLinear":
         reason = "nn.MultiheadAttention uses its weights without calling it: take the attention module itself."
     return f"layer {site.label} did not run. {reason}"
