@@ -268,6 +268,11 @@ def broadcasts(small: Sequence[int], large: Sequence[int]) -> bool:
     return len(small) <= len(large) and all(p == 1 or p == q for p, q in zip(reversed(small), reversed(large)))
 
 
+def by_channel(t: Tensor, dims: int) -> Tensor:
+    """A number for each channel, to go with a value of so many dimensions, of which the second is the channels."""
+    return t.reshape(-1, *[1] * (dims - 2))
+
+
 def as_arguments(x: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What the model is called with: a tuple is positional inputs, a dict is keyword inputs."""
     if isinstance(x, Tensor):

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SubsetRandomSampler
 
 import funattr as fa
+from funattr.dataset._checks import check_device
 
 from .test_dataset import CLASSES, IMAGES, N, check, images, loop, net, run
 
@@ -213,5 +214,10 @@ def test_counts_of_numpy_are_counts(tmp_path: Path) -> None:
     for out in ("file", "file/below"):
         with pytest.raises(ValueError, match=r"out '.*file.*' is a file, or in one, and must be a folder"):
             fa.dataset.run(fa.saliency, net, images(), tmp_path / out)
+    for kind in ("cuda", "mps"):
+        if not getattr(torch.backends, kind).is_built():
+            with pytest.raises(ValueError, match=f"there is no device '{kind}' here: this torch is built without"):
+                fa.dataset.run(fa.saliency, net, images(), tmp_path / "maps", device=kind)
+            check_device(kind, here=False)  # a cluster's workers may have it
     with pytest.raises(TypeError, match="out must be the name of a folder, got int"):
         fa.dataset.run(fa.saliency, net, images(), 3)  # type: ignore[arg-type]  # on purpose

@@ -168,6 +168,7 @@ MEETINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "largest": lambda h: h / h.abs().max(),
     "clipped": lambda h: h / h.abs().max().clamp(min=0.5),
     "leader": lambda h: h + h[h.norm(dim=1).argmax()],
+    "in turn": lambda h: h.masked_scatter((h[:, :1] > 0).expand_as(h), 2 * h.flip(1)),
 }
 
 
@@ -177,7 +178,7 @@ def test_one_step_may_hold_the_largest_of_all(meet: str) -> None:
     for i in range(16):
         torch.manual_seed(i)
         model = Recurrent(MEETINGS[meet]).double()
-        x, base = 2 * torch.randn(1 + i % 2, 4, dtype=torch.float64), torch.randn(1, 4, dtype=torch.float64)
+        x, base = 2 * torch.randn(1 + i % 3, 4, dtype=torch.float64), torch.randn(1, 4, dtype=torch.float64)
         for method in (fa.feature_ablation, fa.integrated_gradients):
             more: dict[str, Any] = {} if method is fa.feature_ablation else {"n_steps": 4}
             wanted = method(model, x, target=1, baselines=base, chunk_size=1, **more)

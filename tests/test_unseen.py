@@ -148,17 +148,19 @@ def test_a_norm_that_rules_hold_constant_is_refused_with_the_cure() -> None:
     with pytest.raises(ValueError, match="the rules hold it constant: take integrated_gradients") as met:
         fa.lrp(lambda x: torch.linalg.norm(x, dim=1)[:, None], torch.randn(3, D), target=0)
     assert "use_reentrant" in str(met.value)
+    with pytest.raises(ValueError, match="no gradient") as met:
+        fa.gradient(lambda x: x.detach(), torch.randn(3, D), target=0)
+    assert "norm leads" not in str(met.value)
 
 
 def test_a_cut_softmax_at_the_end_is_refused_with_the_cure() -> None:
     net, x, ids = nn.Linear(D, D).double(), torch.randn(3, 2, D).double(), torch.tensor([[1], [0], [3]])
     with pytest.raises(ValueError, match=r"explain a logit .* fa\.tokens"):
         fa.lrp(net, x, target=fa.log_likelihood(ids), rules=fa.rules.cp_lrp())
-    assert fa.lrp(net, x, target=fa.tokens(ids, of="logit")[0], rules={**fa.rules.cp_lrp(), **fa.rules.epsilon()}).any()
-    assert fa.lrp(net, x, target=fa.log_likelihood(ids), rules=fa.rules.attn_lrp()).any()
-    with pytest.raises(ValueError, match="no gradient") as met:
-        fa.gradient(lambda x: x.detach(), torch.randn(3, D), target=0)
-    assert "norm leads" not in str(met.value)
+    logit, whole = fa.tokens(ids, of="logit")[0], fa.log_likelihood(ids)
+    for target, rules in ((logit, {**fa.rules.cp_lrp(), **fa.rules.epsilon()}), (whole, fa.rules.attn_lrp())):
+        kept = fa.absorbed(net, x, target=target, rules=rules)
+        close(fa.lrp(net, x, target=target, rules=rules).sum((1, 2)) + sum(kept.values()), fa.score(net(x), target), 1e-9)
 
 
 @torch.jit.script

@@ -47,7 +47,8 @@ def _both(names: str, looks: Callable[..., bool]) -> dict[Any, Callable[..., boo
 #: call without a mask.
 _LOOKS: dict[Any, Callable[..., bool]] = {
     **_both("__bool__ __float__ __int__ __index__ __complex__ __array__ __dlpack__ item tolist numpy", _given),
-    **_both("is_nonzero equal allclose nonzero argwhere unique unique_consecutive masked_select bincount arange", _given),
+    **_both("is_nonzero equal allclose nonzero argwhere unique unique_consecutive bincount arange", _given),
+    **_both("masked_select masked_scatter masked_scatter_", _given),
     **_both("where", lambda *args, **kwargs: len(args) + len(kwargs) == 1),
     **_both("repeat_interleave", lambda t, *args, **kwargs: not (args or kwargs) or _given(*args, **kwargs)),
     Tensor.__getitem__: lambda t, index: _masks(index),

@@ -54,8 +54,8 @@ def check_device(device: Any, here: bool) -> None:
         kind = torch.device("cpu" if device is None else device).type
     except (RuntimeError, TypeError, ValueError) as error:  # torch has no device of so large a number
         raise ValueError(f"run(): device must be such as 'cpu', 'cuda', 'cuda:1' or 'mps', got {device!r}.") from error
-    # No driver is asked, which nobody may do before processes fork.
-    if kind in ("cuda", "mps") and not getattr(torch.backends, kind).is_built():
+    # No driver is asked, which nobody may do before processes fork; and a cluster's workers may have what is not here.
+    if here and kind in ("cuda", "mps") and not getattr(torch.backends, kind).is_built():
         raise ValueError(f"run(): there is no device {str(device)!r} here: this torch is built without {kind.upper()}.")
 
 

@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ..._core.checks import may_read
 from ..._torch import tracing, transforms_active
-from ..._types import as_it_is, broadcasts
+from ..._types import as_it_is, broadcasts, by_channel
 from ..._words import complaint
 from ..lift.secants import derivative
 from .operation import Flow, Led, Operation, Pairs, hold, same
@@ -82,10 +82,8 @@ def _bias(op: Operation, used: bool) -> Tensor | float:
     if len(op.inputs) < 3 or not used:
         return 0.0
     x, weight, bias = op.inputs
-    if not op.name.startswith("conv"):
-        return bias
-    # Of x and the weight, either may be the one that varies; x may have no batch.
-    return bias.reshape(-1, *[1] * (max(x.dim(), weight.dim()) - 2))
+    # Of x and a kernel, either may be the one that varies; x may have no batch.
+    return by_channel(bias, max(x.dim(), weight.dim())) if op.name.startswith("conv") else bias
 
 
 def _not_negative(x: Tensor) -> bool:

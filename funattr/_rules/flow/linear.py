@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..._types import by_channel
 from ..lift import compound
 from ..lift.linear import of_two, operands_of
 from .flows import GATE, PLAIN
@@ -96,7 +97,7 @@ def convolution(
     both = mode.varies(x) and mode.varies(weight)
     if bias is not None and (both or mode.varies(bias)):
         with mode:
-            y: Tensor = function(x, weight) + bias.reshape(-1, *[1] * (weight.dim() - 2))
+            y: Tensor = function(x, weight) + by_channel(bias, weight.dim())
             return y
     if both:
         return product_of(mode, mode.name, function, x, weight, function(x, weight))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..._torch import saved_as, tracing, transforms_active
-from ..._types import in_single
-from ..lift.norms import least
+from ..._types import by_channel, in_single
+from ..lift.norms import least, per_channel, weighted
 from .mode import Ruled
 from .operation import Led, Operation, Pairs, standing
 
@@ -48,7 +48,7 @@ def _norm(
             c = in_single(at.inputs[0].reshape(shape))
             c = c - c.mean(dims, True) if centred else c
             scale = torch.rsqrt((c * c).mean(dims, True) + eps).to(x.dtype)
-        w = None if weight is None else at.inputs[1] if last else at.inputs[1].reshape(-1, *[1] * (x.dim() - 2))
+        w = None if weight is None else at.inputs[1] if last else by_channel(at.inputs[1], x.dim())
         if not centred:
             return [(scale if w is None else scale * w, op.inputs[0])]
         return partial(standing, scale=scale, weight=w, x=op.inputs[0], shape=shape, dims=dims)
@@ -67,9 +67,9 @@ def _by_hand(mode: Ruled, run: Callable[..., Tensor], x: Tensor, weight: Any, bi
     """A norm whose weight or bias vary: a product and a sum after it, as where they are written so."""
     with mode:
         y = run(x, None, None)
-        weight, bias = (t if t is None or last else t.reshape(-1, *[1] * (y.dim() - 2)) for t in (weight, bias))
-        y = y if weight is None else y * weight
-        return y if bias is None else y + bias
+        if last:
+            return weighted(y, weight, bias)
+    return per_channel(mode, y, weight, bias)
 
 
 def _inverse_deviation(y: Tensor) -> Tensor | None:

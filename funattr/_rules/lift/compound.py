@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._core.attention import plain_attention
+from ..._types import by_channel
 from ..._words import complaint
 from .decomposed import DECOMPOSED
 from .lengths import LENGTHS, single
@@ -59,7 +60,7 @@ def _mean_beside(x: Tensor, dim: Any, unbiased: Any = None, keepdim: bool = Fals
 
 def sloped(x: Tensor, slope: Tensor) -> Tensor:
     """prelu, with slopes that vary: one, or one for each channel."""
-    slope = slope.reshape(-1, *[1] * (x.dim() - 2)) if slope.numel() > 1 else slope.reshape(())
+    slope = by_channel(slope, x.dim()) if slope.numel() > 1 else slope.reshape(())
     return torch.where(x > 0, x, slope * x)
 
 

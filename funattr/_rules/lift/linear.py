@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..._core.plain import linear_and_bias
 from ..._torch import tracing
+from ..._types import by_channel
 from .secants import portions
 from .slopes import matmul
 from .tape import Lift, Met
@@ -79,7 +80,7 @@ def convolution(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor |
     if not (lift.varies(weight) and lift.varies(x)):
         return func(x, weight, bias, *rest, **kwargs)
     y = bilinear(lift, lambda s, t: func(s, t, None, *rest, **kwargs), x, weight)
-    return y if bias is None else y + bias.reshape(-1, *[1] * (weight.dim() - 2))  # x may be one example, without a batch
+    return y if bias is None else y + by_channel(bias, weight.dim())  # x may be one example, without a batch
 
 
 def linear(lift: Lift, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:

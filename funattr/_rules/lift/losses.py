@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..._types import by_channel
+
 
 def mse_loss(
     x: Tensor, y: Tensor, size_average: Any = None, reduce: Any = None, reduction: Any = "mean", weight: Any = None
@@ -45,7 +47,7 @@ def cross_entropy(
 ) -> Tensor:
     dim, reduction = 1 if x.dim() > 1 else 0, older(size_average, reduce, reduction)
     logs = torch.log_softmax(x, dim)
-    weighed = logs if weight is None else logs * weight.reshape(-1, *[1] * (x.dim() - 1 - dim))
+    weighed = logs if weight is None else logs * by_channel(weight, x.dim() + 1 - dim)
     if y.is_floating_point():
         each = -(weighed * (y * (1 - label_smoothing) + label_smoothing / x.shape[dim])).sum(dim)
         return each.sum() / max(each.numel(), 1) if reduction == "mean" else reduced(each, reduction)
@@ -53,6 +55,8 @@ def cross_entropy(
     each = F.nll_loss(logs, y, weight, ignore_index=ignore_index, reduction="none")
     if label_smoothing:
         each = each * (1 - label_smoothing) - weighed.mean(dim).masked_fill(ignored, 0.0) * label_smoothing
+    if reduction != "mean":
+        return reduced(each, reduction)
     shares = torch.ones_like(each) if weight is None else weight[y.masked_fill(ignored, 0)]
     return reduced(each, reduction, shares.masked_fill(ignored, 0.0))
 

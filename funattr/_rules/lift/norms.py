@@ -8,9 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ..._torch import tracing
-from ..._types import in_single
+from ..._types import by_channel, in_single
 from .secants import Rule
 from .slopes import normal
 from .tape import Lift
@@ -24,12 +25,12 @@ def normalised(
     dims = tuple(dims)
     met = lift.meet(x)
     if met is None:
-        return _weighted(_standard(x, dims, eps, centred)[0], weight, bias)
+        return weighted(_standard(x, dims, eps, centred)[0], weight, bias)
     with lift.constants():
         (z, root), (z0, root0) = (_standard(t, dims, eps, centred) for t in met[0])
         share = root / (root + root0)
         slopes = z, z0, share * (root0 + root0), share
-        value = z.clone() if weight is None and bias is None else _weighted(z, weight, bias)  # the model may write to it
+        value = z.clone() if weight is None and bias is None else weighted(z, weight, bias)  # the model may write to it
     return normal(x, slopes if weight is None else (*slopes, weight), dims, centred, value)
 
 
@@ -52,7 +53,7 @@ def least(x: Tensor, eps: float | None) -> float:
     return torch.finfo(in_single(x).dtype if _SINGLE else x.dtype).eps if eps is None else eps
 
 
-def _weighted(z: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def weighted(z: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     if weight is not None and bias is not None:
         return torch.addcmul(bias, z, weight)
     z = z if weight is None else z * weight
@@ -79,12 +80,12 @@ def _normed(
 
 def _affine(lift: Lift, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     with lift:  # a weight may vary too
-        return _weighted(x, weight, bias)
+        return weighted(x, weight, bias)
 
 
-def _per_channel(lift: Lift, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    with lift:  # which is to know what is made of parameters
-        return _weighted(x, *[t if t is None else t.reshape(-1, *[1] * (x.dim() - 2)) for t in (weight, bias)])
+def per_channel(mode: TorchFunctionMode, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    with mode:  # which is to know what is made of parameters
+        return weighted(x, *[t if t is None else by_channel(t, x.dim()) for t in (weight, bias)])
 
 
 def layer_norm(
@@ -103,7 +104,7 @@ def group_norm(
     lift: Lift, func: Any, x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *cudnn: bool
 ) -> Tensor:
     y = normalised(lift, x.reshape(x.shape[0], groups, x.shape[1:].numel() // groups), [-1], eps).reshape(x.shape)
-    return _per_channel(lift, y, weight, bias)
+    return per_channel(lift, y, weight, bias)
 
 
 def instance_norm(
@@ -111,7 +112,7 @@ def instance_norm(
 ) -> Tensor:
     if not own:
         return batch_norm(lift, torch.batch_norm, x, weight, bias, mean, var, False, *rest)
-    return _per_channel(lift, normalised(lift, x, range(2, x.dim()), rest[1]), weight, bias)
+    return per_channel(lift, normalised(lift, x, range(2, x.dim()), rest[1]), weight, bias)
 
 
 def batch_norm(lift: Lift, func: Callable[..., Tensor], *args: Any) -> Tensor:
@@ -119,9 +120,9 @@ def batch_norm(lift: Lift, func: Callable[..., Tensor], *args: Any) -> Tensor:
     x, weight, bias, mean, var, training, *rest = args
     if not training:
         if lift.varies(weight) or lift.varies(bias):
-            return _per_channel(lift, func(x, None, None, mean, var, False, *rest), weight, bias)
+            return per_channel(lift, func(x, None, None, mean, var, False, *rest), weight, bias)
         return func(*args)
-    return _per_channel(lift, normalised(lift, x, [0, *range(2, x.dim())], rest[1]), weight, bias)
+    return per_channel(lift, normalised(lift, x, [0, *range(2, x.dim())], rest[1]), weight, bias)
 
 
 NORMS: dict[str, Rule] = {rule.__name__: rule for rule in (layer_norm, rms_norm, group_norm, instance_norm, batch_norm)}

@@ -132,7 +132,7 @@ _LINEAR = """
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle embedding embedding_bag one_hot nll_loss
     nll_loss2d nll_loss_nd
-        zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_full new_empty new_tensor size
+    zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_full new_empty new_tensor size
     dim stride numel item tolist shape is_floating_point is_complex eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__
     __ge__ isnan isinf isfinite argmax argmin argsort any all equal allclose data_ptr get_device is_contiguous
     storage_offset nonzero bool long int byte short logical_not logical_and logical_or bitwise_not __and__ __or__
