@@ -52,11 +52,12 @@ BESIDE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "times, as its type": lambda h, g: h * (g > 0.1).type_as(h),
     "by a count": lambda h, g: h / (1 + (g > 0.1).sum(1, keepdim=True)),
     "filled": lambda h, g: h.masked_fill(g > 0.1, 0.5),
+    "bounded by it": lambda h, g: h.clamp_max(g),
     "gathered": lambda h, g: h + h.gather(1, (g > 0.1).long()),
     "a scale in another shape": lambda h, g: h * ((h * h).sum(1) + 1e-12).rsqrt().reshape(-1, 1).expand(-1, 5),
     "a gate of its own": lambda h, g: g + h * (h > 0.1).to(h.dtype) + (h.detach() > 0).to(h.dtype),
 }
-FEW = ("added", "times, like", "times, as its type", "a scale in another shape")
+FEW = ("added", "bounded by it", "times, like", "times, as its type", "a scale in another shape")
 
 
 @pytest.mark.parametrize("name", breadth(list(BESIDE), lambda name: name in FEW))

@@ -85,6 +85,17 @@ def test_smoothed_labels_of_which_one_is_ignored(weight: Tensor | None, reductio
     close(relevance.sum(1) + sum(kept.values()), model(x)[:, 0], 1e-9)
 
 
+def test_a_squared_error_is_a_square() -> None:
+    """An activation of the difference, and not, of two differences alike, one of what they were made of."""
+    net = nn.Linear(3, 4).double()
+    x, y = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
+    found, expected = (
+        fa.lrp(lambda x, loss=loss: loss(net(x)), x, target=1, rules=fa.rules.epsilon())
+        for loss in (lambda h: F.mse_loss(h, y, reduction="none"), lambda h: (h - y).square())
+    )
+    close(found, expected, 1e-12)
+
+
 @pytest.mark.parametrize(
     "method", breadth([fa.deep_lift, partial(fa.lrp, rules=fa.rules.epsilon())], lambda m: m is fa.deep_lift)
 )

@@ -168,6 +168,7 @@ MEETINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "largest": lambda h: h / h.abs().max(),
     "clipped": lambda h: h / h.abs().max().clamp(min=0.5),
     "leader": lambda h: h + h[h.norm(dim=1).argmax()],
+    "bounded": lambda h: h if h.equal(h.clamp(-0.3, 0.3)) else h / 2,
     "in turn": lambda h: h.masked_scatter((h[:, :1] > 0).expand_as(h), 2 * h.flip(1)),
 }
 
