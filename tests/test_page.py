@@ -231,9 +231,10 @@ def test_the_screen_is_used_and_nothing_lies_outside(width: int, methods: int, o
     for left, top, wide, high in boxes:
         others = [box for box in boxes if box != (left, top, wide, high)]
         assert all(x + w <= left or left + wide <= x or y + h <= top or top + high <= y for x, y, w, h in others)
-    inside = (
-        "[...document.querySelectorAll('figcaption, .sums, .ticks, select, h2')].every(e => e.scrollWidth <= e.clientWidth + 1)"
-    )
+    # A select cuts what it says at its own box; in Chromium 150, its scrollWidth is that of all it says.
+    inside = """[...document.querySelectorAll('figcaption, .sums, .ticks, select, h2')].every(e =>
+        e.matches('select') ? e.getBoundingClientRect().right <= e.parentNode.getBoundingClientRect().right + 1
+                            : e.scrollWidth <= e.clientWidth + 1)"""
     assert tab.run(inside) is True
 
 

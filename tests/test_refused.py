@@ -232,7 +232,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
     flag: Any = np.False_
     for given, plain in [(np.float32(0.5), 0.5), (np.int64(1), 1), (np.float16(0.25), 0.25)]:
         found = fa.feature_ablation(NET, X, target=np.int64(1), baselines=given, chunk_size=np.int8(3), create_graph=flag)
-        assert torch.equal(found, fa.feature_ablation(NET, X, target=1, baselines=plain))
+        assert torch.equal(found, fa.feature_ablation(NET, X, target=1, baselines=plain, chunk_size=3))
         assert torch.equal(
             M.deletion(X, NET, X, target=1, baselines=given, steps=np.uint8(3)),
             M.deletion(X, NET, X, target=1, baselines=plain, steps=3),
