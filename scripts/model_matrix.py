@@ -2,11 +2,11 @@
 
     python scripts/model_matrix.py [--quick] [--only NAME] [--family WORD ...] [--keep FILE] [--minutes M] [--out PAGE]
 
-The tests run a part of it (`tests/test_matrix.py`). Here: every kind of attention at every place, every other layer that runs
-once (one of each kind), and more targets. `--quick` leaves that out. Half an hour to an hour on one core; `--family` runs the
-methods of one table, and leaves the others on the page as they are. In pieces: `--keep FILE` notes what a model gave and does
-not run it again, at the same commit; `--minutes M` begins with no further model after that time. The page is written when all
-models have run. What stands below the tables, from "Also tried" on, is not of this script, and stays.
+The tests run a part of it (`tests/laws/test_matrix.py`). Here: every kind of attention at every place, every other layer that
+runs once (one of each kind), and more targets. `--quick` leaves that out. Half an hour to an hour on one core; `--family`
+runs the methods of one table, and leaves the others on the page as they are. In pieces: `--keep FILE` notes what a model gave
+and does not run it again, at the same commit; `--minutes M` begins with no further model after that time. The page is written
+when all models have run. What stands below the tables, from "Also tried" on, is not of this script, and stays.
 """
 
 from __future__ import annotations

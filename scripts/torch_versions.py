@@ -119,9 +119,9 @@ class Suite:
 
     def eager(self) -> list[xml.Element]:
         left_out = ["funattr/_rules/traced.py"]
-        files = sorted((ROOT / "tests").glob("test_*.py"))
+        files = sorted((ROOT / "tests").rglob("test_*.py"))
         if subprocess.run([self.python, "-c", "import transformers"], capture_output=True).returncode:
-            needs = re.compile(r"^(import transformers|from \.(matrix|architectures|language_models))", re.M)
+            needs = re.compile(r"^(import transformers|from \.\.(matrix|architectures|language_models))", re.M)
             files = [f for f in files if not needs.search(f.read_text())]
         names = [str(f.relative_to(ROOT)) for f in files]
         options = ["--eager", *(f"--ignore={path}" for path in left_out)]
