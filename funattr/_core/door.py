@@ -15,6 +15,7 @@ from torch import Tensor
 from .._habits import refusal
 from .._torch import (
     Surroundings,
+    as_written,
     enter,
     forward_mode,
     indexing_shown,
@@ -69,8 +70,11 @@ class Entrance(NamedTuple):
         check_flags(self.flags, kwargs)
 
     def called(self, args: Any, kwargs: Any) -> Any:
-        """What the method returns: without `create_graph` a constant, in forward mode too."""
-        if not forward_mode() or kwargs.get("create_graph") or "create_graph" not in (self.names or ()):
+        """What the method returns: without `create_graph` a constant, in forward mode too. What is compiled has no second
+        derivative."""
+        if kwargs.get("create_graph"):
+            return as_written(self.function, *args, **kwargs)
+        if not forward_mode() or "create_graph" not in (self.names or ()):
             return self.function(*args, **kwargs)
         with without_tangents():
             return self.function(*args, **kwargs)

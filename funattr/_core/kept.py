@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import beside_traces, copy_saved, is_plain, plain_data, tracing, without_modes, without_transforms
+from .._torch import beside_traces, copy_saved, is_plain, plain_data, tracing, visible, without_modes, without_transforms
 from .._types import Tree, as_it_is, filled, tensors
 from .._words import warn
 from .code import Words, modules_of
@@ -182,6 +182,7 @@ def observed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     """``call(*args, **kwargs)`` under `run`, after which all that the model keeps is as the call found it."""
     if tracing():
         return call_tapped(call, args, kwargs, run)
+    call = visible(call)
     once = call_tapped if here.state is None else here.state.around
     return once(call, args, kwargs, run) if here.chance is None else here.chance.same(once, call, args, kwargs, run)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import tracing, transforms_active, tree_flatten
+from .._torch import tracing, transforms_active, tree_flatten, visible
 from .._types import Neuron, Place, Target, Tree, is_number, tensors
 from .._words import check_range, complaint, door, is_index, kind_of
 from .checks import real
@@ -85,7 +85,7 @@ def score(output: Any, target: Target = None) -> Tensor:
 def score_of(output: Any, target: Target, size: int | None = None) -> Tensor:
     """`score` without the door, of a batch of `size`."""
     if callable(target):
-        return one_for_each(target(output), "the target")
+        return one_for_each(visible(target)(output), "the target")
     return entries_of(the_tensor(output, size), target)
 
 
@@ -129,7 +129,7 @@ def _only_one(out: Tensor) -> Tensor:
 def neuron_score(value: Tree, index: Any, label: str) -> Tensor:
     """The score that a neuron's index takes from the value at its layer."""
     if callable(index):
-        return one_for_each(index(value), "the neuron's index")
+        return one_for_each(visible(index)(value), "the neuron's index")
     found = [leaf for leaf in tensors(value) if is_number(leaf)]
     if len(found) != 1:
         text = f"the value at {label} holds {len(found)} tensors: pass a callable index, value -> Tensor [N]."

@@ -33,7 +33,7 @@ class Bound(NamedTuple):
 
         def call(*args: Any, **kwargs: Any) -> Any:
             with mode:
-                return self.call(*args, **kwargs)
+                return as_written(self.call, *args, **kwargs)
 
         return self._replace(call=call)
 
@@ -197,14 +197,12 @@ def opaque_module(root: nn.Module | None) -> str | None:
 
 
 def uncompiled(bound: Bound, layers: Iterable[nn.Module] | None = None) -> Bound:
-    """The model, in which what is compiled runs as it was written if one of the `layers`, or anything, is in there: taps and
-    rules see nothing of it otherwise. Of a function nobody knows what it runs."""
+    """The model, in which what is compiled runs as it was written if one of the `layers`, or any, may be in there: taps see
+    nothing of it otherwise. Of a function nobody knows what it runs."""
     if not may_be_compiled() or (layers is not None and not layers):
         return bound
-    if bound.root is not None:
-        inside = unseen_modules(bound.root, _is_compiled)
-        if not (inside if layers is None else inside.intersection(layers)):
-            return bound
+    if layers is not None and bound.root is not None and not unseen_modules(bound.root, _is_compiled).intersection(layers):
+        return bound
     return bound._replace(call=partial(as_written, bound.call))
 
 
@@ -275,15 +273,14 @@ def transparent(bound: Bound) -> Bound:
         raise complaint(ValueError, f"{text}: merge the sets, under({{**these, **those}})(gradient).")
     if tracing():
         return bound
-    found = uncompiled(bound)
     for module in all_modules(bound.root):
-        if sees_nothing_inside(module) and (found is bound or not _is_compiled(module)):
+        if sees_nothing_inside(module) and not (may_be_compiled() and _is_compiled(module)):
             raise complaint(
                 ValueError,
                 f"the model holds a {type(module).__name__}, and a backward rule cannot reach the operations inside a "
                 f"scripted or compiled module: pass the model before it was.",
             )
-    return found
+    return bound
 
 
 def unfit(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:

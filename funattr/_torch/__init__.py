@@ -27,6 +27,7 @@ from .shown import (
     deferred,
     depth_traced,
     fixed,
+    indexing_shown,
     keep_checks_whole,
     kept_whole,
     shadowing,
@@ -70,7 +71,6 @@ from .traces import (
     constant,
     fake_batch,
     forward_mode,
-    indexing_shown,
     made_by_func,
     may_be_compiled,
     modes_around,
@@ -79,6 +79,7 @@ from .traces import (
     told_already,
     tracing,
     unlogged,
+    visible,
     without_tangents,
     writes,
 )

@@ -10,8 +10,8 @@ import torch
 from torch._C import _functorch
 from torch._C._functorch import TransformType, peek_interpreter_stack
 
-from .traces import modes_around
-from .transforms import Surroundings, caller, without_modes
+from .traces import caller, modes_around
+from .transforms import Surroundings, without_modes
 
 #: Documented since torch 2.5.
 OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
-from .traces import constant
+from .traces import WhileInside, constant
 from .transforms import depth
 
 
@@ -165,3 +169,54 @@ _ATTRIBUTES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "real": torch.real,
     "imag": torch.imag,
 }
+
+
+# And what torch 2.0 does not show them.
+
+
+class _Met(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: set[Any] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.met.add(func)
+        return func(*args, **(kwargs or {}))
+
+
+_INDEXING: dict[str, Any] = {name: getattr(Tensor, name) for name in ("__getitem__", "__setitem__")}
+
+
+def _hidden() -> bool:
+    """Whether function modes see nothing of ``t[i]`` and ``t[i] = value``, as on torch 2.0."""
+    t = torch.zeros(1, device="cpu")
+    with _Met() as mode:
+        t[0] = t[0]
+    return not mode.met.issuperset(_INDEXING.values())
+
+
+class _Shown:
+    """An operator of tensors. Asked of the class, it is what it was, by which modes and subclasses know it."""
+
+    def __init__(self, plain: Any) -> None:
+        self.plain = plain
+
+    def __get__(self, t: Tensor | None, kind: Any = None) -> Any:
+        return self.plain if t is None else partial(self, t)
+
+    def __call__(self, *args: Any) -> Any:
+        return handle_torch_function(self.plain, args, *args) if has_torch_function(args) else self.plain(*args)
+
+
+def _show() -> None:
+    for name, plain in _INDEXING.items():
+        setattr(Tensor, name, _Shown(plain))
+
+
+def _hide() -> None:
+    for name in _INDEXING:  # which Tensor inherits
+        delattr(Tensor, name)
+
+
+#: Function modes see indexing, also where torch does not show it.
+indexing_shown: AbstractContextManager[None] = WhileInside(_show, _hide) if _hidden() else contextlib.nullcontext()

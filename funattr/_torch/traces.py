@@ -14,14 +14,12 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
 
 # torch's warning that an operation has no batching rule: nothing a user can do about it where the vmap is ours, and
 # warnings.catch_warnings is not thread-safe. (There is no getter; True is the default.)
 from torch._C._functorch import _set_vmap_fallback_warning_enabled as set_vmap_fallback_warning  # type: ignore[attr-defined]  # private: its stub leaves it out
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
-from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
 F = TypeVar("F")
 
@@ -175,19 +173,52 @@ def compile_lock() -> AbstractContextManager[Any]:
 _no_lock = contextlib.nullcontext()
 
 
+class _Caller(threading.local):
+    handled: BaseException | None = None  # the caller's own, in whose handler it calls: to Python, the context of ours
+    modes = 0  # function modes of the caller's
+
+
+caller = _Caller()
+
+
+# What torch.compile made, run as it was written: compiled, it meets no transform and no function mode of ours as it should, and
+# has no second derivative. Names of Dynamo seen to work on torch 2.6 to 2.14; before, there is no such switch.
+
+
 def may_be_compiled() -> bool:
-    """Whether torch.compile may have been called, and what it made can be run as it was written: since torch 2.6."""
-    return hasattr(sys.modules.get("torch._dynamo.eval_frame"), "_stance") and not tracing()
+    """Whether torch.compile may have been called, and what it made can be run as it was written."""
+    return not tracing() and hasattr(sys.modules.get("torch._dynamo.eval_frame"), "_stance")
+
+
+def compiled_from(function: Any) -> Any:
+    """What torch.compile made a function of; None of any other."""
+    return getattr(function, "_torchdynamo_orig_callable", None)
+
+
+class _Stance:
+    """As `torch.compiler.set_stance("force_eager")` in the threads that are inside, and in all others as it was."""
+
+    def __init__(self, before: Any) -> None:
+        self.before = before
+
+    @property
+    def stance(self) -> str:
+        return "force_eager" if threading.get_ident() in _inside.values() else self.before.stance
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.before, name)
 
 
 def as_written(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """``call(*args, **kwargs)``, in which nothing runs compiled. `torch.compiler.set_stance` does that for all threads, and
-    puts back what it found: of two calls at a time, the first to return would end it for the other, or leave it for good."""
+    """``call(*args, **kwargs)``, in which nothing runs compiled."""
+    if not may_be_compiled():
+        return call(*args, **kwargs)
     token, frames = object(), cast("Any", sys.modules["torch._dynamo.eval_frame"])
     try:
-        with _inside_lock:
-            _inside[token] = next(iter(_inside.values()), frames._stance)
-            frames._stance = frames.DynamoStance("force_eager")
+        with _lock:
+            _inside[token] = threading.get_ident()
+            if type(frames._stance) is not _Stance:
+                frames._stance = _Stance(frames._stance)
         return call(*args, **kwargs)
     finally:
         # Twice: an exception from outside (Ctrl-C, a timeout) may cut the first one short.
@@ -197,26 +228,28 @@ def as_written(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             _leave(frames, token)
 
 
+def visible(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, as it was written where something is on that must meet each operation: a transform, forward mode, or a function
+    mode that the caller has not put there."""
+    seen = may_be_compiled() and (peek_interpreter_stack() is not None or forward_mode() or modes_around() > caller.modes)
+    return partial(as_written, call) if seen else call
+
+
 def _leave(frames: Any, token: object) -> None:
-    with _inside_lock:
-        if token in _inside and len(_inside) == 1:
-            frames._stance = _inside[token]
+    with _lock:
         _inside.pop(token, None)
+        if not _inside and type(frames._stance) is _Stance:
+            frames._stance = frames._stance.before
 
 
-_inside: dict[object, Any] = {}  # calls, and the stance before the first of them
-_inside_lock = threading.Lock()
-
-
-def compiled_from(function: Any) -> Any:
-    """What torch.compile made a function of; None of any other."""
-    return getattr(function, "_torchdynamo_orig_callable", None)
+_inside: dict[object, int] = {}  # calls, and their threads
+_lock = threading.Lock()
 
 
 # What holds for all threads while a call in any of them needs it.
 
 
-class _WhileInside(AbstractContextManager[None]):
+class WhileInside(AbstractContextManager[None]):
     """Turned on while any thread is inside."""
 
     def __init__(self, turn_on: Callable[[], None], turn_off: Callable[[], None]) -> None:
@@ -238,52 +271,4 @@ class _WhileInside(AbstractContextManager[None]):
 
 
 #: No warnings about missing batching rules. (Torch's default is True; it cannot be read.)
-quiet = _WhileInside(lambda: set_vmap_fallback_warning(False), lambda: set_vmap_fallback_warning(True))
-
-
-class _Met(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.met: set[Any] = set()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.met.add(func)
-        return func(*args, **(kwargs or {}))
-
-
-_INDEXING: dict[str, Any] = {name: getattr(Tensor, name) for name in ("__getitem__", "__setitem__")}
-
-
-def _hidden() -> bool:
-    """Whether function modes see nothing of ``t[i]`` and ``t[i] = value``, as on torch 2.0."""
-    t = torch.zeros(1, device="cpu")
-    with _Met() as mode:
-        t[0] = t[0]
-    return not mode.met.issuperset(_INDEXING.values())
-
-
-class _Shown:
-    """An operator of tensors. Asked of the class, it is what it was, by which modes and subclasses know it."""
-
-    def __init__(self, plain: Any) -> None:
-        self.plain = plain
-
-    def __get__(self, t: Tensor | None, kind: Any = None) -> Any:
-        return self.plain if t is None else partial(self, t)
-
-    def __call__(self, *args: Any) -> Any:
-        return handle_torch_function(self.plain, args, *args) if has_torch_function(args) else self.plain(*args)
-
-
-def _show() -> None:
-    for name, plain in _INDEXING.items():
-        setattr(Tensor, name, _Shown(plain))
-
-
-def _hide() -> None:
-    for name in _INDEXING:  # which Tensor inherits
-        delattr(Tensor, name)
-
-
-#: Function modes see indexing, also where torch does not show it.
-indexing_shown: AbstractContextManager[None] = _WhileInside(_show, _hide) if _hidden() else contextlib.nullcontext()
+quiet = WhileInside(lambda: set_vmap_fallback_warning(False), lambda: set_vmap_fallback_warning(True))

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch._C._functorch import _add_batch_dim as add_batch_dim
 from torch._functorch import eager_transforms
 from torch._functorch.eager_transforms import enable_inplace_requires_grad
 
-from .traces import constant, modes_around, tracing
+from .traces import caller, constant, modes_around, tracing
 
 
 def transforms_active() -> bool:
@@ -275,12 +274,6 @@ def saved_tensors_hooked() -> bool:
         return True
 
 
-class _Caller(threading.local):
-    handled: BaseException | None = None  # the caller's own, in whose handler it calls: to Python, the context of ours
-
-
-caller = _Caller()
-
 #: See `surroundings`.
 Surroundings = tuple[int, bool, int, bool, "str | None"]
 
@@ -295,5 +288,5 @@ def surroundings() -> Surroundings:
 
 def enter() -> Surroundings:
     """The surroundings of a call that begins."""
-    caller.handled = sys.exc_info()[1]
+    caller.handled, caller.modes = sys.exc_info()[1], modes_around()
     return surroundings()

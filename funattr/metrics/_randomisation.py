@@ -15,6 +15,7 @@ from .._core.backward import CHECKPOINTS_OFF
 from .._core.code import Words
 from .._core.where import bind, find, sees_nothing_inside
 from .._steps.draws import Rewound, check_generator, drawn_by
+from .._torch import as_written
 from .._types import Explains, Layer, Model, Target, Tree, innermost, map_tensors, tensors
 from .._words import check_choice, complaint, kind_of
 from ._agreement import SIMILARITIES, agreement
@@ -162,7 +163,7 @@ class _Shuffled(nn.Module):
         if self._others is None:
             return torch.func.functional_call(self.module, self._shuffled, args, kwargs)
         with _Swapped(self._others) as mode:
-            return map_tensors(mode.own, self.module(*args, **kwargs))
+            return map_tensors(mode.own, as_written(self.module, *args, **kwargs))
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 import funattr as fa
 from funattr._torch import indexing_shown, traces
+from funattr._torch import shown as showing
 
 from ..reference import gauss
 from .test_state import Counter, D, Keeps, Object, as_found, input_for, made
@@ -216,7 +217,7 @@ def test_modes_see_indexing_and_tensors_are_left_as_found() -> None:
     plain, before = Tensor.__getitem__, dict(vars(Tensor))
     start = torch.linspace(0, 1, 4)
     wanted = both(start.clone())
-    shown = indexing_shown if traces._hidden() else traces._WhileInside(traces._show, traces._hide)
+    shown = indexing_shown if showing._hidden() else traces.WhileInside(showing._show, showing._hide)
     with shown, shown:
         assert Tensor.__getitem__ is plain
         assert all(map(torch.equal, both(start.clone()), wanted))

@@ -20,7 +20,7 @@ from ..._core.tap import Run, Stop, call_tapped
 from ..._core.where import Bound, transparent
 from ..._steps.baselines import full_batch
 from ..._steps.twins import OneRow, same_rows
-from ..._torch import depth, depth_traced, grad_level, tracing, transforms_active, unwrap_for_grad, without_modes
+from ..._torch import as_written, depth, depth_traced, grad_level, tracing, transforms_active, unwrap_for_grad, without_modes
 from ..._types import Layer, Model, Neuron, Target, Tree, as_it_is, floats_of, leaf_of, map_floats, map_tensors, tensors
 from ..._words import complaint
 from .complete import SCRIPTED, Notes, gap, hidden, only_torch
@@ -167,7 +167,7 @@ def _keep_ends(task: Task, tape: Tape, output: Any, lift: Lift) -> None:
     for target in task.targets:
         if callable(target):
             with lift:
-                tape.end.append(_end(target(output)))
+                tape.end.append(_end(as_written(target, output)))
             continue
         whole = _end(the_tensor(output, task.q.size)) if whole is None else whole
         tape.end.append(whole)
@@ -237,7 +237,7 @@ class _Replay:
                 self.lift.origins.held.update((id(t), t) for t in (*known, *kept_tensors()))
         with self.lift, as_it_is if tracing() else _NothingRunsAgain():
             sites = q.inner if q.neuron is None else [*q.inner, q.neuron]
-            output = call_tapped(q.bound.call, args, kwargs, Run(sites, self._mark))
+            output = as_written(call_tapped, q.bound.call, args, kwargs, Run(sites, self._mark))
         if self.task.pick is None and q.neuron is None:
             _keep_ends(self.task, self.here, output, self.lift)
             self._look(the_tensor(output, q.size))
@@ -276,7 +276,7 @@ class _Replay:
             self.here.end.append(_end(the_tensor(output, q.size)))
             return score_of(output, target, q.size)
         with self.lift:
-            found: Tensor = target(output)
+            found: Tensor = as_written(target, output)
         self.here.end.append(_end(found))
         self._look(found)
         return found
