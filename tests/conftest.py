@@ -32,6 +32,10 @@ CANNOT = (
     "not implemented for 'Half'",
     "No module named 'transformers'",
     "models of transformers need it",
+    "module 'torch' has no attribute 'export'",
+    "module 'torch.utils' has no attribute 'checkpoint'",
+    "Sampler.__init__() missing 1 required positional argument: 'data_source'",
+    "derivative for aten::aminmax is not implemented",
 )
 
 
@@ -48,7 +52,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 def skipped_where_impossible(item: pytest.Item) -> Generator[None, None, None]:
     try:
         yield
-    except (RuntimeError, ImportError, AssertionError) as error:
+    except (RuntimeError, ImportError, AssertionError, AttributeError, TypeError) as error:
         if not item.config.getoption("--eager") or not any(text in str(error) for text in CANNOT):
             raise
         pytest.skip(str(error))

@@ -130,7 +130,7 @@ MISTAKES: dict[str, str] = {
     "run number.toml": "method must be a name, such as 'grad_cam', or a list of names, got 3",
     "run labels.toml": "labels must be text, got 3",
     "run channels.toml": "channels must be 1 or 3, got '3'",
-    "run device.toml": "device.toml: there is no device 'cuda:7' here: this torch is built without CUDA",
+    "run device.toml": "device.toml: there is no device 'cuda:7' here: this torch is built without CUDA|Found no NVIDIA driver",
     # layers and others
     "layers --model my_net:build": "say what goes into the model: an image file or a text after the options, or the size",
     "layers dog.png --model my_net:build": "there is no file 'dog.png'",
