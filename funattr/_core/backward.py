@@ -14,6 +14,7 @@ from .._torch import (
     below_vmap,
     forward_mode,
     grad_of_sum,
+    held_graphs,
     is_mapped,
     is_view,
     make_leaf,
@@ -25,7 +26,7 @@ from .._torch import (
     without_modes,
 )
 from .._types import Tree, map_floats, map_tensors, tensors
-from .._words import complaint
+from .._words import complaint, warn
 from .kept import keep_written
 from .norms import mend
 from .passes import Found, Question
@@ -111,6 +112,9 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool, 
             text = "torch.func.vmap is wrong in the backward pass of torch.cdist: ask for one target at a time."
             raise complaint(ValueError, text)
         mend(q.bound, found, leaves, mended)
+        if q.create_graph and (held := held_graphs(nodes_before([found.grad_fn]))):
+            text = f"the model runs {' and '.join(held)} of torch, whose second derivative torch loses or gets wrong"
+            warn(f"{text} (torch.cond, map and their kind): so are derivatives of this result.")
         try:
             slopes = grad_of_sum(found, leaves, keep, q.create_graph)
         except RuntimeError as error:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._torch import must_rise
+from .._torch import must_rise, of_dynamo
 from .._types import Tree, as_arguments, map_tensors, tensors
 from .._words import complaint
 from .checks import may_read
@@ -64,6 +64,12 @@ def _without_numbers(x: Tree, given: Mapping[str, Any]) -> Exception | None:
     return None
 
 
+_COMPILES = (
+    "torch compiles a part of the model wherever it runs (torch.cond, say), and cannot here ({}): use gradients, "
+    "integrated_gradients or feature_ablation for such a model."
+)
+
+
 def in_words(
     error: Exception, model: Any = None, x: Any = None, *_: Any, baselines: Any = None, target: Any = None, **others: Any
 ) -> Exception:
@@ -80,9 +86,7 @@ def in_words(
         return error
     said = shorten(str(error), 200, placeholder=" ...")
     if _runs(model, x):
-        if not isinstance(error, IndexError) or _runs(model, _ids_of(baselines, x)):
-            return error
-        return complaint(IndexError, f"the model takes x, and not the baselines ({said}): give ids of its vocabulary.")
+        return _of_running(error, said, model, _ids_of(baselines, x))
     root = bind(model).root
     if any(weight.is_meta for weight in weights(root)):
         device = tensors(x)[0].device.type
@@ -93,6 +97,15 @@ def in_words(
         return _unknown_ids(error, model, x, root) if isinstance(error, IndexError) else error
     text = f"the model does not take x {_told(x, cure.x)} ({said})"
     return complaint(Misfit, f"{text}, and takes {_told(cure.x, x)}: {'; '.join(cure.why)}, pass {cure.written}.")
+
+
+def _of_running(error: Exception, said: str, model: Any, ids: Any) -> Exception:
+    """The same of a model that takes x."""
+    if of_dynamo(error):
+        return complaint(ValueError, _COMPILES.format(said))
+    if not isinstance(error, IndexError) or _runs(model, ids):
+        return error
+    return complaint(IndexError, f"the model takes x, and not the baselines ({said}): give ids of its vocabulary.")
 
 
 def _of_target(error: Exception, target: Any) -> Exception | None:

@@ -46,6 +46,12 @@ def forward_class(node: Any) -> Any:
     return type(node)._forward_cls
 
 
+def held_graphs(nodes: Iterable[Any]) -> list[str]:
+    """Which of them are of torch's own operations that hold a graph (torch.cond, map, while_loop, scan), by name."""
+    kinds = [getattr(type(node), "_forward_cls", None) for node in nodes]
+    return sorted({kind.__name__ for kind in kinds if kind and kind.__module__.startswith("torch._higher_order_ops.")})
+
+
 #: What torch.autograd.grad hands its arguments to once it has looked at them, in Python, for as long as a small net's backward
 #: pass takes; before torch 2.3, the engine itself.
 _run_backward: Any = getattr(torch.autograd.graph, "_engine_run_backward", None)

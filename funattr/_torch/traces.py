@@ -190,6 +190,11 @@ def may_be_compiled() -> bool:
     return not tracing() and hasattr(sys.modules.get("torch._dynamo.eval_frame"), "_stance")
 
 
+def of_dynamo(error: Exception) -> bool:
+    """Whether it is Dynamo's own."""
+    return type(error).__module__ == "torch._dynamo.exc"
+
+
 def compiled_from(function: Any) -> Any:
     """What torch.compile made a function of; None of any other."""
     return getattr(function, "_torchdynamo_orig_callable", None)
@@ -203,10 +208,17 @@ class _Stance:
 
     @property
     def stance(self) -> str:
-        return "force_eager" if threading.get_ident() in _inside.values() else self.before.stance
+        here = threading.get_ident() in _inside.values() and not _in_own_graph()
+        return "force_eager" if here else self.before.stance
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.before, name)
+
+
+def _in_own_graph() -> bool:
+    """Whether torch compiles what one of its own operations holds (torch.cond, map), which cannot run otherwise."""
+    here = getattr(sys.modules.get("torch._higher_order_ops.utils"), "_hop_compile_tls", None)  # not before torch 2.10
+    return bool(getattr(here, "in_hop_compile", False))
 
 
 def as_written(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

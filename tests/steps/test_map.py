@@ -171,6 +171,32 @@ def test_whatever_torch_raises_under_vmap() -> None:
     torch.testing.assert_close(found, (x * (weights * slopes).sum(0)).float())
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo", "ignore:the steps run one after another")
+@pytest.mark.skipif(not hasattr(torch, "cond"), reason="torch has no cond")
+def test_what_torch_compiles_wherever_it_runs() -> None:
+    """Under our own vmap, too: run as it is written, torch.cond returns something else. Its second derivative is lost."""
+
+    class Chooses(nn.Module):
+        def __init__(self, held: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.last, self.held = nn.Linear(4, 5), nn.Linear(5, 3), held
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x)
+            h = torch.cond(self.last.bias.sum() > -9, torch.tanh, torch.relu, (h,)) if self.held else torch.tanh(h)
+            return self.last(h)  # type: ignore[no-any-return]  # a module returns any
+
+    model, plain, x = Chooses(True).eval(), Chooses(False).eval(), torch.randn(2, 4)
+    for layer in (None, "first"):
+        found = fa.feature_ablation(model, x, layer=layer, target=1)
+        torch.testing.assert_close(found, fa.feature_ablation(plain, x, layer=layer, target=1))
+    with pytest.raises(ValueError, match=r"^lrp\(target=1\): torch compiles a part of the model wherever it runs"):
+        fa.lrp(model, x, target=1)
+    with pytest.warns(UserWarning, match="the model runs CondAutogradOp of torch, whose second derivative torch loses"):
+        fa.gradient(model, x.clone().requires_grad_(), target=1, create_graph=True)
+
+
 def test_where_the_derivative_cannot_be_looked_at() -> None:
     """A functionalized step is compared with one alone, slopes too: what has none there, runs one after another."""
 

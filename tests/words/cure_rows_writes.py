@@ -54,7 +54,34 @@ class Boxed(nn.Module):
         return v * 1
 
 
+class Chooses(nn.Module):
+    """torch.cond compiles what it holds, wherever it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, v: Tensor) -> Tensor:
+        h: Tensor = torch.cond(self.first.bias.sum() > -9, torch.tanh, torch.relu, (self.first(v),))
+        found: Tensor = self.last(h)
+        return found
+
+
+def stepwise() -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Dynamo's own
+        return F.integrated_gradients(chooses, x, target=1), F.feature_ablation(chooses, x, target=1)
+
+
+chooses = Chooses().to(x.dtype).eval()
 WRITES = [
+    Cure(
+        "_core/cures.py",
+        "use gradients, integrated_gradients or feature_ablation",
+        lambda: F.lrp(chooses, x, target=1),
+        stepwise,
+        slow=True,
+    ),
     Cure(
         "_core/sites.py",
         "pass torch.export.unflatten(program)",
