@@ -14,13 +14,13 @@ from .._torch import (
     below_vmap,
     forward_mode,
     grad_of_sum,
-    held_graphs,
     is_mapped,
     is_view,
     make_leaf,
     mapped_without,
     must_rise,
     nodes_before,
+    once_only,
     quiet,
     transforms_active,
     without_modes,
@@ -79,6 +79,7 @@ def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None
         if _goes_through(stacked, "CdistBackward0"):
             return None
         mend(q.bound, stacked, leaves, mended)
+        _tell_of_once(q, stacked)
         with quiet:
             slopes = torch.autograd.grad(stacked, leaves, each, is_grads_batched=True, allow_unused=True, **graph)
     except RuntimeError as error:
@@ -112,9 +113,7 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool, 
             text = "torch.func.vmap is wrong in the backward pass of torch.cdist: ask for one target at a time."
             raise complaint(ValueError, text)
         mend(q.bound, found, leaves, mended)
-        if q.create_graph and (held := held_graphs(nodes_before([found.grad_fn]))):
-            text = f"the model runs {' and '.join(held)} of torch, whose second derivative torch loses or gets wrong"
-            warn(f"{text} (torch.cond, map and their kind): so are derivatives of this result.")
+        _tell_of_once(q, found)
         try:
             slopes = grad_of_sum(found, leaves, keep, q.create_graph)
         except RuntimeError as error:
@@ -160,6 +159,13 @@ def _of_checkpoints(q: Question, error: str) -> str | None:
 
 
 CHECKPOINTS_OFF = "turn that off (use_checkpoint=False, model.gradient_checkpointing_disable(), or whatever turned it on)"
+
+
+def _tell_of_once(q: Question, scores: Tensor) -> None:
+    if q.create_graph and (once := once_only(nodes_before([scores.grad_fn]))):
+        which = "torch.cond and its kind, what is marked with once_differentiable"
+        text = f"the model runs {' and '.join(once)}, whose second derivative torch loses or gets wrong ({which})"
+        warn(f"{text}: so are derivatives of this result.")
 
 
 def _goes_through(scores: Tensor, name: str) -> bool:

@@ -46,10 +46,20 @@ def forward_class(node: Any) -> Any:
     return type(node)._forward_cls
 
 
-def held_graphs(nodes: Iterable[Any]) -> list[str]:
-    """Which of them are of torch's own operations that hold a graph (torch.cond, map, while_loop, scan), by name."""
-    kinds = [getattr(type(node), "_forward_cls", None) for node in nodes]
-    return sorted({kind.__name__ for kind in kinds if kind and kind.__module__.startswith("torch._higher_order_ops.")})
+def once_only(nodes: Iterable[Any]) -> list[str]:
+    """Of which autograd.Functions among them torch has no second derivative, and may say nothing, by name: its own that hold a
+    graph (torch.cond, map, while_loop, scan), and what is marked with once_differentiable."""
+    kinds = {kind for node in nodes if (kind := getattr(type(node), "_forward_cls", None)) is not None}
+    return sorted(kind.__name__ for kind in kinds if _held_graph(kind) or _marked_once(kind.backward))
+
+
+def _held_graph(kind: Any) -> bool:
+    return bool(kind.__module__.startswith("torch._higher_order_ops."))
+
+
+def _marked_once(backward: Any) -> bool:
+    names = getattr(backward, "__globals__", {})
+    return names.get("__name__") == "torch.autograd.function" and hasattr(backward, "__wrapped__")
 
 
 #: What torch.autograd.grad hands its arguments to once it has looked at them, in Python, for as long as a small net's backward
