@@ -43,6 +43,15 @@ class Recorded(NamedTuple):
     mended: set[Any]  # what of its graph has been seen to
 
 
+def look(q: Question, recorded: Recorded) -> None:
+    """Looks at the graph: rules do, for what they were not told of, and for second derivatives, what has none is told of."""
+    q.bound.look(recorded.scores, recorded.leaves)
+    if q.create_graph and (once := once_only(nodes_before([score.grad_fn for score in recorded.scores]))):
+        which = "torch.cond and its kind, what is marked with once_differentiable"
+        text = f"the model runs {' and '.join(once)}, whose second derivative torch loses or gets wrong ({which})"
+        warn(f"{text}: so are derivatives of this result.")
+
+
 def found_by(q: Question, recorded: Recorded) -> Found:
     """The values, and the gradients of the score there, or of each of several in turn."""
     if len(recorded.scores) == 1:
@@ -79,7 +88,6 @@ def together(q: Question, recorded: Recorded, rows: range) -> list[Found] | None
         if _goes_through(stacked, "CdistBackward0"):
             return None
         mend(q.bound, stacked, leaves, mended)
-        _tell_of_once(q, stacked)
         with quiet:
             slopes = torch.autograd.grad(stacked, leaves, each, is_grads_batched=True, allow_unused=True, **graph)
     except RuntimeError as error:
@@ -113,7 +121,6 @@ def _backward(q: Question, found: Tensor, leaves: Sequence[Tensor], keep: bool, 
             text = "torch.func.vmap is wrong in the backward pass of torch.cdist: ask for one target at a time."
             raise complaint(ValueError, text)
         mend(q.bound, found, leaves, mended)
-        _tell_of_once(q, found)
         try:
             slopes = grad_of_sum(found, leaves, keep, q.create_graph)
         except RuntimeError as error:
@@ -159,13 +166,6 @@ def _of_checkpoints(q: Question, error: str) -> str | None:
 
 
 CHECKPOINTS_OFF = "turn that off (use_checkpoint=False, model.gradient_checkpointing_disable(), or whatever turned it on)"
-
-
-def _tell_of_once(q: Question, scores: Tensor) -> None:
-    if q.create_graph and (once := once_only(nodes_before([scores.grad_fn]))):
-        which = "torch.cond and its kind, what is marked with once_differentiable"
-        text = f"the model runs {' and '.join(once)}, whose second derivative torch loses or gets wrong ({which})"
-        warn(f"{text}: so are derivatives of this result.")
 
 
 def _goes_through(scores: Tensor, name: str) -> bool:

@@ -34,6 +34,7 @@ from .backward import (
     found_by,
     leaf_below,
     leaf_of,
+    look,
     misses_gradients,
     reached,
     slopes_of,
@@ -130,7 +131,7 @@ def _complete(q: Question, point: Point | None, anchor: Tensor | None) -> Record
     if found is None:  # or a no_grad block around the layer has closed since: record all of the pass
         found = _recorded(q, point, True, anchor)
     assert found is not None
-    q.bound.look(found.scores, found.leaves)
+    look(q, found)
     return found
 
 
@@ -190,7 +191,7 @@ def _in_level(q: Question, point: Point | None) -> Found:
             check_level(error, q.bound)
             raise
         assert recorded is not None
-        q.bound.look(recorded.scores, recorded.leaves)
+        look(q, recorded)
         check_scripted(q, recorded)
         values, slopes = map_tensors(lambda t: unwrap_for_grad(t, level), found_by(q, recorded))
     return values, slopes
