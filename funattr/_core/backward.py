@@ -47,9 +47,9 @@ def look(q: Question, recorded: Recorded) -> None:
     """Looks at the graph: rules do, for what they were not told of, and for second derivatives, what has none is told of."""
     q.bound.look(recorded.scores, recorded.leaves)
     if q.create_graph and (once := once_only(nodes_before([score.grad_fn for score in recorded.scores]))):
-        which = "torch.cond and its kind, what is marked with once_differentiable"
-        text = f"the model runs {' and '.join(once)}, whose second derivative torch loses or gets wrong ({which})"
-        warn(f"{text}: so are derivatives of this result.")
+        which = "torch.cond and its kind, tensors in shards, what is marked with once_differentiable"
+        text = f"the model runs {' and '.join(once)}, whose second derivative torch may lose or get wrong ({which})"
+        warn(f"{text}: so it may derivatives of this result.")
 
 
 def found_by(q: Question, recorded: Recorded) -> Found:

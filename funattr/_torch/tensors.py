@@ -47,14 +47,13 @@ def forward_class(node: Any) -> Any:
 
 
 def once_only(nodes: Iterable[Any]) -> list[str]:
-    """Of which autograd.Functions among them torch has no second derivative, and may say nothing, by name: its own that hold a
-    graph (torch.cond, map, while_loop, scan), and what is marked with once_differentiable."""
+    """Of which autograd.Functions among them torch may lose the second derivative, and say nothing, by name: its own that hold
+    a graph (torch.cond, map, while_loop, scan) or go through collectives, and what is marked with once_differentiable."""
     kinds = {kind for node in nodes if (kind := getattr(type(node), "_forward_cls", None)) is not None}
-    return sorted(kind.__name__ for kind in kinds if _held_graph(kind) or _marked_once(kind.backward))
+    return sorted(kind.__name__ for kind in kinds if kind.__module__.startswith(_LOSE) or _marked_once(kind.backward))
 
 
-def _held_graph(kind: Any) -> bool:
-    return bool(kind.__module__.startswith("torch._higher_order_ops."))
+_LOSE = ("torch._higher_order_ops.", "torch.distributed.")
 
 
 def _marked_once(backward: Any) -> bool:
