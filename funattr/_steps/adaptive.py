@@ -12,7 +12,7 @@ from torch import Tensor
 from .._core.checks import same
 from .._core.passes import Question
 from .._torch import numbers
-from .._types import ChunkSize, Tree, map_floats, map_tensors
+from .._types import ChunkSize, Tree, map_floats, map_tensors, tensors
 from .._words import complaint, warn
 from .fold import attempted, of_rows, rows_alone, rows_of, with_scores
 from .path import Path, flow_on, input_ends, points
@@ -120,8 +120,9 @@ class _Rows:
         self.q, self.start, self.of, self.size = q, start, of, q.size
         self.whole = of(q, start)
         self.among: tuple[Interval, Piece] | None = None  # what came first, of all
-        self.scores: list[Tensor] | None = None  # of all, in the middle
+        self.middle: tuple[Tree, list[Tensor]] | None = None  # slopes and scores of all there
         self.alone: dict[int, bool] = {}  # examples of which it is known whether they are alone what they are among all
+        self.numbers = {1, q.size}  # of how many examples at a time it is known, too
 
     def __call__(self, on: Interval, rows: list[int]) -> Piece:
         fewer = self.by_themselves(on, rows) if len(rows) < self.size and all(self.alone.values()) else None
@@ -144,7 +145,8 @@ class _Rows:
 
         def piece() -> Piece | None:
             fewer = self.some(rows) if all(map(self.shown, rows)) else None
-            return None if fewer is None else integral(fewer.steps(on), on, len(rows))
+            fits = fewer is not None and self.fits(fewer, rows)
+            return integral(fewer.steps(on), on, len(rows)) if fewer is not None and fits else None
 
         if (found := attempted(piece)) is None:
             self.alone[rows[0]] = False
@@ -162,11 +164,26 @@ class _Rows:
             self.alone[i] = rows_alone(self.q)
             fewer, own = self.some([i]), of_rows(self.q, [i])
             if not self.alone[i] and fewer is not None and own is not None and self.among is not None:
-                self.scores = self.scores or with_scores(self.q, self.whole.probe)[1]
                 (on, piece), score = self.among, with_scores(own, fewer.probe)[1]
                 alone = [*integral(fewer.steps(on), on, 1).parts, *score]
-                self.alone[i] = all(map(same, alone, (t[[i]] for t in (*piece.parts, *self.scores))))
+                self.alone[i] = all(map(same, alone, (t[[i]] for t in (*piece.parts, *self.in_the_middle()[1]))))
         return self.alone[i]
+
+    def fits(self, fewer: Integrand, rows: list[int]) -> bool:
+        """Whether so many examples give what they give among all, at one node: a model may count them."""
+        own = None if len(rows) in self.numbers or rows_alone(self.q) else of_rows(self.q, rows)
+        if own is not None:
+            slopes, scores = with_scores(own, fewer.probe)
+            all_slopes, all_scores = self.in_the_middle()
+            some = [*tensors(slopes), *scores]
+            if not all(map(same, some, (t[rows] for t in (*tensors(all_slopes), *all_scores)))):
+                return False
+        self.numbers.add(len(rows))
+        return True
+
+    def in_the_middle(self) -> tuple[Tree, list[Tensor]]:
+        self.middle = self.middle or with_scores(self.q, self.whole.probe)
+        return self.middle
 
 
 # Which integrand, of which examples.

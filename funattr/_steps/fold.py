@@ -56,9 +56,9 @@ def folded(
 
     Where these `dims` are not known, they are shown: a batch of blocks is exact where each block gives what it gives by itself,
     and its scores, too: slopes of a net of ReLUs do not change with a little that its rows do to each other.
-    Two inside of four or more are run to see it, for one may hold the largest of all: what rows before or after it, their
-    number, or row numbers that the model holds do to it would show there. Not the one in the middle, which may be the mean of
-    all. None where something does.
+    Two of four or more are run to see it, for one may hold the largest of all: what rows before or after it, their number, or
+    row numbers that the model holds do to it would show there. One of them is the last, for what the model holds may end
+    before it; and none the one in the middle, which may be the mean of all. None where something does.
     """
     whole = attempted(lambda: stacked(q, points, at))
     both = None if whole is None else attempted(lambda: with_scores(whole[0], lambda: f(*whole), dims is None))
@@ -67,11 +67,11 @@ def folded(
     (found, scores), count = both, points[0].shape[0]
     shown = [] if dims is None else list(itertools.islice(dims, len(tensors(found))))
     if dims is None:
-        for inside in {count // 3, 2 * count // 3}:
-            own = q._replace(x=with_leaves(q.x, at, [t[inside] for t in points]))
+        for one in {count // 3, count - 1}:
+            own = q._replace(x=with_leaves(q.x, at, [t[one] for t in points]))
             alone, own_scores = with_scores(own, partial(f, own, own.x))
-            shown = [_shown(q, a, t, inside, count) for a, t in zip(tensors(alone), tensors(found))]
-            if -1 in shown or not all(map(same, (_blocks(t, 0, count)[inside] for t in scores), own_scores)):
+            shown = [_shown(q, a, t, one, count) for a, t in zip(tensors(alone), tensors(found))]
+            if -1 in shown or not all(map(same, (_blocks(t, 0, count)[one] for t in scores), own_scores)):
                 return None
     return filled(found, [_blocks(t, dim, count) for t, dim in zip(tensors(found), shown)]), shown
 

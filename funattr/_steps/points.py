@@ -104,15 +104,15 @@ def _along(run: Runner, q: Question, f: Inner, points: list[Tensor], where: list
     def in_one_batch() -> Tree | None:
         if run.folds is None:
             return None
-        found = folded(q, f, points, where, run.folds.get(f))
+        found = folded(q, f, points, where, run.folds.get((f, count)))
         if found is None:
             run.folds = None
             return None
-        run.folds[f] = found[1]
+        run.folds[f, count] = found[1]  # of so many: a model may count its rows
         return found[0]
 
     few = count < 4 and run.folds is not None  # too few to show anything
-    asked = None if few and f not in (run.folds or ()) else in_one_batch
+    asked = None if few and (f, count) not in (run.folds or ()) else in_one_batch
     yield from run.chunk(lambda part, x: f(q, with_leaves(x, where, part)), points, q.x, folded=asked, few=few, asks=f)
 
 

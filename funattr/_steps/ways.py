@@ -56,8 +56,9 @@ class Runner:
 
     def __init__(self, sequential: bool = False) -> None:
         self.ways = [] if sequential or any_batch() or no_vmap_inside() or writes_parameters() else [mapped, mapped_functional]
-        #: What was shown to be exact in one batch, and where the batch is in its tensors; None: rows meet, or nobody can see.
-        self.folds: dict[Callable[..., Any], Sequence[int]] | None = None if any_batch() else {}
+        #: What was shown to be exact in one batch, of how many, and where the batch is in its tensors; None: rows meet, or
+        #: nobody can see.
+        self.folds: dict[tuple[Callable[..., Any], int], Sequence[int]] | None = None if any_batch() else {}
         self.places: set[Place] = set()  # of the model's code, whose tensors are mapped over, for it writes to views of them
         self.cause: str | None = None
         self.shown: set[Any] = set()  # of what is asked, that vmap gives for a step what it gives alone

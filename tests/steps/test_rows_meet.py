@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -156,9 +157,9 @@ def test_rows_that_meet_before_a_kink() -> None:
 class Recurrent(torch.nn.Module):
     """What vmap has no rule for, before its rows meet."""
 
-    def __init__(self, meet: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, meet: Callable[[Tensor], Tensor], inputs: int = 4) -> None:
         super().__init__()
-        self.rnn, self.head, self.meet = torch.nn.GRU(4, 6, batch_first=True), torch.nn.Linear(6, 5), meet
+        self.rnn, self.head, self.meet = torch.nn.GRU(inputs, 6, batch_first=True), torch.nn.Linear(6, 5), meet
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.meet(self.rnn(x[:, None])[0][:, 0]).tanh())
@@ -186,6 +187,35 @@ def test_one_step_may_hold_the_largest_of_all(meet: str) -> None:
             for chunk_size in (None, 4):
                 found = method(model, x, target=1, baselines=base, chunk_size=chunk_size, **more)
                 torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-10)
+
+
+def tile(h: Tensor, rows: int) -> Tensor:
+    return h * (torch.arange(len(h)) < rows)[:, None]
+
+
+#: How many rows there are, or which of them it is, counts.
+COUNTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "even": lambda h: 2 * h if len(h) % 2 == 0 else h,
+    "in eights": lambda h: 2 * h if len(h) % 8 == 0 else h,
+    "five to nine": lambda h: h.sin() if 4 < len(h) < 10 else h,
+    **{f"the first {rows}": partial(tile, rows=rows) for rows in (3, 4, 8, 16)},
+}
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_batch_of_another_size_is_looked_at_again(count: str) -> None:
+    """The last chunk is smaller than those that were shown to be exact in one batch; and a batch may end in other rows."""
+    torch.manual_seed(0)
+    model = Recurrent(COUNTS[count], 5).double()
+    for size in (1, 2, 3, 4):
+        x = torch.randn(size, 5, dtype=torch.float64)
+        calls: list[Callable[..., Tensor]] = [
+            partial(fa.shapley, model, x, target=1, sampling="exact"),
+            partial(fa.feature_ablation, model, x, target=1),
+        ]
+        for call in calls:
+            for chunk_size in (None, *range(3, 10)):
+                close(call(chunk_size=chunk_size), call(chunk_size=1))
 
 
 def positive(h: Tensor) -> Tensor:

@@ -266,6 +266,16 @@ def test_rows_that_meet_stay_together(meet: str) -> None:
     assert bool((error <= 5e-3 * norms(found)).all())
 
 
+def test_rows_that_are_counted_stay_together() -> None:
+    """Alone and among all an example gave the same, and among those that were not done yet, another."""
+    torch.manual_seed(0)
+    model = Meet(lambda h: 2 * h if len(h) % 2 == 0 else h).double()
+    x = torch.randn(3, 6, dtype=torch.float64) * torch.tensor([[8.0], [0.01], [8.0]])
+    many = fa.integrated_gradients(model, x, target=1, n_steps=4000, quadrature="riemann_middle")
+    found = fa.integrated_gradients(model, x, target=1, rtol=5e-3, n_steps=4000)
+    assert bool((norms(found - many) <= 5e-3 * norms(found)).all())
+
+
 def test_arguments_bound_for_the_whole_batch() -> None:
     model, x = net("relu"), pictures(4)
     masks = (torch.rand(4, 1, 12, 12, generator=torch.Generator().manual_seed(3)) > 0.3).double()
