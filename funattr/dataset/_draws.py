@@ -4,12 +4,13 @@ The definition: a method that draws explains each example alone, with torch's gl
 bound in the method, seeded by the run's seed and the example's id. That a method draws is seen: a generator has moved.
 
 Alone is slow, so a batch is tried with a stream for each row: where the method asks for numbers whose shape has the batch in
-it, each row is drawn from its own generator. Whether that is the same is not assumed: the first batch is compared with the
+it, each row is drawn from its own generator. Whether that is the same is not assumed: batches are compared with the
 definition, and where they differ (numbers shared by the rows, generators that are wound back) examples go on alone.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,30 @@ _DRAWS = {torch.randn: torch.randn, torch.rand: torch.rand, torch.randint: torch
 _LIKE = {torch.randn_like: torch.randn, torch.rand_like: torch.rand}
 
 
+MIXED = (
+    "what the method finds of an example depends on the others in its batch (the model, or the method, takes a mean or a "
+    "largest value over all of them): examples are explained one at a time, which is slower."
+)
+LATE = (
+    " Batches before this one showed nothing of it, and examples in them may be off: explain them again into another folder, "
+    "with batch_size=1."
+)
+
+
+class Looks:
+    """Which batches are looked at: the first, the fourth, the sixteenth and so on, and the first of another size, for one may
+    be without what tells."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sizes: set[int] = set()
+
+    def due(self, size: int) -> bool:
+        self.count, new = self.count + 1, size not in self.sizes
+        self.sizes.add(size)
+        return new or self.count in (4**i for i in range(1, 20))
+
+
 class Seeded:
     """A method whose draws are those of each example alone. `leading`: dimensions of its results before the batch."""
 
@@ -36,7 +61,7 @@ class Seeded:
         self.last: list[bytes] | None = None  # the generators' state after a batch
         self.others = False  # whether somebody else draws, such as a transform
         self.shapes: list[torch.Size] | None = None  # of the draws for one example; None: rows have no streams
-        self.compared = False
+        self.looks: Looks | None = Looks()  # None: each example alone
 
     def __call__(self, ids: Sequence[Id], x: Any, target: Any) -> Any:
         if not self.random:
@@ -44,8 +69,8 @@ class Seeded:
             if not drew:
                 return found
             self.random = True
-        if len(ids) > 1 and not self.compared:
-            return self._compared(ids, x, target)
+        if len(ids) > 1 and self.looks is not None and self.looks.due(len(ids)):
+            return self._compared(ids, x, target, self.looks)
         if len(ids) > 1 and self.shapes is not None:
             found, fits = self._by_rows(ids, x, target)
             if fits:
@@ -54,7 +79,7 @@ class Seeded:
 
     def one_by_one(self) -> None:
         """From now on each example is explained alone, as if the method drew numbers that rows share."""
-        self.random = self.compared = True
+        self.random, self.looks, self.shapes = True, None, None
 
     def _watched(self, x: Any, target: Any) -> tuple[Any, bool]:
         """The batch, and whether the method drew. It starts where the last batch ended, unless somebody else draws."""
@@ -90,9 +115,8 @@ class Seeded:
             found = self.call(x, target)
         return found, rows.fits and rows.drawn == len(self.shapes or ())
 
-    def _compared(self, ids: Sequence[Id], x: Any, target: Any) -> Any:
-        """The first batch, by rows if that is the same as each alone."""
-        self.compared = True
+    def _compared(self, ids: Sequence[Id], x: Any, target: Any, looks: Looks) -> Any:
+        """A batch, by rows if that is the same as each alone."""
         with _Shapes() as shapes:
             first = self._alone(ids[0], x, target, 0)
         self.shapes = shapes.seen
@@ -100,7 +124,9 @@ class Seeded:
         last = self._alone(ids[-1], x, target, len(ids) - 1)
         if fits and self._equal(found, first, 0) and self._equal(found, last, len(ids) - 1):
             return found
-        self.shapes = None
+        if looks.count > 1:
+            warnings.warn(MIXED + LATE, stacklevel=1)
+        self.one_by_one()
         return self._each(ids, x, target)
 
     def _equal(self, found: Any, alone: Any, row: int) -> bool:

@@ -12,19 +12,13 @@ import torch
 
 from ._config import Storage, fingerprint, layers_of
 from ._data import FATAL, Bad, Batch, Example, Indexed, bad, collate
-from ._draws import Seeded
+from ._draws import LATE, MIXED, Looks, Seeded
 from ._methods import bound, generators_in, leading
 from ._model import built, device_of
 from ._parts import Found, reduced
 from ._trees import flatten, mapped
 
 _ALIKE = 8  # so many examples that fail alike before any has gone well are no bad examples, but a mistake in the call
-
-
-_MIXED = (
-    "what the method finds of an example depends on the others in its batch (the model, or the method, takes a mean or a "
-    "largest value over all of them): examples are explained one at a time, which is slower."
-)
 
 
 #: How far an example alone may be from what it is in a batch, of its size: in half precision, and otherwise.
@@ -78,7 +72,7 @@ class Worker:
         self.seeded = Seeded(call, job.seed, generators_in(job.method, job.arguments), self.leading)
         self.well, self.alike = job.trusted, 0
         self.first = ""
-        self.alone = False
+        self.looks = Looks()
         self.coarse = isinstance(self.model, torch.nn.Module) and any(map(_is_coarse, self.model.parameters()))
 
     def results(self, batches: Iterable[Batch | Bad]) -> Iterator[Found | Bad]:
@@ -115,12 +109,12 @@ class Worker:
 
     def _found(self, batch: Batch) -> Found:
         leaves, spec = self._leaves(batch)
-        if not self.alone and len(batch.ids) > 1 and not self.seeded.random:  # what draws is compared with examples alone
+        # What draws is compared with examples alone.
+        if len(batch.ids) > 1 and not self.seeded.random and self.looks.due(len(batch.ids)):
             # What has a row for each example of a batch, wherever it is, would have another one for them in another batch.
             alike = [self._alike(batch, row, leaves) for row in (0, len(batch.ids) - 1)]
-            self.alone = True
             if not all(alike):
-                warnings.warn(_MIXED, stacklevel=1)
+                warnings.warn(MIXED + (LATE if self.looks.count > 1 else ""), stacklevel=1)
                 self.seeded.one_by_one()
                 leaves, spec = self._leaves(batch)
         return Found(list(batch.ids), reduced(leaves, self.job.storage), spec)

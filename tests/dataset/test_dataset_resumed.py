@@ -335,7 +335,8 @@ def test_draws_are_those_of_a_seeded_call(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["noise", "noise of a generator", "baselines", "both", "targets"])
 def test_methods_that_draw_run_in_batches(name: str, tmp_path: Path) -> None:
-    """Alone are explained: the first and the last example of the first batch, to compare. The first batch is run twice."""
+    """Alone are explained: the first and the last example of the first batch, to compare, and of the first of another size. The
+    first batch is run twice."""
     sizes: list[int] = []
     method = RANDOM[name]()
 
@@ -346,7 +347,7 @@ def test_methods_that_draw_run_in_batches(name: str, tmp_path: Path) -> None:
     if hasattr(method, "about"):
         counted.about = method.about  # type: ignore[attr-defined]  # what a method says of itself is an attribute of a function
     run(tmp_path, IMAGES, counted, batch_size=8)
-    assert sizes == [8, 1, 8, 1, 8, 7]
+    assert sizes == [8, 1, 8, 1, 8, 1, 7, 1]
 
 
 def test_random_transforms_draw_by_id(tmp_path: Path) -> None:

@@ -176,6 +176,36 @@ def test_what_mixes_examples_explains_each_alone(name: str, tmp_path: Path) -> N
         torch.testing.assert_close(own, alone(make().eval(), IMAGES[i : i + 1], target=CLASSES[i])[0], rtol=1e-4, atol=1e-5)
 
 
+def later(model: Any, x: torch.Tensor, target: Any = None) -> torch.Tensor:
+    """Mixes where one example is large."""
+    found = fa.gradient(model, x, target=target)
+    return found / x.abs().max().clamp(min=8)
+
+
+def of_seven(model: Any, x: torch.Tensor, target: Any = None) -> torch.Tensor:
+    found = fa.gradient(model, x, target=target)
+    return found * 2 if len(x) == 7 else found
+
+
+def drawn(model: Any, x: torch.Tensor, target: Any = None) -> torch.Tensor:
+    return later(model, x + torch.randn_like(x), target)
+
+
+@pytest.mark.parametrize(("method", "size"), [(later, 4), (of_seven, 8), (drawn, 4)])
+def test_what_mixes_examples_later_on_is_told(method: Any, size: int, tmp_path: Path) -> None:
+    """The first batch told of all: what is by the largest of a later one, or the number of the last, was taken as it came."""
+    images = IMAGES.clone()
+    images[12] *= 100  # in the fourth batch of four
+    told = r"depends on the others in its batch.*Batches before this one showed nothing.*batch_size=1\."
+    with pytest.warns(UserWarning, match=told):
+        assert run(tmp_path, images, method, target=1, batch_size=size) == (N, 0, 0)
+    if method is drawn:
+        return
+    for i, found in fa.dataset.load(tmp_path):
+        if i >= 12 or method is of_seven:
+            torch.testing.assert_close(found, method(net().eval(), images[i : i + 1], target=1)[0], rtol=1e-4, atol=1e-5)
+
+
 def moves_x(model: Any, x: torch.Tensor, target: Any = None) -> torch.Tensor:
     return x.mul_(2)
 

@@ -29,6 +29,10 @@ def make(size: int) -> nn.Module:
     return nn.Linear(size, 3)
 
 
+def of_the_last(model: Any, v: Any, target: Any = None) -> Any:
+    return fa.saliency(model, v, target=target) * (2 if len(v) == 2 else 1)
+
+
 def to_pair(row: Any) -> Any:
     return torch.as_tensor(row["value"], dtype=torch.float32), 1
 
@@ -170,5 +174,11 @@ DATASET = [
         "run them apart",
         lambda: run([fa.saliency, fa.each_target(fa.saliency, [0, 1])], target=None),
         lambda: [run(fa.saliency), run(fa.each_target(fa.saliency, [0, 1]), target=None)],
+    ),
+    Cure(
+        "dataset/_draws.py",
+        "explain them again into another folder",
+        lambda: run(of_the_last, batch_size=3, data=torch.randn(5, 6)),
+        lambda: run(of_the_last, batch_size=1, data=torch.randn(5, 6)),
     ),
 ]
