@@ -150,7 +150,7 @@ METHODS = [
         own(fa.conductance, floats=True, n_steps="steps"),
         captum("LayerConductance", floats=True, n_steps="steps"),
         hand(by_hand.conductance, floats=True, n="steps"),
-        _floor(lambda s, b: Passes((s.steps + 2) * b, s.steps * b, s.steps * b)),
+        _floor(lambda s, b: Passes((s.steps + 1) * b + _reference(s), s.steps * b, s.steps * b)),
         differs=RATES,
     ),
     Method(
