@@ -142,8 +142,10 @@ def run_report(options: argparse.Namespace) -> None:
         print(f"{options.write}: wrote {', '.join(report.write(found, options.write))}")
     else:
         print("\n\n".join(report.sections(found).values()))
-    if options.plot:
+    if options.plot and "cases" in found:
         plot.draw(found, options.plot)
+    elif options.plot:
+        growth.draw(found["growth"], options.plot)
 
 
 def save(found: dict[str, Any], options: argparse.Namespace) -> None:
