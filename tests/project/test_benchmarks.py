@@ -116,7 +116,8 @@ DESIGN = {
     "grad_cam": (2, 2, 2),
     "integrated_gradients": (2 + 1, 4 * 2, 4 * 2),
     "internal_influence": (4 * 2, 4 * 2, 4 * 2),
-    "conductance": ((4 + 2) * 2, 4 * 2, 4 * 2),
+    # (n + 2) B there; but a baseline that is the same for all is one row.
+    "conductance": ((4 + 1) * 2 + 1, 4 * 2, 4 * 2),
     # The path runs in the input, whose points take the prefix too; one row more shows that rows stand alone.
     "gradient_shap": (2 + 1 + 2 + 3 * 2, 3 * 2, 3 * 2),
     "deep_lift": (2 + 1, 2 + 1, 2),
