@@ -76,7 +76,7 @@ def tell_of_notes(notes: Notes, modules: Sequence[nn.Module], model: Any, x: Tre
     drawn = _DRAWN.in_modules(modules) or (not isinstance(model, nn.Module) and _DRAWN.in_function(model))
     if not (names or drawn):
         return
-    now = Notes(notes.code)
+    now = Notes(notes.code, notes.put_on)
     args, kwargs = as_arguments(x)
     try:
         found, again = (tensors(observed(bind(model).call, copied(args), copied(kwargs), Run((), _kept))) for _ in range(2))

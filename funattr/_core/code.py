@@ -49,7 +49,11 @@ class Words:
         new = {*map(type, held)} - self.harmless
         self.harmless.update(kind for kind in new if kind not in _FUNCTIONS and not self.in_class(kind))
         left = () if new <= self.harmless else [value for value in held if type(value) not in self.harmless]
-        return any(self.in_function(value) if type(value) in _FUNCTIONS else self.in_class(type(value)) for value in left)
+        return any(map(self.in_value, left))
+
+    def in_value(self, value: Any) -> bool:
+        """Whether what may be called names one."""
+        return self.in_function(value) if type(value) in _FUNCTIONS else self.in_class(type(value))
 
     def in_class(self, kind: type) -> bool:
         """Whether a method that a class does not have from torch names one; with a `rule`, of those that `forward` reaches."""
@@ -57,7 +61,8 @@ class Words:
             own = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins")]
             methods = {name: f for base in reversed(own) for name, f in vars(base).items() if name not in _BEFORE}
             asked = reached(methods) if self.narrow else list(methods.values())
-            counts = issubclass(kind, self.also) or (is_made_of_code(kind) and not self.narrow)  # it may be anything
+            code = is_made_of_code(kind) and not self.narrow  # it may be anything
+            counts = code or issubclass(kind, self.also) or (_registered(kind) and self.rule({"ops"}))
             self.known[kind] = counts or any(map(self.in_function, asked))
         return self.known[kind]
 
@@ -120,19 +125,28 @@ def _key(f: Any, depth: int = 0) -> Any:
 def _behind(f: types.FunctionType, names: set[str]) -> set[str]:
     """How functions and files name themselves that a code knows by other names (``from random import gauss as draw``)."""
     values = map(f.__globals__.get, names)
-    return {name for v in values if isinstance(v, _NAMED) for name in _names_itself(v)}
+    return {name for v in values if isinstance(v, _NAMED) or _registered(type(v)) for name in _names_itself(v)}
+
+
+def _registered(kind: type) -> bool:
+    """Whether it is of operations that somebody has registered (torch.library), whose code is not to be read."""
+    return kind.__module__.startswith(("torch._library", "torch._ops"))
 
 
 def _names_itself(value: Any) -> set[str]:
     """The name of a function or file; of a method of a generator, what kind of generator that is; what scripted code runs."""
     if isinstance(value, torch.jit.ScriptFunction):
         return {str(value.inlined_graph)}
+    if _registered(type(value)):
+        return {"ops"}
     return {getattr(value, "__name__", ""), generator_kind(getattr(value, "__self__", None)) or ""}
 
 
 def _called(f: types.FunctionType, names: set[str]) -> list[Any]:
     spaces = [f.__globals__, *(vars(m) for m in map(f.__globals__.get, names) if isinstance(m, types.ModuleType))]
     called = [space[name] for space in spaces for name in names if isinstance(space.get(name), types.FunctionType)]
+    tables: list[Any] = [value for value in map(f.__globals__.get, names) if type(value) in (dict, list, tuple)]
+    called += [g for table in tables for g in (table.values() if type(table) is dict else table) if isinstance(g, _FUNCTIONS)]
     called += [cell.cell_contents for cell in f.__closure__ or () if _filled(cell)]
     return [g for g in called if not str(getattr(g, "__module__", "torch.")).startswith("torch.")]
 

@@ -31,8 +31,9 @@ from .holders import (
     switches_of,
     written_from_outside,
 )
+from .repeated import put_on
 from .state import DRAWS, State
-from .tap import Run, call_tapped, hooked, hooks_of
+from .tap import Run, call_tapped, hooks_of, touched
 
 T = TypeVar("T")
 
@@ -135,11 +136,12 @@ def _laid_as(t: Tensor, like: Tensor) -> Tensor:
 def chance_of(modules: Sequence[nn.Module], model: Any, x: Tree, apart: bool, training: bool) -> Chance | Any:
     """A block for a call in which passes draw the same, where the model may draw at all."""
     # Of a function, who knows; and a module that turns dropout on draws, which nothing of its own says.
-    if isinstance(model, nn.Module) and not (training or _WORDS.in_modules(modules) or _TURNING.in_modules(modules)):
+    known, put = isinstance(model, nn.Module), put_on(modules)
+    if known and not (training or any(map(_WORDS.in_value, put)) or any(w.in_modules(modules) for w in (_WORDS, _TURNING))):
         return as_it_is
     cuda = {t.device.index or 0 for t in tensors(x) if t.device.type == "cuda"}
     generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in sorted(cuda))]
-    others = _RANDOM.in_modules(modules) or (not isinstance(model, nn.Module) and _RANDOM.in_function(model))
+    others = _RANDOM.in_modules(modules) or any(map(_RANDOM.in_value, put)) or (not known and _RANDOM.in_function(model))
     return Chance([*generators, *(_BESIDE if others else ())], apart, told=training)
 
 
@@ -168,7 +170,7 @@ def _apart(generator: torch.Generator | Beside, state: Any) -> Any:
 
 _WORDS = Words(
     *("rand", "drop", "bernoulli", "multinomial", "normal", "poisson", "sampl", "rrelu", "gumbel", "uniform", "exponential"),
-    *("geometric", "cauchy", "generator", "noise", "stochastic", "distribution", "fractional", "scaled_dot_product"),
+    *("geometric", "cauchy", "generator", "noise", "stochastic", "distribution", "fractional", "scaled_dot_product", "ops"),
     also=(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, torch.jit.ScriptModule),
 )
 #: Python's and numpy's, which cost more to look at.
@@ -202,7 +204,7 @@ _QUIET: dict[type, bool] = {}
 
 def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
     """What the modules, and what is bound to them, can keep of a pass: a block in which that is put back. None if nothing."""
-    keeping = [module for module in modules if not _QUIET.get(type(module)) or hooked(module)]
+    keeping = [module for module in modules if not _QUIET.get(type(module)) or touched(module)]
     if not keeping and isinstance(model, nn.Module):
         return None
     writing = [module for module in modules if _WRITING.in_class(type(module))]
@@ -212,21 +214,26 @@ def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
         state.note_module(module)
     for module in writing:
         state.note_parameters(module)
-    if any(stores_elsewhere(kind) for kind in {*map(type, keeping)}):  # torch's layers write nothing, and may be written to
-        for module in modules:
-            if is_torchs_layer(type(module)):
-                state.note_own(module)
+    elsewhere = any(stores_elsewhere(kind) for kind in {*map(type, keeping)})
+    for module in modules if elsewhere else keeping:  # torch's layers write nothing, and may be written to
+        if is_torchs_layer(type(module)) and (elsewhere or touched(module)):
+            state.note_own(module)
     if keeping and _HOOKING.in_modules(modules):
         state.hooks += [(module, hooks_of(module)) for module in modules]
     if keeping and _TURNING.in_modules(modules):
         state.holders += [(held, dict(held)) for held in switches_of(modules)]
     if not isinstance(model, nn.Module):
         state.note(model)
+    state.put_on = put_on(modules)
+    _learn(modules)
+    return state if state.holds() else None
+
+
+def _learn(modules: Sequence[nn.Module]) -> None:
     for module in modules:
         kind = type(module)
         if kind not in _QUIET:
             _QUIET[kind] = is_torchs_layer(kind) and not written_from_outside(module) and not hasattr(module, "max_norm")
-    return state if state.holders or state.tensors or state.arrays or state.draws or state.code else None
 
 
 @contextlib.contextmanager

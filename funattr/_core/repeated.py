@@ -6,28 +6,40 @@ from __future__ import annotations
 
 import types
 from collections import deque
-from collections.abc import Iterable, Iterator
-from functools import cache, lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, lru_cache, partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from .._torch import is_wrapped
+from .._torch import is_wrapped, times_written
 from .bytecode import names_of_file, stored_around
 from .code import methods_of
 from .holders import LIBRARIES, Attributes, Space, of_library, rebind
+from .tap import hooks_of, touched
 
 _HELD = (dict, list, set, deque)
 _MOST = 10_000  # of a longer one, of data, say, nobody looks
 _DEEP = 5
 
 
-class Notes:
-    """What functions, and the methods of classes, write to beside what is put back; and how it was."""
+def put_on(modules: Sequence[nn.Module]) -> list[Any]:
+    """What somebody has put on single modules: hooks, and forwards of their own."""
+    found = [hook for module in modules if touched(module) for hooks in hooks_of(module) for hook in hooks.values()]
+    return found + [module.__dict__["forward"] for module in modules if "forward" in module.__dict__]
 
-    def __init__(self, code: Iterable[Any]) -> None:
+
+class Notes:
+    """What functions, the methods of classes and what is `put_on` modules (hooks) write to beside what is put back; and how it
+    was."""
+
+    def __init__(self, code: Iterable[Any], put_on: Sequence[Any] = ()) -> None:
         self.held: dict[int, tuple[str, Any, Any]] = {}  # by name
-        self.code = [some for some in code if isinstance(some, (type, types.FunctionType))]
+        self.put_on = put_on
+        hooks = [hook.func if isinstance(hook, partial) else getattr(hook, "__func__", hook) for hook in put_on]
+        self.code = [some for some in (*code, *hooks) if isinstance(some, (type, types.FunctionType))]
+        for hook in put_on:
+            self._note(type(hook).__name__, getattr(hook, "__self__", hook), 0)
         own = _with_called(f for f in self.code if not isinstance(f, type))
         for f in (*_of_classes(frozenset(some for some in self.code if isinstance(some, type))), *own):
             for name, value in _named(f):
@@ -37,6 +49,10 @@ class Notes:
 
     def _note(self, name: str, value: Any, depth: int) -> None:
         own: Any = type(value)
+        if self.put_on and isinstance(value, Tensor):
+            self.held[id(value)] = name, value, times_written(value)
+        elif self.put_on and depth == 0 and not of_library(own) and not isinstance(value, nn.Module):
+            value, own = getattr(value, "__dict__", value), dict  # what hooks keep in objects is not put back
         kind = _kind(own)
         if kind is None or depth > _DEEP or id(value) in self.held or (kind == "holds" and len(value) > _MOST):
             return
@@ -56,7 +72,7 @@ class Notes:
     def back(self) -> None:
         """Put all back, but for what iterators have given."""
         for _, value, before in self.held.values():
-            if before is not None:
+            if before is not None and not isinstance(value, Tensor):
                 rebind(value, before)
 
     def take_back(self) -> None:
@@ -91,6 +107,8 @@ def _kind(kind: type) -> str | None:
 
 
 def _same(value: Any, before: Any) -> bool:
+    if isinstance(value, Tensor):
+        return bool(times_written(value) == before)
     if len(value) != len(before):
         return False
     if isinstance(before, set):

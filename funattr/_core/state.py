@@ -87,10 +87,14 @@ class State:
         self.lent: list[tuple[dict[str, Any], dict[str, Any]]] = []  # attributes of parameters of others' kinds
         self.lying: set[int] = set()  # where these lie in memory
         self.code: list[Any] = []  # functions and classes that were met
+        self.put_on: list[Any] = []  # hooks and forwards on single modules
         self.notes: Notes | None = None  # what these write to beside
         self.unseen = False  # whether the model may write where torch does not count it, as through .data
         self.times = 0  # how often a tensor was put back
         self.passes = 0
+
+    def holds(self) -> bool:
+        return any((self.holders, self.tensors, self.arrays, self.draws, self.code, self.put_on))
 
     def note(self, value: Any, depth: int = 0) -> None:
         """Keep `value`, something that a model holds or that is bound to it."""
@@ -197,7 +201,7 @@ class State:
 
     def take_notes(self) -> None:
         """Note, before a transform of torch.func runs or a second pass, what is not put back."""
-        self.notes = Notes(self.code) if self.notes is None else self.notes
+        self.notes = Notes(self.code, self.put_on) if self.notes is None else self.notes
 
     def apart(self, given: Any) -> Any:
         """`given`, with copies of the tensors in it that the model may write to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import random as chances
 import warnings
@@ -278,7 +279,54 @@ class OfBits(Hidden):
         return h * float(np.random.Generator(self.draw).random())
 
 
+#: As a table of activations has them.
+TABLE = {"rough": lambda h: h * torch.rand_like(h), "smooth": torch.tanh}
+LISTED = [TABLE["rough"]]
+
+
+@functools.cache
+def shaken() -> Any:
+    if not hasattr(torch.library, "custom_op"):
+        pytest.skip("torch 2.4 registers operations so")
+    return torch.library.custom_op(
+        "funattr_tests::shaken",
+        lambda h: h * torch.rand(h.shape, dtype=h.dtype),
+        mutates_args=(),
+        schema="(Tensor h) -> Tensor",
+    )
+
+
+def put_on(how: str) -> nn.Module:
+    """A net of torch's own layers, on one of which somebody has put what draws."""
+    net = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2))
+    if how == "hook":
+        net[1].register_forward_hook(lambda module, args, out: out * torch.rand_like(out))
+    if how == "hook before":
+        net[1].register_forward_pre_hook(lambda module, args: (args[0] * random.random(),))
+    if how == "forward":
+        net[1].forward = lambda h: F.dropout(h, 0.5, True)
+    if how == "hook of a kind":
+        net[1].register_forward_hook(Shakes())
+    return net
+
+
+class Registered(Hidden):
+    def drawn(self, h: Tensor) -> Tensor:
+        found: Tensor = self.draw(h)
+        return found
+
+
+class Shakes:
+    def __call__(self, module: nn.Module, args: Any, out: Tensor) -> Tensor:
+        return out * torch.rand_like(out)
+
+
 HIDDEN: dict[str, Callable[[], nn.Module]] = {
+    **{f"{how} on a layer": partial(put_on, how) for how in ("hook", "hook before", "forward", "hook of a kind")},
+    "of a table": lambda: Hidden(lambda h: TABLE["rough"](h)),
+    "of a list": lambda: Hidden(lambda h: LISTED[0](h)),
+    "a registered operation": lambda: Registered(shaken()),
+    "a registered operation, by name": lambda: shaken() and Hidden(lambda h: torch.ops.funattr_tests.shaken(h)),
     "torch, renamed": lambda: Hidden(lambda h: h * fill(4, dtype=h.dtype)),
     "dropout, renamed": lambda: Hidden(lambda h: thin(h, 0.5, True)),
     "numpy, renamed": lambda: Hidden(lambda h: h * draws.rand()),

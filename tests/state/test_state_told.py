@@ -126,7 +126,44 @@ class OfAFile(nn.Module):
         return x * counted()
 
 
+class Hook:
+    """Keeps a number in itself."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self, module: nn.Module, args: Any, out: Tensor) -> Tensor:
+        self.times += 1
+        return out * self.times
+
+    def before(self, module: nn.Module, args: Any) -> Any:
+        self.times += 1
+        return (args[0] * self.times,)
+
+
+def hooked(how: str) -> nn.Module:
+    """A net of torch's own layers, one of which has a hook that goes on from what it keeps."""
+    torch.manual_seed(0)
+    net, hook, count, seen = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)), Hook(), [0], torch.zeros(4)
+
+    def counts(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+        count[0] += 1
+        return out * count[0]
+
+    def adds(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+        seen.add_(out.detach().flatten(0, -2).mean(0))
+        return out * (1 + seen)
+
+    if how == "before":
+        net[1].register_forward_pre_hook(hook.before)
+    else:
+        made: dict[str, Any] = {"a list": counts, "a tensor": adds, "itself": hook, "an object": lambda *given: hook(*given)}
+        net[1].register_forward_hook(made[how])
+    return net
+
+
 GOES_ON: dict[str, Callable[[], Any]] = {
+    **{f"a hook with {how}": partial(hooked, how) for how in ("a list", "itself", "an object", "before")},
     **{
         f.__name__: partial(lambda f: f, f)
         for f in (a_number_of_the_file, a_list_of_the_file, a_table_of_the_file, by_a_function_that_it_calls, a_default)
@@ -156,6 +193,25 @@ def test_passes_of_different_functions_are_told_of_once(model: str, method: str)
     made = GOES_ON[model]()
     assert len(said(lambda: METHODS[method](made, X))) == 1
     assert said(lambda: fa.gradient(made, X, target=1)) == []  # of one pass, that of the model as it was found
+
+
+def test_a_tensor_that_a_hook_adds_to_is_told_of() -> None:
+    assert len(said(lambda: METHODS["integrated_gradients"](hooked("a tensor"), X))) == 1
+
+
+def test_what_a_forward_of_one_layer_keeps_is_put_back() -> None:
+    def net() -> Any:
+        made = hooked("a list")
+        made[1]._forward_hooks.clear()
+        hook, layer = Hook(), made[0]
+        plain = layer.forward
+        layer.forward = lambda x: hook(layer, (), plain(x))
+        return made
+
+    one = fa.feature_ablation(net(), X, target=1, chunk_size=1)
+    for _ in range(2):
+        torch.testing.assert_close(fa.feature_ablation(same := net(), X, target=1, chunk_size=3), one)
+        torch.testing.assert_close(fa.feature_ablation(same, X, target=1, chunk_size=1), one)
 
 
 def test_where_it_is() -> None:
