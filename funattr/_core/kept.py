@@ -137,7 +137,8 @@ def chance_of(modules: Sequence[nn.Module], model: Any, x: Tree, apart: bool, tr
     """A block for a call in which passes draw the same, where the model may draw at all."""
     # Of a function, who knows; and a module that turns dropout on draws, which nothing of its own says.
     known, put = isinstance(model, nn.Module), put_on(modules)
-    if known and not (training or any(map(_WORDS.in_value, put)) or any(w.in_modules(modules) for w in (_WORDS, _TURNING))):
+    draws = training or _WORDS.in_modules(modules) or _TURNING.in_modules(modules)
+    if known and not (draws or any(map(_WORDS.in_value, put))):
         return as_it_is
     cuda = {t.device.index or 0 for t in tensors(x) if t.device.type == "cuda"}
     generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in sorted(cuda))]

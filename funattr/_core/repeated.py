@@ -25,8 +25,9 @@ _DEEP = 5
 
 def put_on(modules: Sequence[nn.Module]) -> list[Any]:
     """What somebody has put on single modules: hooks, and forwards of their own."""
-    found = [hook for module in modules if touched(module) for hooks in hooks_of(module) for hook in hooks.values()]
-    return found + [module.__dict__["forward"] for module in modules if "forward" in module.__dict__]
+    some = [*filter(touched, modules)]
+    found = [hook for module in some for hooks in hooks_of(module) for hook in hooks.values()]
+    return found + [module.__dict__["forward"] for module in some if "forward" in module.__dict__]
 
 
 class Notes:
