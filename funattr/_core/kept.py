@@ -136,7 +136,7 @@ def _laid_as(t: Tensor, like: Tensor) -> Tensor:
 def chance_of(modules: Sequence[nn.Module], model: Any, x: Tree, apart: bool, training: bool) -> Chance | Any:
     """A block for a call in which passes draw the same, where the model may draw at all."""
     # Of a function, who knows; and a module that turns dropout on draws, which nothing of its own says.
-    known, put = isinstance(model, nn.Module), put_on(modules)
+    known, put = isinstance(model, nn.Module), put_on(modules) if any(map(touched, modules)) else []
     draws = training or _WORDS.in_modules(modules) or _TURNING.in_modules(modules)
     if known and not (draws or any(map(_WORDS.in_value, put))):
         return as_it_is
