@@ -49,7 +49,7 @@ def look(q: Question, recorded: Recorded) -> None:
     if q.create_graph and (once := once_only(nodes_before([score.grad_fn for score in recorded.scores]))):
         which = "torch.cond and its kind, tensors in shards, what is marked with once_differentiable"
         text = f"the model runs {' and '.join(once)}, whose second derivative torch may lose or get wrong ({which})"
-        warn(f"{text}: so it may derivatives of this result.")
+        warn(f"{text}: derivatives of this result may lack it.")
 
 
 def found_by(q: Question, recorded: Recorded) -> Found:

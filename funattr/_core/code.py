@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch import transforms_active
+from .._torch import is_registered, transforms_active
 from .._types import Tree, as_arguments, copied, told_by
 from .._words import complaint, warn
 from .holders import HOLDING, LIBRARIES, generator_kind, is_made_of_code, of_library
@@ -62,7 +62,7 @@ class Words:
             methods = {name: f for base in reversed(own) for name, f in vars(base).items() if name not in _BEFORE}
             asked = reached(methods) if self.narrow else list(methods.values())
             code = is_made_of_code(kind) and not self.narrow  # it may be anything
-            counts = code or issubclass(kind, self.also) or (_registered(kind) and self.rule({"ops"}))
+            counts = code or issubclass(kind, self.also) or (is_registered(kind) and self.rule({"ops"}))
             self.known[kind] = counts or any(map(self.in_function, asked))
         return self.known[kind]
 
@@ -125,19 +125,14 @@ def _key(f: Any, depth: int = 0) -> Any:
 def _behind(f: types.FunctionType, names: set[str]) -> set[str]:
     """How functions and files name themselves that a code knows by other names (``from random import gauss as draw``)."""
     values = map(f.__globals__.get, names)
-    return {name for v in values if isinstance(v, _NAMED) or _registered(type(v)) for name in _names_itself(v)}
-
-
-def _registered(kind: type) -> bool:
-    """Whether it is of operations that somebody has registered (torch.library), whose code is not to be read."""
-    return kind.__module__.startswith(("torch._library", "torch._ops"))
+    return {name for v in values if isinstance(v, _NAMED) or is_registered(type(v)) for name in _names_itself(v)}
 
 
 def _names_itself(value: Any) -> set[str]:
     """The name of a function or file; of a method of a generator, what kind of generator that is; what scripted code runs."""
     if isinstance(value, torch.jit.ScriptFunction):
         return {str(value.inlined_graph)}
-    if _registered(type(value)):
+    if is_registered(type(value)):
         return {"ops"}
     return {getattr(value, "__name__", ""), generator_kind(getattr(value, "__self__", None)) or ""}
 

@@ -225,12 +225,12 @@ def state_of(modules: Sequence[nn.Module], model: Any) -> State | None:
         state.holders += [(held, dict(held)) for held in switches_of(modules)]
     if not isinstance(model, nn.Module):
         state.note(model)
-    state.put_on = put_on(modules)
-    _learn(modules)
+    state.put_on = put_on(keeping)
+    _learn_quiet_kinds(modules)
     return state if state.holds() else None
 
 
-def _learn(modules: Sequence[nn.Module]) -> None:
+def _learn_quiet_kinds(modules: Sequence[nn.Module]) -> None:
     for module in modules:
         kind = type(module)
         if kind not in _QUIET:

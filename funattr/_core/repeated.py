@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .._torch import is_wrapped, times_written
 from .bytecode import names_of_file, stored_around
 from .code import methods_of
-from .holders import LIBRARIES, Attributes, Space, of_library, rebind
+from .holders import LIBRARIES, Attributes, Space, of_library, rebind, slots_of
 from .tap import hooks_of, touched
 
 _HELD = (dict, list, set, deque)
@@ -52,8 +52,9 @@ class Notes:
         own: Any = type(value)
         if self.put_on and isinstance(value, Tensor):
             self.held[id(value)] = name, value, times_written(value)
-        elif self.put_on and depth == 0 and not of_library(own) and not isinstance(value, nn.Module):
-            value, own = getattr(value, "__dict__", value), dict  # what hooks keep in objects is not put back
+        if self.put_on and depth == 0 and not (of_library(own) or isinstance(value, nn.Module)):
+            for held in (getattr(value, "__dict__", None), slots_of(value)):  # what hooks keep in objects is not put back
+                self._note(name, held, 1)
         kind = _kind(own)
         if kind is None or depth > _DEEP or id(value) in self.held or (kind == "holds" and len(value) > _MOST):
             return

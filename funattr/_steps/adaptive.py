@@ -145,8 +145,9 @@ class _Rows:
 
         def piece() -> Piece | None:
             fewer = self.some(rows) if all(map(self.shown, rows)) else None
-            fits = fewer is not None and self.fits(fewer, rows)
-            return integral(fewer.steps(on), on, len(rows)) if fewer is not None and fits else None
+            if fewer is None or not self.fits(fewer, rows):
+                return None
+            return integral(fewer.steps(on), on, len(rows))
 
         if (found := attempted(piece)) is None:
             self.alone[rows[0]] = False

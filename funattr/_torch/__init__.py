@@ -72,6 +72,7 @@ from .traces import (
     constant,
     fake_batch,
     forward_mode,
+    is_registered,
     made_by_func,
     may_be_compiled,
     modes_around,

@@ -53,6 +53,7 @@ def once_only(nodes: Iterable[Any]) -> list[str]:
     return sorted(kind.__name__ for kind in kinds if kind.__module__.startswith(_LOSE) or _marked_once(kind.backward))
 
 
+#: Seen to lose them on torch 2.13.
 _LOSE = ("torch._higher_order_ops.", "torch.distributed.")
 
 

@@ -133,6 +133,12 @@ def unlogged() -> Iterator[None]:
         log.disabled = before
 
 
+def is_registered(kind: type) -> bool:
+    """Whether it is of operations that somebody has registered by torch.library, whose code is not to be read. They have no
+    public kind: seen on torch 2.13."""
+    return kind.__module__.startswith(("torch._library", "torch._ops"))
+
+
 def writes(operation: Any) -> bool:
     """Whether an operation of a graph writes to what it is given."""
     schema = getattr(operation, "_schema", None)

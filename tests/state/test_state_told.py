@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -126,6 +126,18 @@ class OfAFile(nn.Module):
         return x * counted()
 
 
+class Slots:
+    __slots__ = ("times",)
+
+    def __init__(self) -> None:
+        self.times = 0
+
+
+class Pair(NamedTuple):
+    first: list[int]
+    second: int
+
+
 class Hook:
     """Keeps a number in itself."""
 
@@ -157,13 +169,20 @@ def hooked(how: str) -> nn.Module:
     if how == "before":
         net[1].register_forward_pre_hook(hook.before)
     else:
+        slots, pair = Slots(), Pair([0], 1)
+
+        def of_slots(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+            slots.times += 1
+            return out * slots.times * pair.second
+
         made: dict[str, Any] = {"a list": counts, "a tensor": adds, "itself": hook, "an object": lambda *given: hook(*given)}
+        made["slots"] = of_slots
         net[1].register_forward_hook(made[how])
     return net
 
 
 GOES_ON: dict[str, Callable[[], Any]] = {
-    **{f"a hook with {how}": partial(hooked, how) for how in ("a list", "itself", "an object", "before")},
+    **{f"a hook with {how}": partial(hooked, how) for how in ("a list", "itself", "an object", "slots", "before")},
     **{
         f.__name__: partial(lambda f: f, f)
         for f in (a_number_of_the_file, a_list_of_the_file, a_table_of_the_file, by_a_function_that_it_calls, a_default)

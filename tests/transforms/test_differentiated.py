@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -203,3 +205,22 @@ def test_what_has_no_second_derivative_is_told(method: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         method(model, x)
+
+
+def test_tensors_in_shards_are_told_of(tmp_path: Path) -> None:
+    """The gradient of what is parallel by columns is a constant to torch, by way of its collective, and nothing said so."""
+    parallel = pytest.importorskip("torch.distributed.tensor.parallel")
+    if not (hasattr(parallel, "ColwiseParallel") and hasattr(torch.distributed, "device_mesh")):
+        pytest.skip("no tensors in shards here")
+    dist: Any = torch.distributed  # whose stub leaves some of it out
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
+        plain = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()
+        shards = parallel.parallelize_module(copy.deepcopy(plain), mesh, {"0": parallel.ColwiseParallel()})
+        x = torch.randn(3, 5).double().requires_grad_()
+        close(fa.gradient(shards, x, target=1), fa.gradient(plain, x, target=1))
+        with pytest.warns(UserWarning, match="the model runs .*ToTorchTensor.*, whose second derivative torch may lose"):
+            fa.gradient(shards, x, target=1, create_graph=True)
+    finally:
+        dist.destroy_process_group()
